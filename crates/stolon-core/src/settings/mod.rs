@@ -1,0 +1,1 @@
+//! What PostgreSQL accepts as parameters, per major version.

@@ -1,0 +1,1 @@
+//! Timelines: whether two instances share a history.

@@ -1,0 +1,3 @@
+//! stolon-keeper
+
+fn main() {}

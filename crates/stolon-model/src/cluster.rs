@@ -1,0 +1,407 @@
+//! Cluster data: the one document that holds the truth (wire: `clusterdata`).
+
+use std::collections::BTreeMap;
+
+use crate::json::{document, text_enum};
+use crate::lsn::{Lsn, Timeline};
+use crate::spec::{ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings};
+use crate::time::{GoDuration, Timestamp};
+use crate::uid::{BootUuid, ClusterUid, InstanceUid, KeeperUid, ProxyUid};
+
+/// The only value of `formatVersion` that exists.
+pub const FORMAT_VERSION: u64 = 1;
+
+document! {
+    /// The whole document, exactly as it lies in the store. Programs that decide work on [`ClusterData`].
+    pub struct ClusterDocument {
+        /// Always [`FORMAT_VERSION`].
+        format_version: u64 = "formatVersion", keep;
+        /// When the leader last wrote. Informational.
+        change_time: Timestamp = "changeTime", keep;
+        /// Absent only in a document that somebody wrote by hand.
+        cluster: Option<ClusterSection> = "cluster", keep;
+        /// Absent counts as empty.
+        keepers: Option<BTreeMap<KeeperUid, Keeper>> = "keepers", keep;
+        /// Absent counts as empty.
+        instances: Option<BTreeMap<InstanceUid, Instance>> = "dbs", keep;
+        /// Absent counts as empty.
+        proxy: Option<ProxySection> = "proxy", keep;
+    }
+}
+
+document! {
+    /// `cluster` as it lies in the store.
+    pub struct ClusterSection {
+        /// Identity.
+        uid: ClusterUid = "uid", omit;
+        /// 1 at creation, never changed.
+        generation: i64 = "generation", omit;
+        /// Last change by a sentinel.
+        change_time: Timestamp = "changeTime", keep;
+        /// Absent only in a document that somebody wrote by hand.
+        spec: Option<ClusterSpec> = "spec", omit;
+        /// What the sentinel decided.
+        status: ClusterStatus = "status", keep;
+    }
+}
+
+/// Cluster data that can be worked with: the format version is ours and a cluster with a specification is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterData {
+    /// When the leader last wrote. Informational.
+    pub change_time: Timestamp,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Every registered keeper.
+    pub keepers: BTreeMap<KeeperUid, Keeper>,
+    /// Every assignment of an instance to a keeper (wire: `dbs`).
+    pub instances: BTreeMap<InstanceUid, Instance>,
+    /// Where clients go.
+    pub proxy: ProxySection,
+}
+
+/// The cluster: what is wanted of it and what was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Identity.
+    pub uid: ClusterUid,
+    /// 1 at creation, never changed.
+    pub generation: i64,
+    /// Last change by a sentinel.
+    pub change_time: Timestamp,
+    /// What the operator wants.
+    pub spec: ClusterSpec,
+    /// What the sentinel decided.
+    pub status: ClusterStatus,
+}
+
+/// Why a document cannot be worked with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadClusterData {
+    /// Another format.
+    #[error("unsupported cluster data format version {0}")]
+    FormatVersion(u64),
+    /// `cluster` is null or absent.
+    #[error("clusterdata validation failed: the document has no cluster")]
+    NoCluster,
+    /// `cluster.spec` is null or absent.
+    #[error("clusterdata validation failed: the cluster has no specification")]
+    NoSpec,
+}
+
+impl TryFrom<ClusterDocument> for ClusterData {
+    type Error = BadClusterData;
+
+    fn try_from(document: ClusterDocument) -> Result<Self, BadClusterData> {
+        if document.format_version != FORMAT_VERSION {
+            return Err(BadClusterData::FormatVersion(document.format_version));
+        }
+        let cluster = document.cluster.ok_or(BadClusterData::NoCluster)?;
+        let spec = cluster.spec.ok_or(BadClusterData::NoSpec)?;
+        Ok(ClusterData {
+            change_time: document.change_time,
+            cluster: Cluster {
+                uid: cluster.uid,
+                generation: cluster.generation,
+                change_time: cluster.change_time,
+                spec,
+                status: cluster.status,
+            },
+            keepers: document.keepers.unwrap_or_default(),
+            instances: document.instances.unwrap_or_default(),
+            proxy: document.proxy.unwrap_or_default(),
+        })
+    }
+}
+
+impl From<ClusterData> for ClusterDocument {
+    fn from(data: ClusterData) -> Self {
+        ClusterDocument {
+            format_version: FORMAT_VERSION,
+            change_time: data.change_time,
+            cluster: Some(ClusterSection {
+                uid: data.cluster.uid,
+                generation: data.cluster.generation,
+                change_time: data.cluster.change_time,
+                spec: Some(data.cluster.spec),
+                status: data.cluster.status,
+            }),
+            keepers: Some(data.keepers),
+            instances: Some(data.instances),
+            proxy: Some(data.proxy),
+        }
+    }
+}
+
+impl ClusterData {
+    /// A cluster nobody has worked on yet, as `stolonctl init` writes it (docs: "Cluster data", example a).
+    pub fn initial(uid: ClusterUid, spec: ClusterSpec, now: Timestamp) -> Self {
+        ClusterData {
+            change_time: Timestamp::ZERO,
+            cluster: Cluster {
+                uid,
+                generation: 1,
+                change_time: now,
+                spec,
+                status: ClusterStatus { phase: Some(Phase::Initializing), ..ClusterStatus::default() },
+            },
+            keepers: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            proxy: ProxySection::default(),
+        }
+    }
+
+    /// The instance assigned to a keeper. Should several name it, the one with the lowest uid.
+    pub fn instance_of(&self, keeper: &KeeperUid) -> Option<&Instance> {
+        self.instances.values().find(|instance| &instance.spec.keeper_uid == keeper)
+    }
+
+    /// The elected primary, if there is one and the document holds it.
+    pub fn primary(&self) -> Option<&Instance> {
+        self.instances.get(self.cluster.status.primary.as_ref()?)
+    }
+}
+
+text_enum! {
+    /// How far the cluster is.
+    pub enum Phase {
+        /// The first instance is being made.
+        Initializing => "initializing",
+        /// There is, or was, a primary.
+        Normal => "normal",
+    }
+}
+
+document! {
+    /// What the sentinel decided for the cluster.
+    pub struct ClusterStatus {
+        /// Never set.
+        current_generation: i64 = "currentGeneration", omit;
+        /// How far the cluster is.
+        phase: Option<Phase> = "phase", omit;
+        /// The elected primary.
+        primary: Option<InstanceUid> = "master", omit;
+    }
+}
+
+document! {
+    /// A registered keeper.
+    pub struct Keeper {
+        /// Identity, the same as the key.
+        uid: KeeperUid = "uid", omit;
+        /// Always 1.
+        generation: i64 = "generation", omit;
+        /// Last change by a sentinel.
+        change_time: Timestamp = "changeTime", keep;
+        /// Always empty.
+        spec: Option<Empty> = "spec", omit;
+        /// What was observed.
+        status: KeeperStatus = "status", keep;
+    }
+}
+
+document! {
+    /// What was observed of a keeper.
+    pub struct KeeperStatus {
+        /// It reports.
+        healthy: bool = "healthy", omit;
+        /// When it last was healthy.
+        last_healthy_time: Timestamp = "lastHealthyTime", keep;
+        /// The process that reports. A keeper with another one keeps its PostgreSQL stopped.
+        boot_uuid: BootUuid = "bootUUID", omit;
+        /// Of its binaries; 0.0 when unknown.
+        postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
+        /// Set by `stolonctl failkeeper`, consumed by the leader.
+        force_fail: bool = "forceFail", omit;
+        /// Absent counts as true.
+        can_be_primary: Option<bool> = "canBeMaster", omit;
+        /// Absent counts as true.
+        can_be_synchronous_replica: Option<bool> = "canBeSynchronousReplica", omit;
+    }
+}
+
+document! {
+    /// Version of PostgreSQL binaries; 0.0 when unknown.
+    pub struct PostgresVersion {
+        /// `15` of 15.4, `9` of 9.6.7.
+        major: i64 = "Maj", keep;
+        /// `4` of 15.4, `6` of 9.6.7.
+        minor: i64 = "Min", keep;
+    }
+}
+
+document! {
+    /// An object without fields.
+    pub struct Empty {}
+}
+
+text_enum! {
+    /// How an instance comes to be.
+    pub enum InstanceInitMode {
+        /// It is there.
+        None => "none",
+        /// Adopt the data in place.
+        Existing => "existing",
+        /// `initdb`.
+        New => "new",
+        /// Restore a backup.
+        PointInTimeRecovery => "pitr",
+        /// Copy from, or rewind against, another instance.
+        Resync => "resync",
+    }
+}
+
+document! {
+    /// An assignment of a PostgreSQL instance to a keeper.
+    pub struct Instance {
+        /// Identity, the same as the key.
+        uid: InstanceUid = "uid", omit;
+        /// Starts at 1; one more whenever `spec` changes.
+        generation: i64 = "generation", omit;
+        /// Last change by a sentinel.
+        change_time: Timestamp = "changeTime", keep;
+        /// What its keeper must reach.
+        spec: InstanceSpec = "spec", omit;
+        /// What was observed.
+        status: InstanceStatus = "status", keep;
+    }
+}
+
+document! {
+    /// What a keeper must reach for an instance.
+    pub struct InstanceSpec {
+        /// The keeper in charge.
+        keeper_uid: KeeperUid = "keeperUID", omit;
+        /// Copy of the cluster's.
+        request_timeout: GoDuration = "requestTimeout", keep;
+        /// Copy of the cluster's.
+        max_standbys: u16 = "maxStandbys", omit;
+        /// This instance is a primary whose commits wait.
+        synchronous_replication: bool = "synchronousReplication", omit;
+        /// Copy of the cluster's.
+        use_pg_rewind: bool = "usePgrewind", omit;
+        /// Copy of the cluster's.
+        additional_wal_senders: u16 = "additionalWalSenders", keep;
+        /// Copy of the cluster's on the primary; null elsewhere.
+        additional_replication_slots: Option<Vec<String>> = "additionalReplicationSlots", keep;
+        /// How it comes to be.
+        init_mode: Option<InstanceInitMode> = "initMode", omit;
+        /// For [`InstanceInitMode::New`].
+        new_config: Option<NewConfig> = "newConfig", omit;
+        /// For [`InstanceInitMode::PointInTimeRecovery`].
+        pitr_config: Option<PitrConfig> = "pitrConfig", omit;
+        /// Copy of the cluster's.
+        pg_parameters: Option<Parameters> = "pgParameters", omit;
+        /// Copy of the cluster's; null and `[]` differ.
+        pg_hba: Option<Vec<String>> = "pgHBA", keep;
+        /// What it is asked to be.
+        role: Option<Role> = "role", omit;
+        /// Whom it follows; absent for a primary.
+        follow_config: Option<FollowConfig> = "followConfig", omit;
+        /// Who follows it, sorted.
+        followers: Option<Vec<InstanceUid>> = "followers", keep;
+        /// Keep the parameters found at initialisation.
+        include_previous_config: bool = "includePreviousConfig", omit;
+        /// Which standbys must acknowledge commits, sorted; null when not synchronous.
+        synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
+        /// Literal further names; only ever [`crate::FAKE_STANDBY`].
+        external_synchronous_standbys: Option<Vec<String>> = "externalSynchronousStandbys", keep;
+    }
+}
+
+text_enum! {
+    /// Whether the followed instance belongs to this cluster.
+    pub enum FollowType {
+        /// It does.
+        Internal => "internal",
+        /// It does not.
+        External => "external",
+    }
+}
+
+document! {
+    /// Whom an instance follows.
+    pub struct FollowConfig {
+        /// Inside or outside.
+        follow_type: Option<FollowType> = "type", omit;
+        /// The followed instance, when inside.
+        instance_uid: InstanceUid = "dbuid", omit;
+        /// Streaming, when outside.
+        standby_settings: Option<StandbySettings> = "standbySettings", omit;
+        /// Archive, when outside.
+        archive_recovery_settings: Option<ArchiveRecoverySettings> = "archiveRecoverySettings", omit;
+    }
+}
+
+impl FollowConfig {
+    /// Follow an instance of this cluster.
+    pub fn internal(instance_uid: InstanceUid) -> Self {
+        FollowConfig { follow_type: Some(FollowType::Internal), instance_uid, ..FollowConfig::default() }
+    }
+}
+
+document! {
+    /// What was observed of an instance.
+    pub struct InstanceStatus {
+        /// It reports, and reports that it works.
+        healthy: bool = "healthy", omit;
+        /// The generation that its keeper has reached; 0 = never reported.
+        current_generation: i64 = "currentGeneration", omit;
+        /// Advertised address, without brackets.
+        listen_address: String = "listenAddress", omit;
+        /// Advertised port.
+        port: String = "port", omit;
+        /// PostgreSQL system identifier in decimal. Misspelt on the wire.
+        system_identifier: String = "systemdID", omit;
+        /// Its timeline.
+        timeline: Timeline = "timelineID", omit;
+        /// Its position.
+        lsn: Lsn = "xLogPos", omit;
+        /// The last two entries of its history.
+        timelines_history: Option<Vec<TimelineHistoryEntry>> = "timelinesHistory", omit;
+        /// Its parameters without the managed ones.
+        pg_parameters: Option<Parameters> = "pgParameters", omit;
+        /// Standbys known to be in sync; maintained by the sentinel.
+        synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
+        /// The oldest WAL file it still has.
+        older_wal_file: String = "olderWalFile", omit;
+    }
+}
+
+document! {
+    /// One fork in the past of an instance.
+    pub struct TimelineHistoryEntry {
+        /// The timeline that ended.
+        timeline: Timeline = "timelineID", omit;
+        /// Where it ended.
+        switch_point: Lsn = "switchPoint", omit;
+        /// Why.
+        reason: String = "reason", omit;
+    }
+}
+
+document! {
+    /// Where clients go.
+    pub struct ProxySection {
+        /// Never set.
+        uid: ProxyUid = "uid", omit;
+        /// One more whenever `spec` changes.
+        generation: i64 = "generation", omit;
+        /// Last change by a sentinel.
+        change_time: Timestamp = "changeTime", keep;
+        /// What proxies must do.
+        spec: ProxySpec = "spec", keep;
+        /// Always empty.
+        status: Empty = "status", keep;
+    }
+}
+
+document! {
+    /// What proxies must do.
+    pub struct ProxySpec {
+        /// Send clients here; absent: nowhere.
+        primary: Option<InstanceUid> = "masterDbUid", omit;
+        /// The proxies that may forward, sorted.
+        enabled_proxies: Option<Vec<ProxyUid>> = "enabledProxies", omit;
+    }
+}

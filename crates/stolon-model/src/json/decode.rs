@@ -1,0 +1,172 @@
+//! Decoding by Go's rules: into a value that is already there.
+
+use std::collections::BTreeMap;
+
+use super::node::{Node, NodeKind, Position};
+
+/// Why a text cannot be read, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// Where in the text.
+    pub position: Position,
+    /// Dotted path of the field; empty at the top.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// True when the text is no JSON at all; false when it is JSON of the wrong shape.
+    pub is_syntax: bool,
+}
+
+impl DecodeError {
+    /// The text is JSON, but not what the field takes.
+    pub fn at(position: Position, message: impl Into<String>) -> Self {
+        DecodeError { position, path: String::new(), message: message.into(), is_syntax: false }
+    }
+
+    /// The text is no JSON.
+    pub fn syntax(position: Position, message: impl Into<String>) -> Self {
+        DecodeError { position, path: String::new(), message: message.into(), is_syntax: true }
+    }
+
+    /// The same error, seen from the object that holds the field.
+    pub fn inside(mut self, field: &str) -> Self {
+        self.path = match self.path.as_str() {
+            "" => field.to_owned(),
+            path if path.starts_with('[') => format!("{field}{path}"),
+            path => format!("{field}.{path}"),
+        };
+        self
+    }
+}
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{} (line {}, column {})", self.message, self.position.line, self.position.column)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// A value that can be read from JSON by Go's rules.
+pub trait Decode: Default {
+    /// The type is a plain string in Go, so that an empty string means "unset".
+    const EMPTY_STRING_IS_UNSET: bool = false;
+
+    /// Read `node` over `self`; what the node does not mention stays as it is.
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError>;
+}
+
+/// The field of an object whose name is `key`: the same name, or else the same without regard to ASCII case
+/// and to the two characters that Unicode folds onto ASCII letters.
+pub(crate) fn matching_field<'n>(fields: &[&'n str], key: &str) -> Option<&'n str> {
+    let folded = |text: &str| -> String {
+        text.chars()
+            .map(|c| match c {
+                '\u{17F}' => 's',
+                '\u{212A}' => 'k',
+                c => c.to_ascii_lowercase(),
+            })
+            .collect()
+    };
+    fields.iter().find(|field| **field == key).copied().or_else(|| {
+        let key = folded(key);
+        fields.iter().find(|field| folded(field) == key).copied()
+    })
+}
+
+impl Decode for bool {
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        match &node.kind {
+            NodeKind::Null => Ok(()),
+            NodeKind::Bool(value) => {
+                *self = *value;
+                Ok(())
+            }
+            _ => Err(node.error(format!("expected true or false, found {}", node.describe()))),
+        }
+    }
+}
+
+impl Decode for String {
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        match &node.kind {
+            NodeKind::Null => Ok(()),
+            NodeKind::String { value, .. } => {
+                self.clone_from(value);
+                Ok(())
+            }
+            _ => Err(node.error(format!("expected a string, found {}", node.describe()))),
+        }
+    }
+}
+
+macro_rules! integers {
+    ($($type:ty),*) => {$(
+        impl Decode for $type {
+            fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+                match &node.kind {
+                    NodeKind::Null => Ok(()),
+                    NodeKind::Number(digits) => {
+                        *self = digits.parse().map_err(|_| {
+                            node.error(format!(
+                                "{digits} is not a whole number from {} to {}",
+                                <$type>::MIN,
+                                <$type>::MAX
+                            ))
+                        })?;
+                        Ok(())
+                    }
+                    _ => Err(node.error(format!("expected a whole number, found {}", node.describe()))),
+                }
+            }
+        }
+    )*};
+}
+
+integers!(u16, u32, u64, i64);
+
+impl<T: Decode> Decode for Option<T> {
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        if node.is_null() {
+            *self = None;
+            return Ok(());
+        }
+        if T::EMPTY_STRING_IS_UNSET && matches!(&node.kind, NodeKind::String { value, .. } if value.is_empty()) {
+            *self = None;
+            return Ok(());
+        }
+        self.get_or_insert_default().decode_into(node)
+    }
+}
+
+impl<T: Decode> Decode for Vec<T> {
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        let NodeKind::Array(items) = &node.kind else {
+            return Err(node.error(format!("expected an array, found {}", node.describe())));
+        };
+        self.clear();
+        for (index, item) in items.iter().enumerate() {
+            let mut value = T::default();
+            value.decode_into(item).map_err(|error| error.inside(&format!("[{index}]")))?;
+            self.push(value);
+        }
+        Ok(())
+    }
+}
+
+impl<K: From<String> + Ord, V: Decode> Decode for BTreeMap<K, V> {
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        let NodeKind::Object(entries) = &node.kind else {
+            return Err(node.error(format!("expected an object, found {}", node.describe())));
+        };
+        for (key, item) in entries {
+            let mut value = V::default();
+            value.decode_into(item).map_err(|error| error.inside(key))?;
+            self.insert(K::from(key.clone()), value);
+        }
+        Ok(())
+    }
+}

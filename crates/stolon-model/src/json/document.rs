@@ -1,0 +1,176 @@
+//! The macros that turn a table of fields into a document type.
+
+use super::decode::{Decode, DecodeError};
+use super::encode::{Encode, Encoder};
+use super::node::Node;
+
+/// A document: an object that can be read and written as Go does.
+pub trait Document: Decode + Encode {
+    /// Wire names of the fields, in the order in which they are written.
+    const FIELDS: &'static [&'static str];
+
+    /// Read a whole text. Top-level `null` gives the default.
+    ///
+    /// # Errors
+    /// The text is no JSON, or a field has the wrong type.
+    fn from_json(text: &str) -> Result<Self, DecodeError> {
+        let mut document = Self::default();
+        document.decode_into(&Node::parse(text)?)?;
+        Ok(document)
+    }
+
+    /// The form of the store: compact.
+    fn to_json(&self) -> String {
+        let mut out = Encoder::compact();
+        self.encode_to(&mut out);
+        out.finish()
+    }
+
+    /// The form for people: one tab for each level, no newline at the end.
+    fn to_json_indented(&self) -> String {
+        let mut out = Encoder::indented();
+        self.encode_to(&mut out);
+        out.finish()
+    }
+}
+
+/// `document! { pub struct Name { field: Type = "wireName", omit; … } }`
+///
+/// `omit` leaves a zero value out ("omit-empty"), `keep` writes it (docs: "JSON rules", N4 and N5).
+macro_rules! document {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $wire:literal, $rule:ident;)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $crate::json::Document for $name {
+            const FIELDS: &'static [&'static str] = &[$($wire),*];
+        }
+
+        impl $crate::json::Decode for $name {
+            #[allow(unused_variables, clippy::match_single_binding)]
+            fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {
+                $crate::json::document_entries(node, <Self as $crate::json::Document>::FIELDS, |field, value| {
+                    match field {
+                        $($wire => $crate::json::Decode::decode_into(&mut self.$field, value),)*
+                        _ => Ok(()),
+                    }
+                })
+            }
+        }
+
+        impl $crate::json::Encode for $name {
+            #[allow(unused_variables)]
+            fn encode_to(&self, out: &mut $crate::json::Encoder) {
+                out.object(|out| {
+                    $($crate::json::encode_field!(out, $wire, &self.$field, $rule);)*
+                });
+            }
+        }
+    };
+}
+
+macro_rules! encode_field {
+    ($out:ident, $wire:literal, $value:expr, omit) => {
+        $out.entry_unless_zero($wire, $value)
+    };
+    ($out:ident, $wire:literal, $value:expr, keep) => {
+        $out.entry($wire, $value)
+    };
+}
+
+/// `text_enum! { pub enum Name { Variant => "wire text", … } }`: a closed set of words, plus
+/// `Unknown` for a word that this version does not know, which survives a rewrite of the document.
+macro_rules! text_enum {
+    (
+        $(#[$doc:meta])*
+        pub enum $name:ident {
+            $($(#[$variant_doc:meta])* $variant:ident => $wire:literal,)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+            /// A word that this version does not know.
+            Unknown(String),
+        }
+
+        impl $name {
+            /// The word on the wire.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$variant => $wire,)*
+                    Self::Unknown(word) => word,
+                }
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(word: &str) -> Self {
+                match word {
+                    $($wire => Self::$variant,)*
+                    word => Self::Unknown(word.to_owned()),
+                }
+            }
+        }
+
+        impl Default for $name {
+            /// No word at all; decoding never leaves this value behind.
+            fn default() -> Self {
+                Self::Unknown(String::new())
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl $crate::json::Decode for $name {
+            const EMPTY_STRING_IS_UNSET: bool = true;
+
+            fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {
+                let mut word = self.as_str().to_owned();
+                $crate::json::Decode::decode_into(&mut word, node)?;
+                *self = Self::from(word.as_str());
+                Ok(())
+            }
+        }
+
+        impl $crate::json::Encode for $name {
+            fn encode_to(&self, out: &mut $crate::json::Encoder) {
+                out.string(self.as_str());
+            }
+        }
+    };
+}
+
+pub(crate) use {document, encode_field, text_enum};
+
+/// Call `decode` for each entry of an object that belongs to one of `fields`, in the order of the text.
+pub(crate) fn document_entries(
+    node: &Node,
+    fields: &'static [&'static str],
+    mut decode: impl FnMut(&'static str, &Node) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    use super::node::NodeKind;
+    match &node.kind {
+        NodeKind::Null => Ok(()),
+        NodeKind::Object(entries) => entries.iter().try_for_each(|(key, value)| {
+            match super::decode::matching_field(fields, key) {
+                Some(field) => decode(field, value).map_err(|error| error.inside(field)),
+                None => Ok(()),
+            }
+        }),
+        _ => Err(node.error(format!("expected an object, found {}", node.describe()))),
+    }
+}

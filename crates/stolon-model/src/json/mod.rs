@@ -1,0 +1,16 @@
+//! JSON as the Go programs read and write it (docs: "JSON rules").
+//!
+//! Keys match without regard to case, the last of several equal keys wins (objects merge),
+//! `null` leaves plain fields alone, `null` and `[]` stay apart, and strings are escaped as Go does.
+//! `serde` cannot express these rules, hence this module.
+
+mod decode;
+mod document;
+mod encode;
+mod node;
+
+pub use decode::{Decode, DecodeError};
+pub use document::Document;
+pub(crate) use document::{document, document_entries, encode_field, text_enum};
+pub use encode::{Encode, Encoder};
+pub use node::{Node, NodeKind, Position};

@@ -1,0 +1,21 @@
+//! The documents of a cluster: types, defaults, validation, Go-compatible JSON.
+//!
+//! This crate does no IO and reads no clock. Field names on the wire are Stolon's
+//! (`master`, `dbs`, `xLogPos`, `systemdID`); names in the code are the field's
+//! (`primary`, `instances`, `lsn`, `system_identifier`).
+
+pub mod cluster;
+pub mod json;
+pub mod lsn;
+pub mod report;
+pub mod spec;
+pub mod time;
+pub mod uid;
+
+pub use cluster::*;
+pub use json::{DecodeError, Document};
+pub use lsn::{Lsn, Timeline};
+pub use report::*;
+pub use spec::*;
+pub use time::{GoDuration, Timestamp};
+pub use uid::*;

@@ -1,0 +1,101 @@
+//! Reports: the small documents that each process publishes about itself (wire: `info`).
+
+use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
+use crate::json::document;
+use crate::lsn::{Lsn, Timeline};
+use crate::spec::Parameters;
+use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
+
+document! {
+    /// What a keeper says about itself and its PostgreSQL.
+    pub struct KeeperReport {
+        /// New with each publication; its change is the only sign of life.
+        info_uid: InfoUid = "infoUID", omit;
+        /// Who.
+        uid: KeeperUid = "uid", omit;
+        /// The cluster that the keeper believes to belong to.
+        cluster_uid: ClusterUid = "clusterUID", omit;
+        /// Which process.
+        boot_uuid: BootUuid = "bootUUID", omit;
+        /// Of its binaries.
+        postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
+        /// Absent until it was looked at once.
+        postgres_state: Option<PostgresState> = "postgresState", omit;
+        /// False: never elect it.
+        can_be_primary: Option<bool> = "canBeMaster", omit;
+        /// False: never choose it as a synchronous standby.
+        can_be_synchronous_replica: Option<bool> = "canBeSynchronousReplica", omit;
+        /// Ours, unknown to Stolon: what the keeper is doing and what troubles it.
+        activity: Option<KeeperActivity> = "activity", omit;
+    }
+}
+
+document! {
+    /// What a keeper says about its PostgreSQL.
+    pub struct PostgresState {
+        /// Which instance.
+        uid: InstanceUid = "uid", omit;
+        /// The generation that was reached.
+        generation: i64 = "generation", omit;
+        /// Advertised address.
+        listen_address: String = "listenAddress", omit;
+        /// Advertised port.
+        port: String = "port", omit;
+        /// Every query succeeded.
+        healthy: bool = "healthy", omit;
+        /// PostgreSQL system identifier in decimal.
+        system_identifier: String = "systemID", omit;
+        /// Its timeline.
+        timeline: Timeline = "timelineID", omit;
+        /// Its position: flushed on a primary, received on a standby.
+        lsn: Lsn = "xLogPos", omit;
+        /// The last two entries of its history.
+        timelines_history: Option<Vec<TimelineHistoryEntry>> = "timelinesHistory", omit;
+        /// Its parameters without the managed ones.
+        pg_parameters: Option<Parameters> = "pgParameters", omit;
+        /// Standbys that PostgreSQL shows in sync and that have caught up; null when not looked at.
+        synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
+        /// The oldest WAL file it still has.
+        older_wal_file: String = "olderWalFile", omit;
+    }
+}
+
+document! {
+    /// What a keeper is doing and what troubles it, for people. Stolon ignores it.
+    pub struct KeeperActivity {
+        /// The step under way in words, for example `base backup`.
+        step: String = "step", omit;
+        /// Bytes copied so far by that step.
+        bytes_done: u64 = "bytesDone", omit;
+        /// Bytes to copy in all; 0 when unknown.
+        bytes_total: u64 = "bytesTotal", omit;
+        /// Why the last pass did not reach its goal: one sentence with what to do.
+        problem: String = "problem", omit;
+        /// Parameters that were left out or need attention, one sentence each.
+        parameter_problems: Option<Vec<String>> = "parameterProblems", omit;
+        /// PostgreSQL must be restarted before all its parameters are in force.
+        pending_restart: bool = "pendingRestart", omit;
+    }
+}
+
+document! {
+    /// What a sentinel says about itself.
+    pub struct SentinelReport {
+        /// Who.
+        uid: SentinelUid = "UID", keep;
+    }
+}
+
+document! {
+    /// What a proxy says about itself.
+    pub struct ProxyReport {
+        /// New with each publication.
+        info_uid: InfoUid = "infoUID", omit;
+        /// Who.
+        uid: ProxyUid = "UID", keep;
+        /// The generation that it has applied.
+        generation: i64 = "Generation", keep;
+        /// Nanoseconds after which it closes everything by itself.
+        proxy_timeout: i64 = "ProxyTimeout", keep;
+    }
+}

@@ -1,0 +1,332 @@
+//! Durations and timestamps in Go's notation.
+
+use crate::json::{Decode, DecodeError, Encode, Encoder, Node, NodeKind};
+
+/// A span of time: signed nanoseconds, written `1h30m0.5s` on the wire (docs: "JSON rules", durations).
+///
+/// Negative spans can be read, so that validation can refuse them by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GoDuration(pub i64);
+
+const NANOSECOND: u64 = 1;
+const MICROSECOND: u64 = 1_000;
+const MILLISECOND: u64 = 1_000_000;
+const SECOND: u64 = 1_000_000_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+
+impl GoDuration {
+    /// Whole seconds.
+    pub const fn from_seconds(seconds: i64) -> Self {
+        GoDuration(seconds * SECOND as i64)
+    }
+
+    /// Milliseconds.
+    pub const fn from_milliseconds(milliseconds: i64) -> Self {
+        GoDuration(milliseconds * MILLISECOND as i64)
+    }
+
+    /// As the standard library's type; a negative span becomes zero.
+    pub fn to_std(self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0.max(0) as u64)
+    }
+}
+
+impl From<std::time::Duration> for GoDuration {
+    /// Spans above 292 years become 292 years.
+    fn from(span: std::time::Duration) -> Self {
+        GoDuration(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
+impl std::fmt::Display for GoDuration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nanoseconds = self.0.unsigned_abs();
+        if self.0 < 0 {
+            f.write_str("-")?;
+        }
+        if nanoseconds == 0 {
+            return f.write_str("0s");
+        }
+        if nanoseconds < SECOND {
+            let (unit, name) = match nanoseconds {
+                n if n < MICROSECOND => (NANOSECOND, "ns"),
+                n if n < MILLISECOND => (MICROSECOND, "µs"),
+                _ => (MILLISECOND, "ms"),
+            };
+            return write!(f, "{}{}{name}", nanoseconds / unit, Fraction { part: nanoseconds % unit, of: unit });
+        }
+        if nanoseconds >= HOUR {
+            write!(f, "{}h", nanoseconds / HOUR)?;
+        }
+        if nanoseconds >= MINUTE {
+            write!(f, "{}m", nanoseconds % HOUR / MINUTE)?;
+        }
+        let seconds = nanoseconds % MINUTE;
+        write!(f, "{}{}s", seconds / SECOND, Fraction { part: seconds % SECOND, of: SECOND })
+    }
+}
+
+/// `.5` for 500 of 1000; nothing for 0. `of` is a power of ten.
+struct Fraction {
+    part: u64,
+    of: u64,
+}
+
+impl std::fmt::Display for Fraction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.part == 0 {
+            return Ok(());
+        }
+        let width = self.of.ilog10() as usize;
+        let digits = format!("{:0width$}", self.part);
+        write!(f, ".{}", digits.trim_end_matches('0'))
+    }
+}
+
+/// The text is no duration. The texts are Go's, which operators search for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadDuration {
+    /// No number, or out of range.
+    #[error("time: invalid duration {0:?}")]
+    Invalid(String),
+    /// A number without unit.
+    #[error("time: missing unit in duration {0:?}")]
+    MissingUnit(String),
+    /// A unit that does not exist.
+    #[error("time: unknown unit {unit:?} in duration {text:?}")]
+    UnknownUnit {
+        /// The unit.
+        unit: String,
+        /// The whole text.
+        text: String,
+    },
+}
+
+impl std::str::FromStr for GoDuration {
+    type Err = BadDuration;
+
+    fn from_str(text: &str) -> Result<Self, BadDuration> {
+        let invalid = || BadDuration::Invalid(text.to_owned());
+        let (negative, unsigned) = match text.as_bytes().first() {
+            Some(b'-') => (true, text.get(1..).unwrap_or("")),
+            Some(b'+') => (false, text.get(1..).unwrap_or("")),
+            _ => (false, text),
+        };
+        if unsigned == "0" {
+            return Ok(GoDuration(0));
+        }
+        if unsigned.is_empty() {
+            return Err(invalid());
+        }
+        let mut total: u128 = 0;
+        let mut rest = unsigned;
+        while !rest.is_empty() {
+            let (whole, after) = split_digits(rest);
+            let (fraction, after) = match after.strip_prefix('.') {
+                Some(after) => split_digits(after),
+                None => ("", after),
+            };
+            if whole.is_empty() && fraction.is_empty() {
+                return Err(invalid());
+            }
+            let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+            let (unit, after) = after.split_at(unit_end);
+            let scale = match unit {
+                "" => return Err(BadDuration::MissingUnit(text.to_owned())),
+                "ns" => NANOSECOND,
+                "us" | "µs" | "μs" => MICROSECOND,
+                "ms" => MILLISECOND,
+                "s" => SECOND,
+                "m" => MINUTE,
+                "h" => HOUR,
+                unit => {
+                    return Err(BadDuration::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() });
+                }
+            };
+            let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+            total = whole
+                .checked_mul(u128::from(scale))
+                .and_then(|part| total.checked_add(part))
+                .and_then(|part| part.checked_add(fraction_of(fraction, scale)))
+                .ok_or_else(invalid)?;
+            rest = after;
+        }
+        let limit = if negative { 1 << 63 } else { (1 << 63) - 1 };
+        if total > limit {
+            return Err(invalid());
+        }
+        let signed = if negative { -(total as i128) } else { total as i128 };
+        Ok(GoDuration(signed as i64))
+    }
+}
+
+fn split_digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+/// `0.<digits>` of `scale`, rounded down. Digits beyond the eighteenth are below a nanosecond.
+fn fraction_of(digits: &str, scale: u64) -> u128 {
+    let digits = digits.get(..18).unwrap_or(digits);
+    let value: u128 = digits.parse().unwrap_or(0);
+    value * u128::from(scale) / 10u128.pow(digits.len() as u32)
+}
+
+impl Decode for GoDuration {
+    /// The raw token without its quotes, as Go does: no unescaping, and the number 0 is accepted.
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        let raw = match &node.kind {
+            NodeKind::String { raw, .. } => raw.trim_matches('"'),
+            NodeKind::Number(digits) => digits,
+            NodeKind::Null => "null",
+            NodeKind::Bool(true) => "true",
+            NodeKind::Bool(false) => "false",
+            NodeKind::Array(_) => "[…]",
+            NodeKind::Object(_) => "{…}",
+        };
+        *self = raw.parse().map_err(|error: BadDuration| node.error(error.to_string()))?;
+        Ok(())
+    }
+}
+
+impl Encode for GoDuration {
+    fn encode_to(&self, out: &mut Encoder) {
+        out.string(&self.to_string());
+    }
+}
+
+/// A point in time with the offset that it was written with, so that a rewrite changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamp {
+    instant: jiff::Timestamp,
+    offset_seconds: i32,
+}
+
+impl Timestamp {
+    /// Go's zero time, `0001-01-01T00:00:00Z`: "never".
+    pub const ZERO: Timestamp =
+        Timestamp { instant: jiff::Timestamp::constant(-62_135_596_800, 0), offset_seconds: 0 };
+
+    /// A point in time, to be written in UTC.
+    pub fn utc(instant: jiff::Timestamp) -> Self {
+        Timestamp { instant, offset_seconds: 0 }
+    }
+
+    /// The point in time.
+    pub fn instant(self) -> jiff::Timestamp {
+        self.instant
+    }
+
+    /// True for [`Timestamp::ZERO`], whatever its offset.
+    pub fn is_never(self) -> bool {
+        self.instant == Self::ZERO.instant
+    }
+}
+
+impl Default for Timestamp {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let offset = jiff::tz::Offset::from_seconds(self.offset_seconds).unwrap_or(jiff::tz::Offset::UTC);
+        let local = offset.to_datetime(self.instant);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}{}",
+            local.year(),
+            local.month(),
+            local.day(),
+            local.hour(),
+            local.minute(),
+            local.second(),
+            Fraction { part: local.subsec_nanosecond().unsigned_abs().into(), of: SECOND }
+        )?;
+        match self.offset_seconds {
+            0 => f.write_str("Z"),
+            seconds => {
+                let sign = if seconds < 0 { '-' } else { '+' };
+                let minutes = seconds.unsigned_abs() / 60;
+                write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+            }
+        }
+    }
+}
+
+/// The text is no RFC 3339 timestamp.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a timestamp such as 2026-11-22T08:36:43.108862188Z")]
+pub struct BadTimestamp(String);
+
+impl std::str::FromStr for Timestamp {
+    type Err = BadTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, BadTimestamp> {
+        parse_timestamp(text).ok_or_else(|| BadTimestamp(text.to_owned()))
+    }
+}
+
+/// `YYYY-MM-DDTHH:MM:SS[.fraction](Z|±HH:MM)`, nothing else.
+fn parse_timestamp(text: &str) -> Option<Timestamp> {
+    let number = |range: std::ops::Range<usize>| -> Option<i32> {
+        let digits = text.get(range)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if !separators.iter().all(|&(at, byte)| text.as_bytes().get(at) == Some(&byte)) {
+        return None;
+    }
+    let mut rest = text.get(19..)?;
+    let mut nanosecond = 0;
+    if let Some(after) = rest.strip_prefix('.') {
+        let (digits, after) = split_digits(after);
+        if digits.is_empty() {
+            return None;
+        }
+        nanosecond = fraction_of(digits, SECOND) as i32;
+        rest = after;
+    }
+    let offset_seconds = match rest.as_bytes() {
+        [b'Z'] => 0,
+        [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
+            let at = text.len() - 6;
+            let seconds = number(at + 1..at + 3)? * 3600 + number(at + 4..at + 6)? * 60;
+            if *sign == b'-' { -seconds } else { seconds }
+        }
+        _ => return None,
+    };
+    let part = |range| number(range).and_then(|value| i8::try_from(value).ok());
+    let local = jiff::civil::DateTime::new(
+        i16::try_from(number(0..4)?).ok()?,
+        part(5..7)?,
+        part(8..10)?,
+        part(11..13)?,
+        part(14..16)?,
+        part(17..19)?,
+        nanosecond,
+    )
+    .ok()?;
+    let offset = jiff::tz::Offset::from_seconds(offset_seconds).ok()?;
+    Some(Timestamp { instant: offset.to_timestamp(local).ok()?, offset_seconds })
+}
+
+impl Decode for Timestamp {
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        match &node.kind {
+            NodeKind::Null => Ok(()),
+            NodeKind::String { value, .. } => {
+                *self = value.parse().map_err(|error: BadTimestamp| node.error(error.to_string()))?;
+                Ok(())
+            }
+            _ => Err(node.error(format!("expected a timestamp, found {}", node.describe()))),
+        }
+    }
+}
+
+impl Encode for Timestamp {
+    fn encode_to(&self, out: &mut Encoder) {
+        out.string(&self.to_string());
+    }
+}

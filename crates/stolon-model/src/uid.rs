@@ -1,0 +1,87 @@
+//! Identities. Each is a string on the wire; the types keep them apart in the code.
+
+use crate::json::{Decode, DecodeError, Encode, Encoder, Node};
+
+macro_rules! uid {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub String);
+
+        impl $name {
+            /// The identity as it stands on the wire.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// True when nothing is named.
+            pub fn is_empty(&self) -> bool {
+                self.0.is_empty()
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Decode for $name {
+            const EMPTY_STRING_IS_UNSET: bool = true;
+
+            fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+                self.0.decode_into(node)
+            }
+        }
+
+        impl Encode for $name {
+            fn encode_to(&self, out: &mut Encoder) {
+                self.0.encode_to(out);
+            }
+
+            fn is_zero(&self) -> bool {
+                self.0.is_empty()
+            }
+        }
+    )*};
+}
+
+uid! {
+    /// A cluster: 8 hex digits, new with every `stolonctl init`.
+    ClusterUid;
+    /// A keeper: `^[a-z0-9_]+$`, chosen by the operator or 8 hex digits.
+    KeeperUid;
+    /// An assignment of a PostgreSQL instance to a keeper (wire: a key of `dbs`): 8 hex digits.
+    InstanceUid;
+    /// A sentinel process: 8 hex digits.
+    SentinelUid;
+    /// A proxy process: 8 hex digits.
+    ProxyUid;
+    /// One run of a keeper process: a random UUID in its 36-character form.
+    BootUuid;
+    /// One publication of a report: 8 hex digits, new each time.
+    InfoUid;
+}
+
+/// The name that a standby's replication slot and its `application_name` carry.
+pub fn replication_name(instance: &InstanceUid) -> String {
+    format!("{STOLON_PREFIX}{instance}")
+}
+
+/// Prefix of every replication slot and `application_name` that belongs to this system.
+pub const STOLON_PREFIX: &str = "stolon_";
+
+/// The name in `synchronous_standby_names` that never connects, so that commits wait.
+pub const FAKE_STANDBY: &str = "stolonfakestandby";

@@ -1,0 +1,1 @@
+//! One local PostgreSQL: observe it, change it.

@@ -1,0 +1,3 @@
+//! stolon-proxy
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the programs share: flags, logging, metrics, signals, exit codes.

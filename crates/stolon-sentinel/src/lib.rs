@@ -1,0 +1,1 @@
+//! The sentinel: read the view, reconcile, compare-and-put.

@@ -1,0 +1,3 @@
+//! stolon-sentinel
+
+fn main() {}

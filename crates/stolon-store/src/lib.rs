@@ -1,0 +1,1 @@
+//! The stores: one contract, several backends, one conformance suite.

@@ -1,0 +1,1 @@
+//! Fixtures for tests: real etcd, real PostgreSQL, real programs.

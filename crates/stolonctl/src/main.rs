@@ -1,0 +1,3 @@
+//! stolonctl
+
+fn main() {}
