@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
-use crate::spec::{ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings};
+use crate::spec::{
+    ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings,
+};
 use crate::time::{GoDuration, Timestamp};
 use crate::uid::{BootUuid, ClusterUid, InstanceUid, KeeperUid, ProxyUid};
 

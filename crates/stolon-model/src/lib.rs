@@ -5,17 +5,23 @@
 //! (`primary`, `instances`, `lsn`, `system_identifier`).
 
 pub mod cluster;
+pub mod effective;
 pub mod json;
 pub mod lsn;
+pub mod patch;
 pub mod report;
 pub mod spec;
 pub mod time;
 pub mod uid;
+pub mod update;
 
 pub use cluster::*;
+pub use effective::{DEFAULT_MAX_STANDBY_LAG, EffectiveSpec, InvalidSpec};
 pub use json::{DecodeError, Document};
 pub use lsn::{Lsn, Timeline};
+pub use patch::{PatchError, merge_patch};
 pub use report::*;
 pub use spec::*;
 pub use time::{GoDuration, Timestamp};
 pub use uid::*;
+pub use update::UpdateRefused;

@@ -1,6 +1,6 @@
 //! Positions in the write-ahead log.
 
-use crate::json::{Decode, DecodeError, Encode, Encoder, Node};
+use crate::json::{Decode, DecodeError, Encode, Encoder, Node, Shape};
 
 /// A byte position in the write-ahead log. Prints as PostgreSQL does: `0/3000148`
 /// (PostgreSQL manual, "pg_lsn Type"). On the wire a plain integer.
@@ -50,6 +50,8 @@ impl Lsn {
 macro_rules! integer_on_the_wire {
     ($($name:ident),*) => {$(
         impl Decode for $name {
+            const SHAPE: Shape = Shape::Integer;
+
             fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
                 self.0.decode_into(node)
             }

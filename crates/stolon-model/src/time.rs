@@ -1,6 +1,6 @@
 //! Durations and timestamps in Go's notation.
 
-use crate::json::{Decode, DecodeError, Encode, Encoder, Node, NodeKind};
+use crate::json::{Decode, DecodeError, Encode, Encoder, Node, NodeKind, Shape};
 
 /// A span of time: signed nanoseconds, written `1h30m0.5s` on the wire (docs: "JSON rules", durations).
 ///
@@ -54,7 +54,12 @@ impl std::fmt::Display for GoDuration {
                 n if n < MILLISECOND => (MICROSECOND, "µs"),
                 _ => (MILLISECOND, "ms"),
             };
-            return write!(f, "{}{}{name}", nanoseconds / unit, Fraction { part: nanoseconds % unit, of: unit });
+            return write!(
+                f,
+                "{}{}{name}",
+                nanoseconds / unit,
+                Fraction { part: nanoseconds % unit, of: unit }
+            );
         }
         if nanoseconds >= HOUR {
             write!(f, "{}h", nanoseconds / HOUR)?;
@@ -173,6 +178,8 @@ fn fraction_of(digits: &str, scale: u64) -> u128 {
 }
 
 impl Decode for GoDuration {
+    const SHAPE: Shape = Shape::Duration;
+
     /// The raw token without its quotes, as Go does: no unescaping, and the number 0 is accepted.
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         let raw = match &node.kind {
@@ -313,6 +320,8 @@ fn parse_timestamp(text: &str) -> Option<Timestamp> {
 }
 
 impl Decode for Timestamp {
+    const SHAPE: Shape = Shape::Timestamp;
+
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         match &node.kind {
             NodeKind::Null => Ok(()),

@@ -1,6 +1,6 @@
 //! Identities. Each is a string on the wire; the types keep them apart in the code.
 
-use crate::json::{Decode, DecodeError, Encode, Encoder, Node};
+use crate::json::{Decode, DecodeError, Encode, Encoder, Node, Shape};
 
 macro_rules! uid {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -39,6 +39,7 @@ macro_rules! uid {
         }
 
         impl Decode for $name {
+            const SHAPE: Shape = Shape::Text;
             const EMPTY_STRING_IS_UNSET: bool = true;
 
             fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {

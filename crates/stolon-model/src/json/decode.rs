@@ -50,8 +50,41 @@ impl std::fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
+/// What a type takes, for those who must know its keys without having a value: patches, warnings, hints.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// A string.
+    Text,
+    /// A span of time such as `"5s"`.
+    Duration,
+    /// A point in time.
+    Timestamp,
+    /// A list.
+    List(&'static Shape),
+    /// An object whose keys are data.
+    Map(&'static Shape),
+    /// An object with these fields, in the order in which they are written.
+    Document(&'static [(&'static str, Shape)]),
+}
+
+impl Shape {
+    /// The field of a document that `key` means, and what it takes. Keys are matched as when decoding.
+    pub fn field(&self, key: &str) -> Option<(&'static str, Shape)> {
+        let Shape::Document(fields) = self else { return None };
+        let exact = fields.iter().find(|(name, _)| *name == key);
+        exact.or_else(|| fields.iter().find(|(name, _)| folded_eq(name, key))).copied()
+    }
+}
+
 /// A value that can be read from JSON by Go's rules.
 pub trait Decode: Default {
+    /// What it takes.
+    const SHAPE: Shape;
+
     /// The type is a plain string in Go, so that an empty string means "unset".
     const EMPTY_STRING_IS_UNSET: bool = false;
 
@@ -59,25 +92,19 @@ pub trait Decode: Default {
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError>;
 }
 
-/// The field of an object whose name is `key`: the same name, or else the same without regard to ASCII case
-/// and to the two characters that Unicode folds onto ASCII letters.
-pub(crate) fn matching_field<'n>(fields: &[&'n str], key: &str) -> Option<&'n str> {
-    let folded = |text: &str| -> String {
-        text.chars()
-            .map(|c| match c {
-                '\u{17F}' => 's',
-                '\u{212A}' => 'k',
-                c => c.to_ascii_lowercase(),
-            })
-            .collect()
+/// Equal without regard to ASCII case and to the two characters that Unicode folds onto ASCII letters.
+fn folded_eq(name: &str, key: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{17F}' => 's',
+        '\u{212A}' => 'k',
+        c => c.to_ascii_lowercase(),
     };
-    fields.iter().find(|field| **field == key).copied().or_else(|| {
-        let key = folded(key);
-        fields.iter().find(|field| folded(field) == key).copied()
-    })
+    name.chars().map(fold).eq(key.chars().map(fold))
 }
 
 impl Decode for bool {
+    const SHAPE: Shape = Shape::Bool;
+
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         match &node.kind {
             NodeKind::Null => Ok(()),
@@ -91,6 +118,8 @@ impl Decode for bool {
 }
 
 impl Decode for String {
+    const SHAPE: Shape = Shape::Text;
+
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         match &node.kind {
             NodeKind::Null => Ok(()),
@@ -106,6 +135,8 @@ impl Decode for String {
 macro_rules! integers {
     ($($type:ty),*) => {$(
         impl Decode for $type {
+            const SHAPE: Shape = Shape::Integer;
+
             fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
                 match &node.kind {
                     NodeKind::Null => Ok(()),
@@ -129,12 +160,16 @@ macro_rules! integers {
 integers!(u16, u32, u64, i64);
 
 impl<T: Decode> Decode for Option<T> {
+    const SHAPE: Shape = T::SHAPE;
+
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         if node.is_null() {
             *self = None;
             return Ok(());
         }
-        if T::EMPTY_STRING_IS_UNSET && matches!(&node.kind, NodeKind::String { value, .. } if value.is_empty()) {
+        if T::EMPTY_STRING_IS_UNSET
+            && matches!(&node.kind, NodeKind::String { value, .. } if value.is_empty())
+        {
             *self = None;
             return Ok(());
         }
@@ -143,6 +178,8 @@ impl<T: Decode> Decode for Option<T> {
 }
 
 impl<T: Decode> Decode for Vec<T> {
+    const SHAPE: Shape = Shape::List(&T::SHAPE);
+
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         let NodeKind::Array(items) = &node.kind else {
             return Err(node.error(format!("expected an array, found {}", node.describe())));
@@ -158,6 +195,8 @@ impl<T: Decode> Decode for Vec<T> {
 }
 
 impl<K: From<String> + Ord, V: Decode> Decode for BTreeMap<K, V> {
+    const SHAPE: Shape = Shape::Map(&V::SHAPE);
+
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
         let NodeKind::Object(entries) = &node.kind else {
             return Err(node.error(format!("expected an object, found {}", node.describe())));

@@ -1,14 +1,11 @@
 //! The macros that turn a table of fields into a document type.
 
-use super::decode::{Decode, DecodeError};
+use super::decode::{Decode, DecodeError, Shape};
 use super::encode::{Encode, Encoder};
 use super::node::Node;
 
 /// A document: an object that can be read and written as Go does.
 pub trait Document: Decode + Encode {
-    /// Wire names of the fields, in the order in which they are written.
-    const FIELDS: &'static [&'static str];
-
     /// Read a whole text. Top-level `null` gives the default.
     ///
     /// # Errors
@@ -50,14 +47,15 @@ macro_rules! document {
             $($(#[$field_doc])* pub $field: $type,)*
         }
 
-        impl $crate::json::Document for $name {
-            const FIELDS: &'static [&'static str] = &[$($wire),*];
-        }
+        impl $crate::json::Document for $name {}
 
         impl $crate::json::Decode for $name {
+            const SHAPE: $crate::json::Shape =
+                $crate::json::Shape::Document(&[$(($wire, <$type as $crate::json::Decode>::SHAPE)),*]);
+
             #[allow(unused_variables, clippy::match_single_binding)]
             fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {
-                $crate::json::document_entries(node, <Self as $crate::json::Document>::FIELDS, |field, value| {
+                $crate::json::document_entries(node, Self::SHAPE, |field, value| {
                     match field {
                         $($wire => $crate::json::Decode::decode_into(&mut self.$field, value),)*
                         _ => Ok(()),
@@ -79,10 +77,10 @@ macro_rules! document {
 
 macro_rules! encode_field {
     ($out:ident, $wire:literal, $value:expr, omit) => {
-        $out.entry_unless_zero($wire, $value)
+        $out.omittable_field($wire, $value)
     };
     ($out:ident, $wire:literal, $value:expr, keep) => {
-        $out.entry($wire, $value)
+        $out.kept_field($wire, $value)
     };
 }
 
@@ -111,6 +109,11 @@ macro_rules! text_enum {
                     Self::Unknown(word) => word,
                 }
             }
+
+            /// True for a word that this version does not know.
+            pub fn is_unknown(&self) -> bool {
+                matches!(self, Self::Unknown(_))
+            }
         }
 
         impl From<&str> for $name {
@@ -136,6 +139,7 @@ macro_rules! text_enum {
         }
 
         impl $crate::json::Decode for $name {
+            const SHAPE: $crate::json::Shape = $crate::json::Shape::Text;
             const EMPTY_STRING_IS_UNSET: bool = true;
 
             fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {
@@ -159,17 +163,15 @@ pub(crate) use {document, encode_field, text_enum};
 /// Call `decode` for each entry of an object that belongs to one of `fields`, in the order of the text.
 pub(crate) fn document_entries(
     node: &Node,
-    fields: &'static [&'static str],
+    shape: Shape,
     mut decode: impl FnMut(&'static str, &Node) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
     use super::node::NodeKind;
     match &node.kind {
         NodeKind::Null => Ok(()),
-        NodeKind::Object(entries) => entries.iter().try_for_each(|(key, value)| {
-            match super::decode::matching_field(fields, key) {
-                Some(field) => decode(field, value).map_err(|error| error.inside(field)),
-                None => Ok(()),
-            }
+        NodeKind::Object(entries) => entries.iter().try_for_each(|(key, value)| match shape.field(key) {
+            Some((field, _)) => decode(field, value).map_err(|error| error.inside(field)),
+            None => Ok(()),
         }),
         _ => Err(node.error(format!("expected an object, found {}", node.describe()))),
     }

@@ -26,11 +26,23 @@ enum Layout {
     IndentedByTabs,
 }
 
+/// Which fields of the outermost document are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Omission {
+    /// Those that the document's own table says: the form of the store.
+    AsDeclared,
+    /// Every field that is unset.
+    Unset,
+    /// None.
+    Never,
+}
+
 /// Writes a JSON text.
 #[derive(Debug)]
 pub struct Encoder {
     text: String,
     layout: Layout,
+    omission: Omission,
     depth: usize,
     entries: Vec<usize>,
 }
@@ -38,12 +50,26 @@ pub struct Encoder {
 impl Encoder {
     /// No spaces, no newlines: the form of the store.
     pub fn compact() -> Self {
-        Encoder { text: String::new(), layout: Layout::Compact, depth: 0, entries: Vec::new() }
+        Self::new(Layout::Compact, Omission::AsDeclared)
     }
 
     /// One tab for each level: the form for people.
     pub fn indented() -> Self {
-        Encoder { text: String::new(), layout: Layout::IndentedByTabs, depth: 0, entries: Vec::new() }
+        Self::new(Layout::IndentedByTabs, Omission::AsDeclared)
+    }
+
+    /// The form for people, without any unset field of the outermost document.
+    pub fn indented_set_only() -> Self {
+        Self::new(Layout::IndentedByTabs, Omission::Unset)
+    }
+
+    /// The form for people, with every field of the outermost document.
+    pub fn indented_complete() -> Self {
+        Self::new(Layout::IndentedByTabs, Omission::Never)
+    }
+
+    fn new(layout: Layout, omission: Omission) -> Self {
+        Encoder { text: String::new(), layout, omission, depth: 0, entries: Vec::new() }
     }
 
     /// The text written so far.
@@ -105,9 +131,16 @@ impl Encoder {
         value.encode_to(self);
     }
 
-    /// One entry of an object, unless it is zero.
-    pub fn entry_unless_zero(&mut self, key: &str, value: &impl Encode) {
-        if !value.is_zero() {
+    /// A field with the omit rule: left out when it is zero.
+    pub(crate) fn omittable_field(&mut self, key: &str, value: &impl Encode) {
+        if !value.is_zero() || (self.omission == Omission::Never && self.depth == 1) {
+            self.entry(key, value);
+        }
+    }
+
+    /// A field without the omit rule.
+    pub(crate) fn kept_field(&mut self, key: &str, value: &impl Encode) {
+        if !value.is_zero() || self.omission != Omission::Unset || self.depth != 1 {
             self.entry(key, value);
         }
     }

@@ -9,7 +9,7 @@ mod document;
 mod encode;
 mod node;
 
-pub use decode::{Decode, DecodeError};
+pub use decode::{Decode, DecodeError, Shape};
 pub use document::Document;
 pub(crate) use document::{document, document_entries, encode_field, text_enum};
 pub use encode::{Encode, Encoder};

@@ -266,7 +266,9 @@ impl Parser<'_> {
                     value.push(self.escape()?);
                 }
                 control if (control as u32) < 0x20 => {
-                    return Err(self.error("a control character inside a string must be written as an escape"));
+                    return Err(
+                        self.error("a control character inside a string must be written as an escape")
+                    );
                 }
                 plain => {
                     self.offset += plain.len_utf8();
@@ -299,7 +301,9 @@ impl Parser<'_> {
     /// Lone surrogates become U+FFFD, as in Go.
     fn unicode_escape(&mut self) -> Result<char, DecodeError> {
         let first = self.four_hex_digits()?;
-        if (0xD800..0xDC00).contains(&first) && self.text.get(self.offset..).is_some_and(|r| r.starts_with("\\u")) {
+        if (0xD800..0xDC00).contains(&first)
+            && self.text.get(self.offset..).is_some_and(|r| r.starts_with("\\u"))
+        {
             let rewind = self.offset;
             self.offset += 2;
             let second = self.four_hex_digits()?;
