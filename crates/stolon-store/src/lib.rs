@@ -1,1 +1,49 @@
 //! The stores: one contract, several backends, one conformance suite.
+//!
+//! A store holds the truth about a cluster. Programs speak to [`ClusterStore`], which knows the
+//! documents; backends implement [`KvStore`], which knows keys and bytes; [`KvClusterStore`] joins
+//! the two. [`open`] makes the one that the flags ask for.
+//!
+//! # The contract
+//!
+//! Every backend keeps these promises, and the conformance suite (`tests/suite`) runs the same
+//! checks against each of them for real.
+//!
+//! 1. **Reads are linearizable.** A read sees every write that was acknowledged before it began.
+//! 2. **Compare-and-put is the only guard.** Of several writers that expect the same revision exactly
+//!    one succeeds; the others get [`StoreError::Conflict`]. Leadership is advice, not a guard.
+//! 3. **Revisions** are opaque, differ between any two writes of a key and never come back.
+//! 4. **An unknown outcome is said, never hidden.** A write whose answer did not arrive is
+//!    [`StoreError::Unknown`]; it may take effect later and is never repeated by the store itself.
+//! 5. **Every call ends** within the store timeout, whatever the store does.
+//! 6. **Time to live** counts from the last put of the key, and is at least [`MINIMUM_TTL`].
+//!    A key whose time is over is absent. A put without a time to live takes an earlier one away.
+//! 7. **Watches never sleep through a change.** A [`Watch`] covers everything from the call that made
+//!    it on. It may wake for no reason, and it wakes after each reconnection.
+//! 8. **One leader.** A [`Leadership`] knows that it is lost before a successor can win, also if the
+//!    process was frozen or cut off. A successor wins as soon as the leader resigns, and at the latest
+//!    one lease after the leader was last heard of.
+//!
+//! This crate knows nothing of what the documents mean, and decides nothing about clusters.
+
+mod clock;
+mod cluster_store;
+mod election;
+mod error;
+mod kv;
+mod kv_cluster;
+mod memory;
+mod options;
+mod path;
+mod watch;
+
+pub use clock::BootInstant;
+pub use cluster_store::{ClusterStore, Versioned, WatchScope};
+pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
+pub use error::StoreError;
+pub use kv::{Entry, Expected, Key, KvStore, MINIMUM_TTL, Revision, Selector};
+pub use kv_cluster::KvClusterStore;
+pub use memory::MemoryStore;
+pub use options::{Backend, BadBackend, StoreOptions, TlsVerification, open};
+pub use path::cluster_path;
+pub use watch::{Waker, Watch};

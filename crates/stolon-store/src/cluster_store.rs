@@ -1,0 +1,90 @@
+//! What the programs see of a store: the documents of one cluster.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stolon_model::{
+    ClusterDocument, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
+};
+
+use crate::{Campaign, Expected, Revision, StoreError, Watch};
+
+/// A value with the revision it was read at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// The value.
+    pub value: T,
+    /// For [`ClusterStore::compare_and_put_cluster_document`].
+    pub revision: Revision,
+}
+
+/// What a watch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchScope {
+    /// The cluster document.
+    ClusterData,
+    /// All that a sentinel decides on: the cluster document and the reports of keepers and proxies.
+    /// Reports of sentinels and the election wake nobody.
+    Everything,
+}
+
+/// The store of one cluster. Every call ends within the store timeout.
+#[async_trait]
+pub trait ClusterStore: Send + Sync {
+    /// The cluster document, linearizable. A stored JSON `null` counts as absent, here and for
+    /// [`Expected::Absent`].
+    async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError>;
+
+    /// Write the cluster document, whatever is there: for `init` and `clusterdata write` only.
+    async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError>;
+
+    /// Write the cluster document if it is still the one that was read, or still absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it is not; [`StoreError::Unknown`] if no answer came.
+    async fn compare_and_put_cluster_document(
+        &self,
+        document: &ClusterDocument,
+        expected: Expected,
+    ) -> Result<Revision, StoreError>;
+
+    /// Publish a keeper's report; it vanishes `ttl` (at least [`crate::MINIMUM_TTL`]) later.
+    async fn put_keeper_report(&self, report: &KeeperReport, ttl: Duration) -> Result<(), StoreError>;
+
+    /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
+    async fn keeper_reports(&self) -> Result<BTreeMap<KeeperUid, KeeperReport>, StoreError>;
+
+    /// Withdraw a keeper's report at once.
+    async fn remove_keeper_report(&self, uid: &KeeperUid) -> Result<(), StoreError>;
+
+    /// Publish a sentinel's report; it vanishes `ttl` (at least [`crate::MINIMUM_TTL`]) later.
+    async fn put_sentinel_report(&self, report: &SentinelReport, ttl: Duration) -> Result<(), StoreError>;
+
+    /// The reports of all sentinels, by the uid inside. What cannot be read is logged and left out.
+    async fn sentinel_reports(&self) -> Result<BTreeMap<SentinelUid, SentinelReport>, StoreError>;
+
+    /// Withdraw a sentinel's report at once.
+    async fn remove_sentinel_report(&self, uid: &SentinelUid) -> Result<(), StoreError>;
+
+    /// Publish a proxy's report; it vanishes `ttl` (at least [`crate::MINIMUM_TTL`]) later.
+    async fn put_proxy_report(&self, report: &ProxyReport, ttl: Duration) -> Result<(), StoreError>;
+
+    /// The reports of all proxies, by the uid inside. What cannot be read is logged and left out.
+    async fn proxy_reports(&self) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError>;
+
+    /// Withdraw a proxy's report at once.
+    async fn remove_proxy_report(&self, uid: &ProxyUid) -> Result<(), StoreError>;
+
+    /// Wake after changes from now on. Make the watch first, then read. Call inside a tokio runtime.
+    fn watch(&self, scope: WatchScope) -> Watch;
+
+    /// The sentinel that leads, as the store sees it.
+    async fn leader(&self) -> Result<Option<SentinelUid>, StoreError>;
+
+    /// Try to become the leader, for as long as the campaign lives. Call inside a tokio runtime.
+    fn campaign(&self, uid: SentinelUid) -> Campaign;
+
+    /// Requests sent to the store so far.
+    fn requests(&self) -> u64;
+}

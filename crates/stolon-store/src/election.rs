@@ -1,0 +1,204 @@
+//! Leadership: who may decide. Advice that saves work; compare-and-put is what guards the documents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{BootInstant, StoreError};
+
+/// Pauses between attempts to take part in an election.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a resignation is waited for; afterwards the lease runs out by itself.
+const RESIGNATION: Duration = Duration::from_secs(5);
+
+/// Somebody who wants to lead: the part of an election that a backend implements.
+#[async_trait]
+pub trait Contender: Send + Sync {
+    /// Returns when the election is won. Cancelling it withdraws.
+    ///
+    /// # Errors
+    /// This attempt has ended; the next one starts from nothing.
+    async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError>;
+}
+
+/// An election that was won: what must be renewed, and given back in the end.
+#[async_trait]
+pub trait Tenure: Send {
+    /// The moment until which nobody else can have won, with a margin.
+    fn held_until(&self) -> BootInstant;
+
+    /// When to renew next.
+    fn renew_after(&self) -> Duration;
+
+    /// Put the end off.
+    ///
+    /// # Errors
+    /// The store could not be asked; try again while time is left.
+    async fn renew(&mut self) -> Result<Renewal, StoreError>;
+
+    /// Give it back, so that a successor can win at once.
+    async fn release(&mut self);
+}
+
+/// The answer to a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// [`Tenure::held_until`] was put off.
+    Extended,
+    /// It is lost for good.
+    Lost,
+}
+
+/// A standing candidature. Dropping it withdraws.
+pub struct Campaign {
+    contender: Arc<dyn Contender>,
+    attempt: Option<AbortOnDropHandle<Leadership>>,
+}
+
+impl Campaign {
+    /// A candidature of this contender. It begins with the first call of [`Campaign::elected`].
+    pub fn new(contender: Box<dyn Contender>) -> Self {
+        Campaign { contender: contender.into(), attempt: None }
+    }
+
+    /// Returns when the election is won; call it again after the leadership has ended.
+    ///
+    /// Errors of the store are logged and retried with growing pauses. Cancel-safe: the candidature
+    /// goes on in the background, and a leadership won meanwhile is handed out by the next call.
+    pub async fn elected(&mut self) -> Leadership {
+        loop {
+            let contender = &self.contender;
+            let attempt = self
+                .attempt
+                .get_or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(win(Arc::clone(contender)))));
+            let outcome = attempt.await;
+            self.attempt = None;
+            match outcome {
+                Ok(leadership) if leadership.is_held() => return leadership,
+                Ok(_) => tracing::info!("leadership was won and lost before it was used"),
+                Err(error) => {
+                    tracing::error!(%error, "the candidature broke off, starting it again");
+                    tokio::time::sleep(LONGEST_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn win(contender: Arc<dyn Contender>) -> Leadership {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match contender.contend().await {
+            Ok(tenure) => return Leadership::begin(tenure),
+            Err(error) => {
+                tracing::warn!(%error, ?pause, "cannot take part in the election, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// The right to decide, until it is lost. Dropping it resigns, as well as that can be done.
+pub struct Leadership {
+    held_until: watch::Receiver<BootInstant>,
+    resigning: CancellationToken,
+    keeping: Option<JoinHandle<()>>,
+}
+
+impl Leadership {
+    /// Hold what was won, and keep renewing it in the background. Call inside a tokio runtime.
+    fn begin(tenure: Box<dyn Tenure>) -> Self {
+        let (sender, held_until) = watch::channel(tenure.held_until());
+        let resigning = CancellationToken::new();
+        let keeping = tokio::spawn(keep(tenure, sender, resigning.clone()));
+        Leadership { held_until, resigning, keeping: Some(keeping) }
+    }
+
+    /// True while nobody else can lead. Asks the clock each time, so it is right also after the process
+    /// was frozen.
+    pub fn is_held(&self) -> bool {
+        !self.held_until.borrow().is_past()
+    }
+
+    /// Returns when the leadership is lost. Cancel-safe.
+    pub async fn lost(&self) {
+        let mut held_until = self.held_until.clone();
+        loop {
+            let end = *held_until.borrow_and_update();
+            if end.is_past() {
+                return;
+            }
+            let ended = tokio::time::sleep(end.remaining().min(Duration::from_secs(3600)));
+            tokio::select! {
+                () = ended => {}
+                changed = held_until.changed() => if changed.is_err() && *held_until.borrow() == end {
+                    return; // nobody renews it any more
+                },
+            }
+        }
+    }
+
+    /// Give the leadership back, and wait (shortly) until the store knows.
+    pub async fn resign(mut self) {
+        self.resigning.cancel();
+        if let Some(keeping) = self.keeping.take()
+            && tokio::time::timeout(RESIGNATION, keeping).await.is_err()
+        {
+            tracing::warn!(
+                "the store was not told of the resignation in time; a successor must wait for the lease to end"
+            );
+        }
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        self.resigning.cancel();
+    }
+}
+
+/// Renew until told to stop or until it is lost, then give back.
+async fn keep(
+    mut tenure: Box<dyn Tenure>,
+    held_until: watch::Sender<BootInstant>,
+    resigning: CancellationToken,
+) {
+    let mut pause = tenure.renew_after();
+    loop {
+        tokio::select! {
+            () = resigning.cancelled() => break,
+            () = tokio::time::sleep(pause.min(tenure.held_until().remaining())) => {}
+        }
+        if tenure.held_until().is_past() {
+            tracing::warn!("leadership is lost: it could not be renewed in time");
+            break;
+        }
+        let renewal = tokio::select! {
+            () = resigning.cancelled() => break,
+            renewal = tenure.renew() => renewal,
+        };
+        match renewal {
+            Ok(Renewal::Extended) => {
+                pause = tenure.renew_after();
+                held_until.send_replace(tenure.held_until());
+            }
+            Ok(Renewal::Lost) => {
+                tracing::warn!("leadership is lost: the store no longer knows of it");
+                break;
+            }
+            Err(error) => {
+                pause = FIRST_PAUSE.max(tenure.renew_after() / 8);
+                tracing::warn!(%error, ?pause, "leadership could not be renewed, trying again");
+            }
+        }
+    }
+    held_until.send_replace(BootInstant::from_milliseconds(0));
+    tenure.release().await;
+}

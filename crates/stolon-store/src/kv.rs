@@ -1,0 +1,132 @@
+//! What a backend does: keys, bytes, revisions.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{Contender, StoreError, Watch};
+
+/// No report vanishes earlier than this after its last put, whatever its writer asked for.
+pub const MINIMUM_TTL: Duration = Duration::from_secs(20);
+
+/// A key of the store: words joined by `/`. See [`crate::cluster_path`] for how it starts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// A key as it stands in the store.
+    pub fn new(text: impl Into<String>) -> Self {
+        Key(text.into())
+    }
+
+    /// The key below this one, cleaned like a path.
+    pub fn child(&self, name: &str) -> Self {
+        Key(crate::path::join(&self.0, name))
+    }
+
+    /// The key as it stands in the store.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What all keys below this one begin with.
+    pub fn children_prefix(&self) -> String {
+        format!("{}/", self.0)
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names one write of a key. Opaque: only equality means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revision(pub i64);
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What must be in the store for a compare-and-put to succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing.
+    Absent,
+    /// Exactly what was written there.
+    Revision(Revision),
+}
+
+/// A key with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where.
+    pub key: Key,
+    /// What.
+    pub value: Vec<u8>,
+    /// Written when.
+    pub revision: Revision,
+}
+
+/// A set of keys to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// One key.
+    Key(Key),
+    /// All keys below it.
+    Below(Key),
+}
+
+impl Selector {
+    /// True if the set contains the key.
+    pub fn contains(&self, key: &str) -> bool {
+        match self {
+            Self::Key(own) => own.as_str() == key,
+            Self::Below(parent) => {
+                key.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            }
+        }
+    }
+}
+
+/// A store of keys. The promises are those of the crate's documentation.
+#[async_trait]
+pub trait KvStore: Send + Sync + 'static {
+    /// The value of a key, linearizable.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
+
+    /// All keys below `parent`, in order, linearizable.
+    async fn list(&self, parent: &Key) -> Result<Vec<Entry>, StoreError>;
+
+    /// Write, whatever is there. `ttl` below [`MINIMUM_TTL`] is raised to it.
+    async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError>;
+
+    /// Write if the key is still as expected.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it is not.
+    async fn compare_and_put(
+        &self,
+        key: &Key,
+        value: Vec<u8>,
+        expected: Expected,
+    ) -> Result<Revision, StoreError>;
+
+    /// Remove the key; that there is none is no error.
+    async fn delete(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// Wake after changes of any of these keys.
+    fn watch(&self, selectors: Vec<Selector>) -> Watch;
+
+    /// Who leads at `place`: the name that the leader gave.
+    async fn leader(&self, place: &Key) -> Result<Option<String>, StoreError>;
+
+    /// Somebody who wants to lead at `place`.
+    fn contender(&self, place: &Key, name: &str) -> Box<dyn Contender>;
+
+    /// Requests sent so far.
+    fn requests(&self) -> u64;
+}

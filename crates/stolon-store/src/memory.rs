@@ -1,0 +1,229 @@
+//! The store in memory: for tests, and the plainest reading of the contract.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    BootInstant, Contender, Entry, Expected, Key, KvStore, MINIMUM_TTL, Renewal, Revision, Selector,
+    StoreError, Tenure, Waker, Watch,
+};
+
+/// A store that lives as long as its clones, which share it.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    revision: i64,
+    requests: u64,
+    entries: BTreeMap<String, Stored>,
+    watches: Vec<(Vec<Selector>, Waker)>,
+}
+
+struct Stored {
+    value: Vec<u8>,
+    revision: Revision,
+    expires: Option<BootInstant>,
+}
+
+impl State {
+    fn write(&mut self, key: &str, value: Vec<u8>, ttl: Option<Duration>) -> Revision {
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        let expires = ttl.map(|ttl| BootInstant::now() + ttl.max(MINIMUM_TTL));
+        self.entries.insert(key.to_owned(), Stored { value, revision, expires });
+        self.wake(key);
+        revision
+    }
+
+    fn remove(&mut self, key: &str) {
+        if self.entries.remove(key).is_some() {
+            self.revision += 1;
+            self.wake(key);
+        }
+    }
+
+    fn wake(&mut self, key: &str) {
+        self.watches.retain(|(_, waker)| !waker.is_abandoned());
+        for (selectors, waker) in &self.watches {
+            if selectors.iter().any(|selector| selector.contains(key)) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Let the time to live of every key pass at once.
+    pub fn expire_all(&self) {
+        let mut state = self.state();
+        let mortal: Vec<String> = state
+            .entries
+            .iter()
+            .filter(|(_, stored)| stored.expires.is_some())
+            .map(|(key, _)| key.clone())
+            .collect();
+        mortal.iter().for_each(|key| state.remove(key));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state as a request sees it: counted, without what has expired.
+    fn request(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.requests += 1;
+        let gone: Vec<String> = state
+            .entries
+            .iter()
+            .filter(|(_, stored)| stored.expires.is_some_and(BootInstant::is_past))
+            .map(|(key, _)| key.clone())
+            .collect();
+        gone.iter().for_each(|key| state.remove(key));
+        state
+    }
+}
+
+#[async_trait]
+impl KvStore for MemoryStore {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        Ok(self.request().entries.get(key.as_str()).map(|stored| Entry {
+            key: key.clone(),
+            value: stored.value.clone(),
+            revision: stored.revision,
+        }))
+    }
+
+    async fn list(&self, parent: &Key) -> Result<Vec<Entry>, StoreError> {
+        let below = Selector::Below(parent.clone());
+        let state = self.request();
+        let inside = state.entries.iter().filter(|(key, _)| below.contains(key));
+        Ok(inside
+            .map(|(key, stored)| Entry {
+                key: Key::new(key),
+                value: stored.value.clone(),
+                revision: stored.revision,
+            })
+            .collect())
+    }
+
+    async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError> {
+        self.request().write(key.as_str(), value, ttl);
+        Ok(())
+    }
+
+    async fn compare_and_put(
+        &self,
+        key: &Key,
+        value: Vec<u8>,
+        expected: Expected,
+    ) -> Result<Revision, StoreError> {
+        let mut state = self.request();
+        let found = match state.entries.get(key.as_str()) {
+            Some(stored) => Expected::Revision(stored.revision),
+            None => Expected::Absent,
+        };
+        if found != expected {
+            return Err(StoreError::Conflict);
+        }
+        Ok(state.write(key.as_str(), value, None))
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.request().remove(key.as_str());
+        Ok(())
+    }
+
+    fn watch(&self, selectors: Vec<Selector>) -> Watch {
+        let (waker, watch) = Watch::new();
+        self.state().watches.push((selectors, waker));
+        watch
+    }
+
+    async fn leader(&self, place: &Key) -> Result<Option<String>, StoreError> {
+        let mut candidates = self.list(place).await?;
+        candidates.sort_by_key(|candidate| candidate.revision.0);
+        Ok(candidates.first().map(|leader| String::from_utf8_lossy(&leader.value).into_owned()))
+    }
+
+    fn contender(&self, place: &Key, name: &str) -> Box<dyn Contender> {
+        Box::new(MemoryContender { store: self.clone(), place: place.clone(), name: name.to_owned() })
+    }
+
+    fn requests(&self) -> u64 {
+        self.state().requests
+    }
+}
+
+struct MemoryContender {
+    store: MemoryStore,
+    place: Key,
+    name: String,
+}
+
+/// A place in the queue; whoever stands first leads.
+struct Candidate {
+    store: MemoryStore,
+    key: Key,
+}
+
+#[async_trait]
+impl Contender for MemoryContender {
+    async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError> {
+        let mut changes = self.store.watch(vec![Selector::Below(self.place.clone())]);
+        let key = {
+            let mut state = self.store.request();
+            let key = self.place.child(&format!("{:020}", state.revision + 1));
+            state.write(key.as_str(), self.name.clone().into_bytes(), None);
+            key
+        };
+        let candidate = Candidate { store: self.store.clone(), key };
+        loop {
+            let queue = self.store.list(&self.place).await?;
+            match queue.iter().position(|entry| entry.key == candidate.key) {
+                Some(0) => return Ok(Box::new(candidate)),
+                Some(_) => changes.changed().await,
+                None => return Err(StoreError::Conflict),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Tenure for Candidate {
+    fn held_until(&self) -> BootInstant {
+        BootInstant::NEVER
+    }
+
+    fn renew_after(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    async fn renew(&mut self) -> Result<Renewal, StoreError> {
+        Ok(match self.store.get(&self.key).await? {
+            Some(_) => Renewal::Extended,
+            None => Renewal::Lost,
+        })
+    }
+
+    async fn release(&mut self) {
+        self.store.request().remove(self.key.as_str());
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        self.store.state().remove(self.key.as_str());
+    }
+}

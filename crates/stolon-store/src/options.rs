@@ -1,0 +1,102 @@
+//! Which store, where: what the common flags say.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{ClusterStore, KvClusterStore, MemoryStore, StoreError, cluster_path};
+
+/// What the `--store-…` flags and `--cluster-name` say.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// `--store-backend`.
+    pub backend: Backend,
+    /// `--store-endpoints`; empty = the backend's default.
+    pub endpoints: String,
+    /// `--store-prefix`; upstream's default is `stolon/cluster`.
+    pub prefix: String,
+    /// `--cluster-name`.
+    pub cluster_name: String,
+    /// `--store-timeout`: how long any one call may take.
+    pub timeout: Duration,
+    /// `--store-cert-file`.
+    pub cert_file: Option<PathBuf>,
+    /// `--store-key`.
+    pub key_file: Option<PathBuf>,
+    /// `--store-ca-file`.
+    pub ca_file: Option<PathBuf>,
+    /// `--store-skip-tls-verify`.
+    pub tls_verification: TlsVerification,
+}
+
+/// Whether the store must prove who it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVerification {
+    /// Its certificate is checked.
+    #[default]
+    Full,
+    /// Any certificate will do (`--store-skip-tls-verify`).
+    Skip,
+}
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// One file on one machine.
+    Sqlite,
+    /// etcd, through its version 3 interface.
+    Etcdv3,
+    /// Memory of this process, for tests. No flag names it.
+    Memory,
+}
+
+/// `--store-backend` names no store that this version has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadBackend {
+    /// Stolon has it, this version does not.
+    #[error("the store backend {0:?} is not in this version\nhint: use etcdv3, or sqlite for one machine")]
+    NotInThisVersion(String),
+    /// Nobody has it.
+    #[error("Unknown store backend: {0:?}\nhint: use etcdv3, or sqlite for one machine")]
+    Unknown(String),
+}
+
+impl FromStr for Backend {
+    type Err = BadBackend;
+
+    fn from_str(word: &str) -> Result<Self, BadBackend> {
+        match word {
+            "sqlite" => Ok(Self::Sqlite),
+            "etcdv3" => Ok(Self::Etcdv3),
+            "etcd" | "etcdv2" | "consul" | "kubernetes" => Err(BadBackend::NotInThisVersion(word.to_owned())),
+            _ => Err(BadBackend::Unknown(word.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite => "sqlite",
+            Self::Etcdv3 => "etcdv3",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// The store that the options ask for. Only the options are checked: the store need not be reachable.
+/// Call inside a tokio runtime.
+///
+/// # Errors
+/// [`StoreError::Configuration`].
+pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError> {
+    let path = cluster_path(&options.prefix, &options.cluster_name);
+    match options.backend {
+        Backend::Memory => Ok(Arc::new(KvClusterStore::new(MemoryStore::new(), &path))),
+        Backend::Sqlite | Backend::Etcdv3 => Err(StoreError::configuration(
+            format!("the store backend {} is being built", options.backend),
+            "use another one",
+        )),
+    }
+}

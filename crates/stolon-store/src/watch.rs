@@ -1,0 +1,57 @@
+//! Watches: wake after a change, coalesced.
+
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Wakes its owner after changes. Dropping it ends the watching.
+pub struct Watch {
+    changes: watch::Receiver<u64>,
+    _watching: Option<AbortOnDropHandle<()>>,
+}
+
+/// The other end of a [`Watch`].
+#[derive(Clone)]
+pub struct Waker {
+    changes: watch::Sender<u64>,
+}
+
+impl Waker {
+    /// Wake the owner of the watch, now or when it next looks.
+    pub fn wake(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// True once the watch was dropped.
+    pub fn is_abandoned(&self) -> bool {
+        self.changes.is_closed()
+    }
+}
+
+impl Watch {
+    /// A watch, and what wakes it.
+    pub fn new() -> (Waker, Watch) {
+        let (changes, receiver) = watch::channel(0);
+        (Waker { changes }, Watch { changes: receiver, _watching: None })
+    }
+
+    /// A watch that is woken by a task, which ends with it. Call inside a tokio runtime.
+    pub fn by_task<F, W>(watching: W) -> Watch
+    where
+        W: FnOnce(Waker) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (waker, mut watch) = Watch::new();
+        watch._watching = Some(AbortOnDropHandle::new(tokio::spawn(watching(waker))));
+        watch
+    }
+
+    /// Returns after a change that happened since the last return (or since the watch was made).
+    ///
+    /// Several changes may give one return, and a return may come without a change. While the store
+    /// cannot be reached nothing wakes, so a floor of one's own is needed. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
