@@ -1,1 +1,38 @@
 //! One local PostgreSQL: observe it, change it.
+//!
+//! [`LocalPostgres`] stands for one data directory with its binaries, users and server process. It decides
+//! nothing about clusters. Every call that can wait takes a [`Limit`]; secrets reach PostgreSQL's tools only
+//! through files that nobody else can read.
+
+pub mod config;
+pub mod control_data;
+pub mod credentials;
+pub mod data_directory;
+pub mod error;
+pub mod limit;
+pub mod local;
+pub mod quote;
+pub mod sample;
+pub mod server;
+pub mod settings_check;
+pub mod slots;
+pub mod source;
+pub mod sync_gate;
+pub mod version;
+
+pub use config::{ConfigFiles, Merge, Recovery, RecoveryMode};
+pub use control_data::{ClusterState, ControlData};
+pub use credentials::{AuthMethod, Credentials, Password};
+pub use data_directory::{DataDirectory, Initialised, LocalRole};
+pub use error::{PostgresError, Result};
+pub use limit::Limit;
+pub use local::{
+    BaseBackup, ConfigProblem, InitdbOptions, LocalPostgres, OldData, Options, OrphanOutcome, Progress,
+    ProgressSender, SlotPlan,
+};
+pub use sample::{ReplicationLook, ReplicationRow, Sample};
+pub use server::{ServerState, StopMode};
+pub use settings_check::{Origin, RejectedSetting};
+pub use source::{Source, SourceFacts, SourceProblem};
+pub use sync_gate::SyncGate;
+pub use version::Version;

@@ -1,0 +1,136 @@
+//! What can go wrong with one PostgreSQL, in sentences that an operator can act on.
+
+use std::path::Path;
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = PostgresError> = std::result::Result<T, E>;
+
+/// Why a call did not do what it was asked. `Display` is one sentence without secrets;
+/// [`PostgresError::hint`] says what to do about it where that is known.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// The caller's deadline passed.
+    #[error("{what} did not end in time")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+    },
+    /// The caller called it off.
+    #[error("{what} was called off")]
+    Cancelled {
+        /// What was under way.
+        what: String,
+    },
+    /// A file operation failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// The operation and the path.
+        what: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A program could not be started.
+    #[error("cannot run {program}: {source}")]
+    Spawn {
+        /// Its path.
+        program: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A child tool ended with a failure.
+    #[error("{tool} failed: {explanation}")]
+    Tool {
+        /// Its name, such as `pg_basebackup`.
+        tool: String,
+        /// One sentence made from its last words.
+        explanation: String,
+        /// Its last lines, passwords removed.
+        tail: Vec<String>,
+    },
+    /// The disk is full: the last words of a tool or of the server said so.
+    #[error("no space left on device while {what}")]
+    DiskFull {
+        /// What ran out of space.
+        what: String,
+    },
+    /// The server ended while it was waited for.
+    #[error("PostgreSQL ended ({status}): {explanation}")]
+    ServerExited {
+        /// Exit code or signal in words.
+        status: String,
+        /// One sentence made from the server's last words.
+        explanation: String,
+        /// The last lines of its log.
+        tail: Vec<String>,
+    },
+    /// A query failed.
+    #[error("{what}: {message}")]
+    Sql {
+        /// What the query was for.
+        what: String,
+        /// The server's message, or why there was no connection.
+        message: String,
+        /// SQLSTATE when the server answered.
+        code: Option<String>,
+    },
+    /// The source of a copy cannot be used; nothing was touched.
+    #[error("{0}")]
+    Source(#[from] crate::source::SourceProblem),
+    /// Something on disk or in an answer is not what it must be.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl PostgresError {
+    /// What to do about it, without the word "hint:".
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Spawn { program, .. } => {
+                Some(format!("is {program} installed, and is --pg-bin-path the directory that holds it?"))
+            }
+            Self::DiskFull { .. } => Some("free some space; the keeper tries again by itself".to_owned()),
+            Self::Source(problem) => problem.hint(),
+            _ => None,
+        }
+    }
+
+    /// True when the caller's own cancellation ended it.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled { .. })
+    }
+
+    pub(crate) fn io(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let what = format!("cannot {what} {}", path.display());
+        move |source| match source.kind() {
+            std::io::ErrorKind::StorageFull => {
+                Self::DiskFull { what: what.replacen("cannot ", "trying to ", 1) }
+            }
+            _ => Self::Io { what, source },
+        }
+    }
+
+    pub(crate) fn sql(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let what = format!("cannot {what}");
+        move |error| {
+            let (message, code) = match error.as_db_error() {
+                Some(answer) => (answer.message().to_owned(), Some(answer.code().code().to_owned())),
+                None => (chain(&error), None),
+            };
+            Self::Sql { what, message, code }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

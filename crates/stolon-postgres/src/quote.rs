@@ -1,0 +1,121 @@
+//! Quoting for every language that the keeper speaks. Nothing else in the workspace escapes anything.
+
+use std::borrow::Cow;
+
+/// A string literal of SQL. Safe with either setting of `standard_conforming_strings`.
+pub fn sql_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+/// An identifier of SQL.
+pub fn sql_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The value of a user's parameter in `postgresql.conf`: only single quotes are doubled, since
+/// existing specifications rely on backslash sequences.
+pub fn parameter_value(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+/// The value of a recovery parameter: the server reads exactly `value`.
+pub fn recovery_value(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// A connection string of libpq: empty values dropped, pairs sorted by their text
+/// (PostgreSQL manual, "Keyword/Value Connection Strings").
+pub fn conninfo<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut words: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", conninfo_value(value)))
+        .collect();
+    words.sort();
+    words.join(" ")
+}
+
+fn conninfo_value(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len());
+    for c in value.chars() {
+        if c.is_ascii_whitespace() || c == '\x0b' || matches!(c, '\'' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted
+}
+
+/// One line of a password file (PostgreSQL manual, "The Password File").
+pub fn pgpass_line(host: &str, port: &str, user: &str, password: &str) -> String {
+    let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+    format!("{}:{}:*:{}:{}\n", escape(host), escape(port), escape(user), escape(password))
+}
+
+/// A user or database name in `pg_hba.conf`, quoted only where it would mean something else
+/// (PostgreSQL manual, "The pg_hba.conf File").
+pub fn hba_name(name: &str) -> Cow<'_, str> {
+    let keyword = matches!(
+        name.to_ascii_lowercase().as_str(),
+        "all" | "replication" | "sameuser" | "samerole" | "samegroup"
+    );
+    let special = |c: char| c.is_whitespace() || matches!(c, ',' | '#' | '"' | '\\');
+    let starts = name.starts_with(['/', '+', '@']);
+    if name.is_empty() || keyword || starts || name.contains(special) {
+        Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn simple_connection_strings_are_those_of_the_reference() {
+        let pairs = [
+            ("user", "repl"),
+            ("password", "secret"),
+            ("host", "10.0.0.5"),
+            ("port", "5432"),
+            ("sslmode", "prefer"),
+            ("application_name", "stolon_9f1b2c3d"),
+            ("dbname", ""),
+        ];
+        let text = "application_name=stolon_9f1b2c3d host=10.0.0.5 password=secret port=5432 sslmode=prefer user=repl";
+        assert_eq!(conninfo(pairs), text);
+        assert_eq!(recovery_value(text), format!("'{text}'"));
+    }
+
+    #[test]
+    fn each_layer_is_escaped_for_itself() {
+        assert_eq!(conninfo([("password", r"it's a \ b")]), r"password=it\'s\ a\ \\\ b");
+        assert_eq!(recovery_value(r"password=it\'s"), r"'password=it\\''s'");
+        assert_eq!(parameter_value(r"it's \n"), r"'it''s \n'");
+        assert_eq!(pgpass_line("::1", "5432", "u", r"a:b\c"), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
+        assert_eq!(sql_literal(r"a'b\c"), r" E'a''b\\c'");
+        assert_eq!(sql_identifier("a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn names_in_hba_are_quoted_only_where_needed() {
+        for (name, expected) in [
+            ("stolon", "stolon"),
+            ("Repl-User.1", "Repl-User.1"),
+            ("all", "\"all\""),
+            ("Replication", "\"Replication\""),
+            ("a b", "\"a b\""),
+            ("+group", "\"+group\""),
+            ("a\"b", "\"a\"\"b\""),
+            ("x#y", "\"x#y\""),
+        ] {
+            assert_eq!(hba_name(name), expected);
+        }
+    }
+}
