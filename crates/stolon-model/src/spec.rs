@@ -83,11 +83,11 @@ document! {
         /// Try `pg_rewind` before a base backup. Default false.
         use_pg_rewind: Option<bool> = "usePgrewind", omit;
         /// How the first instance is made. Required.
-        init_mode: Option<InitMode> = "initMode", omit;
+        init_mode: Option<InitMode> = "initMode", pointer;
         /// Take the first instance's parameters over into `pgParameters`. Default true.
         merge_pg_parameters: Option<bool> = "mergePgParameters", omit;
         /// `standby`: the whole cluster replicates an outside primary. Default primary.
-        role: Option<Role> = "role", omit;
+        role: Option<Role> = "role", pointer;
         /// Read with [`InitMode::New`].
         new_config: Option<NewConfig> = "newConfig", omit;
         /// Read with [`InitMode::PointInTimeRecovery`].
@@ -97,7 +97,7 @@ document! {
         /// Read with [`Role::Standby`].
         standby_config: Option<StandbyConfig> = "standbyConfig", omit;
         /// Default [`AccessMode::All`].
-        default_su_repl_access_mode: Option<AccessMode> = "defaultSUReplAccessMode", omit;
+        default_su_repl_access_mode: Option<AccessMode> = "defaultSUReplAccessMode", pointer;
         /// PostgreSQL parameters, values raw.
         pg_parameters: Option<Parameters> = "pgParameters", omit;
         /// Lines of `pg_hba.conf` after the managed ones. Absent: everybody with a password.

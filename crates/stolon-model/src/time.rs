@@ -93,13 +93,13 @@ impl std::fmt::Display for Fraction {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadDuration {
     /// No number, or out of range.
-    #[error("time: invalid duration {0:?}")]
+    #[error("time: invalid duration {}", go_time_quoted(.0))]
     Invalid(String),
     /// A number without unit.
-    #[error("time: missing unit in duration {0:?}")]
+    #[error("time: missing unit in duration {}", go_time_quoted(.0))]
     MissingUnit(String),
     /// A unit that does not exist.
-    #[error("time: unknown unit {unit:?} in duration {text:?}")]
+    #[error("time: unknown unit {} in duration {}", go_time_quoted(unit), go_time_quoted(text))]
     UnknownUnit {
         /// The unit.
         unit: String,
@@ -108,73 +108,98 @@ pub enum BadDuration {
     },
 }
 
+/// In double quotes, everything but printable ASCII as `\xNN` for each byte: how Go's durations quote.
+fn go_time_quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            other => quoted.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 impl std::str::FromStr for GoDuration {
     type Err = BadDuration;
 
     fn from_str(text: &str) -> Result<Self, BadDuration> {
         let invalid = || BadDuration::Invalid(text.to_owned());
-        let (negative, unsigned) = match text.as_bytes().first() {
+        let (negative, mut rest) = match text.as_bytes().first() {
             Some(b'-') => (true, text.get(1..).unwrap_or("")),
             Some(b'+') => (false, text.get(1..).unwrap_or("")),
             _ => (false, text),
         };
-        if unsigned == "0" {
+        if rest == "0" {
             return Ok(GoDuration(0));
         }
-        if unsigned.is_empty() {
+        if rest.is_empty() {
             return Err(invalid());
         }
-        let mut total: u128 = 0;
-        let mut rest = unsigned;
+        let mut total: u64 = 0;
         while !rest.is_empty() {
-            let (whole, after) = split_digits(rest);
-            let (fraction, after) = match after.strip_prefix('.') {
-                Some(after) => split_digits(after),
-                None => ("", after),
-            };
-            if whole.is_empty() && fraction.is_empty() {
-                return Err(invalid());
-            }
-            let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
-            let (unit, after) = after.split_at(unit_end);
-            let scale = match unit {
-                "" => return Err(BadDuration::MissingUnit(text.to_owned())),
-                "ns" => NANOSECOND,
-                "us" | "µs" | "μs" => MICROSECOND,
-                "ms" => MILLISECOND,
-                "s" => SECOND,
-                "m" => MINUTE,
-                "h" => HOUR,
-                unit => {
-                    return Err(BadDuration::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() });
-                }
-            };
-            let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
-            total = whole
-                .checked_mul(u128::from(scale))
-                .and_then(|part| total.checked_add(part))
-                .and_then(|part| part.checked_add(fraction_of(fraction, scale)))
-                .ok_or_else(invalid)?;
+            let (part, after) = duration_group(text, rest)?;
+            total = total.checked_add(part).ok_or_else(invalid)?;
             rest = after;
         }
-        let limit = if negative { 1 << 63 } else { (1 << 63) - 1 };
-        if total > limit {
-            return Err(invalid());
-        }
-        let signed = if negative { -(total as i128) } else { total as i128 };
-        Ok(GoDuration(signed as i64))
+        if negative { 0i64.checked_sub_unsigned(total) } else { 0i64.checked_add_unsigned(total) }
+            .map(GoDuration)
+            .ok_or_else(invalid)
     }
+}
+
+/// The nanoseconds of the first group of `rest`, such as `1.5h`, and what follows it. `text` is the whole.
+fn duration_group<'t>(text: &str, rest: &'t str) -> Result<(u64, &'t str), BadDuration> {
+    let invalid = || BadDuration::Invalid(text.to_owned());
+    let (whole, after) = split_digits(rest);
+    let (fraction, after) = match after.strip_prefix('.') {
+        Some(after) => split_digits(after),
+        None => ("", after),
+    };
+    if whole.is_empty() && fraction.is_empty() {
+        return Err(invalid());
+    }
+    let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+    let (unit, after) = after.split_at(unit_end);
+    let scale = match unit {
+        "" => return Err(BadDuration::MissingUnit(text.to_owned())),
+        "ns" => NANOSECOND,
+        "us" | "µs" | "μs" => MICROSECOND,
+        "ms" => MILLISECOND,
+        "s" => SECOND,
+        "m" => MINUTE,
+        "h" => HOUR,
+        unit => return Err(BadDuration::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() }),
+    };
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+    let nanoseconds =
+        whole.checked_mul(scale).and_then(|part| part.checked_add(duration_fraction(fraction, scale)));
+    Ok((nanoseconds.ok_or_else(invalid)?, after))
 }
 
 fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// `0.<digits>` of `scale`, rounded down. Digits beyond the eighteenth are below a nanosecond.
-fn fraction_of(digits: &str, scale: u64) -> u128 {
-    let digits = digits.get(..18).unwrap_or(digits);
-    let value: u128 = digits.parse().unwrap_or(0);
-    value * u128::from(scale) / 10u128.pow(digits.len() as u32)
+/// `0.<digits>` of `scale` in nanoseconds, with the rounding of Go, which computes in floating point.
+fn duration_fraction(digits: &str, scale: u64) -> u64 {
+    let mut value: u64 = 0;
+    let mut divisor = 1.0;
+    for digit in digits.bytes().map(|byte| u64::from(byte - b'0')) {
+        match value.checked_mul(10).and_then(|shifted| shifted.checked_add(digit)) {
+            Some(next) if next <= i64::MAX as u64 => value = next,
+            _ => break,
+        }
+        divisor *= 10.0;
+    }
+    (value as f64 * (scale as f64 / divisor)) as u64
+}
+
+/// The first nine digits of a fraction of a second.
+fn nanoseconds_of(digits: &str) -> i32 {
+    format!("{digits:0<9}").get(..9).and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 impl Decode for GoDuration {
@@ -292,14 +317,18 @@ fn parse_timestamp(text: &str) -> Option<Timestamp> {
         if digits.is_empty() {
             return None;
         }
-        nanosecond = fraction_of(digits, SECOND) as i32;
+        nanosecond = nanoseconds_of(digits);
         rest = after;
     }
     let offset_seconds = match rest.as_bytes() {
         [b'Z'] => 0,
         [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
             let at = text.len() - 6;
-            let seconds = number(at + 1..at + 3)? * 3600 + number(at + 4..at + 6)? * 60;
+            let (hours, minutes) = (number(at + 1..at + 3)?, number(at + 4..at + 6)?);
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let seconds = hours * 3600 + minutes * 60;
             if *sign == b'-' { -seconds } else { seconds }
         }
         _ => return None,

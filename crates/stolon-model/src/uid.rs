@@ -55,6 +55,10 @@ macro_rules! uid {
             fn is_zero(&self) -> bool {
                 self.0.is_empty()
             }
+
+            fn is_empty_value(&self) -> bool {
+                self.0.is_empty()
+            }
         }
     )*};
 }

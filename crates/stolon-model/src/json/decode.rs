@@ -85,7 +85,8 @@ pub trait Decode: Default {
     /// What it takes.
     const SHAPE: Shape;
 
-    /// The type is a plain string in Go, so that an empty string means "unset".
+    /// The type is a plain string in Go, so that as an optional field an empty string means "unset", and `null`
+    /// leaves what was there.
     const EMPTY_STRING_IS_UNSET: bool = false;
 
     /// Read `node` over `self`; what the node does not mention stays as it is.
@@ -163,26 +164,37 @@ impl<T: Decode> Decode for Option<T> {
     const SHAPE: Shape = T::SHAPE;
 
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
-        if node.is_null() {
-            *self = None;
-            return Ok(());
+        if T::EMPTY_STRING_IS_UNSET {
+            match &node.kind {
+                NodeKind::Null => return Ok(()),
+                NodeKind::String { value, .. } if value.is_empty() => {
+                    *self = None;
+                    return Ok(());
+                }
+                _ => {}
+            }
         }
-        if T::EMPTY_STRING_IS_UNSET
-            && matches!(&node.kind, NodeKind::String { value, .. } if value.is_empty())
-        {
-            *self = None;
-            return Ok(());
-        }
-        self.get_or_insert_default().decode_into(node)
+        decode_pointer(self, node)
     }
+}
+
+/// Read an optional value whose type is a pointer in Go, also a pointer to a string: only `null` unsets it.
+pub(crate) fn decode_pointer<T: Decode>(value: &mut Option<T>, node: &Node) -> Result<(), DecodeError> {
+    if node.is_null() {
+        *value = None;
+        return Ok(());
+    }
+    value.get_or_insert_default().decode_into(node)
 }
 
 impl<T: Decode> Decode for Vec<T> {
     const SHAPE: Shape = Shape::List(&T::SHAPE);
 
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
-        let NodeKind::Array(items) = &node.kind else {
-            return Err(node.error(format!("expected an array, found {}", node.describe())));
+        let items = match &node.kind {
+            NodeKind::Array(items) => items.as_slice(),
+            NodeKind::Null => &[],
+            _ => return Err(node.error(format!("expected an array, found {}", node.describe()))),
         };
         self.clear();
         for (index, item) in items.iter().enumerate() {
@@ -198,10 +210,20 @@ impl<K: From<String> + Ord, V: Decode> Decode for BTreeMap<K, V> {
     const SHAPE: Shape = Shape::Map(&V::SHAPE);
 
     fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
-        let NodeKind::Object(entries) = &node.kind else {
-            return Err(node.error(format!("expected an object, found {}", node.describe())));
+        let entries = match &node.kind {
+            NodeKind::Object(entries) => entries,
+            NodeKind::Null => {
+                self.clear();
+                return Ok(());
+            }
+            _ => return Err(node.error(format!("expected an object, found {}", node.describe()))),
         };
         for (key, item) in entries {
+            if item.is_null() && matches!(V::SHAPE, Shape::Document(_)) {
+                // A pointer to nothing: Go programs crash on it, and nobody writes it.
+                self.remove(&K::from(key.clone()));
+                continue;
+            }
             let mut value = V::default();
             value.decode_into(item).map_err(|error| error.inside(key))?;
             self.insert(K::from(key.clone()), value);

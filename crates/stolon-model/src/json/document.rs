@@ -16,6 +16,14 @@ pub trait Document: Decode + Encode {
         Ok(document)
     }
 
+    /// Read a whole text as it comes from outside. Bytes that are no UTF-8 become U+FFFD, as in Go.
+    ///
+    /// # Errors
+    /// As [`Document::from_json`].
+    fn from_json_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::from_json(&String::from_utf8_lossy(bytes))
+    }
+
     /// The form of the store: compact.
     fn to_json(&self) -> String {
         let mut out = Encoder::compact();
@@ -33,7 +41,8 @@ pub trait Document: Decode + Encode {
 
 /// `document! { pub struct Name { field: Type = "wireName", omit; … } }`
 ///
-/// `omit` leaves a zero value out ("omit-empty"), `keep` writes it (docs: "JSON rules", N4 and N5).
+/// `omit` leaves a zero value out ("omit-empty"), `keep` writes it, `pointer` is `omit` for an optional word of which
+/// an empty one is not the same as none (docs: "JSON rules").
 macro_rules! document {
     (
         $(#[$doc:meta])*
@@ -57,7 +66,7 @@ macro_rules! document {
             fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {
                 $crate::json::document_entries(node, Self::SHAPE, |field, value| {
                     match field {
-                        $($wire => $crate::json::Decode::decode_into(&mut self.$field, value),)*
+                        $($wire => $crate::json::decode_field!(&mut self.$field, value, $rule),)*
                         _ => Ok(()),
                     }
                 })
@@ -75,7 +84,19 @@ macro_rules! document {
     };
 }
 
+macro_rules! decode_field {
+    ($field:expr, $value:expr, pointer) => {
+        $crate::json::decode_pointer($field, $value)
+    };
+    ($field:expr, $value:expr, $rule:ident) => {
+        $crate::json::Decode::decode_into($field, $value)
+    };
+}
+
 macro_rules! encode_field {
+    ($out:ident, $wire:literal, $value:expr, pointer) => {
+        $out.pointer_field($wire, $value)
+    };
     ($out:ident, $wire:literal, $value:expr, omit) => {
         $out.omittable_field($wire, $value)
     };
@@ -154,11 +175,19 @@ macro_rules! text_enum {
             fn encode_to(&self, out: &mut $crate::json::Encoder) {
                 out.string(self.as_str());
             }
+
+            fn is_zero(&self) -> bool {
+                self.as_str().is_empty()
+            }
+
+            fn is_empty_value(&self) -> bool {
+                self.as_str().is_empty()
+            }
         }
     };
 }
 
-pub(crate) use {document, encode_field, text_enum};
+pub(crate) use {decode_field, document, encode_field, text_enum};
 
 /// Call `decode` for each entry of an object that belongs to one of `fields`, in the order of the text.
 pub(crate) fn document_entries(

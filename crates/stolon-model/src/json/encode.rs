@@ -13,8 +13,9 @@ pub trait Encode {
         false
     }
 
-    /// True for a list or a map without entries: left out even behind a pointer.
-    fn is_empty_collection(&self) -> bool {
+    /// True for a list or a map without entries, and for an empty text that is no pointer in Go: left out even
+    /// where our type is optional.
+    fn is_empty_value(&self) -> bool {
         false
     }
 }
@@ -138,6 +139,13 @@ impl Encoder {
         }
     }
 
+    /// A field with the omit rule whose type is a pointer in Go: left out only when there is none.
+    pub(crate) fn pointer_field<T: Encode>(&mut self, key: &str, value: &Option<T>) {
+        if value.is_some() || (self.omission == Omission::Never && self.depth == 1) {
+            self.entry(key, value);
+        }
+    }
+
     /// A field without the omit rule.
     pub(crate) fn kept_field(&mut self, key: &str, value: &impl Encode) {
         if !value.is_zero() || self.omission != Omission::Unset || self.depth != 1 {
@@ -227,7 +235,7 @@ impl<T: Encode> Encode for Option<T> {
 
     /// A pointer is left out only when it is nil; lists and maps also when they are empty.
     fn is_zero(&self) -> bool {
-        self.as_ref().is_none_or(Encode::is_empty_collection)
+        self.as_ref().is_none_or(Encode::is_empty_value)
     }
 }
 
@@ -240,7 +248,7 @@ impl<T: Encode> Encode for Vec<T> {
         self.is_empty()
     }
 
-    fn is_empty_collection(&self) -> bool {
+    fn is_empty_value(&self) -> bool {
         self.is_empty()
     }
 }
@@ -254,7 +262,7 @@ impl<K: std::fmt::Display, V: Encode> Encode for BTreeMap<K, V> {
         self.is_empty()
     }
 
-    fn is_empty_collection(&self) -> bool {
+    fn is_empty_value(&self) -> bool {
         self.is_empty()
     }
 }

@@ -7,10 +7,12 @@
 mod decode;
 mod document;
 mod encode;
+mod explain;
 mod node;
 
+pub(crate) use decode::decode_pointer;
 pub use decode::{Decode, DecodeError, Shape};
 pub use document::Document;
-pub(crate) use document::{document, document_entries, encode_field, text_enum};
+pub(crate) use document::{decode_field, document, document_entries, encode_field, text_enum};
 pub use encode::{Encode, Encoder};
 pub use node::{Node, NodeKind, Position};

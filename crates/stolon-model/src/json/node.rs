@@ -49,7 +49,7 @@ pub enum NodeKind {
 impl Node {
     /// Parse a whole text: one value and nothing after it.
     pub fn parse(text: &str) -> Result<Node, DecodeError> {
-        let mut parser = Parser { text, offset: 0, depth: 0 };
+        let mut parser = Parser { text, offset: 0, depth: 0, place: Place::default() };
         parser.skip_space();
         let node = parser.value()?;
         parser.skip_space();
@@ -82,10 +82,37 @@ impl Node {
     }
 }
 
+/// A place whose line and column are known, so that the next one costs only the text between the two.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    offset: usize,
+    lines_before: usize,
+    characters_before: usize,
+}
+
+impl Place {
+    fn advance(&mut self, text: &str, to: usize) {
+        if to < self.offset {
+            *self = Place::default();
+        }
+        for character in text.get(self.offset..to).unwrap_or("").chars() {
+            match character {
+                '\n' => {
+                    self.lines_before += 1;
+                    self.characters_before = 0;
+                }
+                _ => self.characters_before += 1,
+            }
+        }
+        self.offset = to;
+    }
+}
+
 struct Parser<'a> {
     text: &'a str,
     offset: usize,
     depth: usize,
+    place: Place,
 }
 
 impl Parser<'_> {
@@ -93,20 +120,16 @@ impl Parser<'_> {
         self.text.as_bytes().get(self.offset).copied()
     }
 
-    fn position(&self) -> Position {
-        let before = self.text.get(..self.offset).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Position {
-            line: before.bytes().filter(|&byte| byte == b'\n').count() + 1,
-            column: before.get(line_start..).unwrap_or("").chars().count() + 1,
-        }
+    fn position(&mut self) -> Position {
+        self.place.advance(self.text, self.offset);
+        Position { line: self.place.lines_before + 1, column: self.place.characters_before + 1 }
     }
 
-    fn error(&self, message: impl Into<String>) -> DecodeError {
+    fn error(&mut self, message: impl Into<String>) -> DecodeError {
         DecodeError::syntax(self.position(), message)
     }
 
-    fn unexpected(&self, wanted: &str) -> DecodeError {
+    fn unexpected(&mut self, wanted: &str) -> DecodeError {
         match self.text.get(self.offset..).and_then(|rest| rest.chars().next()) {
             None => self.error(format!("unexpected end of JSON input, {wanted} is missing")),
             Some(found) => self.error(format!("unexpected {found:?}, expected {wanted}")),

@@ -1,0 +1,205 @@
+//! What a person is told about a text that cannot be read: the line, a caret under the place, and a hint.
+
+use super::decode::DecodeError;
+use super::node::Position;
+
+/// Characters of a long line that are shown on each side of the place.
+const CONTEXT: usize = 60;
+
+impl DecodeError {
+    /// The error with the line of `text` that it is about, a caret under the place, and what to do.
+    /// Several lines, without a newline at the end.
+    pub fn explain(&self, text: &str) -> String {
+        let mut explained = self.to_string();
+        if let Some((line, caret)) = excerpt(text, self.position) {
+            explained.push_str(&format!("\n  {line}\n  {}^", " ".repeat(caret)));
+        }
+        if let Some(hint) = self.hint(text) {
+            explained.push_str(&format!("\nhint: {hint}"));
+        }
+        explained
+    }
+
+    /// What to do about it, where `text` gives it away.
+    pub fn hint(&self, text: &str) -> Option<String> {
+        let offset = offset_of(text, self.position)?;
+        let (before, rest) = text.split_at_checked(offset)?;
+        if self.is_syntax {
+            syntax_hint(text, before, rest, &self.message)
+        } else {
+            type_hint(rest, &self.message)
+        }
+    }
+}
+
+/// The line of a place, cut to what a terminal shows, and the number of characters before the place in it.
+fn excerpt(text: &str, position: Position) -> Option<(String, usize)> {
+    let line = text.lines().nth(position.line.checked_sub(1)?)?;
+    let at = position.column.checked_sub(1)?;
+    let first = at.saturating_sub(CONTEXT);
+    let mut shown: String = line.chars().skip(first).take(2 * CONTEXT).map(printable).collect();
+    let mut caret = at - first;
+    if first > 0 {
+        shown.insert(0, '…');
+        caret += 1;
+    }
+    if line.chars().nth(first + 2 * CONTEXT).is_some() {
+        shown.push('…');
+    }
+    Some((shown, caret))
+}
+
+/// One column for each character, so that the caret stands where it should.
+fn printable(character: char) -> char {
+    if character.is_control() { ' ' } else { character }
+}
+
+fn offset_of(text: &str, position: Position) -> Option<usize> {
+    let line_start = match position.line.checked_sub(1)? {
+        0 => 0,
+        earlier => text.match_indices('\n').nth(earlier - 1)?.0 + 1,
+    };
+    let line = text.get(line_start..)?;
+    let within = line.char_indices().nth(position.column.checked_sub(1)?).map_or(line.len(), |(at, _)| at);
+    Some(line_start + within)
+}
+
+fn syntax_hint(text: &str, before: &str, rest: &str, message: &str) -> Option<String> {
+    if text.trim().is_empty() {
+        return Some("give a JSON object such as {\"initMode\":\"new\"}".to_owned());
+    }
+    if message.starts_with("there is text after the end") {
+        return Some(match rest.chars().next() {
+            Some(bracket @ ('}' | ']')) => format!("there is one {bracket:?} too many: remove it"),
+            _ => "give one JSON object only".to_owned(),
+        });
+    }
+    if !text.contains('"') && text.contains(':') {
+        return Some(
+            "there is no double quote in it, a shell may have removed them: \
+             put the whole text in single quotes, as in '{\"initMode\":\"new\"}'"
+                .to_owned(),
+        );
+    }
+    if message.starts_with("unexpected end") {
+        return unfinished(text);
+    }
+    if message.starts_with("a control character") {
+        return Some(
+            "is a closing '\"' missing before it? A line break inside a string is written \\n".to_owned(),
+        );
+    }
+    if message.contains("an escape such as") {
+        return Some("a backslash is written \\\\".to_owned());
+    }
+    unexpected_hint(before.trim_end().chars().next_back(), rest, message)
+}
+
+/// The text ends too early: what would complete it.
+fn unfinished(text: &str) -> Option<String> {
+    let (open, inside_string) = open_brackets(text);
+    let missing: String = open.iter().rev().collect();
+    if inside_string {
+        return Some("a string is not closed: a '\"' is missing".to_owned());
+    }
+    match text.trim_end().chars().next_back()? {
+        ',' => Some(format!("remove the comma at the end and add {missing}")),
+        ':' => Some("a value is missing after the last ':'".to_owned()),
+        _ if missing.is_empty() => None,
+        _ => Some(format!("the text stops before everything is closed: add {missing} at its end")),
+    }
+}
+
+/// The closing brackets that are still owed, outermost first, and whether the text ends inside a string.
+fn open_brackets(text: &str) -> (Vec<char>, bool) {
+    let mut owed = Vec::new();
+    let (mut inside_string, mut escaped) = (false, false);
+    for character in text.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if inside_string => escaped = true,
+            '"' => inside_string = !inside_string,
+            _ if inside_string => {}
+            '{' => owed.push('}'),
+            '[' => owed.push(']'),
+            '}' | ']' => {
+                owed.pop();
+            }
+            _ => {}
+        }
+    }
+    (owed, inside_string)
+}
+
+fn unexpected_hint(previous: Option<char>, rest: &str, message: &str) -> Option<String> {
+    let wants_comma = message.contains("expected ','");
+    let word: String =
+        rest.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '+')).collect();
+    let hint = match rest.chars().next()? {
+        '}' | ']' if previous == Some(',') => {
+            "remove the comma before it: the last entry has none".to_owned()
+        }
+        '}' | ']' if previous == Some(':') => "a value is missing after the ':'".to_owned(),
+        ']' if wants_comma => "a '}' is missing before it".to_owned(),
+        '}' if wants_comma => "a ']' is missing before it".to_owned(),
+        '\'' => {
+            "strings take double quotes, and in a shell the whole text single ones: '{\"key\":\"value\"}'"
+                .to_owned()
+        }
+        '“' | '”' | '„' | '‘' | '’' | '«' | '»' => {
+            "these are typographic quotes: use plain \" instead".to_owned()
+        }
+        '\u{feff}' => "the text begins with a byte order mark: save it as UTF-8 without one".to_owned(),
+        '/' | '#' => "JSON has no comments: remove it".to_owned(),
+        '=' => "a key and its value are separated by ':'".to_owned(),
+        ';' => "entries are separated by ','".to_owned(),
+        ',' if previous == Some(',') => "there is one comma too many: remove it".to_owned(),
+        '"' | '{' | '[' if wants_comma => "a comma is missing before it".to_owned(),
+        _ if wants_comma && !word.is_empty() => {
+            return Some("is a comma or a double quote missing before it?".to_owned());
+        }
+        _ if word.is_empty() => return None,
+        _ => match word.to_ascii_lowercase().as_str() {
+            lower @ ("true" | "false" | "null") => format!("write {lower} in lower case"),
+            "none" | "nil" | "undefined" => "write null".to_owned(),
+            _ => format!("put it in double quotes: \"{word}\""),
+        },
+    };
+    Some(hint)
+}
+
+fn type_hint(rest: &str, message: &str) -> Option<String> {
+    let token: String =
+        rest.chars().take_while(|c| !matches!(c, ',' | '}' | ']') && !c.is_whitespace()).collect();
+    let bare = token.trim_matches('"');
+    if message.starts_with("time: missing unit") {
+        return Some(format!("write the unit too, for example \"{bare}s\" (units: ns, us, ms, s, m, h)"));
+    }
+    if message.starts_with("time:") {
+        return Some("a span of time is a string such as \"5s\", \"1m30s\", \"1.5h\" or \"100ms\"; days are written in hours".to_owned());
+    }
+    if message.starts_with("expected a whole number") && is_number(bare) && token.starts_with('"') {
+        return Some(format!("write {bare} without quotes"));
+    }
+    if message.starts_with("expected a string") && !token.is_empty() && !token.starts_with(['{', '[']) {
+        return Some(format!("write it in double quotes: \"{bare}\""));
+    }
+    if message.starts_with("expected true or false") {
+        return match bare.to_ascii_lowercase().as_str() {
+            "true" | "on" | "yes" | "1" => Some("write true, without quotes".to_owned()),
+            "false" | "off" | "no" | "0" => Some("write false, without quotes".to_owned()),
+            _ => None,
+        };
+    }
+    if message.starts_with("expected an array") && token.starts_with('"') {
+        return Some("put it in square brackets, also when it is the only one: [\"…\"]".to_owned());
+    }
+    if message.starts_with("expected an object") {
+        return Some("an object is written {\"name\":\"value\"}".to_owned());
+    }
+    None
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
