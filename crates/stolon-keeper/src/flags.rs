@@ -1,0 +1,355 @@
+//! The flags of `stolon-keeper`, and the checks at its start in the order in which their messages count.
+
+use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use stolon_postgres::{AuthMethod, Credentials, Password};
+use stolon_runtime::{CommonArgs, Secret, UsageError, go_bool};
+
+/// A keeper runs one PostgreSQL for a cluster.
+#[derive(Debug, clap::Parser)]
+#[command(name = "stolon-keeper", about = "Runs one PostgreSQL of a cluster")]
+pub struct Flags {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+
+    /// Uid of this keeper: lower-case letters, digits and underscores (default: the saved one, or a random one)
+    #[arg(long, default_value = "", value_name = "UID", hide_default_value = true)]
+    uid: String,
+
+    /// Deprecated: --uid
+    #[arg(long, default_value = "", hide = true)]
+    id: String,
+
+    /// Directory of everything that this keeper keeps
+    #[arg(long, default_value = "", value_name = "DIRECTORY", hide_default_value = true)]
+    data_dir: PathBuf,
+
+    /// PostgreSQL listen_addresses
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    pg_listen_address: String,
+
+    /// Address that the others use to reach this PostgreSQL (default: the listen address)
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    pg_advertise_address: String,
+
+    /// PostgreSQL port
+    #[arg(long, default_value = "5432", value_name = "PORT")]
+    pg_port: String,
+
+    /// Port that the others use to reach this PostgreSQL (default: --pg-port)
+    #[arg(long, default_value = "", value_name = "PORT", hide_default_value = true)]
+    pg_advertise_port: String,
+
+    /// Directory of postgres, initdb, pg_basebackup and so on (default: PATH)
+    #[arg(long, default_value = "", value_name = "DIRECTORY", hide_default_value = true)]
+    pg_bin_path: PathBuf,
+
+    /// How the replication user proves itself: md5 or trust
+    #[arg(long, default_value = "md5", value_name = "METHOD")]
+    pg_repl_auth_method: String,
+
+    /// Name of the replication user
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    pg_repl_username: String,
+
+    /// Password of the replication user (other users of this machine can see it: prefer the file)
+    #[arg(long, default_value = "", value_name = "PASSWORD", hide_default_value = true, hide_env_values = true)]
+    pg_repl_password: Secret,
+
+    /// File that holds the password of the replication user
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    pg_repl_passwordfile: PathBuf,
+
+    /// How the superuser proves itself: md5 or trust
+    #[arg(long, default_value = "md5", value_name = "METHOD")]
+    pg_su_auth_method: String,
+
+    /// Name of the superuser (default: the user that runs this program)
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    pg_su_username: String,
+
+    /// Password of the superuser (other users of this machine can see it: prefer the file)
+    #[arg(long, default_value = "", value_name = "PASSWORD", hide_default_value = true, hide_env_values = true)]
+    pg_su_password: Secret,
+
+    /// File that holds the password of the superuser
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    pg_su_passwordfile: PathBuf,
+
+    /// May this PostgreSQL become the primary
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", value_parser = go_bool)]
+    can_be_master: bool,
+
+    /// May this PostgreSQL become a synchronous standby
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", value_parser = go_bool)]
+    can_be_synchronous_replica: bool,
+
+    /// Do not lock the data directory
+    #[arg(long)]
+    disable_data_dir_locking: bool,
+}
+
+/// Whether the data directory is locked against a second keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locking {
+    /// It is.
+    Exclusive,
+    /// `--disable-data-dir-locking`.
+    Disabled,
+}
+
+/// Flags that passed every check: what the keeper works with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--uid`; `None`: the saved one or a new one.
+    pub uid: Option<String>,
+    /// `--data-dir`, which exists.
+    pub data_dir: PathBuf,
+    /// `--pg-bin-path`; `None`: PATH.
+    pub bin_path: Option<PathBuf>,
+    /// PostgreSQL `listen_addresses`.
+    pub listen_address: String,
+    /// PostgreSQL `port`.
+    pub port: String,
+    /// Address for the others.
+    pub advertise_address: String,
+    /// Port for the others.
+    pub advertise_port: String,
+    /// The superuser.
+    pub superuser: Credentials,
+    /// The replication user; may be the superuser.
+    pub replication: Credentials,
+    /// `--can-be-master`.
+    pub can_be_primary: bool,
+    /// `--can-be-synchronous-replica`.
+    pub can_be_synchronous_replica: bool,
+    /// Whether to lock.
+    pub locking: Locking,
+}
+
+impl Flags {
+    /// Check everything that can be checked before anything is touched but the data directory, which is made.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in the order that Stolon checks in.
+    pub fn check(&self) -> Result<Settings, UsageError> {
+        let su_name = self.superuser_name()?;
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(UsageError::new("data dir required").hint("name a directory with --data-dir"));
+        }
+        // The store's own flags come before the data directory is touched.
+        self.common.store_options()?;
+        make_data_directory(&self.data_dir)?;
+        if self.pg_listen_address.is_empty() {
+            return Err(UsageError::new("--pg-listen-address is required")
+                .hint("name the address of this machine that the other keepers and the proxies can reach"));
+        }
+        let advertise_address = non_empty(&self.pg_advertise_address).unwrap_or(&self.pg_listen_address).to_owned();
+        self.warn_about_address(&advertise_address);
+        let repl_auth = auth_method("--pg-repl-auth-method", &self.pg_repl_auth_method)?;
+        if self.pg_repl_username.is_empty() {
+            return Err(UsageError::new("--pg-repl-username is required")
+                .hint("name the replication user; the keeper makes it in a new cluster"));
+        }
+        let repl = PasswordSource { role: "repl", auth: repl_auth, given: &self.pg_repl_password, file: &self.pg_repl_passwordfile };
+        let su_auth = auth_method("--pg-su-auth-method", &self.pg_su_auth_method)?;
+        let su = PasswordSource { role: "su", auth: su_auth, given: &self.pg_su_password, file: &self.pg_su_passwordfile };
+        repl.check_trust("replication")?;
+        su.check_trust("superuser")?;
+        repl.check_given()?;
+        su.check_given()?;
+        let repl_password = repl.read("replication user")?;
+        let su_password = su.read("superuser")?;
+        let su_password = su.strip("superuser", su_password)?;
+        let repl_password = repl.strip("replication user", repl_password)?;
+        let superuser = Credentials { username: su_name, auth: su_auth, password: su_password };
+        let replication =
+            Credentials { username: self.pg_repl_username.clone(), auth: repl_auth, password: repl_password };
+        check_same_user(&superuser, &replication)?;
+        Ok(Settings {
+            uid: self.checked_uid()?,
+            data_dir: std::path::absolute(&self.data_dir)
+                .map_err(|error| UsageError::new(format!("cannot use data dir {}: {error}", self.data_dir.display())))?,
+            bin_path: (!self.pg_bin_path.as_os_str().is_empty()).then(|| self.pg_bin_path.clone()),
+            listen_address: self.pg_listen_address.clone(),
+            port: self.pg_port.clone(),
+            advertise_address,
+            advertise_port: non_empty(&self.pg_advertise_port).unwrap_or(&self.pg_port).to_owned(),
+            superuser,
+            replication,
+            can_be_primary: self.can_be_master,
+            can_be_synchronous_replica: self.can_be_synchronous_replica,
+            locking: match self.disable_data_dir_locking {
+                true => Locking::Disabled,
+                false => Locking::Exclusive,
+            },
+        })
+    }
+
+    fn superuser_name(&self) -> Result<String, UsageError> {
+        if let Some(name) = non_empty(&self.pg_su_username) {
+            return Ok(name.to_owned());
+        }
+        user_name().ok_or_else(|| {
+            UsageError::new("cannot get current user: it has no name in the user database and USER is not set")
+                .hint("name the superuser with --pg-su-username")
+        })
+    }
+
+    fn checked_uid(&self) -> Result<Option<String>, UsageError> {
+        let Some(uid) = non_empty(&self.uid).or_else(|| non_empty(&self.id)) else { return Ok(None) };
+        if uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+            return Ok(Some(uid.to_owned()));
+        }
+        Err(UsageError::new(format!(
+            "keeper uid {uid:?} not valid. It can contain only lower-case letters, numbers and the underscore character"
+        ))
+        .hint("for example keeper1 instead of keeper-1"))
+    }
+
+    fn warn_about_address(&self, address: &str) {
+        let flag = match self.pg_advertise_address.is_empty() {
+            true => "--pg-listen-address",
+            false => "--pg-advertise-address",
+        };
+        if address.parse::<IpAddr>().is_err() {
+            tracing::warn!("{flag} {address:?} is not an IP address: every program must be able to resolve it");
+        }
+        match (address, 0).to_socket_addrs() {
+            Err(error) => tracing::warn!("{flag} {address:?} cannot be resolved: {error}"),
+            Ok(mut resolved) => {
+                if resolved.any(|socket| socket.ip().is_loopback()) {
+                    tracing::warn!("{flag} {address:?} is a loopback address: only this machine can reach it");
+                }
+            }
+        }
+    }
+}
+
+fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// The name of the user that runs this process: from the user database, else from `USER`.
+fn user_name() -> Option<String> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let database = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let from_database = database.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    from_database.or_else(|| std::env::var("USER").ok().filter(|name| !name.is_empty()))
+}
+
+fn make_data_directory(path: &Path) -> Result<(), UsageError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        UsageError::new(format!("cannot create data dir: {}: {error}", path.display()))
+            .hint("name a directory that the user of this keeper may create")
+    })
+}
+
+fn auth_method(flag: &str, text: &str) -> Result<AuthMethod, UsageError> {
+    match text {
+        "md5" => Ok(AuthMethod::Md5),
+        "trust" => Ok(AuthMethod::Trust),
+        other => Err(UsageError::new(format!("{flag} must be one of: md5, trust"))
+            .hint(format!("it is {other:?}; md5 also admits SCRAM passwords"))),
+    }
+}
+
+/// Where the password of one of the two users comes from.
+struct PasswordSource<'a> {
+    role: &'static str,
+    auth: AuthMethod,
+    given: &'a Secret,
+    file: &'a Path,
+}
+
+impl PasswordSource<'_> {
+    fn has_file(&self) -> bool {
+        !self.file.as_os_str().is_empty()
+    }
+
+    fn check_trust(&self, user: &str) -> Result<(), UsageError> {
+        let role = self.role;
+        if self.auth != AuthMethod::Trust {
+            return Ok(());
+        }
+        tracing::warn!("password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in");
+        if self.given.is_empty() && !self.has_file() {
+            return Ok(());
+        }
+        Err(UsageError::new(format!(
+            "can not utilize --pg-{role}-auth-method trust together with --pg-{role}-password or --pg-{role}-passwordfile"
+        ))
+        .hint("leave the password out, or use the method md5"))
+    }
+
+    fn check_given(&self) -> Result<(), UsageError> {
+        let role = self.role;
+        match (self.auth, self.given.is_empty(), self.has_file()) {
+            (AuthMethod::Md5, true, false) => {
+                Err(UsageError::new(format!("one of --pg-{role}-password or --pg-{role}-passwordfile is required"))
+                    .hint("put the password into a file of mode 0600 and name the file"))
+            }
+            (AuthMethod::Md5, false, true) => Err(UsageError::new(format!(
+                "only one of --pg-{role}-password or --pg-{role}-passwordfile must be provided"
+            ))
+            .hint("keep the file")),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self, user: &str) -> Result<String, UsageError> {
+        if !self.has_file() {
+            return Ok(self.given.expose().to_owned());
+        }
+        let role = self.role;
+        let what = if role == "su" { "superuser" } else { "replication user" };
+        if let Ok(metadata) = std::fs::symlink_metadata(self.file) {
+            let mode = metadata.permissions().mode() & 0o777;
+            if mode > 0o600 {
+                tracing::warn!("password file {} permissions {mode:04o} are too open, use 0600", self.file.display());
+            }
+        }
+        std::fs::read_to_string(self.file).map_err(|error| {
+            UsageError::new(format!("cannot read pg {what} password: {}: {error}", self.file.display()))
+                .hint(format!("--pg-{role}-passwordfile must name a file that the keeper may read, holding the {user} password"))
+        })
+    }
+
+    fn strip(&self, user: &str, password: String) -> Result<Password, UsageError> {
+        let stripped = password.trim_end_matches(['\r', '\n']);
+        if stripped.len() < password.len() {
+            tracing::warn!("{user} password contain trailing new line, removing");
+            if stripped.is_empty() {
+                return Err(UsageError::new(format!("{user} password is empty after removing trailing new line"))
+                    .hint("write the password into the file"));
+            }
+        }
+        Ok(Password::new(stripped))
+    }
+}
+
+fn check_same_user(superuser: &Credentials, replication: &Credentials) -> Result<(), UsageError> {
+    if superuser.username != replication.username {
+        return Ok(());
+    }
+    tracing::warn!("superuser name and replication user name are the same. Different users are suggested.");
+    if superuser.auth != replication.auth {
+        return Err(UsageError::new("do not support different auth methods when utilizing superuser for replication.")
+            .hint("give --pg-su-auth-method and --pg-repl-auth-method the same value"));
+    }
+    if superuser.auth != AuthMethod::Trust && superuser.password != replication.password {
+        return Err(UsageError::new(
+            "provided superuser name and replication user name are the same but provided passwords are different",
+        )
+        .hint("give both the same password, or use two users"));
+    }
+    Ok(())
+}
