@@ -35,6 +35,7 @@ mod kv_cluster;
 mod memory;
 mod options;
 mod path;
+mod sqlite;
 mod watch;
 
 pub use clock::BootInstant;
@@ -46,4 +47,5 @@ pub use kv_cluster::KvClusterStore;
 pub use memory::MemoryStore;
 pub use options::{Backend, BadBackend, StoreOptions, TlsVerification, open};
 pub use path::cluster_path;
+pub use sqlite::SqliteStore;
 pub use watch::{Waker, Watch};

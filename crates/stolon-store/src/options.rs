@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{ClusterStore, KvClusterStore, MemoryStore, StoreError, cluster_path};
+use crate::{ClusterStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path};
 
 /// What the `--store-…` flags and `--cluster-name` say.
 #[derive(Clone, Debug)]
@@ -94,7 +94,11 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError>
     let path = cluster_path(&options.prefix, &options.cluster_name);
     match options.backend {
         Backend::Memory => Ok(Arc::new(KvClusterStore::new(MemoryStore::new(), &path))),
-        Backend::Sqlite | Backend::Etcdv3 => Err(StoreError::configuration(
+        Backend::Sqlite => {
+            let store = SqliteStore::new(&options.endpoints, options.timeout)?;
+            Ok(Arc::new(KvClusterStore::new(store, &path)))
+        }
+        Backend::Etcdv3 => Err(StoreError::configuration(
             format!("the store backend {} is being built", options.backend),
             "use another one",
         )),
