@@ -1,1 +1,59 @@
 //! What the programs share: flags, logging, metrics, signals, exit codes.
+//!
+//! A program's `main` is one call:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use clap::Parser;
+//! use stolon_runtime::{CommonArgs, Program, parse, run};
+//!
+//! #[derive(Parser)]
+//! struct Flags {
+//!     #[command(flatten)]
+//!     common: CommonArgs,
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     run(Program::Sentinel, async |shutdown| {
+//!         let flags: Flags = parse(Program::Sentinel);
+//!         flags.common.init_logging();
+//!         let _options = flags.common.store_options()?;
+//!         shutdown.token().cancelled().await;
+//!         Ok(ExitCode::SUCCESS)
+//!     })
+//! }
+//! ```
+//!
+//! This crate knows nothing of clusters: it decides nothing and reads no document.
+
+mod backoff;
+mod command_line;
+mod common_args;
+mod deadline;
+mod identity;
+mod limits;
+mod logging;
+mod metrics;
+mod metrics_server;
+mod program;
+mod secret;
+mod shutdown;
+mod usage;
+mod values;
+
+pub use backoff::Backoff;
+pub use command_line::{Stop, help_text, parse, try_parse_from};
+pub use common_args::CommonArgs;
+pub use deadline::{DeadlineError, with_deadline};
+pub use identity::{new_boot_uuid, new_uid8};
+pub use limits::raise_open_files_limit;
+pub use logging::{LogColor, LogLevel, fatal, init_logging, redact};
+pub use metrics::{ProcessMetrics, new_registry};
+pub use metrics_server::{MetricsError, MetricsServer, Readiness, serve};
+pub use program::{Program, version};
+pub use prometheus_client::registry::Registry;
+pub use secret::Secret;
+pub use shutdown::{Shutdown, run};
+pub use stolon_store::BootInstant;
+pub use usage::{Failure, UsageError};
+pub use values::{go_bool, go_duration, go_integer};

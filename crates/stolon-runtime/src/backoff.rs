@@ -1,0 +1,52 @@
+//! Pauses between attempts.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// Pauses that double up to a limit. Without jitter: the same failures give the same pauses.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Pauses from `first` to `longest`.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Backoff { first, longest, next: first.min(longest) }
+    }
+
+    /// The next pause; the one after it is twice as long.
+    pub fn next_pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(self.longest);
+        pause
+    }
+
+    /// Begin again after a success.
+    pub fn reset(&mut self) {
+        self.next = self.first.min(self.longest);
+    }
+
+    /// Sleep for the next pause, or until the token is cancelled.
+    pub async fn pause(&mut self, token: &CancellationToken) {
+        let pause = self.next_pause();
+        token.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_begin_again() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
+        let pauses: Vec<_> = (0..4).map(|_| backoff.next_pause().as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 350, 350]);
+        backoff.reset();
+        assert_eq!(backoff.next_pause(), Duration::from_millis(100));
+    }
+}

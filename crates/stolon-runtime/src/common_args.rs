@@ -1,0 +1,151 @@
+//! The flags that all programs share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stolon_store::{Backend, StoreOptions, TlsVerification};
+
+use crate::logging::{LogColor, LogLevel, init_logging};
+use crate::usage::UsageError;
+use crate::values::go_duration;
+
+/// The flags that all programs share (docs: "Command lines"). Flatten them into the program's own.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Name of the cluster
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    pub cluster_name: String,
+
+    /// Kind of store: sqlite (one machine) or etcdv3
+    #[arg(long, default_value = "", value_name = "KIND", hide_default_value = true)]
+    pub store_backend: String,
+
+    /// Where the store is: a comma-separated list of http(s)://host:port, or the file of sqlite
+    #[arg(long, default_value = "", value_name = "LIST", hide_default_value = true)]
+    pub store_endpoints: String,
+
+    /// How long a request to the store may take
+    #[arg(long, default_value = "5s", value_name = "SPAN", value_parser = go_duration)]
+    pub store_timeout: Duration,
+
+    /// Prefix of the keys in the store
+    #[arg(long, default_value = "stolon/cluster", value_name = "PREFIX")]
+    pub store_prefix: String,
+
+    /// Certificate with which the store knows us (PEM)
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    pub store_cert_file: String,
+
+    /// Private key of that certificate (PEM)
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    pub store_key: String,
+
+    /// Certificates by which we know the store (PEM)
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    pub store_ca_file: String,
+
+    /// Do not check who the store is
+    #[arg(long)]
+    pub store_skip_tls_verify: bool,
+
+    /// Where a Kubernetes store keeps its data (configmap)
+    #[arg(long, default_value = "", value_name = "KIND", hide = true)]
+    pub kube_resource_kind: String,
+
+    /// Configuration file of the Kubernetes client
+    #[arg(long, default_value = "", value_name = "FILE", hide = true)]
+    pub kubeconfig: String,
+
+    /// Context within that file
+    #[arg(long, default_value = "", value_name = "NAME", hide = true)]
+    pub kube_context: String,
+
+    /// Namespace of the cluster's objects
+    #[arg(long, default_value = "", value_name = "NAME", hide = true)]
+    pub kube_namespace: String,
+
+    /// Serve /metrics, /healthz and /readyz at this host:port
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    pub metrics_listen_address: String,
+
+    /// Least level of log lines: debug, info, warn or error
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log_level: LogLevel,
+
+    /// Colour the levels of log lines (default: on a terminal)
+    #[arg(long, value_name = "BOOL")]
+    pub log_color: Option<bool>,
+
+    /// Deprecated: --log-level=debug
+    #[arg(long, hide = true)]
+    pub debug: bool,
+}
+
+impl CommonArgs {
+    /// What the flags say about the store. The store need not be there.
+    ///
+    /// # Errors
+    /// A flag is missing or wrong.
+    pub fn store_options(&self) -> Result<StoreOptions, UsageError> {
+        if self.cluster_name.is_empty() {
+            return Err(UsageError::new("cluster name required").hint("name the cluster with --cluster-name"));
+        }
+        if self.store_backend.is_empty() {
+            return Err(UsageError::new("store backend type required").hint(
+                "say where the cluster's data is with --store-backend sqlite or --store-backend etcdv3",
+            ));
+        }
+        if self.store_backend == "kubernetes" {
+            self.check_kubernetes()?;
+        }
+        let backend: Backend = self
+            .store_backend
+            .parse()
+            .map_err(|error: stolon_store::BadBackend| UsageError::new(error.to_string()))?;
+        if self.store_timeout.is_zero() {
+            return Err(
+                UsageError::new("--store-timeout must be longer than nothing").hint("its default is 5s")
+            );
+        }
+        Ok(StoreOptions {
+            backend,
+            endpoints: self.store_endpoints.clone(),
+            prefix: self.store_prefix.clone(),
+            cluster_name: self.cluster_name.clone(),
+            timeout: self.store_timeout,
+            cert_file: path(&self.store_cert_file),
+            key_file: path(&self.store_key),
+            ca_file: path(&self.store_ca_file),
+            tls_verification: match self.store_skip_tls_verify {
+                true => TlsVerification::Skip,
+                false => TlsVerification::Full,
+            },
+        })
+    }
+
+    fn check_kubernetes(&self) -> Result<(), UsageError> {
+        match self.kube_resource_kind.as_str() {
+            "" => Err(UsageError::new("unspecified kubernetes resource kind")
+                .hint("add --kube-resource-kind configmap")),
+            "configmap" => Ok(()),
+            other => Err(UsageError::new(format!("wrong kubernetes resource kind: {other:?}"))
+                .hint("the only one is configmap")),
+        }
+    }
+
+    /// Set logging up as the flags say. Call once.
+    pub fn init_logging(&self) {
+        let level = if self.debug { LogLevel::Debug } else { self.log_level };
+        let color = match self.log_color {
+            Some(true) => LogColor::Always,
+            Some(false) => LogColor::Never,
+            None => LogColor::OnTerminal,
+        };
+        init_logging(level, color);
+    }
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}

@@ -1,0 +1,103 @@
+//! Signals, and the frame around a program.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::usage::{Failure, UsageError};
+use crate::{Program, logging};
+
+/// Tells the parts of a program that it must stop.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    stop: CancellationToken,
+    escalate: CancellationToken,
+}
+
+impl Shutdown {
+    /// Cancelled by the first SIGINT or SIGTERM: stop in good order.
+    pub fn token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Cancelled by the second SIGINT or SIGTERM: stop now.
+    pub fn escalated(&self) -> CancellationToken {
+        self.escalate.clone()
+    }
+
+    /// True once the program must stop.
+    pub fn is_requested(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// What a signal does: the first call stops, the second one escalates.
+    pub fn request(&self) {
+        if self.stop.is_cancelled() {
+            self.escalate.cancel();
+        }
+        self.stop.cancel();
+    }
+}
+
+/// Run a program on a runtime of one thread. SIGINT and SIGTERM are handled from the very first moment, also
+/// where the parent process left them ignored, so parse the flags inside `body`.
+///
+/// An error ends the program: [`UsageError`] with status 2, everything else with status 1. Daemons write it as
+/// a line of level FATAL once logging was set up; `stolonctl` prints it bare.
+pub fn run<F>(program: Program, body: F) -> ExitCode
+where
+    F: AsyncFnOnce(Shutdown) -> anyhow::Result<ExitCode>,
+{
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{}: cannot start: {error}", program.name());
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        let shutdown = Shutdown::default();
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        tokio::spawn(follow_signals(interrupt, terminate, shutdown.clone()));
+        body(shutdown).await
+    });
+    // A name lookup or a read of stdin may hang in a helper thread: nobody waits for it.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|error| report(program, &error))
+}
+
+async fn follow_signals(mut interrupt: Signal, mut terminate: Signal, shutdown: Shutdown) {
+    loop {
+        let name = tokio::select! {
+            received = interrupt.recv() => received.map(|()| "SIGINT"),
+            received = terminate.recv() => received.map(|()| "SIGTERM"),
+        };
+        let Some(name) = name else { return };
+        tracing::info!(signal = name, "signal received");
+        shutdown.request();
+    }
+}
+
+fn report(program: Program, error: &anyhow::Error) -> ExitCode {
+    if let Some(usage) = error.downcast_ref::<UsageError>() {
+        show(program, &usage.message, usage.hint.as_deref());
+        return ExitCode::from(2);
+    }
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => show(program, &failure.message, failure.hint.as_deref()),
+        None => show(program, &format!("{error:#}"), None),
+    }
+    ExitCode::FAILURE
+}
+
+fn show(program: Program, message: &str, hint: Option<&str>) {
+    if program != Program::Ctl && logging::is_set_up() {
+        return logging::fatal(message, hint);
+    }
+    eprintln!("{}", logging::redact(message));
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+}
