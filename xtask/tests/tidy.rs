@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-keeper", &["stolon-core", "stolon-model", "stolon-postgres", "stolon-runtime", "stolon-store"]),
     ("stolon-sentinel", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
     ("stolon-proxy", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
-    ("stolonctl", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
+    ("stolon-local", &[]),
+    ("stolonctl", &["stolon-core", "stolon-local", "stolon-model", "stolon-runtime", "stolon-store"]),
 ];
 
 /// Licences that may be linked into an Apache-2.0 product.

@@ -1,0 +1,203 @@
+//! Where a cluster's files lie, and the command lines of its programs.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::{Account, Process, Target};
+
+/// Who may do what in the databases.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Name of the superuser that keepers and clients use.
+    pub superuser: String,
+    /// Its password.
+    pub superuser_password: String,
+    /// Name of the user that standbys stream with.
+    pub replication_user: String,
+    /// Its password.
+    pub replication_password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({}, {})", self.superuser, self.replication_user)
+    }
+}
+
+/// A cluster on this machine.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Everything of the cluster lies here, and its processes work here.
+    pub directory: PathBuf,
+    /// `--cluster-name`.
+    pub cluster_name: String,
+    /// `--store-backend`.
+    pub store_backend: String,
+    /// `--store-endpoints`.
+    pub store_endpoints: String,
+    /// Where the programs are.
+    pub programs: PathBuf,
+    /// Where PostgreSQL's programs are.
+    pub pg_bin: PathBuf,
+    /// Who runs everything.
+    pub account: Account,
+    /// Users and passwords.
+    pub credentials: Credentials,
+}
+
+/// A program with its arguments, not started yet.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// What it is called: `keeper1`.
+    pub name: String,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    log: PathBuf,
+    directory: PathBuf,
+    account: Account,
+}
+
+impl Service {
+    /// Start it. Its log is appended to.
+    ///
+    /// # Errors
+    /// See [`Process::start`].
+    pub fn start(&self) -> anyhow::Result<Process> {
+        let mut command = self.account.command(&self.program);
+        command.args(&self.arguments).current_dir(&self.directory);
+        without_our_settings(&mut command);
+        Process::start(&self.name, command, &self.log)
+    }
+
+    /// Where its log is.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The same with another argument, `--name value`.
+    pub fn with(mut self, flag: &str, value: impl AsRef<Path>) -> Service {
+        self.arguments.push(flag.into());
+        self.arguments.push(value.as_ref().into());
+        self
+    }
+}
+
+impl Layout {
+    /// Make the directories and the password files.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn prepare(&self) -> anyhow::Result<()> {
+        for directory in [self.directory.clone(), self.directory.join("log")] {
+            self.account.make_directory(&directory)?;
+        }
+        let credentials = &self.credentials;
+        self.account.write_private(&self.superuser_password_file(), &credentials.superuser_password)?;
+        self.account.write_private(&self.replication_password_file(), &credentials.replication_password)
+    }
+
+    /// Where a keeper keeps everything.
+    pub fn keeper_directory(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("keeper{number}"))
+    }
+
+    /// A keeper named `keeper<number>` whose PostgreSQL listens on a port of 127.0.0.1.
+    pub fn keeper(&self, number: usize, port: u16) -> Service {
+        let name = format!("keeper{number}");
+        let mut arguments = self.common();
+        let credentials = &self.credentials;
+        push(&mut arguments, "--uid", &name);
+        push(&mut arguments, "--data-dir", self.keeper_directory(number));
+        push(&mut arguments, "--pg-listen-address", "127.0.0.1");
+        push(&mut arguments, "--pg-port", port.to_string());
+        push(&mut arguments, "--pg-bin-path", &self.pg_bin);
+        push(&mut arguments, "--pg-su-username", &credentials.superuser);
+        push(&mut arguments, "--pg-su-passwordfile", self.superuser_password_file());
+        push(&mut arguments, "--pg-repl-username", &credentials.replication_user);
+        push(&mut arguments, "--pg-repl-passwordfile", self.replication_password_file());
+        self.service(name, "stolon-keeper", arguments)
+    }
+
+    /// A sentinel, called `sentinel<number>` here.
+    pub fn sentinel(&self, number: usize) -> Service {
+        self.service(format!("sentinel{number}"), "stolon-sentinel", self.common())
+    }
+
+    /// A proxy, called `proxy<number>` here, that listens on a port of 127.0.0.1.
+    pub fn proxy(&self, number: usize, port: u16) -> Service {
+        let mut arguments = self.common();
+        push(&mut arguments, "--listen-address", "127.0.0.1");
+        push(&mut arguments, "--port", port.to_string());
+        self.service(format!("proxy{number}"), "stolon-proxy", arguments)
+    }
+
+    /// `stolonctl` for this cluster, with the store's flags but no subcommand yet.
+    pub fn stolonctl(&self) -> Command {
+        let mut command = self.account.expendable_command(self.programs.join("stolonctl"));
+        command.args(self.common()).current_dir(&self.directory);
+        without_our_settings(&mut command);
+        command
+    }
+
+    /// A database server of this cluster by its port, as superuser.
+    pub fn target(&self, port: u16) -> Target {
+        Target {
+            port,
+            user: self.credentials.superuser.clone(),
+            password: self.credentials.superuser_password.clone(),
+            database: "postgres".to_owned(),
+        }
+    }
+
+    /// Where the log of a service is.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.directory.join("log").join(format!("{name}.log"))
+    }
+
+    fn superuser_password_file(&self) -> PathBuf {
+        self.directory.join("superuser-password")
+    }
+
+    fn replication_password_file(&self) -> PathBuf {
+        self.directory.join("replication-password")
+    }
+
+    fn common(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        push(&mut arguments, "--cluster-name", &self.cluster_name);
+        push(&mut arguments, "--store-backend", &self.store_backend);
+        push(&mut arguments, "--store-endpoints", &self.store_endpoints);
+        arguments
+    }
+
+    fn service(&self, name: String, program: &str, arguments: Vec<OsString>) -> Service {
+        Service {
+            log: self.log(&name),
+            name,
+            program: self.programs.join(program),
+            arguments,
+            directory: self.directory.clone(),
+            account: self.account.clone(),
+        }
+    }
+}
+
+fn push(arguments: &mut Vec<OsString>, flag: &str, value: impl AsRef<std::ffi::OsStr>) {
+    arguments.push(flag.into());
+    arguments.push(value.as_ref().into());
+}
+
+/// Environment variables that would silently change what the programs do.
+fn without_our_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["STKEEPER_", "STSENTINEL_", "STPROXY_", "STOLONCTL_", "PG"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            command.env_remove(&*name);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Ports that nobody uses.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::TcpListener;
+use std::path::Path;
+
+use anyhow::bail;
+
+/// Below the ports that the kernel gives to outgoing connections, so that a port stays ours while its server
+/// restarts.
+const RANGE: std::ops::Range<u16> = 10_000..32_000;
+
+/// Hands out ports, none of them twice.
+#[derive(Debug, Default)]
+pub struct Ports {
+    taken: BTreeSet<u16>,
+}
+
+impl Ports {
+    /// A port of 127.0.0.1 that nobody listens on.
+    ///
+    /// # Errors
+    /// A thousand tries found none.
+    pub fn take(&mut self) -> anyhow::Result<u16> {
+        for _ in 0..1000 {
+            let random = RandomState::new().build_hasher().finish();
+            let port = RANGE.start + (random % u64::from(RANGE.end - RANGE.start)) as u16;
+            if is_free(port) && self.taken.insert(port) {
+                return Ok(port);
+            }
+        }
+        bail!("no free port was found between {} and {}", RANGE.start, RANGE.end)
+    }
+
+    /// Keep a port from being handed out.
+    pub fn keep(&mut self, port: u16) {
+        self.taken.insert(port);
+    }
+}
+
+/// True when a server could listen on 127.0.0.1 at this port, and PostgreSQL could make its socket file.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok() && !Path::new(&format!("/tmp/.s.PGSQL.{port}")).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_not_free_and_none_comes_twice() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        assert!(!is_free(listener.local_addr().unwrap().port()));
+        let mut ports = Ports::default();
+        assert_ne!(ports.take().unwrap(), ports.take().unwrap());
+    }
+}

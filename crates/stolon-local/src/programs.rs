@@ -1,0 +1,57 @@
+//! The programs of a cluster, as files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::Account;
+
+/// The programs, as they lie beside each other.
+pub const PROGRAMS: [&str; 4] = ["stolon-keeper", "stolon-sentinel", "stolon-proxy", "stolonctl"];
+
+/// A directory with the programs that `account` can run them from: `directory` itself, or `copies` with copies
+/// of them when the account cannot reach `directory` (a checkout below `/root`, for example).
+///
+/// # Errors
+/// A program is missing, or copying fails.
+pub async fn reachable_programs(
+    directory: &Path,
+    account: &Account,
+    copies: &Path,
+) -> anyhow::Result<PathBuf> {
+    for program in PROGRAMS {
+        if !directory.join(program).is_file() {
+            bail!(
+                "the program {program} is not in {}\nhint: build all of them with `cargo build --workspace`",
+                directory.display()
+            );
+        }
+    }
+    if reaches(directory, account).await? {
+        return Ok(directory.to_path_buf());
+    }
+    account.make_directory(copies)?;
+    for program in PROGRAMS {
+        let (from, to) = (directory.join(program), copies.join(program));
+        // Renamed into place: a program that runs from an earlier copy cannot be written to.
+        let fresh = copies.join(format!(".{program}.{}", std::process::id()));
+        std::fs::copy(&from, &fresh)
+            .and_then(|_| std::fs::rename(&fresh, &to))
+            .with_context(|| format!("{} cannot be copied to {}", from.display(), to.display()))?;
+    }
+    if !reaches(copies, account).await? {
+        bail!(
+            "the unprivileged user cannot run programs in {}\nhint: name a data directory that it can enter, on a file system mounted without noexec",
+            copies.display()
+        );
+    }
+    Ok(copies.to_path_buf())
+}
+
+/// True when the account can run the programs in a directory.
+async fn reaches(directory: &Path, account: &Account) -> anyhow::Result<bool> {
+    let mut command = account.expendable_command(directory.join(PROGRAMS[3]));
+    command.arg("--version").current_dir("/");
+    let output = command.output().await.context("setpriv cannot be run\nhint: apt-get install util-linux")?;
+    Ok(output.status.success())
+}

@@ -1,0 +1,262 @@
+//! Acknowledged writes: clients that write all the time and know what they were promised.
+//!
+//! Each client inserts single rows with numbers that nobody used before. What it knows of a row is one of three:
+//! the commit was acknowledged, it certainly failed, or the outcome is unknown (the connection ended before the
+//! answer, or PostgreSQL acknowledged with the warning that it stopped waiting for its standbys). Every
+//! acknowledged row must be there for ever; rows of unknown outcome may be there.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use crate::{Session, Target};
+
+/// How a workload writes.
+#[derive(Clone, Debug)]
+pub struct Writes {
+    /// Where to.
+    pub target: Target,
+    /// Connections at once.
+    pub clients: usize,
+    /// Pause between two rows of a client.
+    pub pause: Duration,
+    /// How long one row may take before its outcome counts as unknown.
+    pub limit: Duration,
+}
+
+/// What is known of the rows so far.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// Promised.
+    pub acknowledged: BTreeSet<i64>,
+    /// When each promise came, in order of time.
+    pub times: Vec<Instant>,
+    /// Perhaps there.
+    pub unknown: BTreeSet<i64>,
+    /// Attempts that certainly left nothing behind.
+    pub failed: u64,
+    /// The last thing that went wrong.
+    pub last_failure: String,
+}
+
+/// A workload that runs.
+pub struct Writing {
+    target: Target,
+    ledger: Arc<Mutex<Ledger>>,
+    stop: watch::Sender<bool>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// What a database holds of what was promised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Rows that were promised.
+    pub acknowledged: usize,
+    /// Promised rows that are not there.
+    pub lost: Vec<i64>,
+    /// Rows of unknown outcome that are there.
+    pub unknown_present: usize,
+    /// Rows that nobody wrote.
+    pub unexpected: Vec<i64>,
+}
+
+const TABLE: &str = "create table if not exists acknowledged_writes (id bigint primary key)";
+
+impl Writes {
+    /// Make the table and start the clients. Call inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The table cannot be made.
+    pub async fn start(self) -> anyhow::Result<Writing> {
+        let session = self.target.connect(self.limit).await?;
+        session.rows(TABLE, self.limit).await.context("the table of the checker cannot be made")?;
+        let highest = "select coalesce(max(id), 0) from acknowledged_writes";
+        let highest: i64 = session.value(highest, self.limit).await?.parse().context("no number")?;
+        let (stop, stopping) = watch::channel(false);
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let target = self.target.clone();
+        let writes = Arc::new(self);
+        let clients = (0..writes.clients)
+            .map(|client| {
+                let client = Client {
+                    writes: writes.clone(),
+                    ledger: ledger.clone(),
+                    next: highest + 1 + client as i64,
+                    step: writes.clients as i64,
+                };
+                tokio::spawn(client.run(stopping.clone()))
+            })
+            .collect();
+        Ok(Writing { target, ledger, stop, clients })
+    }
+}
+
+struct Client {
+    writes: Arc<Writes>,
+    ledger: Arc<Mutex<Ledger>>,
+    next: i64,
+    step: i64,
+}
+
+impl Client {
+    async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut session = None;
+        loop {
+            tokio::select! {
+                _ = stopping.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(self.writes.pause) => {}
+            }
+            // Not interrupted: an outcome that could be known should be.
+            if session.is_none() {
+                match self.writes.target.connect(Duration::from_secs(1)).await {
+                    Ok(fresh) => session = Some(fresh),
+                    Err(failure) => {
+                        let mut ledger = locked(&self.ledger);
+                        ledger.failed += 1;
+                        ledger.last_failure = format!("{failure:#}");
+                        continue;
+                    }
+                }
+            }
+            if let Some(open) = &session
+                && !self.write(open).await
+            {
+                session = None;
+            }
+        }
+    }
+
+    /// Write one row; true when the session can go on.
+    async fn write(&mut self, session: &Session) -> bool {
+        let id = self.next;
+        self.next += self.step;
+        let sql = format!("insert into acknowledged_writes values ({id})");
+        let answer = tokio::time::timeout(self.writes.limit, session.client.simple_query(&sql)).await;
+        let now = Instant::now();
+        let mut ledger = locked(&self.ledger);
+        match answer {
+            Ok(Ok(_)) if !session.take_wait_canceled() => {
+                ledger.acknowledged.insert(id);
+                ledger.times.push(now);
+                return true;
+            }
+            Ok(Ok(_)) => {
+                ledger.unknown.insert(id);
+                "the commit was acknowledged without its standbys".clone_into(&mut ledger.last_failure);
+            }
+            Ok(Err(error)) if certainly_failed(&error) => {
+                ledger.failed += 1;
+                ledger.last_failure = error.to_string();
+            }
+            Ok(Err(error)) => {
+                ledger.unknown.insert(id);
+                ledger.last_failure = error.to_string();
+            }
+            Err(_) => {
+                ledger.unknown.insert(id);
+                ledger.last_failure = format!("no answer within {:?}", self.writes.limit);
+            }
+        }
+        false
+    }
+}
+
+/// True when PostgreSQL said that the statement failed; what ends the session may come after the commit.
+fn certainly_failed(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|said| !said.code().code().starts_with("57P"))
+}
+
+impl Writing {
+    /// What is known so far.
+    pub fn ledger(&self) -> Ledger {
+        locked(&self.ledger).clone()
+    }
+
+    /// Rows promised so far.
+    pub fn acknowledged(&self) -> usize {
+        locked(&self.ledger).acknowledged.len()
+    }
+
+    /// When the last promise came.
+    pub fn last_acknowledged(&self) -> Option<Instant> {
+        locked(&self.ledger).times.last().copied()
+    }
+
+    /// The last thing that went wrong.
+    pub fn last_failure(&self) -> String {
+        locked(&self.ledger).last_failure.clone()
+    }
+
+    /// Stop writing, waiting for the answers that are due.
+    pub async fn stop(self) -> Ledger {
+        self.stop.send_replace(true);
+        for client in self.clients {
+            // A client that panicked has told the test runner.
+            let _ = client.await;
+        }
+        locked(&self.ledger).clone()
+    }
+
+    /// Where it writes to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+impl Ledger {
+    /// Compare with what a database holds.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn check(&self, target: &Target) -> anyhow::Result<Verdict> {
+        let limit = Duration::from_secs(30);
+        let session = target.connect(limit).await?;
+        let mut present = BTreeSet::new();
+        for row in session.rows("select id from acknowledged_writes", limit).await? {
+            present.insert(row.get(0).context("a row without number")?.parse::<i64>()?);
+        }
+        Ok(self.compare(&present))
+    }
+
+    fn compare(&self, present: &BTreeSet<i64>) -> Verdict {
+        Verdict {
+            acknowledged: self.acknowledged.len(),
+            lost: self.acknowledged.difference(present).copied().collect(),
+            unknown_present: self.unknown.intersection(present).count(),
+            unexpected: present
+                .iter()
+                .filter(|id| !self.acknowledged.contains(id) && !self.unknown.contains(id))
+                .copied()
+                .collect(),
+        }
+    }
+
+    /// The longest time without a promise, with the promises before and after it.
+    pub fn longest_gap(&self) -> Option<(Instant, Instant)> {
+        let mut times = self.times.clone();
+        times.sort();
+        times.windows(2).map(|pair| (pair[0], pair[1])).max_by_key(|(before, after)| *after - *before)
+    }
+}
+
+fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_promise_and_a_row_from_nowhere_are_found() {
+        let ledger = Ledger { acknowledged: [1, 2, 3].into(), unknown: [4, 5].into(), ..Ledger::default() };
+        let verdict = ledger.compare(&[1, 3, 5, 9].into());
+        assert_eq!(
+            verdict,
+            Verdict { acknowledged: 3, lost: vec![2], unknown_present: 1, unexpected: vec![9] }
+        );
+    }
+}
