@@ -1,0 +1,205 @@
+//! Bringing an instance that is here to what it is asked to be.
+
+use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
+use super::hba::Admission;
+use super::observation::{Config, DataKind, Gate, Live, Observation, Patience, Server};
+use super::parameters::is_recovery_parameter;
+use super::plan::{config, usable};
+use super::recovery::{RecoveryMode, RecoverySettings, Upstream};
+use super::step::{ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
+
+/// The next steps of a primary.
+pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation) -> Plan {
+    if let Err(trouble) = usable(goal, seen) {
+        return Plan::stuck(trouble);
+    }
+    let admission = match (&wanted.deposed_by, seen.gate) {
+        (None, Gate::Open) => Admission::Everybody,
+        _ => Admission::OnlyInternal,
+    };
+    let ready = Step::WaitReady(Some(goal.ready_timeout));
+    match &seen.server {
+        Server::Stopped => {
+            let gate = if wanted.synchronous.is_some() { Gate::Closed } else { Gate::Open };
+            let admission = if gate == Gate::Closed { Admission::OnlyInternal } else { admission };
+            let config = config(goal, seen, RecoverySettings::default(), admission);
+            let mut steps = vec![Step::SetGate(gate)];
+            steps.extend(start(&config));
+            steps.extend([ready, Step::Reobserve]);
+            Plan::of(Reason::NotRunning, steps).with_problems(&config)
+        }
+        Server::Running(None) => Plan::of(Reason::NotReady, vec![ready, Step::Reobserve]),
+        Server::Running(Some(live)) if live.in_recovery => {
+            Plan::of(Reason::Elected, vec![Step::Promote, Step::Reobserve])
+        }
+        Server::Running(Some(live)) => {
+            let config = config(goal, seen, RecoverySettings::default(), admission);
+            serve(goal, wanted, seen, live, config)
+        }
+    }
+}
+
+/// A primary that runs.
+fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &Live, config: Config) -> Plan {
+    let mut plan = Plan::default().with_problems(&config);
+    plan.because.extend(wanted.deposed_by.iter().cloned().map(Reason::Deposed));
+    // Slots first: standbys wait for them, and lists of synchronous standbys name who needs them.
+    plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+    let changes = changes(seen, &config);
+    if !changes.is_empty() {
+        plan.because.extend(changes);
+        plan.steps.extend(reload(&config));
+    }
+    if wanted.deposed_by.is_some() {
+        plan.steps.push(Step::TerminateClients);
+    }
+    if plan.because.is_empty() && seen.gate == Gate::Closed {
+        match &wanted.synchronous {
+            Some(standbys) if &live.in_sync != standbys => {
+                plan.because.push(Reason::Gated);
+                plan.next_look = NextLook::Soon;
+            }
+            _ => {
+                plan.because.push(Reason::GateOpens);
+                plan.steps.extend([Step::SetGate(Gate::Open), Step::Reobserve]);
+                return plan;
+            }
+        }
+    }
+    if seen.gate == Gate::Closed && wanted.deposed_by.is_none() {
+        plan.next_look = NextLook::Soon;
+    }
+    restart_or_commit(goal, seen, live, config, plan, wanted.synchronous.is_some())
+}
+
+/// The next steps of a standby.
+pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) -> Plan {
+    let present = match usable(goal, seen) {
+        Ok(present) => present,
+        Err(trouble) => return Plan::stuck(trouble),
+    };
+    let recovery = match follow {
+        Follow::Missing(uid) => return Plan::stuck(Trouble::FollowedMissing(uid.clone())),
+        Follow::Internal(peer) if peer.status.listen_address.is_empty() => {
+            return Plan::stuck(Trouble::NoAddress(peer.uid.clone()));
+        }
+        Follow::Internal(peer) => {
+            let upstream = Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid);
+            RecoverySettings::internal_standby(upstream, seen.version)
+        }
+        Follow::External { standby, archive } => {
+            RecoverySettings::external_standby(standby.as_ref(), archive.as_ref(), seen.version)
+        }
+    };
+    if present.kind == DataKind::Primary {
+        return Plan::stuck(Trouble::CannotDemote);
+    }
+    let config = config(goal, seen, recovery, Admission::Everybody);
+    let Server::Running(live) = &seen.server else {
+        let mut steps = vec![Step::SetGate(Gate::Open)];
+        steps.extend(start(&config));
+        steps.extend([Step::Commit(goal.generation), Step::Reobserve]);
+        return Plan::of(Reason::NotRunning, steps).with_problems(&config);
+    };
+    let mut plan = Plan::default().with_problems(&config);
+    let needing_start = restart_only_differences(seen, live.as_ref(), &config);
+    if !needing_start.is_empty() {
+        plan.because.push(Reason::FollowChangedRestart(needing_start.join(", ")));
+        plan.steps.push(Step::Stop);
+        plan.steps.extend(start(&config));
+        plan.steps.extend([Step::Commit(goal.generation), Step::Reobserve]);
+        return plan;
+    }
+    let Some(live) = live else {
+        plan.steps.push(Step::Commit(goal.generation));
+        plan.next_look = NextLook::Soon;
+        return plan;
+    };
+    let changes = changes(seen, &config);
+    if !changes.is_empty() {
+        plan.because.extend(changes);
+        plan.steps.extend(reload(&config));
+    }
+    plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+    restart_or_commit(goal, seen, live, config, plan, false)
+}
+
+fn start(config: &Config) -> [Step; 2] {
+    let merge = ConfigMerge::Replace;
+    [Step::Configure { config: Box::new(config.clone()), merge }, Step::Start(merge)]
+}
+
+fn reload(config: &Config) -> [Step; 2] {
+    [Step::Configure { config: Box::new(config.clone()), merge: ConfigMerge::Replace }, Step::Reload]
+}
+
+/// What differs between the configuration in force and the wanted one.
+fn changes(seen: &Observation, config: &Config) -> Vec<Reason> {
+    let applied = match &seen.applied {
+        None => return vec![Reason::ParametersChanged],
+        Some(applied) => applied,
+    };
+    let mut changes = Vec::new();
+    if applied.parameters != config.parameters {
+        changes.push(Reason::ParametersChanged);
+    }
+    if applied.hba != config.hba {
+        changes.push(Reason::HbaChanged);
+    }
+    if applied.recovery != config.recovery {
+        changes.push(Reason::FollowChanged(config.recovery.differences(&applied.recovery).join(", ")));
+    }
+    changes
+}
+
+/// Standby settings that differ and that only a start brings into force: by their kind, or because the server does
+/// not come up with those that it has.
+fn restart_only_differences<'a>(
+    seen: &'a Observation,
+    live: Option<&Live>,
+    config: &'a Config,
+) -> Vec<&'a str> {
+    let Some(applied) = &seen.applied else { return Vec::new() };
+    if applied.recovery.mode != RecoveryMode::Standby {
+        return vec!["standby mode"];
+    }
+    let mut names = config.recovery.differences(&applied.recovery);
+    names.retain(|name| live.is_none() || !seen.version.reloads_recovery_parameter(name));
+    names
+}
+
+/// The end of a pass: restart where a parameter waits for it and the operator wants it, otherwise the
+/// generation is reached.
+fn restart_or_commit(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    live: &Live,
+    mut config: Config,
+    mut plan: Plan,
+    synchronous: bool,
+) -> Plan {
+    let pending: Vec<&str> =
+        live.pending_restart.iter().map(String::as_str).filter(|name| !is_recovery_parameter(name)).collect();
+    if !pending.is_empty() {
+        plan.restart = PendingRestart::Yes;
+    }
+    let now = match goal.restart {
+        RestartPolicy::Manual => false,
+        RestartPolicy::Now => true,
+        RestartPolicy::AfterStandbys => seen.restart_patience == Patience::Spent,
+    };
+    if pending.is_empty() || !now || plan.next_look == NextLook::Soon {
+        plan.steps.push(Step::Commit(goal.generation));
+        return plan;
+    }
+    plan.because.push(Reason::RestartFor(pending.join(", ")));
+    if synchronous {
+        plan.steps.push(Step::SetGate(Gate::Closed));
+        config.hba =
+            super::hba::hba_lines(&goal.hba, &goal.superuser, &goal.replication, Admission::OnlyInternal);
+    }
+    plan.steps.push(Step::Stop);
+    plan.steps.extend(start(&config));
+    plan.steps.extend([Step::WaitReady(Some(goal.ready_timeout)), Step::Reobserve]);
+    plan
+}

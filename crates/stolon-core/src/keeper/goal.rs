@@ -1,0 +1,354 @@
+//! What the cluster data asks of one keeper.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use stolon_model::{
+    AccessMode, ArchiveRecoverySettings, BootUuid, ClusterData, EffectiveSpec, FollowConfig, FollowType,
+    Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, Role, STOLON_PREFIX,
+    StandbySettings, replication_name,
+};
+
+use super::hba::{HbaGoal, User};
+use super::parameters::{ParameterGoal, synchronous_names};
+
+/// What a keeper is and was told by its flags; constant while it runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Who.
+    pub keeper: KeeperUid,
+    /// This run of the process.
+    pub boot: BootUuid,
+    /// `--pg-listen-address`.
+    pub listen_address: String,
+    /// `--pg-port`.
+    pub port: String,
+    /// The superuser.
+    pub superuser: User,
+    /// `pg_rewind` needs a superuser with a password.
+    pub rewind_credentials: RewindCredentials,
+    /// The replication user.
+    pub replication: User,
+}
+
+/// Whether this keeper can run `pg_rewind` at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RewindCredentials {
+    /// The superuser has a name and a password.
+    Present,
+    /// It does not.
+    Absent,
+}
+
+/// What the cluster data asks of a keeper.
+#[derive(Clone, Debug)]
+pub enum Goal {
+    /// Touch nothing; PostgreSQL stays as it is.
+    LeaveAlone(LeaveAlone),
+    /// PostgreSQL must not run.
+    Stop(StopReason),
+    /// Reach this.
+    Reach(Box<InstanceGoal>),
+}
+
+/// Why nothing is touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaveAlone {
+    /// There is nothing in the store.
+    #[error("no cluster data available, waiting for it to appear")]
+    NoClusterData,
+    /// The store does not answer, or what it holds cannot be worked with.
+    #[error("{0}")]
+    Unusable(String),
+    /// The sentinel has not registered us yet.
+    #[error("our keeper data is not available, waiting for it to appear")]
+    KeeperUnknown,
+    /// The document asks for something that makes no sense.
+    #[error("the cluster data asks for something impossible: {0}")]
+    Impossible(String),
+}
+
+/// Why PostgreSQL must not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// No instance is assigned to us.
+    #[error("no db assigned")]
+    NoInstance,
+    /// The sentinel still sees our previous process.
+    #[error("waiting for the sentinel to see that this keeper was started anew")]
+    BootNotAcknowledged,
+}
+
+/// An instance to be reached.
+#[derive(Clone, Debug)]
+pub struct InstanceGoal {
+    /// Which instance.
+    pub uid: InstanceUid,
+    /// Which generation of its specification.
+    pub generation: i64,
+    /// What it is asked to be.
+    pub role: InstanceRole,
+    /// How it comes to be when it is not here.
+    pub make: Make,
+    /// `postgresql.conf`.
+    pub parameters: ParameterGoal,
+    /// `pg_hba.conf`.
+    pub hba: HbaGoal,
+    /// The superuser, for `pg_hba.conf`.
+    pub superuser: User,
+    /// The replication user, for `pg_hba.conf`.
+    pub replication: User,
+    /// Names of the `stolon_` slots that must exist, and no others.
+    pub slots: BTreeSet<String>,
+    /// When a changed parameter needs a restart.
+    pub restart: RestartPolicy,
+    /// `dbWaitReadyTimeout`.
+    pub ready_timeout: Duration,
+    /// `syncTimeout`; none = for ever.
+    pub sync_timeout: Option<Duration>,
+}
+
+/// What an instance is asked to be.
+#[derive(Clone, Debug)]
+pub enum InstanceRole {
+    /// Takes writes.
+    Primary(PrimaryGoal),
+    /// Follows.
+    Standby(Follow),
+}
+
+/// What a primary is asked besides taking writes.
+#[derive(Clone, Debug)]
+pub struct PrimaryGoal {
+    /// Its commits wait; these instances must be in sync before clients are let in after a start.
+    pub synchronous: Option<BTreeSet<InstanceUid>>,
+    /// Another instance was elected: no client may write here any more.
+    pub deposed_by: Option<InstanceUid>,
+}
+
+/// Whom a standby follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// An instance of this cluster.
+    Internal(Peer),
+    /// An instance that the cluster data does not hold any more.
+    Missing(InstanceUid),
+    /// A primary outside.
+    External {
+        /// Streaming.
+        standby: Option<StandbySettings>,
+        /// Archive.
+        archive: Option<ArchiveRecoverySettings>,
+    },
+}
+
+/// Another instance of this cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Which.
+    pub uid: InstanceUid,
+    /// What was observed of it.
+    pub status: stolon_model::InstanceStatus,
+}
+
+/// How an instance comes to be.
+#[derive(Clone, Debug)]
+pub enum Make {
+    /// It must be here already.
+    Nothing,
+    /// Adopt the data that is here.
+    Adopt,
+    /// `initdb`.
+    New(NewConfig),
+    /// Restore a backup and recover.
+    Restore(PitrConfig),
+    /// Copy from, or rewind against, another instance.
+    Resync {
+        /// Whom it will follow; none when the cluster data does not hold it.
+        source: Option<Peer>,
+        /// The elected primary, to rewind against; none when rewinding is out of the question.
+        rewind_against: Option<Peer>,
+    },
+}
+
+/// When a changed parameter needs a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// The operator restarts (`automaticPgRestart` false).
+    Manual,
+    /// At once.
+    Now,
+    /// Once the standbys have restarted with theirs: limits must be raised there first.
+    AfterStandbys,
+}
+
+impl Goal {
+    /// What `cluster` asks of us. `spec` is its specification with the defaults filled in.
+    pub fn of(cluster: &ClusterData, spec: &EffectiveSpec, us: &Identity) -> Goal {
+        let Some(keeper) = cluster.keepers.get(&us.keeper) else {
+            return Goal::LeaveAlone(LeaveAlone::KeeperUnknown);
+        };
+        let Some((uid, instance)) = cluster.instances.iter().find(|(_, it)| it.spec.keeper_uid == us.keeper)
+        else {
+            return Goal::Stop(StopReason::NoInstance);
+        };
+        if keeper.status.boot_uuid != us.boot {
+            return Goal::Stop(StopReason::BootNotAcknowledged);
+        }
+        match instance_goal(cluster, spec, us, uid, instance) {
+            Ok(goal) => Goal::Reach(Box::new(goal)),
+            Err(why) => Goal::LeaveAlone(LeaveAlone::Impossible(why)),
+        }
+    }
+}
+
+fn instance_goal(
+    cluster: &ClusterData,
+    spec: &EffectiveSpec,
+    us: &Identity,
+    uid: &InstanceUid,
+    instance: &Instance,
+) -> Result<InstanceGoal, String> {
+    let wanted = &instance.spec;
+    let standbys = wanted.synchronous_standbys.clone().unwrap_or_default();
+    let external = wanted.external_synchronous_standbys.clone().unwrap_or_default();
+    let role = match &wanted.role {
+        Some(Role::Primary) => InstanceRole::Primary(PrimaryGoal {
+            synchronous: wanted.synchronous_replication.then(|| standbys.iter().cloned().collect()),
+            deposed_by: deposed_by(cluster, uid),
+        }),
+        Some(Role::Standby) => InstanceRole::Standby(follow(cluster, wanted.follow_config.as_ref())?),
+        Some(Role::Unknown(word)) => return Err(format!("db {uid} has the role {word:?}")),
+        None => return Err(format!("db {uid} has no role")),
+    };
+    let synchronous_names =
+        if wanted.synchronous_replication { synchronous_names(&standbys, &external) } else { Vec::new() };
+    Ok(InstanceGoal {
+        uid: uid.clone(),
+        generation: instance.generation,
+        make: make(cluster, us, uid, instance)?,
+        parameters: ParameterGoal {
+            user: wanted.pg_parameters.clone().unwrap_or_default(),
+            include_captured: wanted.include_previous_config,
+            listen_address: us.listen_address.clone(),
+            port: us.port.clone(),
+            max_standbys: wanted.max_standbys,
+            additional_wal_senders: wanted.additional_wal_senders,
+            use_pg_rewind: wanted.use_pg_rewind,
+            synchronous_names,
+        },
+        hba: hba_goal(cluster, spec, uid, instance, &role),
+        superuser: us.superuser.clone(),
+        replication: us.replication.clone(),
+        slots: slots(uid, instance),
+        restart: restart_policy(cluster, spec, &role, instance),
+        role,
+        ready_timeout: spec.db_wait_ready_timeout,
+        sync_timeout: (!spec.sync_timeout.is_zero()).then_some(spec.sync_timeout),
+    })
+}
+
+/// The election of another is known to us before the sentinel takes our role away: stop taking writes at once.
+fn deposed_by(cluster: &ClusterData, us: &InstanceUid) -> Option<InstanceUid> {
+    let elected = cluster.cluster.status.primary.as_ref()?;
+    let normal = cluster.cluster.status.phase == Some(Phase::Normal);
+    (normal && elected != us && !elected.is_empty()).then(|| elected.clone())
+}
+
+fn follow(cluster: &ClusterData, config: Option<&FollowConfig>) -> Result<Follow, String> {
+    let config = config.ok_or("a standby without followConfig")?;
+    match &config.follow_type {
+        Some(FollowType::Internal) => Ok(match peer(cluster, &config.instance_uid) {
+            Some(peer) => Follow::Internal(peer),
+            None => Follow::Missing(config.instance_uid.clone()),
+        }),
+        Some(FollowType::External) => Ok(Follow::External {
+            standby: config.standby_settings.clone(),
+            archive: config.archive_recovery_settings.clone(),
+        }),
+        Some(FollowType::Unknown(word)) => Err(format!("a standby that follows by type {word:?}")),
+        None => Err("a standby whose followConfig has no type".to_owned()),
+    }
+}
+
+fn peer(cluster: &ClusterData, uid: &InstanceUid) -> Option<Peer> {
+    cluster.instances.get(uid).map(|instance| Peer { uid: uid.clone(), status: instance.status.clone() })
+}
+
+fn make(
+    cluster: &ClusterData,
+    us: &Identity,
+    uid: &InstanceUid,
+    instance: &Instance,
+) -> Result<Make, String> {
+    let wanted = &instance.spec;
+    Ok(match &wanted.init_mode {
+        None | Some(InstanceInitMode::None) => Make::Nothing,
+        Some(InstanceInitMode::Existing) => Make::Adopt,
+        Some(InstanceInitMode::New) => Make::New(wanted.new_config.clone().unwrap_or_default()),
+        Some(InstanceInitMode::PointInTimeRecovery) => {
+            Make::Restore(wanted.pitr_config.clone().ok_or_else(|| format!("db {uid} has no pitrConfig"))?)
+        }
+        Some(InstanceInitMode::Resync) => {
+            let config =
+                wanted.follow_config.as_ref().ok_or_else(|| format!("db {uid} has no followConfig"))?;
+            let rewindable = wanted.use_pg_rewind && us.rewind_credentials == RewindCredentials::Present;
+            let primary = cluster.cluster.status.primary.as_ref().filter(|_| rewindable);
+            Make::Resync {
+                source: peer(cluster, &config.instance_uid),
+                rewind_against: primary.and_then(|primary| peer(cluster, primary)),
+            }
+        }
+        Some(InstanceInitMode::Unknown(word)) => return Err(format!("db {uid} has the init mode {word:?}")),
+    })
+}
+
+fn hba_goal(
+    cluster: &ClusterData,
+    spec: &EffectiveSpec,
+    uid: &InstanceUid,
+    instance: &Instance,
+    role: &InstanceRole,
+) -> HbaGoal {
+    let is_head = matches!(role, InstanceRole::Primary(_) | InstanceRole::Standby(Follow::External { .. }));
+    let others = cluster.instances.iter().filter(|(other, _)| is_head && *other != uid);
+    HbaGoal {
+        access: match spec.default_su_repl_access_mode {
+            AccessMode::Strict => AccessMode::Strict,
+            _ => AccessMode::All,
+        },
+        peers: others.map(|(_, other)| other.status.listen_address.clone()).collect(),
+        operator_lines: instance.spec.pg_hba.clone(),
+    }
+}
+
+fn slots(uid: &InstanceUid, instance: &Instance) -> BTreeSet<String> {
+    let followers = instance.spec.followers.iter().flatten().filter(|follower| *follower != uid);
+    let additional = instance.spec.additional_replication_slots.iter().flatten();
+    followers.map(replication_name).chain(additional.map(|name| format!("{STOLON_PREFIX}{name}"))).collect()
+}
+
+/// Raised limits must reach the standbys before the primary (PostgreSQL manual, "Hot Standby"); lowered ones
+/// reach a standby only as far as the WAL that it replays allows.
+fn restart_policy(
+    cluster: &ClusterData,
+    spec: &EffectiveSpec,
+    role: &InstanceRole,
+    instance: &Instance,
+) -> RestartPolicy {
+    if !spec.automatic_pg_restart {
+        return RestartPolicy::Manual;
+    }
+    let waiting_for = |follower: &InstanceUid| {
+        cluster
+            .instances
+            .get(follower)
+            .is_some_and(|it| it.status.healthy && it.status.current_generation != it.generation)
+    };
+    match role {
+        InstanceRole::Primary(_) if instance.spec.followers.iter().flatten().any(waiting_for) => {
+            RestartPolicy::AfterStandbys
+        }
+        _ => RestartPolicy::Now,
+    }
+}

@@ -1,0 +1,249 @@
+//! The lines of `pg_hba.conf`, in order (docs: "Keeper", pg_hba.conf).
+
+use std::net::IpAddr;
+
+use stolon_model::AccessMode;
+
+/// One of the two users that keepers connect as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Role name.
+    pub name: String,
+    /// Word of `pg_hba.conf`: `md5`, `trust`.
+    pub method: String,
+}
+
+/// A line of `pg_hba.conf`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HbaLine {
+    /// Made here; names still have to be quoted.
+    Rule(HbaRule),
+    /// Written by the operator.
+    Verbatim(String),
+}
+
+/// A line made here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HbaRule {
+    /// Where the connection comes from.
+    pub origin: HbaOrigin,
+    /// What it may connect to.
+    pub database: HbaDatabase,
+    /// Who.
+    pub user: HbaUser,
+    /// Word of `pg_hba.conf`.
+    pub method: String,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HbaOrigin {
+    /// The unix socket.
+    Local,
+    /// TCP from any IPv4 address.
+    AnyIpv4,
+    /// TCP from any IPv6 address.
+    AnyIpv6,
+    /// TCP from one address.
+    Address(IpAddr),
+    /// TCP from a host that is looked up by name.
+    HostName(String),
+}
+
+impl HbaOrigin {
+    /// The kind and address columns.
+    pub fn columns(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::Local => ("local", None),
+            Self::AnyIpv4 => ("host", Some("0.0.0.0/0".to_owned())),
+            Self::AnyIpv6 => ("host", Some("::0/0".to_owned())),
+            Self::Address(IpAddr::V4(address)) => ("host", Some(format!("{address}/32"))),
+            Self::Address(IpAddr::V6(address)) => ("host", Some(format!("{address}/128"))),
+            Self::HostName(name) => ("host", Some(name.clone())),
+        }
+    }
+}
+
+/// The database column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HbaDatabase {
+    /// A database by name.
+    Named(&'static str),
+    /// Replication connections.
+    Replication,
+    /// Every database.
+    All,
+}
+
+/// The user column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HbaUser {
+    /// A role by name.
+    Named(String),
+    /// Every role.
+    All,
+}
+
+/// What the lines are made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HbaGoal {
+    /// `defaultSUReplAccessMode`.
+    pub access: AccessMode,
+    /// In strict mode: the advertised addresses of the other instances, if this instance is the one they
+    /// connect to.
+    pub peers: Vec<String>,
+    /// `pgHBA`; none admits everybody with a password.
+    pub operator_lines: Option<Vec<String>>,
+}
+
+/// Who is admitted besides superuser and replication user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Whom the operator admits.
+    Everybody,
+    /// Nobody: the primary waits for its synchronous standbys, or is fenced.
+    OnlyInternal,
+}
+
+/// The lines of `pg_hba.conf`.
+pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission: Admission) -> Vec<HbaLine> {
+    let named = |origin: HbaOrigin, database: HbaDatabase, user: &User| {
+        let user_column = HbaUser::Named(user.name.clone());
+        HbaLine::Rule(HbaRule { origin, database, user: user_column, method: user.method.clone() })
+    };
+    let mut lines = vec![
+        named(HbaOrigin::Local, HbaDatabase::Named("postgres"), superuser),
+        named(HbaOrigin::Local, HbaDatabase::Replication, replication),
+    ];
+    if goal.access == AccessMode::Strict {
+        for origin in strict_origins(&goal.peers) {
+            lines.push(named(origin.clone(), HbaDatabase::All, superuser));
+            lines.push(named(origin, HbaDatabase::Replication, replication));
+        }
+    } else {
+        for (database, user) in [(HbaDatabase::All, superuser), (HbaDatabase::Replication, replication)] {
+            lines.push(named(HbaOrigin::AnyIpv4, database.clone(), user));
+            lines.push(named(HbaOrigin::AnyIpv6, database, user));
+        }
+    }
+    if admission == Admission::OnlyInternal {
+        return lines;
+    }
+    match &goal.operator_lines {
+        Some(entries) => lines.extend(entries.iter().cloned().map(HbaLine::Verbatim)),
+        None => lines.extend([HbaOrigin::AnyIpv4, HbaOrigin::AnyIpv6].map(|origin| {
+            let (database, user) = (HbaDatabase::All, HbaUser::All);
+            HbaLine::Rule(HbaRule { origin, database, user, method: "md5".to_owned() })
+        })),
+    }
+    lines
+}
+
+fn strict_origins(peers: &[String]) -> Vec<HbaOrigin> {
+    let mut addresses: Vec<&String> = peers.iter().filter(|peer| is_writable(peer)).collect();
+    addresses.sort();
+    addresses
+        .into_iter()
+        .map(|address| match address.parse::<IpAddr>() {
+            Ok(literal) => HbaOrigin::Address(literal),
+            Err(_) => HbaOrigin::HostName(address.clone()),
+        })
+        .collect()
+}
+
+/// An instance that has not reported yet has no address, and an odd one must not spoil the file.
+fn is_writable(address: &str) -> bool {
+    !address.is_empty() && address.chars().all(|c| c.is_ascii_alphanumeric() || ".:-_%".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, method: &str) -> User {
+        User { name: name.into(), method: method.into() }
+    }
+
+    fn text(line: &HbaLine) -> String {
+        let rule = match line {
+            HbaLine::Verbatim(text) => return text.clone(),
+            HbaLine::Rule(rule) => rule,
+        };
+        let database = match rule.database {
+            HbaDatabase::Named(name) => name,
+            HbaDatabase::Replication => "replication",
+            HbaDatabase::All => "all",
+        };
+        let user = match &rule.user {
+            HbaUser::Named(name) => name,
+            HbaUser::All => "all",
+        };
+        match rule.origin.columns() {
+            (kind, None) => format!("{kind} {database} {user} {}", rule.method),
+            (kind, Some(address)) => format!("{kind} {database} {user} {address} {}", rule.method),
+        }
+    }
+
+    fn lines(
+        access: AccessMode,
+        peers: &[&str],
+        operator: Option<&[&str]>,
+        admission: Admission,
+    ) -> Vec<String> {
+        let goal = HbaGoal {
+            access,
+            peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
+            operator_lines: operator.map(|lines| lines.iter().map(|&line| line.to_owned()).collect()),
+        };
+        hba_lines(&goal, &user("su", "md5"), &user("repl", "trust"), admission).iter().map(text).collect()
+    }
+
+    const LOCAL: [&str; 2] = ["local postgres su md5", "local replication repl trust"];
+    const EVERYWHERE: [&str; 4] = [
+        "host all su 0.0.0.0/0 md5",
+        "host all su ::0/0 md5",
+        "host replication repl 0.0.0.0/0 trust",
+        "host replication repl ::0/0 trust",
+    ];
+    const EVERYBODY: [&str; 2] = ["host all all 0.0.0.0/0 md5", "host all all ::0/0 md5"];
+
+    #[test]
+    fn every_node_is_admitted_by_default() {
+        let cases: [(Option<&[&str]>, Admission, &[&str]); 6] = [
+            (None, Admission::Everybody, &EVERYBODY),
+            (None, Admission::OnlyInternal, &[]),
+            (Some(&[]), Admission::Everybody, &[]),
+            (Some(&[]), Admission::OnlyInternal, &[]),
+            (
+                Some(&["host all all all scram-sha-256"]),
+                Admission::Everybody,
+                &["host all all all scram-sha-256"],
+            ),
+            (Some(&["host all all all scram-sha-256"]), Admission::OnlyInternal, &[]),
+        ];
+        for (operator, admission, tail) in cases {
+            let expected = [&LOCAL[..], &EVERYWHERE, tail].concat();
+            assert_eq!(lines(AccessMode::All, &["10.0.0.9"], operator, admission), expected);
+        }
+    }
+
+    #[test]
+    fn strict_mode_admits_the_other_instances_each_by_its_kind_of_address() {
+        let expected = [
+            &LOCAL[..],
+            &[
+                "host all su 10.0.0.2/32 md5",
+                "host replication repl 10.0.0.2/32 trust",
+                "host all su db.example.org md5",
+                "host replication repl db.example.org trust",
+                "host all su fd00::1/128 md5",
+                "host replication repl fd00::1/128 trust",
+            ],
+            &EVERYBODY,
+        ]
+        .concat();
+        let peers = ["fd00::1", "10.0.0.2", "db.example.org", "", "bad name # x"];
+        assert_eq!(lines(AccessMode::Strict, &peers, None, Admission::Everybody), expected);
+        assert_eq!(lines(AccessMode::Strict, &[], None, Admission::OnlyInternal), LOCAL);
+    }
+}

@@ -1,0 +1,263 @@
+//! Making an instance that is not here yet, or not complete.
+
+use stolon_model::PitrConfig;
+
+use crate::timeline::{Branch, is_different_branch};
+
+use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer};
+use super::hba::Admission;
+use super::observation::{Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage};
+use super::plan::{config, usable};
+use super::recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets};
+use super::step::{ConfigMerge, Plan, Reason, Step, Trouble};
+use super::warrant::{DestroyWarrant, Ground, assigned_anew, half_made};
+
+/// What a recovery without an archive runs to fetch WAL: there is none.
+const NO_ARCHIVE: &str = "false";
+
+/// The next steps of making the wanted instance.
+pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
+    let warrant = half_made(goal, seen).or_else(|| assigned_anew(goal, seen));
+    match (&goal.make, warrant) {
+        (Make::New(options), Some(warrant)) => {
+            let mut steps = begin(goal, warrant.clone());
+            steps.push(Step::InitDb(options.clone()));
+            steps.extend(first_start(goal, seen, RecoverySettings::default()));
+            steps.extend(capture(goal));
+            steps.push(Step::SetUpRoles);
+            steps.extend(finish(goal));
+            Plan { steps, because: vec![ground(&warrant), Reason::New], ..Plan::default() }
+        }
+        (Make::Restore(pitr), Some(warrant)) => restore(goal, seen, pitr, warrant),
+        (Make::Resync { source, rewind_against }, Some(warrant)) => match source {
+            Some(source) if source.status.listen_address.is_empty() => {
+                stopped(Trouble::NoAddress(source.uid.clone()))
+            }
+            Some(source) => resync(goal, seen, source, rewind_against.as_ref(), warrant),
+            None => stopped(Trouble::SourceMissing),
+        },
+        (Make::Adopt, _) => adopt(goal, seen),
+        _ => Plan::stuck(Trouble::DataLost(goal.uid.clone())),
+    }
+}
+
+fn ground(warrant: &DestroyWarrant) -> Reason {
+    match warrant.ground() {
+        Ground::AssignedAnew => Reason::AssignedAnew,
+        Ground::HalfMade => Reason::HalfMade,
+    }
+}
+
+/// What runs here is not what is wanted, even if what is wanted cannot be made yet.
+fn stopped(trouble: Trouble) -> Plan {
+    Plan { steps: vec![Step::Stop], ..Plan::stuck(trouble) }
+}
+
+/// From here on the old data is lost, so this comes after everything that only looks.
+fn begin(goal: &InstanceGoal, warrant: DestroyWarrant) -> Vec<Step> {
+    vec![Step::Stop, Step::SetGate(Gate::Open), Step::MarkInitializing(goal.uid.clone()), Step::Wipe(warrant)]
+}
+
+/// The first start of new or foreign data, whose own `postgresql.conf` counts.
+fn first_start(goal: &InstanceGoal, seen: &Observation, recovery: RecoverySettings) -> Vec<Step> {
+    let mode = recovery.mode;
+    let timeout = match mode {
+        RecoveryMode::None => Some(goal.ready_timeout),
+        RecoveryMode::Standby | RecoveryMode::Recovery => goal.sync_timeout,
+    };
+    let config = Box::new(config(goal, seen, recovery, Admission::OnlyInternal));
+    let merge = ConfigMerge::WithExisting;
+    let mut steps = vec![Step::Configure { config, merge }, Step::Start(merge)];
+    if mode == RecoveryMode::Recovery {
+        steps.push(Step::WaitRecoveryEnd(timeout));
+    }
+    steps.push(Step::WaitReady(timeout));
+    steps
+}
+
+/// Parameters of the first instance that are to be taken over into the specification.
+fn capture(goal: &InstanceGoal) -> Option<Step> {
+    goal.parameters.include_captured.then_some(Step::CaptureParameters)
+}
+
+fn finish(goal: &InstanceGoal) -> [Step; 3] {
+    [Step::Stop, Step::Finish(goal.uid.clone()), Step::Reobserve]
+}
+
+/// Adoption is written down only when it has succeeded, so that a failure in the middle is tried again.
+fn adopt(goal: &InstanceGoal, seen: &Observation) -> Plan {
+    if seen.local.initializing {
+        return stopped(Trouble::NothingToAdopt("what is there is half-made".to_owned()));
+    }
+    if let Err(trouble) = usable(goal, seen) {
+        return stopped(match trouble {
+            Trouble::DataGone { missing, .. } => Trouble::NothingToAdopt(missing),
+            other => other,
+        });
+    }
+    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open)];
+    steps.extend(first_start(goal, seen, RecoverySettings::default()));
+    steps.extend(capture(goal));
+    steps.extend(finish(goal));
+    Plan::of(Reason::Adopt, steps)
+}
+
+fn restore(goal: &InstanceGoal, seen: &Observation, pitr: &PitrConfig, warrant: DestroyWarrant) -> Plan {
+    let recovery = match restore_settings(goal, seen, pitr) {
+        Ok(settings) => settings,
+        Err(trouble) => return stopped(trouble),
+    };
+    let stage = seen.attempt.stage;
+    if warrant.ground() == Ground::AssignedAnew || !matches!(stage, Stage::Restored | Stage::Recovered) {
+        let reasons = vec![ground(&warrant), Reason::Restore];
+        let mut steps = begin(goal, warrant);
+        steps.extend([Step::Restore(pitr.data_restore_command.clone()), Step::Reobserve]);
+        return Plan { steps, because: reasons, ..Plan::default() };
+    }
+    if let Err(trouble) = usable(goal, seen) {
+        // Fetched again after a pause: the operator may have mended the backup.
+        let mut steps = begin(goal, warrant);
+        steps.push(Step::Restore(pitr.data_restore_command.clone()));
+        return Plan { because: vec![Reason::Restore], ..Plan { steps, ..Plan::stuck(trouble) } };
+    }
+    let recovery = if stage == Stage::Recovered { RecoverySettings::default() } else { recovery };
+    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open)];
+    steps.extend(first_start(goal, seen, recovery));
+    steps.extend(capture(goal));
+    steps.extend(finish(goal));
+    Plan::of(Reason::Recover, steps)
+}
+
+/// PostgreSQL 12 and newer refuse recovery without a restore command: where nothing must be fetched beyond the
+/// backup itself, a command that finds nothing stands for the archive that is not there.
+fn restore_settings(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    pitr: &PitrConfig,
+) -> Result<RecoverySettings, Trouble> {
+    let archive = pitr.archive_recovery_settings.as_ref();
+    if let InstanceRole::Standby(Follow::External { standby, .. }) = &goal.role {
+        return Ok(RecoverySettings::external_standby(standby.as_ref(), archive, seen.version));
+    }
+    let target = pitr.recovery_target_settings.as_ref();
+    let mut settings = RecoverySettings::to_target(archive, target, seen.version);
+    let exclusive = exclusive_targets(&settings.parameters);
+    if exclusive.len() > 1 {
+        return Err(Trouble::SeveralTargets(exclusive.join(", ")));
+    }
+    if settings.parameters.get("restore_command").is_none_or(|command| command.trim().is_empty()) {
+        if !exclusive.is_empty() {
+            return Err(Trouble::NoRestoreCommand);
+        }
+        settings.parameters.insert("restore_command".to_owned(), NO_ARCHIVE.to_owned());
+    }
+    Ok(settings)
+}
+
+fn resync(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    source: &Peer,
+    primary: Option<&Peer>,
+    warrant: DestroyWarrant,
+) -> Plan {
+    let stage = match warrant.ground() {
+        Ground::HalfMade => seen.attempt.stage,
+        Ground::AssignedAnew => Stage::Nothing,
+    };
+    let upstream = upstream(goal, source);
+    match (stage, &seen.server) {
+        (Stage::Rewound, Server::Running(Some(live))) => {
+            let here = Branch { timeline: live.timeline, lsn: live.lsn, history: &live.history };
+            if is_different_branch(Branch::from(&source.status), here) {
+                return copy(goal, source, upstream, warrant, Reason::OtherBranch);
+            }
+            Plan::of(Reason::Copy(source.uid.clone()), vec![Step::Finish(goal.uid.clone()), Step::Reobserve])
+        }
+        (Stage::Rewound | Stage::Copied, _) if usable(goal, seen).is_ok() => {
+            start_copy(goal, seen, source, upstream, stage)
+        }
+        _ => match primary.filter(|_| can_rewind(seen, source)) {
+            Some(primary) => rewind(goal, source, primary, warrant),
+            None => {
+                let other = usable(goal, seen).err().filter(|_| stage == Stage::Copied);
+                copy(goal, source, upstream, warrant, Reason::Copy(source.uid.clone())).troubled(other)
+            }
+        },
+    }
+}
+
+fn upstream(goal: &InstanceGoal, peer: &Peer) -> Upstream {
+    Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid)
+}
+
+fn can_rewind(seen: &Observation, source: &Peer) -> bool {
+    let same_system = matches!(&seen.data, Data::Present(present)
+        if present.system_identifier == source.status.system_identifier
+            && seen.version.runs_data_of(present.version));
+    same_system && seen.attempt.rewind_failures < REWIND_ATTEMPTS
+}
+
+fn examine(goal: &InstanceGoal, peer: &Peer) -> Step {
+    let upstream = upstream(goal, peer);
+    let system = &peer.status.system_identifier;
+    Step::ExamineSource {
+        slot: upstream.application_name.clone(),
+        system_identifier: (!system.is_empty()).then(|| system.clone()),
+        upstream,
+    }
+}
+
+fn rewind(goal: &InstanceGoal, source: &Peer, primary: &Peer, warrant: DestroyWarrant) -> Plan {
+    let steps = vec![
+        Step::Stop,
+        Step::SetGate(Gate::Open),
+        examine(goal, source),
+        Step::MarkInitializing(goal.uid.clone()),
+        Step::Rewind { upstream: upstream(goal, primary), warrant: warrant.clone() },
+        Step::Reobserve,
+    ];
+    Plan { steps, because: vec![ground(&warrant), Reason::Rewind(primary.uid.clone())], ..Plan::default() }
+}
+
+fn copy(
+    goal: &InstanceGoal,
+    source: &Peer,
+    upstream: Upstream,
+    warrant: DestroyWarrant,
+    why: Reason,
+) -> Plan {
+    let reasons = vec![ground(&warrant), why];
+    let steps = vec![
+        Step::Stop,
+        Step::SetGate(Gate::Open),
+        examine(goal, source),
+        Step::MarkInitializing(goal.uid.clone()),
+        Step::BaseBackup { slot: upstream.application_name.clone(), upstream, warrant },
+        Step::Reobserve,
+    ];
+    Plan { steps, because: reasons, ..Plan::default() }
+}
+
+/// What was copied has to start before it counts; what was rewound has to come up, too.
+fn start_copy(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    source: &Peer,
+    upstream: Upstream,
+    stage: Stage,
+) -> Plan {
+    let settings = RecoverySettings::internal_standby(upstream, seen.version);
+    let config = config(goal, seen, settings, Admission::Everybody);
+    let merge = ConfigMerge::Replace;
+    let mut steps = Vec::new();
+    if !seen.is_running() {
+        steps.extend([Step::Configure { config: Box::new(config), merge }, Step::Start(merge)]);
+    }
+    match stage {
+        Stage::Rewound => steps.push(Step::WaitReady(Some(goal.ready_timeout))),
+        _ => steps.push(Step::Finish(goal.uid.clone())),
+    }
+    steps.push(Step::Reobserve);
+    Plan::of(Reason::Copy(source.uid.clone()), steps)
+}

@@ -1,0 +1,218 @@
+//! What a keeper sees of its own instance.
+
+use std::collections::BTreeSet;
+
+use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry};
+
+use super::hba::HbaLine;
+use super::parameters::{Demands, ParameterProblem, Refusals};
+use super::recovery::RecoverySettings;
+use super::version::BinaryVersion;
+
+/// Everything that a plan depends on besides the goal.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Of the binaries.
+    pub version: BinaryVersion,
+    /// `dbstate`.
+    pub local: LocalInstance,
+    /// What stands at PGDATA.
+    pub data: Data,
+    /// What the control data demanded when the server was stopped, if it replays WAL of a cluster that was run with
+    /// these limits; stays the same while it runs.
+    pub demands: Option<Demands>,
+    /// The server process.
+    pub server: Server,
+    /// What the running server was given; none when it was not started by this process.
+    pub applied: Option<Config>,
+    /// The start gate of synchronous replication.
+    pub gate: Gate,
+    /// Settings that the real PostgreSQL refused.
+    pub refusals: Refusals,
+    /// Slots on disk.
+    pub slots_on_disk: u64,
+    /// How far the making of the wanted instance got in this process.
+    pub attempt: Attempt,
+    /// Whether a primary's restart has waited for its standbys long enough.
+    pub restart_patience: Patience,
+}
+
+/// What the keeper wrote down about its instance (`dbstate`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalInstance {
+    /// Empty: none.
+    pub uid: InstanceUid,
+    /// The last generation that was reached.
+    pub generation: i64,
+    /// The data is half-made.
+    pub initializing: bool,
+    /// Captured at initialisation.
+    pub captured: Option<Parameters>,
+}
+
+/// What stands at PGDATA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing, or an empty directory.
+    Absent,
+    /// Something that is no complete instance.
+    Incomplete {
+        /// What is missing.
+        missing: Vec<String>,
+    },
+    /// It cannot be told.
+    Unreadable(String),
+    /// An instance.
+    Present(Present),
+}
+
+/// An instance as its files show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// `PG_VERSION`.
+    pub version: BinaryVersion,
+    /// By the signal files.
+    pub kind: DataKind,
+    /// From the control data, decimal.
+    pub system_identifier: String,
+}
+
+/// What an instance would start as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataKind {
+    /// Without `standby.signal`.
+    Primary,
+    /// With `standby.signal`.
+    Standby,
+}
+
+/// The server process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// It does not run.
+    Stopped,
+    /// It runs; what it said about itself, when it answered.
+    Running(Option<Live>),
+}
+
+/// What a running server says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// It replays WAL.
+    pub in_recovery: bool,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Its position.
+    pub lsn: Lsn,
+    /// Its history.
+    pub history: Vec<TimelineHistoryEntry>,
+    /// Standbys that are in sync and have flushed what they must.
+    pub in_sync: BTreeSet<InstanceUid>,
+    /// Parameters that wait for a restart.
+    pub pending_restart: Vec<String>,
+}
+
+/// The start gate of synchronous replication: after a start clients stay out until the standbys are in sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// Clients are let in.
+    #[default]
+    Open,
+    /// They are not.
+    Closed,
+}
+
+/// Whether a wait may go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Patience {
+    /// It may.
+    #[default]
+    Left,
+    /// It has lasted long enough.
+    Spent,
+}
+
+/// The configuration of a server, without passwords.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `postgresql.conf`, values raw.
+    pub parameters: Parameters,
+    /// What was left out of it, and why.
+    pub problems: Vec<ParameterProblem>,
+    /// `pg_hba.conf`.
+    pub hba: Vec<HbaLine>,
+    /// Standby and recovery settings.
+    pub recovery: RecoverySettings,
+}
+
+/// How far the making of an instance got. Memory of one process: after a restart of the keeper a half-made
+/// instance is made from the beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which instance is being made.
+    pub instance: InstanceUid,
+    /// What has been done.
+    pub stage: Stage,
+    /// Failures since that stage was reached.
+    pub failures: u32,
+    /// Failures of `pg_rewind`, and rewound data that could not be used.
+    pub rewind_failures: u32,
+}
+
+/// What has been done to make an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing that counts.
+    #[default]
+    Nothing,
+    /// The restore command succeeded.
+    Restored,
+    /// Recovery reached its end.
+    Recovered,
+    /// A base backup is complete.
+    Copied,
+    /// `pg_rewind` succeeded.
+    Rewound,
+}
+
+/// In-place attempts to start what was restored or copied, before it is fetched again.
+const START_ATTEMPTS: u32 = 3;
+/// Attempts to rewind before everything is copied.
+pub(super) const REWIND_ATTEMPTS: u32 = 2;
+
+impl Attempt {
+    /// The memory of making `instance`: this one, or a new one if another was being made.
+    pub fn at(self, instance: &InstanceUid) -> Self {
+        if &self.instance == instance {
+            self
+        } else {
+            Attempt { instance: instance.clone(), ..Self::default() }
+        }
+    }
+
+    /// A step brought us to `stage`.
+    pub fn reached(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.failures = 0;
+    }
+
+    /// The server could not be started, or did not come up, at this stage.
+    pub fn start_failed(&mut self) {
+        self.failures += 1;
+        match self.stage {
+            Stage::Rewound => {
+                self.rewind_failures = REWIND_ATTEMPTS;
+                self.reached(Stage::Nothing);
+            }
+            _ if self.failures >= START_ATTEMPTS => self.reached(Stage::Nothing),
+            _ => {}
+        }
+    }
+}
+
+impl Observation {
+    /// True while the server process runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.server, Server::Running(_))
+    }
+}

@@ -1,0 +1,342 @@
+//! The parameters of `postgresql.conf` (docs: "Keeper", PostgreSQL parameters).
+
+use std::collections::BTreeMap;
+
+use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
+
+use super::version::BinaryVersion;
+
+/// Names that are removed from what is reported and from what is captured: they are managed here, and must not
+/// find their way into the cluster specification.
+pub const MANAGED: [&str; 21] = [
+    "unix_socket_directories",
+    "wal_keep_segments",
+    "wal_keep_size",
+    "hot_standby",
+    "listen_addresses",
+    "port",
+    "max_replication_slots",
+    "max_wal_senders",
+    "wal_log_hints",
+    "synchronous_standby_names",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_min_apply_delay",
+    "restore_command",
+    "recovery_target_timeline",
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_action",
+];
+
+/// Where files lie is the keeper's business: a foreign `hba_file` would make the generated one ineffective.
+const FILE_LOCATIONS: [&str; 5] =
+    ["data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"];
+
+/// Recovery settings that belong to the specification's own fields, not to `pgParameters`.
+const RECOVERY_ONLY: [&str; 10] = [
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_inclusive",
+    "recovery_target_action",
+];
+
+/// A standby asks for WAL again after this long. PostgreSQL's own 5 s is how long every commit would hang when a
+/// synchronous primary was restarted.
+const WAL_RETRIEVE_RETRY_INTERVAL: (&str, &str) = ("wal_retrieve_retry_interval", "200ms");
+
+/// Kept for standbys even without slots: 8 segments of 16 MiB.
+const LEAST_WAL_SEGMENTS: u64 = 8;
+const MEGABYTES_OF_A_SEGMENT: u64 = 16;
+
+/// What the control data of a copied cluster demands of a server that recovers it
+/// (PostgreSQL manual, "Hot Standby", administrator's overview).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demands {
+    /// At least this many.
+    pub max_connections: u64,
+    /// At least this many.
+    pub max_worker_processes: u64,
+    /// At least this many.
+    pub max_wal_senders: u64,
+    /// At least this many.
+    pub max_prepared_transactions: u64,
+    /// At least this many.
+    pub max_locks_per_transaction: u64,
+    /// Must be on when true.
+    pub track_commit_timestamp: bool,
+}
+
+impl Demands {
+    fn limits(&self) -> [(&'static str, u64, u64); 5] {
+        [
+            ("max_connections", self.max_connections, 100),
+            ("max_locks_per_transaction", self.max_locks_per_transaction, 64),
+            ("max_prepared_transactions", self.max_prepared_transactions, 0),
+            ("max_wal_senders", self.max_wal_senders, 10),
+            ("max_worker_processes", self.max_worker_processes, 8),
+        ]
+    }
+}
+
+/// A setting that the real PostgreSQL refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The value that was refused; another one is tried again.
+    pub value: String,
+    /// What it takes instead; none: the setting is left out.
+    pub instead: Option<String>,
+    /// One sentence for people.
+    pub sentence: String,
+}
+
+/// Refused settings by lower-case name.
+pub type Refusals = BTreeMap<String, Refusal>;
+
+/// What the parameters are made from.
+#[derive(Clone, Debug)]
+pub struct ParameterGoal {
+    /// `pgParameters`.
+    pub user: Parameters,
+    /// Parameters captured at initialisation count too.
+    pub include_captured: bool,
+    /// `--pg-listen-address`.
+    pub listen_address: String,
+    /// `--pg-port`.
+    pub port: String,
+    /// `maxStandbys`.
+    pub max_standbys: u16,
+    /// `additionalWalSenders`.
+    pub additional_wal_senders: u16,
+    /// `usePgrewind`.
+    pub use_pg_rewind: bool,
+    /// Names for `synchronous_standby_names`; empty when commits need not wait.
+    pub synchronous_names: Vec<String>,
+}
+
+/// What is known of the instance.
+#[derive(Clone, Copy, Debug)]
+pub struct ParameterFacts<'a> {
+    /// Of the binaries.
+    pub version: BinaryVersion,
+    /// Captured at initialisation.
+    pub captured: Option<&'a Parameters>,
+    /// Set when the server will recover a copied cluster.
+    pub demands: Option<&'a Demands>,
+    /// What the real PostgreSQL refused.
+    pub refusals: &'a Refusals,
+    /// Slots that exist or are wanted: PostgreSQL does not start with room for fewer.
+    pub slots: u64,
+}
+
+/// The parameters, and what became of those that could not be taken as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedParameters {
+    /// By lower-case name, values raw.
+    pub parameters: Parameters,
+    /// One sentence each, in order of name.
+    pub problems: Vec<ParameterProblem>,
+}
+
+/// A parameter that was left out, or changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ParameterProblem {
+    /// Its name as written.
+    pub name: String,
+    /// One sentence for people.
+    pub sentence: String,
+}
+
+/// The parameters of `postgresql.conf`. Managed ones win over the operator's, the operator's over captured ones.
+pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> WantedParameters {
+    let mut wanted = WantedParameters::default();
+    let mut theirs = Parameters::new();
+    if goal.include_captured {
+        theirs.extend(
+            facts.captured.into_iter().flatten().filter(|(name, _)| is_reportable(name)).map(lowered),
+        );
+    }
+    theirs.extend(goal.user.iter().map(lowered));
+    wanted.parameters = admit(theirs, facts, &mut wanted.problems);
+    let managed = managed_parameters(goal, facts, &wanted.parameters);
+    if facts.version.has_wal_keep_size() {
+        wanted.parameters.remove("wal_keep_segments");
+    }
+    wanted.parameters.extend(managed);
+    if let Some(demands) = facts.demands {
+        raise(&mut wanted.parameters, demands, facts.version);
+    }
+    wanted.problems.sort();
+    wanted.problems.dedup();
+    wanted
+}
+
+fn lowered((name, value): (&String, &String)) -> (String, String) {
+    (name.to_ascii_lowercase(), value.clone())
+}
+
+/// Leaves out what this PostgreSQL would not take.
+fn admit(
+    mut theirs: Parameters,
+    facts: ParameterFacts<'_>,
+    problems: &mut Vec<ParameterProblem>,
+) -> Parameters {
+    theirs.retain(|name, _| {
+        let reserved = RECOVERY_ONLY.contains(&name.as_str()) || FILE_LOCATIONS.contains(&name.as_str());
+        if reserved {
+            let sentence = format!("{name} is managed by the keeper and cannot be set in pgParameters");
+            problems.push(ParameterProblem { name: name.clone(), sentence });
+        }
+        !reserved
+    });
+    if facts.version.has_wal_keep_size() {
+        translate_wal_keep_segments(&mut theirs);
+    }
+    let mut accepted = theirs;
+    for (name, refusal) in facts.refusals {
+        if accepted.get(name) != Some(&refusal.value) {
+            continue;
+        }
+        match &refusal.instead {
+            Some(instead) => accepted.insert(name.clone(), instead.clone()),
+            None => accepted.remove(name),
+        };
+        problems.push(ParameterProblem { name: name.clone(), sentence: refusal.sentence.clone() });
+    }
+    accepted
+}
+
+/// A leftover of PostgreSQL 12 and older, whose name would keep a newer server from starting.
+fn translate_wal_keep_segments(parameters: &mut Parameters) {
+    let segments = parameters.remove("wal_keep_segments").and_then(|text| text.trim().parse::<u64>().ok());
+    if let (Some(segments), false) = (segments, parameters.contains_key("wal_keep_size")) {
+        let megabytes = segments.saturating_mul(MEGABYTES_OF_A_SEGMENT);
+        parameters.insert("wal_keep_size".to_owned(), format!("{megabytes}MB"));
+    }
+}
+
+fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &Parameters) -> Parameters {
+    let version = facts.version;
+    let mut managed = Parameters::new();
+    let mut set = |name: &str, value: String| {
+        managed.insert(name.to_owned(), value);
+    };
+    set("unix_socket_directories", "/tmp".to_owned());
+    set("hot_standby", "on".to_owned());
+    set("wal_level", wal_level(version, theirs));
+    if version.has_wal_keep_size() {
+        let least = (LEAST_WAL_SEGMENTS * MEGABYTES_OF_A_SEGMENT).to_string();
+        set("wal_keep_size", theirs.get("wal_keep_size").cloned().unwrap_or(least));
+    } else {
+        let segments = theirs.get("wal_keep_segments").and_then(|text| text.trim().parse::<u64>().ok());
+        set("wal_keep_segments", segments.unwrap_or_default().max(LEAST_WAL_SEGMENTS).to_string());
+    }
+    set("listen_addresses", goal.listen_address.clone());
+    set("port", goal.port.clone());
+    set("max_replication_slots", u64::from(goal.max_standbys).max(facts.slots).to_string());
+    let senders = 2 * u64::from(goal.max_standbys) + 2 + u64::from(goal.additional_wal_senders);
+    set("max_wal_senders", senders.to_string());
+    if goal.use_pg_rewind {
+        set("wal_log_hints", "on".to_owned());
+    }
+    set("synchronous_standby_names", synchronous_standby_names(&goal.synchronous_names));
+    let (name, value) = WAL_RETRIEVE_RETRY_INTERVAL;
+    if version.has_wal_retrieve_retry_interval() && !theirs.contains_key(name) {
+        set(name, value.to_owned());
+    }
+    managed
+}
+
+fn wal_level(version: BinaryVersion, theirs: &Parameters) -> String {
+    match theirs.get("wal_level").map(String::as_str) {
+        Some("logical") => "logical",
+        _ if version.has_wal_level_replica() => "replica",
+        _ => "hot_standby",
+    }
+    .to_owned()
+}
+
+/// Names in the form of `synchronous_standby_names`: all of them must acknowledge.
+fn synchronous_standby_names(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [name] => name.clone(),
+        names => format!("{} ({})", names.len(), names.join(",")),
+    }
+}
+
+/// The names for `synchronous_standby_names`: ours, then literal ones.
+pub fn synchronous_names(standbys: &[InstanceUid], external: &[String]) -> Vec<String> {
+    standbys.iter().map(replication_name).chain(external.iter().cloned()).collect()
+}
+
+/// The names in a value of `synchronous_standby_names` as [`wanted_parameters`] writes it.
+pub fn named_standbys(value: &str) -> Vec<String> {
+    let list = match (value.find('('), value.rfind(')')) {
+        (Some(open), Some(close)) if open < close => &value[open + 1..close],
+        _ => value,
+    };
+    let names = list.split(',').map(|name| name.trim().trim_matches('"').to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// The instances among application names.
+pub fn instances_of(application_names: &[String]) -> Vec<InstanceUid> {
+    application_names
+        .iter()
+        .filter_map(|name| name.strip_prefix(STOLON_PREFIX))
+        .map(InstanceUid::from)
+        .collect()
+}
+
+/// Raises limits to what the copied cluster was run with: with less, recovery stops.
+fn raise(parameters: &mut Parameters, demands: &Demands, version: BinaryVersion) {
+    for (name, demanded, default) in demands.limits() {
+        let ours = parameters.get(name).map_or(Some(default), |text| text.trim().parse::<u64>().ok());
+        if ours.is_some_and(|ours| ours < demanded) {
+            parameters.insert(name.to_owned(), demanded.to_string());
+        }
+    }
+    if demands.track_commit_timestamp && version.has_track_commit_timestamp() {
+        parameters.insert("track_commit_timestamp".to_owned(), "on".to_owned());
+    }
+}
+
+/// The configured parameters as they are reported: without those that are managed here. `specified` says
+/// whether the operator set a parameter, so that our own defaults stay our own.
+pub fn reported_parameters(configured: &Parameters, specified: impl Fn(&str) -> bool) -> Parameters {
+    let (default_name, default_value) = WAL_RETRIEVE_RETRY_INTERVAL;
+    configured
+        .iter()
+        .filter(|(name, _)| is_reportable(name))
+        .filter(|(name, value)| {
+            let ours = name.eq_ignore_ascii_case(default_name) && value.as_str() == default_value;
+            !ours || specified(default_name)
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn is_reportable(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let name = name.as_str();
+    !MANAGED.contains(&name) && !RECOVERY_ONLY.contains(&name) && !FILE_LOCATIONS.contains(&name)
+}
+
+/// True for a parameter that waits for a restart only because the instance was promoted.
+pub fn is_recovery_parameter(name: &str) -> bool {
+    RECOVERY_ONLY.contains(&name) || matches!(name, "restore_command" | "recovery_min_apply_delay")
+}
+
+#[cfg(test)]
+#[path = "parameters_tests.rs"]
+mod tests;

@@ -1,0 +1,84 @@
+//! From the goal and what is seen to the next steps.
+
+use super::goal::{Goal, InstanceGoal, InstanceRole};
+use super::hba::{Admission, hba_lines};
+use super::observation::{Config, Data, Observation, Present};
+use super::parameters::{ParameterFacts, wanted_parameters};
+use super::recovery::RecoverySettings;
+use super::step::{Plan, Reason, Step, Trouble};
+use super::{converge, make};
+
+/// The next steps towards `goal`. A goal that is reached gives a plan whose steps find nothing to do.
+pub fn plan(goal: &Goal, seen: &Observation) -> Plan {
+    match goal {
+        Goal::LeaveAlone(why) => Plan { because: vec![Reason::LeftAlone(why.clone())], ..Plan::default() },
+        Goal::Stop(why) => {
+            let steps = if seen.is_running() { vec![Step::Stop] } else { Vec::new() };
+            Plan { steps, because: vec![Reason::MustStop(*why)], ..Plan::default() }
+        }
+        Goal::Reach(goal) if seen.local.uid != goal.uid || seen.local.initializing => make::plan(goal, seen),
+        Goal::Reach(goal) => match &goal.role {
+            InstanceRole::Primary(primary) => converge::primary(goal, primary, seen),
+            InstanceRole::Standby(follow) => converge::standby(goal, follow, seen),
+        },
+    }
+}
+
+impl Plan {
+    /// Steps with their reason.
+    pub(super) fn of(because: Reason, steps: Vec<Step>) -> Self {
+        Plan { steps, because: vec![because], ..Plan::default() }
+    }
+
+    /// Nothing can be done here.
+    pub(super) fn stuck(trouble: Trouble) -> Self {
+        Plan { trouble: Some(trouble), ..Plan::default() }
+    }
+
+    pub(super) fn troubled(mut self, trouble: Option<Trouble>) -> Self {
+        self.trouble = trouble;
+        self
+    }
+
+    pub(super) fn with_problems(mut self, config: &Config) -> Self {
+        self.parameter_problems = config.problems.iter().map(|problem| problem.sentence.clone()).collect();
+        self
+    }
+}
+
+/// The whole configuration of an instance.
+pub(super) fn config(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    recovery: RecoverySettings,
+    admission: Admission,
+) -> Config {
+    let facts = ParameterFacts {
+        version: seen.version,
+        captured: seen.local.captured.as_ref(),
+        demands: seen.demands.as_ref(),
+        refusals: &seen.refusals,
+        slots: seen.slots_on_disk.max(goal.slots.len() as u64),
+    };
+    let wanted = wanted_parameters(&goal.parameters, facts);
+    Config {
+        parameters: wanted.parameters,
+        problems: wanted.problems,
+        hba: hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission),
+        recovery,
+    }
+}
+
+/// The instance at PGDATA if these binaries can run it.
+pub(super) fn usable<'a>(goal: &InstanceGoal, seen: &'a Observation) -> Result<&'a Present, Trouble> {
+    let missing = match &seen.data {
+        Data::Present(present) if seen.version.runs_data_of(present.version) => return Ok(present),
+        Data::Present(present) => {
+            return Err(Trouble::OtherMajor { data: present.version, binaries: seen.version });
+        }
+        Data::Absent => "it is empty".to_owned(),
+        Data::Incomplete { missing } => format!("{} missing", missing.join(", ")),
+        Data::Unreadable(why) => why.clone(),
+    };
+    Err(Trouble::DataGone { instance: goal.uid.clone(), missing })
+}

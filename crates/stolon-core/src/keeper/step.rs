@@ -1,0 +1,277 @@
+//! Plans: what to do now, and why.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use stolon_model::{InstanceUid, NewConfig};
+
+use super::goal::{LeaveAlone, StopReason};
+use super::observation::{Config, Gate};
+use super::recovery::Upstream;
+use super::version::BinaryVersion;
+use super::warrant::DestroyWarrant;
+
+/// What to do now. A prefix of the way to the goal: where a step depends on what the one before it did, the plan
+/// ends with [`Step::Reobserve`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order; the first failure ends the plan.
+    pub steps: Vec<Step>,
+    /// Why these steps.
+    pub because: Vec<Reason>,
+    /// What keeps us from the goal although there is nothing to do about it here.
+    pub trouble: Option<Trouble>,
+    /// Parameters that were left out or changed, one sentence each.
+    pub parameter_problems: Vec<String>,
+    /// A parameter waits for a restart that nobody makes.
+    pub restart: PendingRestart,
+    /// When to look again without being woken.
+    pub next_look: NextLook,
+}
+
+/// Whether PostgreSQL waits for a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PendingRestart {
+    /// It does not.
+    #[default]
+    No,
+    /// It does.
+    Yes,
+}
+
+/// When to look again without being woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NextLook {
+    /// After the usual interval.
+    #[default]
+    Later,
+    /// In some tens of milliseconds: somebody waits for what is about to happen.
+    Soon,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Stop PostgreSQL if it runs, and wait until it is gone.
+    Stop,
+    /// Remember whether clients are let in; the next [`Step::Configure`] says so to PostgreSQL.
+    SetGate(Gate),
+    /// Write down that the instance is half-made.
+    MarkInitializing(InstanceUid),
+    /// Delete the data.
+    Wipe(DestroyWarrant),
+    /// `initdb`.
+    InitDb(NewConfig),
+    /// Run the restore command into an empty data directory.
+    Restore(String),
+    /// Make sure, changing nothing, that the source can be copied from; wait a little for our slot there.
+    ExamineSource {
+        /// Where.
+        upstream: Upstream,
+        /// What it must be; none when not known.
+        system_identifier: Option<String>,
+        /// Our slot there.
+        slot: String,
+    },
+    /// Copy everything.
+    BaseBackup {
+        /// Where from.
+        upstream: Upstream,
+        /// Our slot there.
+        slot: String,
+        /// It replaces what is here.
+        warrant: DestroyWarrant,
+    },
+    /// Rewind what is here to where it can follow the primary.
+    Rewind {
+        /// The primary.
+        upstream: Upstream,
+        /// It changes what is here.
+        warrant: DestroyWarrant,
+    },
+    /// Ask PostgreSQL whether it takes this configuration, then write it.
+    Configure {
+        /// What to write.
+        config: Box<Config>,
+        /// Whether a `postgresql.conf` that came with the data counts.
+        merge: ConfigMerge,
+    },
+    /// Start PostgreSQL.
+    Start(ConfigMerge),
+    /// Until it accepts connections; none = for ever.
+    WaitReady(Option<Duration>),
+    /// Until recovery has ended; none = for ever.
+    WaitRecoveryEnd(Option<Duration>),
+    /// Remember the configured parameters.
+    CaptureParameters,
+    /// Make the users of a new cluster.
+    SetUpRoles,
+    /// Write down that the instance is complete, with the captured parameters.
+    Finish(InstanceUid),
+    /// Make PostgreSQL read its configuration again.
+    Reload,
+    /// Make the standby a primary.
+    Promote,
+    /// Make these the replication slots that are ours.
+    EnsureSlots(BTreeSet<String>),
+    /// End the sessions of all clients.
+    TerminateClients,
+    /// Write down that this generation is reached.
+    Commit(i64),
+    /// Look again, then plan again.
+    Reobserve,
+}
+
+/// Whether a `postgresql.conf` that came with the data counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigMerge {
+    /// Ours replaces it.
+    Replace,
+    /// It is read before ours; for the first start of foreign data.
+    WithExisting,
+}
+
+impl Step {
+    /// In words, for people who wait for it; none for what takes no time.
+    pub fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Step::Stop => "stopping PostgreSQL",
+            Step::Wipe(_) => "deleting old data",
+            Step::InitDb(_) => "creating the database cluster",
+            Step::Restore(_) => "restoring the backup",
+            Step::ExamineSource { .. } => "looking at the source of the copy",
+            Step::BaseBackup { .. } => "base backup",
+            Step::Rewind { .. } => "rewinding",
+            Step::Start(_) => "starting PostgreSQL",
+            Step::WaitReady(_) => "waiting for PostgreSQL to accept connections",
+            Step::WaitRecoveryEnd(_) => "recovering",
+            Step::Promote => "promoting",
+            _ => return None,
+        })
+    }
+}
+
+/// Why steps are taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Nothing may be touched.
+    #[error("{0}")]
+    LeftAlone(LeaveAlone),
+    /// PostgreSQL must not run.
+    #[error("{0}")]
+    MustStop(StopReason),
+    /// Another instance is assigned than the one here.
+    #[error("current db UID different than cluster data db UID")]
+    AssignedAnew,
+    /// The last attempt to make the instance did not end.
+    #[error("db is half-made, making it again")]
+    HalfMade,
+    /// `initdb` is wanted.
+    #[error("initializing the database cluster")]
+    New,
+    /// A backup is to be restored.
+    #[error("restoring the database cluster")]
+    Restore,
+    /// Restored data is to be recovered.
+    #[error("recovering the restored database cluster")]
+    Recover,
+    /// Data that is here is to be adopted.
+    #[error("adopting the existing database cluster")]
+    Adopt,
+    /// A copy is wanted.
+    #[error("syncing from followed db {0}")]
+    Copy(InstanceUid),
+    /// Data that is here can be rewound.
+    #[error("syncing using pg_rewind from db {0}")]
+    Rewind(InstanceUid),
+    /// Rewound data turned out to be on another branch.
+    #[error("the rewound db is on another timeline branch, doing a full resync")]
+    OtherBranch,
+    /// It does not run, and must.
+    #[error("starting database")]
+    NotRunning,
+    /// It runs but does not answer yet.
+    #[error("waiting for the database to accept connections")]
+    NotReady,
+    /// A standby is asked to be the primary.
+    #[error("promoting to master")]
+    Elected,
+    /// Another instance was elected.
+    #[error("db {0} was elected: clients are locked out here")]
+    Deposed(InstanceUid),
+    /// The configuration differs from the wanted one.
+    #[error("postgres parameters changed, reloading postgres instance")]
+    ParametersChanged,
+    /// `pg_hba.conf` differs from the wanted one.
+    #[error("postgres hba entries changed, reloading postgres instance")]
+    HbaChanged,
+    /// Standby settings differ.
+    #[error("following settings changed ({0}), reloading postgres instance")]
+    FollowChanged(String),
+    /// Standby settings differ in what only a start takes.
+    #[error("following settings changed ({0}), restarting postgres instance")]
+    FollowChangedRestart(String),
+    /// Clients stay out until the standbys are in sync.
+    #[error("clients are locked out until the synchronous standbys are in sync")]
+    Gated,
+    /// They are in sync.
+    #[error("synchronous standbys are in sync, clients are let in")]
+    GateOpens,
+    /// A changed parameter needs a restart.
+    #[error("restarting postgres instance for {0}")]
+    RestartFor(String),
+}
+
+/// What keeps an instance from its goal: one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The cluster data believes that the data is here.
+    #[error(
+        "this keeper's data does not belong to db {0}: it was lost or replaced\n\
+         hint: the sentinel replaces the db by itself when another one can take over"
+    )]
+    DataLost(InstanceUid),
+    /// PGDATA is not what it was.
+    #[error("the data directory of db {instance} is not complete any more: {missing}")]
+    DataGone {
+        /// Which instance.
+        instance: InstanceUid,
+        /// What is missing.
+        missing: String,
+    },
+    /// There is nothing to adopt.
+    #[error("there is no database cluster to adopt in the data directory: {0}")]
+    NothingToAdopt(String),
+    /// The binaries cannot run the data.
+    #[error(
+        "the data is of PostgreSQL {data}, the binaries are of PostgreSQL {binaries}\n\
+         hint: restore data of PostgreSQL {binaries}, or point --pg-bin-path at PostgreSQL {data}"
+    )]
+    OtherMajor {
+        /// Of the data.
+        data: BinaryVersion,
+        /// Of the binaries.
+        binaries: BinaryVersion,
+    },
+    /// A primary cannot become a standby without being made anew.
+    #[error("cannot go from master to standby: waiting for the sentinel to have this db made anew")]
+    CannotDemote,
+    /// The followed instance is not in the cluster data.
+    #[error("the followed db {0} is not in the cluster data")]
+    FollowedMissing(InstanceUid),
+    /// A copy cannot be made without knowing from whom.
+    #[error("the db to copy from is not in the cluster data")]
+    SourceMissing,
+    /// The source has not said where it is.
+    #[error("db {0} has not published its address yet")]
+    NoAddress(InstanceUid),
+    /// PostgreSQL refuses recovery without it.
+    #[error(
+        "recovery needs pitrConfig.archiveRecoverySettings.restoreCommand\n\
+         hint: without an archive, `/bin/false` will do for a complete backup"
+    )]
+    NoRestoreCommand,
+    /// PostgreSQL takes only one.
+    #[error("only one recovery target can be set, not {0}")]
+    SeveralTargets(String),
+}

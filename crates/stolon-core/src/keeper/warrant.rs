@@ -1,0 +1,52 @@
+//! The permission to destroy data. Only the two functions here make one.
+
+use stolon_model::InstanceUid;
+
+use super::goal::{InstanceGoal, Make};
+use super::observation::Observation;
+
+/// The permission to destroy what stands at PGDATA, for the sake of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestroyWarrant {
+    instance: InstanceUid,
+    ground: Ground,
+}
+
+/// Why data may be destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// The cluster data assigns another instance, which is to be made anew.
+    AssignedAnew,
+    /// The wanted instance was being made, and is not complete.
+    HalfMade,
+}
+
+impl DestroyWarrant {
+    /// For which instance.
+    pub fn instance(&self) -> &InstanceUid {
+        &self.instance
+    }
+
+    /// On what ground.
+    pub fn ground(&self) -> Ground {
+        self.ground
+    }
+}
+
+/// The cluster data assigns an instance that is not the one here and says how to make it.
+pub fn assigned_anew(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarrant> {
+    let other = seen.local.uid != goal.uid;
+    (other && is_made_anew(goal))
+        .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::AssignedAnew })
+}
+
+/// The instance here was being made and never became complete, and the cluster data says how to make it.
+pub fn half_made(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarrant> {
+    let half = seen.local.uid == goal.uid && seen.local.initializing;
+    (half && is_made_anew(goal))
+        .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::HalfMade })
+}
+
+fn is_made_anew(goal: &InstanceGoal) -> bool {
+    matches!(goal.make, Make::New(_) | Make::Restore(_) | Make::Resync { .. })
+}
