@@ -1,0 +1,11 @@
+//! The store in memory keeps the contract.
+
+mod suite;
+
+use stolon_store::MemoryStore;
+
+#[tokio::test]
+async fn conformance() {
+    let store = MemoryStore::new();
+    suite::run(|| store.clone()).await;
+}
