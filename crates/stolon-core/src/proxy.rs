@@ -1,1 +1,255 @@
-//! What the proxy decides.
+//! What the proxy decides: where clients go now.
+
+use std::time::Duration;
+
+use stolon_model::{ClusterData, ClusterDocument, InstanceUid, ProxyUid};
+
+/// Where clients go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the primary.
+    Open {
+        /// Its advertised address.
+        address: PrimaryAddress,
+        /// The generation of the proxy section that says so; to be acknowledged before a client is let through.
+        generation: i64,
+    },
+    /// Nowhere.
+    Closed {
+        /// The reason.
+        why: ClosedBecause,
+        /// The generation to acknowledge once every connection is closed; `None`: nothing can be acknowledged.
+        generation: Option<i64>,
+    },
+}
+
+/// The advertised address of a primary, as its keeper gave it: names are not resolved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PrimaryAddress {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port number (or the name of a service).
+    pub port: String,
+}
+
+impl std::fmt::Display for PrimaryAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Why clients go nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClosedBecause {
+    /// The store holds no cluster.
+    NoClusterData,
+    /// The cluster data cannot be worked with; the sentence says why.
+    BadClusterData(String),
+    /// No primary is elected, or proxies are asked to let go of the last one.
+    NoPrimary,
+    /// The proxy section names an instance that does not exist.
+    UnknownPrimary(InstanceUid),
+    /// The primary's keeper has not said yet where it listens.
+    NoAddress(InstanceUid),
+    /// The sentinel has not admitted this proxy yet, or believed it to be dead.
+    NotEnabled,
+}
+
+impl std::fmt::Display for ClosedBecause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ClosedBecause::NoClusterData => f.write_str("the store holds no cluster data"),
+            ClosedBecause::BadClusterData(sentence) => f.write_str(sentence),
+            ClosedBecause::NoPrimary => f.write_str("the cluster has no primary for clients now"),
+            ClosedBecause::UnknownPrimary(uid) => write!(f, "the primary {uid} does not exist"),
+            ClosedBecause::NoAddress(uid) => write!(f, "the primary {uid} has not said yet where it listens"),
+            ClosedBecause::NotEnabled => f.write_str("the sentinel has not admitted this proxy yet"),
+        }
+    }
+}
+
+/// How often a proxy looks, and when it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    /// Pause between checks (`proxyCheckInterval`).
+    pub check_interval: Duration,
+    /// Without a good check for this long everything is closed (`proxyTimeout`).
+    pub timeout: Duration,
+}
+
+impl Timings {
+    /// In force until a specification was read and a report published.
+    pub const INITIAL: Timings =
+        Timings { check_interval: Duration::from_secs(5), timeout: Duration::from_secs(15) };
+}
+
+/// What one look at the cluster data tells a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where clients go.
+    pub route: Route,
+    /// What the specification asks for; `None` without one.
+    pub timings: Option<Timings>,
+}
+
+/// Where clients go, by the document in the store (docs: "Proxy").
+///
+/// The health of the primary does not count: who is primary is the sentinel's decision alone.
+pub fn route(document: Option<&ClusterDocument>, own: &ProxyUid) -> Verdict {
+    let Some(document) = document else {
+        return unknown(ClosedBecause::NoClusterData);
+    };
+    let cluster = match ClusterData::try_from(document.clone()) {
+        Ok(cluster) => cluster,
+        Err(bad) => return unknown(ClosedBecause::BadClusterData(bad.to_string())),
+    };
+    let spec = match cluster.cluster.spec.validate() {
+        Ok(spec) => spec,
+        Err(invalid) => {
+            return unknown(ClosedBecause::BadClusterData(format!(
+                "clusterdata validation failed: {invalid}"
+            )));
+        }
+    };
+    let timings = Timings { check_interval: spec.proxy_check_interval, timeout: spec.proxy_timeout };
+    Verdict { route: route_of(&cluster, own), timings: Some(timings) }
+}
+
+/// Nothing is known, so that nothing can be acknowledged.
+fn unknown(why: ClosedBecause) -> Verdict {
+    Verdict { route: Route::Closed { why, generation: None }, timings: None }
+}
+
+fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
+    let generation = cluster.proxy.generation;
+    let closed = |why| Route::Closed { why, generation: Some(generation) };
+    let spec = &cluster.proxy.spec;
+    let Some(uid) = spec.primary.as_ref().filter(|uid| !uid.is_empty()) else {
+        return closed(ClosedBecause::NoPrimary);
+    };
+    let Some(primary) = cluster.instances.get(uid) else {
+        return closed(ClosedBecause::UnknownPrimary(uid.clone()));
+    };
+    if !spec.enabled_proxies.iter().flatten().any(|proxy| proxy == own) {
+        return closed(ClosedBecause::NotEnabled);
+    }
+    let status = &primary.status;
+    if status.listen_address.is_empty() || status.port.is_empty() {
+        return closed(ClosedBecause::NoAddress(uid.clone()));
+    }
+    let address = PrimaryAddress { host: status.listen_address.clone(), port: status.port.clone() };
+    Route::Open { address, generation }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use stolon_model::{
+        ClusterSpec, ClusterUid, GoDuration, Instance, InstanceStatus, ProxySection, ProxySpec, Timestamp,
+    };
+
+    use super::*;
+
+    const OWN: &str = "0a1b2c3d";
+
+    /// A cluster whose proxy section is at generation 7.
+    fn document(primary: Option<&str>, enabled: Option<&[&str]>, listen_address: &str) -> ClusterDocument {
+        let spec = ClusterSpec {
+            proxy_check_interval: Some(GoDuration::from_seconds(1)),
+            proxy_timeout: Some(GoDuration::from_seconds(3)),
+            init_mode: Some(stolon_model::InitMode::New),
+            ..ClusterSpec::default()
+        };
+        let mut cluster = ClusterData::initial(ClusterUid::from("c"), spec, Timestamp::ZERO);
+        let status = InstanceStatus {
+            listen_address: listen_address.to_owned(),
+            port: "5433".to_owned(),
+            ..Default::default()
+        };
+        cluster.instances =
+            BTreeMap::from([(InstanceUid::from("db1"), Instance { status, ..Default::default() })]);
+        cluster.proxy = ProxySection {
+            generation: 7,
+            spec: ProxySpec {
+                primary: primary.map(InstanceUid::from),
+                enabled_proxies: enabled.map(|uids| uids.iter().map(|uid| ProxyUid::from(*uid)).collect()),
+            },
+            ..ProxySection::default()
+        };
+        cluster.into()
+    }
+
+    fn given(document: Option<&ClusterDocument>) -> Route {
+        route(document, &ProxyUid::from(OWN)).route
+    }
+
+    fn closed(why: ClosedBecause) -> Route {
+        Route::Closed { why, generation: Some(7) }
+    }
+
+    #[test]
+    fn the_table_of_routes() {
+        let address = PrimaryAddress { host: "10.0.0.1".to_owned(), port: "5433".to_owned() };
+        let unknown = ClosedBecause::UnknownPrimary(InstanceUid::from("db2"));
+        for (document, expected) in [
+            (
+                document(Some("db1"), Some(&["other", OWN]), "10.0.0.1"),
+                Route::Open { address, generation: 7 },
+            ),
+            (document(Some("db1"), Some(&["other"]), "10.0.0.1"), closed(ClosedBecause::NotEnabled)),
+            (document(Some("db1"), None, "10.0.0.1"), closed(ClosedBecause::NotEnabled)),
+            (document(None, Some(&[OWN]), "10.0.0.1"), closed(ClosedBecause::NoPrimary)),
+            (document(Some(""), Some(&[OWN]), "10.0.0.1"), closed(ClosedBecause::NoPrimary)),
+            (document(Some("db2"), Some(&[OWN]), "10.0.0.1"), closed(unknown)),
+            (
+                document(Some("db1"), Some(&[OWN]), ""),
+                closed(ClosedBecause::NoAddress(InstanceUid::from("db1"))),
+            ),
+        ] {
+            assert_eq!(given(Some(&document)), expected);
+        }
+    }
+
+    #[test]
+    fn without_usable_data_nothing_is_acknowledged() {
+        assert_eq!(given(None), Route::Closed { why: ClosedBecause::NoClusterData, generation: None });
+        let open = document(Some("db1"), Some(&[OWN]), "10.0.0.1");
+        let newer = ClusterDocument { format_version: 2, ..open.clone() };
+        let mut invalid = open.clone();
+        if let Some(spec) = invalid.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) {
+            spec.sleep_interval = Some(GoDuration::from_seconds(-1));
+        }
+        for document in [newer, invalid, ClusterDocument { cluster: None, ..open }] {
+            let verdict = route(Some(&document), &ProxyUid::from(OWN));
+            let Route::Closed { why: ClosedBecause::BadClusterData(_), generation: None } = verdict.route
+            else {
+                panic!("{:?}", verdict.route)
+            };
+            assert_eq!(verdict.timings, None);
+        }
+    }
+
+    #[test]
+    fn a_document_without_proxy_section_acknowledges_generation_zero() {
+        let document = ClusterDocument { proxy: None, ..document(Some("db1"), Some(&[OWN]), "h") };
+        let expected = Route::Closed { why: ClosedBecause::NoPrimary, generation: Some(0) };
+        assert_eq!(given(Some(&document)), expected);
+    }
+
+    #[test]
+    fn timings_are_the_specifications() {
+        let verdict = route(Some(&document(None, None, "")), &ProxyUid::from(OWN));
+        let expected = Timings { check_interval: Duration::from_secs(1), timeout: Duration::from_secs(3) };
+        assert_eq!(verdict.timings, Some(expected));
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_shown_in_brackets() {
+        let address = PrimaryAddress { host: "::1".to_owned(), port: "5432".to_owned() };
+        assert_eq!(address.to_string(), "[::1]:5432");
+    }
+}

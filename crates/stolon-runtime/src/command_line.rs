@@ -66,8 +66,13 @@ pub fn help_text<T: clap::Parser>(program: Program) -> String {
     prepared(program, T::command()).render_long_help().to_string()
 }
 
+/// The command of a program as [`parse`] reads it, for shell completion and reference documentation.
+pub fn command<T: clap::CommandFactory>(program: Program) -> Command {
+    prepared(program, T::command())
+}
+
 /// Make clap behave as documented at [`parse`].
-pub(crate) fn prepared(program: Program, command: Command) -> Command {
+fn prepared(program: Program, command: Command) -> Command {
     let mut command = like_go(command)
         .name(program.name())
         .version(format!("version {}", version()))

@@ -42,7 +42,7 @@ mod usage;
 mod values;
 
 pub use backoff::Backoff;
-pub use command_line::{Stop, help_text, parse, try_parse_from};
+pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::CommonArgs;
 pub use deadline::{DeadlineError, with_deadline};
 pub use identity::{new_boot_uuid, new_uid8};
