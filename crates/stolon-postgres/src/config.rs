@@ -1,6 +1,13 @@
 //! The configuration files of an instance: their text, and writing them so that a crash leaves the old or the new one.
 
+use std::path::Path;
+
 use stolon_model::Parameters;
+
+use crate::error::{PostgresError, Result};
+use crate::files::{Written, remove_if_there, sync_parent, write_atomically};
+use crate::quote;
+use crate::version::Version;
 
 /// What an instance is to read at its next start or reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,4 +49,162 @@ pub enum Merge {
     /// Start-up of foreign data: it is included before our own parameters
     /// (`stolon-temp-postgresql.conf`).
     WithExisting,
+}
+
+/// Name of the file for foreign data.
+pub(crate) const MERGED_FILE: &str = "stolon-temp-postgresql.conf";
+
+/// Names that PostgreSQL can take in a configuration file.
+pub(crate) fn is_valid_name(name: &str) -> bool {
+    let mut characters = name.chars();
+    characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$'))
+}
+
+/// Values that stay on their line.
+pub(crate) fn is_valid_value(value: &str) -> bool {
+    !value.contains(['\n', '\r', '\0'])
+}
+
+/// The text of `postgresql.conf`: sorted, one line for each parameter, names that differ only in case once (the last in sort order wins,
+/// which are the managed ones since they are in lower case), nothing that would break the file.
+pub(crate) fn parameter_lines(files: &ConfigFiles, version: Version) -> String {
+    let mut lines = String::new();
+    let mut written = std::collections::BTreeMap::new();
+    for (name, value) in &files.parameters {
+        if is_valid_name(name) && is_valid_value(value) {
+            written.insert(name.to_ascii_lowercase(), (name, value));
+        }
+    }
+    for (name, value) in &files.parameters {
+        if written.get(&name.to_ascii_lowercase()).is_some_and(|(winner, _)| *winner == name) {
+            lines.push_str(&format!("{name} = {}\n", quote::parameter_value(value)));
+        }
+    }
+    if version.has_signal_files() && files.recovery.mode != RecoveryMode::None {
+        lines.push_str(&recovery_lines(&files.recovery));
+    }
+    lines
+}
+
+fn recovery_lines(recovery: &Recovery) -> String {
+    recovery
+        .parameters
+        .iter()
+        .filter(|(name, value)| is_valid_name(name) && is_valid_value(value))
+        .map(|(name, value)| format!("{name} = {}\n", quote::recovery_value(value)))
+        .collect()
+}
+
+/// Writes everything that a start or reload reads. The order is that of the reference: settings, access rules, then what makes a
+/// standby of it.
+pub(crate) fn write(
+    directory: &Path,
+    files: &ConfigFiles,
+    merge: Merge,
+    version: Version,
+) -> Result<Written> {
+    let mut changed = Written::Unchanged;
+    let mut put = |name: &str, content: &str| -> Result<()> {
+        if write_atomically(&directory.join(name), content.as_bytes())? == Written::Replaced {
+            changed = Written::Replaced;
+        }
+        Ok(())
+    };
+    let lines = parameter_lines(files, version);
+    match merge {
+        Merge::Replace => put("postgresql.conf", &lines)?,
+        Merge::WithExisting => {
+            let include = directory.join("postgresql.conf").exists();
+            let first = if include { "include 'postgresql.conf'\n" } else { "" };
+            put(MERGED_FILE, &format!("{first}{lines}"))?;
+        }
+    }
+    let hba: String = files.hba.iter().map(|line| format!("{line}\n")).collect();
+    put("pg_hba.conf", &hba)?;
+    match (files.recovery.mode, version.has_signal_files()) {
+        (RecoveryMode::None, _) => {}
+        (RecoveryMode::Standby, true) => put("standby.signal", "")?,
+        (RecoveryMode::Recovery, true) => {
+            // A standby.signal that came with a backup would win over recovery.signal.
+            if remove_if_there(&directory.join("standby.signal"))? == Written::Replaced {
+                sync_parent(&directory.join("standby.signal"))?;
+            }
+            put("recovery.signal", "")?;
+        }
+        (mode, false) => {
+            let first = if mode == RecoveryMode::Standby { "standby_mode = 'on'\n" } else { "" };
+            put("recovery.conf", &format!("{first}{}", recovery_lines(&files.recovery)))?;
+        }
+    }
+    Ok(changed)
+}
+
+/// Makes `postgresql.auto.conf` a link to `/dev/null`: `ALTER SYSTEM` fails instead of
+/// changing what the cluster specification says.
+pub(crate) fn disable_alter_system(directory: &Path) -> Result<()> {
+    let path = directory.join("postgresql.auto.conf");
+    if std::fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null")) {
+        return Ok(());
+    }
+    remove_if_there(&path)?;
+    std::os::unix::fs::symlink("/dev/null", &path).map_err(PostgresError::io("link", &path))?;
+    sync_parent(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(pairs: &[(&str, &str)]) -> Parameters {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn settings_are_sorted_and_nothing_breaks_out_of_its_line() {
+        let files = ConfigFiles {
+            parameters: parameters(&[
+                ("work_mem", "4MB"),
+                ("Port", "1"),
+                ("port", "5432"),
+                ("archive_command", "echo 'x'"),
+                ("bad name", "1"),
+                ("evil", "1\nport = 9"),
+                ("my.option", r"a\b"),
+            ]),
+            recovery: Recovery {
+                mode: RecoveryMode::Standby,
+                parameters: parameters(&[("primary_conninfo", r"password=a\ b host=x")]),
+            },
+            hba: vec![],
+        };
+        let text = parameter_lines(&files, Version { major: 15, minor: 0 });
+        assert_eq!(
+            text,
+            "archive_command = 'echo ''x'''\nmy.option = 'a\\b'\nport = '5432'\nwork_mem = '4MB'\n\
+             primary_conninfo = 'password=a\\\\ b host=x'\n"
+        );
+    }
+
+    #[test]
+    fn files_are_private_and_only_rewritten_when_they_change() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let version = Version { major: 15, minor: 0 };
+        let mut files = ConfigFiles { hba: vec!["local all all trust".into()], ..ConfigFiles::default() };
+        std::fs::write(directory.path().join("standby.signal"), "").unwrap();
+        files.recovery.mode = RecoveryMode::Recovery;
+        assert_eq!(write(directory.path(), &files, Merge::Replace, version).unwrap(), Written::Replaced);
+        assert_eq!(write(directory.path(), &files, Merge::Replace, version).unwrap(), Written::Unchanged);
+        assert!(!directory.path().join("standby.signal").exists());
+        for name in ["postgresql.conf", "pg_hba.conf", "recovery.signal"] {
+            let mode = std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 3, "no temporary file is left");
+        disable_alter_system(directory.path()).unwrap();
+        disable_alter_system(directory.path()).unwrap();
+        let link = std::fs::read_link(directory.path().join("postgresql.auto.conf")).unwrap();
+        assert_eq!(link, Path::new("/dev/null"));
+    }
 }

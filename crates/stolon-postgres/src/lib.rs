@@ -4,18 +4,25 @@
 //! nothing about clusters. Every call that can wait takes a [`Limit`]; secrets reach PostgreSQL's tools only
 //! through files that nobody else can read.
 
+mod backup;
 pub mod config;
+mod connection;
 pub mod control_data;
 pub mod credentials;
 pub mod data_directory;
 pub mod error;
+pub mod explain;
+mod files;
+mod initialise;
 pub mod limit;
 pub mod local;
+mod process;
 pub mod quote;
+mod replication;
 pub mod sample;
 pub mod server;
 pub mod settings_check;
-pub mod slots;
+mod slots;
 pub mod source;
 pub mod sync_gate;
 pub mod version;
@@ -25,6 +32,7 @@ pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials, Password};
 pub use data_directory::{DataDirectory, Initialised, LocalRole};
 pub use error::{PostgresError, Result};
+pub use explain::{explain_startup_failure, refused_hba_lines};
 pub use limit::Limit;
 pub use local::{
     BaseBackup, ConfigProblem, InitdbOptions, LocalPostgres, OldData, Options, OrphanOutcome, Progress,

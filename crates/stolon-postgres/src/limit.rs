@@ -33,6 +33,16 @@ impl Limit {
         Self { deadline: Some(deadline), cancel: self.cancel.clone() }
     }
 
+    /// The same cancellation with a deadline of its own.
+    pub fn renewed(&self, duration: Duration) -> Self {
+        Self::within(duration, &self.cancel)
+    }
+
+    /// Time until the deadline; none without one.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Runs `work` within this limit. `what` names it in the error, as in "waiting for …".
     /// The future is dropped when the limit ends.
     pub async fn guard<T>(&self, what: &str, work: impl Future<Output = T>) -> Result<T, PostgresError> {

@@ -1,13 +1,25 @@
 //! One PostgreSQL with its data directory, binaries and users.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stolon_model::NewConfig;
+use stolon_model::{NewConfig, Timeline};
 use tokio::sync::watch;
 
-use crate::*;
+use crate::config::{self, ConfigFiles, Merge};
+use crate::control_data::ControlData;
+use crate::credentials::Credentials;
+use crate::data_directory::{self, DataDirectory};
+use crate::error::{PostgresError, Result};
+use crate::files::Written;
+use crate::limit::Limit;
+use crate::process::{Tool, lock};
+use crate::server::ServerState;
+use crate::source::Source;
+use crate::version::Version;
 
 /// What does not change while a keeper runs.
 #[derive(Clone, Debug)]
@@ -33,10 +45,26 @@ pub struct LocalPostgres {
     pub(crate) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) state: watch::Sender<ServerState>,
+    /// Its end, when it comes, is our own will.
+    pub(crate) stopping: AtomicBool,
+    pub(crate) log_tail: Mutex<VecDeque<String>>,
+    last_written: Mutex<Option<(ConfigFiles, Merge)>>,
+    version: Mutex<Option<(Identity, Version)>>,
+    /// The highest timeline that this server, as a standby, was seen to receive.
+    pub(crate) last_timeline: Mutex<Option<Timeline>>,
+    pub(crate) connection: tokio::sync::Mutex<Option<tokio_postgres::Client>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("options", &self.options)
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Bytes copied, of how many.
@@ -116,198 +144,119 @@ impl LocalPostgres {
     /// Nothing is touched or run.
     pub fn new(options: Options) -> Self {
         let (state, _) = watch::channel(ServerState::Stopped);
-        Self { inner: Arc::new(Inner { options, state }) }
+        let inner = Inner {
+            options,
+            state,
+            stopping: AtomicBool::new(false),
+            log_tail: Mutex::new(VecDeque::new()),
+            last_written: Mutex::new(None),
+            version: Mutex::new(None),
+            last_timeline: Mutex::new(None),
+            connection: tokio::sync::Mutex::new(None),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// PGDATA, absolute.
+    /// PGDATA: `postgres` in the keeper's directory.
     pub fn data_directory(&self) -> PathBuf {
-        unimplemented!()
+        let path = self.inner.options.keeper_directory.join("postgres");
+        std::path::absolute(&path).unwrap_or(path)
     }
 
-    /// Of the binaries, cached by file identity.
+    /// What does not change.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    pub(crate) fn secrets_directory(&self) -> PathBuf {
+        self.inner.options.keeper_directory.join("secrets")
+    }
+
+    /// Path of a program of PostgreSQL: below `--pg-bin-path`, else found through `PATH`, else its bare name.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        if let Some(directory) = &self.inner.options.bin_path {
+            return directory.join(name);
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|directory| directory.join(name))
+            .find(|program| program.is_file())
+            .unwrap_or_else(|| PathBuf::from(name))
+    }
+
+    pub(crate) fn tool(&self, name: &str) -> Tool {
+        Tool::new(name, self.program(name))
+    }
+
+    /// Of the binaries, cached until the file of `postgres` is replaced.
     pub async fn version(&self, limit: &Limit) -> Result<Version> {
-        unimplemented!()
+        let program = self.program("postgres");
+        let identity = Identity::of(&program);
+        if let Some((known, version)) = &*lock(&self.inner.version)
+            && identity.as_ref() == Some(known)
+        {
+            return Ok(*version);
+        }
+        let banner = self.tool("postgres").arg("-V").output(&limit.at_most(VERSION_LIMIT)).await?.stdout;
+        let version = Version::from_banner(&banner).ok_or_else(|| {
+            PostgresError::Invalid(format!("{} -V does not tell a version: {banner:?}", program.display()))
+        })?;
+        *lock(&self.inner.version) = identity.map(|identity| (identity, version));
+        Ok(version)
     }
 
     /// What stands at PGDATA.
     pub fn facts(&self) -> Result<DataDirectory> {
-        unimplemented!()
+        let binaries = lock(&self.inner.version).as_ref().map(|(_, version)| *version);
+        data_directory::examine(&self.data_directory(), binaries)
     }
 
     /// `pg_controldata` of PGDATA.
     pub async fn control_data(&self, limit: &Limit) -> Result<ControlData> {
-        unimplemented!()
+        let tool = self.tool("pg_controldata").arg("-D").arg(self.data_directory());
+        ControlData::parse(&tool.output(&limit.at_most(VERSION_LIMIT)).await?.stdout)
     }
 
-    /// `primary_conninfo` for following `source` (with the password, as the reference writes it).
-    pub fn replication_conninfo(&self, source: &Source) -> String {
-        unimplemented!()
-    }
-
-    // ---- configuration ----
-
-    /// Writes postgresql.conf, pg_hba.conf and the signal file (docs: "Files"). Returns whether anything changed on disk.
-    /// [`Merge::WithExisting`] writes `stolon-temp-postgresql.conf` instead of postgresql.conf.
+    /// Writes postgresql.conf, pg_hba.conf and the signal file of `files.recovery.mode`, each atomically and only when its content
+    /// differs. True when anything changed on disk. [`Merge::WithExisting`] writes `stolon-temp-postgresql.conf`,
+    /// which includes the postgresql.conf that stands there. Names and values that would break the file are left out;
+    /// [`LocalPostgres::check_settings`] names them.
     pub async fn write_config(&self, files: &ConfigFiles, merge: Merge, limit: &Limit) -> Result<bool> {
-        unimplemented!()
+        let version = self.version(limit).await?;
+        *lock(&self.inner.last_written) = None;
+        let written = config::write(&self.data_directory(), files, merge, version)?;
+        *lock(&self.inner.last_written) = Some((files.clone(), merge));
+        Ok(written == Written::Replaced)
     }
 
-    /// What the last [`LocalPostgres::write_config`] of this process wrote.
-    pub fn last_written(&self) -> Option<ConfigFiles> {
-        unimplemented!()
+    /// What the last successful [`LocalPostgres::write_config`] of this process wrote.
+    pub fn last_written(&self) -> Option<(ConfigFiles, Merge)> {
+        lock(&self.inner.last_written).clone()
     }
+}
 
-    /// Asks the real binary, beside the running server, which of these settings it would refuse. Empty: it would start
-    /// as far as settings go. Works without a data directory too (then combinations are not seen).
-    pub async fn check_settings(
-        &self,
-        files: &ConfigFiles,
-        merge: Merge,
-        limit: &Limit,
-    ) -> Result<Vec<RejectedSetting>> {
-        unimplemented!()
-    }
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-    /// Comments lines out of a configuration file that came with the data (inside PGDATA only).
-    pub fn comment_out(&self, rejected: &[RejectedSetting]) -> Result<()> {
-        unimplemented!()
-    }
+/// Tells whether a file is still the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    modified: i64,
+    size: u64,
+}
 
-    // ---- making data ----
-
-    /// `initdb`. A failure leaves nothing behind.
-    pub async fn initdb(&self, options: &InitdbOptions, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Runs `dataRestoreCommand` (`%d`, `%%`) into a fresh PGDATA. A failure leaves nothing behind.
-    pub async fn restore(&self, command: &str, progress: &ProgressSender, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Looks at a source without touching anything: reachable, same cluster (when `system_identifier` is given), slot there, wal sender free.
-    pub async fn examine_source(
-        &self,
-        source: &Source,
-        system_identifier: Option<&str>,
-        slot: Option<&str>,
-        limit: &Limit,
-    ) -> Result<SourceFacts> {
-        unimplemented!()
-    }
-
-    /// [`LocalPostgres::examine_source`] again and again until the slot is there; other problems end it at once.
-    pub async fn wait_for_source(
-        &self,
-        source: &Source,
-        system_identifier: Option<&str>,
-        slot: Option<&str>,
-        limit: &Limit,
-    ) -> Result<SourceFacts> {
-        unimplemented!()
-    }
-
-    /// `pg_basebackup`. On failure with [`OldData::KeepUntilCopied`] the old data stands as before.
-    pub async fn base_backup(
-        &self,
-        backup: &BaseBackup,
-        progress: &ProgressSender,
-        limit: &Limit,
-    ) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// `pg_rewind` against a running primary, as the superuser. The server must be stopped.
-    pub async fn rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Deletes PGDATA with its tablespaces and what a broken-off copy left. The server must be stopped.
-    pub async fn remove_data(&self, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    // ---- the server process ----
-
-    /// The server process as its parent sees it; changes at once when it ends.
-    pub fn server(&self) -> watch::Receiver<ServerState> {
-        self.inner.state.subscribe()
-    }
-
-    /// Stops a server that runs in PGDATA and is not our child (left by a killed keeper): fast, then immediate.
-    pub async fn stop_orphan(&self, limit: &Limit) -> Result<OrphanOutcome> {
-        unimplemented!()
-    }
-
-    /// Starts the server as our child with the files written before ([`LocalPostgres::write_config`], same `merge`), and returns
-    /// once it owns PGDATA (`postmaster.pid`). [`LocalPostgres::wait_ready`] waits for connections.
-    pub async fn start(&self, merge: Merge, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Until the server answers SQL; [`PostgresError::ServerExited`] at once when it ends instead.
-    pub async fn wait_ready(&self, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Until recovery to a target has ended: signal file gone, `pg_is_in_recovery()` false.
-    /// [`PostgresError::ServerExited`] at once when the server ends instead.
-    pub async fn wait_recovery_end(&self, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Stops our child and returns when it is gone. No child: nothing. With [`StopMode::Fast`] it escalates to SIGQUIT after
-    /// `patience`, and to SIGKILL at the end of `limit`.
-    pub async fn stop(&self, mode: StopMode, patience: Duration, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Makes the running server read its files again, waits until it has, and returns the lines it did not take.
-    pub async fn reload(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
-        unimplemented!()
-    }
-
-    /// Makes a running standby a primary: `pg_promote`, then waits until it is out of recovery, nudging it meanwhile.
-    /// Starts a checkpoint in the background.
-    pub async fn promote(&self, limit: &Limit) -> Result<()> {
-        unimplemented!()
-    }
-
-    // ---- SQL ----
-
-    /// Sets passwords and makes the replication user, for a new cluster. Returns log lines of the reference
-    /// (`superuser password set`, `replication role created`, …).
-    pub async fn set_up_roles(&self, limit: &Limit) -> Result<Vec<&'static str>> {
-        unimplemented!()
-    }
-
-    /// One look at the running server.
-    pub async fn sample(&self, limit: &Limit) -> Result<Sample> {
-        unimplemented!()
-    }
-
-    /// Only what the start gate of synchronous replication needs: cheap enough to be polled.
-    /// The rows of `pg_stat_replication`, the names in force, and then the flush position.
-    pub async fn replication(&self, limit: &Limit) -> Result<ReplicationLook> {
-        unimplemented!()
-    }
-
-    /// Names of parameters that wait for a restart.
-    pub async fn pending_restart(&self, limit: &Limit) -> Result<Vec<String>> {
-        unimplemented!()
-    }
-
-    /// Makes exactly `wanted` the physical slots whose names start with `stolon_`; invalidated ones are made anew.
-    pub async fn refresh_slots(
-        &self,
-        wanted: &std::collections::BTreeSet<String>,
-        limit: &Limit,
-    ) -> Result<SlotPlan> {
-        unimplemented!()
-    }
-
-    /// Ends the sessions of all clients but the superuser and the replication user. Returns how many.
-    pub async fn terminate_clients(&self, limit: &Limit) -> Result<u64> {
-        unimplemented!()
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified: metadata.mtime(),
+            size: metadata.size(),
+        })
     }
 }

@@ -1,6 +1,15 @@
 //! What a running server says about itself, over one connection that is kept.
 
+use std::path::{Path, PathBuf};
+
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
+use tokio_postgres::SimpleQueryRow;
+
+use crate::error::{PostgresError, Result};
+use crate::limit::Limit;
+use crate::local::LocalPostgres;
+use crate::process::lock;
+use crate::quote::sql_literal;
 
 /// One look at a server that answered every query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,4 +58,247 @@ pub struct ReplicationLook {
     pub synchronous_standby_names: String,
     /// The primary's flush position, read after the other two; none on a standby.
     pub flushed: Option<Lsn>,
+}
+
+const REPLICATION: &str = "SELECT application_name, state, sync_state, flush_lsn FROM pg_stat_replication ORDER BY 1; \
+     SELECT current_setting('synchronous_standby_names')";
+
+/// Last, so that the position is read after everything else.
+const POSITION: &str = "SELECT pg_is_in_recovery(), \
+     (SELECT system_identifier FROM pg_control_system()), \
+     CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END, \
+     CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_flush_lsn()) END, \
+     greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), \
+     (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+
+const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
+     WHERE name IS NOT NULL AND setting IS NOT NULL ORDER BY seqno; \
+     SELECT name FROM pg_settings WHERE pending_restart ORDER BY 1";
+
+/// Settings that mean nothing to a server that is not in recovery.
+const RECOVERY_SETTINGS: &[&str] = &[
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_end_command",
+    "recovery_min_apply_delay",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restore_command",
+];
+
+/// 16 MiB, the only size whose file names the wire format can express.
+const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
+
+impl LocalPostgres {
+    /// One look at the running server over the kept connection. An error says which query failed.
+    pub async fn sample(&self, limit: &Limit) -> Result<Sample> {
+        let sql = format!("{SETTINGS}; {REPLICATION}; {POSITION}");
+        let answers = self.query("look at the state of PostgreSQL", &sql, limit).await?;
+        let [settings, pending, replication, names, position] = answers.as_slice() else {
+            return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
+        };
+        let Some(position) = position.first() else { return Err(unexpected("its position")) };
+        let in_recovery = position.get(0) == Some("t");
+        let (timeline, lsn) = if in_recovery {
+            self.standby_position(position, limit).await?
+        } else {
+            primary_position(position)?
+        };
+        let directory = self.data_directory();
+        let mut pending_restart = column(pending);
+        if !in_recovery {
+            // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.
+            pending_restart.retain(|name| !RECOVERY_SETTINGS.contains(&name.as_str()));
+        }
+        Ok(Sample {
+            system_identifier: position.get(1).unwrap_or_default().to_owned(),
+            timeline,
+            lsn,
+            in_recovery,
+            timelines_history: timeline_history(&directory, timeline)?,
+            configured_parameters: settings
+                .iter()
+                .filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())))
+                .collect(),
+            replication: replication.iter().map(replication_row).collect(),
+            pending_restart,
+            synchronous_standby_names: column(names).pop().unwrap_or_default(),
+            older_wal_file: older_wal_file(&directory).unwrap_or_else(|error| {
+                tracing::warn!("{error}");
+                String::new()
+            }),
+        })
+    }
+
+    /// Only what the start gate of synchronous replication needs: cheap enough to be polled.
+    pub async fn replication(&self, limit: &Limit) -> Result<ReplicationLook> {
+        let sql = format!("{REPLICATION}; {POSITION}");
+        let answers = self.query("look at the standbys", &sql, limit).await?;
+        let [replication, names, position] = answers.as_slice() else {
+            return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
+        };
+        Ok(ReplicationLook {
+            rows: replication.iter().map(replication_row).collect(),
+            synchronous_standby_names: column(names).pop().unwrap_or_default(),
+            flushed: position.first().and_then(|row| row.get(2)).and_then(|lsn| lsn.parse().ok()),
+        })
+    }
+
+    /// The parameters in the files of the running server, all of them, as written.
+    pub async fn configured_parameters(&self, limit: &Limit) -> Result<Parameters> {
+        let answers = self.query("read the configured parameters", SETTINGS, limit).await?;
+        let rows = answers.first().map(Vec::as_slice).unwrap_or_default();
+        Ok(rows.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))).collect())
+    }
+
+    /// Names of parameters that wait for a restart, without those that mean nothing to a primary.
+    pub async fn pending_restart(&self, limit: &Limit) -> Result<Vec<String>> {
+        let sql = format!(
+            "SELECT name FROM pg_settings WHERE pending_restart AND (pg_is_in_recovery() OR name <> ALL('{{{}}}'))",
+            RECOVERY_SETTINGS.join(",")
+        );
+        let answers = self.query("ask what waits for a restart", &sql, limit).await?;
+        Ok(answers.first().map(|rows| column(rows)).unwrap_or_default())
+    }
+
+    /// Ends the sessions of all clients but the superuser and the replication user. Returns how many.
+    pub async fn terminate_clients(&self, limit: &Limit) -> Result<u64> {
+        let options = self.options();
+        let sql = format!(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename NOT IN ({}, {})",
+            sql_literal(&options.superuser.username),
+            sql_literal(&options.replication.username)
+        );
+        let count = self.query_value("end the clients' sessions", &sql, limit).await?;
+        count.and_then(|count| count.parse().ok()).ok_or_else(|| unexpected("how many sessions it ended"))
+    }
+
+    /// While WAL streams in, the receiver knows the timeline. Otherwise the server is asked to identify itself as it would to another;
+    /// when it has no wal sender free for that, the last timeline seen stands.
+    async fn standby_position(&self, row: &SimpleQueryRow, limit: &Limit) -> Result<(Timeline, Lsn)> {
+        let lsn = row
+            .get(4)
+            .map(str::parse)
+            .transpose()
+            .map_err(|_| unexpected("its position"))?
+            .unwrap_or_default();
+        if let Some(timeline) = row.get(5).and_then(|timeline| timeline.parse().ok()).map(Timeline) {
+            *lock(&self.inner.last_timeline) = Some(timeline);
+            return Ok((timeline, lsn));
+        }
+        match self.identify_local(limit).await {
+            Ok(facts) => {
+                *lock(&self.inner.last_timeline) = Some(facts.timeline);
+                Ok((facts.timeline, facts.lsn.max(lsn)))
+            }
+            Err(error) => {
+                let known = *lock(&self.inner.last_timeline);
+                known.map(|timeline| (timeline, lsn)).ok_or(error)
+            }
+        }
+    }
+}
+
+fn primary_position(row: &SimpleQueryRow) -> Result<(Timeline, Lsn)> {
+    let lsn = row.get(2).and_then(|lsn| lsn.parse().ok()).ok_or_else(|| unexpected("its position"))?;
+    // The first eight digits of a WAL file's name are the timeline in hexadecimal.
+    let timeline =
+        row.get(3).and_then(|name| name.get(..8)).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    Ok((Timeline(timeline.ok_or_else(|| unexpected("its timeline"))?), lsn))
+}
+
+fn unexpected(what: &str) -> PostgresError {
+    PostgresError::Invalid(format!("PostgreSQL does not tell {what}"))
+}
+
+fn column(rows: &[SimpleQueryRow]) -> Vec<String> {
+    rows.iter().filter_map(|row| row.get(0)).map(str::to_owned).collect()
+}
+
+fn replication_row(row: &SimpleQueryRow) -> ReplicationRow {
+    let text = |index| row.get(index).unwrap_or_default().to_owned();
+    ReplicationRow {
+        application_name: text(0),
+        state: text(1),
+        sync_state: text(2),
+        flush_lsn: row.get(3).and_then(|lsn| lsn.parse().ok()),
+    }
+}
+
+fn wal_directory(directory: &Path) -> PathBuf {
+    let new = directory.join("pg_wal");
+    if new.exists() { new } else { directory.join("pg_xlog") }
+}
+
+/// The history file of a timeline: which ones came before, and where each ended. Empty for the first one.
+fn timeline_history(directory: &Path, timeline: Timeline) -> Result<Vec<TimelineHistoryEntry>> {
+    if timeline.0 <= 1 {
+        return Ok(Vec::new());
+    }
+    let path = wal_directory(directory).join(format!("{:08X}.history", timeline.0));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse_history(&text),
+        // A standby may receive a new timeline a moment before its history.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(PostgresError::io("read", &path)(error)),
+    }
+}
+
+/// Each line: parent timeline, where it ended, why. Other lines are ignored; a bad number is an error.
+pub(crate) fn parse_history(text: &str) -> Result<Vec<TimelineHistoryEntry>> {
+    let mut entries = Vec::new();
+    for line in text.lines() {
+        let mut words = line.trim().splitn(2, char::is_whitespace);
+        let (Some(timeline), Some(rest)) = (words.next(), words.next()) else { continue };
+        let mut words = rest.trim_start().splitn(2, char::is_whitespace);
+        let (Some(lsn), Some(reason)) = (words.next(), words.next()) else { continue };
+        if timeline.starts_with('#') || !lsn.contains('/') {
+            continue;
+        }
+        let bad = || PostgresError::Invalid(format!("a timeline history holds the line \"{line}\""));
+        let mut entry = TimelineHistoryEntry::default();
+        entry.timeline = Timeline(timeline.parse().map_err(|_| bad())?);
+        entry.switch_point = lsn.parse().map_err(|_| bad())?;
+        entry.reason = reason.trim().to_owned();
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// The alphabetically first WAL file; empty when there is none or segments are not 16 MiB.
+fn older_wal_file(directory: &Path) -> Result<String> {
+    let directory = wal_directory(directory);
+    let entries = std::fs::read_dir(&directory).map_err(PostgresError::io("read", &directory))?;
+    let is_segment = |name: &String| {
+        name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte))
+    };
+    let first =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(is_segment).min();
+    let Some(first) = first else { return Ok(String::new()) };
+    let size = std::fs::metadata(directory.join(&first)).map(|metadata| metadata.len());
+    Ok(if size.is_ok_and(|size| size == PUBLISHED_SEGMENT_SIZE) { first } else { String::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histories_are_read() {
+        let text =
+            "1\t0/3000148\tno recovery target specified\n\n2\t0/5000000\tat restore point \"x\"\n# comment\n";
+        let entries = parse_history(text).unwrap();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].timeline, Timeline(1));
+        assert_eq!(entries[0].switch_point, Lsn(0x300_0148));
+        assert_eq!(entries[1].reason, "at restore point \"x\"");
+        assert!(parse_history("x\t0/1\ty\n").is_err());
+    }
 }

@@ -1,5 +1,21 @@
 //! The server process: our child, reaped at once, its last words kept.
 
+use std::future::Future;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::config::{self, Merge};
+use crate::error::{PostgresError, Result};
+use crate::explain;
+use crate::limit::Limit;
+use crate::local::{ConfigProblem, LocalPostgres, OrphanOutcome};
+use crate::process::{Environment, lock, prepare_environment, push_tail, read_lines, status_in_words};
+
 /// What is known of the server process without asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerState {
@@ -35,4 +51,392 @@ pub enum StopMode {
     Fast,
     /// SIGQUIT at once.
     Immediate,
+}
+
+const READY_POLL_FIRST: Duration = Duration::from_millis(5);
+const READY_POLL_LONGEST: Duration = Duration::from_millis(100);
+const PID_FILE_POLL: Duration = Duration::from_millis(5);
+const EXIT_POLL: Duration = Duration::from_millis(10);
+const LAST_WORDS: Duration = Duration::from_millis(50);
+const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
+const PROMOTION_POLL: Duration = Duration::from_millis(3);
+const PIPE_BYTES: usize = 1 << 20;
+
+impl LocalPostgres {
+    /// The server process as its parent sees it; changes at once when it ends.
+    pub fn server(&self) -> watch::Receiver<ServerState> {
+        self.inner.state.subscribe()
+    }
+
+    /// The last lines of the server's log, oldest first, passwords masked.
+    pub fn log_tail(&self) -> Vec<String> {
+        lock(&self.inner.log_tail).iter().cloned().collect()
+    }
+
+    /// Starts the server as our child with the files written before ([`LocalPostgres::write_config`], same `merge`), and
+    /// returns once it owns PGDATA (`postmaster.pid`). [`LocalPostgres::wait_ready`] waits for connections.
+    pub async fn start(&self, merge: Merge, limit: &Limit) -> Result<()> {
+        if self.inner.state.borrow().is_running() {
+            return Err(PostgresError::Invalid("PostgreSQL is already running".to_owned()));
+        }
+        let directory = self.data_directory();
+        config::disable_alter_system(&directory)?;
+        loop {
+            self.forget_stale_pid_file()?;
+            let pid = self.spawn(merge)?;
+            match self.wait_for_pid_file(pid, limit).await {
+                Err(PostgresError::ServerExited { tail, .. }) if previous_server_lingers(&tail) => {
+                    // Backends of a killed postmaster notice within milliseconds that they are orphans.
+                    limit.pause("waiting for the previous server's processes", EXIT_POLL).await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn spawn(&self, merge: Merge) -> Result<u32> {
+        let directory = self.data_directory();
+        let program = self.program("postgres");
+        let mut command = Command::new(&program);
+        command.arg("-D").arg(&directory);
+        let mut set = |name: &str, value: &std::path::Path| {
+            let mut setting = std::ffi::OsString::from(format!("{name}="));
+            setting.push(value);
+            command.arg("-c").arg(setting);
+        };
+        set("unix_socket_directories", &self.inner.options.socket_directory);
+        // A configuration file that came with the data may name the places of another machine.
+        set("data_directory", &directory);
+        set("hba_file", &directory.join("pg_hba.conf"));
+        if merge == Merge::WithExisting {
+            set("config_file", &directory.join(config::MERGED_FILE));
+            set("ident_file", &directory.join("pg_ident.conf"));
+            set("external_pid_file", std::path::Path::new(""));
+            set("logging_collector", std::path::Path::new("off"));
+        }
+        prepare_environment(&mut command, Environment::Clean);
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        lock(&self.inner.log_tail).clear();
+        self.inner.stopping.store(false, Ordering::SeqCst);
+        let mut child = command
+            .spawn()
+            .map_err(|source| PostgresError::Spawn { program: program.display().to_string(), source })?;
+        let pid = child.id().unwrap_or_default();
+        if let Some(stderr) = &child.stderr {
+            // A frozen keeper must not soon freeze its server's log. Best effort: the system may set a lower limit.
+            let _ = rustix::pipe::fcntl_setpipe_size(stderr, PIPE_BYTES);
+        }
+        self.inner.state.send_replace(ServerState::Running { pid });
+        let stderr = child.stderr.take();
+        let server = self.clone();
+        let listener = tokio::spawn(async move {
+            read_lines(stderr, |line| server.hear(line)).await;
+        });
+        tokio::spawn(self.clone().supervise(child, listener));
+        Ok(pid)
+    }
+
+    fn hear(&self, line: &str) {
+        use std::io::Write;
+        let line = explain::mask_passwords(line);
+        // Nothing can be done, or said, about a stderr that is gone.
+        let _ = writeln!(std::io::stderr(), "{line}");
+        push_tail(&mut lock(&self.inner.log_tail), line.into_owned());
+    }
+
+    /// Reaps the server the moment it ends, and says so.
+    async fn supervise(self, mut child: Child, listener: tokio::task::JoinHandle<()>) {
+        let status = child.wait().await;
+        let status = status.map_or_else(|error| error.to_string(), status_in_words);
+        let _ = tokio::time::timeout(LAST_WORDS, listener).await;
+        self.disconnect();
+        let state = if self.inner.stopping.load(Ordering::SeqCst) {
+            ServerState::Stopped
+        } else {
+            let tail = self.log_tail();
+            ServerState::Died { status, explanation: self.explain(&tail), tail }
+        };
+        self.inner.state.send_replace(state);
+    }
+
+    fn explain(&self, tail: &[String]) -> String {
+        explain::explain_startup_failure(tail)
+    }
+
+    async fn wait_for_pid_file(&self, pid: u32, limit: &Limit) -> Result<()> {
+        loop {
+            self.still_running()?;
+            if self.pid_file()?.is_some_and(|file| file.pid == pid) {
+                return Ok(());
+            }
+            limit.pause("the start of PostgreSQL", PID_FILE_POLL).await?;
+        }
+    }
+
+    /// An error that explains it when our child is not running.
+    fn still_running(&self) -> Result<u32> {
+        match &*self.inner.state.borrow() {
+            ServerState::Running { pid } => Ok(*pid),
+            ServerState::Stopped => Err(PostgresError::Invalid("PostgreSQL is not running".to_owned())),
+            ServerState::Died { status, explanation, tail } => Err(PostgresError::ServerExited {
+                status: status.clone(),
+                explanation: explanation.clone(),
+                tail: tail.clone(),
+            }),
+        }
+    }
+
+    /// Runs `work`, unless the server ends first.
+    async fn while_running<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut state = self.server();
+        tokio::select! {
+            biased;
+            _ = state.wait_for(|state| !state.is_running()) => {
+                self.still_running()?;
+                Err(PostgresError::Invalid("PostgreSQL is not running".to_owned()))
+            }
+            done = work => done,
+        }
+    }
+
+    /// Until the server answers SQL; [`PostgresError::ServerExited`] at once when it ends instead, and
+    /// [`PostgresError::Sql`] at once when it refuses our user.
+    pub async fn wait_ready(&self, limit: &Limit) -> Result<()> {
+        let mut pause = READY_POLL_FIRST;
+        loop {
+            let asked = self.while_running(self.query("ask it anything", "SELECT 1", limit)).await;
+            match asked {
+                Ok(_) => return Ok(()),
+                Err(PostgresError::Sql { code, message, .. })
+                    if code.as_deref().is_some_and(is_final_refusal) =>
+                {
+                    let user = &self.inner.options.superuser.username;
+                    let what = format!("the superuser \"{user}\" cannot log in to the local PostgreSQL");
+                    return Err(PostgresError::Sql { what, message, code });
+                }
+                Err(PostgresError::Sql { .. }) => {}
+                Err(other) => return Err(other),
+            }
+            self.while_running(limit.pause("waiting for PostgreSQL to accept connections", pause)).await?;
+            pause = (pause * 2).min(READY_POLL_LONGEST);
+        }
+    }
+
+    /// Until recovery to a target has ended: signal file gone, and `pg_is_in_recovery()` false, since the file goes
+    /// before the end-of-recovery checkpoint. [`PostgresError::ServerExited`] at once when the server ends instead.
+    pub async fn wait_recovery_end(&self, limit: &Limit) -> Result<()> {
+        let directory = self.data_directory();
+        let signals = self.version(limit).await?.has_signal_files();
+        loop {
+            let over = if signals {
+                !directory.join("recovery.signal").exists()
+            } else {
+                directory.join("recovery.done").exists()
+            };
+            if over && !self.while_running(self.recovering(limit)).await? {
+                return Ok(());
+            }
+            let pause = limit.pause("waiting for the end of recovery", READY_POLL_LONGEST);
+            self.while_running(pause).await?;
+        }
+    }
+
+    /// In recovery, or not ready to say.
+    async fn recovering(&self, limit: &Limit) -> Result<bool> {
+        match self.is_in_recovery(limit).await {
+            Err(PostgresError::Sql { code, .. }) if !code.as_deref().is_some_and(is_final_refusal) => {
+                Ok(true)
+            }
+            other => other,
+        }
+    }
+
+    /// Stops our child and returns when it is gone. No child: nothing. With [`StopMode::Fast`] it
+    /// escalates to SIGQUIT after `patience`, and to SIGKILL when SIGQUIT had the same time.
+    pub async fn stop(&self, mode: StopMode, patience: Duration, limit: &Limit) -> Result<()> {
+        let mut signals = vec![(Signal::QUIT, "immediate"), (Signal::KILL, "kill")];
+        if mode == StopMode::Fast {
+            signals.insert(0, (Signal::INT, "fast"));
+        }
+        for (signal, name) in signals {
+            let ServerState::Running { pid } = *self.inner.state.borrow() else { break };
+            self.inner.stopping.store(true, Ordering::SeqCst);
+            self.disconnect();
+            if let Some(pid) = crate::process::pid(pid) {
+                let _ = rustix::process::kill_process(pid, signal);
+            }
+            let mut state = self.server();
+            let gone = tokio::time::timeout(patience, state.wait_for(|state| !state.is_running()));
+            if limit.guard("stopping PostgreSQL", gone).await?.is_ok() {
+                break;
+            }
+            tracing::warn!("PostgreSQL did not stop within {patience:?} after a {name} shutdown request");
+        }
+        if self.inner.state.borrow().is_running() {
+            return Err(PostgresError::Timeout { what: "stopping PostgreSQL".to_owned() });
+        }
+        self.inner.state.send_replace(ServerState::Stopped);
+        Ok(())
+    }
+
+    /// Makes the running server read its files again, waits until it has, and returns the lines it did not take. A server that does not
+    /// accept connections yet is only told.
+    pub async fn reload(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
+        const LOADED: &str = "SELECT pg_conf_load_time()";
+        let before = self.query_value("ask when the configuration was loaded", LOADED, limit).await;
+        self.signal_server(Signal::HUP)?;
+        let Ok(before) = before else { return Ok(Vec::new()) };
+        let short = limit.at_most(Duration::from_secs(2));
+        loop {
+            let now = self.query_value("ask when the configuration was loaded", LOADED, limit).await?;
+            if now != before {
+                break;
+            }
+            // A file with a mistake is not loaded: the mistakes are then asked for below.
+            if short.pause("the reload", PID_FILE_POLL).await.is_err() {
+                limit.check("the reload")?;
+                break;
+            }
+        }
+        self.config_problems(limit).await
+    }
+
+    /// Lines of the configuration files that the running server does not take.
+    pub async fn config_problems(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
+        let sql = "SELECT 'postgresql.conf', coalesce(sourceline, 0), coalesce(name, ''), error FROM pg_file_settings f \
+                   WHERE error IS NOT NULL AND NOT EXISTS \
+                   (SELECT FROM pg_settings s WHERE s.name = lower(f.name) AND s.pending_restart); \
+                   SELECT 'pg_hba.conf', coalesce(line_number, 0), '', error FROM pg_hba_file_rules WHERE error IS NOT NULL";
+        let answers = self.query("look for mistakes in the configuration files", sql, limit).await?;
+        let text =
+            |row: &tokio_postgres::SimpleQueryRow, column| row.get(column).unwrap_or_default().to_owned();
+        Ok(answers
+            .iter()
+            .flatten()
+            .map(|row| ConfigProblem {
+                file: text(row, 0),
+                line: text(row, 1).parse().unwrap_or_default(),
+                name: text(row, 2),
+                error: text(row, 3),
+            })
+            .collect())
+    }
+
+    /// Makes a running standby a primary and waits until it is out of recovery. A primary is left as it is.
+    ///
+    /// The startup process may have just gone to sleep for `wal_retrieve_retry_interval` after losing its upstream, and then notices a
+    /// promotion only seconds later. A SIGHUP wakes it up; reading the configuration again is harmless.
+    pub async fn promote(&self, limit: &Limit) -> Result<()> {
+        if !self.while_running(self.is_in_recovery(limit)).await? {
+            return Ok(());
+        }
+        // What pg_promote() does (PostgreSQL source, xlogfuncs.c), without needing SQL.
+        let request = self.data_directory().join("promote");
+        std::fs::write(&request, "").map_err(PostgresError::io("write", &request))?;
+        self.signal_server(Signal::USR1)?;
+        let mut nudged = tokio::time::Instant::now();
+        loop {
+            self.still_running()?;
+            match self.while_running(self.is_in_recovery(limit)).await {
+                Ok(false) => break,
+                Ok(true) | Err(PostgresError::Sql { .. }) => {}
+                Err(other) => return Err(other),
+            }
+            if nudged.elapsed() >= NUDGE_INTERVAL {
+                nudged = tokio::time::Instant::now();
+                self.signal_server(Signal::HUP)?;
+            }
+            limit.pause("the promotion", PROMOTION_POLL).await?;
+        }
+        self.checkpoint_in_background(limit);
+        Ok(())
+    }
+
+    fn signal_server(&self, signal: Signal) -> Result<()> {
+        let pid = self.still_running()?;
+        let pid = crate::process::pid(pid)
+            .ok_or_else(|| PostgresError::Invalid("PostgreSQL is not running".to_owned()))?;
+        rustix::process::kill_process(pid, signal).map_err(|error| PostgresError::Io {
+            what: "cannot signal PostgreSQL".to_owned(),
+            source: error.into(),
+        })
+    }
+
+    /// Stops a server that runs in PGDATA and is not our child (left by a killed keeper): fast, then immediate.
+    pub async fn stop_orphan(&self, limit: &Limit) -> Result<OrphanOutcome> {
+        if self.inner.state.borrow().is_running() {
+            return Ok(OrphanOutcome::None);
+        }
+        let Some(pid) = self.live_orphan()? else { return Ok(OrphanOutcome::None) };
+        let target = crate::process::pid(pid)
+            .ok_or_else(|| PostgresError::Invalid(format!("postmaster.pid names process {pid}")))?;
+        let patience = limit.remaining().map_or(Duration::from_secs(60), |all| all / 3);
+        for signal in [Signal::INT, Signal::QUIT, Signal::KILL] {
+            let _ = rustix::process::kill_process(target, signal);
+            let step = limit.at_most(patience);
+            while self.live_orphan()? == Some(pid) {
+                if step.pause("stopping the PostgreSQL that was left running", EXIT_POLL).await.is_err() {
+                    limit.check("stopping the PostgreSQL that was left running")?;
+                    break;
+                }
+            }
+            if self.live_orphan()? != Some(pid) {
+                return Ok(OrphanOutcome::Stopped { pid });
+            }
+        }
+        Err(PostgresError::Timeout {
+            what: format!("stopping the PostgreSQL that was left running (process {pid})"),
+        })
+    }
+
+    /// The postmaster that runs in PGDATA without being our child.
+    pub(crate) fn live_orphan(&self) -> Result<Option<u32>> {
+        let Some(file) = self.pid_file()? else { return Ok(None) };
+        Ok(self.works_in_our_directory(file.pid).then_some(file.pid))
+    }
+
+    /// True when the process lives, is no zombie, and works in PGDATA, as every server process does.
+    fn works_in_our_directory(&self, pid: u32) -> bool {
+        let Ok(directory) = std::fs::canonicalize(self.data_directory()) else { return false };
+        let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+        std::fs::read_link(process.join("cwd")).is_ok_and(|works_in| works_in == directory)
+    }
+
+    /// A pid file that names no process of this data directory would keep a server from starting when the number is in use again.
+    fn forget_stale_pid_file(&self) -> Result<()> {
+        let Some(file) = self.pid_file()? else { return Ok(()) };
+        if self.works_in_our_directory(file.pid) {
+            return Err(PostgresError::Invalid(format!(
+                "a PostgreSQL that this keeper did not start runs in {} (process {})",
+                self.data_directory().display(),
+                file.pid
+            )));
+        }
+        crate::files::remove_if_there(&self.data_directory().join("postmaster.pid")).map(|_| ())
+    }
+
+    fn pid_file(&self) -> Result<Option<PidFile>> {
+        let path = self.data_directory().join("postmaster.pid");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                Ok(text.lines().next().and_then(|line| line.trim().parse().ok()).map(|pid| PidFile { pid }))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PostgresError::io("read", &path)(error)),
+        }
+    }
+}
+
+/// The first line of `postmaster.pid`.
+struct PidFile {
+    pid: u32,
+}
+
+fn previous_server_lingers(tail: &[String]) -> bool {
+    tail.iter().any(|line| line.contains("pre-existing shared memory block"))
+}
+
+/// SQLSTATEs that waiting does not mend: wrong password, no such user, no rule for it, no such database.
+fn is_final_refusal(code: &str) -> bool {
+    matches!(code, "28P01" | "28000" | "3D000")
 }

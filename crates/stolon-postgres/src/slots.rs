@@ -1,1 +1,75 @@
 //! Physical replication slots of one instance.
+
+use std::collections::BTreeSet;
+
+use crate::error::Result;
+use crate::limit::Limit;
+use crate::local::{LocalPostgres, SlotPlan};
+use crate::quote::sql_literal;
+use crate::version::Version;
+
+/// Prefix of the slots that belong to the cluster.
+const PREFIX: &str = "stolon_";
+
+struct Slot {
+    name: String,
+    physical: bool,
+    /// Its WAL is gone: no standby can use it again.
+    invalidated: bool,
+    /// A copy of another server's slot.
+    synced: bool,
+}
+
+impl LocalPostgres {
+    /// Makes exactly `wanted` the physical slots whose names start with `stolon_`, with WAL reserved at once;
+    /// invalidated ones are made anew. Slots without the prefix, logical, temporary and synchronised ones are never
+    /// touched. A slot in use that is not wanted stays, and is tried again next time.
+    pub async fn refresh_slots(&self, wanted: &BTreeSet<String>, limit: &Limit) -> Result<SlotPlan> {
+        let version = self.version(limit).await?;
+        let existing = self.slots(version, limit).await?;
+        let mut plan = SlotPlan::default();
+        let mut there: BTreeSet<String> = existing.iter().map(|slot| slot.name.clone()).collect();
+        for slot in existing.into_iter().filter(|slot| slot.physical && !slot.synced) {
+            let is_wanted = wanted.contains(&slot.name);
+            if !slot.name.starts_with(PREFIX) || (is_wanted && !slot.invalidated) {
+                continue;
+            }
+            let sql = format!("SELECT pg_drop_replication_slot({})", sql_literal(&slot.name));
+            match self.query(&format!("drop the replication slot {}", slot.name), &sql, limit).await {
+                Ok(_) => {
+                    there.remove(&slot.name);
+                    plan.dropped.push(slot.name);
+                }
+                Err(error) => plan.kept.push((slot.name, error.to_string())),
+            }
+        }
+        for name in wanted.difference(&there) {
+            let sql = format!("SELECT pg_create_physical_replication_slot({}, true)", sql_literal(name));
+            self.query(&format!("create the replication slot {name}"), &sql, limit).await?;
+            plan.created.push(name.clone());
+        }
+        Ok(plan)
+    }
+
+    async fn slots(&self, version: Version, limit: &Limit) -> Result<Vec<Slot>> {
+        let invalidated = match (version.has_slot_synchronisation(), version.has_wal_status()) {
+            (true, _) => "wal_status = 'lost' OR invalidation_reason IS NOT NULL",
+            (false, true) => "wal_status = 'lost'",
+            (false, false) => "false",
+        };
+        let synced = if version.has_slot_synchronisation() { "synced" } else { "false" };
+        let lasting = if version.has_temporary_slots() { "NOT temporary" } else { "true" };
+        let sql = format!(
+            "SELECT slot_name, slot_type = 'physical', coalesce({invalidated}, false), {synced} \
+             FROM pg_replication_slots WHERE {lasting} ORDER BY 1"
+        );
+        let answers = self.query("list the replication slots", &sql, limit).await?;
+        let slots = answers.iter().flatten().map(|row| Slot {
+            name: row.get(0).unwrap_or_default().to_owned(),
+            physical: row.get(1) == Some("t"),
+            invalidated: row.get(2) == Some("t"),
+            synced: row.get(3) == Some("t"),
+        });
+        Ok(slots.collect())
+    }
+}

@@ -1,6 +1,16 @@
 //! The instance that data is copied from: looking at it before anything here is deleted.
 
+use std::time::Duration;
+
 use stolon_model::{Lsn, Timeline};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::credentials::Credentials;
+use crate::error::{PostgresError, Result};
+use crate::limit::Limit;
+use crate::local::LocalPostgres;
+use crate::quote;
+use crate::replication::{Failure, ReplicationConnection, Row};
 
 /// Where to copy from, and as whom to appear there. Users and passwords are those of [`crate::Options`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +111,146 @@ impl SourceProblem {
             }
             Self::Busy { .. } => Some("raise maxStandbys or additionalWalSenders".into()),
             _ => None,
+        }
+    }
+}
+
+const SLOT_POLL: Duration = Duration::from_millis(100);
+
+impl LocalPostgres {
+    /// `primary_conninfo` for following `source`, with the password, in the text of the reference.
+    pub fn replication_conninfo(&self, source: &Source) -> String {
+        let password =
+            self.inner.options.replication.password_to_send().map_or("", |password| password.reveal());
+        self.conninfo(source, &self.inner.options.replication, &[("password", password)])
+    }
+
+    /// Without a password; `more` pairs are added.
+    pub(crate) fn conninfo(&self, source: &Source, who: &Credentials, more: &[(&str, &str)]) -> String {
+        let pairs = [
+            ("user", who.username.as_str()),
+            ("host", source.host.as_str()),
+            ("port", source.port.as_str()),
+            ("application_name", source.application_name.as_str()),
+            ("sslmode", "prefer"),
+        ];
+        quote::conninfo(pairs.into_iter().chain(more.iter().copied()))
+    }
+
+    /// Looks at a source over the replication protocol, as the replication user, without touching anything here or there: it can be
+    /// reached, a wal sender is free, it is the same cluster (when `system_identifier` is given) and has the slot (when one is given).
+    pub async fn examine_source(
+        &self,
+        source: &Source,
+        system_identifier: Option<&str>,
+        slot: Option<&str>,
+        limit: &Limit,
+    ) -> Result<SourceFacts> {
+        let address = format!("{}:{}", source.host, source.port);
+        let replication = &self.inner.options.replication;
+        let look = async {
+            let port =
+                source.port.parse::<u16>().map_err(|_| Failure::Protocol("that is no port".to_owned()))?;
+            let stream = TcpStream::connect((source.host.as_str(), port)).await.map_err(Failure::from)?;
+            let mut connection =
+                ReplicationConnection::new(stream, replication, &source.application_name).await?;
+            let identity = connection.query("IDENTIFY_SYSTEM").await?;
+            let facts = facts_of(&identity)?;
+            let slots = match slot {
+                Some(name) => {
+                    connection.query(&format!("READ_REPLICATION_SLOT {}", quote::sql_identifier(name))).await
+                }
+                None => Ok(vec![vec![Some("physical".to_owned())]]),
+            };
+            Ok::<_, Failure>((facts, slots))
+        };
+        let (facts, slots) = limit
+            .guard(&format!("looking at PostgreSQL at {address}"), look)
+            .await?
+            .map_err(|failure| failure.into_problem(address.clone(), &replication.username))?;
+        if let Some(wanted) = system_identifier.filter(|wanted| *wanted != facts.system_identifier) {
+            let (wanted, found) = (wanted.to_owned(), facts.system_identifier);
+            return Err(SourceProblem::OtherCluster { address, wanted, found }.into());
+        }
+        match slots {
+            // Before 15 the command is not known; then the copy itself finds out.
+            Err(Failure::Server { code, .. }) if code == "42601" => {}
+            Err(failure) => return Err(failure.into_problem(address, &replication.username).into()),
+            // A slot that is not there is answered with nulls.
+            Ok(rows) if rows.first().and_then(|row| row.first()).is_none_or(Option::is_none) => {
+                return Err(
+                    SourceProblem::NoSlot { address, slot: slot.unwrap_or_default().to_owned() }.into()
+                );
+            }
+            Ok(_) => {}
+        }
+        Ok(facts)
+    }
+
+    /// [`LocalPostgres::examine_source`] again and again while only the slot is missing; its keeper makes it once
+    /// the sentinel has told it to. Other problems end it at once.
+    pub async fn wait_for_source(
+        &self,
+        source: &Source,
+        system_identifier: Option<&str>,
+        slot: Option<&str>,
+        limit: &Limit,
+    ) -> Result<SourceFacts> {
+        loop {
+            match self.examine_source(source, system_identifier, slot, limit).await {
+                Err(PostgresError::Source(missing @ SourceProblem::NoSlot { .. })) => {
+                    match limit.pause("waiting for the replication slot", SLOT_POLL).await {
+                        Err(PostgresError::Timeout { .. }) => return Err(missing.into()),
+                        other => other?,
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// What `IDENTIFY_SYSTEM` says of the local server.
+    pub(crate) async fn identify_local(&self, limit: &Limit) -> Result<SourceFacts> {
+        let options = &self.inner.options;
+        let socket = options.socket_directory.join(format!(".s.PGSQL.{}", options.port));
+        let ask = async {
+            let stream = UnixStream::connect(&socket).await.map_err(Failure::from)?;
+            let mut connection =
+                ReplicationConnection::new(stream, &options.replication, "stolon-keeper").await?;
+            facts_of(&connection.query("IDENTIFY_SYSTEM").await?)
+        };
+        limit.guard("asking the local PostgreSQL to identify itself", ask).await?.map_err(|failure| {
+            failure.into_problem("the local socket".to_owned(), &options.replication.username).into()
+        })
+    }
+}
+
+fn facts_of(rows: &[Row]) -> Result<SourceFacts, Failure> {
+    let text = |column: usize| rows.first().and_then(|row| row.get(column)).and_then(Option::as_deref);
+    let facts = || {
+        Some(SourceFacts {
+            system_identifier: text(0)?.to_owned(),
+            timeline: Timeline(text(1)?.parse().ok()?),
+            lsn: text(2)?.parse().ok()?,
+        })
+    };
+    facts().ok_or_else(|| Failure::Protocol("IDENTIFY_SYSTEM was not answered as expected".to_owned()))
+}
+
+impl Failure {
+    fn into_problem(self, address: String, user: &str) -> SourceProblem {
+        let user = user.to_owned();
+        match self {
+            Failure::Io(error) => SourceProblem::Unreachable { address, reason: error.to_string() },
+            Failure::Protocol(reason) => SourceProblem::Other { address, reason },
+            Failure::Server { code, message } => match code.as_str() {
+                "28000" if message.contains("no encryption") && message.contains("no pg_hba.conf entry") => {
+                    SourceProblem::NeedsTls { address }
+                }
+                "28P01" | "28000" | "42501" => SourceProblem::Refused { address, user, reason: message },
+                "53300" => SourceProblem::Busy { address, reason: message },
+                _ => SourceProblem::Other { address, reason: message },
+            },
         }
     }
 }

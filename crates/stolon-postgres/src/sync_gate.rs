@@ -13,7 +13,15 @@ use crate::sample::ReplicationRow;
 /// Remembers, for each standby that is named now, how far it must have flushed to count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncGate {
-    required: BTreeMap<String, Lsn>,
+    marks: BTreeMap<String, Mark>,
+}
+
+/// A reload reaches one process of the server after the other: a commit may be released by the old names a moment after the new
+/// ones were seen. The position therefore is taken at the second look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    SeenOnce,
+    Reach(Lsn),
 }
 
 impl SyncGate {
@@ -23,18 +31,24 @@ impl SyncGate {
     }
 
     /// To be called with every look at a primary: `named` are the application names that
-    /// `synchronous_standby_names` in force names, `flushed` is the primary's flush position read *after* that.
-    /// A newly named standby must reach `flushed`; one that is no longer named is forgotten.
+    /// `synchronous_standby_names` in force names ([`names_in`]), `flushed` is the primary's flush position read *after* that.
+    /// A newly named standby must reach the position of the second look; one that is no longer named is forgotten.
     pub fn observe(&mut self, named: &[String], flushed: Lsn) {
-        self.required.retain(|name, _| named.contains(name));
+        self.marks.retain(|name, _| named.contains(name));
         for name in named {
-            self.required.entry(name.clone()).or_insert(flushed);
+            match self.marks.get_mut(name) {
+                None => {
+                    self.marks.insert(name.clone(), Mark::SeenOnce);
+                }
+                Some(mark @ Mark::SeenOnce) => *mark = Mark::Reach(flushed),
+                Some(Mark::Reach(_)) => {}
+            }
         }
     }
 
     /// The server was restarted or promoted: everybody has to pass again.
     pub fn reset(&mut self) {
-        self.required.clear();
+        self.marks.clear();
     }
 
     /// Application names that PostgreSQL shows as `sync` and that have flushed what they must, sorted.
@@ -42,10 +56,9 @@ impl SyncGate {
         let mut names: Vec<String> = rows
             .iter()
             .filter(|row| row.sync_state == "sync")
-            .filter(|row| {
-                self.required
-                    .get(&row.application_name)
-                    .is_some_and(|required| row.flush_lsn >= Some(*required))
+            .filter(|row| match self.marks.get(&row.application_name) {
+                Some(Mark::Reach(required)) => row.flush_lsn >= Some(*required),
+                Some(Mark::SeenOnce) | None => false,
             })
             .map(|row| row.application_name.clone())
             .collect();
@@ -53,6 +66,15 @@ impl SyncGate {
         names.dedup();
         names
     }
+}
+
+/// The names in a value of `synchronous_standby_names`: `a`, `2 (a,b)`, `FIRST 1 (a, "b")`.
+pub fn names_in(value: &str) -> Vec<String> {
+    let list = value.split_once('(').map_or(value, |(_, rest)| rest.trim_end().trim_end_matches(')'));
+    list.split(',')
+        .map(|name| name.trim().trim_matches('"').to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 #[cfg(test)]
@@ -71,26 +93,41 @@ mod tests {
     #[test]
     fn a_newly_named_standby_counts_once_it_has_flushed_what_was_there() {
         let mut gate = SyncGate::new();
+        gate.observe(&["stolon_a".into()], Lsn(90));
+        assert!(gate.in_sync(&[row("stolon_a", "sync", 900)]).is_empty(), "one look is not enough");
         gate.observe(&["stolon_a".into()], Lsn(100));
-        assert_eq!(gate.in_sync(&[row("stolon_a", "sync", 99)]), Vec::<String>::new());
+        assert!(gate.in_sync(&[row("stolon_a", "sync", 99)]).is_empty());
         gate.observe(&["stolon_a".into()], Lsn(500));
         assert_eq!(gate.in_sync(&[row("stolon_a", "sync", 100)]), ["stolon_a"]);
-        assert_eq!(gate.in_sync(&[row("stolon_a", "async", 900)]), Vec::<String>::new());
+        assert!(gate.in_sync(&[row("stolon_a", "async", 900)]).is_empty());
     }
 
     #[test]
     fn a_second_standby_has_its_own_mark_and_the_first_keeps_its() {
         let mut gate = SyncGate::new();
-        gate.observe(&["a".into()], Lsn(100));
-        gate.observe(&["a".into(), "b".into()], Lsn(1000));
+        for flushed in [90, 100] {
+            gate.observe(&["a".into()], Lsn(flushed));
+        }
+        for flushed in [900, 1000] {
+            gate.observe(&["a".into(), "b".into()], Lsn(flushed));
+        }
         let rows = [row("a", "sync", 700), row("b", "sync", 700)];
         assert_eq!(gate.in_sync(&rows), ["a"]);
         gate.observe(&["b".into()], Lsn(2000));
         assert_eq!(gate.in_sync(&[row("a", "sync", 9000), row("b", "sync", 1000)]), ["b"]);
+        gate.reset();
+        assert!(gate.in_sync(&[row("b", "sync", 9000)]).is_empty());
     }
 
     #[test]
-    fn nobody_counts_before_the_first_look() {
-        assert!(SyncGate::new().in_sync(&[row("a", "sync", 1)]).is_empty());
+    fn names_are_read_in_every_form() {
+        for (value, names) in [
+            ("", vec![]),
+            ("stolon_a", vec!["stolon_a"]),
+            ("2 (stolon_a,stolon_b)", vec!["stolon_a", "stolon_b"]),
+            ("ANY 1 (a, \"b\")", vec!["a", "b"]),
+        ] {
+            assert_eq!(names_in(value), names, "{value}");
+        }
     }
 }

@@ -1,0 +1,260 @@
+//! Copies of another instance: `pg_basebackup`, `pg_rewind`, and getting rid of data without losing the last good copy.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+
+use crate::credentials::Credentials;
+use crate::error::{PostgresError, Result};
+use crate::files::{SecretFile, remove_if_there, sync_parent};
+use crate::initialise::parse_progress;
+use crate::limit::Limit;
+use crate::local::{BaseBackup, LocalPostgres, OldData, ProgressSender};
+use crate::quote;
+use crate::source::Source;
+
+/// Where a copy is made while the old data is still of use; no other program looks there.
+const NEW_DIRECTORY: &str = "postgres.new";
+
+/// The source's own setting would make a tool's transactions there wait for standbys.
+const NO_WAITING: (&str, &str) = ("options", "-c synchronous_commit=off");
+
+impl LocalPostgres {
+    /// `pg_basebackup` with all WAL it needs, a fast checkpoint, and progress. The server must be stopped. With
+    /// [`OldData::KeepUntilCopied`] PGDATA is as before when this fails.
+    pub async fn base_backup(
+        &self,
+        backup: &BaseBackup,
+        progress: &ProgressSender,
+        limit: &Limit,
+    ) -> Result<()> {
+        self.must_be_stopped()?;
+        let directory = self.data_directory();
+        let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
+        let target = match backup.old_data {
+            OldData::KeepUntilCopied if can_be_exchanged(&directory) => {
+                remove_tree(beside.clone(), limit).await?;
+                beside
+            }
+            _ => directory.clone(),
+        };
+        let mut wal_elsewhere = None;
+        if target == directory {
+            // A pg_wal that was put on another disk stays there.
+            wal_elsewhere = std::fs::canonicalize(directory.join("pg_wal"))
+                .ok()
+                .filter(|wal| std::fs::canonicalize(&directory).is_ok_and(|inside| !wal.starts_with(inside)));
+            self.remove_data(limit).await?;
+        }
+        let copied = self.run_base_backup(backup, &target, wal_elsewhere, progress, limit).await;
+        if let Err(error) = copied {
+            if target != directory {
+                remove_tree(target, &limit.renewed(REMOVAL_LIMIT)).await?;
+            }
+            return Err(error);
+        }
+        if target != directory {
+            exchange(&target, &directory)?;
+            remove_tree(target, limit).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_base_backup(
+        &self,
+        backup: &BaseBackup,
+        target: &Path,
+        wal_elsewhere: Option<PathBuf>,
+        progress: &ProgressSender,
+        limit: &Limit,
+    ) -> Result<()> {
+        let who = &self.inner.options.replication;
+        let version = self.version(limit).await?;
+        let secret = self.pass_file(&backup.source, who)?;
+        let mut tool = self
+            .tool("pg_basebackup")
+            .args(["-R", "-v", "-P", "-Xs", "-w", "--checkpoint=fast", "-D"])
+            .arg(target)
+            .arg("-d")
+            .arg(self.conninfo(&backup.source, who, &[NO_WAITING]))
+            .env("PGPASSFILE", secret.path());
+        if let Some(slot) = backup.slot.as_ref().filter(|_| version.base_backup_takes_slot()) {
+            tool = tool.args(["--slot", slot]);
+        }
+        if let Some(elsewhere) = wal_elsewhere {
+            tool = tool.arg("--waldir").arg(elsewhere);
+        }
+        tool.run(limit, |line| follow(line, progress)).await?.success("pg_basebackup").map(|_| ())
+    }
+
+    /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must
+    /// have been stopped in order. Its configuration files are the source's afterwards.
+    pub async fn rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
+        self.must_be_stopped()?;
+        let directory = self.data_directory();
+        // pg_rewind stops at a file that is a link on one side only.
+        remove_if_there(&directory.join("postgresql.auto.conf"))?;
+        let who = &self.inner.options.superuser;
+        let secret = self.pass_file(source, who)?;
+        let conninfo = self.conninfo(source, who, &[("dbname", "postgres"), NO_WAITING]);
+        let tool = self
+            .tool("pg_rewind")
+            .arg("--progress")
+            .arg("-D")
+            .arg(&directory)
+            .arg("--source-server")
+            .arg(conninfo)
+            .env("PGPASSFILE", secret.path());
+        tool.run(limit, |line| follow(line, progress)).await?.success("pg_rewind").map(|_| ())
+    }
+
+    /// Deletes PGDATA, its tablespaces' files, and what a broken-off copy left. Of a mount point, and of a `pg_wal` elsewhere,
+    /// only the content goes. The server must be stopped.
+    pub async fn remove_data(&self, limit: &Limit) -> Result<()> {
+        self.must_be_stopped()?;
+        remove_tree(self.inner.options.keeper_directory.join(NEW_DIRECTORY), limit).await?;
+        let directory = self.data_directory();
+        clear_elsewhere(&directory, limit).await?;
+        remove_tree(directory, limit).await
+    }
+
+    fn must_be_stopped(&self) -> Result<()> {
+        if self.inner.state.borrow().is_running() || self.live_orphan()?.is_some() {
+            return Err(PostgresError::Invalid(
+                "PostgreSQL must be stopped before its data is replaced".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn pass_file(&self, source: &Source, who: &Credentials) -> Result<SecretFile> {
+        let password = who.password_to_send().map_or("", |password| password.reveal());
+        let line = quote::pgpass_line(&source.host, &source.port, &who.username, password);
+        SecretFile::new(&self.secrets_directory(), &line)
+    }
+}
+
+const REMOVAL_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
+
+fn follow(line: &str, progress: &ProgressSender) {
+    match parse_progress(line) {
+        Some(seen) => {
+            progress.send_if_modified(|known| std::mem::replace(known, seen) != seen);
+        }
+        None => tracing::info!("{line}"),
+    }
+}
+
+/// A directory whose parts all lie in it can be exchanged with another by renaming.
+fn can_be_exchanged(directory: &Path) -> bool {
+    let is_link = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    !is_link(directory)
+        && !is_mount_point(directory)
+        && !is_link(&directory.join("pg_wal"))
+        && !is_link(&directory.join("pg_xlog"))
+        && tablespaces(directory).is_empty()
+}
+
+fn is_mount_point(directory: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let parent = directory.parent().unwrap_or(Path::new("/"));
+    device(directory).is_some_and(|own| device(parent) != Some(own))
+}
+
+fn tablespaces(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory.join("pg_tblspc")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+}
+
+/// Puts `new` in the place of `old`: in one step where the file system can. Afterwards the old data, if any, is at `new`.
+fn exchange(new: &Path, old: &Path) -> Result<()> {
+    if !old.exists() {
+        std::fs::rename(new, old).map_err(PostgresError::io("move the copy to", old))?;
+        return sync_parent(old);
+    }
+    match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+            let aside = old.with_extension("old");
+            std::fs::rename(old, &aside).map_err(PostgresError::io("move the old data from", old))?;
+            std::fs::rename(new, old).map_err(PostgresError::io("move the copy to", old))?;
+            std::fs::rename(&aside, new).map_err(PostgresError::io("move the old data from", &aside))?;
+        }
+        Err(error) => return Err(PostgresError::io("move the copy to", old)(error.into())),
+    }
+    sync_parent(old)
+}
+
+/// Empties what belongs to an instance but lies outside of it: tablespaces (only the directory of its own catalogue version) and
+/// a linked `pg_wal`.
+async fn clear_elsewhere(directory: &Path, limit: &Limit) -> Result<()> {
+    let version = crate::data_directory::data_version(directory).ok().flatten();
+    if let Some(version) = version {
+        let major = if version.major >= 10 { version.major.to_string() } else { version.to_string() };
+        let own = format!("PG_{major}_");
+        for space in tablespaces(directory) {
+            for entry in std::fs::read_dir(&space).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(&own) {
+                    remove_tree(entry.path(), limit).await?;
+                }
+            }
+        }
+    }
+    for name in ["pg_wal", "pg_xlog"] {
+        let link = directory.join(name);
+        if std::fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.is_symlink())
+            && let Ok(target) = std::fs::canonicalize(&link)
+        {
+            remove_content(target, limit).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory with all below it, in the background of this thread. Of a mount point or a link, its content.
+async fn remove_tree(path: PathBuf, limit: &Limit) -> Result<()> {
+    let metadata = match std::fs::symlink_metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(PostgresError::io("look at", &path)(error)),
+    };
+    if metadata.is_symlink() || is_mount_point(&path) {
+        return remove_content(path, limit).await;
+    }
+    in_background(path, limit, |path| std::fs::remove_dir_all(path)).await
+}
+
+async fn remove_content(path: PathBuf, limit: &Limit) -> Result<()> {
+    in_background(path, limit, |path| {
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_name() == OsStr::new("lost+found") {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn in_background(
+    path: PathBuf,
+    limit: &Limit,
+    work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
+) -> Result<()> {
+    let what = format!("removing {}", path.display());
+    let shown = path.clone();
+    let done = limit.guard(&what, tokio::task::spawn_blocking(move || work(&path))).await?;
+    match done {
+        Ok(result) => result.map_err(PostgresError::io("remove", &shown))?,
+        Err(error) => return Err(PostgresError::Invalid(format!("{what}: {error}"))),
+    }
+    sync_parent(&shown)
+}

@@ -1,0 +1,306 @@
+//! Last words of PostgreSQL and its tools, turned into one sentence.
+
+use std::borrow::Cow;
+
+/// Replaces the value after each `password=` by `***`.
+pub(crate) fn mask_passwords(line: &str) -> Cow<'_, str> {
+    const KEY: &str = "password=";
+    if !line.contains(KEY) {
+        return Cow::Borrowed(line);
+    }
+    let mut masked = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find(KEY) {
+        let (before, after) = rest.split_at(at + KEY.len());
+        masked.push_str(before);
+        masked.push_str("***");
+        rest = &after[password_length(after)..];
+    }
+    masked.push_str(rest);
+    Cow::Owned(masked)
+}
+
+/// Bytes of a conninfo value: up to an unescaped space or quote, or a quoted whole.
+fn password_length(text: &str) -> usize {
+    let quoted = text.starts_with('\'');
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(usize::from(quoted)) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '\'' if quoted => return at + 1,
+            '"' | '\'' if !quoted => return at,
+            c if c.is_whitespace() && !quoted => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// True when the last words speak of a full disk.
+pub fn is_disk_full(tail: &[String]) -> bool {
+    tail.iter().rev().take(20).any(|line| line.contains("No space left on device"))
+}
+
+/// The line that says why a tool failed, without the tool's name before it.
+pub(crate) fn tool_failure(tool: &str, tail: &[String]) -> Option<String> {
+    let prefix = format!("{tool}: ");
+    let strip = |line: &str| {
+        let line = line.trim();
+        let line = line.strip_prefix(prefix.as_str()).unwrap_or(line);
+        let line = line.strip_prefix("error: ").or_else(|| line.strip_prefix("fatal: ")).unwrap_or(line);
+        line.to_owned()
+    };
+    let says_why = |line: &&String| {
+        let lower = line.to_ascii_lowercase();
+        ["error:", "fatal:", "panic:"].iter().any(|word| lower.contains(word))
+    };
+    let told =
+        tail.iter().find(says_why).or_else(|| tail.iter().rev().find(|line| !line.trim().is_empty()))?;
+    Some(strip(told))
+}
+
+struct Cause {
+    /// All of these stand in one line.
+    needles: &'static [&'static str],
+    sentence: fn(&str) -> String,
+}
+
+fn say(text: &'static str, line: &str) -> String {
+    format!("{text} ({})", message_of(line))
+}
+
+/// The usual reasons, most telling first.
+const CAUSES: &[Cause] = &[
+    Cause { needles: &["No space left on device"], sentence: |line| say("the disk is full", line) },
+    Cause {
+        needles: &["is a lower setting than on the primary server"],
+        sentence: |line| say("a setting is lower than the data demands", line),
+    },
+    Cause {
+        needles: &["hot standby is not possible because"],
+        sentence: |line| say("a setting is lower than the data demands", line),
+    },
+    Cause {
+        needles: &["recovery aborted because of insufficient parameter settings"],
+        sentence: |line| say("a setting is lower than the data demands", line),
+    },
+    Cause {
+        needles: &["could not access file", "No such file or directory"],
+        sentence: |line| say("a library named in the settings is not installed here", line),
+    },
+    Cause {
+        needles: &["could not load library"],
+        sentence: |line| say("a library named in the settings cannot be loaded here", line),
+    },
+    Cause {
+        needles: &["incompatible library"],
+        sentence: |line| say("a library was made for another PostgreSQL version", line),
+    },
+    Cause {
+        needles: &["The data directory was initialized by PostgreSQL version"],
+        sentence: |line| say("the data belongs to another major version of PostgreSQL", line),
+    },
+    Cause {
+        needles: &["database files are incompatible with server"],
+        sentence: |line| say("the data does not fit this PostgreSQL", line),
+    },
+    Cause {
+        needles: &["could not bind", "Address already in use"],
+        sentence: |line| say("the port is already in use", line),
+    },
+    Cause {
+        needles: &["lock file", "already exists"],
+        sentence: |line| say("another PostgreSQL uses this port or data directory", line),
+    },
+    Cause {
+        needles: &["recovery ended before configured recovery target was reached"],
+        sentence: |line| {
+            say("the recovery target was not reached: WAL is missing or the target lies in the future", line)
+        },
+    },
+    Cause {
+        needles: &["requested recovery stop point is before consistent recovery point"],
+        sentence: |line| say("the recovery target lies before the end of the backup", line),
+    },
+    Cause {
+        needles: &["multiple recovery targets specified"],
+        sentence: |line| say("only one recovery target may be given", line),
+    },
+    Cause {
+        needles: &["must specify restore_command when standby mode is not enabled"],
+        sentence: |line| {
+            say("recovery needs a restore command (archiveRecoverySettings.restoreCommand)", line)
+        },
+    },
+    Cause {
+        needles: &["could not locate required checkpoint record"],
+        sentence: |line| say("the data is not complete: its checkpoint is missing from the WAL", line),
+    },
+    Cause {
+        needles: &["could not locate a valid checkpoint record"],
+        sentence: |line| say("the data is not complete: its checkpoint is missing from the WAL", line),
+    },
+    Cause {
+        needles: &["could not find redo location"],
+        sentence: |line| say("the data is not complete: WAL that the checkpoint needs is missing", line),
+    },
+    Cause {
+        needles: &["WAL ends before end of online backup"],
+        sentence: |line| say("the backup is not complete: its last WAL is missing", line),
+    },
+    Cause {
+        needles: &["WAL ends before consistent recovery point"],
+        sentence: |line| say("WAL is missing that the data needs to be consistent", line),
+    },
+    Cause {
+        needles: &["requested timeline", "is not a child of this server's history"],
+        sentence: |line| say("the data has taken another course than the WAL it is to follow", line),
+    },
+    Cause {
+        needles: &["incorrect checksum in control file"],
+        sentence: |line| say("the data is damaged: pg_control", line),
+    },
+    Cause { needles: &["invalid page in block"], sentence: |line| say("the data is damaged", line) },
+    Cause {
+        needles: &["could not load", "pg_hba.conf"],
+        sentence: |line| say("pg_hba.conf has lines that PostgreSQL does not accept", line),
+    },
+    Cause {
+        needles: &["unrecognized configuration parameter"],
+        sentence: |line| say("a parameter is not one of this PostgreSQL version", line),
+    },
+    Cause {
+        needles: &["invalid value for parameter"],
+        sentence: |line| say("a parameter has a value that PostgreSQL does not accept", line),
+    },
+    Cause {
+        needles: &["is outside the valid range for parameter"],
+        sentence: |line| say("a parameter has a value that PostgreSQL does not accept", line),
+    },
+    Cause {
+        needles: &["Cannot allocate memory"],
+        sentence: |line| say("there is not enough memory for these settings", line),
+    },
+    Cause {
+        needles: &["could not map anonymous shared memory"],
+        sentence: |line| say("there is not enough memory for these settings", line),
+    },
+    Cause {
+        needles: &["pre-existing shared memory block"],
+        sentence: |line| say("processes of the previous server are still there", line),
+    },
+    Cause {
+        needles: &["\"root\" execution of the PostgreSQL server is not permitted"],
+        sentence: |_| "PostgreSQL does not run as root: start the keeper as an ordinary user".to_owned(),
+    },
+];
+
+/// Why a server ended, in one sentence, from the last lines of its log. Knows the usual causes; for others it quotes the last
+/// message of level FATAL or worse, and says so when there is none.
+pub fn explain_startup_failure(log_tail: &[String]) -> String {
+    for cause in CAUSES {
+        let line =
+            log_tail.iter().rev().find(|line| cause.needles.iter().all(|needle| line.contains(needle)));
+        if let Some(line) = line {
+            return (cause.sentence)(line);
+        }
+    }
+    let severe = |line: &&String| ["PANIC:", "FATAL:"].iter().any(|level| line.contains(level));
+    let last = log_tail.iter().rev().filter(|line| !line.trim().is_empty());
+    match log_tail.iter().rev().find(severe).or_else(|| last.clone().find(|line| line.contains("LOG:"))) {
+        Some(line) => message_of(line).to_owned(),
+        None => last
+            .clone()
+            .next()
+            .map_or_else(|| "it said nothing".to_owned(), |line| message_of(line).to_owned()),
+    }
+}
+
+/// The lines of `pg_hba.conf` that the server complained about (from 1), out of its log.
+pub fn refused_hba_lines(log_tail: &[String]) -> Vec<u32> {
+    let mut lines: Vec<u32> = log_tail
+        .iter()
+        .filter(|line| line.contains("pg_hba.conf"))
+        .filter_map(|line| line.split_once("line "))
+        .filter_map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+        .collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines
+}
+
+/// The message of a log line without time, process and level.
+pub(crate) fn message_of(line: &str) -> &str {
+    for level in ["PANIC:", "FATAL:", "ERROR:", "LOG:", "WARNING:", "DETAIL:", "HINT:", "CONTEXT:"] {
+        if let Some((_, message)) = line.split_once(level) {
+            return message.trim();
+        }
+    }
+    line.trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(lines: &[&str]) -> Vec<String> {
+        lines.iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    #[test]
+    fn passwords_do_not_show() {
+        for (line, expected) in [
+            ("plain", "plain"),
+            ("user=a password=b\\ c host=d", "user=a password=*** host=d"),
+            ("changed to \"user=a password=x\" now", "changed to \"user=a password=***\" now"),
+            ("password='a b' x password=z", "password=*** x password=***"),
+        ] {
+            assert_eq!(mask_passwords(line), expected);
+        }
+    }
+
+    #[test]
+    fn usual_causes_are_named() {
+        for (lines, part) in [
+            (
+                &["2026 [1] FATAL:  could not access file \"nolib\": No such file or directory"][..],
+                "not installed",
+            ),
+            (
+                &[
+                    "2026 [1] FATAL:  recovery aborted because of insufficient parameter settings",
+                    "2026 [1] DETAIL:  max_connections = 100 is a lower setting than on the primary server, where its value was 300.",
+                    "2026 [1] LOG:  database system is shut down",
+                ],
+                "max_connections = 100",
+            ),
+            (
+                &[
+                    "FATAL:  database files are incompatible with server",
+                    "DETAIL:  The data directory was initialized by PostgreSQL version 14, which is not compatible with this version 15.4.",
+                ],
+                "another major version",
+            ),
+            (
+                &["PANIC:  could not write to file \"pg_wal/xlogtemp.1\": No space left on device"],
+                "disk is full",
+            ),
+            (&["FATAL:  something new", "LOG:  database system is shut down"], "something new"),
+            (&[], "said nothing"),
+        ] {
+            let sentence = explain_startup_failure(&tail(lines));
+            assert!(sentence.contains(part), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn refused_lines_of_hba_are_found() {
+        let log = tail(&[
+            "LOG:  invalid connection type \"foo\"",
+            "CONTEXT:  line 7 of configuration file \"/d/pg_hba.conf\"",
+            "FATAL:  could not load /d/pg_hba.conf",
+        ]);
+        assert_eq!(refused_hba_lines(&log), [7]);
+    }
+}

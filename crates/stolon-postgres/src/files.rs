@@ -1,0 +1,111 @@
+//! Files that a crash leaves whole, and files that hold secrets.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{PostgresError, Result};
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It had this content already.
+    Unchanged,
+    /// It was replaced.
+    Replaced,
+}
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+fn unique() -> String {
+    format!("{}.{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Replaces `path` by a file with `content`, mode 0600, so that a crash leaves the old or the new one.
+/// A regular file with that content already is left alone.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<Written> {
+    let is_file = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    if is_file && std::fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(Written::Unchanged);
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(unique());
+    let temporary = PathBuf::from(name);
+    let written = write_new(&temporary, content)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(PostgresError::io("write", path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    sync_parent(path)?;
+    Ok(Written::Replaced)
+}
+
+fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
+/// Makes a rename, creation or removal in the directory of `path` durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(PostgresError::io("sync", parent))
+}
+
+/// Removes a file; it is fine when there is none.
+pub(crate) fn remove_if_there(path: &Path) -> Result<Written> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(Written::Replaced),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Written::Unchanged),
+        Err(error) => Err(PostgresError::io("remove", path)(error)),
+    }
+}
+
+/// A directory with mode 0700, made anew or emptied of what a killed process left.
+pub(crate) fn fresh_private_directory(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(PostgresError::io("remove", path)(error)),
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(PostgresError::io("create", path))
+}
+
+/// A file that only we can read, in a directory that only we can enter; gone with this value.
+#[derive(Debug)]
+pub(crate) struct SecretFile {
+    path: PathBuf,
+}
+
+impl SecretFile {
+    pub(crate) fn new(directory: &Path, content: &str) -> Result<Self> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(PostgresError::io("create", directory))?;
+        let path = directory.join(unique());
+        write_new(&path, content.as_bytes()).map_err(PostgresError::io("write", &path))?;
+        Ok(Self { path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

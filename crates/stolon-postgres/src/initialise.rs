@@ -1,0 +1,211 @@
+//! A new instance: `initdb`, its roles, or the user's own restore command.
+
+use std::time::Duration;
+
+use crate::credentials::AuthMethod;
+use crate::error::{PostgresError, Result};
+use crate::files::SecretFile;
+use crate::limit::Limit;
+use crate::local::{InitdbOptions, LocalPostgres, Progress, ProgressSender};
+use crate::process::{Environment, Tool};
+use crate::quote::{sql_identifier, sql_literal};
+
+const SIZE_POLL: Duration = Duration::from_secs(1);
+
+impl LocalPostgres {
+    /// `initdb`. A failure leaves no PGDATA behind. The superuser's password is set at once when it has one.
+    pub async fn initdb(&self, options: &InitdbOptions, limit: &Limit) -> Result<()> {
+        let superuser = &self.inner.options.superuser;
+        let mut tool = self
+            .tool("initdb")
+            .environment(Environment::CleanKeepLanguage)
+            .arg("-D")
+            .arg(self.data_directory())
+            .args(["-U", &superuser.username]);
+        let password = superuser.password_to_send();
+        let file = match password {
+            Some(password) => Some(SecretFile::new(&self.secrets_directory(), password.reveal())?),
+            None => None,
+        };
+        if let Some(file) = &file {
+            tool = tool.arg("--pwfile").arg(file.path());
+        }
+        if !options.locale.is_empty() {
+            tool = tool.args(["--locale", &options.locale]);
+        }
+        if !options.encoding.is_empty() {
+            tool = tool.args(["--encoding", &options.encoding]);
+        }
+        if options.data_checksums {
+            tool = tool.arg("--data-checksums");
+        }
+        let done = tool.output(limit).await;
+        if done.is_err() {
+            self.remove_data(&limit.renewed(Duration::from_secs(60))).await?;
+        }
+        done.map(|_| ())
+    }
+
+    /// Runs `dataRestoreCommand` (`%d` is PGDATA, `%%` is `%`) with the keeper's whole environment into a fresh
+    /// PGDATA. Progress is what the command itself prints in the manner of `pg_basebackup -P`, else
+    /// the size of PGDATA. A failure leaves no PGDATA behind.
+    pub async fn restore(&self, command: &str, progress: &ProgressSender, limit: &Limit) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let directory = self.data_directory();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(PostgresError::io("create", &directory))?;
+        let command = expand(command, &directory.display().to_string());
+        let tool = Tool::new("dataRestoreCommand", "/bin/sh".into())
+            .environment(Environment::Full)
+            .args(["-c", &command]);
+        let run = tool.run(limit, |line| {
+            tracing::info!("dataRestoreCommand: {line}");
+            if let Some(seen) = parse_progress(line) {
+                progress.send_replace(seen);
+            }
+        });
+        let done = tokio::select! {
+            done = run => done.and_then(|finished| finished.success("dataRestoreCommand")),
+            never = self.measure(progress) => never,
+        };
+        match done {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.remove_data(&limit.renewed(Duration::from_secs(60))).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reports the size of PGDATA for as long as nobody reports anything better.
+    async fn measure<T>(&self, progress: &ProgressSender) -> T {
+        let directory = self.data_directory();
+        loop {
+            tokio::time::sleep(SIZE_POLL).await;
+            if progress.borrow().bytes_total == 0 {
+                let directory = directory.clone();
+                let size = tokio::task::spawn_blocking(move || size_of(&directory)).await.unwrap_or_default();
+                progress.send_if_modified(|seen| {
+                    let grew = seen.bytes_total == 0 && seen.bytes_done != size;
+                    if grew {
+                        seen.bytes_done = size;
+                    }
+                    grew
+                });
+            }
+        }
+    }
+
+    /// Sets passwords and makes the replication user, for a new cluster. Returns the lines to log, in the
+    /// words that existing tests wait for. The password never reaches the server's log.
+    pub async fn set_up_roles(&self, limit: &Limit) -> Result<Vec<&'static str>> {
+        let superuser = &self.inner.options.superuser;
+        let replication = &self.inner.options.replication;
+        let mut said = Vec::new();
+        let password = |credentials: &crate::Credentials| match credentials.password_to_send() {
+            Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.reveal())),
+            None => String::new(),
+        };
+        let su = sql_identifier(&superuser.username);
+        if superuser.username == replication.username {
+            let sql = format!("ALTER ROLE {su} WITH LOGIN REPLICATION{}", password(superuser));
+            self.unlogged("give the superuser the right to replicate", &sql, limit).await?;
+            said.push("replication role added to superuser");
+            return Ok(said);
+        }
+        if superuser.auth != AuthMethod::Trust && !superuser.password.is_empty() {
+            let sql = format!("ALTER ROLE {su} WITH{}", password(superuser));
+            self.unlogged("set the superuser's password", &sql, limit).await?;
+            said.push("superuser password set");
+        }
+        let role = sql_identifier(&replication.username);
+        let sql = format!("CREATE ROLE {role} WITH LOGIN REPLICATION{}", password(replication));
+        self.unlogged("create the replication role", &sql, limit).await?;
+        said.push("replication role created");
+        Ok(said)
+    }
+
+    /// One statement in a transaction that the server's log does not show.
+    async fn unlogged(&self, what: &str, sql: &str, limit: &Limit) -> Result<()> {
+        let hide = "SET LOCAL log_statement = none; SET LOCAL log_min_duration_statement = -1; \
+                    SET LOCAL log_min_error_statement = panic";
+        let whole = format!("BEGIN; {hide}; {sql}; COMMIT");
+        let done = self.query(what, &whole, limit).await;
+        if done.is_err() {
+            // The kept connection would stay in the failed transaction.
+            self.disconnect();
+        }
+        done.map(|_| ())
+    }
+}
+
+/// Replaces `%d` and `%%`; everything else stays.
+fn expand(template: &str, directory: &str) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find('%') {
+        text.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        match after.chars().next() {
+            Some('d') => text.push_str(directory),
+            Some('%') => text.push('%'),
+            Some(other) => {
+                text.push('%');
+                text.push(other);
+            }
+            None => text.push('%'),
+        }
+        rest = &after[after.chars().next().map_or(0, char::len_utf8)..];
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Reads `123/4567 kB (2%), 0/1 tablespace`, as `pg_basebackup -P` and `pg_rewind -P` print it.
+pub(crate) fn parse_progress(line: &str) -> Option<Progress> {
+    let (numbers, _) = line.trim_start().split_once(" kB")?;
+    let (done, total) = numbers.split_once('/')?;
+    let done: u64 = done.trim().parse().ok()?;
+    let total: u64 = total.trim().parse().ok()?;
+    Some(Progress { bytes_done: done * 1024, bytes_total: total.max(done) * 1024 })
+}
+
+/// Bytes of all files below a directory; what vanishes meanwhile does not count.
+fn size_of(directory: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restore_commands_are_expanded_from_left_to_right() {
+        for (template, expected) in [
+            ("cp -a /b \"%d\"", "cp -a /b \"/data\""),
+            ("%%d %d%% %x %", "%d /data% %x %"),
+            ("%ü %", "%ü %"),
+            ("", ""),
+        ] {
+            assert_eq!(expand(template, "/data"), expected);
+        }
+    }
+
+    #[test]
+    fn progress_lines_are_read() {
+        let seen = parse_progress("  1024/4096 kB (25%), 0/1 tablespace (/data/base/1)");
+        assert_eq!(seen, Some(Progress { bytes_done: 1 << 20, bytes_total: 4 << 20 }));
+        assert_eq!(parse_progress("pg_basebackup: waiting for checkpoint"), None);
+    }
+}

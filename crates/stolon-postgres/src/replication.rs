@@ -1,0 +1,202 @@
+//! The few messages of the replication protocol that a keeper speaks itself: log in with `replication=true`, ask, read text
+//! (PostgreSQL manual, "Streaming Replication Protocol"). No TLS.
+
+use bytes::{BufMut, BytesMut};
+use postgres_protocol::authentication::{md5_hash, sasl};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::credentials::Credentials;
+
+/// Columns as text.
+pub(crate) type Row = Vec<Option<String>>;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No connection, or it broke.
+    Io(std::io::Error),
+    /// An answer that makes no sense.
+    Protocol(String),
+    /// The server said no.
+    Server {
+        /// SQLSTATE.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+const LARGEST_MESSAGE: usize = 1 << 20;
+
+/// A connection of a wal sender.
+pub(crate) struct ReplicationConnection<S> {
+    stream: S,
+}
+
+struct Message {
+    tag: u8,
+    body: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
+    /// Logs in over `stream`.
+    pub(crate) async fn new(stream: S, who: &Credentials, application_name: &str) -> Result<Self, Failure> {
+        let mut connection = Self { stream };
+        let mut buffer = BytesMut::new();
+        let parameters = [
+            ("user", who.username.as_str()),
+            ("replication", "true"),
+            ("application_name", application_name),
+        ];
+        frontend::startup_message(parameters, &mut buffer)?;
+        connection.send(&buffer).await?;
+        connection.authenticate(who).await?;
+        // Until ready for queries.
+        while connection.read().await?.tag != b'Z' {}
+        Ok(connection)
+    }
+
+    /// One command; the rows of its answer.
+    pub(crate) async fn query(&mut self, command: &str) -> Result<Vec<Row>, Failure> {
+        let mut buffer = BytesMut::new();
+        frontend::query(command, &mut buffer)?;
+        self.send(&buffer).await?;
+        let mut rows = Vec::new();
+        let mut failure = None;
+        loop {
+            let message = self.read_any().await?;
+            match message.tag {
+                b'D' => rows.push(row_of(&message.body)?),
+                b'E' => failure = Some(error_of(&message.body)),
+                b'Z' => break,
+                _ => {}
+            }
+        }
+        failure.map_or(Ok(rows), Err)
+    }
+
+    async fn authenticate(&mut self, who: &Credentials) -> Result<(), Failure> {
+        let password = who.password_to_send().map_or("", |password| password.reveal());
+        let mut scram: Option<sasl::ScramSha256> = None;
+        loop {
+            let message = self.read().await?;
+            if message.tag != b'R' {
+                return Err(Failure::Protocol("no authentication request came".to_owned()));
+            }
+            let (kind, data) = message.body.split_first_chunk::<4>().ok_or_else(short)?;
+            let mut buffer = BytesMut::new();
+            match i32::from_be_bytes(*kind) {
+                0 => return Ok(()),
+                3 => frontend::password_message(password.as_bytes(), &mut buffer)?,
+                5 => {
+                    let salt = data.first_chunk::<4>().ok_or_else(short)?;
+                    let hash = md5_hash(who.username.as_bytes(), password.as_bytes(), *salt);
+                    frontend::password_message(hash.as_bytes(), &mut buffer)?;
+                }
+                10 => {
+                    let offered =
+                        data.split(|byte| *byte == 0).any(|name| name == sasl::SCRAM_SHA_256.as_bytes());
+                    if !offered {
+                        return Err(Failure::Protocol("it offers no way to log in that we know".to_owned()));
+                    }
+                    let channel_binding = sasl::ChannelBinding::unsupported();
+                    let state = scram.insert(sasl::ScramSha256::new(password.as_bytes(), channel_binding));
+                    frontend::sasl_initial_response(sasl::SCRAM_SHA_256, state.message(), &mut buffer)?;
+                }
+                11 => {
+                    let state = scram.as_mut().ok_or_else(short)?;
+                    state.update(data)?;
+                    frontend::sasl_response(state.message(), &mut buffer)?;
+                }
+                12 => {
+                    scram.as_mut().ok_or_else(short)?.finish(data)?;
+                    continue;
+                }
+                other => return Err(Failure::Protocol(format!("it wants authentication method {other}"))),
+            }
+            self.send(&buffer).await?;
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// The next message; an error of the server is an error.
+    async fn read(&mut self) -> Result<Message, Failure> {
+        let message = self.read_any().await?;
+        if message.tag == b'E' { Err(error_of(&message.body)) } else { Ok(message) }
+    }
+
+    async fn read_any(&mut self) -> Result<Message, Failure> {
+        let tag = self.stream.read_u8().await?;
+        let length = self.stream.read_u32().await? as usize;
+        let body_length =
+            length.checked_sub(4).filter(|length| *length <= LARGEST_MESSAGE).ok_or_else(short)?;
+        let mut body = BytesMut::with_capacity(body_length);
+        body.put_bytes(0, body_length);
+        self.stream.read_exact(&mut body).await?;
+        Ok(Message { tag, body: body.to_vec() })
+    }
+}
+
+fn short() -> Failure {
+    Failure::Protocol("the answer is no PostgreSQL message".to_owned())
+}
+
+/// Columns of a DataRow message.
+fn row_of(mut body: &[u8]) -> Result<Row, Failure> {
+    let (count, rest) = body.split_first_chunk::<2>().ok_or_else(short)?;
+    body = rest;
+    let mut row = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, rest) = body.split_first_chunk::<4>().ok_or_else(short)?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            row.push(None);
+            body = rest;
+            continue;
+        };
+        let (value, rest) = rest.split_at_checked(length).ok_or_else(short)?;
+        row.push(Some(String::from_utf8_lossy(value).into_owned()));
+        body = rest;
+    }
+    Ok(row)
+}
+
+/// Code and message of an ErrorResponse.
+fn error_of(body: &[u8]) -> Failure {
+    let mut code = String::new();
+    let mut text = String::new();
+    for field in body.split(|byte| *byte == 0) {
+        match field.split_first() {
+            Some((b'C', value)) => code = String::from_utf8_lossy(value).into_owned(),
+            Some((b'M', value)) => text = String::from_utf8_lossy(value).into_owned(),
+            _ => {}
+        }
+    }
+    Failure::Server { code, message: text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_errors_are_read_and_garbage_is_refused() {
+        let body = [0, 2, 0, 0, 0, 1, b'x', 255, 255, 255, 255];
+        assert_eq!(row_of(&body).unwrap(), [Some("x".to_owned()), None]);
+        assert!(row_of(&[0, 1, 0, 0, 0, 9, b'x']).is_err());
+        assert!(row_of(&[0]).is_err());
+        let Failure::Server { code, message } = error_of(b"SFATAL\0C28P01\0Mno\0\0") else {
+            panic!("an error")
+        };
+        assert_eq!((code.as_str(), message.as_str()), ("28P01", "no"));
+    }
+}
