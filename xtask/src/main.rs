@@ -1,3 +1,23 @@
 //! Chores of this repository.
 
-fn main() {}
+use clap::Parser;
+
+mod fixtures;
+mod settings;
+
+/// Chores of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Chore {
+    /// Fetch what the tests run against and Debian's own suite does not hold, into target/fixtures.
+    Fixtures,
+    /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
+    Settings,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Chore::parse() {
+        Chore::Fixtures => fixtures::all(),
+        Chore::Settings => settings::run(),
+    }
+}
