@@ -1,1 +1,48 @@
 //! The operator's hand, one file per subcommand.
+//!
+//! A command reads the cluster data, changes it or shows it, and ends. It decides nothing about clusters: what a
+//! specification may say is in `stolon-model`, what PostgreSQL accepts is in `stolon-core`.
+//!
+//! Exit status: 0 done (also: the operator answered no), 1 the store or the cluster did not let it happen,
+//! 2 the input cannot be right. A refused command changed nothing.
+
+mod advice;
+mod cli;
+mod commands;
+mod confirm;
+mod input;
+mod output;
+pub mod playground;
+mod pretty;
+mod session;
+mod table;
+
+use std::process::ExitCode;
+
+use stolon_runtime::{Failure, Program, Shutdown};
+
+/// Run the program.
+pub fn main() -> ExitCode {
+    stolon_runtime::run(Program::Ctl, async |shutdown| {
+        let cli: cli::Cli = stolon_runtime::parse(Program::Ctl);
+        match cli.command {
+            Some(cli::Command::Playground(args)) => playground::run(&cli.common, args, &shutdown).await,
+            command => one_shot(&shutdown, commands::run(&cli.common, command)).await,
+        }
+    })
+}
+
+/// A command that a signal may cut short at any await point.
+async fn one_shot(
+    shutdown: &Shutdown,
+    command: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<ExitCode> {
+    let stop = shutdown.token();
+    tokio::select! {
+        biased;
+        outcome = command => outcome.map(|()| ExitCode::SUCCESS),
+        () = stop.cancelled() => Err(Failure::new("interrupted")
+            .hint("stolonctl status and stolonctl spec show what is in force")
+            .into()),
+    }
+}

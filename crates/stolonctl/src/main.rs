@@ -1,3 +1,5 @@
-//! stolonctl
+//! `stolonctl`
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    stolonctl::main()
+}

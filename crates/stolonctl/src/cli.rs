@@ -1,0 +1,64 @@
+//! The command line.
+
+use clap::CommandFactory;
+use stolon_runtime::CommonArgs;
+
+use crate::commands::{
+    clusterdata, completion, failkeeper, init, promote, register, removekeeper, spec, status, update, version,
+};
+use crate::playground;
+
+/// Create, inspect and change a PostgreSQL cluster
+///
+/// The common options may stand before or after the command, or in the environment: --cluster-name is also
+/// STOLONCTL_CLUSTER_NAME, and so on. Exit status: 0 done, 1 the store or the cluster did not let it happen,
+/// 2 the input is wrong.
+#[derive(Debug, clap::Parser)]
+#[command(name = "stolonctl", subcommand_value_name = "COMMAND")]
+// Accepted like by the daemons, without any effect here.
+#[command(mut_arg("metrics_listen_address", |arg| arg.hide(true)))]
+#[command(mut_arg("log_level", |arg| arg.hide(true)), mut_arg("log_color", |arg| arg.hide(true)))]
+pub struct Cli {
+    /// What all programs share.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// What to do; help when absent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// One file per subcommand.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Create a new cluster; whatever the store holds of the old one is replaced
+    Init(init::Args),
+    /// Replace the cluster specification, or patch parts of it
+    Update(update::Args),
+    /// Print the cluster specification
+    Spec(spec::Args),
+    /// Show sentinels, proxies, keepers, who is primary, and what is going on
+    Status(status::Args),
+    /// Make a standby cluster take writes
+    Promote(promote::Args),
+    /// Treat a keeper as failed once, so that another one takes over
+    Failkeeper(failkeeper::Args),
+    /// Forget a keeper that does not come back
+    Removekeeper(removekeeper::Args),
+    /// Read or write the whole cluster data document
+    Clusterdata(clusterdata::Args),
+    /// Run a whole cluster on this machine, to try things out
+    Playground(playground::Args),
+    /// Print the version
+    Version(version::Args),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+    /// Register the instances in a service catalogue (not in this version)
+    #[command(hide = true)]
+    Register(register::Args),
+}
+
+/// The command line with the common options on every subcommand, for help and completion.
+pub fn command() -> clap::Command {
+    Cli::command().mut_args(|arg| arg.global(true))
+}

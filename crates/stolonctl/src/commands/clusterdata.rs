@@ -1,0 +1,110 @@
+//! `stolonctl clusterdata read` and `stolonctl clusterdata write`
+
+use stolon_model::{ClusterDocument, Document};
+use stolon_runtime::{CommonArgs, Failure, UsageError};
+
+use crate::commands::print_help;
+use crate::input::{STANDARD_INPUT, Text};
+use crate::output;
+use crate::session::Session;
+
+/// Flags of `clusterdata`.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_subcommand = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print the cluster data
+    Read(ReadArgs),
+    /// Put a saved document in the place of the cluster data; its contents are not checked
+    Write(WriteArgs),
+    /// Anything else: the help
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+#[derive(Debug, clap::Args)]
+struct ReadArgs {
+    /// Indent
+    #[arg(long)]
+    pretty: bool,
+
+    #[arg(hide = true)]
+    ignored: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct WriteArgs {
+    /// File with the cluster data, - for standard input
+    #[arg(long, short, default_value = STANDARD_INPUT)]
+    file: String,
+
+    /// Overwrite what is there
+    #[arg(long, short)]
+    yes: bool,
+
+    #[arg(hide = true)]
+    ignored: Vec<String>,
+}
+
+/// Read or write.
+///
+/// # Errors
+/// Those of the two.
+pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Some(Command::Read(args)) => read(common, &args).await,
+        Some(Command::Write(args)) => write(common, &args).await,
+        Some(Command::Other(words)) => {
+            if let Some(word) = words.first().filter(|word| *word != "help") {
+                output::note(&format!("unknown command {word:?} for \"stolonctl clusterdata\""));
+            }
+            print_help(Some("clusterdata"))
+        }
+        None => print_help(Some("clusterdata")),
+    }
+}
+
+async fn read(common: &CommonArgs, args: &ReadArgs) -> anyhow::Result<()> {
+    let session = Session::open(common)?;
+    session.cluster_data().await?;
+    let document = session.workable_document().await?.value;
+    let json = if args.pretty { document.to_json_indented() } else { document.to_json() };
+    Ok(output::result(&format!("{json}\n"))?)
+}
+
+async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
+    let session = Session::open(common).map_err(|error| match error.downcast_ref::<UsageError>() {
+        Some(usage) if usage.message.starts_with("cannot create kv store") => UsageError {
+            message: format!("failed to create new store {}", usage.message),
+            hint: usage.hint.clone(),
+        }
+        .into(),
+        _ => error,
+    })?;
+    let file = if args.file.is_empty() { STANDARD_INPUT } else { &args.file };
+    let text = Text::read(file)?;
+    let document = ClusterDocument::from_json(&text.text)
+        .map_err(|error| UsageError::new(format!("invalid cluster data: {}", error.explain(&text.text))))?;
+    let exists = session.document().await?.is_some();
+    match (exists, args.yes) {
+        (true, false) => {
+            return Err(Failure::new("WARNING: cluster data already available use --yes to override")
+                .hint("stolonctl clusterdata read saves what is there")
+                .into());
+        }
+        (true, true) => output::remark("WARNING: The current cluster data will be removed\n"),
+        (false, _) => {}
+    }
+    session
+        .store
+        .put_cluster_document(&document)
+        .await
+        .map_err(|error| Failure::new(format!("failed to write cluster data into new store {error}")))?;
+    output::remark("successfully wrote cluster data into the new store\n");
+    Ok(())
+}

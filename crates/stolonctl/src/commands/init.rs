@@ -1,0 +1,102 @@
+//! `stolonctl init`
+
+use stolon_model::{ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Document, InitMode, Timestamp};
+use stolon_runtime::{CommonArgs, Failure, UsageError, new_uid8};
+
+use crate::advice::{self, Strictness};
+use crate::commands::refuse_surplus;
+use crate::confirm::{self, Answer};
+use crate::input::{STANDARD_INPUT, Text};
+use crate::output;
+use crate::session::Session;
+
+/// Flags of `init`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File with the cluster specification, - for standard input
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    file: String,
+
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+
+    /// Refuse, with exit status 2, what would otherwise only be warned about
+    #[arg(long)]
+    strict: bool,
+
+    /// The cluster specification as JSON; {"initMode":"new"} when absent
+    #[arg(value_name = "SPEC")]
+    spec: Vec<String>,
+}
+
+/// Check everything, ask, then write.
+///
+/// # Errors
+/// The specification is wrong, the operator gave no answer, or the store does not answer.
+pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
+    refuse_surplus(&args.spec, 1, "init [--file FILE] [--yes] [SPEC]")?;
+    let session = Session::open(common)?;
+    let text = given_text(&args)?;
+    let spec = parse(&text)?;
+
+    let old = session.document().await?.map(|found| found.value);
+    let majors = advice::known_majors(&session, old.as_ref()).await;
+    let mut advice = advice::about_text(&text.text);
+    advice.extend(advice::about_spec(&spec, &majors));
+    advice::give(&advice, Strictness::from_flag(args.strict))?;
+
+    if old.is_some() {
+        output::remark("WARNING: The current cluster data will be removed\n");
+    }
+    output::remark(
+        "WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.\n",
+    );
+    if !args.yes && confirm::ask().await? == Answer::No {
+        return Ok(());
+    }
+
+    let uid = ClusterUid(new_uid8());
+    let document: ClusterDocument =
+        ClusterData::initial(uid, spec, Timestamp::utc(jiff::Timestamp::now())).into();
+    // Unconditional on purpose: the leading sentinel of the old cluster writes all the time, and it is this
+    // command's task to end that cluster.
+    session
+        .store
+        .put_cluster_document(&document)
+        .await
+        .map_err(|error| Failure::new(format!("cannot update cluster data: {error}")).into())
+}
+
+/// The argument wins over the file.
+fn given_text(args: &Args) -> anyhow::Result<Text> {
+    if let Some(spec) = args.spec.first() {
+        return Ok(Text::argument(spec));
+    }
+    match args.file.as_str() {
+        "" => {
+            let default = ClusterSpec { init_mode: Some(InitMode::New), ..ClusterSpec::default() };
+            Ok(Text::argument(&default.to_json()))
+        }
+        STANDARD_INPUT if !args.yes => Err(UsageError::new(
+            "the question before init cannot be answered: standard input is the cluster specification",
+        )
+        .hint("nothing was changed; add --yes, or give the specification as an argument or in a file")
+        .into()),
+        file => Text::read(file),
+    }
+}
+
+fn parse(text: &Text) -> anyhow::Result<ClusterSpec> {
+    let spec = ClusterSpec::from_json(&text.text).map_err(|error| {
+        UsageError::new(format!("failed to unmarshal cluster spec: {}", error.explain(&text.text)))
+    })?;
+    spec.validate().map_err(|invalid| {
+        let error = UsageError::new(format!("invalid cluster spec: {invalid}"));
+        match invalid.hint() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })?;
+    Ok(spec)
+}

@@ -1,0 +1,68 @@
+//! One file per subcommand.
+
+pub mod clusterdata;
+pub mod completion;
+pub mod failkeeper;
+pub mod init;
+pub mod promote;
+pub mod register;
+pub mod removekeeper;
+pub mod spec;
+pub mod status;
+pub mod update;
+pub mod version;
+
+use stolon_runtime::{CommonArgs, Program, UsageError};
+
+use crate::cli::{self, Cli, Command};
+use crate::output;
+
+/// Run one command to its end.
+///
+/// # Errors
+/// [`UsageError`] for bad input, anything else for what the store or the cluster did not let happen.
+pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Result<()> {
+    match command {
+        None => print_help(None),
+        Some(Command::Init(args)) => init::run(common, args).await,
+        Some(Command::Update(args)) => update::run(common, args).await,
+        Some(Command::Spec(args)) => spec::run(common, &args).await,
+        Some(Command::Status(args)) => status::run(common, &args).await,
+        Some(Command::Promote(args)) => promote::run(common, &args).await,
+        Some(Command::Failkeeper(args)) => failkeeper::run(common, &args).await,
+        Some(Command::Removekeeper(args)) => removekeeper::run(common, &args).await,
+        Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
+        Some(Command::Version(args)) => version::run(&args),
+        Some(Command::Completion(args)) => completion::run(&args),
+        Some(Command::Register(args)) => register::run(&args),
+        // Long-running, with a shutdown of its own: `main` runs it.
+        Some(Command::Playground(_)) => Ok(()),
+    }
+}
+
+/// The help of a subcommand (`None`: of the program), as `--help` shows it.
+fn print_help(subcommand: Option<&str>) -> anyhow::Result<()> {
+    let mut command = cli::command();
+    command.build();
+    let help = match subcommand.and_then(|name| command.find_subcommand_mut(name)) {
+        Some(subcommand) => subcommand.render_help().to_string(),
+        None => stolon_runtime::help_text::<Cli>(Program::Ctl),
+    };
+    Ok(output::result(&help)?)
+}
+
+/// At most `most` arguments.
+fn refuse_surplus(arguments: &[String], most: usize, usage: &str) -> Result<(), UsageError> {
+    if arguments.len() <= most {
+        return Ok(());
+    }
+    let usage = format!("usage: {} {usage}", Program::Ctl.name());
+    Err(UsageError::new("too many arguments").hint(
+        match arguments.iter().any(|argument| argument.contains('{')) {
+            true => {
+                format!("{usage}; put the JSON in single quotes, so that the shell passes it as one argument")
+            }
+            false => usage,
+        },
+    ))
+}

@@ -1,0 +1,187 @@
+//! What `status` shows, and where it comes from.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use stolon_model::{ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid};
+use stolon_runtime::Failure;
+use stolon_store::Versioned;
+
+use super::activity::{self, Activity};
+use crate::session::{Session, cannot_get, checked};
+
+/// The whole answer; the order of the fields is the order on the screen of scripts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Sorted by uid.
+    pub sentinels: Vec<SentinelLine>,
+    /// Sorted by uid.
+    pub proxies: Vec<ProxyLine>,
+    /// Sorted by uid.
+    pub keepers: Vec<KeeperLine>,
+    /// The cluster as a whole.
+    pub cluster: ClusterLine,
+    /// The tree of keepers below the primary; text only.
+    #[serde(skip)]
+    pub tree: Vec<String>,
+}
+
+/// A sentinel that reports.
+#[derive(Clone, Debug, Serialize)]
+pub struct SentinelLine {
+    /// Who.
+    pub uid: String,
+    /// It leads.
+    pub leader: bool,
+}
+
+/// A proxy that reports.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProxyLine {
+    /// Who.
+    pub uid: String,
+    /// The generation that it has applied.
+    pub generation: i64,
+}
+
+/// A registered keeper.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeeperLine {
+    /// Who.
+    pub uid: String,
+    /// Where its PostgreSQL listens, or why that is not known.
+    pub listen_address: String,
+    /// It reports.
+    pub healthy: bool,
+    /// Its PostgreSQL works.
+    pub pg_healthy: bool,
+    /// What it must reach.
+    pub pg_wanted_generation: i64,
+    /// What it has reached.
+    pub pg_current_generation: i64,
+    /// What it is doing and what troubles it, when there is something to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+}
+
+/// The cluster as a whole.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterLine {
+    /// There are cluster data to work with; says nothing about PostgreSQL.
+    pub available: bool,
+    /// The keeper of the primary; empty when there is none.
+    pub master_keeper_uid: String,
+    /// The primary; empty when there is none.
+    pub master_db_uid: String,
+    /// What troubles the cluster, one sentence each: why there is no failover, for example.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// Ask everything at once; the first failure, in this order, is the answer.
+pub async fn gather(session: &Session) -> Result<Status, Failure> {
+    let store = &session.store;
+    let (leader, sentinels, proxies, document, keepers) = tokio::join!(
+        store.leader(),
+        store.sentinel_reports(),
+        store.proxy_reports(),
+        store.cluster_document(),
+        store.keeper_reports(),
+    );
+    let leader = leader.map_err(|error| Failure::new(format!("cannot get leader sentinel: {error}")))?;
+    let sentinels = sentinels.map_err(|error| Failure::new(format!("cannot get sentinels info: {error}")))?;
+    let proxies = proxies.map_err(|error| Failure::new(format!("cannot get proxies info: {error}")))?;
+    let found: Option<Versioned<ClusterDocument>> = document.map_err(cannot_get)?;
+    let document = found.map(|found| found.value);
+    let available = document.as_ref().is_some_and(|document| document.instances.is_some());
+    let data = checked(document)?;
+    let reports = keepers.map_err(|error| Failure::new(format!("cannot get keepers info: {error}")))?;
+
+    let sentinels = sentinels
+        .into_keys()
+        .map(|uid| SentinelLine { leader: leader.as_ref() == Some(&uid), uid: uid.0 })
+        .collect();
+    let proxies = proxies
+        .into_iter()
+        .map(|(uid, report)| ProxyLine { uid: uid.0, generation: report.generation })
+        .collect();
+    Ok(Status {
+        sentinels,
+        proxies,
+        keepers: keeper_lines(&data, &reports),
+        cluster: cluster_line(&data, &reports, available),
+        tree: tree(&data),
+    })
+}
+
+fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<KeeperLine> {
+    data.keepers
+        .iter()
+        .map(|(uid, keeper)| {
+            let instance = data.instance_of(uid);
+            let listen_address = match instance.map(|instance| &instance.status) {
+                None => "(no db assigned)".to_owned(),
+                Some(status) if status.listen_address.is_empty() => "(unknown)".to_owned(),
+                Some(status) => format!("{}:{}", status.listen_address, status.port),
+            };
+            KeeperLine {
+                uid: uid.0.clone(),
+                listen_address,
+                healthy: keeper.status.healthy,
+                pg_healthy: instance.is_some_and(|instance| instance.status.healthy),
+                pg_wanted_generation: instance.map_or(0, |instance| instance.generation),
+                pg_current_generation: instance.map_or(0, |instance| instance.status.current_generation),
+                activity: reports.get(uid).and_then(activity::of_keeper),
+            }
+        })
+        .collect()
+}
+
+fn cluster_line(
+    data: &ClusterData,
+    reports: &BTreeMap<KeeperUid, KeeperReport>,
+    available: bool,
+) -> ClusterLine {
+    let primary = data.cluster.status.primary.clone().unwrap_or_default();
+    ClusterLine {
+        available,
+        master_keeper_uid: data
+            .primary()
+            .map(|instance| instance.spec.keeper_uid.0.clone())
+            .unwrap_or_default(),
+        master_db_uid: primary.0,
+        problems: activity::of_cluster(data, reports),
+    }
+}
+
+/// The keepers below the primary, depth first over the followers. An instance that the cluster data do not hold is
+/// skipped, and so is one that was shown already.
+fn tree(data: &ClusterData) -> Vec<String> {
+    let Some(primary) = data.primary() else { return Vec::new() };
+    let mut lines = vec![format!("{} (master)", primary.spec.keeper_uid)];
+    let mut shown = vec![primary.uid.clone()];
+    branches(data, &data.cluster.status.primary.clone().unwrap_or_default(), "", &mut shown, &mut lines);
+    lines
+}
+
+fn branches(
+    data: &ClusterData,
+    parent: &InstanceUid,
+    prefix: &str,
+    shown: &mut Vec<InstanceUid>,
+    lines: &mut Vec<String>,
+) {
+    let followers =
+        data.instances.get(parent).and_then(|instance| instance.spec.followers.as_deref()).unwrap_or(&[]);
+    for (index, uid) in followers.iter().enumerate() {
+        let Some(follower) = data.instances.get(uid) else { continue };
+        if shown.contains(uid) {
+            continue;
+        }
+        shown.push(uid.clone());
+        let (branch, below) =
+            if index + 1 == followers.len() { ("└─", "  ") } else { ("├─", "│ ") };
+        lines.push(format!("{prefix}{branch}{}", follower.spec.keeper_uid));
+        branches(data, uid, &format!("{prefix}{below}"), shown, lines);
+    }
+}

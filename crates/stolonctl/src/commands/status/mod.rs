@@ -1,0 +1,79 @@
+//! `stolonctl status`
+
+mod activity;
+mod gather;
+mod text;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use stolon_runtime::{CommonArgs, Failure, UsageError};
+
+use crate::output;
+use crate::pretty::to_tabbed_json;
+use crate::session::Session;
+
+use gather::Status;
+
+/// Flags of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// text or json
+    #[arg(long, short, default_value = "text")]
+    format: String,
+
+    #[arg(hide = true)]
+    ignored: Vec<String>,
+}
+
+/// How the answer is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What goes to stdout when there is no answer, so that readers of JSON always get JSON.
+#[derive(Serialize)]
+struct NoAnswer<'a> {
+    error: &'a str,
+}
+
+/// Show the cluster.
+///
+/// # Errors
+/// There are no cluster data, they cannot be worked with, or the store does not answer in time.
+pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
+    let format = match args.format.as_str() {
+        "" | "text" => Format::Text,
+        "json" => Format::Json,
+        other => {
+            return Err(UsageError::new(format!("unrecognised output format {other}"))
+                .hint("the formats are text and json")
+                .into());
+        }
+    };
+    match (answer(common).await, format) {
+        (Ok(status), Format::Text) => Ok(output::result(&text::render(&status))?),
+        (Ok(status), Format::Json) => Ok(output::result(&format!("{}\n", to_tabbed_json(&status)))?),
+        (Err(error), Format::Text) => Err(error),
+        (Err(error), Format::Json) => {
+            let message = error.to_string();
+            let sentence = message.split("\nhint: ").next().unwrap_or_default();
+            output::remark(&format!("{}\n", to_tabbed_json(&NoAnswer { error: sentence })));
+            Err(error)
+        }
+    }
+}
+
+async fn answer(common: &CommonArgs) -> anyhow::Result<Status> {
+    /// The store keeps to its timeout by itself; this is for the case that it does not.
+    const GRACE: Duration = Duration::from_secs(1);
+    let session = Session::open(common)?;
+    match tokio::time::timeout(session.timeout + GRACE, gather::gather(&session)).await {
+        Ok(gathered) => Ok(gathered?),
+        Err(_) => Err(Failure::new("cannot get cluster data: the store does not answer")
+            .hint("is it running at --store-endpoints? --store-timeout sets how long to wait")
+            .into()),
+    }
+}

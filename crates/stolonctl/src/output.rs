@@ -1,0 +1,35 @@
+//! Writing to the terminal, or to whatever stands in its place.
+//!
+//! `println!` panics when its reader is gone (`stolonctl … | head -1`), hence these.
+
+use std::io::{ErrorKind, Write};
+
+use stolon_runtime::Failure;
+
+/// The result of a command, on stdout.
+///
+/// # Errors
+/// It cannot be written. A reader that went away is no error: it has seen enough.
+pub fn result(text: &str) -> Result<(), Failure> {
+    match write(&mut std::io::stdout().lock(), text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Something on stdout on the way to the result. That nobody reads it changes nothing.
+pub fn remark(text: &str) {
+    let _ = write(&mut std::io::stdout().lock(), text);
+}
+
+/// One line on stderr. That nobody reads it changes nothing.
+pub fn note(line: &str) {
+    let _ = write(&mut std::io::stderr().lock(), &format!("{line}\n"));
+}
+
+fn write(stream: &mut impl Write, text: &str) -> std::io::Result<()> {
+    stream.write_all(text.as_bytes())?;
+    stream.flush()
+}
