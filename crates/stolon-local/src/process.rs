@@ -79,6 +79,11 @@ impl Process {
         *self.exit.borrow()
     }
 
+    /// For whoever wants to wait for its end elsewhere: holds how it ended, once it did.
+    pub fn exit_watch(&self) -> watch::Receiver<Option<ExitStatus>> {
+        self.exit.clone()
+    }
+
     /// Wait for its end.
     pub async fn exited(&self) -> ExitStatus {
         let mut exit = self.exit.clone();

@@ -1,0 +1,100 @@
+//! Where a playground keeps everything: a directory of one's own that is kept, or a temporary one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use stolon_local::{Account, kill_tree, running_in};
+use stolon_runtime::{Failure, UsageError, new_uid8};
+
+use super::{Args, as_user};
+
+/// The directory of a playground. Its lock is held as long as this lives.
+pub struct Home {
+    /// Absolute.
+    pub directory: PathBuf,
+    /// Where the programs are.
+    pub programs: PathBuf,
+    keeping: Keeping,
+    _lock: std::fs::File,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeping {
+    /// The operator named it.
+    Kept,
+    /// Removed at the end.
+    Temporary,
+}
+
+impl Home {
+    /// Make the directory or take the one that is there. As root, this starts the program anew as another user.
+    ///
+    /// # Errors
+    /// It cannot be made, or another playground works in it.
+    pub async fn prepare(args: &Args) -> anyhow::Result<Home> {
+        let keeping = if args.data_dir.is_some() { Keeping::Kept } else { Keeping::Temporary };
+        let directory = match (&args.prepared_directory, &args.data_dir) {
+            (Some(prepared), _) => prepared.clone(),
+            (None, Some(named)) => std::path::absolute(named)?,
+            (None, None) => std::env::temp_dir().join(format!("stolon-playground-{}", new_uid8())),
+        };
+        let account = Account::for_postgresql().map_err(|error| Failure::new(error.to_string()))?;
+        account.make_directory(&directory)?;
+        std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .with_context(|| format!("{} is not ours", directory.display()))?;
+        if let Account::Other { name, .. } = &account {
+            let never = as_user::restart(&account, name, &directory).await;
+            if keeping == Keeping::Temporary {
+                // Nothing runs in it yet.
+                let _ = std::fs::remove_dir_all(&directory);
+            }
+            match never? {}
+        }
+        let lock = take_lock(&directory)?;
+        Ok(Home { directory, programs: own_programs()?, keeping, _lock: lock })
+    }
+
+    /// See to it that no process works here any more, and remove what is temporary.
+    pub async fn tidy_up(self) {
+        if !running_in(&self.directory).is_empty() {
+            let killed = kill_tree(None, &self.directory).await;
+            eprintln!("{killed} processes that did not end by themselves were killed");
+        }
+        match self.keeping {
+            Keeping::Kept => eprintln!("kept: {}", self.directory.display()),
+            Keeping::Temporary => {
+                if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+                    eprintln!("{} could not be removed: {error}", self.directory.display());
+                }
+            }
+        }
+    }
+
+    /// True when the directory stays.
+    pub fn is_kept(&self) -> bool {
+        self.keeping == Keeping::Kept
+    }
+}
+
+/// The directory that this program lies in: the others lie beside it.
+pub fn own_programs() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("this program does not know where it is")?;
+    Ok(own.parent().unwrap_or(Path::new("/")).to_path_buf())
+}
+
+fn take_lock(directory: &Path) -> anyhow::Result<std::fs::File> {
+    let path = directory.join("playground.lock");
+    let lock = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("{} cannot be opened", path.display()))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(UsageError::new(format!("another playground works in {}", directory.display()))
+            .hint("stop it, or name another --data-dir")
+            .into());
+    }
+    Ok(lock)
+}

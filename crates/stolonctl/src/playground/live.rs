@@ -1,0 +1,224 @@
+//! A running playground.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::json;
+use stolon_local::{Layout, Target};
+use stolon_runtime::{CommonArgs, Shutdown};
+use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
+
+use super::Args;
+use super::directory::Home;
+use super::screen::Screen;
+use super::settings::Settings;
+use super::supervisor::{Order, Supervisor};
+use super::view::View;
+
+/// Least time between two looks at the store.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// Everything that a playground is made of.
+pub struct Playground {
+    /// Its options.
+    pub args: Args,
+    /// Files and command lines.
+    pub layout: Layout,
+    /// Its store, as every other program sees it.
+    pub store: Arc<dyn ClusterStore>,
+    /// Its programs.
+    pub supervisor: Supervisor,
+    /// What the operator sees.
+    pub screen: Screen,
+    settings: Settings,
+    kept: bool,
+    began: Instant,
+}
+
+impl Playground {
+    /// Make the directories; nothing runs yet.
+    ///
+    /// # Errors
+    /// Bad options, or files that cannot be written.
+    pub fn new(
+        common: &CommonArgs,
+        args: Args,
+        settings: Settings,
+        home: &Home,
+    ) -> anyhow::Result<Playground> {
+        let layout = settings.layout(&args, home)?;
+        layout.prepare()?;
+        let store = stolon_store::open(&StoreOptions {
+            backend: layout.store_backend.parse().map_err(|error: stolon_store::BadBackend| {
+                stolon_runtime::UsageError::new(error.to_string())
+            })?,
+            endpoints: layout.store_endpoints.clone(),
+            prefix: common.store_prefix.clone(),
+            cluster_name: layout.cluster_name.clone(),
+            timeout: common.store_timeout,
+            cert_file: None,
+            key_file: None,
+            ca_file: None,
+            tls_verification: TlsVerification::Full,
+        })
+        .context("the store cannot be opened")?;
+        Ok(Playground {
+            args,
+            layout,
+            store,
+            supervisor: Supervisor::new(),
+            screen: Screen::new(),
+            settings,
+            kept: home.is_kept(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Run a new cluster, or the kept one, until told to stop.
+    ///
+    /// # Errors
+    /// A program cannot be started at all.
+    pub async fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
+        let outcome = self.run_until_stopped(shutdown).await;
+        self.stop(shutdown).await;
+        outcome.map(|()| ExitCode::SUCCESS)
+    }
+
+    async fn run_until_stopped(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let spec = self.write_spec()?;
+        self.start_programs(Some(&spec))?;
+        self.introduce();
+        let stop = shutdown.token();
+        let target = self.proxy_target();
+        let mut changes = self.store.watch(WatchScope::Everything);
+        let mut writable = std::pin::pin!(until_writable(&target));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                event = self.supervisor.next_event() => self.screen.say(&event),
+                () = &mut writable, if !told => {
+                    told = true;
+                    self.tell_address(&target);
+                }
+                () = pause_and(changes.changed()) => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            self.show().await;
+        }
+    }
+
+    /// Start sentinels, keepers and proxies, in this order.
+    ///
+    /// # Errors
+    /// A program cannot be started at all.
+    pub fn start_programs(&mut self, initial_spec: Option<&PathBuf>) -> anyhow::Result<()> {
+        for number in 1..=usize::from(self.args.sentinels) {
+            let mut service = self.layout.sentinel(number);
+            if let Some(spec) = initial_spec {
+                service = service.with("--initial-cluster-spec", spec);
+            }
+            self.supervisor.add(service)?;
+        }
+        for (index, port) in self.settings.keeper_ports().to_vec().into_iter().enumerate() {
+            self.supervisor.add(self.layout.keeper(index + 1, port))?;
+        }
+        for (index, port) in self.settings.proxy_ports().to_vec().into_iter().enumerate() {
+            self.supervisor.add(self.layout.proxy(index + 1, port))?;
+        }
+        Ok(())
+    }
+
+    /// Stop everything in good order; at once when the operator insists.
+    pub async fn stop(&mut self, shutdown: &Shutdown) {
+        self.screen.show(Vec::new());
+        self.screen.say("stopping: proxies, sentinels, then PostgreSQL (Ctrl-C again kills)");
+        let insisted = shutdown.escalated();
+        let insisted = tokio::select! {
+            () = self.supervisor.stop(Order::Graceful) => false,
+            () = insisted.cancelled() => true,
+        };
+        if insisted {
+            self.supervisor.stop(Order::AtOnce).await;
+        }
+    }
+
+    /// The first proxy, as superuser.
+    pub fn proxy_target(&self) -> Target {
+        self.layout.target(self.settings.proxy_ports().first().copied().unwrap_or(0))
+    }
+
+    async fn show(&mut self) {
+        let lines = match View::look(&self.store).await {
+            Ok(view) => view.lines(self.screen.is_redrawn()),
+            Err(error) => vec![format!("  the store does not answer: {error}")],
+        };
+        self.screen.show(lines);
+    }
+
+    fn introduce(&mut self) {
+        let Layout { directory, store_backend, store_endpoints, .. } = &self.layout;
+        let fate = if self.kept { "kept" } else { "removed at the end" };
+        self.screen.say(&format!(
+            "playground in {} ({fate}), logs in {}",
+            directory.display(),
+            directory.join("log").display()
+        ));
+        self.screen.say(&format!(
+            "stolonctl status --cluster-name {} --store-backend {store_backend} --store-endpoints {store_endpoints}",
+            self.layout.cluster_name
+        ));
+    }
+
+    fn tell_address(&mut self, target: &Target) {
+        self.screen.say(&format!(
+            "\nThe database takes writes ({:.1} s after the start):\n\n    {}\n",
+            self.began.elapsed().as_secs_f64(),
+            target.uri()
+        ));
+        for port in self.settings.proxy_ports().iter().skip(1) {
+            self.screen.say(&format!("    {}\n", self.layout.target(*port).uri()));
+        }
+    }
+
+    /// The specification of a new cluster: short timings, so that something can be seen.
+    fn write_spec(&self) -> anyhow::Result<PathBuf> {
+        let spec = json!({
+            "initMode": "new",
+            "sleepInterval": "1s",
+            "requestTimeout": "5s",
+            "failInterval": "5s",
+            "proxyCheckInterval": "1s",
+            "proxyTimeout": "3s",
+            "usePgrewind": true,
+            "synchronousReplication": self.args.synchronous_replication,
+        });
+        let file = self.layout.directory.join("initial-cluster-spec.json");
+        std::fs::write(&file, format!("{spec:#}\n"))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+        Ok(file)
+    }
+}
+
+/// Wait until a database takes writes: a message in its log that no table holds and no standby can write.
+pub async fn until_writable(target: &Target) {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let write = "select pg_logical_emit_message(true, 'stolon playground', '')";
+    loop {
+        if let Ok(session) = target.connect(LIMIT).await
+            && session.rows(write, LIMIT).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A change, but not more often than a person can see.
+async fn pause_and(change: impl Future<Output = ()>) {
+    tokio::time::sleep(LOOK_PAUSE).await;
+    change.await;
+}

@@ -1,0 +1,177 @@
+//! What a playground remembers of itself: ports and passwords, so that a kept one can be resumed.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use stolon_local::{Account, Credentials, Layout, Ports, Server, is_free};
+use stolon_runtime::{CommonArgs, UsageError};
+
+use super::Args;
+use super::directory::Home;
+
+/// What is chosen once and then kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    cluster_name: String,
+    store_backend: String,
+    store_endpoints: String,
+    keeper_ports: Vec<u16>,
+    proxy_ports: Vec<u16>,
+    superuser_password: String,
+    replication_password: String,
+}
+
+const FILE: &str = "playground.json";
+
+impl Settings {
+    /// What an earlier run left here, changed by today's options; or chosen anew.
+    ///
+    /// # Errors
+    /// Options that cannot be met, for example a port that is in use.
+    pub fn load_or_choose(common: &CommonArgs, args: &Args, home: &Home) -> anyhow::Result<Settings> {
+        let file = home.directory.join(FILE);
+        let earlier = match std::fs::read_to_string(&file) {
+            Ok(text) => Some(
+                serde_json::from_str::<Settings>(&text)
+                    .with_context(|| format!("{} is damaged", file.display()))?,
+            ),
+            Err(_) => None,
+        };
+        let settings = match earlier {
+            Some(earlier) => earlier.resumed(common, args)?,
+            None => Settings::chosen(common, args, &home.directory)?,
+        };
+        let text = serde_json::to_string_pretty(&settings)?;
+        Account::Own.write_private(&file, &text)?;
+        Ok(settings)
+    }
+
+    fn chosen(common: &CommonArgs, args: &Args, directory: &Path) -> anyhow::Result<Settings> {
+        let mut ports = Ports::default();
+        let backend = if common.store_backend.is_empty() { "sqlite" } else { &common.store_backend };
+        let endpoints = match (backend, common.store_endpoints.as_str()) {
+            ("sqlite", "") => directory.join("store.sqlite").display().to_string(),
+            ("sqlite", named) => std::path::absolute(named)?.display().to_string(),
+            (_, named) => named.to_owned(),
+        };
+        // Two playgrounds on one etcd are two clusters.
+        let cluster_name = match common.cluster_name.as_str() {
+            "" if backend == "sqlite" => "playground".to_owned(),
+            "" => format!("playground-{}", stolon_runtime::new_uid8()),
+            named => named.to_owned(),
+        };
+        Ok(Settings {
+            cluster_name,
+            store_backend: backend.to_owned(),
+            store_endpoints: endpoints,
+            keeper_ports: choose("--keeper-ports", &args.keeper_ports, &[], args.keepers, &mut ports)?,
+            proxy_ports: choose("--proxy-ports", &args.proxy_ports, &[], args.proxies, &mut ports)?,
+            superuser_password: password(),
+            replication_password: password(),
+        })
+    }
+
+    fn resumed(mut self, common: &CommonArgs, args: &Args) -> anyhow::Result<Settings> {
+        for (flag, now, then) in [
+            ("--cluster-name", &common.cluster_name, &self.cluster_name),
+            ("--store-backend", &common.store_backend, &self.store_backend),
+        ] {
+            if !now.is_empty() && now != then {
+                return Err(UsageError::new(format!(
+                    "the cluster in this directory was made with {flag} {then}"
+                ))
+                .hint("leave the option out, or name another --data-dir")
+                .into());
+            }
+        }
+        let mut ports = Ports::default();
+        let keepers = args.keepers.max(self.keeper_ports.len() as u16);
+        self.keeper_ports =
+            choose("--keeper-ports", &args.keeper_ports, &self.keeper_ports, keepers, &mut ports)?;
+        self.proxy_ports =
+            choose("--proxy-ports", &args.proxy_ports, &self.proxy_ports, args.proxies, &mut ports)?;
+        Ok(self)
+    }
+
+    /// Where everything is, and how the programs are called.
+    ///
+    /// # Errors
+    /// PostgreSQL's programs are not found.
+    pub fn layout(&self, args: &Args, home: &Home) -> anyhow::Result<Layout> {
+        let pg_bin = match &args.pg_bin_path {
+            Some(named) => std::path::absolute(named)?,
+            None => Server::find_programs().map_err(|error| UsageError::new(error.to_string()))?,
+        };
+        if !pg_bin.join("postgres").is_file() {
+            return Err(UsageError::new(format!("there is no program postgres in {}", pg_bin.display()))
+                .hint("--pg-bin-path names the directory of PostgreSQL's programs, on Debian /usr/lib/postgresql/15/bin")
+                .into());
+        }
+        Ok(Layout {
+            directory: home.directory.clone(),
+            cluster_name: self.cluster_name.clone(),
+            store_backend: self.store_backend.clone(),
+            store_endpoints: self.store_endpoints.clone(),
+            programs: home.programs.clone(),
+            pg_bin,
+            account: Account::Own,
+            credentials: Credentials {
+                superuser: "stolon".to_owned(),
+                superuser_password: self.superuser_password.clone(),
+                replication_user: "repluser".to_owned(),
+                replication_password: self.replication_password.clone(),
+            },
+        })
+    }
+
+    /// Ports of the PostgreSQL instances, one for each keeper.
+    pub fn keeper_ports(&self) -> &[u16] {
+        &self.keeper_ports
+    }
+
+    /// Ports of the proxies.
+    pub fn proxy_ports(&self) -> &[u16] {
+        &self.proxy_ports
+    }
+}
+
+/// `count` ports: the named ones must be free, earlier ones are taken again where they are, others are found.
+fn choose(
+    flag: &str,
+    named: &[u16],
+    earlier: &[u16],
+    count: u16,
+    ports: &mut Ports,
+) -> anyhow::Result<Vec<u16>> {
+    if named.len() > usize::from(count) {
+        return Err(
+            UsageError::new(format!("{flag} names {} ports for {count} programs", named.len())).into()
+        );
+    }
+    let mut chosen = Vec::new();
+    for index in 0..usize::from(count) {
+        let port = match (named.get(index), earlier.get(index)) {
+            (Some(&port), _) if is_free(port) && !chosen.contains(&port) => port,
+            (Some(port), _) => {
+                return Err(UsageError::new(format!("port {port} of {flag} is in use"))
+                    .hint("name another one, or leave the option out: free ports are chosen")
+                    .into());
+            }
+            (None, Some(&port)) if is_free(port) => port,
+            (None, Some(&port)) => {
+                let other = ports.take()?;
+                eprintln!("port {port} of the last run is in use now: taking {other}");
+                other
+            }
+            (None, None) => ports.take()?,
+        };
+        ports.keep(port);
+        chosen.push(port);
+    }
+    Ok(chosen)
+}
+
+fn password() -> String {
+    format!("{}{}", stolon_runtime::new_uid8(), stolon_runtime::new_uid8())
+}

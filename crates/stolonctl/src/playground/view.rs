@@ -1,0 +1,143 @@
+//! How a cluster is, as its store says it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use stolon_model::{
+    ClusterData, ClusterDocument, Instance, KeeperReport, KeeperUid, ProxyReport, ProxyUid, Role, SentinelUid,
+};
+use stolon_store::{ClusterStore, StoreError};
+
+/// One look at the store.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The cluster, once there is one.
+    pub data: Option<ClusterData>,
+    /// What keepers say.
+    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    /// What proxies say.
+    pub proxies: BTreeMap<ProxyUid, ProxyReport>,
+    /// Who leads.
+    pub leader: Option<SentinelUid>,
+}
+
+impl View {
+    /// Look at the store.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn look(store: &Arc<dyn ClusterStore>) -> Result<View, StoreError> {
+        let document: Option<ClusterDocument> = store.cluster_document().await?.map(|found| found.value);
+        Ok(View {
+            data: document.and_then(|document| ClusterData::try_from(document).ok()),
+            keepers: store.keeper_reports().await?,
+            proxies: store.proxy_reports().await?,
+            leader: store.leader().await?,
+        })
+    }
+
+    /// The keeper whose instance is the elected primary.
+    pub fn primary_keeper(&self) -> Option<&KeeperUid> {
+        Some(&self.data.as_ref()?.primary()?.spec.keeper_uid)
+    }
+
+    /// Lines for people: those that change all the time only where they are redrawn.
+    pub fn lines(&self, with_positions: bool) -> Vec<String> {
+        let Some(data) = &self.data else {
+            return vec!["  no cluster yet".to_owned()];
+        };
+        let mut lines: Vec<String> = Vec::new();
+        let mut names: Vec<&KeeperUid> = data.keepers.keys().chain(self.keepers.keys()).collect();
+        names.sort();
+        names.dedup();
+        for keeper in names {
+            lines.push(self.keeper_line(data, keeper, with_positions));
+            lines.extend(self.troubles(keeper));
+        }
+        lines.push(self.route_line(data));
+        lines
+    }
+
+    fn keeper_line(&self, data: &ClusterData, keeper: &KeeperUid, with_positions: bool) -> String {
+        let Some(instance) = data.instance_of(keeper) else {
+            return format!("  {keeper:<10} waits for a task{}", self.activity(keeper, with_positions));
+        };
+        let role = match instance.spec.role {
+            Some(Role::Primary) if data.cluster.status.primary.as_ref() == Some(&instance.uid) => "primary",
+            Some(Role::Primary) => "deposed",
+            _ => "standby",
+        };
+        let status = &instance.status;
+        let health = match (status.healthy, status.current_generation >= instance.generation) {
+            (true, true) => "healthy",
+            (true, false) => "healthy, changing",
+            (false, _) if status.current_generation == 0 => "starting",
+            (false, _) => "not healthy",
+        };
+        let synchronous = match data.primary() {
+            Some(primary) if in_sync(primary, instance) => ", synchronous",
+            _ => "",
+        };
+        let address = match status.port.as_str() {
+            "" => String::new(),
+            port => format!("{}:{port}", status.listen_address),
+        };
+        let position = match (with_positions, data.primary()) {
+            (false, _) => String::new(),
+            (true, Some(primary)) if role == "standby" && status.healthy => {
+                format!("  {} bytes behind", primary.status.lsn.ahead_of(status.lsn).max(0))
+            }
+            (true, _) => format!("  at {}", status.lsn),
+        };
+        format!(
+            "  {keeper:<10} {role:<8} {address:<16} {health}{synchronous}{position}{}",
+            self.activity(keeper, with_positions)
+        )
+    }
+
+    fn activity(&self, keeper: &KeeperUid, with_positions: bool) -> String {
+        let Some(activity) = self.keepers.get(keeper).and_then(|report| report.activity.as_ref()) else {
+            return String::new();
+        };
+        match (activity.step.as_str(), activity.bytes_total) {
+            ("", _) => String::new(),
+            (step, total) if total > 0 && with_positions => {
+                format!("  [{step} {} %]", activity.bytes_done.min(total) * 100 / total)
+            }
+            (step, _) => format!("  [{step}]"),
+        }
+    }
+
+    fn troubles(&self, keeper: &KeeperUid) -> Vec<String> {
+        let Some(activity) = self.keepers.get(keeper).and_then(|report| report.activity.as_ref()) else {
+            return Vec::new();
+        };
+        let problem = Some(&activity.problem).filter(|problem| !problem.is_empty());
+        problem
+            .into_iter()
+            .chain(activity.parameter_problems.iter().flatten())
+            .flat_map(|sentence| sentence.lines())
+            .map(|line| format!("    ! {line}"))
+            .collect()
+    }
+
+    fn route_line(&self, data: &ClusterData) -> String {
+        let leader = match &self.leader {
+            Some(leader) => format!("sentinel {leader} leads"),
+            None => "no sentinel leads".to_owned(),
+        };
+        let proxies = self.proxies.len();
+        let open = data.proxy.spec.enabled_proxies.iter().flatten().count();
+        let route = match data.proxy.spec.primary.as_ref().and_then(|uid| data.instances.get(uid)) {
+            Some(instance) => format!("{open} of {proxies} proxies forward to {}", instance.spec.keeper_uid),
+            None => "proxies are closed".to_owned(),
+        };
+        format!("  {leader}, {route}")
+    }
+}
+
+/// True when commits of the primary wait for this instance and it has caught up.
+fn in_sync(primary: &Instance, instance: &Instance) -> bool {
+    let lists = [&primary.spec.synchronous_standbys, &primary.status.synchronous_standbys];
+    lists.iter().all(|list| list.iter().flatten().any(|uid| uid == &instance.uid))
+}
