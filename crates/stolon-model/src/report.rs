@@ -83,6 +83,9 @@ document! {
     pub struct SentinelReport {
         /// Who.
         uid: SentinelUid = "UID", keep;
+        /// Ours, unknown to Stolon: why the leader's last round left things as they are, one sentence each.
+        /// Absent when there is nothing to say, and for those who do not lead.
+        holds: Option<Vec<String>> = "holds", omit;
     }
 }
 

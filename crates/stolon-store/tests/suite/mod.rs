@@ -284,7 +284,7 @@ async fn documents<S: KvStore>(one: S, raw: S) {
     assert_eq!(store.proxy_reports().await.expect("read").len(), 1);
     store.remove_proxy_report(&proxy.uid).await.expect("remove");
     assert!(store.proxy_reports().await.expect("read").is_empty());
-    let sentinel = stolon_model::SentinelReport { uid: "s".into() };
+    let sentinel = stolon_model::SentinelReport { uid: "s".into(), ..Default::default() };
     store.put_sentinel_report(&sentinel, ttl).await.expect("put");
     assert_eq!(store.sentinel_reports().await.expect("read").into_values().collect::<Vec<_>>(), [sentinel]);
 }
