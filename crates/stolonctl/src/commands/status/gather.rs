@@ -97,6 +97,8 @@ pub async fn gather(session: &Session) -> Result<Status, Failure> {
     let data = checked(document)?;
     let reports = keepers.map_err(|error| Failure::new(format!("cannot get keepers info: {error}")))?;
 
+    let holds =
+        leader.as_ref().and_then(|leader| sentinels.get(leader)).and_then(|report| report.holds.clone());
     let sentinels = sentinels
         .into_keys()
         .map(|uid| SentinelLine { leader: leader.as_ref() == Some(&uid), uid: uid.0 })
@@ -109,7 +111,7 @@ pub async fn gather(session: &Session) -> Result<Status, Failure> {
         sentinels,
         proxies,
         keepers: keeper_lines(&data, &reports),
-        cluster: cluster_line(&data, &reports, available),
+        cluster: cluster_line(&data, &reports, holds.unwrap_or_default(), available),
         tree: tree(&data),
     })
 }
@@ -137,9 +139,12 @@ fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>)
         .collect()
 }
 
+/// The leading sentinel knows best why nothing happens. One that does not say (Stolon's do not) is helped out with
+/// what the cluster data tell.
 fn cluster_line(
     data: &ClusterData,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
+    holds: Vec<String>,
     available: bool,
 ) -> ClusterLine {
     let primary = data.cluster.status.primary.clone().unwrap_or_default();
@@ -150,7 +155,7 @@ fn cluster_line(
             .map(|instance| instance.spec.keeper_uid.0.clone())
             .unwrap_or_default(),
         master_db_uid: primary.0,
-        problems: activity::of_cluster(data, reports),
+        problems: if holds.is_empty() { activity::of_cluster(data, reports) } else { holds },
     }
 }
 

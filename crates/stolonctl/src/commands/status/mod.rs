@@ -37,6 +37,8 @@ enum Format {
 #[derive(Serialize)]
 struct NoAnswer<'a> {
     error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
 }
 
 /// Show the cluster.
@@ -59,8 +61,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
         (Err(error), Format::Text) => Err(error),
         (Err(error), Format::Json) => {
             let message = error.to_string();
-            let sentence = message.split("\nhint: ").next().unwrap_or_default();
-            output::remark(&format!("{}\n", to_tabbed_json(&NoAnswer { error: sentence })));
+            let no_answer = match message.split_once("\nhint: ") {
+                Some((error, hint)) => NoAnswer { error, hint: Some(hint) },
+                None => NoAnswer { error: &message, hint: None },
+            };
+            output::remark(&format!("{}\n", to_tabbed_json(&no_answer)));
             Err(error)
         }
     }
