@@ -1,3 +1,7 @@
-//! stolon-proxy
+//! `stolon-proxy`
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stolon_runtime::run(stolon_runtime::Program::Proxy, stolon_proxy::program)
+}

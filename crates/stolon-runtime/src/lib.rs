@@ -48,7 +48,7 @@ pub use deadline::{DeadlineError, with_deadline};
 pub use identity::{new_boot_uuid, new_uid8};
 pub use limits::raise_open_files_limit;
 pub use logging::{LogColor, LogLevel, fatal, init_logging, redact};
-pub use metrics::{ProcessMetrics, new_registry};
+pub use metrics::{ProcessMetrics, new_registry, register_store_requests};
 pub use metrics_server::{MetricsError, MetricsServer, Readiness, serve};
 pub use program::{Program, version};
 pub use prometheus_client::registry::Registry;

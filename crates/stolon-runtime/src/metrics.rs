@@ -1,5 +1,7 @@
 //! What every program measures of itself.
 
+use std::sync::Arc;
+
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -7,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use rustix::process::{Resource, getrlimit};
+use stolon_store::ClusterStore;
 
 use crate::Program;
 
@@ -98,4 +101,30 @@ fn times() -> Option<(f64, f64)> {
     let boot = std::fs::read_to_string("/proc/stat").ok()?;
     let boot: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(((ticks(11)? + ticks(12)?) / per_second, boot + ticks(19)? / per_second))
+}
+
+/// Count the requests that this process sends to the store as `stolon_store_requests_total`.
+pub fn register_store_requests(registry: &mut Registry, store: Arc<dyn ClusterStore>) {
+    registry.register_collector(Box::new(StoreRequests(store)));
+}
+
+struct StoreRequests(Arc<dyn ClusterStore>);
+
+impl std::fmt::Debug for StoreRequests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreRequests")
+    }
+}
+
+impl Collector for StoreRequests {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let requests = ConstCounter::new(self.0.requests());
+        let help = "Requests sent to the store since the start";
+        requests.encode(encoder.encode_descriptor(
+            "stolon_store_requests",
+            help,
+            None,
+            requests.metric_type(),
+        )?)
+    }
 }

@@ -1,0 +1,151 @@
+//! One client's connection.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use crate::destination::Destination;
+use crate::proxy::Settings;
+use crate::socket::{prepare, reset_on_close};
+
+/// How much is read at once. The buffer belongs to the thread: an idle connection holds none.
+const CHUNK: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// Why forwarding ended.
+enum End {
+    /// Both sides said all they had to say.
+    Finished,
+    /// One side broke.
+    Broken(io::Error),
+    /// The destination was closed, or its deadline passed.
+    Closed,
+}
+
+/// Connect the client to the destination and forward in both directions until both have ended, one breaks, or the
+/// destination is closed. Never fails: what goes wrong ends the connection.
+pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, settings: Arc<Settings>) {
+    prepare(&client, &settings.client_keepalive);
+    let Some(server) = connect(&destination, &settings).await else { return };
+    prepare(&server, &settings.server_keepalive);
+    let (mut client, mut server) = (client, server);
+    let end = tokio::select! {
+        biased;
+        () = destination.closed.cancelled() => End::Closed,
+        end = forward_both(&mut client, &mut server, &destination) => end,
+    };
+    match end {
+        End::Finished => tracing::debug!("connection ended"),
+        End::Broken(error) => tracing::debug!(%error, "connection broken"),
+        End::Closed => reset_on_close([&client, &server]),
+    }
+}
+
+async fn connect(destination: &Destination, settings: &Settings) -> Option<TcpStream> {
+    let connecting = tokio::time::timeout(settings.connect_timeout, TcpStream::connect(destination.address));
+    let outcome = tokio::select! {
+        biased;
+        () = destination.closed.cancelled() => return None,
+        outcome = connecting => outcome,
+    };
+    let error = match outcome {
+        Ok(Ok(server)) => {
+            destination.unreachable.store(false, Ordering::Relaxed);
+            return Some(server);
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {}", stolon_model::GoDuration::from(settings.connect_timeout)),
+    };
+    if !destination.unreachable.swap(true, Ordering::Relaxed) {
+        tracing::warn!(address = %destination.address, error, "cannot connect to the primary, clients are turned away");
+    }
+    None
+}
+
+async fn forward_both(client: &mut TcpStream, server: &mut TcpStream, destination: &Destination) -> End {
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let outcome = tokio::try_join!(
+        forward(from_client, to_server, destination),
+        forward(from_server, to_client, destination)
+    );
+    match outcome {
+        Ok(_) => End::Finished,
+        Err(end) => end,
+    }
+}
+
+/// One direction, until its end was passed on.
+async fn forward(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    destination: &Destination,
+) -> Result<(), End> {
+    loop {
+        let rest = copy(&mut from, &mut to, destination).await?;
+        let Some(rest) = rest else {
+            // A peer that is gone already needs no more good-bye.
+            let _ = to.shutdown().await;
+            return Ok(());
+        };
+        write_rest(&mut to, &rest, destination).await?;
+    }
+}
+
+/// Copy until the end (`None`) or until the receiver takes no more: what it did not take comes back.
+async fn copy(
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+    destination: &Destination,
+) -> Result<Option<Vec<u8>>, End> {
+    poll_fn(|context| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let mut chunk = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut *from).poll_read(context, &mut chunk)).map_err(End::Broken)?;
+                let chunk = chunk.filled();
+                if chunk.is_empty() {
+                    return Poll::Ready(Ok(None));
+                }
+                if destination.is_over() {
+                    return Poll::Ready(Err(End::Closed));
+                }
+                let written = match Pin::new(&mut *to).poll_write(context, chunk) {
+                    Poll::Ready(written) => written.map_err(End::Broken)?,
+                    Poll::Pending => 0,
+                };
+                if written < chunk.len() {
+                    return Poll::Ready(Ok(Some(chunk[written..].to_vec())));
+                }
+            }
+        })
+    })
+    .await
+}
+
+async fn write_rest(to: &mut WriteHalf<'_>, mut rest: &[u8], destination: &Destination) -> Result<(), End> {
+    while !rest.is_empty() {
+        to.writable().await.map_err(End::Broken)?;
+        if destination.is_over() {
+            return Err(End::Closed);
+        }
+        match to.try_write(rest) {
+            Ok(0) => return Err(End::Broken(io::ErrorKind::WriteZero.into())),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(End::Broken(error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::Parser;
+use socket2::TcpKeepalive;
+use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer};
+
+use crate::proxy::Settings;
+
+/// Sends PostgreSQL clients to the primary of a cluster.
+#[derive(Clone, Debug, Parser)]
+pub struct Flags {
+    /// What all programs share.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub listen_address: String,
+
+    /// Port to listen on: a number or the name of a service
+    #[arg(long, default_value = "5432", value_name = "PORT")]
+    pub port: String,
+
+    /// Stop listening when the store was silent for proxyTimeout
+    #[arg(long, default_value_t = true)]
+    pub stop_listening: bool,
+
+    /// Seconds of silence before a client's connection is probed; 0: 15
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = go_integer)]
+    pub tcp_keepalive_idle: i64,
+
+    /// Unanswered probes that end a client's connection; 0: as the system has it
+    #[arg(long, default_value = "0", value_name = "PROBES", value_parser = go_integer)]
+    pub tcp_keepalive_count: i64,
+
+    /// Seconds between probes of a client's connection; 0: 15
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = go_integer)]
+    pub tcp_keepalive_interval: i64,
+
+    /// How long connecting to the primary may take
+    #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
+    pub connect_timeout: Duration,
+
+    /// How long open connections may go on after SIGTERM
+    #[arg(long, default_value = "1s", value_name = "SPAN", value_parser = go_duration)]
+    pub drain_timeout: Duration,
+}
+
+/// Idle time and interval of probes where nothing else is asked for.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+impl Flags {
+    /// What the flags say, checked.
+    ///
+    /// # Errors
+    /// A number is out of range.
+    pub fn settings(&self) -> Result<Settings, UsageError> {
+        let idle = keepalive_value("idle", self.tcp_keepalive_idle, 32_767)?;
+        let count = keepalive_value("count", self.tcp_keepalive_count, 127)?;
+        let interval = keepalive_value("interval", self.tcp_keepalive_interval, 32_767)?;
+        if self.connect_timeout.is_zero() {
+            return Err(
+                UsageError::new("--connect-timeout must be longer than nothing").hint("its default is 10s")
+            );
+        }
+        let seconds = |value: u32| match value {
+            0 => KEEPALIVE,
+            value => Duration::from_secs(value.into()),
+        };
+        let mut client_keepalive =
+            TcpKeepalive::new().with_time(seconds(idle)).with_interval(seconds(interval));
+        if count > 0 {
+            client_keepalive = client_keepalive.with_retries(count);
+        }
+        Ok(Settings {
+            listen_address: self.listen_address.clone(),
+            port: self.port.clone(),
+            stop_listening: self.stop_listening,
+            client_keepalive,
+            server_keepalive: TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE),
+            connect_timeout: self.connect_timeout,
+            drain_timeout: self.drain_timeout,
+        })
+    }
+}
+
+/// The greatest values are the kernel's.
+fn keepalive_value(name: &str, value: i64, greatest: u32) -> Result<u32, UsageError> {
+    if value < 0 {
+        return Err(UsageError::new(format!("tcp keepalive {name} value must be greater or equal to 0"))
+            .hint(format!("leave --tcp-keepalive-{name} out for the default")));
+    }
+    u32::try_from(value).ok().filter(|value| *value <= greatest).ok_or_else(|| {
+        UsageError::new(format!("tcp keepalive {name} value must be at most {greatest}"))
+            .hint(format!("leave --tcp-keepalive-{name} out for the default"))
+    })
+}
