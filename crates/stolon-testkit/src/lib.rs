@@ -1,3 +1,12 @@
 //! Fixtures for tests: real etcd, real PostgreSQL, real programs.
+
+pub mod cluster;
 pub mod etcd;
 pub mod postgres;
+mod scenario;
+mod wait;
+
+pub use cluster::{Cluster, PATIENCE, Plan, QUERY, StoreKind, short_timings};
+pub use scenario::{on_cluster, on_prepared};
+pub use stolon_local as local;
+pub use wait::wait_for;

@@ -1,0 +1,578 @@
+//! A whole cluster of the real programs, for tests and measurements.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use stolon_local::{
+    Account, Credentials, Layout, Ports, Process, Server, Service, Session, Stopped, Target, kill_tree,
+    reachable_programs, running_in, tail, tree,
+};
+use stolon_model::{ClusterData, KeeperReport, KeeperUid};
+use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
+use tokio::io::AsyncWriteExt;
+
+use crate::etcd::Etcd;
+use crate::wait::wait_for;
+
+/// Longest time for one statement or connection of a test.
+pub const QUERY: Duration = Duration::from_secs(20);
+/// Longest time for anything that a cluster does by itself.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a test cluster keeps its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A file.
+    Sqlite,
+    /// An etcd of one member that the cluster starts and stops.
+    Etcd,
+}
+
+/// What a test cluster consists of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Number of keepers.
+    pub keepers: usize,
+    /// Number of sentinels.
+    pub sentinels: usize,
+    /// Number of proxies.
+    pub proxies: usize,
+    /// The store.
+    pub store: StoreKind,
+    /// The specification that the first sentinel writes; `None` leaves that to `stolonctl init`.
+    pub spec: Option<Value>,
+    /// Where the programs are; `None` finds them beside the running test.
+    pub programs: Option<PathBuf>,
+}
+
+impl Plan {
+    /// One sentinel, one proxy, so many keepers, on a file, with short timings.
+    pub fn new(keepers: usize) -> Plan {
+        Plan {
+            keepers,
+            sentinels: 1,
+            proxies: 1,
+            store: StoreKind::Sqlite,
+            spec: Some(short_timings()),
+            programs: None,
+        }
+    }
+
+    /// Another store.
+    pub fn store(mut self, store: StoreKind) -> Plan {
+        self.store = store;
+        self
+    }
+
+    /// Other values in the specification.
+    pub fn spec(mut self, changes: Value) -> Plan {
+        let mut spec = self.spec.take().unwrap_or_else(|| json!({}));
+        if let (Some(spec), Value::Object(changes)) = (spec.as_object_mut(), changes) {
+            spec.extend(changes);
+        }
+        self.spec = Some(spec);
+        self
+    }
+
+    /// No specification: the test initialises the cluster itself.
+    pub fn uninitialised(mut self) -> Plan {
+        self.spec = None;
+        self
+    }
+}
+
+/// The specification of most tests: a new cluster whose members notice each other quickly.
+pub fn short_timings() -> Value {
+    json!({
+        "initMode": "new",
+        "sleepInterval": "1s",
+        "requestTimeout": "5s",
+        "failInterval": "5s",
+        "proxyCheckInterval": "1s",
+        "proxyTimeout": "3s",
+        "usePgrewind": true,
+    })
+}
+
+/// A cluster whose programs run. Dropping it kills all of them and removes their files.
+pub struct Cluster {
+    /// Files and command lines.
+    pub layout: Layout,
+    /// The store, as every other program sees it.
+    pub store: Arc<dyn ClusterStore>,
+    /// The etcd of this cluster, if it has one.
+    pub etcd: Option<Etcd>,
+    /// Ports that nobody uses.
+    pub ports: Ports,
+    services: BTreeMap<String, Service>,
+    running: BTreeMap<String, Process>,
+    keeper_ports: Vec<u16>,
+    proxy_ports: Vec<u16>,
+    directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Make everything ready to start. Call inside a tokio runtime.
+    ///
+    /// # Errors
+    /// A program is missing, or the machine refuses something.
+    pub async fn prepare(plan: &Plan) -> anyhow::Result<Cluster> {
+        let directory = tempfile::Builder::new().prefix("stolon-test-").tempdir()?;
+        let account = Account::for_postgresql()?;
+        account.own(directory.path())?;
+        let programs = match &plan.programs {
+            Some(programs) => programs.clone(),
+            None => programs_beside_the_test()?,
+        };
+        let etcd = match plan.store {
+            StoreKind::Sqlite => None,
+            StoreKind::Etcd => Some(Etcd::single().await?),
+        };
+        let layout = Layout {
+            programs: reachable_programs(&programs, &account, &directory.path().join("bin")).await?,
+            directory: directory.path().canonicalize()?,
+            cluster_name: "test".to_owned(),
+            store_backend: if etcd.is_some() { "etcdv3" } else { "sqlite" }.to_owned(),
+            store_endpoints: match &etcd {
+                Some(etcd) => etcd.endpoints(),
+                None => directory.path().join("store").display().to_string(),
+            },
+            pg_bin: Server::find_programs()?,
+            account,
+            credentials: Credentials {
+                superuser: "stolon".to_owned(),
+                superuser_password: "superuser's \"password\"".to_owned(),
+                replication_user: "repluser".to_owned(),
+                replication_password: "replicator\\ password".to_owned(),
+            },
+        };
+        layout.prepare()?;
+        let store = open_store(&layout)?;
+        let mut cluster = Cluster {
+            layout,
+            store,
+            etcd,
+            ports: Ports::default(),
+            services: BTreeMap::new(),
+            running: BTreeMap::new(),
+            keeper_ports: Vec::new(),
+            proxy_ports: Vec::new(),
+            directory,
+        };
+        cluster.plan_services(plan)?;
+        Ok(cluster)
+    }
+
+    fn plan_services(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let spec = match &plan.spec {
+            Some(spec) => {
+                let file = self.layout.directory.join("initial-cluster-spec.json");
+                self.layout.account.write_private(&file, &spec.to_string())?;
+                Some(file)
+            }
+            None => None,
+        };
+        for number in 1..=plan.sentinels {
+            let mut service = self.layout.sentinel(number);
+            if let Some(spec) = &spec {
+                service = service.with("--initial-cluster-spec", spec);
+            }
+            self.services.insert(service.name.clone(), service);
+        }
+        for number in 1..=plan.keepers {
+            let port = self.ports.take()?;
+            self.keeper_ports.push(port);
+            let service = self.layout.keeper(number, port);
+            self.services.insert(service.name.clone(), service);
+        }
+        for number in 1..=plan.proxies {
+            let port = self.ports.take()?;
+            self.proxy_ports.push(port);
+            let service = self.layout.proxy(number, port);
+            self.services.insert(service.name.clone(), service);
+        }
+        Ok(())
+    }
+
+    /// Start everything.
+    ///
+    /// # Errors
+    /// As [`Cluster::prepare`].
+    pub async fn start(plan: &Plan) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::prepare(plan).await?;
+        for name in cluster.services.keys().cloned().collect::<Vec<_>>() {
+            cluster.start_service(&name)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Start everything, and wait until the database takes writes and all standbys stream.
+    ///
+    /// # Errors
+    /// As [`Cluster::prepare`], or it takes too long.
+    pub async fn start_and_wait(plan: &Plan) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::start(plan).await?;
+        let ready = async {
+            cluster.wait_writable(PATIENCE).await?;
+            cluster.wait_streaming(plan.keepers - 1, PATIENCE).await
+        }
+        .await;
+        if let Err(error) = ready {
+            cluster.dump_logs();
+            cluster.kill_everything().await;
+            return Err(error);
+        }
+        Ok(cluster)
+    }
+
+    /// Start one program: `sentinel1`, `keeper2`, `proxy1`.
+    ///
+    /// # Errors
+    /// There is none of this name, or it cannot be started.
+    pub fn start_service(&mut self, name: &str) -> anyhow::Result<()> {
+        let service = self.services.get(name).with_context(|| format!("no service {name}"))?;
+        self.running.insert(name.to_owned(), service.start()?);
+        Ok(())
+    }
+
+    /// Start one program with more flags; they stay.
+    ///
+    /// # Errors
+    /// There is none of this name, or it cannot be started.
+    pub fn add_flag(&mut self, name: &str, flag: &str, value: &str) -> anyhow::Result<()> {
+        let service = self.services.remove(name).with_context(|| format!("no service {name}"))?;
+        self.services.insert(name.to_owned(), service.with(flag, value));
+        Ok(())
+    }
+
+    /// SIGTERM to one program, and its end, which must be in good order.
+    ///
+    /// # Errors
+    /// It does not run, does not end, or fails.
+    pub async fn stop_service(&mut self, name: &str) -> anyhow::Result<()> {
+        let process = self.running.remove(name).with_context(|| format!("{name} does not run"))?;
+        match process.stop(PATIENCE).await {
+            Stopped::InTime(status) => {
+                ensure!(status.success(), "{name}: {}", stolon_local::describe_exit(status))
+            }
+            Stopped::Not => bail!("{name} did not stop"),
+        }
+        Ok(())
+    }
+
+    /// A program that was started.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn process(&self, name: &str) -> anyhow::Result<&Process> {
+        self.running.get(name).with_context(|| format!("{name} does not run"))
+    }
+
+    /// SIGKILL to one program alone; what it started stays.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn kill_service(&mut self, name: &str) -> anyhow::Result<()> {
+        let process = self.running.remove(name).with_context(|| format!("{name} does not run"))?;
+        process.signal(Signal::KILL);
+        process.exited().await;
+        Ok(())
+    }
+
+    /// SIGKILL to a keeper and everything below it, PostgreSQL included.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn kill_keeper_and_postgres(&mut self, number: usize) -> anyhow::Result<()> {
+        let process = self.running.remove(&format!("keeper{number}")).context("that keeper does not run")?;
+        kill_tree(Some(process.pid()), &self.layout.keeper_directory(number)).await;
+        Ok(())
+    }
+
+    /// SIGKILL to a keeper's postmaster alone.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_postmaster(&self, number: usize) -> anyhow::Result<()> {
+        kill_process(self.postmaster(number)?, Signal::KILL).context("the postmaster is gone")
+    }
+
+    /// The number of a keeper's postmaster.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn postmaster(&self, number: usize) -> anyhow::Result<Pid> {
+        let file = self.data_directory(number).join("postmaster.pid");
+        let text = std::fs::read_to_string(&file).context("PostgreSQL does not run")?;
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
+        pid.context("postmaster.pid has no number")
+    }
+
+    /// PostgreSQL's processes of a keeper whose title holds a word, for example `walreceiver`.
+    ///
+    /// # Errors
+    /// PostgreSQL does not run.
+    pub fn backends(&self, number: usize, title: &str) -> anyhow::Result<Vec<Pid>> {
+        let all = tree(self.postmaster(number)?);
+        let titled = |pid: &Pid| {
+            std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
+                .is_ok_and(|line| line.contains(title))
+        };
+        Ok(all.into_iter().filter(titled).collect())
+    }
+
+    /// PGDATA of a keeper.
+    pub fn data_directory(&self, number: usize) -> PathBuf {
+        self.layout.keeper_directory(number).join("postgres")
+    }
+
+    /// A keeper's PostgreSQL, past the proxies.
+    pub fn instance(&self, number: usize) -> Target {
+        self.layout.target(self.keeper_ports[number - 1])
+    }
+
+    /// The first proxy.
+    pub fn proxy(&self) -> Target {
+        self.layout.target(self.proxy_ports[0])
+    }
+
+    /// A session through the first proxy, with a primary behind it.
+    ///
+    /// # Errors
+    /// None within the limit.
+    pub async fn session(&self) -> anyhow::Result<Session> {
+        let target = self.proxy();
+        wait_for("a session through the proxy", PATIENCE, async || target.connect(QUERY).await.map(Some))
+            .await
+    }
+
+    /// The cluster data.
+    ///
+    /// # Errors
+    /// There are none.
+    pub async fn data(&self) -> anyhow::Result<ClusterData> {
+        let document = self.store.cluster_document().await?.context("no cluster data")?;
+        Ok(ClusterData::try_from(document.value)?)
+    }
+
+    /// What a keeper says.
+    ///
+    /// # Errors
+    /// Nothing.
+    pub async fn report(&self, number: usize) -> anyhow::Result<KeeperReport> {
+        let uid = KeeperUid(format!("keeper{number}"));
+        self.store.keeper_reports().await?.remove(&uid).context("no report")
+    }
+
+    /// The number of the keeper whose instance is the elected primary.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn primary(&self) -> anyhow::Result<usize> {
+        let data = self.data().await?;
+        let keeper = &data.primary().context("no primary")?.spec.keeper_uid;
+        keeper.0.trim_start_matches("keeper").parse().context("an unknown keeper")
+    }
+
+    /// Wait until another keeper is primary, and return its number.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn wait_other_primary(&self, old: usize, limit: Duration) -> anyhow::Result<usize> {
+        wait_for("another primary", limit, async || {
+            Ok(Some(self.primary().await?).filter(|number| *number != old))
+        })
+        .await
+    }
+
+    /// Wait until writes through the first proxy succeed.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn wait_writable(&self, limit: Duration) -> anyhow::Result<()> {
+        let target = self.proxy();
+        wait_for("writes through the proxy", limit, async || {
+            let session = target.connect(QUERY).await?;
+            session.rows("select pg_logical_emit_message(true, 'test', '')", QUERY).await.map(|_| Some(()))
+        })
+        .await
+    }
+
+    /// Wait until so many standbys stream from the primary.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn wait_streaming(&self, standbys: usize, limit: Duration) -> anyhow::Result<()> {
+        let target = self.proxy();
+        let query = "select count(*) from pg_stat_replication where state = 'streaming' and application_name like 'stolon%'";
+        wait_for("standbys that stream", limit, async || {
+            let session = target.connect(QUERY).await?;
+            let count: usize = session.value(query, QUERY).await?.parse()?;
+            ensure!(count >= standbys, "{count} of {standbys} stream");
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    /// Wait until exactly these keepers are the synchronous standbys, asked for and in sync.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn wait_synchronous(&self, keepers: &[usize], limit: Duration) -> anyhow::Result<()> {
+        let wanted: Vec<String> = keepers.iter().map(|number| format!("keeper{number}")).collect();
+        self.wait_synchronous_set(limit, |found| found == wanted).await.map(drop)
+    }
+
+    /// Wait until some set of keepers is asked for and in sync; returns their numbers.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn wait_synchronous_set(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&[String]) -> bool,
+    ) -> anyhow::Result<Vec<usize>> {
+        wait_for("synchronous standbys", limit, async || {
+            let data = self.data().await?;
+            let primary = data.primary().context("no primary")?;
+            let names = |list: &Option<Vec<stolon_model::InstanceUid>>| -> Vec<String> {
+                let instances = list.iter().flatten().filter_map(|uid| data.instances.get(uid));
+                let mut names: Vec<String> =
+                    instances.map(|instance| instance.spec.keeper_uid.0.clone()).collect();
+                names.sort();
+                names
+            };
+            let (asked, reached) =
+                (names(&primary.spec.synchronous_standbys), names(&primary.status.synchronous_standbys));
+            ensure!(asked == reached && wanted(&asked), "asked for {asked:?}, in sync {reached:?}");
+            asked
+                .iter()
+                .map(|name| name.trim_start_matches("keeper").parse().context("keeper"))
+                .collect::<Result<_, _>>()
+                .map(Some)
+        })
+        .await
+    }
+
+    /// Run `stolonctl` on this cluster, with `typed` on its input.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not end.
+    pub async fn stolonctl(&self, arguments: &[&str], typed: &str) -> anyhow::Result<Output> {
+        let mut command = self.layout.stolonctl();
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A command that reads nothing may have ended.
+            let _ = stdin.write_all(typed.as_bytes()).await;
+        }
+        tokio::time::timeout(PATIENCE, child.wait_with_output())
+            .await
+            .context("stolonctl does not end")?
+            .context("stolonctl")
+    }
+
+    /// Run `stolonctl`, which must succeed; returns what it printed.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn stolonctl_ok(&self, arguments: &[&str], typed: &str) -> anyhow::Result<String> {
+        let output = self.stolonctl(arguments, typed).await?;
+        ensure!(
+            output.status.success(),
+            "stolonctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `stolonctl update --patch`, which must succeed.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn patch(&self, patch: Value) -> anyhow::Result<()> {
+        self.stolonctl_ok(&["update", "--patch", &patch.to_string()], "").await.map(drop)
+    }
+
+    /// The whole log of a program.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read(self.layout.log(name))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Processes of this cluster that live.
+    pub fn processes(&self) -> Vec<Pid> {
+        running_in(&self.layout.directory)
+    }
+
+    /// SIGKILL to everything.
+    pub async fn kill_everything(&mut self) {
+        self.running.clear();
+        kill_tree(None, &self.layout.directory).await;
+    }
+
+    /// Print the end of every log, for whoever has to find out why a test failed.
+    pub fn dump_logs(&self) {
+        for name in self.services.keys() {
+            eprintln!("===== {name}");
+            for line in tail(&self.layout.log(name), 60) {
+                eprintln!("{line}");
+            }
+        }
+    }
+
+    /// The directory of the cluster.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for _ in 0..200 {
+            let left = running_in(&self.layout.directory);
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                // It may have ended by itself in the meantime.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn open_store(layout: &Layout) -> anyhow::Result<Arc<dyn ClusterStore>> {
+    let options = StoreOptions {
+        backend: layout.store_backend.parse::<Backend>()?,
+        endpoints: layout.store_endpoints.clone(),
+        prefix: "stolon/cluster".to_owned(),
+        cluster_name: layout.cluster_name.clone(),
+        timeout: Duration::from_secs(5),
+        cert_file: None,
+        key_file: None,
+        ca_file: None,
+        tls_verification: TlsVerification::Full,
+    };
+    Ok(stolon_store::open(&options)?)
+}
+
+/// Test programs lie in `deps/` below the programs themselves.
+fn programs_beside_the_test() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let directory = test.parent().and_then(Path::parent).context("this test lies nowhere")?;
+    Ok(directory.to_path_buf())
+}
