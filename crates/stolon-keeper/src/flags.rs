@@ -55,7 +55,13 @@ pub struct Flags {
     pg_repl_username: String,
 
     /// Password of the replication user (other users of this machine can see it: prefer the file)
-    #[arg(long, default_value = "", value_name = "PASSWORD", hide_default_value = true, hide_env_values = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "PASSWORD",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pg_repl_password: Secret,
 
     /// File that holds the password of the replication user
@@ -71,7 +77,13 @@ pub struct Flags {
     pg_su_username: String,
 
     /// Password of the superuser (other users of this machine can see it: prefer the file)
-    #[arg(long, default_value = "", value_name = "PASSWORD", hide_default_value = true, hide_env_values = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "PASSWORD",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pg_su_password: Secret,
 
     /// File that holds the password of the superuser
@@ -148,16 +160,27 @@ impl Flags {
             return Err(UsageError::new("--pg-listen-address is required")
                 .hint("name the address of this machine that the other keepers and the proxies can reach"));
         }
-        let advertise_address = non_empty(&self.pg_advertise_address).unwrap_or(&self.pg_listen_address).to_owned();
+        let advertise_address =
+            non_empty(&self.pg_advertise_address).unwrap_or(&self.pg_listen_address).to_owned();
         self.warn_about_address(&advertise_address);
         let repl_auth = auth_method("--pg-repl-auth-method", &self.pg_repl_auth_method)?;
         if self.pg_repl_username.is_empty() {
             return Err(UsageError::new("--pg-repl-username is required")
                 .hint("name the replication user; the keeper makes it in a new cluster"));
         }
-        let repl = PasswordSource { role: "repl", auth: repl_auth, given: &self.pg_repl_password, file: &self.pg_repl_passwordfile };
+        let repl = PasswordSource {
+            role: "repl",
+            auth: repl_auth,
+            given: &self.pg_repl_password,
+            file: &self.pg_repl_passwordfile,
+        };
         let su_auth = auth_method("--pg-su-auth-method", &self.pg_su_auth_method)?;
-        let su = PasswordSource { role: "su", auth: su_auth, given: &self.pg_su_password, file: &self.pg_su_passwordfile };
+        let su = PasswordSource {
+            role: "su",
+            auth: su_auth,
+            given: &self.pg_su_password,
+            file: &self.pg_su_passwordfile,
+        };
         repl.check_trust("replication")?;
         su.check_trust("superuser")?;
         repl.check_given()?;
@@ -172,8 +195,9 @@ impl Flags {
         check_same_user(&superuser, &replication)?;
         Ok(Settings {
             uid: self.checked_uid()?,
-            data_dir: std::path::absolute(&self.data_dir)
-                .map_err(|error| UsageError::new(format!("cannot use data dir {}: {error}", self.data_dir.display())))?,
+            data_dir: std::path::absolute(&self.data_dir).map_err(|error| {
+                UsageError::new(format!("cannot use data dir {}: {error}", self.data_dir.display()))
+            })?,
             bin_path: (!self.pg_bin_path.as_os_str().is_empty()).then(|| self.pg_bin_path.clone()),
             listen_address: self.pg_listen_address.clone(),
             port: self.pg_port.clone(),
@@ -195,8 +219,10 @@ impl Flags {
             return Ok(name.to_owned());
         }
         user_name().ok_or_else(|| {
-            UsageError::new("cannot get current user: it has no name in the user database and USER is not set")
-                .hint("name the superuser with --pg-su-username")
+            UsageError::new(
+                "cannot get current user: it has no name in the user database and USER is not set",
+            )
+            .hint("name the superuser with --pg-su-username")
         })
     }
 
@@ -217,13 +243,17 @@ impl Flags {
             false => "--pg-advertise-address",
         };
         if address.parse::<IpAddr>().is_err() {
-            tracing::warn!("{flag} {address:?} is not an IP address: every program must be able to resolve it");
+            tracing::warn!(
+                "{flag} {address:?} is not an IP address: every program must be able to resolve it"
+            );
         }
         match (address, 0).to_socket_addrs() {
             Err(error) => tracing::warn!("{flag} {address:?} cannot be resolved: {error}"),
             Ok(mut resolved) => {
                 if resolved.any(|socket| socket.ip().is_loopback()) {
-                    tracing::warn!("{flag} {address:?} is a loopback address: only this machine can reach it");
+                    tracing::warn!(
+                        "{flag} {address:?} is a loopback address: only this machine can reach it"
+                    );
                 }
             }
         }
@@ -280,7 +310,9 @@ impl PasswordSource<'_> {
         if self.auth != AuthMethod::Trust {
             return Ok(());
         }
-        tracing::warn!("password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in");
+        tracing::warn!(
+            "password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in"
+        );
         if self.given.is_empty() && !self.has_file() {
             return Ok(());
         }
@@ -293,10 +325,10 @@ impl PasswordSource<'_> {
     fn check_given(&self) -> Result<(), UsageError> {
         let role = self.role;
         match (self.auth, self.given.is_empty(), self.has_file()) {
-            (AuthMethod::Md5, true, false) => {
-                Err(UsageError::new(format!("one of --pg-{role}-password or --pg-{role}-passwordfile is required"))
-                    .hint("put the password into a file of mode 0600 and name the file"))
-            }
+            (AuthMethod::Md5, true, false) => Err(UsageError::new(format!(
+                "one of --pg-{role}-password or --pg-{role}-passwordfile is required"
+            ))
+            .hint("put the password into a file of mode 0600 and name the file")),
             (AuthMethod::Md5, false, true) => Err(UsageError::new(format!(
                 "only one of --pg-{role}-password or --pg-{role}-passwordfile must be provided"
             ))
@@ -314,7 +346,10 @@ impl PasswordSource<'_> {
         if let Ok(metadata) = std::fs::symlink_metadata(self.file) {
             let mode = metadata.permissions().mode() & 0o777;
             if mode > 0o600 {
-                tracing::warn!("password file {} permissions {mode:04o} are too open, use 0600", self.file.display());
+                tracing::warn!(
+                    "password file {} permissions {mode:04o} are too open, use 0600",
+                    self.file.display()
+                );
             }
         }
         std::fs::read_to_string(self.file).map_err(|error| {
@@ -328,8 +363,10 @@ impl PasswordSource<'_> {
         if stripped.len() < password.len() {
             tracing::warn!("{user} password contain trailing new line, removing");
             if stripped.is_empty() {
-                return Err(UsageError::new(format!("{user} password is empty after removing trailing new line"))
-                    .hint("write the password into the file"));
+                return Err(UsageError::new(format!(
+                    "{user} password is empty after removing trailing new line"
+                ))
+                .hint("write the password into the file"));
             }
         }
         Ok(Password::new(stripped))
@@ -342,8 +379,10 @@ fn check_same_user(superuser: &Credentials, replication: &Credentials) -> Result
     }
     tracing::warn!("superuser name and replication user name are the same. Different users are suggested.");
     if superuser.auth != replication.auth {
-        return Err(UsageError::new("do not support different auth methods when utilizing superuser for replication.")
-            .hint("give --pg-su-auth-method and --pg-repl-auth-method the same value"));
+        return Err(UsageError::new(
+            "do not support different auth methods when utilizing superuser for replication.",
+        )
+        .hint("give --pg-su-auth-method and --pg-repl-auth-method the same value"));
     }
     if superuser.auth != AuthMethod::Trust && superuser.password != replication.password {
         return Err(UsageError::new(

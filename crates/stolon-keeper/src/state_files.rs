@@ -26,8 +26,11 @@ impl DataDirectoryLock {
     pub fn take(data_dir: &Path) -> Result<Self, UsageError> {
         let path = data_dir.join("lock");
         let refuse = |cause: &dyn std::fmt::Display| {
-            UsageError::new(format!("cannot take exclusive lock on data dir {:?}: {cause}", path.display().to_string()))
-                .hint("another keeper works in this directory; give each its own --data-dir")
+            UsageError::new(format!(
+                "cannot take exclusive lock on data dir {:?}: {cause}",
+                path.display().to_string()
+            ))
+            .hint("another keeper works in this directory; give each its own --data-dir")
         };
         let file = OpenOptions::new()
             .read(true)
@@ -37,10 +40,14 @@ impl DataDirectoryLock {
             .mode(0o644)
             .open(&path)
             .map_err(|error| refuse(&error))?;
-        rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => refuse(&"resource temporarily unavailable"),
-            other => refuse(&other),
-        })?;
+        rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(
+            |errno| match errno {
+                rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => {
+                    refuse(&"resource temporarily unavailable")
+                }
+                other => refuse(&other),
+            },
+        )?;
         tracing::info!("exclusive lock on data dir taken");
         Ok(DataDirectoryLock { _file: file })
     }
@@ -102,7 +109,8 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(content)?;
         file.sync_all()?;

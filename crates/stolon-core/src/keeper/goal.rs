@@ -41,7 +41,7 @@ pub enum RewindCredentials {
 }
 
 /// What the cluster data asks of a keeper.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// Touch nothing; PostgreSQL stays as it is.
     LeaveAlone(LeaveAlone),
@@ -80,7 +80,7 @@ pub enum StopReason {
 }
 
 /// An instance to be reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceGoal {
     /// Which instance.
     pub uid: InstanceUid,
@@ -109,7 +109,7 @@ pub struct InstanceGoal {
 }
 
 /// What an instance is asked to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstanceRole {
     /// Takes writes.
     Primary(PrimaryGoal),
@@ -118,7 +118,7 @@ pub enum InstanceRole {
 }
 
 /// What a primary is asked besides taking writes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrimaryGoal {
     /// Its commits wait; these instances must be in sync before clients are let in after a start.
     pub synchronous: Option<BTreeSet<InstanceUid>>,
@@ -152,7 +152,7 @@ pub struct Peer {
 }
 
 /// How an instance comes to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Make {
     /// It must be here already.
     Nothing,
@@ -200,6 +200,33 @@ impl Goal {
             Err(why) => Goal::LeaveAlone(LeaveAlone::Impossible(why)),
         }
     }
+}
+
+impl Goal {
+    /// True when both ask for the same, apart from how far the others have got meanwhile.
+    pub fn asks_the_same_as(&self, other: &Goal) -> bool {
+        match (self, other) {
+            (Goal::Reach(this), Goal::Reach(that)) => without_positions(this) == without_positions(that),
+            _ => self == other,
+        }
+    }
+}
+
+fn without_positions(goal: &InstanceGoal) -> InstanceGoal {
+    let mut goal = goal.clone();
+    let still = |peer: &mut Peer| {
+        let status = std::mem::take(&mut peer.status);
+        peer.status.listen_address = status.listen_address;
+        peer.status.port = status.port;
+        peer.status.system_identifier = status.system_identifier;
+    };
+    if let InstanceRole::Standby(Follow::Internal(peer)) = &mut goal.role {
+        still(peer);
+    }
+    if let Make::Resync { source, rewind_against } = &mut goal.make {
+        source.iter_mut().chain(rewind_against).for_each(still);
+    }
+    goal
 }
 
 fn instance_goal(

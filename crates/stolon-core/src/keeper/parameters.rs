@@ -103,7 +103,7 @@ pub struct Refusal {
 pub type Refusals = BTreeMap<String, Refusal>;
 
 /// What the parameters are made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterGoal {
     /// `pgParameters`.
     pub user: Parameters,

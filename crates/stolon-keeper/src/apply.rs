@@ -1,0 +1,287 @@
+//! Applying: each step of a plan, as it is.
+
+use std::future::Future;
+use std::time::Duration;
+
+use stolon_core::keeper::{Ground, LocalInstance, Stage, Step, Upstream};
+use stolon_model::GoDuration;
+use stolon_postgres::{
+    BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SourceProblem, StopMode,
+};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::keeper::{Applied, Keeper, PassError};
+use crate::metrics::Flag;
+use crate::{FAST_STOP_PATIENCE, STOP_LIMIT, translate};
+
+/// How long a new standby waits for its slot before it says so and tries again.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+/// A promotion that takes longer is tried again.
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(60);
+const INITDB_LIMIT: Duration = Duration::from_secs(300);
+/// Between log lines about a step that takes long.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+impl Keeper<'_> {
+    /// Takes one step, which everybody can see.
+    pub(crate) async fn take(&mut self, step: &Step) -> Result<Applied, PassError> {
+        let name = step.name();
+        if let Some(name) = name {
+            self.shared.tell(|news| news.activity.step = name.to_owned());
+        }
+        let outcome = self.apply(step).await;
+        if name.is_some() {
+            self.shared.tell(|news| {
+                news.activity.step.clear();
+                news.activity.bytes_done = 0;
+                news.activity.bytes_total = 0;
+            });
+            self.shared.look.notify_one();
+        }
+        match outcome {
+            Err(error) => self.explain_failure(step, error),
+            done => done,
+        }
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<Applied, PassError> {
+        let postgres = self.shared.postgres.clone();
+        let request = self.request_limit();
+        match step {
+            Step::Stop => self.stop_server().await?,
+            Step::SetGate(gate) => self.memory.gate = *gate,
+            Step::MarkInitializing(uid) => {
+                let local =
+                    LocalInstance { uid: uid.clone(), initializing: true, ..LocalInstance::default() };
+                self.write_local(local)?;
+            }
+            Step::Wipe(warrant) => {
+                let (db, interrupted) = (warrant.instance(), warrant.ground() == Ground::HalfMade);
+                tracing::info!(%db, interrupted, "removing the data directory");
+                postgres.remove_data(&Limit::unlimited(&self.stop)).await?;
+                self.memory.attempt.reached(Stage::Nothing);
+            }
+            Step::InitDb(options) => {
+                let limit = Limit::within(INITDB_LIMIT, &self.stop);
+                postgres.initdb(options, &limit).await?;
+            }
+            Step::Restore(command) => self.restore(command).await?,
+            Step::ExamineSource { upstream, system_identifier, slot } => {
+                self.examine(upstream, system_identifier.as_deref(), slot).await?;
+            }
+            Step::BaseBackup { upstream, slot, warrant } => {
+                tracing::info!(db = %warrant.instance(), source = %upstream.host, "running pg_basebackup");
+                self.base_backup(upstream, slot).await?;
+            }
+            Step::Rewind { upstream, warrant } => {
+                tracing::info!(db = %warrant.instance(), source = %upstream.host, "running pg_rewind");
+                self.rewind(upstream).await?;
+            }
+            Step::Configure { config, merge } => return self.configure(config, *merge).await,
+            Step::Start(merge) => self.start(translate::merge(*merge)).await?,
+            Step::WaitReady(timeout) => {
+                postgres.wait_ready(&self.limit(*timeout)).await?;
+                self.memory.proven = self.memory.applied.clone();
+            }
+            Step::WaitRecoveryEnd(timeout) => {
+                let limit = self.limit(*timeout);
+                self.narrated("recovering", postgres.wait_recovery_end(&limit)).await?;
+                self.memory.attempt.reached(Stage::Recovered);
+            }
+            Step::CaptureParameters => {
+                self.memory.captured = Some(postgres.configured_parameters(&request).await?);
+            }
+            Step::SetUpRoles => {
+                for line in postgres.set_up_roles(&request).await? {
+                    let role = self.shared.settings.replication.username.as_str();
+                    match line {
+                        "replication role created" => tracing::info!(role, "replication role created"),
+                        line => tracing::info!("{line}"),
+                    }
+                }
+            }
+            Step::Finish(uid) => self.finish(uid)?,
+            Step::Reload => self.reload(&request).await?,
+            Step::Promote => {
+                let limit = Limit::within(PROMOTE_LIMIT, &self.stop);
+                postgres.promote(&limit).await?;
+                self.shared.reset_sync_gate();
+                tracing::info!("postgres is promoted");
+            }
+            Step::EnsureSlots(wanted) => {
+                let done = postgres.refresh_slots(wanted, &request).await?;
+                done.created.iter().for_each(|slot| tracing::info!(slot, "replication slot created"));
+                done.dropped.iter().for_each(|slot| tracing::info!(slot, "replication slot dropped"));
+                done.kept
+                    .iter()
+                    .for_each(|(slot, why)| tracing::debug!(slot, why, "replication slot not dropped"));
+            }
+            Step::TerminateClients => {
+                let ended = postgres.terminate_clients(&request).await?;
+                if ended > 0 {
+                    tracing::warn!(sessions = ended, "ended the sessions of clients");
+                }
+            }
+            Step::Commit(generation) => self.commit(*generation)?,
+            Step::Reobserve => {}
+        }
+        Ok(Applied::Done)
+    }
+
+    fn limit(&self, timeout: Option<Duration>) -> Limit {
+        match timeout {
+            Some(timeout) => Limit::within(timeout, &self.stop),
+            None => Limit::unlimited(&self.stop),
+        }
+    }
+
+    async fn stop_server(&mut self) -> Result<(), PassError> {
+        if !self.shared.postgres.server().borrow().is_running() {
+            return Ok(());
+        }
+        tracing::info!("stopping database");
+        let limit = Limit::within(STOP_LIMIT, &self.stop);
+        self.shared.postgres.stop(StopMode::Fast, FAST_STOP_PATIENCE, &limit).await?;
+        self.memory.applied = None;
+        Ok(())
+    }
+
+    async fn start(&mut self, merge: stolon_postgres::Merge) -> Result<(), PassError> {
+        self.shared.reset_sync_gate();
+        let limit = Limit::within(START_LIMIT, &self.stop);
+        self.shared.postgres.start(merge, &limit).await?;
+        self.memory.applied = self.memory.configured.clone();
+        self.memory.line_problems.clear();
+        Ok(())
+    }
+
+    async fn reload(&mut self, limit: &Limit) -> Result<(), PassError> {
+        self.shared.metrics.set_needs_reload(Flag::Set);
+        let problems = self.shared.postgres.reload(limit).await?;
+        self.shared.metrics.set_needs_reload(Flag::Clear);
+        self.memory.line_problems = problems
+            .iter()
+            .map(|problem| match problem.name.as_str() {
+                "" => format!("{} line {} is not in force: {}", problem.file, problem.line, problem.error),
+                name => format!("{name} is not in force: {}", problem.error),
+            })
+            .collect();
+        self.memory.applied = self.memory.configured.clone();
+        Ok(())
+    }
+
+    fn finish(&mut self, uid: &stolon_model::InstanceUid) -> Result<(), PassError> {
+        let captured = self.memory.captured.take();
+        self.write_local(LocalInstance { uid: uid.clone(), captured, ..LocalInstance::default() })?;
+        self.memory.attempt.reached(Stage::Nothing);
+        Ok(())
+    }
+
+    fn commit(&mut self, generation: i64) -> Result<(), PassError> {
+        if self.local.generation == generation {
+            return Ok(());
+        }
+        tracing::info!(db = %self.local.uid, generation, "generation reached");
+        let local = LocalInstance { generation, initializing: false, ..self.local.clone() };
+        self.write_local(local)?;
+        self.shared.look.notify_one();
+        Ok(())
+    }
+
+    async fn restore(&mut self, command: &str) -> Result<(), PassError> {
+        let limit = Limit::unlimited(&self.stop);
+        let postgres = self.shared.postgres.clone();
+        let progress = ProgressSender::default();
+        self.with_progress("restoring the backup", &progress, postgres.restore(command, &progress, &limit))
+            .await?;
+        self.memory.attempt.reached(Stage::Restored);
+        Ok(())
+    }
+
+    async fn examine(&self, upstream: &Upstream, system: Option<&str>, slot: &str) -> Result<(), PassError> {
+        let limit = Limit::within(SLOT_PATIENCE, &self.stop);
+        let source = translate::source(upstream);
+        match self.shared.postgres.wait_for_source(&source, system, Some(slot), &limit).await {
+            Ok(_) => Ok(()),
+            Err(PostgresError::Source(problem @ SourceProblem::NeedsTls { .. })) => {
+                tracing::info!("{problem}");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn base_backup(&mut self, upstream: &Upstream, slot: &str) -> Result<(), PassError> {
+        let old_data = match self.memory.old_data_in_the_way {
+            true => OldData::DeleteFirst,
+            false => OldData::KeepUntilCopied,
+        };
+        let backup =
+            BaseBackup { source: translate::source(upstream), slot: Some(slot.to_owned()), old_data };
+        let limit = Limit::unlimited(&self.stop);
+        let postgres = self.shared.postgres.clone();
+        let progress = ProgressSender::default();
+        let copied = self
+            .with_progress("base backup", &progress, postgres.base_backup(&backup, &progress, &limit))
+            .await;
+        self.memory.old_data_in_the_way = matches!(copied, Err(PostgresError::DiskFull { .. }));
+        copied?;
+        self.memory.attempt.reached(Stage::Copied);
+        Ok(())
+    }
+
+    async fn rewind(&mut self, upstream: &Upstream) -> Result<(), PassError> {
+        let limit = Limit::unlimited(&self.stop);
+        let postgres = self.shared.postgres.clone();
+        let progress = ProgressSender::default();
+        let source = translate::source(upstream);
+        let rewound =
+            self.with_progress("rewinding", &progress, postgres.rewind(&source, &progress, &limit)).await;
+        if let Err(error) = rewound {
+            self.memory.attempt.rewind_failures += 1;
+            return Err(error.into());
+        }
+        self.memory.attempt.reached(Stage::Rewound);
+        Ok(())
+    }
+
+    /// Waits with a log line now and then.
+    async fn narrated<T>(&self, name: &str, work: impl Future<Output = T>) -> T {
+        self.with_progress(name, &ProgressSender::default(), work).await
+    }
+
+    /// Shows how far a long step is, to the cluster and in the log.
+    async fn with_progress<T>(
+        &self,
+        name: &str,
+        progress: &ProgressSender,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let begun = Instant::now();
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        let mut shown = tokio::time::interval(Duration::from_millis(250));
+        shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                _ = shown.tick() => {
+                    let Progress { bytes_done, bytes_total } = *progress.borrow();
+                    self.shared.tell(|news| {
+                        news.activity.bytes_done = bytes_done;
+                        news.activity.bytes_total = bytes_total;
+                    });
+                }
+                _ = ticks.tick() => {
+                    let Progress { bytes_done, bytes_total } = *progress.borrow();
+                    let elapsed = GoDuration::from_seconds(begun.elapsed().as_secs().try_into().unwrap_or(i64::MAX));
+                    tracing::info!(bytes_done, bytes_total, %elapsed, "{name} under way");
+                }
+            }
+        }
+    }
+}

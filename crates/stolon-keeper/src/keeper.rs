@@ -1,0 +1,391 @@
+//! The loop of a keeper: observe, plan, apply.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use stolon_core::keeper::{
+    Attempt, Config, DataKind, Demands, Gate, Goal, Identity, InstanceRole, LeaveAlone, LocalInstance,
+    NextLook, Patience, PendingRestart, Plan, Refusals, Step, plan,
+};
+use stolon_model::{ClusterData, InstanceState, KeeperState, Parameters};
+use stolon_postgres::{PostgresError, ServerState};
+use stolon_runtime::Backoff;
+use stolon_store::{Watch, WatchScope};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{Flag, RoleLabel};
+use crate::shared::{Pace, Shared};
+use crate::state_files::{StateFileError, store};
+
+/// Between looks while somebody waits for what is about to happen.
+const SOON: Duration = Duration::from_millis(25);
+/// The same when it has not happened for a while.
+const NOT_SO_SOON: Duration = Duration::from_millis(250);
+const SOON_LASTS: Duration = Duration::from_secs(10);
+/// First pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause between attempts to copy or restore.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How long a primary's restart waits for its standbys to restart first.
+const RESTART_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The activity that brings PostgreSQL to what the cluster data asks for.
+pub struct Keeper<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) stop: CancellationToken,
+    identity: Identity,
+    watch: Watch,
+    server: watch::Receiver<ServerState>,
+    goal: Goal,
+    pub(crate) local: LocalInstance,
+    pub(crate) memory: Memory,
+    backoff: Backoff,
+    troubled: Option<String>,
+    announced: Announced,
+}
+
+/// What this process remembers between passes.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) gate: Gate,
+    /// What the running server was given.
+    pub(crate) applied: Option<Config>,
+    /// What was written last, for the next start or reload.
+    pub(crate) configured: Option<Config>,
+    /// What a server last came up with.
+    pub(crate) proven: Option<Config>,
+    /// The parameters that PostgreSQL itself last found nothing wrong with.
+    pub(crate) checked: Option<Parameters>,
+    pub(crate) refusals: Refusals,
+    pub(crate) demands: Option<Demands>,
+    pub(crate) attempt: Attempt,
+    /// Captured, not yet written down.
+    pub(crate) captured: Option<Parameters>,
+    /// Lines that the running server did not take.
+    pub(crate) line_problems: Vec<String>,
+    /// The disk has no room for two copies.
+    pub(crate) old_data_in_the_way: bool,
+    pub(crate) waiting_to_restart: Option<Instant>,
+    gated_since: Option<Instant>,
+}
+
+/// What was logged last, so that it is logged once.
+#[derive(Default)]
+struct Announced {
+    reasons: Vec<String>,
+    parameter_problems: BTreeSet<String>,
+}
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PassError {
+    /// PostgreSQL or one of its tools.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// Our own files.
+    #[error(transparent)]
+    StateFile(#[from] StateFileError),
+    /// One sentence.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// When the next pass is due.
+enum Next {
+    /// At once.
+    Now,
+    /// In some tens of milliseconds.
+    Soon,
+    /// After this, unless something happens before.
+    After(Duration),
+}
+
+/// What a step says about the steps after it.
+pub(crate) enum Applied {
+    /// Go on.
+    Done,
+    /// Something was learned: look and plan again.
+    Replan,
+}
+
+impl<'a> Keeper<'a> {
+    /// A keeper whose data directory holds `instance`, according to its state file.
+    pub(crate) fn new(shared: &'a Shared, instance: InstanceState, stop: CancellationToken) -> Self {
+        let mut keeper = Keeper {
+            shared,
+            stop,
+            identity: shared.identity(),
+            watch: shared.store.watch(WatchScope::ClusterData),
+            server: shared.postgres.server(),
+            goal: Goal::LeaveAlone(LeaveAlone::NoClusterData),
+            local: LocalInstance::default(),
+            memory: Memory::default(),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            troubled: None,
+            announced: Announced::default(),
+        };
+        keeper.set_local(LocalInstance {
+            uid: instance.uid,
+            generation: instance.generation,
+            initializing: instance.initializing,
+            captured: instance.init_pg_parameters,
+        });
+        keeper
+    }
+
+    /// Runs until told to stop; what is under way then is called off.
+    pub(crate) async fn run(mut self) {
+        self.read_goal().await;
+        while !self.stop.is_cancelled() {
+            let next = match self.pass().await {
+                Ok(next) => next,
+                Err(_) if self.stop.is_cancelled() => return,
+                Err(error) => self.failed(&error),
+            };
+            self.wait(next).await;
+        }
+    }
+
+    async fn pass(&mut self) -> Result<Next, PassError> {
+        self.server.borrow_and_update();
+        let seen = self.observe().await?;
+        let plan = plan(&self.goal, &seen);
+        self.announce(&plan);
+        for step in &plan.steps {
+            if matches!(step, Step::Reobserve) {
+                self.read_goal().await;
+                return Ok(Next::Now);
+            }
+            match self.take(step).await? {
+                Applied::Done => {}
+                Applied::Replan => return Ok(Next::Now),
+            }
+        }
+        Ok(self.finished(&plan))
+    }
+
+    /// Until the next pass is due. Cluster data that asks for nothing new wakes nobody.
+    async fn wait(&mut self, next: Next) {
+        let due = match next {
+            Next::Now => return,
+            Next::Soon => Instant::now() + self.soon(),
+            Next::After(pause) => Instant::now() + pause,
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                _ = self.server.changed() => {
+                    if matches!(&*self.server.borrow_and_update(), ServerState::Died { .. }) {
+                        return;
+                    }
+                }
+                () = self.watch.changed() => {
+                    if self.read_goal().await == Changed::Yes {
+                        self.backoff.reset();
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {
+                    if matches!(next, Next::After(_)) {
+                        self.read_goal().await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn soon(&mut self) -> Duration {
+        let since = *self.memory.gated_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < SOON_LASTS { SOON } else { NOT_SO_SOON }
+    }
+
+    /// Reads the cluster data; a store that does not answer asks us to leave everything as it is.
+    async fn read_goal(&mut self) -> Changed {
+        let goal = match self.shared.store.cluster_document().await {
+            Err(error) => {
+                tracing::error!(%error, "error retrieving cluster data");
+                Goal::LeaveAlone(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")))
+            }
+            Ok(None) => Goal::LeaveAlone(LeaveAlone::NoClusterData),
+            Ok(Some(document)) => match ClusterData::try_from(document.value) {
+                Err(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string())),
+                Ok(cluster) => self.goal_of(&cluster),
+            },
+        };
+        let changed = if goal.asks_the_same_as(&self.goal) { Changed::No } else { Changed::Yes };
+        self.goal = goal;
+        changed
+    }
+
+    fn goal_of(&mut self, cluster: &ClusterData) -> Goal {
+        let spec = match cluster.cluster.spec.validate() {
+            Ok(spec) => spec,
+            Err(error) => {
+                let sentence = format!("clusterdata validation failed: {error}");
+                return Goal::LeaveAlone(LeaveAlone::Unusable(sentence));
+            }
+        };
+        self.shared.metrics.valid_update_now();
+        self.shared.metrics.set_sleep_interval(spec.sleep_interval);
+        let pace = Pace::new(spec.sleep_interval, spec.request_timeout);
+        self.shared.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
+        if let Err(error) = self.join_cluster(cluster) {
+            return Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string()));
+        }
+        let specified = Rc::new(spec.pg_parameters.clone().unwrap_or_default());
+        self.shared.tell(|news| news.specified = specified);
+        Goal::of(cluster, &spec, &self.identity)
+    }
+
+    /// Remembers the cluster that we belong to, so that we can report to it.
+    fn join_cluster(&mut self, cluster: &ClusterData) -> Result<(), StateFileError> {
+        let uid = &cluster.cluster.uid;
+        if &self.shared.news.borrow().cluster_uid == uid {
+            return Ok(());
+        }
+        let mut state = KeeperState::default();
+        state.uid = self.shared.uid.clone();
+        state.cluster_uid = uid.clone();
+        store(&self.shared.settings.data_dir.join("keeperstate"), &state)?;
+        self.shared.tell(|news| news.cluster_uid = uid.clone());
+        Ok(())
+    }
+
+    /// Says what is about to be done, and what is wrong; each thing once.
+    fn announce(&mut self, plan: &Plan) {
+        let reasons: Vec<String> = plan.because.iter().map(ToString::to_string).collect();
+        if reasons != self.announced.reasons {
+            let db = self.local.uid.as_str();
+            reasons.iter().for_each(|reason| tracing::info!(db, "{reason}"));
+            if reasons.is_empty() {
+                tracing::info!("postgres parameters not changed");
+            }
+            self.announced.reasons = reasons;
+        }
+        let problems: BTreeSet<String> =
+            plan.parameter_problems.iter().chain(&self.memory.line_problems).cloned().collect();
+        for problem in problems.difference(&self.announced.parameter_problems) {
+            tracing::warn!("{problem}");
+        }
+        let waits_for_restart = plan.restart == PendingRestart::Yes;
+        self.shared.metrics.set_needs_restart(Flag::from(waits_for_restart));
+        self.shared.tell(|news| {
+            let list: Vec<String> = problems.iter().cloned().collect();
+            news.activity.parameter_problems = (!list.is_empty()).then_some(list);
+            news.activity.pending_restart = waits_for_restart;
+        });
+        self.announced.parameter_problems = problems;
+    }
+
+    /// A pass reached its end.
+    fn finished(&mut self, plan: &Plan) -> Next {
+        if let Some(trouble) = &plan.trouble {
+            return self.troubled_by(&trouble.to_string());
+        }
+        self.backoff.reset();
+        self.troubled = None;
+        self.shared.readiness.set_ready();
+        self.shared.tell(|news| news.activity.problem.clear());
+        self.shared.metrics.sync_success_now();
+        if plan.restart == PendingRestart::Yes {
+            self.memory.waiting_to_restart.get_or_insert_with(Instant::now);
+        } else {
+            self.memory.waiting_to_restart = None;
+        }
+        match plan.next_look {
+            NextLook::Soon => Next::Soon,
+            NextLook::Later => {
+                self.memory.gated_since = None;
+                Next::After(self.shared.pace().sleep)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &PassError) -> Next {
+        let hint = match error {
+            PassError::Postgres(error) => error.hint(),
+            PassError::StateFile(_) | PassError::Refused(_) => None,
+        };
+        let sentence = match hint {
+            Some(hint) => format!("{error}\nhint: {hint}"),
+            None => error.to_string(),
+        };
+        self.troubled_by(&sentence)
+    }
+
+    /// Says what is wrong, and when it will be tried again.
+    fn troubled_by(&mut self, sentence: &str) -> Next {
+        let sentence = stolon_runtime::redact(sentence).to_string();
+        let pause = self.backoff.next_pause();
+        let again = stolon_model::GoDuration::from(pause).to_string();
+        let line = sentence.replace("\nhint: ", "; hint: ").replace('\n', " ");
+        if self.troubled.as_deref() == Some(line.as_str()) {
+            tracing::warn!(try_again_in = %again, "still: {line}");
+        } else {
+            tracing::error!(try_again_in = %again, "{line}");
+        }
+        self.troubled = Some(line.clone());
+        self.shared.readiness.set_not_ready(line.clone());
+        self.shared.tell(|news| {
+            news.activity.problem = line;
+            news.activity.step.clear();
+        });
+        Next::After(pause)
+    }
+
+    pub(crate) fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    pub(crate) fn restart_patience(&self) -> Patience {
+        match self.memory.waiting_to_restart {
+            Some(since) if since.elapsed() > RESTART_PATIENCE => Patience::Spent,
+            _ => Patience::Left,
+        }
+    }
+
+    pub(crate) fn show_roles(&self, local: Option<DataKind>) {
+        let target = match &self.goal {
+            Goal::Reach(goal) => match goal.role {
+                InstanceRole::Primary(_) => RoleLabel::Master,
+                InstanceRole::Standby(_) => RoleLabel::Standby,
+            },
+            _ => RoleLabel::Undefined,
+        };
+        self.shared.metrics.set_roles(target, local.map_or(RoleLabel::Undefined, RoleLabel::from));
+    }
+
+    /// Writes down what the data directory holds.
+    pub(crate) fn write_local(&mut self, local: LocalInstance) -> Result<(), StateFileError> {
+        let mut state = InstanceState::default();
+        state.uid = local.uid.clone();
+        state.generation = local.generation;
+        state.initializing = local.initializing;
+        state.init_pg_parameters = local.captured.clone();
+        store(&self.shared.settings.data_dir.join("dbstate"), &state)?;
+        self.set_local(local);
+        Ok(())
+    }
+
+    fn set_local(&mut self, local: LocalInstance) {
+        self.shared.tell(|news| {
+            news.instance = local.uid.clone();
+            news.generation = local.generation;
+        });
+        self.local = local;
+    }
+}
+
+/// Whether the goal is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changed {
+    /// It is.
+    Yes,
+    /// It asks the same of us.
+    No,
+}

@@ -1,0 +1,96 @@
+//! Observing: facts, nothing else.
+
+use stolon_core::keeper::{Data, DataKind, Goal, Live, Observation, Server, Stage};
+use stolon_postgres::Limit;
+
+use crate::keeper::{Keeper, PassError};
+use crate::translate;
+
+impl Keeper<'_> {
+    /// What a limit of `requestTimeout` from now gives.
+    pub(crate) fn request_limit(&self) -> Limit {
+        Limit::within(self.shared.pace().request, &self.stop)
+    }
+
+    /// Looks at everything that a plan depends on.
+    pub(crate) async fn observe(&mut self) -> Result<Observation, PassError> {
+        let limit = self.request_limit();
+        let postgres = &self.shared.postgres;
+        let version = postgres.version(&limit).await?;
+        let data = postgres.facts().map_or_else(|error| Data::Unreadable(error.to_string()), translate::data);
+        let kind = match &data {
+            Data::Present(present) => Some(present.kind),
+            _ => None,
+        };
+        self.show_roles(kind);
+        let running = postgres.server().borrow().is_running();
+        let server = match running {
+            true => Server::Running(self.look(&limit).await),
+            false => {
+                self.memory.applied = None;
+                Server::Stopped
+            }
+        };
+        if let Goal::Reach(goal) = self.goal() {
+            let uid = goal.uid.clone();
+            self.memory.attempt = std::mem::take(&mut self.memory.attempt).at(&uid);
+            if !running {
+                self.read_demands(kind, &limit).await?;
+            }
+        }
+        Ok(Observation {
+            version: translate::version(version),
+            local: self.local.clone(),
+            data,
+            demands: self.memory.demands,
+            server,
+            applied: self.memory.applied.clone(),
+            gate: self.memory.gate,
+            refusals: self.memory.refusals.clone(),
+            slots_on_disk: self.slots_on_disk(),
+            attempt: self.memory.attempt.clone(),
+            restart_patience: self.restart_patience(),
+        })
+    }
+
+    /// What a running server says; none when it does not answer.
+    async fn look(&self, limit: &Limit) -> Option<Live> {
+        let sample = match self.shared.postgres.sample(limit).await {
+            Ok(sample) => sample,
+            Err(error) => {
+                tracing::debug!(%error, "postgres does not answer");
+                return None;
+            }
+        };
+        let in_sync = match sample.in_recovery {
+            true => Vec::new(),
+            false => self.shared.in_sync(&sample.synchronous_standby_names, &sample.replication, sample.lsn),
+        };
+        Some(Live {
+            in_recovery: sample.in_recovery,
+            timeline: sample.timeline,
+            lsn: sample.lsn,
+            history: sample.timelines_history,
+            in_sync: in_sync.into_iter().collect(),
+            pending_restart: sample.pending_restart,
+        })
+    }
+
+    /// Data that replays WAL of another server has to be run with at least that server's limits.
+    async fn read_demands(&mut self, kind: Option<DataKind>, limit: &Limit) -> Result<(), PassError> {
+        let half_made = self.local.initializing && self.memory.attempt.stage != Stage::Nothing;
+        self.memory.demands = match kind {
+            Some(kind) if kind == DataKind::Standby || half_made => {
+                Some(translate::demands(&self.shared.postgres.control_data(limit).await?))
+            }
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// PostgreSQL does not start with `max_replication_slots` below this.
+    fn slots_on_disk(&self) -> u64 {
+        let directory = self.shared.postgres.data_directory().join("pg_replslot");
+        std::fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
+    }
+}

@@ -1,0 +1,74 @@
+//! The publisher: a report in every interval, and at once when something happened that others wait for.
+
+use stolon_model::{InfoUid, InstanceUid, KeeperReport, PostgresState};
+use stolon_runtime::{Backoff, new_uid8};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::shared::{News, Shared};
+
+/// Runs until `stop`.
+pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
+    let mut news = shared.news.subscribe();
+    let mut backoff = Backoff::new(shared.pace().sleep / 10, shared.pace().sleep);
+    loop {
+        let now = news.borrow_and_update().clone();
+        let published = matter(&now);
+        let mut next = Instant::now() + shared.pace().sleep;
+        if !now.cluster_uid.is_empty() {
+            let put =
+                async { shared.store.put_keeper_report(&report(shared, now), 2 * shared.pace().sleep).await };
+            match stop.run_until_cancelled(put).await {
+                None => return,
+                Some(Ok(())) => {
+                    backoff.reset();
+                    next = Instant::now() + shared.pace().sleep;
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "failed to update keeper info");
+                    next = Instant::now() + backoff.next_pause();
+                }
+            }
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(next) => break,
+                // The sender lives as long as `shared`, so that an error cannot be.
+                _ = news.changed() => if matter(&news.borrow()) != published { break },
+            }
+        }
+    }
+}
+
+/// What somebody waits for: everything but positions and counters.
+fn matter(news: &News) -> News {
+    let mut matter = news.clone();
+    matter.activity.bytes_done = 0;
+    if let Some(state) = &mut matter.state {
+        state.lsn = stolon_model::Lsn(0);
+        state.older_wal_file.clear();
+    }
+    matter
+}
+
+fn report(shared: &Shared, news: News) -> KeeperReport {
+    let mut report = KeeperReport::default();
+    report.info_uid = InfoUid::from(new_uid8());
+    report.uid = shared.uid.clone();
+    report.cluster_uid = news.cluster_uid;
+    report.boot_uuid = shared.boot.clone();
+    report.postgres_binary_version = news.version;
+    report.postgres_state = news.state.map(|state| PostgresState {
+        uid: InstanceUid::clone(&news.instance),
+        generation: news.generation,
+        listen_address: shared.settings.advertise_address.clone(),
+        port: shared.settings.advertise_port.clone(),
+        ..state
+    });
+    report.can_be_primary = Some(shared.settings.can_be_primary);
+    report.can_be_synchronous_replica = Some(shared.settings.can_be_synchronous_replica);
+    report.activity = (news.activity != Default::default()).then_some(news.activity);
+    report
+}

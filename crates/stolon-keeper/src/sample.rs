@@ -1,0 +1,94 @@
+//! The sampler: looks at PostgreSQL twice in each interval, and whenever something happened to it.
+
+use std::time::Duration;
+
+use stolon_core::keeper::reported_parameters;
+use stolon_model::PostgresState;
+use stolon_postgres::{DataDirectory, Limit, Sample};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Flag;
+use crate::shared::Shared;
+
+/// Runs until `stop`.
+pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
+    let mut server = shared.postgres.server();
+    loop {
+        look(shared, stop).await;
+        let pause = shared.pace().sleep / 2;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            // The channel lives as long as `shared`, so that an error cannot be.
+            _ = server.changed() => {}
+            () = shared.look.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One look; what it finds becomes news. A look that takes too long is bad news by itself.
+async fn look(shared: &Shared, stop: &CancellationToken) {
+    let pace = shared.pace();
+    let mut work = std::pin::pin!(state(shared, pace.request, stop));
+    let overdue = Instant::now() + pace.sleep;
+    let state = tokio::select! {
+        state = &mut work => state,
+        () = tokio::time::sleep_until(overdue) => {
+            tracing::warn!("postgres takes long to answer, reporting it as unhealthy");
+            publish(shared, |state| state.healthy = false);
+            work.await
+        }
+    };
+    if stop.is_cancelled() {
+        return;
+    }
+    shared.metrics.set_healthy(Flag::from(state.healthy));
+    publish(shared, |published| *published = state);
+}
+
+fn publish(shared: &Shared, change: impl FnOnce(&mut PostgresState)) {
+    shared.tell(|news| change(news.state.get_or_insert_default()));
+}
+
+/// What is known: the fields that could not be found out keep their zero values, and `healthy` stays false.
+async fn state(shared: &Shared, timeout: Duration, stop: &CancellationToken) -> PostgresState {
+    let limit = Limit::within(timeout, stop);
+    let mut state = PostgresState::default();
+    match shared.postgres.version(&limit).await {
+        Ok(version) => shared.tell(|news| news.version = version.into()),
+        Err(error) if error.is_cancelled() => {}
+        Err(error) => tracing::warn!(%error, "cannot find out the version of the postgres binaries"),
+    }
+    let running = shared.postgres.server().borrow().is_running();
+    let is_instance = matches!(shared.postgres.facts(), Ok(DataDirectory::Initialised(_)));
+    if !running || !is_instance {
+        return state;
+    }
+    match shared.postgres.sample(&limit).await {
+        Ok(sample) => fill(shared, &mut state, sample),
+        Err(error) if error.is_cancelled() => {}
+        Err(error) => tracing::debug!(%error, "cannot get pg state"),
+    }
+    state
+}
+
+fn fill(shared: &Shared, state: &mut PostgresState, sample: Sample) {
+    let in_sync = match sample.in_recovery {
+        true => Vec::new(),
+        false => shared.in_sync(&sample.synchronous_standby_names, &sample.replication, sample.lsn),
+    };
+    let specified = shared.news.borrow().specified.clone();
+    let is_specified = |name: &str| specified.keys().any(|key| key.eq_ignore_ascii_case(name));
+    state.pg_parameters = Some(reported_parameters(&sample.configured_parameters, is_specified));
+    state.synchronous_standbys = Some(in_sync);
+    state.system_identifier = sample.system_identifier;
+    state.timeline = sample.timeline;
+    state.lsn = sample.lsn;
+    let first = sample.timelines_history.len().saturating_sub(2);
+    let history = sample.timelines_history[first..].to_vec();
+    state.timelines_history = (!history.is_empty()).then_some(history);
+    state.older_wal_file = sample.older_wal_file;
+    state.healthy = true;
+}
