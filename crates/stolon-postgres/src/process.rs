@@ -122,7 +122,7 @@ impl Tool {
                 // Whoever holds the pipes may outlive the child: its exit decides.
                 let status = tokio::select! {
                     status = child.wait() => status,
-                    () = &mut listen => child.wait().await,
+                    () = &mut listen => return child.wait().await,
                 };
                 let _ = tokio::time::timeout(Duration::from_millis(500), &mut listen).await;
                 status

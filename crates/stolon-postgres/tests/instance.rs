@@ -1,0 +1,458 @@
+//! The real PostgreSQL, as a keeper uses it.
+
+mod support;
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use stolon_postgres::*;
+use support::*;
+use tokio_util::sync::CancellationToken;
+
+instance_test!(a_new_cluster_is_made_started_and_looked_at, || async {
+    let a = Instance::new("a", &Passwords::default());
+    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Absent);
+    a.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    let facts = a.postgres.facts().unwrap();
+    let initialised = facts.initialised().unwrap();
+    assert_eq!(initialised.role, LocalRole::Primary);
+
+    a.start(&a.files(&[])).await;
+    let said = a.postgres.set_up_roles(&limit()).await.unwrap();
+    assert_eq!(said, ["superuser password set", "replication role created"]);
+    let sample = a.postgres.sample(&limit()).await.unwrap();
+    assert_eq!(sample.system_identifier, initialised.system_identifier);
+    assert_eq!(sample.timeline.0, 1);
+    assert!(!sample.in_recovery && sample.lsn.0 > 0 && sample.timelines_history.is_empty());
+    assert_eq!(sample.configured_parameters["shared_buffers"], "16MB");
+    assert_eq!(sample.older_wal_file, "000000010000000000000001");
+    assert!(sample.pending_restart.is_empty());
+
+    // ALTER SYSTEM is the cluster specification's business. (With fsync off PostgreSQL would not notice.)
+    let error = a.sql().await.batch_execute("SET fsync = on").await.unwrap_err();
+    assert!(error.as_db_error().is_some());
+
+    a.stop().await;
+    assert_eq!(*a.postgres.server().borrow(), ServerState::Stopped);
+    let control = a.postgres.control_data(&limit()).await.unwrap();
+    assert_eq!(control.state, ClusterState::ShutDown);
+    assert_eq!(control.system_identifier, sample.system_identifier);
+    assert_eq!((control.max_connections, control.max_wal_senders), (100, 10));
+    assert_eq!(control.wal_segment_size, 16 << 20);
+
+    std::fs::remove_dir_all(a.data().join("pg_xact")).unwrap();
+    let missing = vec!["pg_xact".to_owned()];
+    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Partial { missing });
+    a.postgres.remove_data(&limit()).await.unwrap();
+    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Absent);
+});
+
+instance_test!(a_killed_postmaster_is_seen_and_started_again, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    a.run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS x").await;
+    for _ in 0..3 {
+        let mut server = a.postgres.server();
+        let busy = a.sql().await;
+        kill(a.pid(), Signal::KILL);
+        let died = server.wait_for(|state| !state.is_running());
+        let died = tokio::time::timeout(DEADLINE, died).await.unwrap().unwrap().clone();
+        assert!(matches!(&died, ServerState::Died { status, .. } if status.contains("SIGKILL")), "{died:?}");
+        a.postgres.start(Merge::Replace, &limit()).await.unwrap();
+        a.postgres.wait_ready(&limit()).await.unwrap();
+        assert!(busy.simple_query("SELECT 1").await.is_err());
+    }
+    let row = a.sql().await.query_one("SELECT count(*) FROM t", &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1000);
+    a.stop().await;
+});
+
+instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_rewound, || async {
+    let passwords = Passwords { superuser: r"s p'a\c:e".into(), replication: r#"r e:p\l ' " x"#.into() };
+    let a = Instance::new("a", &passwords);
+    let b = Instance::new("b", &passwords);
+    a.create(&[]).await;
+    a.run("CREATE TABLE t AS SELECT 1 AS x").await;
+    let plan = a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    assert_eq!(plan.created, [b.slot()]);
+    let again = a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    assert_eq!(again, SlotPlan::default());
+
+    // A promotion right after the loss of the primary must not wait for the next retry: the startup process may just have gone to sleep.
+    let standby = [("wal_retrieve_retry_interval", "600s")];
+    b.follow(&a, &standby).await;
+    assert_eq!(b.postgres.facts().unwrap().initialised().unwrap().role, LocalRole::Standby);
+    a.run("INSERT INTO t VALUES (2)").await;
+    let caught_up = || async {
+        let primary = a.postgres.sample(&limit()).await.unwrap();
+        let standby = b.postgres.sample(&limit()).await.unwrap();
+        assert!(standby.in_recovery && standby.system_identifier == primary.system_identifier);
+        standby.lsn >= primary.lsn && standby.timeline == primary.timeline
+    };
+    eventually("the standby catching up", caught_up).await;
+
+    // Synchronous: it counts once it has what was there when it was named.
+    let files = a.files(&[("synchronous_standby_names", &b.slot())]);
+    a.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(a.postgres.reload(&limit()).await.unwrap(), []);
+    let mut gate = SyncGate::new();
+    let waiting = limit();
+    loop {
+        let look = a.postgres.replication(&waiting).await.unwrap();
+        gate.observe(&sync_gate::names_in(&look.synchronous_standby_names), look.flushed.unwrap());
+        if gate.in_sync(&look.rows) == ["stolon_b"] {
+            break;
+        }
+        waiting.pause("the standby in sync", Duration::from_millis(10)).await.unwrap();
+    }
+    a.run("INSERT INTO t VALUES (3)").await;
+
+    let mut server = a.postgres.server();
+    kill(a.pid(), Signal::KILL);
+    server.wait_for(|state| !state.is_running()).await.unwrap();
+    let deadline = Limit::within(Duration::from_secs(60), &CancellationToken::new());
+    b.postgres.promote(&deadline).await.unwrap();
+    b.postgres.promote(&deadline).await.unwrap();
+    b.run("INSERT INTO t VALUES (4)").await;
+    let sample = b.postgres.sample(&limit()).await.unwrap();
+    assert_eq!((sample.timeline.0, sample.in_recovery), (2, false));
+    assert_eq!(sample.timelines_history.len(), 1);
+    assert_eq!(sample.timelines_history[0].timeline.0, 1);
+    assert_eq!(b.postgres.facts().unwrap().initialised().unwrap().role, LocalRole::Primary);
+    b.postgres.write_config(&b.files(&[]), Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(b.postgres.reload(&limit()).await.unwrap(), []);
+    assert!(b.postgres.pending_restart(&limit()).await.unwrap().is_empty());
+
+    // The old primary wrote what nobody has; then it comes back as a standby.
+    a.start(&a.files(&[])).await;
+    a.run("INSERT INTO t VALUES (99)").await;
+    a.stop().await;
+    b.postgres.refresh_slots(&[a.slot()].into(), &limit()).await.unwrap();
+    a.postgres.rewind(&b.source_for(&a), &progress(), &limit()).await.unwrap();
+    a.start(&a.standby_files(&b, &[])).await;
+    eventually("the old primary following", || async {
+        a.postgres.sample(&limit()).await.is_ok_and(|sample| sample.timeline.0 == 2 && sample.in_recovery)
+    })
+    .await;
+    b.run("INSERT INTO t VALUES (5)").await;
+    eventually("the rows of the new primary", || async {
+        let rows = a.sql().await.query("SELECT x FROM t ORDER BY 1", &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, i32>(0)).eq([1, 2, 3, 4, 5])
+    })
+    .await;
+    assert!(
+        !a.directory.path().join("secrets").read_dir().unwrap().any(|_| true),
+        "no secret is left behind"
+    );
+    a.stop().await;
+    b.stop().await;
+});
+
+instance_test!(a_failed_copy_leaves_the_old_data, || async {
+    let a = Instance::new("a", &Passwords::default());
+    let b = Instance::new("b", &Passwords::default());
+    a.create(&[]).await;
+    b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    let before = fingerprint(&b.data());
+    let own = b.postgres.facts().unwrap().initialised().unwrap().system_identifier.clone();
+
+    // No slot yet, another cluster, wrong password, nobody there: seen beforehand.
+    let source = a.source_for(&b);
+    let short = Limit::within(Duration::from_millis(300), &CancellationToken::new());
+    let problem = b.postgres.wait_for_source(&source, None, Some(&b.slot()), &short).await.unwrap_err();
+    assert!(matches!(problem, PostgresError::Source(SourceProblem::NoSlot { .. })), "{problem}");
+    let problem = b.postgres.examine_source(&source, Some(&own), None, &limit()).await.unwrap_err();
+    assert!(matches!(problem, PostgresError::Source(SourceProblem::OtherCluster { .. })), "{problem}");
+    let wrong = Instance::new("w", &Passwords { replication: "wrong".into(), ..Passwords::default() });
+    let problem = wrong.postgres.examine_source(&source, None, None, &limit()).await.unwrap_err();
+    assert!(matches!(problem, PostgresError::Source(SourceProblem::Refused { .. })), "{problem}");
+    let nobody =
+        Source { port: stolon_testkit::postgres::free_port().unwrap().to_string(), ..source.clone() };
+    let problem = b.postgres.examine_source(&nobody, None, None, &limit()).await.unwrap_err();
+    assert!(matches!(problem, PostgresError::Source(SourceProblem::Unreachable { .. })), "{problem}");
+
+    // And a copy that fails all the same.
+    let error = b.copy(&a, OldData::KeepUntilCopied).await.unwrap_err();
+    assert!(error.to_string().contains("stolon_b"), "{error}");
+    let error = wrong.copy(&a, OldData::DeleteFirst).await.unwrap_err();
+    assert!(error.to_string().contains("password authentication failed"), "{error}");
+    assert_eq!(fingerprint(&b.data()), before);
+
+    a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    let facts = b.postgres.wait_for_source(&source, None, Some(&b.slot()), &limit()).await.unwrap();
+    let sample = a.postgres.sample(&limit()).await.unwrap();
+    assert_eq!((&facts.system_identifier, facts.timeline), (&sample.system_identifier, sample.timeline));
+    let sender = progress();
+    let backup =
+        BaseBackup { source: source.clone(), slot: Some(b.slot()), old_data: OldData::KeepUntilCopied };
+    b.postgres.base_backup(&backup, &sender, &limit()).await.unwrap();
+    let seen = *sender.borrow();
+    assert!(seen.bytes_done > 1 << 20 && seen.bytes_total >= seen.bytes_done, "{seen:?}");
+    assert_eq!(b.postgres.facts().unwrap().initialised().unwrap().system_identifier, facts.system_identifier);
+    let left: Vec<_> =
+        b.directory.path().read_dir().unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(!left.iter().any(|name| name == "postgres.new" || name == "postgres.old"), "{left:?}");
+    a.stop().await;
+});
+
+instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accepted, || async {
+    let a = Instance::new("a", &Passwords::default());
+    let bad = [
+        ("max_conections", "300"),
+        ("work_mem", "12 parsecs"),
+        ("max_connections", "-1"),
+        ("shared_preload_libraries", "pg_stat_statements, no_such_library"),
+        ("my.option", "is fine"),
+        ("lc_messages", "xx_XX"),
+        ("evil\nname", "1"),
+    ];
+    let names = |rejected: &[RejectedSetting]| {
+        let mut names: Vec<String> = rejected.iter().map(|refused| refused.name.clone()).collect();
+        names.sort();
+        names
+    };
+    let expected = [
+        "evil\nname",
+        "lc_messages",
+        "max_conections",
+        "max_connections",
+        "shared_preload_libraries",
+        "work_mem",
+    ];
+    // Before there is data, and with a running server.
+    let rejected = a.postgres.check_settings(&a.files(&bad), Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(names(&rejected), expected, "{rejected:#?}");
+    a.create(&[]).await;
+    let before = a.pid();
+    let rejected = a.postgres.check_settings(&a.files(&bad), Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(names(&rejected), expected, "{rejected:#?}");
+    let library = rejected.iter().find(|refused| refused.name == "shared_preload_libraries").unwrap();
+    assert_eq!(library.instead.as_deref(), Some("pg_stat_statements"));
+    assert!(library.message.contains("no_such_library"), "{}", library.message);
+
+    // What only a whole start shows: combinations, certificates.
+    for (setting, name) in [
+        (&[("wal_level", "minimal"), ("archive_mode", "on"), ("max_wal_senders", "0")][..], "archive_mode"),
+        (&[("ssl", "on")], "ssl"),
+    ] {
+        let rejected = a.postgres.check_settings(&a.files(setting), Merge::Replace, &limit()).await.unwrap();
+        assert_eq!(names(&rejected), [name], "{rejected:#?}");
+    }
+    assert_eq!(a.postgres.check_settings(&a.files(&[]), Merge::Replace, &limit()).await.unwrap(), []);
+    assert_eq!(a.pid(), before);
+    a.postgres.sample(&limit()).await.unwrap();
+
+    // A reload says what it did not take, and the server goes on.
+    a.postgres.write_config(&a.files(&[("max_conections", "3")]), Merge::Replace, &limit()).await.unwrap();
+    let problems = a.postgres.reload(&limit()).await.unwrap();
+    assert_eq!(problems.iter().map(|problem| problem.name.as_str()).collect::<Vec<_>>(), ["max_conections"]);
+    let mut files = a.files(&[("max_connections", "50")]);
+    files.hba.push("nonsense".into());
+    a.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
+    let problems = a.postgres.reload(&limit()).await.unwrap();
+    assert_eq!(problems.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["pg_hba.conf"]);
+    assert_eq!(problems[0].line, 6);
+    eventually("max_connections waiting for a restart", || async {
+        a.postgres.pending_restart(&limit()).await.unwrap() == ["max_connections"]
+    })
+    .await;
+    a.stop().await;
+
+    // A start that fails explains itself.
+    let error = a.postgres.start(Merge::Replace, &limit()).await.err();
+    let error = match error {
+        Some(error) => error,
+        None => a.postgres.wait_ready(&limit()).await.unwrap_err(),
+    };
+    let PostgresError::ServerExited { explanation, tail, .. } = error else { panic!("{error}") };
+    assert!(explanation.contains("pg_hba.conf"), "{explanation}");
+    assert_eq!(refused_hba_lines(&tail), [6]);
+});
+
+instance_test!(configuration_that_came_with_the_data_is_merged_and_mended, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    a.stop().await;
+    let existing = a.data().join("postgresql.conf");
+    let foreign = "max_connections = 37\nno_such_parameter = 1\nshared_preload_libraries = 'nolib'\n\
+                   data_directory = '/nowhere'\nlogging_collector = on\nport = 1\nwork_mem = '7MB'\n";
+    std::fs::write(&existing, foreign).unwrap();
+    let mut files = a.files(&[]);
+    files.parameters.remove("max_connections");
+    let rejected = a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap();
+    assert!(rejected.iter().any(|refused| refused.name == "no_such_parameter"), "{rejected:#?}");
+    a.postgres.comment_out(&rejected).unwrap();
+    let rejected = a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap();
+    assert!(rejected.iter().any(|refused| refused.message.contains("nolib")), "{rejected:#?}");
+    a.postgres.comment_out(&rejected).unwrap();
+    assert_eq!(a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap(), []);
+    a.postgres.write_config(&files, Merge::WithExisting, &limit()).await.unwrap();
+    a.postgres.start(Merge::WithExisting, &limit()).await.unwrap();
+    a.postgres.wait_ready(&limit()).await.unwrap();
+    let configured = a.postgres.configured_parameters(&limit()).await.unwrap();
+    assert_eq!(configured["max_connections"], "37");
+    assert_eq!(configured["work_mem"], "7MB");
+    assert_eq!(configured["port"], a.port);
+    a.stop().await;
+});
+
+instance_test!(recovery_to_a_target_ends_or_says_why_not, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[("archive_mode", "on"), ("archive_command", "cp %p ../archive/%f")]).await;
+    let archive = a.directory.path().join("archive");
+    std::fs::create_dir(&archive).unwrap();
+    let b = Instance::new("b", &Passwords::default());
+    let backup = format!(
+        "PGPASSWORD=replsecret {}/pg_basebackup -w -P -R -h 127.0.0.1 -p {} -U repluser -D \"%d\"",
+        stolon_testkit::postgres::bin_directory().unwrap().display(),
+        a.port
+    );
+    let sender = progress();
+    b.postgres.restore(&backup, &sender, &limit()).await.unwrap();
+    assert!(sender.borrow().bytes_total > 0);
+    a.run("CREATE TABLE t AS SELECT 1 AS x; SELECT pg_create_restore_point('here')").await;
+    a.run("INSERT INTO t VALUES (2); SELECT pg_switch_wal()").await;
+    eventually("the archive", || async { archive.read_dir().unwrap().flatten().count() >= 3 }).await;
+    a.stop().await;
+
+    let mut files = b.files(&[]);
+    files.recovery.mode = RecoveryMode::Recovery;
+    let mut set = |name: &str, value: String| files.recovery.parameters.insert(name.into(), value);
+    set("restore_command", format!("cp '{}'/%f \"%p\"", archive.display()));
+    set("recovery_target_action", "promote".into());
+    set("recovery_target_name", "nowhere".into());
+    b.postgres.write_config(&files, Merge::WithExisting, &limit()).await.unwrap();
+    assert!(!b.data().join("standby.signal").exists());
+    b.postgres.start(Merge::WithExisting, &limit()).await.unwrap();
+    let error = b.postgres.wait_recovery_end(&limit()).await.unwrap_err();
+    let PostgresError::ServerExited { explanation, .. } = &error else { panic!("{error}") };
+    assert!(explanation.contains("target was not reached"), "{explanation}");
+
+    b.postgres.restore("echo 'no backup here' >&2; exit 3", &progress(), &limit()).await.unwrap_err();
+    assert_eq!(b.postgres.facts().unwrap(), DataDirectory::Absent);
+});
+
+instance_test!(an_orphan_is_stopped_and_only_ours, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    let pid = a.pid();
+    let second = a.reopened();
+    assert!(second.start(Merge::Replace, &limit()).await.unwrap_err().to_string().contains("did not start"));
+    assert!(second.remove_data(&limit()).await.is_err());
+    let outcome = second.stop_orphan(&limit()).await.unwrap();
+    assert_eq!(outcome, OrphanOutcome::Stopped { pid: pid.try_into().unwrap() });
+    assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::None);
+
+    // A pid file that names somebody else: a process that must live on.
+    std::fs::write(a.data().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::None);
+    second.start(Merge::Replace, &limit()).await.unwrap();
+    second.wait_ready(&limit()).await.unwrap();
+    second.stop(StopMode::Immediate, DEADLINE, &limit()).await.unwrap();
+});
+
+instance_test!(a_server_that_hangs_is_stopped_all_the_same, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    kill(a.pid(), Signal::STOP);
+    let short = Limit::within(Duration::from_millis(200), &CancellationToken::new());
+    let error = a.postgres.sample(&short).await.unwrap_err();
+    assert!(matches!(error, PostgresError::Timeout { .. }), "{error}");
+    a.postgres.stop(StopMode::Fast, Duration::from_millis(100), &limit()).await.unwrap();
+    assert_eq!(*a.postgres.server().borrow(), ServerState::Stopped);
+});
+
+instance_test!(a_tool_that_is_called_off_leaves_no_process, || async {
+    let a = Instance::new("a", &Passwords::default());
+    let cancel = CancellationToken::new();
+    let marker = a.directory.path().join("children");
+    let command = format!("sleep 1000 & echo $! > {0}; sleep 1000", marker.display());
+    let limit = Limit::unlimited(&cancel);
+    let sender = progress();
+    let restore = a.postgres.restore(&command, &sender, &limit);
+    let call_off = async {
+        eventually("the children", || async {
+            std::fs::read_to_string(&marker).is_ok_and(|text| text.ends_with('\n'))
+        })
+        .await;
+        cancel.cancel();
+    };
+    let (result, ()) = tokio::join!(restore, call_off);
+    assert!(result.unwrap_err().is_cancelled());
+    let child: i32 = std::fs::read_to_string(&marker).unwrap().trim().parse().unwrap();
+    eventually("the end of the child", || async move {
+        std::fs::read_to_string(format!("/proc/{child}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    })
+    .await;
+    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Absent);
+});
+
+instance_test!(a_wrong_superuser_password_is_said_at_once, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    a.stop().await;
+    let mut options = a.postgres.options().clone();
+    options.superuser.password = Password::new("wrong");
+    let other = LocalPostgres::new(options);
+    other.start(Merge::Replace, &limit()).await.unwrap();
+    let error = other.wait_ready(&limit()).await.unwrap_err();
+    assert!(error.to_string().contains("superuser \"stolon\" cannot log in"), "{error}");
+    assert!(!format!("{other:?}").contains("wrong"));
+    other.stop(StopMode::Fast, DEADLINE, &limit()).await.unwrap();
+});
+
+instance_test!(limits_below_those_of_the_data_are_explained, || async {
+    let a = Instance::new("a", &Passwords::default());
+    let b = Instance::new("b", &Passwords::default());
+    a.create(&[("max_connections", "60"), ("max_prepared_transactions", "9")]).await;
+    a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    b.copy(&a, OldData::DeleteFirst).await.unwrap();
+    let control = b.postgres.control_data(&limit()).await.unwrap();
+    assert_eq!((control.max_connections, control.max_prepared_transactions), (60, 9));
+    let mut files = b.standby_files(&a, &[("max_connections", "20"), ("recovery_target_action", "shutdown")]);
+    files.recovery.mode = RecoveryMode::Standby;
+    b.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
+    b.postgres.start(Merge::Replace, &limit()).await.unwrap();
+    let error = b.postgres.wait_ready(&limit()).await.unwrap_err();
+    assert!(error.to_string().contains("max_connections = 20"), "{error}");
+    a.stop().await;
+});
+
+instance_test!(clients_are_sent_away_and_slots_kept_in_order, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[("wal_level", "logical"), ("max_slot_wal_keep_size", "1MB"), ("wal_keep_size", "0")]).await;
+    a.run("CREATE ROLE app LOGIN PASSWORD 'app'; SELECT pg_create_logical_replication_slot('stolon_logical', 'test_decoding'); SELECT pg_create_physical_replication_slot('mine')").await;
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(a.port.parse().unwrap()).user("app").password("app").dbname("postgres");
+    let (app, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    app.simple_query("SELECT 1").await.unwrap();
+    assert_eq!(a.postgres.terminate_clients(&limit()).await.unwrap(), 1);
+    eventually("the client gone", || async { app.simple_query("SELECT 1").await.is_err() }).await;
+
+    let wanted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let plan = a.postgres.refresh_slots(&wanted(&["stolon_x", "stolon_y"]), &limit()).await.unwrap();
+    assert_eq!(plan.created, ["stolon_x", "stolon_y"]);
+    // x loses its WAL: it is made anew; y is dropped; logical and foreign ones stay.
+    a.run("CREATE TABLE w (t text)").await;
+    eventually("the slot losing its WAL", || async {
+        a.run("INSERT INTO w SELECT repeat('x', 1000) FROM generate_series(1, 3000)").await;
+        a.run("SELECT pg_switch_wal()").await;
+        a.run("CHECKPOINT").await;
+        let sql = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'stolon_x'";
+        let row = a.sql().await.query_one(sql, &[]).await.unwrap();
+        row.get::<_, Option<&str>>(0) == Some("lost")
+    })
+    .await;
+    let plan = a.postgres.refresh_slots(&wanted(&["stolon_x"]), &limit()).await.unwrap();
+    assert_eq!((plan.created, plan.dropped.len()), (vec!["stolon_x".to_owned()], 2));
+    let rows = a
+        .sql()
+        .await
+        .query("SELECT slot_name::text FROM pg_replication_slots ORDER BY 1", &[])
+        .await
+        .unwrap();
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(names, ["mine", "stolon_logical", "stolon_x"]);
+    a.stop().await;
+});
