@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{ClusterStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path};
+use crate::{ClusterStore, EtcdStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path};
 
 /// What the `--store-…` flags and `--cluster-name` say.
 #[derive(Clone, Debug)]
@@ -98,9 +98,6 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError>
             let store = SqliteStore::new(&options.endpoints, options.timeout)?;
             Ok(Arc::new(KvClusterStore::new(store, &path)))
         }
-        Backend::Etcdv3 => Err(StoreError::configuration(
-            format!("the store backend {} is being built", options.backend),
-            "use another one",
-        )),
+        Backend::Etcdv3 => Ok(Arc::new(KvClusterStore::new(EtcdStore::new(options)?, &path))),
     }
 }

@@ -1,0 +1,152 @@
+//! How the endpoints prove who they are, and how we do.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::{StoreError, StoreOptions, TlsVerification};
+
+/// What the TLS flags say.
+#[derive(Clone)]
+pub struct Tls {
+    config: ClientTlsConfig,
+    verification: TlsVerification,
+}
+
+impl Tls {
+    /// Read the files that the flags name.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: a file cannot be read or used, or only half of a client certificate is
+    /// given.
+    pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+        let mut config = ClientTlsConfig::new();
+        match (&options.cert_file, &options.key_file) {
+            (Some(certificate), Some(key)) => {
+                config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
+            }
+            (None, None) => {}
+            (Some(_), None) => return Err(half("--store-cert-file", "--store-key")),
+            (None, Some(_)) => return Err(half("--store-key", "--store-cert-file")),
+        }
+        let authorities = options.ca_file.as_deref().map(authorities).transpose()?;
+        config = match (options.tls_verification, authorities) {
+            (TlsVerification::Skip, _) => config,
+            (TlsVerification::Full, Some(pem)) => config.ca_certificate(Certificate::from_pem(pem)),
+            (TlsVerification::Full, None) => config.with_native_roots(),
+        };
+        Ok(Tls { config, verification: options.tls_verification })
+    }
+
+    /// An endpoint that is spoken to in this way.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: the certificates make no sense.
+    pub fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, StoreError> {
+        let config = self.config.clone();
+        match self.verification {
+            TlsVerification::Full => endpoint.tls_config(config),
+            TlsVerification::Skip => endpoint.tls_config_with_verifier(config, Arc::new(Anybody::new())),
+        }
+        .map_err(|error| refuse(with_sources(&error)))
+    }
+}
+
+fn refuse(cause: impl std::fmt::Display) -> StoreError {
+    StoreError::configuration(
+        format!("cannot create store tls config: {cause}"),
+        "check --store-ca-file, --store-cert-file and --store-key",
+    )
+}
+
+fn half(given: &str, missing: &str) -> StoreError {
+    StoreError::configuration(
+        format!("cannot create store tls config: {given} is given without {missing}"),
+        "a client certificate needs both",
+    )
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
+    std::fs::read(path).map_err(|error| refuse(format_args!("{}: {error}", path.display())))
+}
+
+fn authorities(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let pem = read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| refuse(format_args!("{}: {error}", path.display())))?;
+    if certificates.is_empty() {
+        return Err(refuse(format_args!("{}: there is no certificate in it", path.display())));
+    }
+    Ok(pem)
+}
+
+/// An error with what caused it: libraries put the useful half there.
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Takes everybody's certificate (`--store-skip-tls-verify`); the signatures of the handshake must hold.
+#[derive(Debug)]
+struct Anybody {
+    provider: CryptoProvider,
+}
+
+impl Anybody {
+    fn new() -> Self {
+        Anybody { provider: rustls::crypto::ring::default_provider() }
+    }
+}
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,134 @@
+//! Watches that outlive connections: whatever was missed in between wakes as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{WatchOptions, WatchStream};
+use tokio::time::Instant;
+
+use super::link::{Link, Links};
+use super::tls::with_sources;
+use crate::{Selector, Waker};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Keep a watch open, over as many connections as it takes.
+pub async fn watch(links: Arc<Links>, selectors: Vec<Selector>, waker: Waker) {
+    let mut pause = FIRST_PAUSE;
+    let mut silent = Silence::default();
+    loop {
+        let deadline = Instant::now() + links.timeout();
+        let ended = match links.link(deadline).await {
+            Ok(link) => {
+                let opened = tokio::time::timeout_at(deadline, open(&link, &selectors)).await;
+                match opened {
+                    Ok(Ok(stream)) => {
+                        silent.broken();
+                        pause = FIRST_PAUSE;
+                        follow(&links, &link, stream, &waker).await
+                    }
+                    Ok(Err(error)) => Ended::Failed(link, with_sources(&error)),
+                    Err(_) => Ended::Failed(link, "no answer".to_owned()),
+                }
+            }
+            Err(cause) => Ended::NotConnected(cause),
+        };
+        match ended {
+            Ended::Moved => continue,
+            Ended::Failed(link, cause) => {
+                links.give_up(&link);
+                tracing::debug!(cause, "the watch of the store broke off, opening it again");
+            }
+            Ended::NotConnected(cause) => silent.report(&cause, links.endpoint_count()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Why a watch must be opened again.
+enum Ended {
+    /// Another connection is in use, or soon will be.
+    Moved,
+    /// This connection does not work.
+    Failed(Link, String),
+    /// There is none.
+    NotConnected(String),
+}
+
+async fn open(link: &Link, selectors: &[Selector]) -> Result<WatchStream, etcd_client::Error> {
+    let ranges: Vec<(String, WatchOptions)> = selectors
+        .iter()
+        .map(|selector| match selector {
+            Selector::Key(key) => (key.to_string(), WatchOptions::new()),
+            Selector::Below(parent) => (parent.children_prefix(), WatchOptions::new().with_prefix()),
+        })
+        .collect();
+    let mut ranges = ranges.into_iter();
+    let Some((key, options)) = ranges.next() else {
+        return Err(etcd_client::Error::InvalidArgs("nothing to watch".to_owned()));
+    };
+    let mut stream = link.client.watch_client().watch(key, Some(options)).await?;
+    for (key, options) in ranges {
+        stream.watch(key, Some(options)).await?;
+    }
+    Ok(stream)
+}
+
+/// Wake at each event, and each time that a range begins to be watched: what was written before that is not
+/// an event. Ends when the stream does, or when the connection it runs over is given up.
+async fn follow(links: &Links, link: &Link, mut stream: WatchStream, waker: &Waker) -> Ended {
+    let mut connections = links.subscribe();
+    loop {
+        let is_current =
+            connections.borrow_and_update().as_ref().is_some_and(|current| current.number == link.number);
+        if !is_current {
+            return Ended::Moved;
+        }
+        let message = tokio::select! {
+            message = stream.message() => message,
+            _ = connections.changed() => continue,
+        };
+        match message {
+            Ok(Some(response)) if response.canceled() => {
+                return Ended::Failed(
+                    link.clone(),
+                    format!("the store ended it: {}", response.cancel_reason()),
+                );
+            }
+            Ok(Some(response)) => {
+                if response.created() || !response.events().is_empty() {
+                    waker.wake();
+                }
+            }
+            Ok(None) => return Ended::Failed(link.clone(), "the store closed it".to_owned()),
+            Err(error) => return Ended::Failed(link.clone(), with_sources(&error)),
+        }
+    }
+}
+
+/// Says once that the store cannot be reached, after every endpoint had its turn; and again once a minute.
+#[derive(Default)]
+struct Silence {
+    failures: usize,
+    reported: Option<Instant>,
+}
+
+impl Silence {
+    fn broken(&mut self) {
+        if self.reported.is_some() {
+            tracing::info!("the store is watched again");
+        }
+        *self = Silence::default();
+    }
+
+    fn report(&mut self, cause: &str, endpoints: usize) {
+        self.failures += 1;
+        let is_due = self.reported.is_none_or(|at| at.elapsed() > Duration::from_secs(60));
+        if self.failures >= endpoints && is_due {
+            self.reported = Some(Instant::now());
+            tracing::warn!(cause, "the store cannot be watched, trying again");
+        }
+    }
+}
