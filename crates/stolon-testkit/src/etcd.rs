@@ -179,8 +179,7 @@ impl Etcd {
     /// A member is asked for its health over plain http; with https its log must do.
     async fn is_healthy(&self, member: usize) -> bool {
         let Access::Http = self.access else {
-            return self.log(member).contains("ready to serve client requests")
-                || self.log(member).contains("serving client requests");
+            return self.log(member).contains("serving client traffic securely");
         };
         let asking = async {
             let address = (Ipv4Addr::LOCALHOST, self.members[member].client_port);
@@ -196,11 +195,7 @@ impl Etcd {
     fn spawn(&mut self, member: usize) -> anyhow::Result<()> {
         let peers: Vec<String> = (0..self.members.len()).map(|peer| self.initial_peer(peer)).collect();
         let own = &self.members[member];
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path(member))
-            .context("the log of etcd")?;
+        let log = File::create(self.log_path(member)).context("the log of etcd")?;
         let client = self.endpoint(member);
         let peer = format!("http://127.0.0.1:{}", own.peer_port);
         let mut command = Command::new("etcd");
@@ -243,7 +238,7 @@ impl Etcd {
         self.path().join(format!("member{member}.log"))
     }
 
-    /// What a member has logged.
+    /// What a member has logged since it was last started.
     pub fn log(&self, member: usize) -> String {
         std::fs::read_to_string(self.log_path(member)).unwrap_or_default()
     }

@@ -1,0 +1,399 @@
+//! The store in etcd keeps the contract, while etcd is killed, paused, restarted and compacted.
+
+mod suite;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions, ResignOptions};
+use stolon_model::{KeeperReport, SentinelUid};
+use stolon_store::{
+    Backend, Campaign, ClusterStore, EtcdStore, Expected, Key, KvClusterStore, KvStore, StoreError, StoreOptions,
+    TlsVerification, WatchScope,
+};
+use stolon_testkit::etcd::{Access, Etcd};
+use suite::{document, within};
+
+const PATH: &str = "stolon/cluster/test";
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn options(endpoints: &str, timeout: Duration) -> StoreOptions {
+    StoreOptions {
+        backend: Backend::Etcdv3,
+        endpoints: endpoints.to_owned(),
+        prefix: "stolon/cluster".to_owned(),
+        cluster_name: "test".to_owned(),
+        timeout,
+        cert_file: None,
+        key_file: None,
+        ca_file: None,
+        tls_verification: TlsVerification::Full,
+    }
+}
+
+fn kv(endpoints: &str, timeout: Duration) -> EtcdStore {
+    EtcdStore::new(&options(endpoints, timeout)).expect("a store")
+}
+
+fn cluster(endpoints: &str, timeout: Duration) -> KvClusterStore<EtcdStore> {
+    KvClusterStore::new(kv(endpoints, timeout), PATH)
+}
+
+async fn raw(endpoint: &str) -> Client {
+    Client::connect([endpoint], None).await.expect("a plain client")
+}
+
+async fn raw_keys(client: &mut Client) -> Vec<String> {
+    let options = GetOptions::new().with_all_keys().with_keys_only();
+    let answer = client.get("", Some(options)).await.expect("all keys");
+    answer.kvs().iter().map(|entry| entry.key_str().expect("text").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn conformance() {
+    let etcd = Etcd::single().await.expect("etcd");
+    suite::run(|| kv(&etcd.endpoints(), TIMEOUT)).await;
+}
+
+#[tokio::test]
+async fn conformance_with_a_dead_first_endpoint_of_three() {
+    let mut etcd = Etcd::three().await.expect("etcd");
+    etcd.kill(0).expect("kill");
+    suite::run(|| kv(&etcd.endpoints(), TIMEOUT)).await;
+}
+
+#[tokio::test]
+async fn keys_and_leases_are_those_that_stolon_knows() {
+    let etcd = Etcd::single().await.expect("etcd");
+    let mut raw = raw(&etcd.endpoint(0)).await;
+    let store = stolon_store::open(&options(&etcd.endpoints(), TIMEOUT)).expect("a store");
+    store.put_cluster_document(&document("a")).await.expect("put");
+    let report = KeeperReport { uid: "keeper1".into(), ..KeeperReport::default() };
+    for _ in 0..5 {
+        store.put_keeper_report(&report, Duration::from_secs(5)).await.expect("put");
+    }
+    let leases = raw.leases().await.expect("leases");
+    assert_eq!(leases.leases().len(), 1, "each report keeps one lease");
+    let first = leases.leases()[0].id();
+    let time = raw.lease_time_to_live(first, None).await.expect("its time");
+    assert_eq!(time.granted_ttl(), 20, "the floor");
+
+    // The lease may be ended by others; the report comes back with a new one.
+    raw.lease_revoke(first).await.expect("revoke");
+    assert!(store.keeper_reports().await.expect("read").is_empty());
+    store.put_keeper_report(&report, Duration::from_secs(5)).await.expect("put");
+    assert_eq!(store.keeper_reports().await.expect("read").len(), 1);
+    // Another time to live is another lease.
+    store.put_keeper_report(&report, Duration::from_millis(30_500)).await.expect("put");
+    let key = format!("{PATH}/keepers/info/keeper1");
+    let lease = raw.get(key.as_str(), None).await.expect("get").kvs()[0].lease();
+    assert_eq!(raw.lease_time_to_live(lease, None).await.expect("its time").granted_ttl(), 31);
+
+    let mut campaign = store.campaign(SentinelUid::from("5e5e5e5e"));
+    let leadership = within("leadership", campaign.elected()).await;
+    let below = GetOptions::new().with_prefix();
+    let candidates = raw.get(format!("{PATH}/sentinel-leader/"), Some(below)).await.expect("get");
+    let [candidate] = candidates.kvs() else { panic!("one candidate: {candidates:?}") };
+    assert_eq!(candidate.value(), b"5e5e5e5e");
+    assert_eq!(candidate.key_str().expect("text"), format!("{PATH}/sentinel-leader/{:x}", candidate.lease()));
+    assert_eq!(raw.lease_time_to_live(candidate.lease(), None).await.expect("its time").granted_ttl(), 20);
+    leadership.resign().await;
+    assert_eq!(raw_keys(&mut raw).await, [format!("{PATH}/clusterdata"), key]);
+}
+
+#[tokio::test]
+async fn etcds_own_election_and_ours_exclude_each_other() {
+    let etcd = Etcd::single().await.expect("etcd");
+    let mut raw = raw(&etcd.endpoint(0)).await;
+    let place = format!("{PATH}/sentinel-leader");
+    let store = cluster(&etcd.endpoints(), TIMEOUT);
+
+    let theirs = raw.lease_grant(20, None).await.expect("lease").id();
+    let won = raw.campaign(place.as_str(), "theirs", theirs).await.expect("campaign");
+    assert_eq!(store.leader().await.expect("leader"), Some("theirs".into()));
+    let mut ours = store.campaign(SentinelUid::from("ours"));
+    assert!(is_refused(&mut ours).await);
+    let leader = won.leader().expect("a leader").clone();
+    raw.resign(Some(ResignOptions::new().with_leader(leader))).await.expect("resign");
+    let leadership = within("ours after theirs", ours.elected()).await;
+    assert_eq!(raw.leader(place.as_str()).await.expect("leader").kv().expect("a leader").value(), b"ours");
+
+    let mut election = raw.election_client();
+    let theirs_again = tokio::spawn(async move { election.campaign(place.as_str(), "theirs", theirs).await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!theirs_again.is_finished(), "ours excludes theirs");
+    assert!(leadership.is_held());
+    leadership.resign().await;
+    within("theirs after ours", theirs_again).await.expect("task").expect("campaign");
+    assert_eq!(store.leader().await.expect("leader"), Some("theirs".into()));
+}
+
+async fn is_refused(candidate: &mut Campaign) -> bool {
+    tokio::time::timeout(Duration::from_millis(700), candidate.elected()).await.is_err()
+}
+
+#[tokio::test]
+async fn a_watch_does_not_sleep_through_a_restart() {
+    let mut etcd = Etcd::single().await.expect("etcd");
+    let store = cluster(&etcd.endpoints(), TIMEOUT);
+    let mut watch = store.watch(WatchScope::ClusterData);
+    store.put_cluster_document(&document("u0")).await.expect("put");
+    seen(&store, &mut watch, "u0").await;
+    for round in 1..=3 {
+        etcd.kill(0).expect("kill");
+        etcd.restart(0).expect("restart");
+        etcd.wait_ready().await.expect("ready");
+        let uid = format!("u{round}");
+        // Written by somebody else, as soon as that is possible at all, and then compacted away.
+        let mut raw = raw(&etcd.endpoint(0)).await;
+        let json = stolon_model::Document::to_json(&document(&uid));
+        let key = format!("{PATH}/clusterdata");
+        let put = raw.put(key.as_str(), json, None).await.expect("put");
+        let now = put.header().expect("a header").revision();
+        raw.compact(now, Some(CompactionOptions::new().with_physical())).await.expect("compact");
+        seen(&store, &mut watch, &uid).await;
+    }
+    // And while nothing breaks, it goes on.
+    store.put_cluster_document(&document("last")).await.expect("put");
+    seen(&store, &mut watch, "last").await;
+}
+
+async fn seen(store: &KvClusterStore<EtcdStore>, watch: &mut stolon_store::Watch, uid: &str) {
+    within(&format!("a wake after the write of {uid}"), async {
+        loop {
+            watch.changed().await;
+            // The connection may break at this very moment: then it wakes again.
+            if let Ok(Some(read)) = store.cluster_document().await
+                && read.value == document(uid)
+            {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_call_ends_while_etcd_is_paused_or_dead() {
+    let timeout = Duration::from_secs(1);
+    let mut etcd = Etcd::single().await.expect("etcd");
+    let store = cluster(&etcd.endpoints(), timeout);
+    store.put_cluster_document(&document("a")).await.expect("put");
+    let read = store.cluster_document().await.expect("read").expect("there");
+    etcd.pause(0).expect("pause");
+    let begun = Instant::now();
+    let expected = Expected::Revision(read.revision);
+    let error = store.compare_and_put_cluster_document(&document("b"), expected).await.expect_err("paused");
+    assert!(matches!(error, StoreError::Unknown { .. }), "the write was sent: {error:?}");
+    let error = store.cluster_document().await.expect_err("paused");
+    assert!(matches!(error, StoreError::Timeout { .. }), "{error:?}");
+    assert!(error.to_string().contains("1s (--store-timeout)"), "{error}");
+    let error = store.put_cluster_document(&document("c")).await.expect_err("paused");
+    assert!(matches!(error, StoreError::Timeout { .. }), "over no connection nothing is sent: {error:?}");
+    let error = store.leader().await.expect_err("paused");
+    assert!(matches!(error, StoreError::Timeout { .. }), "{error:?}");
+    // Four calls of one second; the bound only says that none of them hangs.
+    assert!(begun.elapsed() < Duration::from_secs(30));
+
+    etcd.resume(0).expect("resume");
+    let now = within("an answer after the pause", async {
+        loop {
+            match store.cluster_document().await {
+                Ok(read) => return read.expect("there"),
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+        }
+    })
+    .await;
+    assert!(now.value == document("a") || now.value == document("b"), "{:?}", now.value);
+
+    etcd.kill(0).expect("kill");
+    let error = store.cluster_document().await.expect_err("dead");
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains(&etcd.endpoint(0)), "{error}");
+    assert!(error.to_string().contains("hint: "), "{error}");
+    let error = store.put_cluster_document(&document("d")).await.expect_err("dead");
+    assert!(matches!(error, StoreError::Unreachable { .. }), "nothing was sent: {error:?}");
+    etcd.restart(0).expect("restart");
+    etcd.wait_ready().await.expect("ready");
+    store.put_cluster_document(&document("e")).await.expect("put after the restart");
+}
+
+#[tokio::test]
+async fn a_paused_first_endpoint_of_three_does_not_use_up_the_time() {
+    let etcd = Etcd::three().await.expect("etcd");
+    etcd.pause(0).expect("pause");
+    let store = cluster(&etcd.endpoints(), Duration::from_secs(4));
+    // The other two may have to elect a leader first.
+    within("the others to agree", async {
+        while store.put_cluster_document(&document("a")).await.is_err() {}
+    })
+    .await;
+    assert!(store.cluster_document().await.expect("read").is_some());
+
+    // The endpoint in use pauses: reads turn to another within their time.
+    let paused = 1;
+    etcd.resume(0).expect("resume");
+    etcd.pause(paused).expect("pause");
+    within("reads over another endpoint", async {
+        while store.cluster_document().await.is_err() {}
+    })
+    .await;
+    let read = store.cluster_document().await.expect("read").expect("there");
+    within("a write over another endpoint", async {
+        store
+            .compare_and_put_cluster_document(&document("b"), Expected::Revision(read.revision))
+            .await
+            .expect("the connection has just answered a read");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_moves_to_another_endpoint() {
+    let mut etcd = Etcd::three().await.expect("etcd");
+    let watcher = cluster(&etcd.endpoints(), TIMEOUT);
+    let mut watch = watcher.watch(WatchScope::ClusterData);
+    within("the watch to open", watch.changed()).await;
+    etcd.kill(0).expect("kill");
+    let writer = cluster(&etcd.endpoint(1), TIMEOUT);
+    within("the others to agree", async {
+        while writer.put_cluster_document(&document("moved")).await.is_err() {}
+    })
+    .await;
+    seen(&watcher, &mut watch, "moved").await;
+}
+
+#[tokio::test]
+async fn a_leader_cut_off_from_etcd_knows_before_a_successor_can_win() {
+    let etcd = Etcd::single().await.expect("etcd");
+    let store = cluster(&etcd.endpoints(), Duration::from_secs(2));
+    let mut campaign = store.campaign(SentinelUid::from("first"));
+    let leadership = within("leadership", campaign.elected()).await;
+    let paused = Instant::now();
+    etcd.pause(0).expect("pause");
+    within("the loss", leadership.lost()).await;
+    assert!(!leadership.is_held());
+    let known_after = paused.elapsed();
+    assert!(known_after < Duration::from_secs(20), "known after {known_after:?}, the lease is 20 s");
+    etcd.resume(0).expect("resume");
+    drop(leadership);
+    // It takes part again by itself.
+    let leadership = within("leadership again", campaign.elected()).await;
+    assert!(leadership.is_held());
+    assert_eq!(store.leader().await.expect("leader"), Some("first".into()));
+}
+
+#[tokio::test]
+async fn leadership_survives_a_restart_and_ends_when_its_key_is_removed() {
+    let mut etcd = Etcd::single().await.expect("etcd");
+    let store = cluster(&etcd.endpoints(), Duration::from_secs(2));
+    let mut campaign = store.campaign(SentinelUid::from("first"));
+    let leadership = within("leadership", campaign.elected()).await;
+    etcd.kill(0).expect("kill");
+    etcd.restart(0).expect("restart");
+    etcd.wait_ready().await.expect("ready");
+    assert!(leadership.is_held());
+    assert_eq!(store.leader().await.expect("leader"), Some("first".into()));
+    let mut other = store.campaign(SentinelUid::from("second"));
+    assert!(is_refused(&mut other).await);
+    let mut raw = raw(&etcd.endpoint(0)).await;
+    for key in raw_keys(&mut raw).await {
+        raw.delete(key, None).await.expect("delete");
+    }
+    within("the loss", leadership.lost()).await;
+}
+
+#[tokio::test]
+async fn refusals_are_said() {
+    let etcd = Etcd::single().await.expect("etcd");
+    let store = kv(&etcd.endpoints(), TIMEOUT);
+    // etcd takes requests of at most 1.5 MiB.
+    let error = store.put(&Key::new("a"), vec![b'x'; 4 << 20], None).await.expect_err("too large");
+    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("too large"), "{error}");
+    assert!(store.get(&Key::new("a")).await.expect("the connection goes on").is_none());
+    let mut raw = raw(&etcd.endpoint(0)).await;
+    raw.put("a", "x", Some(PutOptions::new())).await.expect("put");
+    assert!(store.get(&Key::new("a")).await.expect("get").is_some());
+}
+
+// --- TLS
+
+struct Certificates {
+    directory: tempfile::TempDir,
+}
+
+impl Certificates {
+    /// An authority, a certificate for 127.0.0.1 and one for a client; and an authority that signed neither.
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("write");
+        let authority = |name: &str| {
+            let mut parameters = rcgen::CertificateParams::default();
+            parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let certificate = parameters.self_signed(&key).expect("a certificate");
+            (certificate.pem(), rcgen::Issuer::new(parameters, key))
+        };
+        let (pem, issuer) = authority("authority");
+        write("ca.pem", pem);
+        write("other-ca.pem", authority("other").0);
+        for (name, usage) in [
+            ("server", rcgen::ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", rcgen::ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let mut parameters = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
+            // etcd asks its own members, too, so a server is also a client.
+            parameters.extended_key_usages = vec![usage, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let certificate = parameters.signed_by(&key, &issuer).expect("a certificate");
+            write(&format!("{name}.pem"), certificate.pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Certificates { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(self.directory.path()).join(name)
+    }
+}
+
+#[tokio::test]
+async fn tls_proves_both_sides() {
+    let certificates = Certificates::new();
+    let access = Access::Https {
+        certificate: certificates.path("server.pem"),
+        key: certificates.path("server.key"),
+        client_authority: Some(certificates.path("ca.pem")),
+    };
+    let etcd = Etcd::start(1, access).await.expect("etcd");
+    let good = StoreOptions {
+        ca_file: Some(certificates.path("ca.pem")),
+        cert_file: Some(certificates.path("client.pem")),
+        key_file: Some(certificates.path("client.key")),
+        ..options(&etcd.endpoints(), TIMEOUT)
+    };
+    let ask = async |options: &StoreOptions| EtcdStore::new(options)?.get(&Key::new("a")).await;
+    within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
+
+    let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };
+    let error = ask(&other).await.expect_err("signed by somebody else");
+    assert!(matches!(&error, StoreError::Unreachable { cause, .. } if cause.contains("certificate")), "{error:?}");
+    let anybody = StoreOptions { tls_verification: TlsVerification::Skip, ..other };
+    assert_eq!(ask(&anybody).await, Ok(None));
+    let nobody = StoreOptions { cert_file: None, key_file: None, ..good.clone() };
+    assert!(ask(&nobody).await.is_err(), "etcd wants a client certificate");
+
+    let half = StoreOptions { key_file: None, ..good.clone() };
+    let error = ask(&half).await.expect_err("half a client certificate");
+    assert!(error.to_string().starts_with("cannot create store tls config: --store-cert-file"), "{error}");
+    let missing = StoreOptions { ca_file: Some(certificates.path("no.pem")), ..good.clone() };
+    let error = ask(&missing).await.expect_err("no such file");
+    assert!(error.to_string().starts_with("cannot create store tls config: "), "{error}");
+    assert!(matches!(error, StoreError::Configuration { .. }));
+    let no_certificate = StoreOptions { ca_file: Some(certificates.path("client.key")), ..good };
+    let error = ask(&no_certificate).await.expect_err("a key is no certificate");
+    assert!(error.to_string().contains("no certificate"), "{error}");
+}
