@@ -51,7 +51,7 @@ impl LocalPostgres {
         let copied = self.run_base_backup(backup, &target, wal_elsewhere, progress, limit).await;
         if let Err(error) = copied {
             if target != directory {
-                remove_tree(target, &limit.renewed(REMOVAL_LIMIT)).await?;
+                remove_tree(target, &Limit::for_tidying_up()).await?;
             }
             return Err(error);
         }
@@ -135,8 +135,6 @@ impl LocalPostgres {
         SecretFile::new(&self.secrets_directory(), &line)
     }
 }
-
-const REMOVAL_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
 
 fn follow(line: &str, progress: &ProgressSender) {
     match parse_progress(line) {

@@ -41,7 +41,7 @@ impl LocalPostgres {
         }
         let done = tool.output(limit).await;
         if done.is_err() {
-            self.remove_data(&limit.renewed(Duration::from_secs(60))).await?;
+            self.remove_data(&Limit::for_tidying_up()).await?;
         }
         done.map(|_| ())
     }
@@ -74,7 +74,7 @@ impl LocalPostgres {
         match done {
             Ok(_) => Ok(()),
             Err(error) => {
-                self.remove_data(&limit.renewed(Duration::from_secs(60))).await?;
+                self.remove_data(&Limit::for_tidying_up()).await?;
                 Err(error)
             }
         }

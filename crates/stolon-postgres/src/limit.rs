@@ -38,6 +38,11 @@ impl Limit {
         Self::within(duration, &self.cancel)
     }
 
+    /// For tidying up after a call that was called off itself.
+    pub(crate) fn for_tidying_up() -> Self {
+        Self::within(Duration::from_secs(600), &CancellationToken::new())
+    }
+
     /// Time until the deadline; none without one.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))

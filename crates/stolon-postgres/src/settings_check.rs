@@ -62,12 +62,28 @@ const FILES_OF_TLS: &[(&str, &str)] = &[
     ("ssl_dh_params_file", ""),
 ];
 
-/// A setting of the candidate with the line that it stands on.
+/// Name under which a file that came with the data is tried.
+const EXISTING: &str = "existing.conf";
+
+/// A setting with the place where it stands.
 struct Line {
     name: String,
     value: String,
     text: String,
     origin: Origin,
+}
+
+/// What is tried: our own settings after those of the file that came with the data.
+struct Candidate {
+    own: Vec<Line>,
+    existing: Option<Existing>,
+    directory: PathBuf,
+}
+
+/// A configuration file that came with the data. Its lines keep their numbers.
+struct Existing {
+    path: PathBuf,
+    lines: Vec<String>,
 }
 
 impl LocalPostgres {
@@ -86,19 +102,31 @@ impl LocalPostgres {
         let scratch = self.inner.options.keeper_directory.join(SCRATCH);
         fresh_private_directory(&scratch)?;
         let whole = version.computes_settings_offline() && copy_identity(&self.data_directory(), &scratch)?;
-        let mut lines = candidate(files, version);
+        let mut candidate = Candidate {
+            own: own_lines(files, version),
+            existing: match merge {
+                Merge::WithExisting => Existing::read(&self.data_directory().join("postgresql.conf"))?,
+                Merge::Replace => None,
+            },
+            directory: scratch.clone(),
+        };
         let mut rejected = unwritable(files);
         let libraries = self.library_directory(limit).await;
         for round in 0..MOST_ROUNDS {
+            let lines = candidate.lines();
             let mut found = missing_libraries(&lines, libraries.as_deref());
             if found.is_empty() {
-                let messages = self.ask(&scratch, &lines, merge, whole, limit).await?;
-                found = refusals(&messages, &lines, &scratch.join(CANDIDATE));
+                let messages = self.ask(&candidate, &lines, whole, limit).await?;
+                found = refusals(&messages, &lines, &candidate);
             }
             tracing::debug!("settings check, round {round}: {} refused", found.len());
-            let progress = found.iter().any(|refused| take_out(&mut lines, refused));
-            rejected.extend(found);
-            if !progress {
+            let before = rejected.len();
+            for refused in found {
+                if candidate.take_out(&refused) || refused.origin == Origin::Unknown {
+                    rejected.push(refused);
+                }
+            }
+            if rejected.len() == before || rejected.iter().any(|refused| refused.origin == Origin::Unknown) {
                 break;
             }
         }
@@ -109,26 +137,14 @@ impl LocalPostgres {
     /// One run of the binary over the candidate; its complaints, none when it accepts.
     async fn ask(
         &self,
-        scratch: &Path,
+        candidate: &Candidate,
         lines: &[Line],
-        merge: Merge,
         whole: bool,
         limit: &Limit,
     ) -> Result<Vec<String>> {
         let directory = self.data_directory();
-        let mut text = String::new();
-        let existing = directory.join("postgresql.conf");
-        if merge == Merge::WithExisting && existing.exists() {
-            text = format!("include {}\n", quote::recovery_value(&existing.display().to_string()));
-        }
-        let first = if text.is_empty() { "\n" } else { "" };
-        text.push_str(first);
-        for line in lines {
-            text.push_str(&line.text);
-            text.push('\n');
-        }
-        let path = scratch.join(CANDIDATE);
-        write_atomically(&path, text.as_bytes())?;
+        let scratch = candidate.directory.as_path();
+        let path = candidate.write()?;
         let mut tool = self.tool("postgres").arg("-D").arg(scratch);
         // Loads libraries and checks combinations before it can tell; the other is told at once.
         tool = tool.arg("-C").arg(if whole { "shared_memory_size" } else { "data_directory" });
@@ -173,7 +189,8 @@ impl LocalPostgres {
         Some(postgres.parent()?.parent()?.join("lib")).filter(|path| path.is_dir())
     }
 
-    /// Comments the refused lines out of configuration files that came with the data. Only files below PGDATA are changed; a line
+    /// Comments the refused lines out of configuration files that came with the data; where something is accepted instead, that takes
+    /// their place. Only files below PGDATA are changed; a line
     /// elsewhere is an error.
     pub fn comment_out(&self, rejected: &[RejectedSetting]) -> Result<()> {
         let directory = self.data_directory();
@@ -190,7 +207,7 @@ impl LocalPostgres {
             let mut mended = String::with_capacity(text.len() + 32);
             for (number, content) in (1_u32..).zip(text.lines()) {
                 if number == *line && !content.trim_start().starts_with('#') {
-                    mended.push_str("# not accepted here: ");
+                    mended.push_str(&replacement(refused));
                 }
                 mended.push_str(content);
                 mended.push('\n');
@@ -198,6 +215,137 @@ impl LocalPostgres {
             write_atomically(file, mended.as_bytes())?;
         }
         Ok(())
+    }
+}
+
+/// What stands before a line that is commented out.
+fn replacement(refused: &RejectedSetting) -> String {
+    let instead = refused.instead.as_ref();
+    let setting = instead.map(|value| format!("{} = {} ", refused.name, quote::parameter_value(value)));
+    format!("{}# not accepted here: ", setting.unwrap_or_default())
+}
+
+impl Existing {
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read(path) {
+            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PostgresError::io("read", path)(error)),
+        };
+        Ok(Some(Self { path: path.to_owned(), lines: text.lines().map(str::to_owned).collect() }))
+    }
+
+    /// Its settings: of several lines for one name, the last.
+    fn settings(&self) -> Vec<Line> {
+        let mut settings: Vec<Line> = Vec::new();
+        for (number, text) in (1_u32..).zip(&self.lines) {
+            let Some((name, value)) = parse_setting(text) else { continue };
+            settings.retain(|earlier| !earlier.name.eq_ignore_ascii_case(&name));
+            let origin = Origin::ExistingFile { path: self.path.display().to_string(), line: number };
+            settings.push(Line { name, value, text: text.clone(), origin });
+        }
+        settings
+    }
+
+    /// A copy that stands in another directory: relative includes still find their files.
+    fn text_elsewhere(&self) -> String {
+        let home = self.path.parent().unwrap_or(Path::new("/")).display().to_string();
+        let mut text = String::new();
+        for line in &self.lines {
+            let directive = ["include", "include_if_exists", "include_dir"].iter().find_map(|word| {
+                let rest = line.trim_start().strip_prefix(word)?;
+                let rest = rest.trim_start().trim_start_matches('=').trim_start();
+                let file = rest.strip_prefix('\'')?.split('\'').next()?;
+                (!file.starts_with('/'))
+                    .then(|| format!("{word} {}", quote::recovery_value(&format!("{home}/{file}"))))
+            });
+            text.push_str(directive.as_deref().unwrap_or(line));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Reads `name = value`, also without the sign and with quotes (PostgreSQL manual, "Parameter Interaction via the Configuration File").
+fn parse_setting(text: &str) -> Option<(String, String)> {
+    let text = text.trim_start();
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))?;
+    let (name, rest) = text.split_at(end);
+    if !config::is_valid_name(name) || name.starts_with("include") {
+        return None;
+    }
+    let rest = rest.trim_start().trim_start_matches('=').trim_start();
+    let value = match rest.strip_prefix('\'') {
+        Some(quoted) => quoted.split('\'').next().unwrap_or_default(),
+        None => rest.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or_default(),
+    };
+    Some((name.to_owned(), value.to_owned()))
+}
+
+impl Candidate {
+    /// What counts, our own last.
+    fn lines(&self) -> Vec<Line> {
+        let overridden = |line: &Line| self.own.iter().any(|own| own.name.eq_ignore_ascii_case(&line.name));
+        let existing = self.existing.iter().flat_map(Existing::settings).filter(|line| !overridden(line));
+        let own = self.own.iter().map(|line| Line {
+            name: line.name.clone(),
+            value: line.value.clone(),
+            text: line.text.clone(),
+            origin: line.origin.clone(),
+        });
+        existing.chain(own).collect()
+    }
+
+    /// Writes it, our own settings from line 2 on, and returns its path.
+    fn write(&self) -> Result<PathBuf> {
+        let mut text = String::from("\n");
+        if let Some(existing) = &self.existing {
+            write_atomically(&self.directory.join(EXISTING), existing.text_elsewhere().as_bytes())?;
+            text = format!("include '{EXISTING}'\n");
+        }
+        for line in &self.own {
+            text.push_str(&line.text);
+            text.push('\n');
+        }
+        let path = self.directory.join(CANDIDATE);
+        write_atomically(&path, text.as_bytes())?;
+        Ok(path)
+    }
+
+    /// The place that a complaint names, in the words of those who gave us the settings.
+    fn place(&self, path: &str, number: u32) -> Option<(String, Origin)> {
+        if Path::new(path) == self.directory.join(CANDIDATE) {
+            let line = self.own.get(usize::try_from(number).ok()?.checked_sub(2)?)?;
+            return Some((line.name.clone(), line.origin.clone()));
+        }
+        let path = match &self.existing {
+            Some(existing) if Path::new(path) == self.directory.join(EXISTING) => {
+                existing.path.display().to_string()
+            }
+            _ => path.to_owned(),
+        };
+        Some((String::new(), Origin::ExistingFile { path, line: number }))
+    }
+
+    /// Takes a refused setting out, or puts in what is accepted instead. False when it is not there.
+    fn take_out(&mut self, refused: &RejectedSetting) -> bool {
+        match &refused.origin {
+            Origin::Parameters | Origin::Recovery => take_out(&mut self.own, refused),
+            Origin::ExistingFile { path, line } => {
+                let Some(existing) = self.existing.as_mut().filter(|file| file.path == Path::new(path))
+                else {
+                    return false;
+                };
+                let at = usize::try_from(*line).ok().and_then(|line| line.checked_sub(1));
+                let Some(text) = at.and_then(|at| existing.lines.get_mut(at)) else { return false };
+                if text.trim_start().starts_with('#') {
+                    return false;
+                }
+                *text = format!("{}{text}", replacement(refused));
+                true
+            }
+            Origin::Unknown => false,
+        }
     }
 }
 
@@ -216,7 +364,7 @@ fn copy_identity(directory: &Path, scratch: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn candidate(files: &ConfigFiles, version: Version) -> Vec<Line> {
+fn own_lines(files: &ConfigFiles, version: Version) -> Vec<Line> {
     let writable = |name: &str, value: &str| config::is_valid_name(name) && config::is_valid_value(value);
     let mut lines = Vec::new();
     for (name, value) in files.parameters.iter().filter(|(name, value)| writable(name, value)) {
@@ -306,25 +454,18 @@ fn split_list(value: &str) -> Vec<String> {
 }
 
 /// Reads the complaints of one run.
-fn refusals(messages: &[String], lines: &[Line], candidate: &Path) -> Vec<RejectedSetting> {
+fn refusals(messages: &[String], lines: &[Line], candidate: &Candidate) -> Vec<RejectedSetting> {
     let serious = |message: &&String| {
         ["LOG:", "WARNING:", "ERROR:", "FATAL:", "PANIC:"].iter().any(|level| message.starts_with(level))
             || message.starts_with("postgres: ")
     };
-    let all: Vec<&str> = messages
-        .iter()
-        .filter(serious)
-        .map(|message| explain::message_of(message))
-        .filter(|message| {
-            !(message.starts_with("configuration file ") && message.contains("contains errors"))
-        })
-        .collect();
-    let fatal = |text: &str| {
-        messages.iter().any(|line| line.starts_with("FATAL:") && explain::message_of(line) == text)
-    };
     let mut rejected: Vec<RejectedSetting> = Vec::new();
-    for message in all {
-        let Some(refused) = attribute(message, lines, candidate, fatal(message)) else { continue };
+    for line in messages.iter().filter(serious) {
+        let message = explain::message_of(line);
+        if message.starts_with("configuration file ") && message.contains("contains errors") {
+            continue;
+        }
+        let Some(refused) = attribute(message, lines, candidate) else { continue };
         let known = |other: &RejectedSetting| other.name == refused.name && other.origin == refused.origin;
         if !rejected.iter().any(known) {
             rejected.push(refused);
@@ -342,39 +483,33 @@ fn refusals(messages: &[String], lines: &[Line], candidate: &Path) -> Vec<Reject
     rejected
 }
 
-/// Whose fault a complaint is: the file and line that it names, else a setting that it names, else a library's list.
-/// A complaint that names nothing counts only when it ended the run.
-fn attribute(message: &str, lines: &[Line], candidate: &Path, fatal: bool) -> Option<RejectedSetting> {
+/// Whose fault a complaint is: the file and line that it names, else a setting that it names, else a library's list, else TLS.
+fn attribute(message: &str, lines: &[Line], candidate: &Candidate) -> Option<RejectedSetting> {
+    // The places of the candidate mean nothing to anybody else.
+    let told = message.split(" in file \"").next().unwrap_or(message);
     let reject = |line: &Line, instead: Option<String>| RejectedSetting {
         name: line.name.clone(),
         value: line.value.clone(),
-        message: message.to_owned(),
+        message: told.to_owned(),
         instead,
         origin: line.origin.clone(),
     };
-    let named = named_setting(message, lines);
     if let Some((path, number)) = file_and_line(message) {
-        if Path::new(&path) == candidate {
-            // Line 1 is the include.
-            let at = usize::try_from(number).ok()?.checked_sub(2)?;
-            return lines.get(at).map(|line| reject(line, None));
+        let (name, origin) = candidate.place(&path, number)?;
+        if let Some(line) =
+            lines.iter().find(|line| line.origin == origin && (name.is_empty() || line.name == name))
+        {
+            return Some(reject(line, None));
         }
         let name = quoted(message).find(|word| config::is_valid_name(word)).unwrap_or_default().to_owned();
-        return Some(RejectedSetting {
-            name,
-            value: String::new(),
-            message: message.to_owned(),
-            instead: None,
-            origin: Origin::ExistingFile { path, line: number },
-        });
+        let message = told.to_owned();
+        return Some(RejectedSetting { name, value: String::new(), message, instead: None, origin });
     }
-    if let Some(line) = named {
+    if let Some(line) = named_setting(message, lines) {
         return Some(reject(line, None));
     }
     // A library that is there but cannot be loaded.
-    for line in
-        lines.iter().filter(|line| LIBRARY_LISTS.iter().any(|list| line.name.eq_ignore_ascii_case(list)))
-    {
+    for line in lines.iter().filter(|line| is_library_list(&line.name)) {
         let names = split_list(&line.value);
         let blamed = |name: &String| {
             quoted(message).any(|word| file_name(Path::new(word)).trim_end_matches(".so") == name)
@@ -384,13 +519,17 @@ fn attribute(message: &str, lines: &[Line], candidate: &Path, fatal: bool) -> Op
             return Some(reject(line, Some(rest.join(","))));
         }
     }
-    if fatal && message.contains("certificate") || message.contains("private key") {
+    if message.contains("certificate") || message.contains("private key") {
         return lines
             .iter()
             .find(|line| line.name.eq_ignore_ascii_case("ssl"))
             .map(|line| reject(line, None));
     }
     None
+}
+
+fn is_library_list(name: &str) -> bool {
+    LIBRARY_LISTS.iter().any(|list| name.eq_ignore_ascii_case(list))
 }
 
 /// The setting that a message names: in quotes, else as a word. Of several, one that is not a matter of course for a cluster.
@@ -449,14 +588,17 @@ mod tests {
 
     #[test]
     fn complaints_find_their_setting() {
-        let lines = [
-            line("max_connections", "x"),
-            line("max_conections", "1"),
-            line("archive_mode", "on"),
-            line("wal_level", "minimal"),
-            line("shared_preload_libraries", "pg_stat_statements,nolib"),
-        ];
-        let path = Path::new("/s/candidate.conf");
+        let own = || {
+            vec![
+                line("max_connections", "x"),
+                line("max_conections", "1"),
+                line("archive_mode", "on"),
+                line("wal_level", "minimal"),
+                line("shared_preload_libraries", "pg_stat_statements,nolib"),
+            ]
+        };
+        let lines = own();
+        let candidate = Candidate { own: own(), existing: None, directory: "/s".into() };
         for (message, name) in [
             (
                 "unrecognized configuration parameter \"max_conections\" in file \"/s/candidate.conf\" line 3",
@@ -470,19 +612,30 @@ mod tests {
             ("WAL archival (archive_mode=on) requires wal_level \"replica\" or higher", "archive_mode"),
             ("could not load library \"/usr/lib/nolib.so\": bad", "shared_preload_libraries"),
         ] {
-            let refused = attribute(message, &lines, path, true).expect(message);
+            let refused = attribute(message, &lines, &candidate).expect(message);
             assert_eq!(refused.name, name, "{message}");
         }
         let library =
-            attribute("could not access file \"nolib\": No such file or directory", &lines, path, true);
+            attribute("could not access file \"nolib\": No such file or directory", &lines, &candidate);
         assert_eq!(library.unwrap().instead.as_deref(), Some("pg_stat_statements"));
-        let foreign = attribute(
-            "unrecognized configuration parameter \"foo\" in file \"/d/postgresql.conf\" line 9",
-            &lines,
-            path,
-            true,
-        );
-        let origin = Origin::ExistingFile { path: "/d/postgresql.conf".into(), line: 9 };
-        assert_eq!(foreign.unwrap().origin, origin);
+        let message = "unrecognized configuration parameter \"foo\" in file \"/d/more.conf\" line 9";
+        let foreign = attribute(message, &lines, &candidate).unwrap();
+        assert_eq!(foreign.origin, Origin::ExistingFile { path: "/d/more.conf".into(), line: 9 });
+        assert_eq!(foreign.message, "unrecognized configuration parameter \"foo\"");
+    }
+
+    #[test]
+    fn settings_of_a_file_are_read() {
+        for (text, expected) in [
+            ("max_connections = 100\t\t# (change requires restart)", Some(("max_connections", "100"))),
+            ("  log_line_prefix='%m [%p] '  # x", Some(("log_line_prefix", "%m [%p] "))),
+            ("fsync off", Some(("fsync", "off"))),
+            ("#port = 5432", None),
+            ("include 'x.conf'", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            assert_eq!(parse_setting(text), expected, "{text}");
+        }
     }
 }

@@ -232,7 +232,7 @@ instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accept
 
     // What only a whole start shows: combinations, certificates.
     for (setting, name) in [
-        (&[("wal_level", "minimal"), ("archive_mode", "on"), ("max_wal_senders", "0")][..], "archive_mode"),
+        (&[("wal_level", "minimal"), ("archive_mode", "on"), ("max_wal_senders", "0")][..], "wal_level"),
         (&[("ssl", "on")], "ssl"),
     ] {
         let rejected = a.postgres.check_settings(&a.files(setting), Merge::Replace, &limit()).await.unwrap();
@@ -274,16 +274,26 @@ instance_test!(configuration_that_came_with_the_data_is_merged_and_mended, || as
     a.create(&[]).await;
     a.stop().await;
     let existing = a.data().join("postgresql.conf");
-    let foreign = "max_connections = 37\nno_such_parameter = 1\nshared_preload_libraries = 'nolib'\n\
-                   data_directory = '/nowhere'\nlogging_collector = on\nport = 1\nwork_mem = '7MB'\n";
+    let foreign = "max_connections = 37\nno_such_parameter = 1\nshared_preload_libraries = 'pg_stat_statements, nolib'\n\
+                   data_directory = '/nowhere'\nlogging_collector = on\nport = 1\nwork_mem = '7MB'\n\
+                   temp_buffers = many\n";
     std::fs::write(&existing, foreign).unwrap();
     let mut files = a.files(&[]);
     files.parameters.remove("max_connections");
     let rejected = a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap();
-    assert!(rejected.iter().any(|refused| refused.name == "no_such_parameter"), "{rejected:#?}");
-    a.postgres.comment_out(&rejected).unwrap();
-    let rejected = a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap();
-    assert!(rejected.iter().any(|refused| refused.message.contains("nolib")), "{rejected:#?}");
+    let path = existing.display().to_string();
+    let at = |line| Origin::ExistingFile { path: path.clone(), line };
+    let mut found: Vec<_> = rejected
+        .iter()
+        .map(|refused| (refused.name.as_str(), refused.origin.clone(), refused.instead.as_deref()))
+        .collect();
+    found.sort_by_key(|(name, ..)| *name);
+    let expected = [
+        ("no_such_parameter", at(2), None),
+        ("shared_preload_libraries", at(3), Some("pg_stat_statements")),
+        ("temp_buffers", at(8), None),
+    ];
+    assert_eq!(found, expected, "{rejected:#?}");
     a.postgres.comment_out(&rejected).unwrap();
     assert_eq!(a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap(), []);
     a.postgres.write_config(&files, Merge::WithExisting, &limit()).await.unwrap();
@@ -292,6 +302,7 @@ instance_test!(configuration_that_came_with_the_data_is_merged_and_mended, || as
     let configured = a.postgres.configured_parameters(&limit()).await.unwrap();
     assert_eq!(configured["max_connections"], "37");
     assert_eq!(configured["work_mem"], "7MB");
+    assert_eq!(configured["shared_preload_libraries"], "pg_stat_statements");
     assert_eq!(configured["port"], a.port);
     a.stop().await;
 });
@@ -356,7 +367,7 @@ instance_test!(a_server_that_hangs_is_stopped_all_the_same, || async {
     a.create(&[]).await;
     kill(a.pid(), Signal::STOP);
     let short = Limit::within(Duration::from_millis(200), &CancellationToken::new());
-    let error = a.postgres.sample(&short).await.unwrap_err();
+    let error = a.reopened().sample(&short).await.unwrap_err();
     assert!(matches!(error, PostgresError::Timeout { .. }), "{error}");
     a.postgres.stop(StopMode::Fast, Duration::from_millis(100), &limit()).await.unwrap();
     assert_eq!(*a.postgres.server().borrow(), ServerState::Stopped);
@@ -421,7 +432,8 @@ instance_test!(limits_below_those_of_the_data_are_explained, || async {
 instance_test!(clients_are_sent_away_and_slots_kept_in_order, || async {
     let a = Instance::new("a", &Passwords::default());
     a.create(&[("wal_level", "logical"), ("max_slot_wal_keep_size", "1MB"), ("wal_keep_size", "0")]).await;
-    a.run("CREATE ROLE app LOGIN PASSWORD 'app'; SELECT pg_create_logical_replication_slot('stolon_logical', 'test_decoding'); SELECT pg_create_physical_replication_slot('mine')").await;
+    a.run("SELECT pg_create_logical_replication_slot('stolon_logical', 'test_decoding')").await;
+    a.run("SELECT pg_create_physical_replication_slot('mine'); CREATE ROLE app LOGIN PASSWORD 'app'").await;
     let mut config = tokio_postgres::Config::new();
     config.host("127.0.0.1").port(a.port.parse().unwrap()).user("app").password("app").dbname("postgres");
     let (app, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
