@@ -19,9 +19,10 @@ mod socket;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use stolon_model::ProxyUid;
-use stolon_runtime::{Failure, Program, Readiness, Shutdown, new_registry, new_uid8, parse, serve};
+use stolon_runtime::{
+    Failure, Program, Readiness, Shutdown, UsageError, new_registry, new_uid8, parse, serve,
+};
 
 pub use crate::flags::Flags;
 pub use crate::metrics::Metrics;
@@ -37,7 +38,9 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let options = flags.common.store_options()?;
     let settings = flags.settings()?;
     let open_files = stolon_runtime::raise_open_files_limit();
-    let store = stolon_store::open(&options).context("cannot create cluster checker: cannot create store")?;
+    let store = stolon_store::open(&options).map_err(|error| {
+        UsageError::new(format!("cannot create cluster checker: cannot create store: {error}"))
+    })?;
 
     let mut registry = new_registry(Program::Proxy, &options.cluster_name);
     let metrics = Metrics::new(&mut registry);

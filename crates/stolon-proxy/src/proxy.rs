@@ -429,7 +429,7 @@ async fn expiry(deadline: Option<BootInstant>) {
 /// How many connections the file descriptors suffice for: each takes two.
 fn room_for(open_files: Option<u64>) -> usize {
     let Some(limit) = open_files else { return Semaphore::MAX_PERMITS };
-    let reserved = RESERVED_FILES.min(limit / 4);
+    let reserved = RESERVED_FILES.min(limit / 2);
     usize::try_from((limit - reserved) / 2).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
 }
 
@@ -441,7 +441,7 @@ mod tests {
     fn some_files_are_never_taken_by_connections() {
         assert_eq!(room_for(None), Semaphore::MAX_PERMITS);
         assert_eq!(room_for(Some(1024)), 480);
-        assert_eq!(room_for(Some(40)), 15);
+        assert_eq!(room_for(Some(64)), 16);
         assert_eq!(room_for(Some(0)), 1);
     }
 }

@@ -1,0 +1,429 @@
+//! A proxy in this process, between real sockets, on a store that can be made to fail.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser as _;
+use stolon_model::ProxyUid;
+use stolon_proxy::{Flags, Proxy};
+use stolon_runtime::{Readiness, Shutdown};
+use stolon_store::ClusterStore;
+use support::{Client, Cluster, Mood, MoodyStore, PATIENCE, Server, eventually, free_port};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+struct Running {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// A proxy with these further flags.
+fn start(store: &Arc<MoodyStore>, uid: &str, flags: &[&str]) -> Running {
+    let port = free_port();
+    let port_flag = format!("--port={port}");
+    // clap's own parsing knows no `--flag=false` for switches; the test sets that one field itself.
+    let mut parsed = Flags::parse_from(
+        ["stolon-proxy", port_flag.as_str()]
+            .into_iter()
+            .chain(flags.iter().copied().filter(|flag| !flag.starts_with("--stop-listening"))),
+    );
+    parsed.stop_listening = !flags.contains(&"--stop-listening=false");
+    let settings = parsed.settings().unwrap();
+    let shared: Arc<dyn ClusterStore> = store.clone();
+    let metrics = store.metrics.clone();
+    let proxy = Proxy::new(ProxyUid::from(uid), shared, settings, None, metrics, Readiness::default());
+    let shutdown = Shutdown::default();
+    let stop = shutdown.clone();
+    let task = tokio::spawn(async move { proxy.run(&stop).await });
+    Running { address: SocketAddr::from(([127, 0, 0, 1], port)), shutdown, task }
+}
+
+/// A cluster with the primary `a` and the standby `b`, and a proxy that is admitted.
+async fn admitted(flags: &[&str]) -> (Arc<MoodyStore>, Cluster, Server, Server, Running) {
+    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", a.address), ("db2", b.address)]);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", flags);
+    cluster.admit(store.inner(), "db1", 1).await;
+    (store, cluster, a, b, proxy)
+}
+
+#[tokio::test]
+async fn a_proxy_forwards_once_it_is_admitted_and_says_so_before() {
+    let a = Server::start("a").await;
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", a.address)]);
+    cluster.primary = Some("db1");
+    let proxy = start(&store, "p1", &[]);
+
+    // Without cluster data clients are accepted and closed, and nothing is published.
+    let refused = eventually("an open listener", async || match Client::try_connect(proxy.address).await {
+        Err(end) if end == "closed" => Ok(()),
+        other => Err(format!("{:?}", other.map(|(_, name)| name))),
+    });
+    refused.await;
+    assert!(store.inner().proxy_reports().await.unwrap().is_empty());
+
+    cluster.write(store.inner()).await;
+    cluster.acknowledged(store.inner()).await;
+    assert_eq!(Client::try_connect(proxy.address).await.err().as_deref(), Some("closed"));
+
+    cluster.admit(store.inner(), "db1", 1).await;
+    let (mut client, name) = Client::connect(proxy.address).await;
+    assert_eq!(name, "a");
+    assert_eq!(client.ask("hello").await.unwrap(), "a hello");
+    let report = store.inner().proxy_reports().await.unwrap().into_values().next().unwrap();
+    assert_eq!(report.proxy_timeout, 2_000_000_000);
+    let published = store.published.lock().unwrap().clone();
+    let first = published.iter().find(|(generation, _)| *generation == cluster.generation).unwrap();
+    assert_eq!(first.1, 0, "the generation is published before a connection is let through");
+}
+
+#[tokio::test]
+async fn the_first_report_promises_no_less_than_the_timeout_in_force() {
+    let store = MoodyStore::new();
+    let a = Server::start("a").await;
+    let mut cluster = Cluster::new(&[("db1", a.address)]);
+    cluster.write(store.inner()).await;
+    *store.on_publication.lock().unwrap() = Some(cluster.document());
+    store.mood.send_replace(Mood::SilentForWrites);
+    let _proxy = start(&store, "p1", &[]);
+    eventually("a publication", async || match store.published.lock().unwrap().is_empty() {
+        true => Err("none".to_owned()),
+        false => Ok(()),
+    })
+    .await;
+    store.mood.send_replace(Mood::Good);
+    let timeout = async || {
+        let reports = store.inner().proxy_reports().await.unwrap();
+        reports.into_values().next().map(|report| report.proxy_timeout)
+    };
+    let mut seen = Vec::new();
+    eventually("the specification's timeout", async || {
+        if let Some(now) = timeout().await {
+            seen.push(now);
+        }
+        match seen.last() {
+            Some(2_000_000_000) => Ok(()),
+            last => Err(format!("{last:?}")),
+        }
+    })
+    .await;
+    assert_eq!(seen.first(), Some(&15_000_000_000), "the timeout of the start counts until it was published");
+}
+
+#[tokio::test]
+async fn an_end_of_input_passes_through_and_the_answer_comes_back() {
+    let (_store, _cluster, _a, _b, proxy) = admitted(&[]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    client.say("last words").await.unwrap();
+    client.stream.get_mut().shutdown().await.unwrap();
+    assert_eq!(client.end().await, ("a last words\na bye\n".to_owned(), None));
+}
+
+#[tokio::test]
+async fn an_end_of_output_leaves_the_other_direction_open() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", listener.local_addr().unwrap())]);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", &[]);
+    cluster.admit(store.inner(), "db1", 1).await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"only this\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    });
+    let (mut client, greeting) = Client::connect(proxy.address).await;
+    assert_eq!(greeting, "only this");
+    assert_eq!(client.line().await.unwrap(), "");
+    client.say("still here").await.unwrap();
+    client.stream.get_mut().shutdown().await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap(), "still here\n");
+}
+
+#[tokio::test]
+async fn a_new_destination_resets_sessions_before_it_is_acknowledged() {
+    let (store, mut cluster, _a, b, proxy) = admitted(&[]).await;
+    let (mut first, _) = Client::connect(proxy.address).await;
+    let (mut second, _) = Client::connect(proxy.address).await;
+
+    cluster.primary = None;
+    cluster.write(store.inner()).await;
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    }
+    cluster.acknowledged(store.inner()).await;
+    assert_eq!(Client::try_connect(proxy.address).await.err().as_deref(), Some("closed"));
+
+    cluster.primary = Some("db2");
+    cluster.write(store.inner()).await;
+    let (mut third, name) = Client::connect(proxy.address).await;
+    assert_eq!(name, "b");
+
+    // Straight from one to the other, as after a missed hand-over.
+    cluster.primary = Some("db1");
+    cluster.write(store.inner()).await;
+    assert_eq!(third.end().await.1, Some(ErrorKind::ConnectionReset));
+    cluster.acknowledged(store.inner()).await;
+    assert_eq!(Client::connect(proxy.address).await.1, "a");
+    assert_eq!(b.received(), "");
+
+    let published = store.published.lock().unwrap().clone();
+    for generation in [cluster.generation, cluster.generation - 2] {
+        let (_, connections) = published.iter().find(|(published, _)| *published == generation).unwrap();
+        assert_eq!(*connections, 0, "generation {generation} in {published:?}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_live_through_generations_that_change_nothing_for_them() {
+    let (store, mut cluster, _a, _b, proxy) = admitted(&[]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    cluster.enabled.push(ProxyUid::from("p2"));
+    cluster.write(store.inner()).await;
+    cluster.acknowledged(store.inner()).await;
+    assert_eq!(client.ask("still").await.unwrap(), "a still");
+}
+
+#[tokio::test]
+async fn a_silent_store_closes_everything_after_the_timeout() {
+    let (store, _cluster, _a, _b, proxy) = admitted(&[]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    store.mood.send_replace(Mood::Silent);
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    eventually("a closed listener", async || match TcpStream::connect(proxy.address).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    store.mood.send_replace(Mood::Good);
+    assert_eq!(Client::connect(proxy.address).await.1, "a");
+}
+
+#[tokio::test]
+async fn a_failing_store_closes_everything_but_may_leave_the_listener() {
+    let (store, _cluster, _a, _b, proxy) = admitted(&["--stop-listening=false"]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    store.mood.send_replace(Mood::Failing);
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    assert_eq!(Client::try_connect(proxy.address).await.err().as_deref(), Some("closed"));
+    store.mood.send_replace(Mood::Good);
+    assert_eq!(Client::connect(proxy.address).await.1, "a");
+}
+
+#[tokio::test]
+async fn a_short_failure_of_the_store_is_invisible() {
+    let (store, cluster, _a, _b, proxy) = admitted(&[]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    store.mood.send_replace(Mood::Failing);
+    let before = store.published.lock().unwrap().len();
+    // The store is back well before the timeout of two seconds; the proxy tries again by itself.
+    tokio::time::timeout(Duration::from_millis(500), client.line()).await.unwrap_err();
+    store.mood.send_replace(Mood::Good);
+    eventually("the next publication", async || match store.published.lock().unwrap().len() > before {
+        true => Ok(()),
+        false => Err("none".to_owned()),
+    })
+    .await;
+    assert_eq!(client.ask("there").await.unwrap(), "a there");
+    cluster.acknowledged(store.inner()).await;
+}
+
+#[tokio::test]
+async fn a_slow_check_never_opens() {
+    let (store, mut cluster, a, _b, proxy) = admitted(&[]).await;
+    cluster.primary = None;
+    cluster.write(store.inner()).await;
+    cluster.acknowledged(store.inner()).await;
+    let before = store.published.lock().unwrap().len();
+
+    // The publication of "open to a" hangs; meanwhile the sentinel gives up on us and moves on.
+    store.mood.send_replace(Mood::SilentForWrites);
+    cluster.primary = Some("db1");
+    cluster.write(store.inner()).await;
+    eventually("the hanging publication", async || match store.published.lock().unwrap().len() > before {
+        true => Ok(()),
+        false => Err("none".to_owned()),
+    })
+    .await;
+    cluster.primary = Some("db2");
+    cluster.write(store.inner()).await;
+    store.mood.send_replace(Mood::Good);
+    assert_eq!(Client::connect(proxy.address).await.1, "b");
+    assert_eq!(a.received(), "");
+}
+
+#[tokio::test]
+async fn what_was_read_is_read_again_before_opening() {
+    let (store, mut cluster, _a, _b, proxy) = admitted(&[]).await;
+    cluster.primary = None;
+    cluster.write(store.inner()).await;
+    cluster.acknowledged(store.inner()).await;
+
+    let mut moved = cluster.clone();
+    moved.generation += 2;
+    moved.primary = Some("db2");
+    *store.on_publication.lock().unwrap() = Some(moved.document());
+    cluster.primary = Some("db1");
+    cluster.write(store.inner()).await;
+    // Whoever gets through, at whatever moment, never gets to `a`.
+    let mut names = Vec::new();
+    eventually("the new primary", async || {
+        let name = Client::try_connect(proxy.address).await.map(|(_, name)| name)?;
+        names.push(name.clone());
+        if name == "b" { Ok(()) } else { Err(name) }
+    })
+    .await;
+    assert_eq!(names, ["b"]);
+}
+
+#[tokio::test]
+async fn everything_arrives_in_order_also_when_the_reader_is_slow() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", listener.local_addr().unwrap())]);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", &[]);
+    cluster.admit(store.inner(), "db1", 1).await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (mut from, mut to) = stream.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from, &mut to).await });
+        }
+    });
+    let data: Vec<u8> = (0..12_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let stream = eventually("an echo", async || {
+        let mut stream = TcpStream::connect(proxy.address).await.map_err(|error| error.to_string())?;
+        let mut byte = [0];
+        stream.write_all(b"x").await.map_err(|error| error.to_string())?;
+        stream.read_exact(&mut byte).await.map_err(|error| error.to_string())?;
+        Ok(stream)
+    })
+    .await;
+    let (mut from, mut to) = stream.into_split();
+    let sent = data.clone();
+    let writer = tokio::spawn(async move {
+        to.write_all(&sent).await.unwrap();
+        to.shutdown().await.unwrap();
+    });
+    let mut back = Vec::with_capacity(data.len());
+    let mut chunk = vec![0; 10_000];
+    loop {
+        let length = tokio::time::timeout(PATIENCE, from.read(&mut chunk)).await.unwrap().unwrap();
+        if length == 0 {
+            break;
+        }
+        back.extend_from_slice(&chunk[..length]);
+        tokio::task::yield_now().await;
+    }
+    writer.await.unwrap();
+    assert!(back == data, "{} of {} bytes came back", back.len(), data.len());
+}
+
+#[tokio::test]
+async fn a_stop_drains_and_withdraws_the_report_last() {
+    let (store, _cluster, _a, _b, proxy) = admitted(&["--drain-timeout=20s"]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    proxy.shutdown.request();
+    eventually("a closed listener", async || match TcpStream::connect(proxy.address).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(client.ask("one more").await.unwrap(), "a one more");
+    assert_eq!(store.inner().proxy_reports().await.unwrap().len(), 1);
+    client.stream.get_mut().shutdown().await.unwrap();
+    client.end().await;
+    tokio::time::timeout(PATIENCE, proxy.task).await.unwrap().unwrap();
+    assert!(store.inner().proxy_reports().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_drain_ends_and_a_second_signal_ends_it_at_once() {
+    let (_store, _cluster, _a, _b, proxy) = admitted(&["--drain-timeout=100ms"]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    proxy.shutdown.request();
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    tokio::time::timeout(PATIENCE, proxy.task).await.unwrap().unwrap();
+
+    let (_store, _cluster, _a, _b, proxy) = admitted(&["--drain-timeout=1h"]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    proxy.shutdown.request();
+    proxy.shutdown.request();
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    tokio::time::timeout(PATIENCE, proxy.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_does_not_outlive_the_primary() {
+    let (store, mut cluster, _a, _b, proxy) = admitted(&["--drain-timeout=1h"]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    proxy.shutdown.request();
+    cluster.primary = None;
+    cluster.write(store.inner()).await;
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    tokio::time::timeout(PATIENCE, proxy.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn two_proxies_serve_the_same_cluster() {
+    let a = Server::start("a").await;
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", a.address)]);
+    cluster.write(store.inner()).await;
+    let (first, second) = (start(&store, "p1", &[]), start(&store, "p2", &[]));
+    cluster.admit(store.inner(), "db1", 2).await;
+    for proxy in [&first, &second] {
+        assert_eq!(Client::connect(proxy.address).await.1, "a");
+    }
+    first.shutdown.request();
+    tokio::time::timeout(PATIENCE, first.task).await.unwrap().unwrap();
+    let left: Vec<_> = store.inner().proxy_reports().await.unwrap().into_keys().collect();
+    assert_eq!(left, [ProxyUid::from("p2")]);
+    assert_eq!(Client::connect(second.address).await.1, "a");
+}
+
+#[tokio::test]
+async fn an_unreachable_primary_turns_clients_away_and_is_tried_again() {
+    let store = MoodyStore::new();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut cluster = Cluster::new(&[("db1", address)]);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", &[]);
+    cluster.admit(store.inner(), "db1", 1).await;
+    eventually("a refusal", async || match Client::try_connect(proxy.address).await {
+        Err(_) => Ok(()),
+        Ok((_, name)) => Err(name),
+    })
+    .await;
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"late\n").await;
+        }
+    });
+    assert_eq!(Client::connect(proxy.address).await.1, "late");
+}
+
+#[tokio::test]
+async fn bad_cluster_data_closes_everything() {
+    let (store, mut cluster, _a, _b, proxy) = admitted(&[]).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    let mut document = cluster.document();
+    document.format_version = 2;
+    store.inner().put_cluster_document(&document).await.unwrap();
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+    cluster.write(store.inner()).await;
+    assert_eq!(Client::connect(proxy.address).await.1, "a");
+}
