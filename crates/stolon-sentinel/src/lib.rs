@@ -1,1 +1,41 @@
 //! The sentinel: read the view, reconcile, compare-and-put.
+
+mod flags;
+mod metrics;
+mod office;
+mod round;
+mod sentinel;
+
+pub use flags::Flags;
+pub use sentinel::Sentinel;
+
+use std::process::ExitCode;
+
+use stolon_runtime::{Program, Readiness, Shutdown, new_registry, new_uid8, parse};
+
+/// The program: from the flags to the exit status.
+///
+/// # Errors
+/// The flags are wrong, or the metrics cannot be served.
+pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+    let flags: Flags = parse(Program::Sentinel);
+    flags.common.init_logging();
+    let options = flags.common.store_options()?;
+    let initial_spec = flags.initial_spec()?;
+    let mut registry = new_registry(Program::Sentinel, &options.cluster_name);
+    let metrics = metrics::Metrics::registered(&mut registry);
+    let readiness = Readiness::default();
+    readiness.set_ready();
+    let address = &flags.common.metrics_listen_address;
+    let _metrics_server = match address.is_empty() {
+        true => None,
+        false => Some(stolon_runtime::serve(address, registry, readiness).await?),
+    };
+    let store = stolon_store::open(&options).map_err(|error| {
+        stolon_runtime::UsageError::new(format!("cannot create sentinel: cannot create store: {error}"))
+    })?;
+    let uid = new_uid8();
+    tracing::info!(uid, "sentinel uid");
+    Sentinel::new(store, uid.as_str().into(), initial_spec, metrics).run(shutdown.token()).await;
+    Ok(ExitCode::SUCCESS)
+}

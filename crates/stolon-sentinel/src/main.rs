@@ -1,3 +1,9 @@
-//! stolon-sentinel
+//! `stolon-sentinel`: decides who is the primary of a cluster.
 
-fn main() {}
+use std::process::ExitCode;
+
+use stolon_runtime::Program;
+
+fn main() -> ExitCode {
+    stolon_runtime::run(Program::Sentinel, stolon_sentinel::program)
+}

@@ -1,0 +1,174 @@
+//! One round: read the view, reconcile, compare-and-put.
+
+use std::time::{Duration, SystemTime};
+
+use stolon_core::sentinel::{Decision, Now, Standing, UidSource, View, Weight, reconcile};
+use stolon_model::{ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, Timestamp};
+use stolon_runtime::new_uid8;
+use stolon_store::{Expected, Revision, StoreError};
+use tokio::time::Instant;
+
+use crate::sentinel::{Next, Sentinel};
+
+/// Why a round ended before a decision.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("error retrieving cluster data: {0}")]
+    Document(StoreError),
+    #[error("{0}")]
+    Unusable(String),
+    #[error("error retrieving the reports of the others: {0}")]
+    Reports(StoreError),
+    #[error("cannot publish the own report: {0}")]
+    OwnReport(StoreError),
+    #[error("cannot create the cluster: {0}")]
+    Create(StoreError),
+    #[error("no cluster data available: waiting for stolonctl init")]
+    NoCluster,
+}
+
+struct RandomUids;
+
+impl UidSource for RandomUids {
+    fn instance_uid(&mut self) -> InstanceUid {
+        new_uid8().into()
+    }
+}
+
+impl Sentinel {
+    /// One round. Whatever goes wrong is logged once, and looked at again at the next wake.
+    pub(crate) async fn round(&mut self, leads: bool) -> Next {
+        let standing = if leads { Standing::Leader } else { Standing::Follower };
+        let next = match self.try_round(standing).await {
+            Ok(next) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("rounds succeed again");
+                }
+                next
+            }
+            Err(trouble) => {
+                self.log_once(&trouble);
+                Next::At(Instant::now() + self.sleep_interval)
+            }
+        };
+        self.metrics.store_requests.set(i64::try_from(self.store.requests()).unwrap_or(i64::MAX));
+        next
+    }
+
+    fn log_once(&mut self, trouble: &Trouble) {
+        let text = trouble.to_string();
+        if self.trouble.as_ref() != Some(&text) {
+            match trouble {
+                Trouble::NoCluster => tracing::info!("{text}"),
+                _ => tracing::error!("{text}; trying again"),
+            }
+            self.trouble = Some(text);
+        }
+    }
+
+    async fn try_round(&mut self, standing: Standing) -> Result<Next, Trouble> {
+        let read = self.store.cluster_document().await.map_err(Trouble::Document)?;
+        let Some(read) = read else { return self.create_cluster().await };
+        let cluster = usable(read.value)?;
+        self.sleep_interval = cluster.cluster.spec.effective().sleep_interval;
+        self.publish_report().await.map_err(Trouble::OwnReport)?;
+        let keepers = self.store.keeper_reports().await.map_err(Trouble::Reports)?;
+        let proxies = self.store.proxy_reports().await.map_err(Trouble::Reports)?;
+        let view = View { cluster: &cluster, keepers: &keepers, proxies: &proxies, standing };
+        let now = Now { monotonic: self.started.elapsed(), wall: wall_clock() };
+        let decision = reconcile(&view, &self.memory, now, &mut RandomUids);
+        let wake_at = decision
+            .wake_at
+            .map_or(Next::At(Instant::now() + self.sleep_interval), |at| Next::At(self.started + at));
+        match standing {
+            Standing::Follower => {
+                self.memory = decision.memory;
+                Ok(wake_at)
+            }
+            Standing::Leader => Ok(self.carry_out(decision, read.revision).await.unwrap_or(wake_at)),
+        }
+    }
+
+    /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
+    async fn carry_out(&mut self, decision: Decision, revision: Revision) -> Option<Next> {
+        let due = self.last_write.is_none_or(|at| at.elapsed() >= self.sleep_interval);
+        if decision.weight == Weight::Decisive || due {
+            let document = ClusterDocument::from(decision.next.clone());
+            match self.store.compare_and_put_cluster_document(&document, Expected::Revision(revision)).await {
+                Ok(_) => self.last_write = Some(Instant::now()),
+                Err(error) => return Some(self.refused(decision, &error)),
+            }
+        }
+        self.explain(&decision);
+        self.memory = decision.memory;
+        self.metrics.last_success.set(unix_seconds());
+        None
+    }
+
+    fn refused(&mut self, decision: Decision, error: &StoreError) -> Next {
+        self.memory = decision.memory_of_refused_write(&self.memory);
+        match error {
+            StoreError::Conflict => {
+                tracing::info!("somebody else changed the cluster data meanwhile, deciding again");
+                Next::AtOnce
+            }
+            error => {
+                tracing::error!(%error, "error saving clusterdata");
+                Next::At(Instant::now() + self.sleep_interval)
+            }
+        }
+    }
+
+    /// Every change once; what does not happen only when the reasons are other ones than before.
+    fn explain(&mut self, decision: &Decision) {
+        for change in &decision.changes {
+            tracing::info!("{change}");
+        }
+        for hold in &decision.holds {
+            if !self.holds.iter().any(|known| known.is_same_as(hold)) {
+                tracing::info!("{hold}");
+            }
+        }
+        self.metrics.holds.set(i64::try_from(decision.holds.len()).unwrap_or(i64::MAX));
+        let same = self.holds.len() == decision.holds.len()
+            && self.holds.iter().zip(&decision.holds).all(|(known, hold)| known.is_same_as(hold));
+        if !same {
+            // Published with the next report, which is due now.
+            self.last_report = None;
+        }
+        self.holds.clone_from(&decision.holds);
+    }
+
+    /// There is no document: make one if this sentinel was told how.
+    async fn create_cluster(&mut self) -> Result<Next, Trouble> {
+        let Some(spec) = self.initial_spec.clone() else { return Err(Trouble::NoCluster) };
+        let document = initial_document(spec);
+        match self.store.compare_and_put_cluster_document(&document, Expected::Absent).await {
+            Ok(_) => tracing::info!("the cluster was created from the initial specification"),
+            Err(StoreError::Conflict) => tracing::info!("another sentinel has created the cluster"),
+            Err(error) => return Err(Trouble::Create(error)),
+        }
+        Ok(Next::AtOnce)
+    }
+}
+
+/// A document that decisions can be made on.
+fn usable(document: ClusterDocument) -> Result<ClusterData, Trouble> {
+    let cluster = ClusterData::try_from(document).map_err(|error| Trouble::Unusable(error.to_string()))?;
+    match cluster.cluster.spec.validate() {
+        Ok(_) => Ok(cluster),
+        Err(error) => Err(Trouble::Unusable(format!("clusterdata validation failed: {error}"))),
+    }
+}
+
+fn initial_document(spec: ClusterSpec) -> ClusterDocument {
+    ClusterData::initial(ClusterUid(new_uid8()), spec, wall_clock()).into()
+}
+
+fn wall_clock() -> Timestamp {
+    Timestamp::utc(jiff::Timestamp::now())
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
