@@ -2,7 +2,7 @@
 
 mod suite;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -215,11 +215,16 @@ async fn access_follows_the_directory() {
     for (mode, wanted) in [(0o700, 0o600), (0o2770, 0o660)] {
         let directory = directory();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(mode)).expect("chmod");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(12_345), Some(12_346)).expect("chown");
+        }
+        let owner = std::fs::metadata(directory.path()).expect("the directory");
         let store = store_in(directory.path());
         store.put(&Key::new("a"), b"x".to_vec(), None).await.expect("put");
         for name in ["store.db", "store.db-wal", "store.db-shm"] {
             let file = std::fs::metadata(directory.path().join(name)).expect("a file");
             assert_eq!(file.permissions().mode() & 0o777, wanted, "{name} in a directory of {mode:o}");
+            assert_eq!((file.uid(), file.gid()), (owner.uid(), owner.gid()), "{name}");
         }
         assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 3);
     }

@@ -290,7 +290,7 @@ fn classify(operation: &str, error: etcd_client::Error) -> Failed {
             operation: operation.to_owned(),
             cause: message,
             hint: match code {
-                Code::ResourceExhausted => "etcd is out of space or overloaded: see `etcdctl endpoint status` and `etcdctl alarm list`",
+                Code::ResourceExhausted => "the value is too large for etcd, or etcd is out of space: see `etcdctl endpoint status` and `etcdctl alarm list`",
                 Code::PermissionDenied | Code::Unauthenticated => "etcd does not let this client in: check its users and --store-cert-file",
                 Code::Unimplemented => "this is not etcd 3.4 or later: check --store-endpoints",
                 _ => "see the log of etcd",

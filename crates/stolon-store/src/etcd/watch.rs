@@ -28,8 +28,8 @@ pub async fn watch(links: Arc<Links>, selectors: Vec<Selector>, waker: Waker) {
                         pause = FIRST_PAUSE;
                         follow(&links, &link, stream, &waker).await
                     }
-                    Ok(Err(error)) => Ended::Failed(link, with_sources(&error)),
-                    Err(_) => Ended::Failed(link, "no answer".to_owned()),
+                    Ok(Err(error)) => Ended::Failed(Box::new(link), with_sources(&error)),
+                    Err(_) => Ended::Failed(Box::new(link), "no answer".to_owned()),
                 }
             }
             Err(cause) => Ended::NotConnected(cause),
@@ -52,7 +52,7 @@ enum Ended {
     /// Another connection is in use, or soon will be.
     Moved,
     /// This connection does not work.
-    Failed(Link, String),
+    Failed(Box<Link>, String),
     /// There is none.
     NotConnected(String),
 }
@@ -79,6 +79,7 @@ async fn open(link: &Link, selectors: &[Selector]) -> Result<WatchStream, etcd_c
 /// Wake at each event, and each time that a range begins to be watched: what was written before that is not
 /// an event. Ends when the stream does, or when the connection it runs over is given up.
 async fn follow(links: &Links, link: &Link, mut stream: WatchStream, waker: &Waker) -> Ended {
+    let failed = |cause: String| Ended::Failed(Box::new(link.clone()), cause);
     let mut connections = links.subscribe();
     loop {
         let is_current =
@@ -102,8 +103,8 @@ async fn follow(links: &Links, link: &Link, mut stream: WatchStream, waker: &Wak
                     waker.wake();
                 }
             }
-            Ok(None) => return Ended::Failed(link.clone(), "the store closed it".to_owned()),
-            Err(error) => return Ended::Failed(link.clone(), with_sources(&error)),
+            Ok(None) => return failed("the store closed it".to_owned()),
+            Err(error) => return failed(with_sources(&error)),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{BootInstant, StoreError};
 /// `Stln`, in the header of the file, so that another database is not taken for a store.
 const APPLICATION_ID: i32 = 0x5374_6c6e;
 const SCHEMA_VERSION: i32 = 1;
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 /// A removed key is remembered for that many writes, so that watches see its removal.
 const REMOVALS_KEPT: i64 = 10_000;
 
@@ -60,15 +61,21 @@ pub struct Database {
 impl Database {
     /// Open the file, making it first if there is none.
     pub fn open(location: &Location, wait: Duration) -> Result<Self, StoreError> {
-        location.create_if_absent().map_err(|error| cannot_open(location, &error.to_string()))?;
+        location
+            .create_if_absent(|fresh| {
+                let mut connection =
+                    Connection::open_with_flags(fresh, FLAGS).map_err(std::io::Error::other)?;
+                prepare(&mut connection).map_err(std::io::Error::other)?;
+                connection.close().map_err(|(_, error)| std::io::Error::other(error))
+            })
+            .map_err(|error| cannot_open(location, &error.to_string()))?;
         let inode = inode(location).map_err(|error| cannot_open(location, &error.to_string()))?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&location.file, flags)
+        let connection = Connection::open_with_flags(&location.file, FLAGS)
             .map_err(|error| failure("opening the store", location, &error))?;
         let mut database =
             Database { connection, location: location.clone(), inode, durability: Durability::PowerLoss };
         database.wait_at_most(wait)?;
-        database.prepare().map_err(|error| match error {
+        prepare(&mut database.connection).map_err(|error| match error {
             Preparation::Foreign => StoreError::configuration(
                 format!("{} is a database, but not one of this program", location.file.display()),
                 "name another file, or one that does not exist yet, with --store-endpoints",
@@ -77,40 +84,16 @@ impl Database {
                 format!("{} was made by a newer version (its layout is {version})", location.file.display()),
                 "use the same version of all programs of a cluster",
             ),
+            Preparation::Unsuitable => StoreError::configuration(
+                format!(
+                    "the file system of {} cannot share memory between processes",
+                    location.file.display()
+                ),
+                "put the file on a local disk",
+            ),
             Preparation::Sqlite(error) => failure("opening the store", location, &error),
         })?;
         Ok(database)
-    }
-
-    fn prepare(&mut self) -> Result<(), Preparation> {
-        let connection = &mut self.connection;
-        connection.set_prepared_statement_cache_capacity(24);
-        // Small pages in memory, no memory map: programs share machines with databases.
-        connection.execute_batch(
-            "PRAGMA cache_size = -256; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; \
-             PRAGMA synchronous = FULL;",
-        )?;
-        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-        connection.query_row("PRAGMA wal_autocheckpoint = 256", [], |_| Ok(()))?;
-        connection.query_row("PRAGMA journal_size_limit = 2097152", [], |_| Ok(()))?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let version: i32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let application: i32 = transaction.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        let tables: i64 =
-            transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        if tables == 0 && application == 0 {
-            transaction.execute_batch(SCHEMA)?;
-            // A store that is made anew in the place of an old one goes on above its revisions.
-            transaction.execute("INSERT INTO counter VALUES (?1)", [first_revision()])?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        } else if application != APPLICATION_ID {
-            return Err(Preparation::Foreign);
-        } else if version > SCHEMA_VERSION {
-            return Err(Preparation::Newer(version));
-        }
-        transaction.commit()?;
-        Ok(())
     }
 
     /// True while the path still names the file that is open here.
@@ -186,16 +169,49 @@ impl Database {
     }
 }
 
-enum Preparation {
-    Foreign,
-    Newer(i32),
-    Sqlite(rusqlite::Error),
+/// Settings of this connection, and the tables if there are none.
+fn prepare(connection: &mut Connection) -> Result<(), Preparation> {
+    connection.set_prepared_statement_cache_capacity(24);
+    // Small pages in memory, no memory map: programs share machines with databases.
+    connection.execute_batch(
+        "PRAGMA cache_size = -256; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; \
+         PRAGMA synchronous = FULL;",
+    )?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Preparation::Unsuitable);
+    }
+    connection.query_row("PRAGMA wal_autocheckpoint = 256", [], |_| Ok(()))?;
+    connection.query_row("PRAGMA journal_size_limit = 2097152", [], |_| Ok(()))?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let application: i32 = transaction.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables == 0 && application == 0 {
+        transaction.execute_batch(SCHEMA)?;
+        // A store that is made anew in the place of an old one goes on above its revisions.
+        transaction.execute("INSERT INTO counter VALUES (?1)", [first_revision()])?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    } else if application != APPLICATION_ID {
+        return Err(Preparation::Foreign);
+    } else if version > SCHEMA_VERSION {
+        return Err(Preparation::Newer(version));
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
-impl From<rusqlite::Error> for Preparation {
-    fn from(error: rusqlite::Error) -> Self {
-        Preparation::Sqlite(error)
-    }
+#[derive(Debug, thiserror::Error)]
+enum Preparation {
+    #[error("it is another program's database")]
+    Foreign,
+    #[error("its layout is {0}, which is newer than this program")]
+    Newer(i32),
+    #[error("its file system cannot share memory between processes")]
+    Unsuitable,
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
 }
 
 fn first_revision() -> i64 {

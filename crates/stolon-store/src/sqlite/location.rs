@@ -43,7 +43,8 @@ impl Location {
         Ok(Location { directory, file })
     }
 
-    /// Make the empty file if there is none, with the access that the directory grants.
+    /// Make the file if there is none, with the access that the directory grants. It appears whole: `fill` has
+    /// written to it before anybody else can see it.
     ///
     /// Whoever may make files in the directory may use the store: the file's owner and group are the
     /// directory's (as far as this process may give them), and group and others may write it if they may
@@ -53,7 +54,7 @@ impl Location {
     ///
     /// # Errors
     /// The file cannot be made.
-    pub fn create_if_absent(&self) -> std::io::Result<()> {
+    pub fn create_if_absent(&self, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
         if self.file.try_exists()? {
             return Ok(());
         }
@@ -67,7 +68,7 @@ impl Location {
         made.set_permissions(std::fs::Permissions::from_mode(file_mode(directory.mode())))?;
         drop(made);
         // Linking is the one step by which the finished file appears; another process may have been faster.
-        let linked = std::fs::hard_link(&fresh, &self.file);
+        let linked = fill(&fresh).and_then(|()| std::fs::hard_link(&fresh, &self.file));
         std::fs::remove_file(&fresh)?;
         match linked {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
@@ -118,12 +119,14 @@ fn refuse_network_file_system(directory: &Path) -> Result<(), StoreError> {
         )
     };
     let file_system = rustix::fs::statfs(directory).map_err(|error| unreadable(error.to_string()))?;
-    let kind = if i64::from(file_system.f_type) == FUSE {
+    #[allow(clippy::useless_conversion)] // its width depends on the processor
+    let magic = i64::from(file_system.f_type);
+    let kind = if magic == FUSE {
         let device = std::fs::metadata(directory).map_err(|error| unreadable(error.to_string()))?.dev();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         network_fuse(mounted_type(&mounts, device).unwrap_or("fuse"))
     } else {
-        network_kind(i64::from(file_system.f_type)).map(str::to_owned)
+        network_kind(magic).map(str::to_owned)
     };
     match kind {
         None => Ok(()),

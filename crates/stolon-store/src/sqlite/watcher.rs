@@ -113,3 +113,39 @@ async fn look_now_and_then(ticker: watch::Sender<u64>) {
         ticker.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::database::{Database, Durability, put};
+
+    /// Without the floor: only inotify can end the wait.
+    #[tokio::test]
+    async fn a_commit_is_heard_of() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("store.db");
+        let location = Location::from_endpoints(&file.display().to_string()).expect("a location");
+        let listener = Listener::new(&location).expect("inotify");
+        let mut database = Database::open(&location, Duration::from_secs(5)).expect("a database");
+        let heard = async || {
+            let patience = Duration::from_secs(30);
+            tokio::time::timeout(patience, listener.changed()).await.expect("a sign").expect("inotify");
+        };
+        heard().await;
+        for _ in 0..3 {
+            // What is left of earlier events must not answer for the next commit.
+            let _ = listener.read_events(listener.descriptor.get_ref());
+            std::fs::write(directory.path().join("other"), "x").expect("write");
+            let written = database.write("a test", Durability::ProcessLoss, |transaction| {
+                Ok(Ok(put(transaction, "a", b"x", None)?))
+            });
+            written.expect("write");
+            heard().await;
+        }
+        let nothing_more = tokio::time::timeout(Duration::from_millis(100), listener.changed()).await;
+        assert!(nothing_more.is_err(), "other files of the directory do not wake");
+        std::fs::write(directory.path().join("other"), "y").expect("write");
+        let nothing_more = tokio::time::timeout(Duration::from_millis(100), listener.changed()).await;
+        assert!(nothing_more.is_err(), "other files of the directory do not wake");
+    }
+}
