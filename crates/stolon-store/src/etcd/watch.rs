@@ -93,10 +93,7 @@ async fn follow(links: &Links, link: &Link, mut stream: WatchStream, waker: &Wak
         };
         match message {
             Ok(Some(response)) if response.canceled() => {
-                return Ended::Failed(
-                    link.clone(),
-                    format!("the store ended it: {}", response.cancel_reason()),
-                );
+                return failed(format!("the store ended it: {}", response.cancel_reason()));
             }
             Ok(Some(response)) => {
                 if response.created() || !response.events().is_empty() {
