@@ -24,7 +24,7 @@ pub struct Flags {
 
     /// Directory of everything that this keeper keeps
     #[arg(long, default_value = "", value_name = "DIRECTORY", hide_default_value = true)]
-    data_dir: PathBuf,
+    data_dir: String,
 
     /// PostgreSQL listen_addresses
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
@@ -44,7 +44,7 @@ pub struct Flags {
 
     /// Directory of postgres, initdb, pg_basebackup and so on (default: PATH)
     #[arg(long, default_value = "", value_name = "DIRECTORY", hide_default_value = true)]
-    pg_bin_path: PathBuf,
+    pg_bin_path: String,
 
     /// How the replication user proves itself: md5 or trust
     #[arg(long, default_value = "md5", value_name = "METHOD")]
@@ -66,7 +66,7 @@ pub struct Flags {
 
     /// File that holds the password of the replication user
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
-    pg_repl_passwordfile: PathBuf,
+    pg_repl_passwordfile: String,
 
     /// How the superuser proves itself: md5 or trust
     #[arg(long, default_value = "md5", value_name = "METHOD")]
@@ -88,7 +88,7 @@ pub struct Flags {
 
     /// File that holds the password of the superuser
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
-    pg_su_passwordfile: PathBuf,
+    pg_su_passwordfile: String,
 
     /// May this PostgreSQL become the primary
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
@@ -150,12 +150,12 @@ impl Flags {
     /// The first thing that is wrong, in the order that Stolon checks in.
     pub fn check(&self) -> Result<Settings, UsageError> {
         let su_name = self.superuser_name()?;
-        if self.data_dir.as_os_str().is_empty() {
+        if self.data_dir.is_empty() {
             return Err(UsageError::new("data dir required").hint("name a directory with --data-dir"));
         }
         // The store's own flags come before the data directory is touched.
         self.common.store_options()?;
-        make_data_directory(&self.data_dir)?;
+        make_data_directory(Path::new(&self.data_dir))?;
         if self.pg_listen_address.is_empty() {
             return Err(UsageError::new("--pg-listen-address is required")
                 .hint("name the address of this machine that the other keepers and the proxies can reach"));
@@ -172,14 +172,14 @@ impl Flags {
             role: "repl",
             auth: repl_auth,
             given: &self.pg_repl_password,
-            file: &self.pg_repl_passwordfile,
+            file: Path::new(&self.pg_repl_passwordfile),
         };
         let su_auth = auth_method("--pg-su-auth-method", &self.pg_su_auth_method)?;
         let su = PasswordSource {
             role: "su",
             auth: su_auth,
             given: &self.pg_su_password,
-            file: &self.pg_su_passwordfile,
+            file: Path::new(&self.pg_su_passwordfile),
         };
         repl.check_trust("replication")?;
         su.check_trust("superuser")?;
@@ -196,9 +196,9 @@ impl Flags {
         Ok(Settings {
             uid: self.checked_uid()?,
             data_dir: std::path::absolute(&self.data_dir).map_err(|error| {
-                UsageError::new(format!("cannot use data dir {}: {error}", self.data_dir.display()))
+                UsageError::new(format!("cannot use data dir {}: {error}", self.data_dir))
             })?,
-            bin_path: (!self.pg_bin_path.as_os_str().is_empty()).then(|| self.pg_bin_path.clone()),
+            bin_path: non_empty(&self.pg_bin_path).map(PathBuf::from),
             listen_address: self.pg_listen_address.clone(),
             port: self.pg_port.clone(),
             advertise_address,

@@ -1,0 +1,184 @@
+//! Living: promotion, crashes, shutdown.
+
+use rustix::process::Signal;
+use stolon_model::{InstanceInitMode, Role};
+
+use crate::world::{World, scenario};
+
+#[test]
+fn sigterm_leaves_no_process() {
+    scenario("lifecycle::sigterm_leaves_no_process", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        assert!(keeper.stop().await.success(), "{}", keeper.log_text());
+        assert_eq!(keeper.processes(), Vec::<String>::new());
+        assert!(keeper.connect_as("stolon", "x").await.is_err());
+    });
+}
+
+#[test]
+fn sigterm_during_initialisation_leaves_no_process() {
+    scenario("lifecycle::sigterm_during_initialisation_leaves_no_process", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.assign("aa", &keeper, InstanceInitMode::New, Role::Primary);
+        world.publish().await;
+        world
+            .eventually("initdb to have begun", async |_| {
+                keeper.dbstate().contains("\"Initializing\":true").then_some(())
+            })
+            .await;
+        assert!(keeper.stop().await.success(), "{}", keeper.log_text());
+        assert_eq!(keeper.processes(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_killed_postmaster_is_restarted_by_the_same_keeper() {
+    scenario("lifecycle::a_killed_postmaster_is_restarted_by_the_same_keeper", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        keeper.value("CREATE TABLE t AS SELECT 1 AS a").await;
+        let first = keeper.postmaster().unwrap();
+        rustix::process::kill_process(first, Signal::KILL).unwrap();
+        world
+            .eventually("another postmaster that answers", async |_| {
+                let other = keeper.postmaster().is_some_and(|pid| pid != first);
+                let rows = keeper.try_value("SELECT count(*) FROM t").await.ok()?;
+                (other && rows == "1").then_some(())
+            })
+            .await;
+        world.healthy(&keeper, "aa", 2).await;
+    });
+}
+
+#[test]
+fn a_killed_keepers_postgresql_is_stopped_and_started_by_the_next() {
+    scenario("lifecycle::a_killed_keepers_postgresql_is_stopped_and_started_by_the_next", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        let orphan = keeper.postmaster().unwrap();
+        keeper.signal(Signal::KILL);
+        keeper.ended().await;
+        assert_eq!(keeper.postmaster(), Some(orphan));
+        keeper.start();
+        world
+            .eventually("the orphan to be gone", async |_| {
+                rustix::process::test_kill_process(orphan).is_err().then_some(())
+            })
+            .await;
+        assert_eq!(keeper.postmaster(), None, "a boot that the sentinel has not seen starts nothing");
+        world.acknowledge(&keeper).await;
+        world.healthy(&keeper, "aa", 2).await;
+    });
+}
+
+#[test]
+fn a_standby_is_promoted_and_another_one_follows_it_without_a_restart() {
+    scenario("lifecycle::a_standby_is_promoted_and_another_one_follows_it_without_a_restart", async || {
+        let mut world = World::new();
+        let (first, second) = (world.keeper("k1").await, world.keeper("k2").await);
+        world.primary(&first).await;
+        world.standby(&second).await;
+        first.value("CREATE TABLE t AS SELECT 1 AS a").await;
+        let third = world.keeper("k3").await;
+        world.assign_standby(&third, "dd").await;
+        world.change("aa", |aa| aa.spec.followers = Some(vec!["bb".into(), "dd".into()])).await;
+        world.healthy(&third, "dd", 1).await;
+        let postmaster = third.postmaster();
+
+        world.cluster.cluster.status.primary = Some("bb".into());
+        world
+            .change("bb", |bb| {
+                bb.spec.role = Some(Role::Primary);
+                bb.spec.follow_config = None;
+                bb.spec.init_mode = Some(InstanceInitMode::None);
+                bb.spec.followers = Some(vec!["dd".into()]);
+            })
+            .await;
+        world.healthy(&second, "bb", 2).await;
+        world
+            .change("dd", |dd| {
+                dd.spec.follow_config = Some(stolon_model::FollowConfig::internal("bb".into()));
+                dd.spec.init_mode = Some(InstanceInitMode::None);
+            })
+            .await;
+        second.value("INSERT INTO t VALUES (2)").await;
+        world
+            .eventually("the row on the other standby", async |_| {
+                (third.try_value("SELECT count(*) FROM t").await.ok()? == "2").then_some(())
+            })
+            .await;
+        assert_eq!(third.postmaster(), postmaster);
+        assert_eq!(second.value("SELECT pg_is_in_recovery()").await, "f");
+        let pending =
+            second.value("SELECT string_agg(name, ',') FROM pg_settings WHERE pending_restart").await;
+        assert_eq!(pending, "");
+    });
+}
+
+#[test]
+fn a_deposed_primary_locks_clients_out_at_once() {
+    scenario("lifecycle::a_deposed_primary_locks_clients_out_at_once", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        keeper.value("CREATE ROLE app LOGIN PASSWORD 'app'").await;
+        let client = keeper.connect_as("app", "app").await.unwrap();
+        client.simple_query("SELECT 1").await.unwrap();
+        world.cluster.cluster.status.primary = Some("bb".into());
+        world.publish().await;
+        world
+            .eventually("the session to be ended", async |_| client.simple_query("SELECT 1").await.err())
+            .await;
+        assert!(keeper.connect_as("app", "app").await.is_err());
+        world.cluster.cluster.status.primary = Some("aa".into());
+        world.publish().await;
+        world
+            .eventually("clients to be let in again", async |_| keeper.connect_as("app", "app").await.ok())
+            .await;
+    });
+}
+
+#[test]
+fn a_restarted_synchronous_primary_lets_clients_in_once_its_standby_is_in_sync() {
+    scenario(
+        "lifecycle::a_restarted_synchronous_primary_lets_clients_in_once_its_standby_is_in_sync",
+        async || {
+            let mut world = World::new();
+            let (first, mut second) = (world.keeper("k1").await, world.keeper("k2").await);
+            world.primary(&first).await;
+            world.standby(&second).await;
+            first.value("CREATE ROLE app LOGIN PASSWORD 'app'").await;
+            world
+                .change("aa", |aa| {
+                    aa.spec.synchronous_replication = true;
+                    aa.spec.synchronous_standbys = Some(vec!["bb".into()]);
+                })
+                .await;
+            world
+                .eventually("bb in sync", async |world| {
+                    let state = world.report(&first).await?.postgres_state?;
+                    (state.synchronous_standbys? == ["bb".into()]).then_some(())
+                })
+                .await;
+            assert_eq!(first.value("SHOW synchronous_standby_names").await, "stolon_bb");
+            second.stop().await;
+            rustix::process::kill_process(first.postmaster().unwrap(), Signal::KILL).unwrap();
+            world
+                .eventually("clients to be refused by pg_hba.conf", async |_| {
+                    let error = first.connect_as("app", "app").await.err()?;
+                    error.as_db_error()?.message().contains("no pg_hba.conf entry").then_some(())
+                })
+                .await;
+            second.start();
+            world.acknowledge(&second).await;
+            world
+                .eventually("clients to be let in", async |_| first.connect_as("app", "app").await.ok())
+                .await;
+        },
+    );
+}

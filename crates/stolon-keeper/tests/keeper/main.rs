@@ -1,0 +1,6 @@
+//! The keeper on a real PostgreSQL, with cluster data written by hand in the place of a sentinel.
+
+mod lifecycle;
+mod making;
+mod parameters;
+mod world;

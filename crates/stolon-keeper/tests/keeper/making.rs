@@ -1,0 +1,222 @@
+//! Making instances: new, existing, restored, copied, rewound.
+
+use stolon_model::{ArchiveRecoverySettings, FollowConfig, InstanceInitMode, PitrConfig, Role};
+use stolon_testkit::postgres::{PostgresConfig, PostgresServer, bin_directory};
+
+use crate::world::{REPLICATION, SUPERUSER, World, files_in, scenario};
+
+#[test]
+fn a_new_cluster_has_its_users_and_its_files() {
+    scenario("making::a_new_cluster_has_its_users_and_its_files", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        let report = world.primary(&keeper).await;
+        assert_eq!(report.postgres_binary_version.major, 15);
+        let log = keeper.log_text();
+        assert!(log.contains("superuser password set"), "{log}");
+        assert!(log.contains("replication role created\t{\"role\": \"repluser\"}"), "{log}");
+        assert!(!log.contains("su secret"), "the password is in the log");
+        assert_eq!(keeper.value("SELECT rolreplication FROM pg_roles WHERE rolname = 'repluser'").await, "t");
+        assert_eq!(
+            keeper.dbstate(),
+            r#"{"UID":"aa","Generation":2,"Initializing":false,"InitPGParameters":null}"#
+        );
+        let state = std::fs::read_to_string(keeper.data_dir.join("keeperstate")).unwrap();
+        assert_eq!(state, r#"{"UID":"k1","ClusterUID":"c1"}"#);
+        let auto = std::fs::read_link(keeper.pgdata().join("postgresql.auto.conf")).unwrap();
+        assert_eq!(auto, std::path::Path::new("/dev/null"));
+    });
+}
+
+#[test]
+fn parameters_of_the_first_primary_are_captured() {
+    scenario("making::parameters_of_the_first_primary_are_captured", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        let aa = world.assign("aa", &keeper, InstanceInitMode::New, Role::Primary);
+        aa.spec.include_previous_config = true;
+        world.publish().await;
+        let report = world.healthy(&keeper, "aa", 1).await;
+        let parameters = report.postgres_state.unwrap().pg_parameters.unwrap();
+        let names: Vec<&str> = parameters.keys().map(String::as_str).collect();
+        let expected = "datestyle default_text_search_config dynamic_shared_memory_type lc_messages lc_monetary \
+                        lc_numeric lc_time log_timezone max_connections max_wal_size min_wal_size shared_buffers \
+                        timezone wal_level";
+        assert_eq!(names.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
+    });
+}
+
+#[test]
+fn a_standby_is_copied_and_streams() {
+    scenario("making::a_standby_is_copied_and_streams", async || {
+        let mut world = World::new();
+        let (first, second) = (world.keeper("k1").await, world.keeper("k2").await);
+        world.primary(&first).await;
+        first.value("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await;
+        world.standby(&second).await;
+        world
+            .eventually("the rows on the standby", async |_| {
+                (second.try_value("SELECT count(*) FROM t").await.ok()? == "1000").then_some(())
+            })
+            .await;
+        let slot = first.value("SELECT slot_name FROM pg_replication_slots WHERE active").await;
+        assert_eq!(slot, "stolon_bb");
+        assert_eq!(second.value("SELECT pg_is_in_recovery()").await, "t");
+        assert!(!second.log_text().contains("repl: secret"), "the password is in the log");
+    });
+}
+
+#[test]
+fn an_old_primary_is_rewound() {
+    scenario("making::an_old_primary_is_rewound", async || {
+        let mut world = World::new();
+        let (mut first, second) = (world.keeper("k1").await, world.keeper("k2").await);
+        world.primary(&first).await;
+        world.change("aa", |aa| aa.spec.use_pg_rewind = true).await;
+        world.healthy(&first, "aa", 3).await;
+        first.stop().await;
+        first.start();
+        world.acknowledge(&first).await;
+        world.healthy(&first, "aa", 3).await;
+        first.value("CREATE TABLE t AS SELECT 1 AS a").await;
+        world.standby(&second).await;
+        world.cluster.cluster.status.primary = Some("bb".into());
+        world
+            .change("bb", |bb| {
+                bb.spec.role = Some(Role::Primary);
+                bb.spec.follow_config = None;
+                bb.spec.init_mode = Some(InstanceInitMode::None);
+                bb.spec.followers = Some(vec!["cc".into()]);
+            })
+            .await;
+        world.healthy(&second, "bb", 2).await;
+        first.value("INSERT INTO t SELECT generate_series(1, 100)").await;
+        second.value("INSERT INTO t VALUES (2)").await;
+        let cc = world.assign("cc", &first, InstanceInitMode::Resync, Role::Standby);
+        cc.spec.use_pg_rewind = true;
+        cc.spec.follow_config = Some(FollowConfig::internal("bb".into()));
+        world.publish().await;
+        world.healthy(&first, "cc", 1).await;
+        world
+            .eventually("the rows of the new primary", async |_| {
+                (first.try_value("SELECT count(*) FROM t").await.ok()? == "2").then_some(())
+            })
+            .await;
+        let log = first.log_text();
+        assert!(log.contains("running pg_rewind") && !log.contains("running pg_basebackup"), "{log}");
+    });
+}
+
+#[test]
+fn existing_data_is_adopted_and_a_failed_adoption_is_tried_again() {
+    scenario("making::existing_data_is_adopted_and_a_failed_adoption_is_tried_again", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        keeper.value("CREATE TABLE t AS SELECT 1 AS a").await;
+        // Something else sits on the port while the adoption is tried.
+        let aside = keeper.pgdata().with_file_name("aside");
+        world.cluster.instances.clear();
+        world.publish().await;
+        world
+            .eventually("PostgreSQL to be stopped", async |_| keeper.postmaster().is_none().then_some(()))
+            .await;
+        std::fs::rename(keeper.pgdata(), &aside).unwrap();
+        let ee = world.assign("ee", &keeper, InstanceInitMode::Existing, Role::Primary);
+        ee.spec.include_previous_config = true;
+        world.publish().await;
+        world.problem(&keeper, "no database cluster to adopt").await;
+        std::fs::rename(&aside, keeper.pgdata()).unwrap();
+        world.healthy(&keeper, "ee", 1).await;
+        assert_eq!(keeper.value("SELECT count(*) FROM t").await, "1");
+        assert!(keeper.dbstate().contains("\"max_connections\":\"100\""), "{}", keeper.dbstate());
+    });
+}
+
+fn legacy() -> PostgresServer {
+    let mut config =
+        PostgresConfig { superuser: SUPERUSER.0.into(), password: SUPERUSER.1.into(), ..Default::default() };
+    for (name, value) in
+        [("max_connections", "300"), ("max_prepared_transactions", "100"), ("wal_level", "replica")]
+    {
+        config.parameters.insert(name.into(), value.into());
+    }
+    PostgresServer::start(config).unwrap()
+}
+
+fn pitr(command: String) -> PitrConfig {
+    let mut pitr = PitrConfig::default();
+    pitr.data_restore_command = command;
+    pitr.archive_recovery_settings = Some(ArchiveRecoverySettings { restore_command: "echo 1".into() });
+    pitr
+}
+
+fn copy_command(legacy: &PostgresServer, password: &str) -> String {
+    let tool = bin_directory().unwrap().join("pg_basebackup");
+    format!(
+        "PGPASSWORD='{password}' {} -D %d -h 127.0.0.1 -p {} -U repluser -X stream -w",
+        tool.display(),
+        legacy.port()
+    )
+}
+
+async fn prepare(legacy: &PostgresServer) {
+    let client = legacy.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE t AS SELECT generate_series(1, 500) AS a").await.unwrap();
+    let user = format!("CREATE ROLE repluser LOGIN REPLICATION PASSWORD '{}'", REPLICATION.1);
+    client.batch_execute(&user).await.unwrap();
+}
+
+#[test]
+fn a_legacy_database_is_restored_with_the_limits_that_it_demands() {
+    scenario("making::a_legacy_database_is_restored_with_the_limits_that_it_demands", async || {
+        let mut world = World::new();
+        let legacy = legacy();
+        prepare(&legacy).await;
+        let keeper = world.keeper("k1").await;
+        let aa = world.assign("aa", &keeper, InstanceInitMode::PointInTimeRecovery, Role::Primary);
+        aa.spec.include_previous_config = true;
+        aa.spec.pitr_config = Some(pitr(copy_command(&legacy, REPLICATION.1)));
+        world.publish().await;
+        let report = world.healthy(&keeper, "aa", 1).await;
+        let state = report.postgres_state.unwrap();
+        assert_eq!(state.timeline.0, 2);
+        assert_eq!(keeper.value("SELECT count(*) FROM t").await, "500");
+        assert_eq!(keeper.value("SHOW max_connections").await, "300");
+        assert_eq!(keeper.value("SHOW max_prepared_transactions").await, "100");
+        let left = files_in(&keeper.pgdata());
+        assert!(
+            !left.contains(&"recovery.signal".to_owned()) && !left.contains(&"standby.signal".to_owned())
+        );
+        let captured = state.pg_parameters.unwrap();
+        assert_eq!(captured.get("max_connections").map(String::as_str), Some("300"));
+        assert!(!captured.contains_key("restore_command"), "{captured:?}");
+    });
+}
+
+#[test]
+fn a_failed_restore_says_why_and_succeeds_once_mended() {
+    scenario("making::a_failed_restore_says_why_and_succeeds_once_mended", async || {
+        let mut world = World::new();
+        let legacy = legacy();
+        prepare(&legacy).await;
+        let keeper = world.keeper("k1").await;
+        let aa = world.assign("aa", &keeper, InstanceInitMode::PointInTimeRecovery, Role::Primary);
+        aa.spec.pitr_config = Some(pitr(copy_command(&legacy, "wrong")));
+        world.publish().await;
+        let problem = world.problem(&keeper, "password").await;
+        assert!(!problem.contains("secret"), "{problem}");
+        assert_eq!(keeper.postmaster(), None);
+        let client = legacy.connect().await.unwrap();
+        client.batch_execute("ALTER ROLE repluser PASSWORD 'wrong'").await.unwrap();
+        world.healthy(&keeper, "aa", 1).await;
+        let activity = world
+            .eventually("the problem to be gone", async |world| {
+                let activity = world.report(&keeper).await?.activity.unwrap_or_default();
+                activity.problem.is_empty().then_some(activity)
+            })
+            .await;
+        assert_eq!(activity.problem, "");
+        assert_eq!(keeper.value("SELECT count(*) FROM t").await, "500");
+    });
+}

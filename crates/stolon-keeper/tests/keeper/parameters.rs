@@ -1,0 +1,103 @@
+//! Parameters: nothing that an operator writes takes the database down.
+
+use stolon_model::{Parameters, Role};
+
+use crate::world::{World, scenario};
+
+fn map(pairs: &[(&str, &str)]) -> Option<Parameters> {
+    Some(pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect())
+}
+
+#[test]
+fn wrong_parameters_are_left_out_and_reported() {
+    scenario("parameters::wrong_parameters_are_left_out_and_reported", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        world
+            .change("aa", |aa| {
+                aa.spec.pg_parameters = map(&[
+                    ("max_conections", "300"),
+                    ("work_mem", "lots"),
+                    ("shared_preload_libraries", "no_such_library"),
+                    ("maintenance_work_mem", "77MB"),
+                ]);
+            })
+            .await;
+        let report = world.healthy(&keeper, "aa", 3).await;
+        let problems = world
+            .eventually("the problems", async |world| {
+                world
+                    .report(&keeper)
+                    .await?
+                    .activity?
+                    .parameter_problems
+                    .filter(|problems| problems.len() >= 3)
+            })
+            .await;
+        let all = problems.join("\n");
+        assert!(all.contains("max_connections"), "{all}");
+        assert!(all.contains("work_mem") && all.contains("no_such_library"), "{all}");
+        assert!(report.postgres_state.unwrap().healthy);
+        assert_eq!(keeper.value("SHOW maintenance_work_mem").await, "77MB");
+
+        keeper.stop().await;
+        keeper.start();
+        world.acknowledge(&keeper).await;
+        world.healthy(&keeper, "aa", 3).await;
+        assert_eq!(keeper.value("SHOW shared_preload_libraries").await, "");
+    });
+}
+
+#[test]
+fn a_value_that_postgresql_cannot_start_with_is_taken_back() {
+    scenario("parameters::a_value_that_postgresql_cannot_start_with_is_taken_back", async || {
+        let mut world = World::new();
+        world.cluster.cluster.spec.automatic_pg_restart = Some(true);
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        world
+            .change("aa", |aa| {
+                aa.spec.pg_parameters = map(&[("shared_buffers", "4096GB"), ("work_mem", "5MB")]);
+            })
+            .await;
+        world
+            .eventually("the problem", async |world| {
+                let problems = world.report(&keeper).await?.activity?.parameter_problems?;
+                problems.iter().any(|problem| problem.contains("shared_buffers")).then_some(())
+            })
+            .await;
+        world.healthy(&keeper, "aa", 3).await;
+        assert_eq!(keeper.value("SHOW work_mem").await, "5MB");
+        assert_eq!(keeper.value("SHOW shared_buffers").await, "128MB");
+    });
+}
+
+#[test]
+fn a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic() {
+    scenario(
+        "parameters::a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic",
+        async || {
+            let mut world = World::new();
+            let keeper = world.keeper("k1").await;
+            world.primary(&keeper).await;
+            world.change("aa", |aa| aa.spec.pg_parameters = map(&[("max_connections", "150")])).await;
+            world.healthy(&keeper, "aa", 3).await;
+            world
+                .eventually("the pending restart", async |world| {
+                    world.report(&keeper).await?.activity?.pending_restart.then_some(())
+                })
+                .await;
+            assert_eq!(keeper.value("SHOW max_connections").await, "100");
+            world.cluster.cluster.spec.automatic_pg_restart = Some(true);
+            world.publish().await;
+            world
+                .eventually("the restart", async |_| {
+                    (keeper.try_value("SHOW max_connections").await.ok()? == "150").then_some(())
+                })
+                .await;
+            let role = world.instance("aa").spec.role.clone();
+            assert_eq!(role, Some(Role::Primary));
+        },
+    );
+}
