@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use stolon_core::keeper::{Ground, LocalInstance, Stage, Step, Upstream};
+use stolon_core::keeper::{Ground, LocalInstance, Stage, Step, Upstream, captured_parameters};
 use stolon_model::GoDuration;
 use stolon_postgres::{
     BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SourceProblem, StopMode,
@@ -80,17 +80,15 @@ impl Keeper<'_> {
             }
             Step::Configure { config, merge } => return self.configure(config, *merge).await,
             Step::Start(merge) => self.start(translate::merge(*merge)).await?,
-            Step::WaitReady(timeout) => {
-                postgres.wait_ready(&self.limit(*timeout)).await?;
-                self.memory.proven = self.memory.applied.clone();
-            }
+            Step::WaitReady(timeout) => postgres.wait_ready(&self.limit(*timeout)).await?,
             Step::WaitRecoveryEnd(timeout) => {
                 let limit = self.limit(*timeout);
                 self.narrated("recovering", postgres.wait_recovery_end(&limit)).await?;
                 self.memory.attempt.reached(Stage::Recovered);
             }
             Step::CaptureParameters => {
-                self.memory.captured = Some(postgres.configured_parameters(&request).await?);
+                self.memory.captured =
+                    Some(captured_parameters(&postgres.configured_parameters(&request).await?));
             }
             Step::SetUpRoles => {
                 for line in postgres.set_up_roles(&request).await? {

@@ -1,11 +1,17 @@
 //! Configuration files: asked about before they are written, and learned from when a start fails.
 
-use stolon_core::keeper::{Config, ConfigMerge, Refusal, Step};
+use std::path::Path;
+
+use stolon_core::keeper::{Config, ConfigMerge, Live, Refusal, Step};
 use stolon_model::Parameters;
 use stolon_postgres::{Origin, PostgresError, RejectedSetting};
 
 use crate::keeper::{Applied, Keeper, PassError};
+use crate::state_files::replace;
 use crate::translate;
+
+/// File in the data directory with the parameters that PostgreSQL last came up with.
+const PROVEN: &str = "proven-parameters.json";
 
 /// Parameters whose values are made here and change with the topology: asking about them again finds nothing.
 const MADE_HERE: [&str; 2] = ["synchronous_standby_names", "max_replication_slots"];
@@ -104,18 +110,42 @@ impl Keeper<'_> {
         let suspects: Vec<(String, String)> = config
             .parameters
             .iter()
-            .filter(|(name, value)| proven.parameters.get(*name) != Some(value))
+            .filter(|(name, value)| proven.get(*name) != Some(value))
             .filter(|(name, _)| !MADE_HERE.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         let mut learned = false;
         for (name, value) in suspects {
-            let instead = proven.parameters.get(&name).cloned();
+            let instead = proven.get(&name).cloned();
             let sentence = format!("{name} = {value:?} is left out, PostgreSQL did not start with it: {why}");
             let refusal = Refusal { value, instead, sentence };
+            self.memory.suspects.push(name.clone());
             learned |= self.memory.refusals.insert(name, refusal.clone()) != Some(refusal);
         }
         learned
+    }
+
+    /// A server that answers runs with what it was given, apart from what waits for a restart. That is written
+    /// down, so that a value which PostgreSQL cannot start with can be taken back by the next keeper, too.
+    pub(crate) fn remember_proven(&mut self, live: &Live) {
+        let Some(applied) = &self.memory.applied else { return };
+        self.memory.suspects.clear();
+        let mut proven = applied.parameters.clone();
+        for name in &live.pending_restart {
+            match self.memory.proven.as_ref().and_then(|before| before.get(name)) {
+                Some(value) => proven.insert(name.clone(), value.clone()),
+                None => proven.remove(name),
+            };
+        }
+        if self.memory.proven.as_ref() == Some(&proven) {
+            return;
+        }
+        let path = self.shared.settings.data_dir.join(PROVEN);
+        let text = serde_json::to_vec(&proven).unwrap_or_default();
+        if let Err(error) = replace(&path, &text) {
+            tracing::warn!(%error, "cannot write {}", path.display());
+        }
+        self.memory.proven = Some(proven);
     }
 
     /// What a failed step teaches.
@@ -133,12 +163,24 @@ impl Keeper<'_> {
             return Err(error);
         }
         let exited = matches!(&error, PassError::Postgres(PostgresError::ServerExited { .. }));
+        if !self.memory.suspects.is_empty() {
+            // Without them it does not start either: they are innocent.
+            for name in std::mem::take(&mut self.memory.suspects) {
+                self.memory.refusals.remove(&name);
+            }
+            return Err(error);
+        }
         let configured = self.memory.configured.clone().filter(|_| exited);
         match configured {
             Some(config) if self.refuse_changes(&config, &error.to_string()) => Ok(Applied::Replan),
             _ => Err(error),
         }
     }
+}
+
+/// What an earlier keeper wrote down; a file that cannot be read proves nothing.
+pub(crate) fn proven_parameters(data_dir: &Path) -> Option<Parameters> {
+    serde_json::from_slice(&std::fs::read(data_dir.join(PROVEN)).ok()?).ok()
 }
 
 fn subject_of_check(config: &Config) -> Parameters {

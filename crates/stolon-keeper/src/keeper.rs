@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::configure::proven_parameters;
 use crate::metrics::{Flag, RoleLabel};
 use crate::shared::{Pace, Shared};
 use crate::state_files::{StateFileError, store};
@@ -55,11 +56,13 @@ pub(crate) struct Memory {
     pub(crate) applied: Option<Config>,
     /// What was written last, for the next start or reload.
     pub(crate) configured: Option<Config>,
-    /// What a server last came up with.
-    pub(crate) proven: Option<Config>,
+    /// The parameters that a server last came up with.
+    pub(crate) proven: Option<Parameters>,
     /// The parameters that PostgreSQL itself last found nothing wrong with.
     pub(crate) checked: Option<Parameters>,
     pub(crate) refusals: Refusals,
+    /// Refused because the server did not start with them; not yet confirmed by a start without them.
+    pub(crate) suspects: Vec<String>,
     pub(crate) demands: Option<Demands>,
     pub(crate) attempt: Attempt,
     /// Captured, not yet written down.
@@ -127,6 +130,7 @@ impl<'a> Keeper<'a> {
             troubled: None,
             announced: Announced::default(),
         };
+        keeper.memory.proven = proven_parameters(&shared.settings.data_dir);
         keeper.set_local(LocalInstance {
             uid: instance.uid,
             generation: instance.generation,

@@ -31,6 +31,9 @@ impl Keeper<'_> {
                 Server::Stopped
             }
         };
+        if let Server::Running(Some(live)) = &server {
+            self.remember_proven(live);
+        }
         if let Goal::Reach(goal) = self.goal() {
             let uid = goal.uid.clone();
             self.memory.attempt = std::mem::take(&mut self.memory.attempt).at(&uid);

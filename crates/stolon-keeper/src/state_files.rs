@@ -105,7 +105,8 @@ pub fn store<D: stolon_model::Document>(path: &Path, document: &D) -> Result<(),
         .map_err(|cause| StateFileError::Write { path: path.to_owned(), cause })
 }
 
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+/// Replace a file so that a crash leaves the old content or the new one.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let written = (|| {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
 
 use super::version::BinaryVersion;
+use crate::settings;
 
 /// Names that are removed from what is reported and from what is captured: they are managed here, and must not
 /// find their way into the cluster specification.
@@ -201,7 +202,12 @@ fn admit(
     if facts.version.has_wal_keep_size() {
         translate_wal_keep_segments(&mut theirs);
     }
-    let mut accepted = theirs;
+    let (mut accepted, refused) = settings::accepted(facts.version.major, &theirs);
+    problems.extend(
+        refused
+            .iter()
+            .map(|problem| ParameterProblem { name: problem.name.clone(), sentence: problem.to_string() }),
+    );
     for (name, refusal) in facts.refusals {
         if accepted.get(name) != Some(&refusal.value) {
             continue;
@@ -309,6 +315,11 @@ fn raise(parameters: &mut Parameters, demands: &Demands, version: BinaryVersion)
     if demands.track_commit_timestamp && version.has_track_commit_timestamp() {
         parameters.insert("track_commit_timestamp".to_owned(), "on".to_owned());
     }
+}
+
+/// The configured parameters of a first instance as they are written down, to be taken over.
+pub fn captured_parameters(configured: &Parameters) -> Parameters {
+    reported_parameters(configured, |_| false)
 }
 
 /// The configured parameters as they are reported: without those that are managed here. `specified` says
