@@ -1,7 +1,5 @@
 //! The flags of `stolon-sentinel`.
 
-use std::path::PathBuf;
-
 use stolon_model::{ClusterSpec, Document};
 use stolon_runtime::{CommonArgs, UsageError};
 
@@ -14,7 +12,7 @@ pub struct Flags {
 
     /// File with the specification of the cluster to make when there is none yet (JSON)
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
-    initial_cluster_spec: PathBuf,
+    initial_cluster_spec: String,
 }
 
 impl Flags {
@@ -23,11 +21,11 @@ impl Flags {
     /// # Errors
     /// The file cannot be read, is no JSON, or cannot be worked with.
     pub fn initial_spec(&self) -> Result<Option<ClusterSpec>, UsageError> {
-        if self.initial_cluster_spec.as_os_str().is_empty() {
+        if self.initial_cluster_spec.is_empty() {
             return Ok(None);
         }
-        let path = self.initial_cluster_spec.display();
-        let text = std::fs::read_to_string(&self.initial_cluster_spec).map_err(|error| {
+        let path = &self.initial_cluster_spec;
+        let text = std::fs::read_to_string(path).map_err(|error| {
             UsageError::new(format!(
                 "cannot create sentinel: cannot read provided initial cluster config file: {path}: {error}"
             ))
