@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use stolon_core::settings::{self, ProblemKind, SettingProblem};
 use stolon_model::json::{Decode, Node, NodeKind};
 use stolon_model::{ClusterDocument, ClusterSpec, InitMode, Parameters, Role};
 use stolon_runtime::UsageError;
@@ -25,17 +26,32 @@ impl Strictness {
     }
 }
 
+/// One thing to say.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Advice {
+    /// It is probably a mistake.
+    Warning(String),
+    /// It has no effect, and does no harm.
+    Notice(String),
+}
+
 /// Say it all, once each.
 ///
 /// # Errors
-/// There is something to say, and it is to be refused.
-pub fn give(advice: &[String], strictness: Strictness) -> Result<(), UsageError> {
-    let distinct: BTreeSet<&String> = advice.iter().collect();
+/// There are warnings, and they are to be refused.
+pub fn give(advice: &[Advice], strictness: Strictness) -> Result<(), UsageError> {
     let mut said = BTreeSet::new();
-    for sentence in advice.iter().filter(|sentence| said.insert(*sentence)) {
-        output::note(&format!("warning: {sentence}"));
+    let mut warnings = 0;
+    for advice in advice.iter().filter(|advice| said.insert(*advice)) {
+        match advice {
+            Advice::Warning(sentence) => {
+                warnings += 1;
+                output::note(&format!("warning: {sentence}"));
+            }
+            Advice::Notice(sentence) => output::note(&format!("note: {sentence}")),
+        }
     }
-    match (strictness, distinct.len()) {
+    match (strictness, warnings) {
         (_, 0) | (Strictness::Warn, _) => Ok(()),
         (Strictness::Refuse, count) => Err(UsageError::new(format!(
             "refused because of --strict: {count} warning{}",
@@ -46,13 +62,13 @@ pub fn give(advice: &[String], strictness: Strictness) -> Result<(), UsageError>
 }
 
 /// Keys that nobody reads, in a text that is known to be JSON.
-pub fn about_text(text: &str) -> Vec<String> {
+pub fn about_text(text: &str) -> Vec<Advice> {
     let unknown = stolon_model::unknown_fields(text).unwrap_or_default();
-    unknown.iter().map(ToString::to_string).collect()
+    unknown.iter().map(|field| Advice::Warning(field.to_string())).collect()
 }
 
 /// Everything about a whole specification.
-pub fn about_spec(spec: &ClusterSpec, majors: &BTreeSet<u16>) -> Vec<String> {
+pub fn about_spec(spec: &ClusterSpec, majors: &BTreeSet<u16>) -> Vec<Advice> {
     let empty = Parameters::new();
     let mut advice = about_fields(spec);
     advice.extend(about_parameters(spec.pg_parameters.as_ref().unwrap_or(&empty), majors));
@@ -64,7 +80,7 @@ pub fn about_changed_spec(
     spec: &ClusterSpec,
     mentioned: Option<&BTreeSet<String>>,
     majors: &BTreeSet<u16>,
-) -> Vec<String> {
+) -> Vec<Advice> {
     let mut changed = spec.clone();
     if let (Some(parameters), Some(mentioned)) = (changed.pg_parameters.as_mut(), mentioned) {
         parameters.retain(|name, _| mentioned.contains(name));
@@ -89,21 +105,18 @@ pub fn parameters_mentioned(patch: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn about_fields(spec: &ClusterSpec) -> Vec<String> {
+fn about_fields(spec: &ClusterSpec) -> Vec<Advice> {
     let mut advice = Vec::new();
     let effective = spec.effective();
     if effective.sleep_interval.is_zero() {
-        advice.push(
-            "sleepInterval is 0s: Stolon's own programs would go round without a pause, ours wait a little"
-                .to_owned(),
-        );
+        let sentence =
+            "sleepInterval is 0s: Stolon's own programs would go round without a pause, ours wait a little";
+        advice.push(Advice::Warning(sentence.to_owned()));
     }
     if effective.init_mode == InitMode::Existing && effective.role == Role::Standby {
-        advice.push(
-            "initMode \"existing\" with role \"standby\": the adopted data become a primary that takes writes; \
-             use initMode \"pitr\" for a standby cluster"
-                .to_owned(),
-        );
+        let sentence = "initMode \"existing\" with role \"standby\": the adopted data become a primary that takes \
+                        writes; use initMode \"pitr\" for a standby cluster";
+        advice.push(Advice::Warning(sentence.to_owned()));
     }
     advice
 }
@@ -126,50 +139,37 @@ pub async fn known_majors(session: &Session, document: Option<&ClusterDocument>)
 }
 
 /// Parameters that PostgreSQL will not accept, in the keepers' words.
-fn about_parameters(parameters: &Parameters, majors: &BTreeSet<u16>) -> Vec<String> {
-    let checkable: BTreeSet<u16> =
-        majors.iter().copied().filter(|major| settings::MAJORS.contains(major)).collect();
-    if checkable.is_empty() {
+fn about_parameters(parameters: &Parameters, majors: &BTreeSet<u16>) -> Vec<Advice> {
+    if majors.is_empty() {
         return refused_by_every_version(parameters);
     }
-    checkable
+    majors
         .iter()
         .flat_map(|major| settings::check(*major, parameters))
-        .map(|problem| problem.to_string())
+        .map(|problem| advice_on(&problem, problem.to_string()))
         .collect()
 }
 
 /// No keeper has said yet which PostgreSQL it runs: only what none of them would accept is worth a word.
-fn refused_by_every_version(parameters: &Parameters) -> Vec<String> {
-    let versions: Vec<Vec<settings::SettingProblem>> =
-        settings::MAJORS.iter().map(|major| settings::check(*major, parameters)).collect();
-    let Some((newest, older)) = versions.split_last() else { return Vec::new() };
-    let (Some(first), Some(last)) = (settings::MAJORS.first(), settings::MAJORS.last()) else {
-        return Vec::new();
-    };
-    newest
+fn refused_by_every_version(parameters: &Parameters) -> Vec<Advice> {
+    let (first, last) = (*settings::MAJORS.start(), *settings::MAJORS.end());
+    let older: Vec<Vec<SettingProblem>> =
+        (first..last).map(|major| settings::check(major, parameters)).collect();
+    settings::check(last, parameters)
         .iter()
         .filter(|problem| older.iter().all(|problems| problems.iter().any(|other| other.name == problem.name)))
-        .map(|problem| {
-            format!(
-                "{problem} (no keeper has reported its version yet; no PostgreSQL from {first} to {last} accepts it)"
-            )
+        .map(|problem| match problem.kind {
+            ProblemKind::Unknown | ProblemKind::BadValue | ProblemKind::OutOfRange => advice_on(
+                problem,
+                format!(
+                    "{problem} (no keeper has reported its version yet; no PostgreSQL from {first} to {last} accepts it)"
+                ),
+            ),
+            _ => advice_on(problem, problem.to_string()),
         })
         .collect()
 }
 
-mod settings {
-    pub struct SettingProblem {
-        pub name: String,
-        pub sentence: String,
-    }
-    impl std::fmt::Display for SettingProblem {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(&self.sentence)
-        }
-    }
-    pub const MAJORS: [u16; 2] = [15, 18];
-    pub fn check(_: u16, _: &stolon_model::Parameters) -> Vec<SettingProblem> {
-        Vec::new()
-    }
+fn advice_on(problem: &SettingProblem, sentence: String) -> Advice {
+    if problem.is_error() { Advice::Warning(sentence) } else { Advice::Notice(sentence) }
 }

@@ -1,0 +1,142 @@
+//! `stolonctl failkeeper`, `removekeeper` and `promote`
+
+use stolon_model::{KeeperUid, Role};
+
+use crate::harness::{Ctl, Run};
+
+fn two_keepers() -> Ctl {
+    let ctl = Ctl::sqlite();
+    ctl.write(include_str!("../../../stolon-model/tests/golden/two_keepers_synchronous.json"));
+    ctl
+}
+
+/// The keeper of the primary, and another one.
+fn keepers(ctl: &Ctl) -> (KeeperUid, KeeperUid) {
+    let document = ctl.document();
+    let primary = document.cluster.unwrap().status.primary.unwrap();
+    let first = document.instances.unwrap()[&primary].spec.keeper_uid.clone();
+    let other = document.keepers.unwrap().into_keys().find(|keeper| *keeper != first).unwrap();
+    (first, other)
+}
+
+#[test]
+fn failkeeper_marks_the_keeper_and_nothing_else() {
+    let ctl = two_keepers();
+    let (primary, _) = keepers(&ctl);
+    let mut expected = ctl.document();
+    assert_eq!(ctl.done(&["failkeeper", primary.as_str()]), "");
+    expected.keepers.as_mut().unwrap().get_mut(&primary).unwrap().status.force_fail = true;
+    assert_eq!(ctl.document(), expected);
+}
+
+#[test]
+fn removekeeper_deletes_the_keeper_and_its_instance() {
+    let ctl = two_keepers();
+    let (primary, other) = keepers(&ctl);
+    let before = ctl.document();
+    ctl.refused(
+        &["removekeeper", primary.as_str()],
+        1,
+        &format!(
+            "keeper assigned db is the current cluster master db.\n\
+             hint: stolonctl failkeeper {primary} lets another keeper take over first\n"
+        ),
+    );
+    assert_eq!(ctl.done(&["removekeeper", other.as_str()]), "");
+    let after = ctl.document();
+    assert!(!after.keepers.as_ref().unwrap().contains_key(&other));
+    assert_eq!(after.keepers.unwrap().len(), before.keepers.unwrap().len() - 1);
+    let instances = after.instances.unwrap();
+    assert_eq!(instances.len(), before.instances.unwrap().len() - 1);
+    assert!(instances.values().all(|instance| instance.spec.keeper_uid != other));
+}
+
+#[test]
+fn a_keeper_that_does_not_exist_is_answered_with_those_that_do() {
+    let ctl = two_keepers();
+    for command in ["failkeeper", "removekeeper"] {
+        ctl.refused(
+            &[command, "keeper9"],
+            1,
+            "keeper doesn't exist\nhint: there is no keeper \"keeper9\"; the keepers are keeper0, keeper1\n",
+        );
+    }
+    let empty = Ctl::sqlite();
+    empty.done(&["init", "-y"]);
+    empty.refused(
+        &["failkeeper", "keeper9"],
+        1,
+        "keeper doesn't exist\nhint: no keeper is registered, so not \"keeper9\" either\n",
+    );
+}
+
+#[test]
+fn without_cluster_data_every_command_says_so() {
+    let ctl = Ctl::sqlite();
+    let hint = "hint: the store holds no cluster of this name; stolonctl init creates one, --cluster-name, \
+                --store-prefix and --store-endpoints say which one is meant\n";
+    for (arguments, prefix) in [
+        (&["spec"][..], ""),
+        (&["status"], ""),
+        (&["update", "-p", "{}"], ""),
+        (&["promote", "-y"], ""),
+        (&["clusterdata", "read"], ""),
+        (&["failkeeper", "k"], "cannot get cluster data: "),
+        (&["removekeeper", "k"], "cannot get cluster data: "),
+    ] {
+        let expected = format!("{prefix}nil cluster data: <nil>\n{hint}");
+        assert_eq!(
+            ctl.run(arguments),
+            Run { code: Some(1), stdout: String::new(), stderr: expected },
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn a_document_that_cannot_be_worked_with_is_no_crash() {
+    let ctl = Ctl::sqlite();
+    for (document, message) in [
+        (
+            r#"{"formatVersion":2,"cluster":{"spec":{"initMode":"new"}}}"#,
+            "unsupported cluster data format version 2",
+        ),
+        (r#"{"formatVersion":1}"#, "clusterdata validation failed: the document has no cluster"),
+        (
+            r#"{"formatVersion":1,"cluster":{}}"#,
+            "clusterdata validation failed: the cluster has no specification",
+        ),
+    ] {
+        ctl.write(document);
+        for arguments in [
+            &["spec"][..],
+            &["status"],
+            &["update", "-p", "{}"],
+            &["promote", "-y"],
+            &["clusterdata", "read"],
+        ] {
+            let run = ctl.run(arguments);
+            assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{arguments:?} on {document}");
+            assert_eq!(run.stderr.lines().next(), Some(message), "{arguments:?} on {document}");
+            assert!(run.stderr.contains("\nhint: "));
+        }
+    }
+}
+
+#[test]
+fn promote_makes_a_standby_cluster_take_writes() {
+    let ctl = Ctl::sqlite();
+    ctl.write(include_str!("../../../stolon-model/tests/golden/standby_cluster.json"));
+    let question = "Are you sure you want to continue? [yes/no] ";
+    let run = ctl.run_with(&["promote"], "no\n");
+    assert_eq!(run, Run { code: Some(0), stdout: format!("{question}exiting\n"), stderr: String::new() });
+    assert_eq!(ctl.spec().role, Some(Role::Standby));
+    let mut expected = ctl.document();
+    let run = ctl.run_with(&["promote"], "yes\n");
+    assert_eq!(run, Run { code: Some(0), stdout: question.to_owned(), stderr: String::new() });
+    expected.cluster.as_mut().unwrap().spec.as_mut().unwrap().role = Some(Role::Primary);
+    assert_eq!(ctl.document(), expected);
+    let run = ctl.run(&["promote", "--yes"]);
+    let said = "cluster spec role already set to master\n".to_owned();
+    assert_eq!(run, Run { code: Some(0), stdout: String::new(), stderr: said });
+}

@@ -1,0 +1,286 @@
+//! `stolonctl status`
+
+use std::time::Duration;
+
+use stolon_model::{
+    ClusterDocument, Document, KeeperActivity, KeeperReport, KeeperUid, ProxyReport, SentinelReport,
+    SentinelUid,
+};
+
+use crate::harness::{Ctl, Run};
+
+const TTL: Duration = Duration::from_secs(600);
+
+const DOCUMENT: &str = r#"{"formatVersion":1,"changeTime":"0001-01-01T00:00:00Z","cluster":{"uid":"27be116e","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{"initMode":"new"},"status":{"phase":"normal","master":"548f3fed"}},
+"keepers":{"keeper1":{"uid":"keeper1","status":{"healthy":true}},"keeper2":{"uid":"keeper2","status":{"healthy":true}}},
+"dbs":{"548f3fed":{"uid":"548f3fed","generation":3,"spec":{"keeperUID":"keeper1","requestTimeout":"10s","followers":["85ac816c"]},"status":{"healthy":true,"currentGeneration":3,"listenAddress":"127.0.0.1","port":"45431"}},
+"85ac816c":{"uid":"85ac816c","generation":2,"spec":{"keeperUID":"keeper2","requestTimeout":"10s","followers":[]},"status":{"healthy":true,"currentGeneration":2,"listenAddress":"127.0.0.1","port":"45432"}}},
+"proxy":{}}"#;
+
+const TEXT: &str = "=== Active sentinels ===\n\
+\n\
+ID\t\tLEADER\n\
+70834425\ttrue\n\
+\n\
+=== Active proxies ===\n\
+\n\
+ID\n\
+237367e2\n\
+\n\
+=== Keepers ===\n\
+\n\
+UID\tHEALTHY\tPG LISTENADDRESS\tPG HEALTHY\tPG WANTEDGENERATION\tPG CURRENTGENERATION\n\
+keeper1\ttrue\t127.0.0.1:45431\t\ttrue\t\t3\t\t\t3\t\n\
+keeper2\ttrue\t127.0.0.1:45432\ttrue\t2\t2\t\n\
+\n\
+=== Cluster Info ===\n\
+\n\
+Master Keeper: keeper1\n\
+\n\
+===== Keepers/DB tree =====\n\
+\n\
+keeper1 (master)\n\
+└─keeper2\n\
+\n";
+
+const JSON: &str = r#"{
+	"sentinels": [
+		{
+			"uid": "70834425",
+			"leader": true
+		}
+	],
+	"proxies": [
+		{
+			"uid": "237367e2",
+			"generation": 2
+		}
+	],
+	"keepers": [
+		{
+			"uid": "keeper1",
+			"listen_address": "127.0.0.1:45431",
+			"healthy": true,
+			"pg_healthy": true,
+			"pg_wanted_generation": 3,
+			"pg_current_generation": 3
+		},
+		{
+			"uid": "keeper2",
+			"listen_address": "127.0.0.1:45432",
+			"healthy": true,
+			"pg_healthy": true,
+			"pg_wanted_generation": 2,
+			"pg_current_generation": 2
+		}
+	],
+	"cluster": {
+		"available": true,
+		"master_keeper_uid": "keeper1",
+		"master_db_uid": "548f3fed"
+	}
+}
+"#;
+
+fn sentinel(uid: &str) -> SentinelReport {
+    SentinelReport { uid: uid.into(), ..SentinelReport::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bytes_are_those_that_scripts_know() {
+    let ctl = Ctl::sqlite();
+    ctl.write(DOCUMENT);
+    let store = ctl.store();
+    let leadership = store.campaign(SentinelUid::from("70834425")).elected().await;
+    store.put_sentinel_report(&sentinel("70834425"), TTL).await.unwrap();
+    let proxy = ProxyReport { uid: "237367e2".into(), generation: 2, ..ProxyReport::default() };
+    store.put_proxy_report(&proxy, TTL).await.unwrap();
+    assert_eq!(ctl.done(&["status"]), TEXT);
+    assert_eq!(ctl.done(&["status", "--format", "text", "ignored"]), TEXT);
+    assert_eq!(ctl.done(&["status", "-f", ""]), TEXT);
+    assert_eq!(ctl.done(&["status", "-f", "json"]), JSON);
+
+    // Others that do not lead.
+    store.put_sentinel_report(&sentinel("80834425"), TTL).await.unwrap();
+    let text = ctl.done(&["status"]);
+    assert!(text.contains("ID\t\tLEADER\n70834425\ttrue\n80834425\tfalse\n"), "{text}");
+
+    // The leader says why it waits.
+    let mut report = sentinel("70834425");
+    report.holds = Some(vec!["waiting for <you>".to_owned()]);
+    store.put_sentinel_report(&report, TTL).await.unwrap();
+    let text = ctl.done(&["status"]);
+    assert!(
+        text.ends_with("└─keeper2\n\n=== Activity and problems ===\n\ncluster: waiting for <you>\n\n"),
+        "{text}"
+    );
+    let json = ctl.done(&["status", "-f", "json"]);
+    assert!(json.contains("\"problems\": [\n\t\t\t\"waiting for \\u003cyou\\u003e\"\n"), "{json}");
+    leadership.resign().await;
+}
+
+#[test]
+fn an_empty_cluster_has_empty_sections() {
+    let ctl = Ctl::sqlite();
+    ctl.done(&["init", "-y"]);
+    let text = ctl.done(&["status"]);
+    let ours = text.find("=== Activity").unwrap();
+    assert_eq!(
+        &text[..ours],
+        "=== Active sentinels ===\n\nNo active sentinels\n\n=== Active proxies ===\n\nNo active proxies\n\n\
+         === Keepers ===\n\nNo keepers available\n\nNo cluster available\n\n"
+    );
+    assert_eq!(
+        &text[ours..],
+        "=== Activity and problems ===\n\n\
+         cluster: no keeper reports: start stolon-keeper on the machines that are to hold the data\n\n"
+    );
+    let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
+    assert_eq!(json["sentinels"], serde_json::json!([]));
+    assert_eq!(json["cluster"]["master_keeper_uid"], "");
+    assert_eq!(json["cluster"]["available"], true);
+}
+
+#[test]
+fn keepers_without_primary_are_followed_directly_by_its_absence() {
+    let ctl = Ctl::sqlite();
+    let mut document = ClusterDocument::from_json(DOCUMENT).unwrap();
+    document.cluster.as_mut().unwrap().status.primary = None;
+    let instances = document.instances.as_mut().unwrap();
+    instances.remove(&"548f3fed".into());
+    let standby = instances.get_mut(&"85ac816c".into()).unwrap();
+    standby.status = Default::default();
+    ctl.write(&document.to_json());
+    let text = ctl.done(&["status"]);
+    assert!(
+        text.contains(
+            "keeper1\ttrue\t(no db assigned)\tfalse\t\t0\t\t\t0\t\n\
+             keeper2\ttrue\t(unknown)\tfalse\t2\t0\t\nNo cluster available\n\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_tree_may_be_deep_and_broken() {
+    let ctl = Ctl::sqlite();
+    let db = |uid: &str, followers: &str| {
+        format!(
+            r#""{uid}":{{"uid":"{uid}","spec":{{"keeperUID":"k{uid}","requestTimeout":"10s","followers":[{followers}]}},"status":{{"healthy":true}}}}"#
+        )
+    };
+    let dbs = [
+        db("1", r#""2","3""#),
+        db("2", r#""4","5""#),
+        db("3", r#""6","9","1""#),
+        db("4", ""),
+        db("5", ""),
+        db("6", ""),
+    ]
+    .join(",");
+    ctl.write(&format!(
+        r#"{{"formatVersion":1,"cluster":{{"spec":{{"initMode":"new"}},"status":{{"master":"1"}}}},"keepers":{{"k1":{{"status":{{"healthy":true}}}}}},"dbs":{{{dbs}}}}}"#
+    ));
+    let text = ctl.done(&["status"]);
+    assert!(
+        text.contains("=====\n\nk1 (master)\n├─k2\n│ ├─k4\n│ └─k5\n└─k3\n  ├─k6\n\n"),
+        "an unknown follower and a loop are skipped: {text}"
+    );
+}
+
+#[test]
+fn a_primary_that_the_document_does_not_hold_is_no_crash() {
+    let ctl = Ctl::sqlite();
+    ctl.write(r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"master":"1"}}}"#);
+    let text = ctl.done(&["status"]);
+    assert!(text.contains("Master Keeper: \n"), "{text}");
+    assert!(text.contains("cluster: the master db 1 is not in the cluster data\n"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
+    assert_eq!(json["cluster"]["master_db_uid"], "1");
+    assert_eq!(json["cluster"]["available"], false, "there are no dbs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keepers_say_what_they_do_and_what_troubles_them() {
+    let ctl = Ctl::sqlite();
+    ctl.write(DOCUMENT);
+    let report = |uid: &str, activity| KeeperReport {
+        uid: KeeperUid::from(uid),
+        info_uid: "1".into(),
+        activity: Some(activity),
+        ..KeeperReport::default()
+    };
+    let problem = "max_conections is not a parameter of PostgreSQL 15: did you mean max_connections?";
+    let first = KeeperActivity {
+        parameter_problems: Some(vec![problem.to_owned()]),
+        pending_restart: true,
+        ..KeeperActivity::default()
+    };
+    let second = KeeperActivity {
+        step: "base backup".to_owned(),
+        bytes_done: 12 << 20,
+        bytes_total: 48 << 20,
+        problem: "cannot reach keeper1:\nconnection refused".to_owned(),
+        ..KeeperActivity::default()
+    };
+    let store = ctl.store();
+    store.put_keeper_report(&report("keeper1", first), TTL).await.unwrap();
+    store.put_keeper_report(&report("keeper2", second), TTL).await.unwrap();
+
+    let text = ctl.done(&["status"]);
+    let ours = format!(
+        "└─keeper2\n\n=== Activity and problems ===\n\n\
+         keeper1: {problem}\n\
+         keeper1: PostgreSQL must be restarted before all its parameters are in force\n\
+         keeper2: base backup, 12.0 MiB of 48.0 MiB (25%)\n\
+         keeper2: problem: cannot reach keeper1: connection refused\n\n"
+    );
+    assert!(text.ends_with(&ours), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
+    assert_eq!(
+        json["keepers"][0]["activity"],
+        serde_json::json!({"parameter_problems": [problem], "pending_restart": true})
+    );
+    assert_eq!(json["keepers"][1]["activity"]["bytes_total"], 48 << 20);
+    assert_eq!(json["keepers"][1]["activity"]["step"], "base backup");
+}
+
+#[test]
+fn it_says_why_there_is_no_failover() {
+    let ctl = Ctl::sqlite();
+    let mut document = ClusterDocument::from_json(DOCUMENT).unwrap();
+    let keepers = document.keepers.as_mut().unwrap();
+    keepers.get_mut(&"keeper1".into()).unwrap().status.healthy = false;
+    keepers.get_mut(&"keeper2".into()).unwrap().status.can_be_primary = Some(false);
+    ctl.write(&document.to_json());
+    let text = ctl.done(&["status"]);
+    assert!(
+        text.ends_with(
+            "cluster: the master keeper keeper1 does not report\n\
+             cluster: keeper2 cannot take over: its keeper was started with --can-be-master=false\n\n"
+        ),
+        "{text}"
+    );
+    document.instances.as_mut().unwrap().remove(&"85ac816c".into());
+    ctl.write(&document.to_json());
+    let text = ctl.done(&["status"]);
+    assert!(
+        text.ends_with("cluster: the master keeper keeper1 does not report, and there is no standby that could take over\n\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn failures_are_failures_in_both_formats() {
+    let ctl = Ctl::sqlite();
+    let stderr = "nil cluster data: <nil>\nhint: the store holds no cluster of this name; stolonctl init creates one, \
+                  --cluster-name, --store-prefix and --store-endpoints say which one is meant\n";
+    assert_eq!(ctl.run(&["status"]), Run { code: Some(1), stdout: String::new(), stderr: stderr.to_owned() });
+    let run = ctl.run(&["status", "-f", "json"]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), stderr));
+    let answer: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(answer["error"], "nil cluster data: <nil>");
+    let run = ctl.run(&["status", "-f", "yaml"]);
+    let stderr = "unrecognised output format yaml\nhint: the formats are text and json\n".to_owned();
+    assert_eq!(run, Run { code: Some(2), stdout: String::new(), stderr });
+}
