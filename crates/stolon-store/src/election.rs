@@ -25,6 +25,9 @@ pub trait Contender: Send + Sync {
     /// # Errors
     /// This attempt has ended; the next one starts from nothing.
     async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError>;
+
+    /// Returns when the store knows of every attempt that was cancelled so far.
+    async fn withdrawn(&self) {}
 }
 
 /// An election that was won: what must be renewed, and given back in the end.
@@ -87,6 +90,22 @@ impl Campaign {
                     tokio::time::sleep(LONGEST_PAUSE).await;
                 }
             }
+        }
+    }
+}
+
+impl Campaign {
+    /// Stand no longer, and wait (shortly) until the store knows, so that others need not wait for a lease
+    /// to end. For the end of a program; a dropped campaign does the same in the background.
+    pub async fn withdraw(mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.abort();
+            if let Ok(leadership) = attempt.await {
+                leadership.resign().await;
+            }
+        }
+        if tokio::time::timeout(RESIGNATION, self.contender.withdrawn()).await.is_err() {
+            tracing::warn!("the store was not told in time that this candidate withdraws");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A [`ClusterStore`] on top of any [`KvStore`]: the key layout and the JSON (docs: "Stores").
+//! A [`ClusterStore`] on top of any [`KvStore`]: the key layout and the JSON (docs: "Keys in the store").
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Lexical cleaning of store keys, as Go's `path.Join` does it (docs: "Stores", key layout).
+//! Lexical cleaning of store keys, as Go's `path.Join` does it (docs: "Keys in the store").
 
 /// The path of a cluster: `<prefix>/<name>`, cleaned. A leading slash stays.
 pub fn cluster_path(prefix: &str, cluster_name: &str) -> String {

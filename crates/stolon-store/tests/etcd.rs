@@ -97,6 +97,11 @@ async fn keys_and_leases_are_those_that_stolon_knows() {
     assert_eq!(candidate.value(), b"5e5e5e5e");
     assert_eq!(candidate.key_str().expect("text"), format!("{PATH}/sentinel-leader/{:x}", candidate.lease()));
     assert_eq!(raw.lease_time_to_live(candidate.lease(), None).await.expect("its time").granted_ttl(), 20);
+    let mut other = store.campaign(SentinelUid::from("6f6f6f6f"));
+    assert!(is_refused(&mut other).await);
+    assert_eq!(raw_keys(&mut raw).await.len(), 4, "candidates have keys, too");
+    other.withdraw().await;
+    assert_eq!(raw_keys(&mut raw).await.len(), 3, "a withdrawal is known when it returns");
     leadership.resign().await;
     assert_eq!(raw_keys(&mut raw).await, [format!("{PATH}/clusterdata"), key]);
 }

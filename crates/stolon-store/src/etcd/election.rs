@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
+use tokio_util::task::TaskTracker;
 
 use super::EtcdStore;
 use super::leases::{grant, keep_alive, revoke};
@@ -40,11 +41,12 @@ pub struct EtcdContender {
     store: EtcdStore,
     place: Key,
     name: String,
+    revocations: TaskTracker,
 }
 
 impl EtcdContender {
     pub fn new(store: EtcdStore, place: Key, name: String) -> Self {
-        EtcdContender { store, place, name }
+        EtcdContender { store, place, name, revocations: TaskTracker::new() }
     }
 }
 
@@ -56,6 +58,7 @@ struct Candidate {
     lease: i64,
     held_until: BootInstant,
     revoked: Revoked,
+    revocations: TaskTracker,
 }
 
 #[derive(PartialEq)]
@@ -75,7 +78,7 @@ enum Standing {
 #[async_trait]
 impl Contender for EtcdContender {
     async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError> {
-        let mut candidate = Candidate::enter(&self.store, &self.place, &self.name).await?;
+        let mut candidate = Candidate::enter(self).await?;
         let mut changes = self.store.watch(vec![Selector::Below(self.place.clone())]);
         let gone = || StoreError::Refused {
             operation: "standing for election".to_owned(),
@@ -99,12 +102,18 @@ impl Contender for EtcdContender {
             }
         }
     }
+
+    async fn withdrawn(&self) {
+        self.revocations.close();
+        self.revocations.wait().await;
+    }
 }
 
 impl Candidate {
     /// Stand in the queue.
-    async fn enter(store: &EtcdStore, place: &Key, name: &str) -> Result<Self, StoreError> {
-        let links = Arc::clone(store.links());
+    async fn enter(contender: &EtcdContender) -> Result<Self, StoreError> {
+        let (links, place) = (Arc::clone(contender.store.links()), &contender.place);
+        let name = contender.name.as_str();
         let started = BootInstant::now();
         let lease = grant(&links, LEASE_SECONDS).await?;
         let key = format!("{}{lease:x}", place.children_prefix());
@@ -115,6 +124,7 @@ impl Candidate {
             lease,
             held_until: started + (LEASE - MARGIN),
             revoked: Revoked::No,
+            revocations: contender.revocations.clone(),
         };
         let key = candidate.key.as_str();
         // Repeating it finds the key that the first attempt made: nobody else has this lease.
@@ -188,11 +198,12 @@ impl Drop for Candidate {
         }
         let (links, lease) = (Arc::clone(&self.links), self.lease);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
+            let revocation = async move {
                 if let Err(error) = revoke(&links, lease).await {
                     tracing::debug!(%error, "a candidature ends with its lease");
                 }
-            });
+            };
+            self.revocations.spawn_on(revocation, &runtime);
         }
     }
 }

@@ -316,9 +316,12 @@ async fn elections<S: KvStore>(one: S, other: S) {
     let leadership = within("the first after a drop", first.elected()).await;
     assert_eq!(other.leader().await.expect("leader"), Some("first".into()));
 
-    // A candidate that withdraws leaves no gap behind it.
+    // Candidates that withdraw, with a word or without, leave no gap behind them.
     assert!(is_refused(&mut second).await);
     drop(second);
+    let mut second = other.campaign(SentinelUid::from("second again"));
+    assert!(is_refused(&mut second).await);
+    within("a withdrawal", second.withdraw()).await;
     let mut third = other.campaign(SentinelUid::from("third"));
     assert!(is_refused(&mut third).await);
     leadership.resign().await;
