@@ -149,3 +149,42 @@ async fn write_rest(to: &mut WriteHalf<'_>, mut rest: &[u8], destination: &Desti
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use stolon_core::proxy::PrimaryAddress;
+    use stolon_runtime::BootInstant;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// As after a freeze: the time is over, and the loop that would close everything has not run yet.
+    #[tokio::test]
+    async fn no_byte_is_forwarded_when_the_time_is_over() {
+        let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = PrimaryAddress { host: "127.0.0.1".to_owned(), port: "1".to_owned() };
+        let past = BootInstant::from_milliseconds(1);
+        let destination = Arc::new(Destination::new(name, backend.local_addr().unwrap(), past));
+        let settings = Arc::new(crate::Flags::parse_from(["stolon-proxy"]).settings().unwrap());
+
+        let mut client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"late").await.unwrap();
+        let serving = serve(front.accept().await.unwrap().0, destination, settings);
+        tokio::time::timeout(std::time::Duration::from_secs(30), serving).await.expect("an end");
+        let (mut server, _) = backend.accept().await.unwrap();
+        let mut received = Vec::new();
+        assert_eq!(
+            server.read_to_end(&mut received).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+        assert_eq!(received, b"");
+        let mut received = Vec::new();
+        assert_eq!(
+            client.read_to_end(&mut received).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+    }
+}

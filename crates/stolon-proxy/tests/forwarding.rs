@@ -91,7 +91,6 @@ async fn the_first_report_promises_no_less_than_the_timeout_in_force() {
     let a = Server::start("a").await;
     let mut cluster = Cluster::new(&[("db1", a.address)]);
     cluster.write(store.inner()).await;
-    *store.on_publication.lock().unwrap() = Some(cluster.document());
     store.mood.send_replace(Mood::SilentForWrites);
     let _proxy = start(&store, "p1", &[]);
     eventually("a publication", async || match store.published.lock().unwrap().is_empty() {
@@ -263,28 +262,60 @@ async fn a_slow_check_never_opens() {
     assert_eq!(a.received(), "");
 }
 
-#[tokio::test]
-async fn what_was_read_is_read_again_before_opening() {
-    let (store, mut cluster, _a, _b, proxy) = admitted(&[]).await;
+/// Closed, and about to open to `a` by the document that is there now.
+async fn about_to_open(
+    prepare: impl FnOnce(Arc<MoodyStore>),
+) -> (Arc<MoodyStore>, Cluster, Running, Server, Server) {
+    let (store, mut cluster, a, b, proxy) = admitted(&["--stop-listening=false"]).await;
     cluster.primary = None;
     cluster.write(store.inner()).await;
     cluster.acknowledged(store.inner()).await;
-
-    let mut moved = cluster.clone();
-    moved.generation += 2;
-    moved.primary = Some("db2");
-    *store.on_publication.lock().unwrap() = Some(moved.document());
+    prepare(store.clone());
     cluster.primary = Some("db1");
     cluster.write(store.inner()).await;
-    // Whoever gets through, at whatever moment, never gets to `a`.
-    let mut names = Vec::new();
-    eventually("the new primary", async || {
-        let name = Client::try_connect(proxy.address).await.map(|(_, name)| name)?;
-        names.push(name.clone());
-        if name == "b" { Ok(()) } else { Err(name) }
+    eventually("silence", async || match *store.mood.borrow() {
+        Mood::Silent => Ok(()),
+        mood => Err(format!("{mood:?}")),
     })
     .await;
-    assert_eq!(names, ["b"]);
+    (store, cluster, proxy, a, b)
+}
+
+#[tokio::test]
+async fn what_was_read_is_read_again_before_opening() {
+    let silence_after_publication = |store: Arc<MoodyStore>| {
+        let shared = store.clone();
+        let hook = move || _ = shared.mood.send_replace(Mood::Silent);
+        *store.on_publication.lock().unwrap() = Some(Box::new(hook));
+    };
+    let (store, mut cluster, proxy, a, _b) = about_to_open(silence_after_publication).await;
+    assert_eq!(Client::try_connect(proxy.address).await.err().as_deref(), Some("closed"));
+    cluster.primary = Some("db2");
+    cluster.write(store.inner()).await;
+    store.mood.send_replace(Mood::Good);
+    assert_eq!(Client::connect(proxy.address).await.1, "b");
+    assert_eq!(a.received(), "");
+}
+
+#[tokio::test]
+async fn a_check_that_was_frozen_does_not_open() {
+    let freeze_in_second_look = |store: Arc<MoodyStore>| {
+        let shared = store.clone();
+        let install = move || {
+            let moody = shared.clone();
+            let freeze = move || {
+                // Blocks the whole runtime, as SIGSTOP would, for more than half of the timeout.
+                std::thread::sleep(Duration::from_millis(1200));
+                moody.mood.send_replace(Mood::Silent);
+            };
+            *shared.on_read.lock().unwrap() = Some(Box::new(freeze));
+        };
+        *store.on_publication.lock().unwrap() = Some(Box::new(install));
+    };
+    let (store, _cluster, proxy, _a, _b) = about_to_open(freeze_in_second_look).await;
+    assert_eq!(Client::try_connect(proxy.address).await.err().as_deref(), Some("closed"));
+    store.mood.send_replace(Mood::Good);
+    assert_eq!(Client::connect(proxy.address).await.1, "a");
 }
 
 #[tokio::test]

@@ -221,14 +221,19 @@ pub enum Mood {
     Failing,
 }
 
+/// What happens in between.
+pub type Hook = Box<dyn FnOnce() + Send>;
+
 /// A store in memory with moods, which notes publications.
 pub struct MoodyStore {
     inner: Arc<dyn ClusterStore>,
     pub mood: watch::Sender<Mood>,
     /// Generation and number of open connections at each publication.
     pub published: Mutex<Vec<(i64, i64)>>,
-    /// Written when a report is published, once.
-    pub on_publication: Mutex<Option<ClusterDocument>>,
+    /// Called once, after the next publication.
+    pub on_publication: Mutex<Option<Hook>>,
+    /// Called once, when the next document was read and before it is handed over.
+    pub on_read: Mutex<Option<Hook>>,
     pub metrics: Metrics,
 }
 
@@ -250,6 +255,7 @@ impl MoodyStore {
             mood: watch::Sender::new(Mood::Good),
             published: Mutex::new(Vec::new()),
             on_publication: Mutex::new(None),
+            on_read: Mutex::new(None),
             metrics: Metrics::default(),
         })
     }
@@ -270,11 +276,20 @@ impl MoodyStore {
     }
 }
 
+fn run_hook(hook: &Mutex<Option<Hook>>) {
+    let hook = hook.lock().unwrap().take();
+    if let Some(hook) = hook {
+        hook();
+    }
+}
+
 #[async_trait]
 impl ClusterStore for MoodyStore {
     async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError> {
         self.answer(false).await?;
-        self.inner.cluster_document().await
+        let document = self.inner.cluster_document().await;
+        run_hook(&self.on_read);
+        document
     }
 
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError> {
@@ -317,11 +332,8 @@ impl ClusterStore for MoodyStore {
         self.published.lock().unwrap().push((report.generation, self.metrics.connections.get()));
         self.answer(true).await?;
         self.inner.put_proxy_report(report, ttl).await?;
-        let document = self.on_publication.lock().unwrap().take();
-        match document {
-            Some(document) => self.inner.put_cluster_document(&document).await,
-            None => Ok(()),
-        }
+        run_hook(&self.on_publication);
+        Ok(())
     }
 
     async fn proxy_reports(&self) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError> {
