@@ -38,10 +38,10 @@ impl Office {
     /// Give the office up, so that a successor can take over at once.
     pub async fn resign(self) {
         let Office { campaign, leadership } = self;
-        drop(campaign);
         if let Some(leadership) = leadership {
             leadership.resign().await;
             tracing::info!("leadership was given up");
         }
+        campaign.withdraw().await;
     }
 }
