@@ -1,4 +1,4 @@
-//! The list that `--store-endpoints` gives  and what of it counts.
+//! The list that `--store-endpoints` gives, and what of it counts.
 
 use crate::StoreError;
 
