@@ -20,8 +20,8 @@ pub enum Stopped {
     Not,
 }
 
-/// A program that we started. Dropping it leaves it running; it is told to end when we do.
-#[derive(Debug)]
+/// A program that we started. All copies mean the same one. Dropping them leaves it running; it is told to end when we do.
+#[derive(Clone, Debug)]
 pub struct Process {
     name: String,
     pid: Pid,
@@ -77,11 +77,6 @@ impl Process {
     /// How it ended, if it did.
     pub fn exit(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
-    }
-
-    /// For whoever wants to wait for its end elsewhere: holds how it ended, once it did.
-    pub fn exit_watch(&self) -> watch::Receiver<Option<ExitStatus>> {
-        self.exit.clone()
     }
 
     /// Wait for its end.

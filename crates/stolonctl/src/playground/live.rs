@@ -10,6 +10,7 @@ use serde_json::json;
 use stolon_local::{Layout, Target};
 use stolon_runtime::{CommonArgs, Shutdown};
 use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
+use tokio::sync::mpsc;
 
 use super::Args;
 use super::directory::Home;
@@ -31,6 +32,8 @@ pub struct Playground {
     pub store: Arc<dyn ClusterStore>,
     /// Its programs.
     pub supervisor: Supervisor,
+    /// What happens to them.
+    pub events: mpsc::UnboundedReceiver<String>,
     /// What the operator sees.
     pub screen: Screen,
     settings: Settings,
@@ -65,11 +68,13 @@ impl Playground {
             tls_verification: TlsVerification::Full,
         })
         .context("the store cannot be opened")?;
+        let (supervisor, events) = Supervisor::new();
         Ok(Playground {
             args,
             layout,
             store,
-            supervisor: Supervisor::new(),
+            supervisor,
+            events,
             screen: Screen::new(),
             settings,
             kept: home.is_kept(),
@@ -99,7 +104,7 @@ impl Playground {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                event = self.supervisor.next_event() => self.screen.say(&event),
+                Some(event) = self.events.recv() => self.screen.say(&event),
                 () = &mut writable, if !told => {
                     told = true;
                     self.tell_address(&target);

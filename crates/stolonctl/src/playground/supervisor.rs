@@ -1,5 +1,6 @@
 //! Keeps the programs of a playground running.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -8,33 +9,32 @@ use tokio::sync::mpsc;
 
 /// After this long a program counts as having come up well.
 const SETTLED: Duration = Duration::from_secs(30);
-/// Longest pause before a program is started again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Pause before a program is started again: the first one, doubled with each failure, and the longest one.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
-/// The programs, in the order in which they were started.
+/// The programs, in the order in which they were started. All copies mean the same ones.
+#[derive(Clone)]
 pub struct Supervisor {
-    services: Vec<Supervised>,
-    news: mpsc::UnboundedReceiver<News>,
-    tell: mpsc::UnboundedSender<News>,
+    services: Arc<Mutex<Vec<Supervised>>>,
+    tell: mpsc::UnboundedSender<String>,
 }
 
 struct Supervised {
     service: Service,
     state: State,
     failures: u32,
-    /// Tells news of this start from those of an earlier one.
+    /// Tells what concerns this start from what concerns an earlier one.
     start: u64,
 }
 
 enum State {
-    Running { process: Process, since: Instant },
+    Running {
+        process: Process,
+        since: Instant,
+    },
     Pausing,
+    /// Nobody wants it to run.
     Held,
-}
-
-enum News {
-    Ended { index: usize, start: u64 },
-    Due { index: usize, start: u64 },
 }
 
 /// How far a stop goes.
@@ -42,29 +42,34 @@ enum News {
 pub enum Order {
     /// Each program ends its work.
     Graceful,
-    /// SIGKILL, to whole trees.
+    /// SIGKILL.
     AtOnce,
 }
 
 impl Supervisor {
-    /// No programs yet.
-    pub fn new() -> Supervisor {
-        let (tell, news) = mpsc::unbounded_channel();
-        Supervisor { services: Vec::new(), news, tell }
+    /// No programs yet, and what there is to tell the operator.
+    pub fn new() -> (Supervisor, mpsc::UnboundedReceiver<String>) {
+        let (tell, events) = mpsc::unbounded_channel();
+        (Supervisor { services: Arc::default(), tell }, events)
     }
 
-    /// Start a program and keep it running.
+    /// Start a program and keep it running. Call inside a tokio runtime.
     ///
     /// # Errors
     /// It cannot be started at all.
-    pub fn add(&mut self, service: Service) -> anyhow::Result<()> {
-        self.services.push(Supervised { service, state: State::Held, failures: 0, start: 0 });
-        self.launch(self.services.len() - 1)
+    pub fn add(&self, service: Service) -> anyhow::Result<()> {
+        let index = {
+            let mut services = self.lock();
+            services.push(Supervised { service, state: State::Held, failures: 0, start: 0 });
+            services.len() - 1
+        };
+        self.launch(index)
     }
 
     /// The number of a running program.
     pub fn pid(&self, name: &str) -> Option<Pid> {
-        let supervised = self.services.iter().find(|supervised| supervised.service.name == name)?;
+        let services = self.lock();
+        let supervised = services.iter().find(|supervised| supervised.service.name == name)?;
         match &supervised.state {
             State::Running { process, .. } if process.exit().is_none() => Some(process.pid()),
             _ => None,
@@ -72,8 +77,8 @@ impl Supervisor {
     }
 
     /// From now on, leave a program alone when it ends.
-    pub fn hold(&mut self, name: &str) {
-        if let Some(supervised) = self.find(name) {
+    pub fn hold(&self, name: &str) {
+        for supervised in self.lock().iter_mut().filter(|supervised| supervised.service.name == name) {
             supervised.state = State::Held;
             supervised.start += 1;
         }
@@ -83,49 +88,19 @@ impl Supervisor {
     ///
     /// # Errors
     /// It cannot be started at all.
-    pub fn release(&mut self, name: &str) -> anyhow::Result<()> {
-        match self.services.iter().position(|supervised| supervised.service.name == name) {
-            Some(index) => self.launch(index),
-            None => Ok(()),
-        }
+    pub fn release(&self, name: &str) -> anyhow::Result<()> {
+        let index = self.lock().iter().position(|supervised| supervised.service.name == name);
+        index.map_or(Ok(()), |index| self.launch(index))
     }
 
-    /// Wait until a program ended or was started again; returns what to tell the operator. Cancel-safe.
-    pub async fn next_event(&mut self) -> String {
-        loop {
-            match self.news.recv().await {
-                Some(News::Ended { index, start }) if self.services[index].start == start => {
-                    if let Some(event) = self.ended(index) {
-                        return event;
-                    }
-                }
-                Some(News::Due { index, start }) if self.services[index].start == start => {
-                    let name = self.services[index].service.name.clone();
-                    return match self.launch(index) {
-                        Ok(()) => format!("{name} was started again"),
-                        Err(error) => format!("{name} cannot be started again: {error:#}"),
-                    };
-                }
-                Some(_) => {}
-                // We hold a sender ourselves.
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Stop everything: what was started last stops first, but all keepers stop together, so that standbys see
-    /// the end of the primary's log.
-    pub async fn stop(&mut self, order: Order) {
-        if order == Order::AtOnce {
-            for process in self.running(|_| true) {
-                process.signal(Signal::KILL);
-            }
-            return;
-        }
+    /// Stop everything: proxies, so that no client sees the rest; sentinels, so that nobody fails over; then all
+    /// keepers together, so that standbys see the end of the primary's log.
+    pub async fn stop(&self, order: Order) {
         for (prefix, limit) in [("proxy", 10), ("sentinel", 10), ("keeper", 60)] {
-            let stopping: Vec<&Process> = self.running(|name| name.starts_with(prefix)).collect();
+            let stopping = self.take_running(prefix);
+            let signal = if order == Order::AtOnce { Signal::KILL } else { Signal::TERM };
             for process in &stopping {
-                process.signal(Signal::TERM);
+                process.signal(signal);
             }
             for process in stopping {
                 if process.stop(Duration::from_secs(limit)).await == Stopped::Not {
@@ -137,55 +112,81 @@ impl Supervisor {
         }
     }
 
-    fn running<'a>(&'a self, wanted: impl Fn(&str) -> bool + 'a) -> impl Iterator<Item = &'a Process> {
-        self.services.iter().filter_map(move |supervised| match &supervised.state {
-            State::Running { process, .. } if wanted(process.name()) => Some(process),
-            _ => None,
-        })
+    fn take_running(&self, prefix: &str) -> Vec<Process> {
+        let mut running = Vec::new();
+        for supervised in
+            self.lock().iter_mut().filter(|supervised| supervised.service.name.starts_with(prefix))
+        {
+            if let State::Running { process, .. } = &supervised.state {
+                running.push(process.clone());
+            }
+            supervised.state = State::Held;
+            supervised.start += 1;
+        }
+        running
     }
 
-    fn find(&mut self, name: &str) -> Option<&mut Supervised> {
-        self.services.iter_mut().find(|supervised| supervised.service.name == name)
+    fn lock(&self) -> MutexGuard<'_, Vec<Supervised>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn launch(&mut self, index: usize) -> anyhow::Result<()> {
-        let supervised = &mut self.services[index];
-        supervised.start += 1;
-        let process = supervised.service.start()?;
-        let (tell, start, exit) = (self.tell.clone(), supervised.start, process.exit_watch());
-        supervised.state = State::Running { process, since: Instant::now() };
+    fn launch(&self, index: usize) -> anyhow::Result<()> {
+        let (process, start) = {
+            let supervised = &mut self.lock()[index];
+            let process = supervised.service.start()?;
+            supervised.start += 1;
+            supervised.state = State::Running { process: process.clone(), since: Instant::now() };
+            (process, supervised.start)
+        };
+        let this = self.clone();
         tokio::spawn(async move {
-            let mut exit = exit;
-            // Either it was sent, or nobody waits any more.
-            let _ = exit.wait_for(Option::is_some).await;
-            let _ = tell.send(News::Ended { index, start });
+            process.exited().await;
+            if let Some(pause) = this.ended(index, start) {
+                tokio::time::sleep(pause).await;
+                this.start_again(index, start);
+            }
         });
         Ok(())
     }
 
-    /// A program ended by itself: plan its next start and say so.
-    fn ended(&mut self, index: usize) -> Option<String> {
-        let supervised = &mut self.services[index];
+    /// A program ended: when that was not wanted, say so, and how long to wait before the next start.
+    fn ended(&self, index: usize, start: u64) -> Option<Duration> {
+        let supervised = &mut self.lock()[index];
         let State::Running { process, since } = &supervised.state else { return None };
-        let status = process.exit()?;
+        if supervised.start != start {
+            return None;
+        }
         supervised.failures = if since.elapsed() > SETTLED { 1 } else { supervised.failures + 1 };
-        let pause =
-            (Duration::from_millis(500) * 2u32.pow(supervised.failures.min(6) - 1)).min(LONGEST_PAUSE);
+        let pause = (PAUSES.0 * 2u32.pow(supervised.failures.min(6) - 1)).min(PAUSES.1);
         let log = supervised.service.log();
-        let event = format!(
+        self.say(format!(
             "{} {}; it is started again in {:.1} s. The end of {}:\n  {}",
             supervised.service.name,
-            describe_exit(status),
+            process.exit().map_or_else(|| "ended".to_owned(), describe_exit),
             pause.as_secs_f64(),
             log.display(),
             tail(log, 5).join("\n  "),
-        );
+        ));
         supervised.state = State::Pausing;
-        let (tell, start) = (self.tell.clone(), supervised.start);
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            let _ = tell.send(News::Due { index, start });
-        });
-        Some(event)
+        Some(pause)
+    }
+
+    fn start_again(&self, index: usize, start: u64) {
+        let name = {
+            let supervised = &self.lock()[index];
+            if supervised.start != start {
+                return;
+            }
+            supervised.service.name.clone()
+        };
+        match self.launch(index) {
+            Ok(()) => self.say(format!("{name} was started again")),
+            Err(error) => self.say(format!("{name} cannot be started again: {error:#}")),
+        }
+    }
+
+    fn say(&self, event: String) {
+        // Nobody listens any more once the playground stops.
+        let _ = self.tell.send(event);
     }
 }

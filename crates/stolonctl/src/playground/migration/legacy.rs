@@ -43,23 +43,24 @@ pub struct Legacy {
 }
 
 impl Legacy {
-    /// Make it, load it, and create the two users that a cluster needs.
-    pub async fn make(layout: &Layout, scale: u32) -> anyhow::Result<Legacy> {
+    /// Make it and start it, empty.
+    pub async fn start(layout: &Layout) -> anyhow::Result<Legacy> {
         let server = legacy_server(layout, Ports::default().take()?);
         server.create(SETTINGS).await?;
-        // Replication has lines of its own; initdb allows it from this machine already.
         let process = server.start().await?;
-        let legacy = Legacy { server, process };
-        legacy.load(scale).await?;
-        let credentials = &layout.credentials;
-        let server = &legacy.server;
-        server
-            .create_user(&["-s", "--replication"], &credentials.superuser, &credentials.superuser_password)
+        Ok(Legacy { server, process })
+    }
+
+    /// Load it, and create the two users that a cluster needs. Replication is allowed from this machine already.
+    pub async fn fill(&self, layout: &Layout, scale: u32) -> anyhow::Result<()> {
+        self.load(scale).await?;
+        let users = &layout.credentials;
+        self.server
+            .create_user(&["-s", "--replication"], &users.superuser, &users.superuser_password)
             .await?;
-        server
-            .create_user(&["--replication"], &credentials.replication_user, &credentials.replication_password)
-            .await?;
-        Ok(legacy)
+        self.server
+            .create_user(&["--replication"], &users.replication_user, &users.replication_password)
+            .await
     }
 
     async fn load(&self, scale: u32) -> anyhow::Result<()> {

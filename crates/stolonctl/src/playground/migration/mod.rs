@@ -54,12 +54,13 @@ pub struct Args {
 /// A step that could not be done at all.
 pub async fn run(mut playground: Playground, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     let stop = shutdown.token();
-    let mut checks = Checks::default();
-    let mut outcome = tokio::select! {
+    let (mut checks, mut legacy) = (Checks::default(), None);
+    let events = tell_events(&mut playground);
+    let outcome = tokio::select! {
         () = stop.cancelled() => Err(stolon_runtime::Failure::new("the migration was interrupted").into()),
-        outcome = migrate(&mut playground, args, &mut checks) => outcome,
+        outcome = migrate(&mut playground, args, &mut checks, &mut legacy) => outcome,
     };
-    if let Err(error) = &mut outcome {
+    if let Err(error) = &outcome {
         playground.screen.say(&format!("\nthe migration ended early: {error:#}"));
         report_troubles(&mut playground).await;
     }
@@ -69,20 +70,27 @@ pub async fn run(mut playground: Playground, args: &Args, shutdown: &Shutdown) -
         playground
             .screen
             .say(&format!("\nthe cluster runs on until Ctrl-C: {}", playground.proxy_target().uri()));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = watch_programs(&mut playground) => {}
-        }
+        stop.cancelled().await;
     }
     playground.stop(shutdown).await;
+    events.abort();
+    if let Some(legacy) = legacy {
+        legacy.stop().await;
+    }
     playground.screen.say(if held { "the migration held" } else { "the migration did NOT hold" });
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn migrate(playground: &mut Playground, args: &Args, checks: &mut Checks) -> anyhow::Result<()> {
+async fn migrate(
+    playground: &mut Playground,
+    args: &Args,
+    checks: &mut Checks,
+    running: &mut Option<Legacy>,
+) -> anyhow::Result<()> {
     let mut steps = Steps::new(playground.layout.directory.join("log"));
     steps.begin(&format!("legacy PostgreSQL with pgbench data, scale {}", args.scale));
-    let legacy = Legacy::make(&playground.layout, args.scale).await?;
+    let legacy = running.insert(Legacy::start(&playground.layout).await?);
+    legacy.fill(&playground.layout, args.scale).await?;
     let before = Fingerprint::take(&legacy.application()).await?;
     steps.end(&format!("{}, {}", before.summary(), legacy.describe().await?));
 
@@ -91,7 +99,7 @@ async fn migrate(playground: &mut Playground, args: &Args, checks: &mut Checks) 
     all_keepers_report(playground).await?;
     steps.end("all keepers report");
 
-    initialise(playground, args, &legacy, &mut steps).await?;
+    initialise(playground, args, legacy, &mut steps).await?;
 
     steps.begin("copying");
     let target = playground.proxy_target();
@@ -118,7 +126,6 @@ async fn migrate(playground: &mut Playground, args: &Args, checks: &mut Checks) 
     let after = Fingerprint::take(&target.database(legacy::DATABASE)).await?;
     steps.end("done");
     before.compare(&after, "after the failover", checks);
-    legacy.stop().await;
     Ok(())
 }
 
@@ -334,11 +341,15 @@ async fn within(limit: Duration, what: &str, done: impl Future<Output = ()>) -> 
     }
 }
 
-async fn watch_programs(playground: &mut Playground) {
-    loop {
-        let event = playground.supervisor.next_event().await;
-        playground.screen.say(&event);
-    }
+/// Say what happens to programs, while the steps go on.
+fn tell_events(playground: &mut Playground) -> tokio::task::JoinHandle<()> {
+    let (_, none) = tokio::sync::mpsc::unbounded_channel();
+    let mut events = std::mem::replace(&mut playground.events, none);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            println!("    {}", event.replace('\n', "\n    "));
+        }
+    })
 }
 
 /// What keepers say when the migration does not go on.
