@@ -118,7 +118,22 @@ fn about_fields(spec: &ClusterSpec) -> Vec<Advice> {
                         writes; use initMode \"pitr\" for a standby cluster";
         advice.push(Advice::Warning(sentence.to_owned()));
     }
+    let restore = effective.pitr_config.as_ref().map_or("", |config| &config.data_restore_command);
+    if uses_removed_option(restore) {
+        let sentence =
+            "dataRestoreCommand: pg_basebackup has no option -x since PostgreSQL 10: write -X stream";
+        advice.push(Advice::Warning(sentence.to_owned()));
+    }
     advice
+}
+
+/// `pg_basebackup … -x`, as guides for PostgreSQL 9 have it. A word of several short options counts if `x` is the last.
+fn uses_removed_option(command: &str) -> bool {
+    let mut words = command.split_whitespace().skip_while(|word| !word.ends_with("pg_basebackup"));
+    words.any(|word| {
+        let letters = word.strip_prefix('-').unwrap_or_default();
+        letters.ends_with('x') && letters.len() <= 3 && letters.chars().all(|letter| "Prvgx".contains(letter))
+    })
 }
 
 /// The major versions that the keepers have reported so far, as the cluster data and the keepers themselves say.

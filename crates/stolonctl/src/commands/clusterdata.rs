@@ -1,5 +1,6 @@
-//! `stolonctl clusterdata read` and `stolonctl clusterdata write`
+//! `stolonctl clusterdata read`, `check` and `write`
 
+use stolon_core::sentinel::violations;
 use stolon_model::{ClusterDocument, Document};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
@@ -20,6 +21,8 @@ pub struct Args {
 enum Command {
     /// Print the cluster data
     Read(ReadArgs),
+    /// Say which rules the cluster data break; exit status 1 when there are any
+    Check(CheckArgs),
     /// Put a saved document in the place of the cluster data; its contents are not checked
     Write(WriteArgs),
     /// Anything else: the help
@@ -38,6 +41,12 @@ struct ReadArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct CheckArgs {
+    #[arg(hide = true)]
+    ignored: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
 struct WriteArgs {
     /// File with the cluster data, - for standard input
     #[arg(long, short, default_value = STANDARD_INPUT)]
@@ -51,13 +60,14 @@ struct WriteArgs {
     ignored: Vec<String>,
 }
 
-/// Read or write.
+/// Read, check or write.
 ///
 /// # Errors
-/// Those of the two.
+/// Those of the three.
 pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     match args.command {
         Some(Command::Read(args)) => read(common, &args).await,
+        Some(Command::Check(_)) => check(common).await,
         Some(Command::Write(args)) => write(common, &args).await,
         Some(Command::Other(words)) => {
             if let Some(word) = words.first().filter(|word| *word != "help") {
@@ -75,6 +85,20 @@ async fn read(common: &CommonArgs, args: &ReadArgs) -> anyhow::Result<()> {
     let document = session.workable_document().await?.value;
     let json = if args.pretty { document.to_json_indented() } else { document.to_json() };
     Ok(output::result(&format!("{json}\n"))?)
+}
+
+/// One violation a line.
+async fn check(common: &CommonArgs) -> anyhow::Result<()> {
+    let data = Session::open(common)?.cluster_data().await?;
+    let violations = violations(&data);
+    if violations.is_empty() {
+        return Ok(output::result("the cluster data break no rule\n")?);
+    }
+    let lines: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
+    output::result(&lines)?;
+    Err(Failure::new(format!("the cluster data break {} of the rules that sentinels keep", violations.len()))
+        .hint("the sentinels mend what they can; stolonctl clusterdata write puts a saved document back")
+        .into())
 }
 
 async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {

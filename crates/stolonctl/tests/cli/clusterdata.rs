@@ -68,3 +68,18 @@ fn what_is_no_document_is_refused() {
     }
     assert_eq!(ctl.run(&["clusterdata", "read"]).code, Some(1), "nothing was written");
 }
+
+#[test]
+fn broken_rules_are_listed() {
+    let ctl = Ctl::sqlite();
+    ctl.write(DOCUMENTS[1]);
+    assert_eq!(ctl.done(&["clusterdata", "check"]), "the cluster data break no rule\n");
+    ctl.write(r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"phase":"normal","master":"1"}}}"#);
+    ctl.refused(
+        &["clusterdata", "check"],
+        1,
+        "the cluster data break 1 of the rules that sentinels keep\n\
+         hint: the sentinels mend what they can; stolonctl clusterdata write puts a saved document back\n",
+    );
+    assert_eq!(ctl.run(&["clusterdata", "check"]).stdout, "db 1 is named as the master but is not in dbs\n");
+}

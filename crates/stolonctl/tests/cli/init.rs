@@ -197,3 +197,28 @@ fn an_unreadable_old_document_stops_init() {
     );
     ctl.done(&["spec"]);
 }
+
+/// As guides for Stolon have it; the option for the WAL in its spelling of today, and in that of PostgreSQL 9.
+#[test]
+fn the_command_of_the_migration_guide_works() {
+    for (option, stderr) in [
+        ("-X stream", ""),
+        (
+            "-x",
+            "warning: dataRestoreCommand: pg_basebackup has no option -x since PostgreSQL 10: write -X stream\n",
+        ),
+    ] {
+        let ctl = Ctl::sqlite();
+        let command = format!(
+            "PGPASSWORD=secret pg_basebackup -D /stolon-data/postgres/ -P -h legacydbhost -U stolon {option}"
+        );
+        let spec = format!(
+            r#"{{"initMode":"pitr","pitrConfig":{{"dataRestoreCommand":"{command}", "archiveRecoverySettings":{{"restoreCommand": "echo 1"}}}}}}"#
+        );
+        let run = ctl.run_with(&["init", &spec], &"yes\n".repeat(1000));
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), stderr), "{option}");
+        let pitr = ctl.spec().pitr_config.unwrap();
+        assert_eq!(pitr.data_restore_command, command);
+        assert_eq!(pitr.archive_recovery_settings.unwrap().restore_command, "echo 1");
+    }
+}

@@ -1,5 +1,8 @@
 //! The program as operators and scripts see it: bytes on stdout and stderr, exit status, what is stored afterwards.
 
+// A test that meets an unexpected value fails; that is what unwrap does.
+#![allow(clippy::unwrap_used)]
+
 mod clusterdata;
 mod command_line;
 mod harness;

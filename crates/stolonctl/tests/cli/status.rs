@@ -191,10 +191,17 @@ fn the_tree_may_be_deep_and_broken() {
 #[test]
 fn a_primary_that_the_document_does_not_hold_is_no_crash() {
     let ctl = Ctl::sqlite();
-    ctl.write(r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"master":"1"}}}"#);
+    ctl.write(
+        r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"phase":"normal","master":"1"}}}"#,
+    );
     let text = ctl.done(&["status"]);
     assert!(text.contains("Master Keeper: \n"), "{text}");
-    assert!(text.contains("cluster: the master db 1 is not in the cluster data\n"), "{text}");
+    assert!(
+        text.contains(
+            "cluster: the cluster data are broken: db 1 is named as the master but is not in dbs\n"
+        ),
+        "{text}"
+    );
     let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
     assert_eq!(json["cluster"]["master_db_uid"], "1");
     assert_eq!(json["cluster"]["available"], false, "there are no dbs");
@@ -226,6 +233,8 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
     let store = ctl.store();
     store.put_keeper_report(&report("keeper1", first), TTL).await.unwrap();
     store.put_keeper_report(&report("keeper2", second), TTL).await.unwrap();
+    let stranger = KeeperActivity { problem: "wrong password".to_owned(), ..KeeperActivity::default() };
+    store.put_keeper_report(&report("keeper3", stranger), TTL).await.unwrap();
 
     let text = ctl.done(&["status"]);
     let ours = format!(
@@ -233,7 +242,8 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
          keeper1: {problem}\n\
          keeper1: PostgreSQL must be restarted before all its parameters are in force\n\
          keeper2: base backup, 12.0 MiB of 48.0 MiB (25%)\n\
-         keeper2: problem: cannot reach keeper1: connection refused\n\n"
+         keeper2: problem: cannot reach keeper1: connection refused\n\
+         cluster: keeper3, which is not registered: problem: wrong password\n\n"
     );
     assert!(text.ends_with(&ours), "{text}");
     let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use stolon_core::sentinel::violations;
 use stolon_model::{ClusterData, Instance, KeeperReport, KeeperUid};
 
 /// What a keeper says about itself beyond what Stolon's do.
@@ -101,21 +102,34 @@ fn bytes(count: u64) -> String {
     format!("{size:.1} {unit}")
 }
 
-/// What troubles the cluster as a whole.
-pub fn of_cluster(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<String> {
-    let mut problems = Vec::new();
-    let status = &data.cluster.status;
-    match (&status.primary, data.primary()) {
-        (Some(uid), None) => problems.push(format!("the master db {uid} is not in the cluster data")),
-        (_, Some(primary)) => problems.extend(no_failover(data, primary)),
-        (None, None) if reports.is_empty() => {
-            problems.push(
-                "no keeper reports: start stolon-keeper on the machines that are to hold the data".to_owned(),
-            );
-        }
-        (None, None) => {}
+/// What troubles the cluster as a whole. The leading sentinel knows best why nothing happens; one that does not say
+/// (Stolon's do not) is helped out with what the cluster data tell.
+pub fn of_cluster(
+    data: &ClusterData,
+    reports: &BTreeMap<KeeperUid, KeeperReport>,
+    holds: Vec<String>,
+) -> Vec<String> {
+    let mut problems = if holds.is_empty() { told_by_cluster_data(data, reports) } else { holds };
+    problems
+        .extend(violations(data).iter().map(|violation| format!("the cluster data are broken: {violation}")));
+    for (uid, report) in reports.iter().filter(|(uid, _)| !data.keepers.contains_key(*uid)) {
+        let sentences = of_keeper(report).map(|activity| activity.sentences()).unwrap_or_default();
+        problems
+            .extend(sentences.iter().map(|sentence| format!("{uid}, which is not registered: {sentence}")));
     }
     problems
+}
+
+fn told_by_cluster_data(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<String> {
+    match data.primary() {
+        Some(primary) => no_failover(data, primary),
+        None if reports.is_empty() && data.keepers.is_empty() => {
+            vec![
+                "no keeper reports: start stolon-keeper on the machines that are to hold the data".to_owned(),
+            ]
+        }
+        None => Vec::new(),
+    }
 }
 
 /// Why a primary that does not work is still the primary.

@@ -139,8 +139,6 @@ fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>)
         .collect()
 }
 
-/// The leading sentinel knows best why nothing happens. One that does not say (Stolon's do not) is helped out with
-/// what the cluster data tell.
 fn cluster_line(
     data: &ClusterData,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
@@ -155,7 +153,7 @@ fn cluster_line(
             .map(|instance| instance.spec.keeper_uid.0.clone())
             .unwrap_or_default(),
         master_db_uid: primary.0,
-        problems: if holds.is_empty() { activity::of_cluster(data, reports) } else { holds },
+        problems: activity::of_cluster(data, reports, holds),
     }
 }
 
