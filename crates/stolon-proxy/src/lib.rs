@@ -7,6 +7,8 @@
 //! * A byte is forwarded only within `proxyTimeout` of the start of a look that found the primary, by a clock
 //!   that goes on while the process or the machine is frozen.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 mod connection;
 mod destination;
 mod flags;

@@ -1,5 +1,7 @@
 //! A proxy in this process, between real sockets, on a store that can be made to fail.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::io::ErrorKind;

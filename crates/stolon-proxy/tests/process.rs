@@ -1,5 +1,7 @@
 //! The real program: signals, limits, flags, and the stores that several processes share.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::io::ErrorKind;

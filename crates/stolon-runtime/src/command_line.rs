@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::ffi::OsString;
+use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
@@ -25,7 +26,8 @@ pub fn parse<T: clap::Parser>(program: Program) -> T {
     match try_parse_from(program, std::env::args_os()) {
         Ok(flags) => flags,
         Err(Stop::Show(text)) => {
-            print!("{text}");
+            // Whoever closed the pipe has read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             std::process::exit(0)
         }
         Err(Stop::Usage(error)) => {

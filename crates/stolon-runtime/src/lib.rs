@@ -26,6 +26,8 @@
 //!
 //! This crate knows nothing of clusters: it decides nothing and reads no document.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 mod backoff;
 mod command_line;
 mod common_args;

@@ -298,10 +298,11 @@ fn uri_password(lower: &str) -> Option<usize> {
             .find(|c: char| c == '/' || c == '?' || c == '"' || c.is_whitespace())
             .map_or(lower.len(), |end| authority + end);
         let part = &lower[authority..end];
-        if let (Some(colon), Some(at)) = (part.find(':'), part.rfind('@')) {
-            if colon < at && !part[colon + 1..at].starts_with("***") {
-                return Some(authority + colon + 1);
-            }
+        if let (Some(colon), Some(at)) = (part.find(':'), part.rfind('@'))
+            && colon < at
+            && !part[colon + 1..at].starts_with("***")
+        {
+            return Some(authority + colon + 1);
         }
         from = authority;
     }
