@@ -1,1 +1,1 @@
-//! Whole clusters under test.
+//! Whole clusters under test: real programs, real PostgreSQL, real signals. Everything is in `tests/`.

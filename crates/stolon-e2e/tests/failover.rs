@@ -1,0 +1,155 @@
+//! What happens when something dies, under clients that write all the time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use rustix::process::Signal;
+use serde_json::json;
+use stolon_testkit::local::writes::{Writes, Writing};
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, wait_for};
+
+async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
+    let writes = Writes {
+        target: cluster.proxy(),
+        clients: 3,
+        pause: Duration::from_millis(5),
+        limit: Duration::from_secs(15),
+    };
+    let writing = writes.start().await?;
+    wait_for("a first acknowledged row", PATIENCE, async || Ok((writing.acknowledged() > 20).then_some(())))
+        .await?;
+    Ok(writing)
+}
+
+/// Wait until rows are acknowledged that were begun after `since`.
+async fn writes_are_back(writing: &Writing, since: Instant) -> anyhow::Result<()> {
+    let before = writing.acknowledged();
+    wait_for("acknowledged rows after the fault", PATIENCE, async || {
+        ensure!(writing.last_acknowledged().is_some_and(|last| last > since), "{}", writing.last_failure());
+        Ok((writing.acknowledged() > before + 20).then_some(()))
+    })
+    .await
+}
+
+/// Lose the primary's keeper and PostgreSQL; afterwards everybody but the dead one goes on, and it comes back.
+async fn lose_the_primary(
+    cluster: &mut Cluster,
+    standbys: usize,
+) -> anyhow::Result<stolon_testkit::local::writes::Verdict> {
+    let old = cluster.primary().await?;
+    let writing = start_writing(cluster).await?;
+    cluster.kill_keeper_and_postgres(old).await?;
+    let died = Instant::now();
+    let new = cluster.wait_other_primary(old, PATIENCE).await?;
+    writes_are_back(&writing, died).await?;
+    let ledger = writing.stop().await;
+    let verdict = ledger.check(&cluster.proxy()).await?;
+    ensure!(verdict.unexpected.is_empty(), "rows from nowhere: {:?}", verdict.unexpected);
+
+    cluster.start_service(&format!("keeper{old}"))?;
+    cluster.wait_streaming(standbys, PATIENCE).await?;
+    let returned = cluster.instance(old);
+    wait_for("the old primary as a standby with all rows", PATIENCE, async || {
+        let session = returned.connect(QUERY).await?;
+        ensure!(session.value("select pg_is_in_recovery()", QUERY).await? == "t", "it takes writes");
+        let there: usize = session.value("select count(*) from acknowledged_writes", QUERY).await?.parse()?;
+        Ok((there >= verdict.acknowledged - verdict.lost.len()).then_some(()))
+    })
+    .await?;
+    ensure!(cluster.primary().await? == new, "the primary changed again");
+    Ok(verdict)
+}
+
+#[test]
+fn a_lost_primary_is_replaced_and_returns_as_a_standby() {
+    on_cluster(Plan::new(2), async |cluster| {
+        // Asynchronous: what the standby did not have yet is lost, and nothing else happens.
+        lose_the_primary(cluster, 1).await.map(drop)
+    });
+}
+
+#[test]
+fn synchronous_replication_loses_no_acknowledged_row() {
+    let plan = Plan::new(3).spec(json!({ "synchronousReplication": true })).store(StoreKind::Etcd);
+    on_cluster(plan, async |cluster| {
+        cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
+        let verdict = lose_the_primary(cluster, 2).await?;
+        ensure!(verdict.lost.is_empty(), "lost {} of {}", verdict.lost.len(), verdict.acknowledged);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_dead_postmaster_is_restarted_in_place() {
+    on_cluster(Plan::new(2).spec(json!({ "failInterval": "20s" })), async |cluster| {
+        let primary = cluster.primary().await?;
+        let writing = start_writing(cluster).await?;
+        let before = cluster.postmaster(primary)?;
+        cluster.kill_postmaster(primary)?;
+        writes_are_back(&writing, Instant::now()).await?;
+        ensure!(cluster.primary().await? == primary, "a failover for nothing");
+        ensure!(cluster.postmaster(primary)? != before);
+        let verdict = writing.stop().await.check(&cluster.proxy()).await?;
+        ensure!(verdict.lost.is_empty() && verdict.unexpected.is_empty(), "{verdict:?}");
+        cluster.wait_streaming(1, PATIENCE).await
+    });
+}
+
+#[test]
+fn a_keeper_that_returns_takes_its_orphan_over() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let standby = 3 - cluster.primary().await?;
+        let name = format!("keeper{standby}");
+        let orphan = cluster.postmaster(standby)?;
+        cluster.kill_service(&name).await?;
+        ensure!(cluster.processes().contains(&orphan), "the test needs an orphan");
+        cluster.start_service(&name)?;
+        cluster.wait_streaming(1, PATIENCE).await?;
+        wait_for("a postmaster of the new keeper", PATIENCE, async || {
+            Ok((cluster.postmaster(standby)? != orphan && !cluster.processes().contains(&orphan))
+                .then_some(()))
+        })
+        .await?;
+        cluster.wait_streaming(1, PATIENCE).await?;
+        cluster.stop_service(&name).await?;
+        let data = cluster.layout.keeper_directory(standby);
+        ensure!(stolon_testkit::local::running_in(&data).is_empty(), "the keeper left PostgreSQL behind");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_gets_no_client_when_it_wakes() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let old = cluster.primary().await?;
+        let family = stolon_testkit::local::tree(cluster.process(&format!("keeper{old}"))?.pid());
+        for pid in &family {
+            rustix::process::kill_process(*pid, Signal::STOP)?;
+        }
+        let new = cluster.wait_other_primary(old, PATIENCE).await?;
+        cluster.wait_writable(PATIENCE).await?;
+        let marker = "create table after_the_freeze (id int)";
+        cluster.session().await?.rows(marker, QUERY).await?;
+        for pid in &family {
+            rustix::process::kill_process(*pid, Signal::CONT)?;
+        }
+        cluster.wait_streaming(1, PATIENCE).await?;
+        let session = cluster.session().await?;
+        session.rows("insert into after_the_freeze values (1)", QUERY).await?;
+        ensure!(cluster.primary().await? == new, "the frozen primary was elected again");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_sentinel_may_die_and_another_one_takes_over() {
+    let plan = Plan { sentinels: 2, ..Plan::new(2) };
+    on_cluster(plan, async |cluster| {
+        let leader = cluster.store.leader().await?;
+        // Which of the two leads does not show in its name: stop one in good order, then lose the primary.
+        cluster.stop_service("sentinel1").await?;
+        wait_for("a leader", PATIENCE, async || Ok(cluster.store.leader().await?)).await?;
+        ensure!(leader.is_some(), "nobody led before");
+        lose_the_primary(cluster, 1).await.map(drop)
+    });
+}
