@@ -1,10 +1,17 @@
 //! Observing: facts, nothing else.
 
 use stolon_core::keeper::{Data, DataKind, Goal, Live, Observation, Server, Stage};
-use stolon_postgres::Limit;
+use stolon_postgres::{Limit, LocalPostgres};
 
 use crate::keeper::{Keeper, PassError};
 use crate::translate;
+
+/// True while the server itself says that it does not accept connections yet, so that asking it would only fill
+/// its log (PostgreSQL source, `pidfile.h`: the eighth line of `postmaster.pid`, since version 10).
+pub(crate) fn says_starting(postgres: &LocalPostgres) -> bool {
+    let text = std::fs::read_to_string(postgres.data_directory().join("postmaster.pid")).unwrap_or_default();
+    matches!(text.lines().nth(7).map(str::trim), Some("starting" | "stopping"))
+}
 
 impl Keeper<'_> {
     /// What a limit of `requestTimeout` from now gives.
@@ -58,6 +65,9 @@ impl Keeper<'_> {
 
     /// What a running server says; none when it does not answer.
     async fn look(&self, limit: &Limit) -> Option<Live> {
+        if says_starting(&self.shared.postgres) {
+            return None;
+        }
         let sample = match self.shared.postgres.sample(limit).await {
             Ok(sample) => sample,
             Err(error) => {

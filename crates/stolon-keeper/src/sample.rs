@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Flag;
+use crate::observe::says_starting;
 use crate::shared::Shared;
 
 /// Runs until `stop`.
@@ -63,7 +64,7 @@ async fn state(shared: &Shared, timeout: Duration, stop: &CancellationToken) -> 
     }
     let running = shared.postgres.server().borrow().is_running();
     let is_instance = matches!(shared.postgres.facts(), Ok(DataDirectory::Initialised(_)));
-    if !running || !is_instance {
+    if !running || !is_instance || says_starting(&shared.postgres) {
         return state;
     }
     match shared.postgres.sample(&limit).await {

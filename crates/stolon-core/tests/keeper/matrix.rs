@@ -1,0 +1,434 @@
+//! The situation matrix: one row each.
+
+use stolon_core::keeper::*;
+use stolon_model::{
+    ArchiveRecoverySettings, FollowConfig, InstanceInitMode as Init, RecoveryTargetSettings, Role,
+};
+
+use crate::given::*;
+
+fn planned(cluster: &stolon_model::ClusterData, seen: &Observation) -> String {
+    words(&plan(&goal(cluster), seen))
+}
+
+#[test]
+fn a_keeper_that_is_not_known_touches_nothing() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let seen = running(DataKind::Primary, &goal(&cluster));
+    cluster.keepers.clear();
+    assert_eq!(planned(&cluster, &seen), "");
+}
+
+#[test]
+fn without_an_instance_the_server_stops_and_its_files_stay() {
+    let cluster = asked(Role::Primary, Init::None);
+    let seen = running(DataKind::Primary, &goal(&cluster));
+    let mut none = cluster;
+    none.instances.remove(&"us".into());
+    assert_eq!(planned(&none, &seen), "stop");
+    assert_eq!(planned(&none, &here(DataKind::Primary)), "");
+}
+
+#[test]
+fn a_boot_that_was_not_acknowledged_keeps_the_server_stopped() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let seen = running(DataKind::Primary, &goal(&cluster));
+    cluster.keepers.get_mut(&"k1".into()).unwrap().status.boot_uuid = "earlier".into();
+    assert_eq!(planned(&cluster, &seen), "stop");
+    assert_eq!(planned(&cluster, &here(DataKind::Primary)), "");
+}
+
+const NEW: &str = "stop mark wipe initdb configure:primary+merged start ready roles stop finish again";
+const COPY: &str = "stop examine mark copy again";
+
+#[test]
+fn another_instance_is_made_as_the_cluster_data_says() {
+    let other = |data: Data| {
+        let local = LocalInstance { uid: "old".into(), generation: 9, ..LocalInstance::default() };
+        Observation { local, data, ..nothing() }
+    };
+    let elsewhere =
+        Data::Present(Present { version: V15, kind: DataKind::Primary, system_identifier: "other".into() });
+    for (mode, data, expected) in [
+        (Init::New, Data::Absent, NEW),
+        (Init::New, present(DataKind::Primary), NEW),
+        (Init::PointInTimeRecovery, Data::Absent, "stop mark wipe restore again"),
+        (Init::PointInTimeRecovery, present(DataKind::Primary), "stop mark wipe restore again"),
+        (Init::Resync, Data::Absent, COPY),
+        (Init::Resync, present(DataKind::Primary), COPY),
+        (Init::Resync, elsewhere, COPY),
+        (
+            Init::Existing,
+            present(DataKind::Primary),
+            "stop configure:primary+merged start ready stop finish again",
+        ),
+        (Init::Existing, Data::Absent, "stop trouble"),
+        (Init::Existing, Data::Unreadable("PG_VERSION".into()), "stop trouble"),
+        (Init::None, Data::Absent, "trouble"),
+        (Init::None, present(DataKind::Primary), "trouble"),
+    ] {
+        let role = if mode == Init::Resync { Role::Standby } else { Role::Primary };
+        let cluster = asked(role, mode.clone());
+        assert_eq!(planned(&cluster, &other(data.clone())), expected, "{mode} with {data:?}");
+    }
+}
+
+#[test]
+fn a_new_cluster_captures_its_parameters_when_they_are_to_be_merged() {
+    let mut cluster = asked(Role::Primary, Init::New);
+    ours(&mut cluster).spec.include_previous_config = true;
+    assert!(planned(&cluster, &nothing()).contains("start ready capture roles stop finish"));
+}
+
+#[test]
+fn what_is_half_made_is_made_from_nothing() {
+    for (mode, expected) in
+        [(Init::New, NEW), (Init::PointInTimeRecovery, "stop mark wipe restore again"), (Init::Resync, COPY)]
+    {
+        let role = if mode == Init::Resync { Role::Standby } else { Role::Primary };
+        let cluster = asked(role, mode);
+        let mut seen = here(DataKind::Primary);
+        seen.local.initializing = true;
+        assert_eq!(planned(&cluster, &seen), expected);
+    }
+    let mut seen = here(DataKind::Primary);
+    seen.local.initializing = true;
+    assert_eq!(
+        planned(&asked(Role::Primary, Init::None), &seen),
+        "trouble",
+        "nothing says that it may be wiped"
+    );
+    assert_eq!(planned(&asked(Role::Primary, Init::Existing), &seen), "stop trouble");
+}
+
+#[test]
+fn data_of_the_same_system_is_rewound_when_rewinding_is_on() {
+    let rewinding = || {
+        let mut cluster = asked(Role::Standby, Init::Resync);
+        ours(&mut cluster).spec.use_pg_rewind = true;
+        cluster
+    };
+    let old = || {
+        let mut seen = here(DataKind::Primary);
+        seen.local.uid = "old".into();
+        seen
+    };
+    assert_eq!(planned(&rewinding(), &old()), "stop examine mark rewind again");
+
+    let mut other_system = rewinding();
+    other_system.instances.get_mut(&"pp".into()).unwrap().status.system_identifier = "another".into();
+    assert_eq!(planned(&other_system, &old()), COPY);
+
+    let mut no_primary = rewinding();
+    no_primary.cluster.status.primary = None;
+    assert_eq!(planned(&no_primary, &old()), COPY);
+
+    let trust = Identity { rewind_credentials: RewindCredentials::Absent, ..identity() };
+    let cluster = rewinding();
+    let goal = Goal::of(&cluster, &cluster.cluster.spec.effective(), &trust);
+    assert_eq!(words(&plan(&goal, &old())), COPY);
+}
+
+#[test]
+fn a_copy_is_not_begun_before_its_source_is_known() {
+    let mut cluster = asked(Role::Standby, Init::Resync);
+    cluster.instances.get_mut(&"pp".into()).unwrap().status.listen_address.clear();
+    assert_eq!(planned(&cluster, &nothing()), "stop trouble");
+    cluster.instances.remove(&"pp".into());
+    assert_eq!(planned(&cluster, &nothing()), "stop trouble");
+}
+
+#[test]
+fn a_primary_that_is_stopped_is_started_and_locked_when_synchronous() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let seen = here(DataKind::Primary);
+    assert_eq!(planned(&cluster, &seen), "configure:primary start ready again");
+    ours(&mut cluster).spec.synchronous_replication = true;
+    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["bb".into()]);
+    assert_eq!(planned(&cluster, &seen), "gate configure:primary start ready again");
+    let standby = here(DataKind::Standby);
+    assert_eq!(planned(&cluster, &standby), "gate configure:primary start ready again");
+}
+
+#[test]
+fn a_primary_that_runs_gets_its_slots_and_reaches_its_generation() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let seen = running(DataKind::Primary, &goal(&cluster));
+    assert_eq!(planned(&cluster, &seen), "slots commit:3");
+    ours(&mut cluster).spec.followers = Some(vec!["bb".into(), "us".into()]);
+    ours(&mut cluster).spec.additional_replication_slots = Some(vec!["extra".into()]);
+    assert_eq!(planned(&cluster, &seen), "slots:stolon_bb,stolon_extra commit:3");
+    ours(&mut cluster).spec.pg_parameters = Some([("work_mem".to_owned(), "8MB".to_owned())].into());
+    assert_eq!(planned(&cluster, &seen), "slots:stolon_bb,stolon_extra configure:primary reload commit:3");
+}
+
+#[test]
+fn a_standby_that_runs_is_promoted_in_place() {
+    let cluster = asked(Role::Primary, Init::None);
+    let mut seen = here(DataKind::Standby);
+    seen.server = Server::Running(Some(live(DataKind::Standby)));
+    assert_eq!(planned(&cluster, &seen), "promote again");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_waited_for() {
+    let cluster = asked(Role::Primary, Init::None);
+    let mut seen = running(DataKind::Primary, &goal(&cluster));
+    seen.server = Server::Running(None);
+    assert_eq!(planned(&cluster, &seen), "ready again");
+}
+
+#[test]
+fn data_that_is_gone_is_never_made_again_by_itself() {
+    for role in [Role::Primary, Role::Standby] {
+        for data in
+            [Data::Absent, Data::Incomplete { missing: vec!["base".into()] }, Data::Unreadable("x".into())]
+        {
+            let cluster = asked(role.clone(), Init::None);
+            let seen = Observation { data, ..here(DataKind::Primary) };
+            assert_eq!(planned(&cluster, &seen), "trouble");
+        }
+    }
+}
+
+#[test]
+fn data_of_another_major_is_not_started() {
+    let cluster = asked(Role::Primary, Init::None);
+    let data = Data::Present(Present {
+        version: BinaryVersion { major: 14, minor: 0 },
+        kind: DataKind::Primary,
+        system_identifier: SYSTEM.into(),
+    });
+    let seen = Observation { data, ..here(DataKind::Primary) };
+    let plan = plan(&goal(&cluster), &seen);
+    assert_eq!(words(&plan), "trouble");
+    let sentence = plan.trouble.unwrap().to_string();
+    assert!(
+        sentence.starts_with("the data is of PostgreSQL 14, the binaries are of PostgreSQL 15"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_standby_is_started_and_followed_up() {
+    let cluster = asked(Role::Standby, Init::None);
+    assert_eq!(planned(&cluster, &here(DataKind::Standby)), "configure:standby start commit:3 again");
+    let seen = running(DataKind::Standby, &goal(&cluster));
+    assert_eq!(planned(&cluster, &seen), "slots commit:3");
+    assert_eq!(planned(&cluster, &here(DataKind::Primary)), "trouble", "a primary is never demoted in place");
+    let primary =
+        Observation { server: Server::Running(Some(live(DataKind::Primary))), ..here(DataKind::Primary) };
+    assert_eq!(planned(&cluster, &primary), "trouble");
+}
+
+#[test]
+fn a_new_upstream_is_followed_with_a_reload_where_postgresql_can() {
+    let mut cluster = asked(Role::Standby, Init::None);
+    let mut seen = running(DataKind::Standby, &goal(&cluster));
+    cluster.instances.get_mut(&"pp".into()).unwrap().status.port = "5433".into();
+    assert_eq!(planned(&cluster, &seen), "configure:standby reload slots commit:3");
+    seen.version = BinaryVersion { major: 12, minor: 9 };
+    seen.data = Data::Present(Present {
+        version: seen.version,
+        kind: DataKind::Standby,
+        system_identifier: SYSTEM.into(),
+    });
+    assert_eq!(planned(&cluster, &seen), "stop configure:standby start commit:3 again");
+}
+
+#[test]
+fn a_standby_that_does_not_come_up_is_restarted_to_follow_another() {
+    let mut cluster = asked(Role::Standby, Init::None);
+    let mut seen = running(DataKind::Standby, &goal(&cluster));
+    seen.server = Server::Running(None);
+    assert_eq!(planned(&cluster, &seen), "commit:3");
+    cluster.instances.get_mut(&"pp".into()).unwrap().status.port = "5433".into();
+    assert_eq!(planned(&cluster, &seen), "stop configure:standby start commit:3 again");
+}
+
+#[test]
+fn a_standby_whose_upstream_is_gone_keeps_streaming() {
+    let mut cluster = asked(Role::Standby, Init::None);
+    let seen = running(DataKind::Standby, &goal(&cluster));
+    cluster.instances.remove(&"pp".into());
+    assert_eq!(planned(&cluster, &seen), "trouble");
+}
+
+#[test]
+fn the_head_of_a_standby_cluster_is_promoted_in_place() {
+    let mut cluster = asked(Role::Standby, Init::None);
+    ours(&mut cluster).spec.follow_config = Some(external());
+    let seen = running(DataKind::Standby, &goal(&cluster));
+    assert_eq!(planned(&cluster, &seen), "slots commit:3");
+    ours(&mut cluster).spec.role = Some(Role::Primary);
+    ours(&mut cluster).spec.follow_config = None;
+    cluster.cluster.status.primary = Some("us".into());
+    assert_eq!(planned(&cluster, &seen), "promote again");
+}
+
+#[test]
+fn archive_settings_are_there_at_the_first_start() {
+    let mut cluster = asked(Role::Standby, Init::None);
+    let mut follow = external();
+    follow.archive_recovery_settings =
+        Some(ArchiveRecoverySettings { restore_command: "fetch %f %p".into() });
+    ours(&mut cluster).spec.follow_config = Some(follow);
+    let plan = plan(&goal(&cluster), &here(DataKind::Standby));
+    let Some(Step::Configure { config, .. }) =
+        plan.steps.iter().find(|step| matches!(step, Step::Configure { .. }))
+    else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(config.recovery.parameters.get("restore_command").map(String::as_str), Some("fetch %f %p"));
+}
+
+#[test]
+fn switching_synchronous_replication_off_opens_the_gate() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    ours(&mut cluster).spec.synchronous_replication = true;
+    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["bb".into()]);
+    let mut seen = running(DataKind::Primary, &goal(&cluster));
+    assert_eq!(seen.gate, Gate::Closed);
+    assert_eq!(planned(&cluster, &seen), "slots commit:3", "bb is not in sync");
+    ours(&mut cluster).spec.synchronous_replication = false;
+    assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
+    let reloaded = plan(&goal(&cluster), &seen).steps.iter().find_map(|step| match step {
+        Step::Configure { config, .. } => Some((**config).clone()),
+        _ => None,
+    });
+    seen.applied = reloaded;
+    let opening = plan(&goal(&cluster), &seen);
+    assert_eq!(words(&opening), "slots again");
+    assert_eq!(gate_after(&opening), Some(Gate::Open));
+}
+
+#[test]
+fn the_gate_opens_when_exactly_the_named_standbys_are_in_sync() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    ours(&mut cluster).spec.synchronous_replication = true;
+    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["bb".into(), "cc".into()]);
+    for (in_sync, opens) in
+        [(&["bb"][..], false), (&["bb", "cc"], true), (&[], false), (&["bb", "cc", "dd"], false)]
+    {
+        let mut seen = running(DataKind::Primary, &goal(&cluster));
+        let mut answer = live(DataKind::Primary);
+        answer.in_sync = in_sync.iter().map(|&uid| uid.into()).collect();
+        seen.server = Server::Running(Some(answer));
+        let plan = plan(&goal(&cluster), &seen);
+        assert_eq!(gate_after(&plan), opens.then_some(Gate::Open), "{in_sync:?}");
+        assert_eq!(plan.next_look == NextLook::Soon, !opens);
+    }
+}
+
+#[test]
+fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let mut seen = running(DataKind::Primary, &goal(&cluster));
+    cluster.cluster.status.primary = Some("pp".into());
+    let fenced = plan(&goal(&cluster), &seen);
+    assert_eq!(words(&fenced), "slots configure:primary reload terminate commit:3");
+    seen.applied = fenced.steps.iter().find_map(|step| match step {
+        Step::Configure { config, .. } => Some((**config).clone()),
+        _ => None,
+    });
+    assert!(seen.applied.iter().all(|config| config.hba.len() == 6), "only superuser and replication lines");
+    assert_eq!(planned(&cluster, &seen), "slots terminate commit:3");
+    cluster.cluster.status.primary = Some("us".into());
+    assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
+    cluster.cluster.status.primary = None;
+    assert_eq!(
+        planned(&cluster, &seen),
+        "slots configure:primary reload commit:3",
+        "nobody else was elected"
+    );
+}
+
+#[test]
+fn restarts_wait_for_the_operator_or_happen_in_order() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let pending = |names: &[&str], cluster: &stolon_model::ClusterData| {
+        let mut seen = running(DataKind::Primary, &goal(cluster));
+        let mut answer = live(DataKind::Primary);
+        answer.pending_restart = names.iter().map(|&name| name.to_owned()).collect();
+        seen.server = Server::Running(Some(answer));
+        seen
+    };
+    const RESTART: &str = "slots:stolon_pp stop configure:primary start ready again";
+    ours(&mut cluster).spec.followers = Some(vec!["pp".into()]);
+    let manual = plan(&goal(&cluster), &pending(&["max_connections"], &cluster));
+    assert_eq!(words(&manual), "slots:stolon_pp commit:3");
+    assert_eq!(manual.restart, PendingRestart::Yes);
+
+    cluster.cluster.spec.automatic_pg_restart = Some(true);
+    assert_eq!(planned(&cluster, &pending(&["max_connections"], &cluster)), RESTART);
+    assert_eq!(
+        planned(&cluster, &pending(&["recovery_target_timeline"], &cluster)),
+        "slots:stolon_pp commit:3"
+    );
+
+    let follower = cluster.instances.get_mut(&"pp".into()).unwrap();
+    follower.status.healthy = true;
+    follower.status.current_generation = 2;
+    let mut seen = pending(&["max_connections"], &cluster);
+    assert_eq!(planned(&cluster, &seen), "slots:stolon_pp commit:3", "the standby restarts first");
+    seen.restart_patience = Patience::Spent;
+    assert_eq!(planned(&cluster, &seen), RESTART);
+
+    ours(&mut cluster).spec.synchronous_replication = true;
+    ours(&mut cluster).spec.synchronous_standbys = Some(Vec::new());
+    let mut seen = pending(&["max_connections"], &cluster);
+    seen.gate = Gate::Open;
+    seen.restart_patience = Patience::Spent;
+    seen.applied = None;
+    assert_eq!(
+        planned(&cluster, &seen),
+        "slots:stolon_pp configure:primary reload gate stop configure:primary start ready again"
+    );
+}
+
+#[test]
+fn odd_cluster_data_is_left_alone() {
+    let odd = |change: fn(&mut stolon_model::ClusterData)| {
+        let mut cluster = asked(Role::Standby, Init::Resync);
+        change(&mut cluster);
+        matches!(goal(&cluster), Goal::LeaveAlone(LeaveAlone::Impossible(_)))
+    };
+    assert!(odd(|cluster| ours(cluster).spec.role = None));
+    assert!(odd(|cluster| ours(cluster).spec.role = Some("witness".into())));
+    assert!(odd(|cluster| ours(cluster).spec.follow_config = None));
+    assert!(odd(|cluster| ours(cluster).spec.follow_config = Some(FollowConfig::default())));
+    assert!(odd(|cluster| ours(cluster).spec.init_mode = Some("magic".into())));
+    assert!(odd(|cluster| {
+        ours(cluster).spec.init_mode = Some(Init::PointInTimeRecovery);
+        ours(cluster).spec.pitr_config = None;
+    }));
+}
+
+#[test]
+fn impossible_recoveries_are_refused_before_anything_is_deleted() {
+    let mut cluster = asked(Role::Primary, Init::PointInTimeRecovery);
+    let target = |time: &str, xid: &str| RecoveryTargetSettings {
+        recovery_target_time: time.into(),
+        recovery_target_xid: xid.into(),
+        ..RecoveryTargetSettings::default()
+    };
+    let seen = here(DataKind::Primary);
+    for (settings, archive, expected) in [
+        (Some(target("2026-01-01", "")), None, "trouble"),
+        (Some(target("2026-01-01", "")), Some("fetch"), "commit:3"),
+        (Some(target("2026-01-01", "7")), Some("fetch"), "trouble"),
+        (None, None, "ok"),
+    ] {
+        let pitr = ours(&mut cluster).spec.pitr_config.as_mut().unwrap();
+        pitr.recovery_target_settings = settings;
+        pitr.archive_recovery_settings =
+            archive.map(|command: &str| ArchiveRecoverySettings { restore_command: command.into() });
+        let mut seen = seen.clone();
+        seen.local.uid = "old".into();
+        let words = planned(&cluster, &seen);
+        match expected {
+            "trouble" => assert_eq!(words, "stop trouble"),
+            _ => assert_eq!(words, "stop mark wipe restore again"),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Making an instance in several passes, with the failures between them.
+
+use stolon_core::keeper::*;
+use stolon_model::{InstanceInitMode as Init, Lsn, Role, Timeline, TimelineHistoryEntry};
+
+use crate::given::*;
+
+fn half_made(stage: Stage, data: Data) -> Observation {
+    let local = LocalInstance { uid: "us".into(), initializing: true, ..LocalInstance::default() };
+    let attempt = Attempt { instance: "us".into(), stage, ..Attempt::default() };
+    Observation { local, data, attempt, ..nothing() }
+}
+
+#[test]
+fn a_restored_backup_is_recovered_and_then_complete() {
+    let mut cluster = asked(Role::Primary, Init::PointInTimeRecovery);
+    ours(&mut cluster).spec.include_previous_config = true;
+    let mut seen = half_made(Stage::Restored, present(DataKind::Primary));
+    const RECOVER: &str = "stop configure:recovery+merged start recovered ready capture stop finish again";
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), RECOVER);
+    seen.attempt.start_failed();
+    assert_eq!(
+        words(&plan(&goal(&cluster), &seen)),
+        RECOVER,
+        "what was restored is kept for another attempt"
+    );
+    seen.attempt.start_failed();
+    seen.attempt.start_failed();
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop mark wipe restore again");
+    seen.attempt.reached(Stage::Recovered);
+    assert_eq!(
+        words(&plan(&goal(&cluster), &seen)),
+        "stop configure:primary+merged start ready capture stop finish again",
+        "a recovery that has ended is not begun again"
+    );
+}
+
+#[test]
+fn a_restored_backup_of_another_major_is_fetched_again_and_said_so() {
+    let cluster = asked(Role::Primary, Init::PointInTimeRecovery);
+    let version = BinaryVersion { major: 14, minor: 0 };
+    let data = Data::Present(Present { version, kind: DataKind::Primary, system_identifier: SYSTEM.into() });
+    let seen = half_made(Stage::Restored, data);
+    let plan = plan(&goal(&cluster), &seen);
+    assert!(matches!(plan.trouble, Some(Trouble::OtherMajor { .. })));
+    assert!(!plan.steps.iter().any(|step| matches!(step, Step::Start(_))), "{plan:?}");
+}
+
+#[test]
+fn a_copy_counts_once_it_has_started() {
+    let cluster = asked(Role::Standby, Init::Resync);
+    let mut seen = half_made(Stage::Copied, present(DataKind::Standby));
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "configure:standby start finish again");
+    for _ in 0..3 {
+        seen.attempt.start_failed();
+    }
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop examine mark copy again");
+}
+
+#[test]
+fn rewound_data_has_to_come_up_on_the_right_branch() {
+    let mut cluster = asked(Role::Standby, Init::Resync);
+    ours(&mut cluster).spec.use_pg_rewind = true;
+    let source = cluster.instances.get_mut(&"pp".into()).unwrap();
+    source.status.timeline = Timeline(2);
+    source.status.lsn = Lsn(2000);
+    source.status.timelines_history = Some(vec![TimelineHistoryEntry {
+        timeline: Timeline(1),
+        switch_point: Lsn(1000),
+        ..Default::default()
+    }]);
+    let mut seen = half_made(Stage::Rewound, present(DataKind::Standby));
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "configure:standby start ready again");
+
+    let answer = |lsn| Live { in_recovery: true, timeline: Timeline(1), lsn: Lsn(lsn), ..Live::default() };
+    seen.server = Server::Running(Some(answer(1000)));
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "finish again");
+    seen.server = Server::Running(Some(answer(1001)));
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop examine mark copy again");
+
+    seen.server = Server::Stopped;
+    seen.attempt.start_failed();
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop examine mark copy again", "it did not come up");
+}
+
+#[test]
+fn a_rewind_is_tried_twice_before_everything_is_copied() {
+    let mut cluster = asked(Role::Standby, Init::Resync);
+    ours(&mut cluster).spec.use_pg_rewind = true;
+    let mut seen = half_made(Stage::Nothing, present(DataKind::Primary));
+    for expected in ["rewind", "rewind", "copy"] {
+        assert_eq!(words(&plan(&goal(&cluster), &seen)), format!("stop examine mark {expected} again"));
+        seen.attempt.rewind_failures += 1;
+    }
+}
+
+#[test]
+fn the_memory_of_one_instance_does_not_count_for_another() {
+    let attempt = Attempt { instance: "us".into(), stage: Stage::Copied, failures: 2, rewind_failures: 1 };
+    assert_eq!(attempt.clone().at(&"us".into()), attempt);
+    assert_eq!(attempt.at(&"them".into()), Attempt { instance: "them".into(), ..Attempt::default() });
+}
