@@ -1,0 +1,329 @@
+//! The live migration of a legacy PostgreSQL, and what can be wrong on the way: each trouble is one clear sentence in
+//! `stolonctl status` and in the keeper's log, and once it is mended the migration goes on by itself.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+use stolon_testkit::local::{Process, Server, Target};
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for};
+
+/// A legacy server beside the cluster, not started yet, with the users that the cluster needs once it is.
+struct Legacy {
+    server: Server,
+    marker: PathBuf,
+    password_file: PathBuf,
+}
+
+const TUNED: &str = "\
+max_connections = 300
+max_prepared_transactions = 100
+max_locks_per_transaction = 80
+max_worker_processes = 11
+max_wal_senders = 12
+track_commit_timestamp = on
+shared_preload_libraries = 'pg_stat_statements'
+";
+
+impl Legacy {
+    async fn create(cluster: &mut Cluster) -> anyhow::Result<Legacy> {
+        let directory = cluster.layout.directory.join("legacy");
+        let server = Server {
+            pg_bin: cluster.layout.pg_bin.clone(),
+            account: cluster.layout.account.clone(),
+            port: cluster.ports.take()?,
+            password: "legacy".to_owned(),
+            directory: directory.clone(),
+        };
+        server.create(TUNED).await?;
+        Ok(Legacy { server, marker: directory.join("mended"), password_file: directory.join("pgpass") })
+    }
+
+    async fn start(&self, cluster: &Cluster) -> anyhow::Result<Process> {
+        let process = self.server.start().await?;
+        let users = &cluster.layout.credentials;
+        self.server
+            .create_user(&["-s", "--replication"], &users.superuser, &users.superuser_password)
+            .await?;
+        self.server
+            .create_user(&["--replication"], &users.replication_user, &users.replication_password)
+            .await?;
+        self.write_password(cluster, &users.superuser_password)?;
+        let session = self.server.target().connect(QUERY).await?;
+        let content = "create extension pg_stat_statements; create table t (id int primary key, v text); \
+                       insert into t select n, repeat(n::text, 50) from generate_series(1, 5000) n";
+        session.rows(content, QUERY).await?;
+        Ok(process)
+    }
+
+    fn write_password(&self, cluster: &Cluster, password: &str) -> anyhow::Result<()> {
+        let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
+        cluster.layout.account.write_private(&self.password_file, &format!("*:*:*:*:{escaped}\n"))
+    }
+
+    /// The restore command of the documentation, with the password in a file.
+    fn restore_command(&self) -> String {
+        format!(
+            "PGPASSFILE={} {} -D %d -P -h 127.0.0.1 -p {} -U stolon -X stream --checkpoint=fast",
+            self.password_file.display(),
+            self.server.pg_bin.join("pg_basebackup").display(),
+            self.server.port,
+        )
+    }
+
+    fn spec(restore_command: &str) -> Value {
+        let mut spec = short_timings();
+        spec["initMode"] = json!("pitr");
+        spec["pitrConfig"] = json!({
+            "dataRestoreCommand": restore_command,
+            "archiveRecoverySettings": { "restoreCommand": "echo 1" },
+        });
+        spec
+    }
+}
+
+async fn content(target: &Target) -> anyhow::Result<String> {
+    let session = target.connect(QUERY).await?;
+    session.value("select count(*) || ' ' || sum(hashtextextended(t::text, 0)::numeric) from t", QUERY).await
+}
+
+fn start_everything(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
+    for number in 1..=keepers {
+        cluster.start_service(&format!("keeper{number}"))?;
+    }
+    cluster.start_service("sentinel1")?;
+    cluster.start_service("proxy1")
+}
+
+/// The database takes writes, and holds what the legacy one held.
+async fn migrated(cluster: &Cluster, legacy: &Legacy) -> anyhow::Result<()> {
+    cluster.wait_writable(PATIENCE).await?;
+    let (before, after) = (content(&legacy.server.target()).await?, content(&cluster.proxy()).await?);
+    ensure!(before == after, "legacy {before}, migrated {after}");
+    Ok(())
+}
+
+/// Wait until all these parts stand in one sentence of `stolonctl status`, and the log has it too.
+async fn said(cluster: &Cluster, parts: &[&str]) -> anyhow::Result<()> {
+    let sentence = wait_for("the sentence in stolonctl status", PATIENCE, async || {
+        let output = cluster.stolonctl(&["status"], "").await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let found =
+            text.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(ToOwned::to_owned);
+        ensure!(found.is_some(), "the status is\n{text}");
+        Ok(found)
+    })
+    .await?;
+    ensure!(sentence.len() < 600, "not one clear sentence: {sentence}");
+    let log = cluster.log("keeper1");
+    ensure!(log.lines().any(|line| parts.iter().all(|part| line.contains(part))), "the log lacks {parts:?}");
+    Ok(())
+}
+
+/// Nothing was promoted, and no client gets anywhere.
+async fn nothing_half_made(cluster: &Cluster) -> anyhow::Result<()> {
+    let early = cluster.proxy().connect(std::time::Duration::from_secs(2)).await;
+    ensure!(early.is_err(), "the proxy lets clients in before the migration is done");
+    Ok(())
+}
+
+#[test]
+fn with_parameters_and_a_second_keeper() {
+    on_prepared(Plan::new(2).uninitialised(), async |cluster| {
+        let legacy = Legacy::create(cluster).await?;
+        legacy.start(cluster).await?;
+        start_everything(cluster, 2)?;
+        cluster
+            .stolonctl_ok(&["init", &Legacy::spec(&legacy.restore_command()).to_string()], "yes\n")
+            .await?;
+        let parameters =
+            json!({ "pgParameters": { "max_connections": "400", "max_prepared_transactions": "100" } });
+        cluster.patch(parameters).await?;
+        migrated(cluster, &legacy).await?;
+        let session = cluster.session().await?;
+        for (name, value) in [
+            ("max_connections", "400"),
+            ("max_prepared_transactions", "100"),
+            ("track_commit_timestamp", "on"),
+        ] {
+            let found = session.value(&format!("show {name}"), QUERY).await?;
+            ensure!(found == value, "{name} is {found}");
+        }
+        session.value("select count(*) from pg_stat_statements", QUERY).await?;
+        cluster.wait_streaming(1, PATIENCE).await
+    });
+}
+
+#[test]
+fn without_parameters_the_control_data_decide() {
+    on_prepared(Plan::new(2).uninitialised(), async |cluster| {
+        let legacy = Legacy::create(cluster).await?;
+        legacy.start(cluster).await?;
+        start_everything(cluster, 2)?;
+        // Nothing of the copied configuration helps either.
+        let command = format!("{} && : > %d/postgresql.conf", legacy.restore_command());
+        cluster.stolonctl_ok(&["init", &Legacy::spec(&command).to_string()], "yes\n").await?;
+        migrated(cluster, &legacy).await?;
+        let session = cluster.session().await?;
+        for (name, least) in [
+            ("max_connections", 300),
+            ("max_prepared_transactions", 100),
+            ("max_locks_per_transaction", 80),
+            ("max_worker_processes", 11),
+            ("max_wal_senders", 12),
+        ] {
+            let found: i64 = session.value(&format!("show {name}"), QUERY).await?.parse()?;
+            ensure!(found >= least, "{name} is {found}, the data demand {least}");
+        }
+        cluster.wait_streaming(1, PATIENCE).await
+    });
+}
+
+#[test]
+fn an_unreachable_host_then_a_wrong_password() {
+    on_prepared(Plan::new(1).uninitialised(), async |cluster| {
+        let legacy = Legacy::create(cluster).await?;
+        start_everything(cluster, 1)?;
+        let spec = Legacy::spec(&legacy.restore_command()).to_string();
+        cluster.stolonctl_ok(&["init", "--yes", &spec], "").await?;
+        said(cluster, &["connection to server at \"127.0.0.1\"", "failed"]).await?;
+        nothing_half_made(cluster).await?;
+
+        legacy.write_password(cluster, "wrong")?;
+        // The right one is written by `start`: put the wrong one back for a while.
+        legacy.start(cluster).await?;
+        legacy.write_password(cluster, "wrong")?;
+        said(cluster, &["password authentication failed for user \"stolon\""]).await.or_else(|error| {
+            // It may have been quicker than we.
+            if cluster.log("keeper1").contains("password authentication failed") {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })?;
+        legacy.write_password(cluster, &cluster.layout.credentials.superuser_password)?;
+        migrated(cluster, &legacy).await
+    });
+}
+
+#[test]
+fn data_of_another_major_version() {
+    on_prepared(Plan::new(1).uninitialised(), async |cluster| {
+        let legacy = Legacy::create(cluster).await?;
+        legacy.start(cluster).await?;
+        start_everything(cluster, 1)?;
+        let command = format!(
+            "{} && {{ test -e {} || echo 13 > %d/PG_VERSION; }}",
+            legacy.restore_command(),
+            legacy.marker.display()
+        );
+        cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
+        said(cluster, &["13", "15"]).await?;
+        nothing_half_made(cluster).await?;
+        std::fs::write(&legacy.marker, "")?;
+        migrated(cluster, &legacy).await
+    });
+}
+
+#[test]
+fn a_library_that_is_missing_here() {
+    on_prepared(Plan::new(1).uninitialised(), async |cluster| {
+        let legacy = Legacy::create(cluster).await?;
+        legacy.start(cluster).await?;
+        start_everything(cluster, 1)?;
+        // What the copied configuration asks for exists on the legacy machine only.
+        let library = legacy.server.directory.join("late_library");
+        let command = format!(
+            "{} && echo \"shared_preload_libraries = '{}'\" >> %d/postgresql.conf",
+            legacy.restore_command(),
+            library.display()
+        );
+        cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
+        said(cluster, &["late_library"]).await?;
+        let output =
+            std::process::Command::new(legacy.server.pg_bin.join("pg_config")).arg("--pkglibdir").output();
+        let directory = match output {
+            Ok(output) if output.status.success() => {
+                PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+            }
+            _ => PathBuf::from("/usr/lib/postgresql/15/lib"),
+        };
+        std::fs::copy(directory.join("pg_stat_statements.so"), library.with_extension("so"))?;
+        migrated(cluster, &legacy).await
+    });
+}
+
+#[test]
+fn a_full_disk() {
+    on_prepared(Plan::new(1).uninitialised(), async |cluster| {
+        let legacy = Legacy::create(cluster).await?;
+        legacy.start(cluster).await?;
+        let disk = SmallDisk::mount(cluster)?;
+        start_everything(cluster, 1)?;
+        let command = format!("{}{}", disk.obstacle(&legacy), legacy.restore_command());
+        cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
+        said(cluster, &["No space left on device"]).await?;
+        nothing_half_made(cluster).await?;
+        disk.mend(&legacy)?;
+        migrated(cluster, &legacy).await
+    });
+}
+
+/// A disk that is too small: a file system of its own where we may mount one, else a device that is always full.
+enum SmallDisk {
+    Mounted(PathBuf),
+    Device,
+}
+
+impl SmallDisk {
+    fn mount(cluster: &Cluster) -> anyhow::Result<SmallDisk> {
+        let place = cluster.layout.keeper_directory(1);
+        cluster.layout.account.make_directory(&place)?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=20m,mode=0777", "tmpfs"])
+            .arg(&place)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            return Ok(SmallDisk::Device);
+        }
+        cluster.layout.account.own(&place)?;
+        Ok(SmallDisk::Mounted(place))
+    }
+
+    fn obstacle(&self, legacy: &Legacy) -> String {
+        match self {
+            SmallDisk::Mounted(_) => String::new(),
+            SmallDisk::Device => format!(
+                "{{ test -e {} || dd if=/dev/zero of=/dev/full bs=8k count=1; }} && ",
+                legacy.marker.display()
+            ),
+        }
+    }
+
+    fn mend(&self, legacy: &Legacy) -> anyhow::Result<()> {
+        match self {
+            SmallDisk::Mounted(place) => {
+                let status = std::process::Command::new("mount")
+                    .args(["-o", "remount,size=500m"])
+                    .arg(place)
+                    .status()?;
+                ensure!(status.success(), "the disk cannot be made larger");
+            }
+            SmallDisk::Device => std::fs::write(&legacy.marker, "")?,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let SmallDisk::Mounted(place) = self {
+            // Whoever works on it would not be found any more once it is gone.
+            for pid in place.parent().into_iter().flat_map(stolon_testkit::local::running_in) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            let _ = std::process::Command::new("umount").arg("-l").arg(place).status();
+        }
+    }
+}
