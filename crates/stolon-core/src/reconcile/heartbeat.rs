@@ -1,0 +1,171 @@
+//! Signs of life: which reports count, and what they say about instances.
+//!
+//! Only a change of `infoUID` proves life. A report counts as fresh for one sleep interval after it was first seen.
+
+use std::time::Duration;
+
+use stolon_model::{EffectiveSpec, Keeper, KeeperReport, KeeperUid, PostgresState};
+
+use super::Change;
+use super::memory::{KeeperSighting, Life, Memory, Stall};
+use super::round::{Round, Working};
+
+impl Memory {
+    /// Time during which nothing could be read is nobody's silence: move every running clock by it, and leave everybody
+    /// two sleep intervals to show life again.
+    pub(super) fn leave_out_gap(&mut self, now: Duration, spec: &EffectiveSpec) {
+        let Some(last_read) = self.last_read else { return };
+        let gap = now.saturating_sub(last_read);
+        if gap <= (spec.sleep_interval * 2).max(Duration::from_secs(1)) {
+            return;
+        }
+        let latest_verdict = spec.fail_interval.saturating_sub(spec.sleep_interval * 2);
+        let shift = |since: &mut Duration| {
+            *since = (*since + gap).max(now.saturating_sub(latest_verdict)).min(now);
+        };
+        for sighting in self.keepers.values_mut() {
+            // A sighting counts as silence one sleep interval after it.
+            let mut silent_since = sighting.since + spec.sleep_interval;
+            shift(&mut silent_since);
+            sighting.since = silent_since.saturating_sub(spec.sleep_interval);
+        }
+        self.trouble.values_mut().for_each(shift);
+        self.convergence.values_mut().for_each(|entry| entry.since = (entry.since + gap).min(now));
+        self.proxies.values_mut().for_each(|sighting| sighting.since = (sighting.since + gap).min(now));
+        if let Some(closed) = &mut self.closed {
+            closed.since = (closed.since + gap).min(now);
+        }
+    }
+}
+
+impl<'a> Round<'a> {
+    /// Notice which keepers have reported anew.
+    pub fn see_keepers(&mut self) {
+        let now = self.now.monotonic;
+        let life = if self.is_first { Life::Unproven } else { Life::Proven };
+        let view = self.view;
+        let of_this_cluster = |report: &&KeeperReport| report.cluster_uid == view.cluster.cluster.uid;
+        for (uid, report) in view.keepers {
+            if !of_this_cluster(&report) {
+                continue;
+            }
+            let known = self.memory.keepers.get(uid).and_then(|sighting| sighting.report.as_ref());
+            if known.is_none_or(|known| known.info_uid != report.info_uid) {
+                let sighting = KeeperSighting { report: Some(report.clone()), life, since: now };
+                self.memory.keepers.insert(uid.clone(), sighting);
+            }
+        }
+        for uid in view.cluster.keepers.keys() {
+            let missed = KeeperSighting { report: None, life: Life::Unproven, since: now };
+            self.memory.keepers.entry(uid.clone()).or_insert(missed);
+        }
+        let sleep_interval = self.spec.sleep_interval;
+        let sightings: Vec<(KeeperUid, KeeperSighting)> =
+            self.memory.keepers.iter().map(|(uid, sighting)| (uid.clone(), sighting.clone())).collect();
+        for (uid, sighting) in sightings {
+            if sighting.life == Life::Proven
+                && !self.is_over(sighting.since, sleep_interval)
+                && let Some(report) = view.keepers.get(&uid).filter(of_this_cluster)
+            {
+                self.fresh.insert(uid, report);
+            }
+        }
+    }
+
+    /// Since when a keeper is silent: one sleep interval after its last sign of life.
+    pub fn silent_since(&self, keeper: &KeeperUid) -> Option<Duration> {
+        if self.fresh.contains_key(keeper) {
+            return None;
+        }
+        match self.memory.keepers.get(keeper) {
+            Some(sighting) if sighting.life == Life::Proven => {
+                Some(sighting.since + self.spec.sleep_interval)
+            }
+            Some(sighting) => Some(sighting.since),
+            None => Some(self.now.monotonic),
+        }
+    }
+
+    /// Take keepers that report for the first time into the document, and what known ones say about themselves.
+    pub fn register_keepers(&mut self) {
+        let reports: Vec<&KeeperReport> = self.fresh.values().copied().collect();
+        for report in reports {
+            let (uid, wall) = (report.uid.clone(), self.now.wall);
+            if !self.data.keepers.contains_key(&uid) {
+                let mut keeper = Keeper { uid: uid.clone(), generation: 1, ..Keeper::default() };
+                keeper.spec = Some(stolon_model::Empty {});
+                keeper.status.healthy = true;
+                keeper.status.last_healthy_time = wall;
+                keeper.status.boot_uuid = report.boot_uuid.clone();
+                self.data.keepers.insert(uid.clone(), keeper);
+                self.change(Change::KeeperRegistered { keeper: uid.clone() });
+            }
+            let Some(keeper) = self.data.keepers.get_mut(&uid) else { continue };
+            let status = &mut keeper.status;
+            let restarted = status.boot_uuid != report.boot_uuid;
+            status.can_be_primary = report.can_be_primary;
+            status.can_be_synchronous_replica = report.can_be_synchronous_replica;
+            status.boot_uuid = report.boot_uuid.clone();
+            status.postgres_binary_version = report.postgres_binary_version.clone();
+            if restarted {
+                self.change(Change::KeeperRestarted { keeper: uid });
+            }
+        }
+    }
+
+    /// Take what fresh reports say about instances; start the clock of those that are not reported to work.
+    pub fn see_instances(&mut self) {
+        let now = self.now.monotonic;
+        let instances: Vec<_> = self
+            .data
+            .instances
+            .iter()
+            .map(|(uid, instance)| (uid.clone(), instance.spec.keeper_uid.clone()))
+            .collect();
+        for (uid, keeper) in instances {
+            let Some(report) = self.fresh.get(&keeper).copied() else {
+                let since = self.silent_since(&keeper).unwrap_or(now);
+                self.memory.trouble.entry(uid).or_insert(since);
+                continue;
+            };
+            let state = report.postgres_state.as_ref().filter(|state| state.uid == uid);
+            let Some(state) = state else {
+                self.memory.trouble.entry(uid).or_insert(now);
+                continue;
+            };
+            self.count_stall(state);
+            let Some(instance) = self.data.instances.get_mut(&uid) else { continue };
+            let status = &mut instance.status;
+            status.listen_address.clone_from(&state.listen_address);
+            status.port.clone_from(&state.port);
+            status.current_generation = state.generation;
+            if !state.healthy {
+                self.memory.trouble.entry(uid).or_insert(now);
+                continue;
+            }
+            status.system_identifier.clone_from(&state.system_identifier);
+            status.timeline = state.timeline;
+            status.lsn = state.lsn;
+            status.timelines_history.clone_from(&state.timelines_history);
+            status.pg_parameters.clone_from(&state.pg_parameters);
+            status.older_wal_file.clone_from(&state.older_wal_file);
+            self.memory.trouble.remove(&uid);
+            let in_sync = state.synchronous_standbys.clone().unwrap_or_default();
+            self.working.insert(uid, Working { info_uid: report.info_uid.clone(), in_sync });
+        }
+    }
+
+    /// Count reports that show the same position as the one before, at most one for each sleep interval.
+    fn count_stall(&mut self, state: &PostgresState) {
+        let now = self.now.monotonic;
+        let sleep_interval = self.spec.sleep_interval;
+        let first = Stall { lsn: state.lsn, count: 0, counted_at: now };
+        let stall = self.memory.stalls.entry(state.uid.clone()).or_insert(first);
+        if stall.lsn != state.lsn {
+            *stall = first;
+        } else if now.saturating_sub(stall.counted_at) >= sleep_interval {
+            stall.count += 1;
+            stall.counted_at = now;
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a sentinel remembers between rounds. Nothing of it is stored: a sentinel that starts anew watches
+//! for one round before it decides anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stolon_model::{
+    ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport, ProxyUid,
+};
+
+/// What a sentinel remembers between rounds: plain data that the program keeps and passes back.
+/// All times are readings of the monotonic clock of [`super::Now`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The cluster that all of this is about. Another one begins with an empty memory.
+    pub cluster_uid: Option<ClusterUid>,
+    /// When the view was last read; none: never.
+    pub last_read: Option<Duration>,
+    /// The last round was decided as the leader.
+    pub led: bool,
+    /// Reports of keepers, and keepers that should report.
+    pub keepers: BTreeMap<KeeperUid, KeeperSighting>,
+    /// Since when an instance has not been reported to work.
+    pub trouble: BTreeMap<InstanceUid, Duration>,
+    /// Instances whose position does not move.
+    pub stalls: BTreeMap<InstanceUid, Stall>,
+    /// Instances that have not reached their generation.
+    pub convergence: BTreeMap<InstanceUid, Convergence>,
+    /// Reports of proxies.
+    pub proxies: BTreeMap<ProxyUid, ProxySighting>,
+    /// Clients are sent nowhere, since then.
+    pub closed: Option<Closed>,
+    /// Standbys on their way into the set of those that hold every acknowledged commit.
+    pub admissions: BTreeMap<InstanceUid, Admission>,
+    /// An orderly replacement of a working primary.
+    pub handover: Option<Handover>,
+    /// The last replacement of a working primary because it did not reach its generation.
+    pub demotion: Option<Demotion>,
+}
+
+/// What is known of a keeper's reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeeperSighting {
+    /// The last report; none: there never was one.
+    pub report: Option<KeeperReport>,
+    /// Whether a report was seen to change, the only proof of life.
+    pub life: Life,
+    /// When the last report was first seen, or when the keeper was first missed.
+    pub since: Duration,
+}
+
+/// Whether a keeper has shown life to this sentinel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The record was there when this sentinel began; it may be old.
+    Unproven,
+    /// The record appeared or changed under this sentinel's eyes.
+    Proven,
+}
+
+/// An instance whose position was the same in several reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// The position.
+    pub lsn: Lsn,
+    /// In how many reports it was the one before; at most one for each sleep interval counts.
+    pub count: u32,
+    /// When the last of them was counted.
+    pub counted_at: Duration,
+}
+
+/// An instance that has not reached its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Convergence {
+    /// The generation to reach.
+    pub generation: i64,
+    /// Since when it is wanted.
+    pub since: Duration,
+}
+
+/// What is known of a proxy's reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySighting {
+    /// The last report.
+    pub report: ProxyReport,
+    /// When it was first seen.
+    pub since: Duration,
+}
+
+/// Clients are sent nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The generation of the proxy section that says so.
+    pub generation: i64,
+    /// Since when.
+    pub since: Duration,
+}
+
+/// How far a standby is on its way into the set of those that hold every acknowledged commit.
+///
+/// Commits acknowledged before the primary waited for the standby are no concern of its acknowledgements. So the
+/// standby must first reach the position that the primary had when it certainly waited already: the position in
+/// the *second* report in which the primary has the generation that names the standby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The primary has reported that it waits for the standby, in this report.
+    Awaited {
+        /// Which primary.
+        primary: InstanceUid,
+        /// The report.
+        info_uid: InfoUid,
+    },
+    /// The position to reach.
+    Gate {
+        /// Which primary.
+        primary: InstanceUid,
+        /// The position.
+        lsn: Lsn,
+    },
+}
+
+impl Admission {
+    pub(super) fn primary(&self) -> &InstanceUid {
+        match self {
+            Self::Awaited { primary, .. } | Self::Gate { primary, .. } => primary,
+        }
+    }
+}
+
+/// An orderly replacement of a working primary: no client writes any more, the standby catches up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// The primary that is to go.
+    pub from: InstanceUid,
+    /// Its last report before the proxies had closed.
+    pub info_uid: InfoUid,
+    /// Its position in the first report after that.
+    pub final_lsn: Option<Lsn>,
+}
+
+/// A working primary was replaced because it did not reach its generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demotion {
+    /// The specification at that time: the next primary meets the same one.
+    pub spec: ClusterSpec,
+    /// When.
+    pub at: Duration,
+    /// How often in a row.
+    pub count: u32,
+}
+
+impl Memory {
+    /// What to remember when the write of a decision was refused: the reports count as not yet seen, so that a
+    /// later round acts on them, but running timers keep running.
+    pub(super) fn of_refused_write(self, before: &Memory) -> Memory {
+        if before.cluster_uid.is_some() && before.cluster_uid != self.cluster_uid {
+            return Memory::default();
+        }
+        Memory {
+            cluster_uid: self.cluster_uid,
+            last_read: self.last_read,
+            led: self.led,
+            trouble: self.trouble,
+            proxies: self.proxies,
+            ..before.clone()
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the sentinel decides.
+//!
+//! [`reconcile`] looks at one view of a cluster and says what the cluster data should be, what changed and why,
+//! and what did not change and why not. It remembers only what is in [`Memory`], and knows the time only from [`Now`].
+
+mod check;
+mod election;
+mod followers;
+mod health;
+mod heartbeat;
+mod init;
+mod memory;
+mod proxy;
+mod reasons;
+mod removal;
+mod round;
+mod stamp;
+mod standbys;
+mod steady;
+mod sync;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stolon_model::{
+    ClusterData, InstanceUid, KeeperReport, KeeperUid, Phase, ProxyReport, ProxyUid, Timestamp,
+};
+
+pub use check::{Violation, violations};
+pub use memory::{
+    Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory, ProxySighting, Stall,
+};
+pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
+use round::Round;
+
+/// What a sentinel sees at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The cluster data; its specification was validated.
+    pub cluster: &'a ClusterData,
+    /// The reports of all keepers.
+    pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
+    /// The reports of all proxies.
+    pub proxies: &'a BTreeMap<ProxyUid, ProxyReport>,
+    /// Whether this sentinel may decide.
+    pub standing: Standing,
+}
+
+/// Whether a sentinel may decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It leads: what it decides is written.
+    Leader,
+    /// It watches, so that it can lead at once when the leader is gone.
+    Follower,
+}
+
+/// The time. The monotonic clock decides; the wall clock is for stamps and for forgetting dead keepers.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Time since an arbitrary moment; never jumps.
+    pub monotonic: Duration,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+/// Where uids of new instances come from.
+pub trait UidSource {
+    /// A uid that was never used before.
+    fn instance_uid(&mut self) -> InstanceUid;
+}
+
+/// What a round decided.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The cluster data to write; equal to what was read when nothing changes.
+    pub next: ClusterData,
+    /// What to remember.
+    pub memory: Memory,
+    /// What changes, and why.
+    pub changes: Vec<Change>,
+    /// What does not change, and why not.
+    pub holds: Vec<Hold>,
+    /// Whether the difference matters to anybody.
+    pub weight: Weight,
+    /// The earliest moment, on the monotonic clock, at which the same view would be decided otherwise.
+    pub wake_at: Option<Duration>,
+}
+
+/// Whether the difference between what was read and what was decided matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Somebody must act on it: write at once.
+    Decisive,
+    /// Times and positions only: write as a sign of life, once per sleep interval.
+    Routine,
+}
+
+impl Decision {
+    /// What to remember when the write of this decision did not succeed: the next round must act on the same reports.
+    pub fn memory_of_refused_write(self, before: &Memory) -> Memory {
+        self.memory.of_refused_write(before)
+    }
+}
+
+/// Decide.
+pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidSource) -> Decision {
+    let mut round = Round::begin(view, memory, now);
+    round.see_keepers();
+    round.see_proxies();
+    if round.is_first {
+        return round.first();
+    }
+    if view.standing == Standing::Follower {
+        round.see_instances();
+        return round.pass_through();
+    }
+    round.register_keepers();
+    round.see_instances();
+    round.judge_keepers();
+    round.judge_instances();
+    match round.data.cluster.status.phase.clone() {
+        Some(Phase::Initializing) => round.initialise(uids),
+        Some(Phase::Normal) => round.keep_steady(uids),
+        phase => round.hold(Hold::BrokenDocument {
+            what: BrokenDocument::Phase { phase: phase.map(|phase| phase.to_string()).unwrap_or_default() },
+        }),
+    }
+    round.copy_specification();
+    round.count_generations();
+    round.finish()
+}

@@ -1,0 +1,450 @@
+//! What changed and why, and what did not change and why not: values for logs, metrics, status and tests.
+
+#![allow(missing_docs, reason = "the names of the fields say what the docs of the variants leave open")]
+
+use std::fmt::{Display, Formatter, Result};
+use std::time::Duration;
+
+use stolon_model::{InstanceInitMode, InstanceUid, KeeperUid, Lsn, ProxyUid, Timeline};
+
+/// One thing that a round changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A keeper reported for the first time.
+    KeeperRegistered { keeper: KeeperUid },
+    /// A keeper process was started anew.
+    KeeperRestarted { keeper: KeeperUid },
+    /// A keeper counts as failed now.
+    KeeperFailed { keeper: KeeperUid, because: KeeperFault },
+    /// A keeper works again.
+    KeeperRecovered { keeper: KeeperUid },
+    /// A keeper without instance was forgotten.
+    KeeperForgotten { keeper: KeeperUid },
+    /// An instance counts as failed now.
+    InstanceFailed { instance: InstanceUid, keeper: KeeperUid },
+    /// An instance works again.
+    InstanceRecovered { instance: InstanceUid, keeper: KeeperUid },
+    /// The first instance of the cluster was given to a keeper.
+    InitialInstanceChosen { instance: InstanceUid, keeper: KeeperUid, init_mode: InstanceInitMode },
+    /// The first instance was not made in time; another keeper may try.
+    InitializationGivenUp { instance: InstanceUid, keeper: KeeperUid, after: Duration },
+    /// The first instance works.
+    ClusterInitialized { instance: InstanceUid, keeper: KeeperUid },
+    /// Another instance becomes the primary.
+    PrimaryElected { from: InstanceUid, to: InstanceUid, keeper: KeeperUid, lsn: Lsn, because: PrimaryFault },
+    /// The primary of a standby cluster becomes one that takes writes.
+    StandbyClusterPromoted { instance: InstanceUid },
+    /// Clients are sent nowhere until the next primary takes over.
+    ProxiesClosed { generation: i64, because: PrimaryFault },
+    /// Clients are sent to the primary.
+    ProxiesOpened { to: InstanceUid, generation: i64 },
+    /// Other proxies than before may forward.
+    EnabledProxiesChanged { enabled: Vec<ProxyUid>, generation: i64 },
+    /// A keeper was given a standby to make.
+    StandbyAdded { instance: InstanceUid, keeper: KeeperUid },
+    /// A standby is complete.
+    StandbyReady { instance: InstanceUid, keeper: KeeperUid },
+    /// An instance was taken from its keeper.
+    InstanceRemoved { instance: InstanceUid, keeper: KeeperUid, because: RemovalReason },
+    /// Commits wait for other standbys than before.
+    SynchronousSetChanged { primary: InstanceUid, from: Vec<InstanceUid>, to: Vec<InstanceUid> },
+    /// A standby now holds every acknowledged commit.
+    StandbyInSync { instance: InstanceUid },
+    /// Too few standbys: commits wait until there are enough.
+    CommitsBlocked { primary: InstanceUid, minimum: u16 },
+    /// There are enough standbys again.
+    CommitsUnblocked { primary: InstanceUid },
+    /// Commits no longer wait for standbys.
+    SynchronousReplicationOff { primary: InstanceUid },
+}
+
+/// Why a keeper counts as failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeeperFault {
+    /// It does not report.
+    Silent { silent_for: Duration },
+    /// `stolonctl failkeeper`.
+    ForcedByOperator,
+}
+
+/// Why the primary must go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PrimaryFault {
+    /// Its keeper does not report.
+    KeeperSilent { keeper: KeeperUid, silent_for: Duration },
+    /// Its keeper reports, but not that PostgreSQL works.
+    InstanceDown { keeper: KeeperUid, down_for: Duration },
+    /// The document names a keeper that is not registered.
+    KeeperUnknown { keeper: KeeperUid },
+    /// `stolonctl failkeeper`.
+    ForcedByOperator { keeper: KeeperUid },
+    /// It works, but does not do what it is asked to.
+    NotConverged { keeper: KeeperUid, generation: i64, within: Duration },
+}
+
+/// Why an instance was taken from its keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemovalReason {
+    /// It was the primary before.
+    FormerPrimary,
+    /// It is a copy of another database.
+    OtherSystem,
+    /// It holds WAL that the primary does not have.
+    OtherBranch,
+    /// The primary no longer has the WAL that it needs.
+    MissingWal,
+    /// It does not work, and there are enough others that do.
+    NotNeeded,
+    /// There are more standbys than wanted.
+    Surplus,
+}
+
+/// Why an instance cannot be elected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Its keeper does not report.
+    KeeperFailed,
+    /// It does not work.
+    Unhealthy,
+    /// It was never complete.
+    NeverReported,
+    /// It has not reached its generation.
+    NotConverged { generation: i64, current: i64 },
+    /// It is a copy of another database.
+    OtherSystem,
+    /// It holds WAL that the primary does not have.
+    OtherBranch,
+    /// It is on another timeline than the primary.
+    OtherTimeline { own: Timeline, primary: Timeline },
+    /// It is too far behind.
+    Lag { bytes: i64, limit: u32 },
+    /// Its keeper was started with `--can-be-master=false`.
+    Forbidden,
+    /// It is not known to hold every acknowledged commit.
+    NotSynchronous,
+    /// It follows nothing that this cluster knows.
+    FollowsNothing,
+}
+
+/// One thing that did not happen in a round, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// This sentinel has just begun and must first see who lives.
+    FirstRound,
+    /// Nobody could become the first primary.
+    NoKeepers,
+    /// The keeper whose data is to be adopted has not reported.
+    KeeperNotAvailable { keeper: KeeperUid },
+    /// The document says something that this version does not know, or contradicts itself.
+    BrokenDocument { what: BrokenDocument },
+    /// The first instance is being made.
+    AwaitingInitialization { instance: InstanceUid, keeper: KeeperUid },
+    /// The primary must go, but nobody may take its place.
+    NoEligibleStandby { primary: InstanceUid, because: PrimaryFault, rejected: Vec<(InstanceUid, Rejection)> },
+    /// The primary must go, and its successor waits until no client can reach it any more.
+    AwaitingFence { successor: InstanceUid, proxies: Vec<ProxyUid> },
+    /// The operator wants another primary, which waits until it has everything that the old one has.
+    AwaitingCatchUp { successor: InstanceUid, lsn: Option<Lsn> },
+    /// A working primary does not do what it is asked to, and replacing it did not help before.
+    NotDemotedAgain { primary: InstanceUid, keeper: KeeperUid, generation: i64 },
+    /// The primary has not done yet what it is asked to: nothing else about standbys changes until then.
+    AwaitingPrimary { primary: InstanceUid, keeper: KeeperUid, generation: i64, current: i64 },
+    /// Clients are not sent to the primary until it is ready.
+    NotOpened { primary: InstanceUid },
+    /// Clients are not sent to the primary before these proxies have cut the connections to the one before.
+    AwaitingProxies { proxies: Vec<ProxyUid>, generation: i64 },
+    /// The set of synchronous standbys does not change until these hold every acknowledged commit.
+    AwaitingSync { primary: InstanceUid, standbys: Vec<InstanceUid> },
+    /// There is no standby, and no keeper that could make one.
+    NoFreeKeeper,
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokenDocument {
+    /// The elected primary is not in `dbs`.
+    PrimaryMissing { primary: Option<InstanceUid> },
+    /// Neither initializing nor normal.
+    Phase { phase: String },
+    /// None of new, existing, pitr.
+    InitMode { init_mode: String },
+}
+
+/// Seconds with one digit, `6.1s`.
+struct Seconds(Duration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "{:.1}s", self.0.as_secs_f64())
+    }
+}
+
+/// `a, b, c`, or `none`.
+struct List<'a, T>(&'a [T]);
+
+impl<T: Display> Display for List<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (index, item) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{item}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::KeeperRegistered { keeper } => write!(f, "keeper {keeper} has joined the cluster"),
+            Self::KeeperRestarted { keeper } => write!(f, "keeper {keeper} was restarted"),
+            Self::KeeperFailed { keeper, because } => write!(f, "keeper {keeper} has failed: {because}"),
+            Self::KeeperRecovered { keeper } => write!(f, "keeper {keeper} works again"),
+            Self::KeeperForgotten { keeper } => write!(
+                f,
+                "keeper {keeper} is forgotten: it has no db and was not seen for longer than deadKeeperRemovalInterval"
+            ),
+            Self::InstanceFailed { instance, keeper } => {
+                write!(
+                    f,
+                    "db {instance} on keeper {keeper} has failed: it was not reported to work for longer than failInterval"
+                )
+            }
+            Self::InstanceRecovered { instance, keeper } => {
+                write!(f, "db {instance} on keeper {keeper} works again")
+            }
+            Self::InitialInstanceChosen { instance, keeper, init_mode } => write!(
+                f,
+                "initializing cluster: keeper {keeper} makes the first db {instance} with initMode {}",
+                init_mode.as_str()
+            ),
+            Self::InitializationGivenUp { instance, keeper, after } => write!(
+                f,
+                "keeper {keeper} did not finish the first db {instance} within initTimeout ({}): choosing again",
+                Seconds(*after)
+            ),
+            Self::ClusterInitialized { instance, keeper } => {
+                write!(f, "the cluster is initialized: db {instance} on keeper {keeper} is its primary")
+            }
+            Self::PrimaryElected { from, to, keeper, lsn, because } => write!(
+                f,
+                "electing db as the new master: {to} on keeper {keeper}, last seen at {lsn}, replaces {from} because {because}"
+            ),
+            Self::StandbyClusterPromoted { instance } => {
+                write!(
+                    f,
+                    "db {instance} leaves its outside primary and takes writes: the cluster's role is master now"
+                )
+            }
+            Self::ProxiesClosed { generation, because } => {
+                write!(f, "proxies cut all connections (generation {generation}) because {because}")
+            }
+            Self::ProxiesOpened { to, generation } => {
+                write!(f, "proxies send clients to db {to} (generation {generation})")
+            }
+            Self::EnabledProxiesChanged { enabled, generation } => {
+                write!(f, "enabled proxies (generation {generation}): {}", List(enabled))
+            }
+            Self::StandbyAdded { instance, keeper } => {
+                write!(f, "keeper {keeper} makes a new standby, db {instance}")
+            }
+            Self::StandbyReady { instance, keeper } => {
+                write!(f, "standby db {instance} on keeper {keeper} is complete")
+            }
+            Self::InstanceRemoved { instance, keeper, because } => {
+                write!(f, "db {instance} is taken from keeper {keeper}: {because}")
+            }
+            Self::SynchronousSetChanged { primary, from, to } => {
+                write!(f, "commits on db {primary} now wait for {} (before: {})", List(to), List(from))
+            }
+            Self::StandbyInSync { instance } => {
+                write!(f, "standby db {instance} holds every acknowledged commit")
+            }
+            Self::CommitsBlocked { primary, minimum } => write!(
+                f,
+                "commits on db {primary} block: fewer than minSynchronousStandbys ({minimum}) standbys can acknowledge them"
+            ),
+            Self::CommitsUnblocked { primary } => {
+                write!(f, "commits on db {primary} no longer block for want of synchronous standbys")
+            }
+            Self::SynchronousReplicationOff { primary } => {
+                write!(f, "commits on db {primary} no longer wait for standbys")
+            }
+        }
+    }
+}
+
+impl Display for KeeperFault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Silent { silent_for } => write!(f, "no new report for {}", Seconds(*silent_for)),
+            Self::ForcedByOperator => f.write_str("the operator asked for it (stolonctl failkeeper)"),
+        }
+    }
+}
+
+impl Display for PrimaryFault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::KeeperSilent { keeper, silent_for } => {
+                write!(f, "keeper {keeper} has not reported for {}", Seconds(*silent_for))
+            }
+            Self::InstanceDown { keeper, down_for } => {
+                write!(f, "keeper {keeper} has not reported a working PostgreSQL for {}", Seconds(*down_for))
+            }
+            Self::KeeperUnknown { keeper } => write!(f, "its keeper {keeper} is not registered"),
+            Self::ForcedByOperator { keeper } => {
+                write!(f, "the operator asked keeper {keeper} to fail (stolonctl failkeeper)")
+            }
+            Self::NotConverged { keeper, generation, within } => write!(
+                f,
+                "keeper {keeper} did not apply generation {generation} within convergenceTimeout ({})",
+                Seconds(*within)
+            ),
+        }
+    }
+}
+
+impl Display for RemovalReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::FormerPrimary => "it was the primary before, its keeper will make it a standby",
+            Self::OtherSystem => "its system identifier is not the primary's",
+            Self::OtherBranch => "it holds WAL that the primary does not have",
+            Self::MissingWal => "it does not advance and the primary no longer has the WAL that it needs",
+            Self::NotNeeded => "it does not work and there are enough standbys that do",
+            Self::Surplus => "there are more standbys than maxStandbysPerSender",
+        })
+    }
+}
+
+impl Display for Rejection {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::KeeperFailed => f.write_str("its keeper has failed"),
+            Self::Unhealthy => f.write_str("it does not work"),
+            Self::NeverReported => f.write_str("it was never complete"),
+            Self::NotConverged { generation, current } => {
+                write!(f, "it is at generation {current} and not yet at {generation}")
+            }
+            Self::OtherSystem => f.write_str("its system identifier is not the primary's"),
+            Self::OtherBranch => f.write_str("it holds WAL that the primary does not have"),
+            Self::OtherTimeline { own, primary } => {
+                write!(f, "it is on timeline {own}, the primary was on {primary}")
+            }
+            Self::Lag { bytes, limit } => {
+                write!(f, "it is {bytes} bytes behind, more than maxStandbyLag ({limit})")
+            }
+            Self::Forbidden => f.write_str("its keeper must not be master"),
+            Self::NotSynchronous => f.write_str("it is not known to hold every acknowledged commit"),
+            Self::FollowsNothing => f.write_str("it follows nothing in this cluster"),
+        }
+    }
+}
+
+impl Display for Hold {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::FirstRound => f.write_str("nothing is decided until this sentinel has seen who is alive"),
+            Self::NoKeepers => f.write_str("cannot choose initial master: no keepers registered"),
+            Self::KeeperNotAvailable { keeper } => {
+                write!(f, "cannot choose initial master: keeper \"{keeper}\" state not available")
+            }
+            Self::BrokenDocument { what } => write!(f, "the cluster data is left as it is: {what}"),
+            Self::AwaitingInitialization { instance, keeper } => {
+                write!(f, "waiting for keeper {keeper} to make the first db {instance}")
+            }
+            Self::NoEligibleStandby { primary, because, rejected } => {
+                write!(
+                    f,
+                    "no eligible standby for db {primary}, which should be replaced because {because}"
+                )?;
+                if rejected.is_empty() {
+                    return f.write_str("; there is no other db");
+                }
+                for (instance, rejection) in rejected {
+                    write!(f, "; {instance}: {rejection}")?;
+                }
+                Ok(())
+            }
+            Self::AwaitingFence { successor, proxies } => write!(
+                f,
+                "db {successor} is promoted as soon as no client can reach the old primary; waiting for proxies: {}",
+                List(proxies)
+            ),
+            Self::AwaitingCatchUp { successor, lsn: Some(lsn) } => {
+                write!(
+                    f,
+                    "db {successor} is promoted as soon as it has reached {lsn}, the end of the old primary"
+                )
+            }
+            Self::AwaitingCatchUp { successor, lsn: None } => {
+                write!(f, "db {successor} is promoted as soon as the old primary has reported where it ended")
+            }
+            Self::NotDemotedAgain { primary, keeper, generation } => write!(
+                f,
+                "db {primary} works, but keeper {keeper} does not apply generation {generation}; another primary would \
+                 meet the same specification, so it is not replaced again yet (see the keeper's log)"
+            ),
+            Self::AwaitingPrimary { primary, keeper, generation, current } => write!(
+                f,
+                "waiting for keeper {keeper} to bring the primary db {primary} from generation {current} to {generation}"
+            ),
+            Self::NotOpened { primary } => {
+                write!(f, "proxies stay closed until db {primary} works as the primary")
+            }
+            Self::AwaitingProxies { proxies, generation } => write!(
+                f,
+                "waiting for proxies to cut their connections (generation {generation}): {}",
+                List(proxies)
+            ),
+            Self::AwaitingSync { primary, standbys } => write!(
+                f,
+                "waiting for these standbys to hold every acknowledged commit of db {primary}: {}",
+                List(standbys)
+            ),
+            Self::NoFreeKeeper => f.write_str("there is no standby and no free keeper that could make one"),
+        }
+    }
+}
+
+impl Display for BrokenDocument {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::PrimaryMissing { primary: Some(primary) } => {
+                write!(f, "db {primary} is named as the master but is not in dbs")
+            }
+            Self::PrimaryMissing { primary: None } => {
+                f.write_str("the phase is normal but no master is named")
+            }
+            Self::Phase { phase } => write!(f, "unknown cluster phase \"{phase}\""),
+            Self::InitMode { init_mode } => write!(f, "unknown init mode \"{init_mode}\""),
+        }
+    }
+}
+
+impl Hold {
+    /// True when `other` says the same apart from how long something has lasted: not worth another log line.
+    pub fn is_same_as(&self, other: &Hold) -> bool {
+        match (self, other) {
+            (
+                Self::NoEligibleStandby { primary, because, rejected },
+                Self::NoEligibleStandby {
+                    primary: other_primary,
+                    because: other_because,
+                    rejected: other_rejected,
+                },
+            ) => {
+                let kinds = |rejected: &[(InstanceUid, Rejection)]| -> Vec<_> {
+                    rejected.iter().map(|(uid, why)| (uid.clone(), std::mem::discriminant(why))).collect()
+                };
+                primary == other_primary
+                    && std::mem::discriminant(because) == std::mem::discriminant(other_because)
+                    && kinds(rejected) == kinds(other_rejected)
+            }
+            (this, other) => this == other,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Which standbys must acknowledge commits.
+//!
+//! Three lists meet here. `S`, in the primary's specification: those it waits for. `T`, in its status: those known to hold every
+//! acknowledged commit. `R`, in its last report: those that PostgreSQL shows in sync. `S` changes only while `T` equals it (or is
+//! rolled back to it), and a member leaves only when it is not needed any more: so at any time every member of both
+//! `T` and `S` holds every acknowledged commit, and only those can be elected.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use stolon_model::{FAKE_STANDBY, Instance, InstanceUid};
+
+use super::memory::Admission;
+use super::round::Round;
+use super::{Change, Hold};
+
+/// The set of standbys to wait for next, and what bounds it.
+struct Limits {
+    minimum: usize,
+    maximum: usize,
+    /// PostgreSQL can wait for several standbys (9.6 and later).
+    several: bool,
+}
+
+impl Round<'_> {
+    /// Choose whom the primary waits for. `good` are the standbys that work.
+    pub fn choose_synchronous_standbys(&mut self, primary: &Instance, good: &[InstanceUid]) {
+        let listed: BTreeSet<InstanceUid> =
+            primary.spec.synchronous_standbys.iter().flatten().cloned().collect();
+        let known: BTreeSet<InstanceUid> =
+            primary.status.synchronous_standbys.iter().flatten().cloned().collect();
+        let good: BTreeSet<InstanceUid> = good.iter().cloned().collect();
+        let (listed, known) = self.settle(primary, listed, known, &good);
+        if listed != known {
+            let standbys = listed.difference(&known).cloned().collect();
+            self.hold(Hold::AwaitingSync { primary: primary.uid.clone(), standbys });
+            return self.write_lists(&primary.uid, &listed, &known, None);
+        }
+        let limits = self.limits(primary);
+        let next = self.next_set(primary, &listed, &good, &limits);
+        let known = known.intersection(&next).cloned().collect();
+        let blocked = next.len() < limits.minimum;
+        self.write_lists(&primary.uid, &next, &known, Some(blocked));
+    }
+
+    /// Bring `T` up to date with what was reported; give up newcomers that will not come.
+    fn settle(
+        &mut self,
+        primary: &Instance,
+        listed: BTreeSet<InstanceUid>,
+        known: BTreeSet<InstanceUid>,
+        good: &BTreeSet<InstanceUid>,
+    ) -> (BTreeSet<InstanceUid>, BTreeSet<InstanceUid>) {
+        if listed == known {
+            return (listed, known);
+        }
+        let mut known: BTreeSet<InstanceUid> = known.intersection(&listed).cloned().collect();
+        let pending: Vec<InstanceUid> = listed.difference(&known).cloned().collect();
+        for standby in pending {
+            if self.holds_every_commit(primary, &standby) {
+                self.memory.admissions.remove(&standby);
+                self.change(Change::StandbyInSync { instance: standby.clone() });
+                known.insert(standby);
+            }
+        }
+        let hopeless = |uid: &&InstanceUid| !good.contains(*uid);
+        let listed = match listed.difference(&known).any(|uid| hopeless(&uid)) {
+            true => known.clone(),
+            false => listed,
+        };
+        (listed, known)
+    }
+
+    /// True once a listed standby has everything that was acknowledged before the primary waited for it.
+    ///
+    /// PostgreSQL shows a standby in sync as soon as it streams, however much it still has to write. So the standby must
+    /// reach the position that the primary had in the second report in which it certainly waited for it.
+    fn holds_every_commit(&mut self, primary: &Instance, standby: &InstanceUid) -> bool {
+        let Some(working) = self.working.get(&primary.uid).cloned() else { return false };
+        let waits =
+            primary.status.current_generation == primary.generation && working.in_sync.contains(standby);
+        if !waits {
+            self.memory.admissions.remove(standby);
+            return false;
+        }
+        let admission =
+            self.memory.admissions.get(standby).filter(|admission| admission.primary() == &primary.uid);
+        let awaited = Admission::Awaited { primary: primary.uid.clone(), info_uid: working.info_uid.clone() };
+        let gate = match admission {
+            None => {
+                self.memory.admissions.insert(standby.clone(), awaited);
+                return false;
+            }
+            Some(Admission::Awaited { info_uid, .. }) if *info_uid == working.info_uid => return false,
+            Some(Admission::Awaited { .. }) => {
+                let lsn = primary.status.lsn;
+                let gate = Admission::Gate { primary: primary.uid.clone(), lsn };
+                self.memory.admissions.insert(standby.clone(), gate);
+                lsn
+            }
+            Some(Admission::Gate { lsn, .. }) => *lsn,
+        };
+        let reports = self.working.contains_key(standby);
+        reports && self.data.instances.get(standby).is_some_and(|instance| instance.status.lsn >= gate)
+    }
+
+    fn limits(&self, primary: &Instance) -> Limits {
+        let version = self.keeper_of(primary).map(|keeper| keeper.status.postgres_binary_version.clone());
+        match version {
+            Some(version) if version.major == 9 && version.minor <= 5 => {
+                Limits { minimum: 1, maximum: 1, several: false }
+            }
+            _ => Limits {
+                minimum: self.spec.min_synchronous_standbys.into(),
+                maximum: self.spec.max_synchronous_standbys.into(),
+                several: true,
+            },
+        }
+    }
+
+    fn next_set(
+        &self,
+        primary: &Instance,
+        previous: &BTreeSet<InstanceUid>,
+        good: &BTreeSet<InstanceUid>,
+        limits: &Limits,
+    ) -> BTreeSet<InstanceUid> {
+        let exists = |uid: &&InstanceUid| self.data.instances.contains_key(*uid);
+        let lsn = |uid: &InstanceUid| self.data.instances.get(uid).map(|instance| instance.status.lsn);
+        let mut kept: Vec<&InstanceUid> =
+            previous.iter().filter(exists).filter(|uid| good.contains(*uid)).collect();
+        // The one that is furthest ahead first.
+        kept.sort_by_key(|uid| (Reverse(lsn(uid)), (*uid).clone()));
+        kept.truncate(limits.maximum);
+        let mut next: BTreeSet<InstanceUid> = kept.into_iter().cloned().collect();
+        for newcomer in self.newcomers(primary, good) {
+            if next.len() < limits.maximum {
+                next.insert(newcomer);
+            }
+        }
+        // Those that do not work may come back: better wait for them than for nobody.
+        for uid in previous.iter().filter(exists) {
+            if next.len() < limits.minimum {
+                next.insert(uid.clone());
+            }
+        }
+        // In two steps: the old members stay until the new ones hold everything.
+        if limits.several && !next.is_subset(previous) {
+            next.extend(previous.iter().filter(exists).cloned());
+        }
+        next
+    }
+
+    /// Who could be waited for, the one that is furthest ahead first.
+    fn newcomers(&self, primary: &Instance, good: &BTreeSet<InstanceUid>) -> Vec<InstanceUid> {
+        let mut newcomers: Vec<&Instance> = good
+            .iter()
+            .filter_map(|uid| self.data.instances.get(uid))
+            .filter(|instance| instance.status.timeline == primary.status.timeline)
+            .filter(|instance| {
+                self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_synchronous_replica)
+                    != Some(false)
+            })
+            .collect();
+        newcomers.sort_by_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
+        newcomers.into_iter().map(|instance| instance.uid.clone()).collect()
+    }
+
+    /// `blocked`: whether commits must wait for nobody known; none leaves that as it is.
+    fn write_lists(
+        &mut self,
+        primary: &InstanceUid,
+        listed: &BTreeSet<InstanceUid>,
+        known: &BTreeSet<InstanceUid>,
+        blocked: Option<bool>,
+    ) {
+        let minimum = self.spec.min_synchronous_standbys;
+        let Some(instance) = self.data.instances.get_mut(primary) else { return };
+        let spec = &mut instance.spec;
+        let from = spec.synchronous_standbys.clone().unwrap_or_default();
+        let to: Vec<InstanceUid> = listed.iter().cloned().collect();
+        let was_blocked = spec.external_synchronous_standbys.as_ref().is_some_and(|names| !names.is_empty());
+        spec.synchronous_standbys = Some(to.clone());
+        instance.status.synchronous_standbys = Some(known.iter().cloned().collect());
+        if let Some(blocked) = blocked {
+            spec.synchronous_replication = true;
+            spec.external_synchronous_standbys =
+                Some(if blocked { vec![FAKE_STANDBY.to_owned()] } else { Vec::new() });
+            match (was_blocked, blocked) {
+                (false, true) => self.change(Change::CommitsBlocked { primary: primary.clone(), minimum }),
+                (true, false) => self.change(Change::CommitsUnblocked { primary: primary.clone() }),
+                _ => {}
+            }
+        }
+        if from != to {
+            self.change(Change::SynchronousSetChanged { primary: primary.clone(), from, to });
+        }
+    }
+
+    /// Commits wait for nobody.
+    pub fn leave_synchronous_mode(&mut self, primary: &InstanceUid) {
+        self.memory.admissions.clear();
+        let Some(instance) = self.data.instances.get_mut(primary) else { return };
+        let was_synchronous = std::mem::take(&mut instance.spec.synchronous_replication);
+        instance.spec.synchronous_standbys = None;
+        instance.spec.external_synchronous_standbys = None;
+        instance.status.synchronous_standbys = None;
+        if was_synchronous {
+            self.change(Change::SynchronousReplicationOff { primary: primary.clone() });
+        }
+    }
+}

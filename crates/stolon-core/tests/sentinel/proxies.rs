@@ -1,0 +1,109 @@
+//! Where proxies are told to send clients.
+
+use std::time::Duration;
+use stolon_core::sentinel::{Hold, ProxySighting};
+use stolon_model::*;
+
+use crate::world::*;
+
+fn sighting(world: &World, name: &str, seconds_ago: u64) -> (ProxyUid, ProxySighting) {
+    let report = world.proxies.get(&ProxyUid::from(name)).cloned().unwrap();
+    (name.into(), ProxySighting { report, since: world.now - Duration::from_secs(seconds_ago) })
+}
+
+#[test]
+fn a_proxy_counts_while_its_report_changes_and_twice_its_timeout_longer() {
+    for (seconds, active) in [(15, true), (30, true), (45, false)] {
+        let mut world = World::normal(1, 1).given(|world| world.proxy("p1", 1));
+        let known = sighting(&world, "p1", seconds);
+        world.memory.proxies.extend([known]);
+        world.round();
+        let enabled = world.data.proxy.spec.enabled_proxies.clone().unwrap_or_default();
+        assert_eq!(enabled.len(), usize::from(active), "{seconds} s");
+    }
+    let mut world = World::normal(1, 1).given(|world| world.proxy("p1", 1));
+    let known = sighting(&world, "p1", 1);
+    world.memory.proxies.extend([known]);
+    world.proxies.clear();
+    world.round();
+    assert!(world.memory.proxies.is_empty(), "a record that is gone is gone");
+}
+
+#[test]
+fn enabled_proxies_follow_the_active_ones() {
+    let mut world = World::normal(1, 1).given(|world| {
+        world.proxy("p2", 1);
+        world.proxy("p1", 1);
+    });
+    world.round();
+    assert_eq!(world.data.proxy.spec.enabled_proxies, Some(vec!["p1".into(), "p2".into()]));
+    assert_eq!(world.data.proxy.generation, 2);
+}
+
+/// D-11, A11: no proxies is no proxies, also after a trip through JSON.
+#[test]
+fn without_proxies_the_generation_stands_still() {
+    let mut world = World::normal(1, 1);
+    for _ in 0..5 {
+        world.later(1000).round();
+        let text = ClusterDocument::from(world.data.clone()).to_json();
+        world.data = ClusterDocument::from_json(&text).unwrap().try_into().unwrap();
+    }
+    assert_eq!(world.data.proxy.generation, 1);
+}
+
+/// D-16: clients are let in once the primary does what is asked of it.
+#[test]
+fn proxies_open_when_the_primary_is_ready_or_after_a_grace() {
+    let closed = |world: &mut World| {
+        world.data.proxy.spec.primary = None;
+        world.proxy("p1", 1);
+        world.db(1).generation = 2;
+    };
+    let mut world = World::normal(1, 1).given(closed);
+    let decision = world.round();
+    assert!(has_hold(&decision, |hold| matches!(hold, Hold::NotOpened { .. })), "{:?}", decision.holds);
+    world.converge();
+    world.later(100).round();
+    assert_eq!(world.data.proxy.spec.primary, Some(uid(1)));
+    assert_eq!(world.data.proxy.spec.enabled_proxies, Some(vec!["p1".into()]));
+
+    let mut world = World::normal(1, 1).given(closed);
+    for _ in 0..29 {
+        world.later(1000).round();
+        assert_eq!(world.data.proxy.spec.primary, None);
+    }
+    for _ in 0..3 {
+        world.later(1000).round();
+    }
+    assert_eq!(world.data.proxy.spec.primary, Some(uid(1)), "after convergenceTimeout");
+}
+
+#[test]
+fn proxies_open_only_when_all_have_closed() {
+    let mut world = World::normal(1, 1).given(|world| {
+        world.data.proxy.spec.primary = None;
+        world.data.proxy.generation = 7;
+        world.proxy("p1", 7);
+        world.proxy("p2", 6);
+    });
+    let decision = world.round();
+    assert!(has_hold(&decision, |hold| {
+        matches!(hold, Hold::AwaitingProxies { proxies, .. } if *proxies == [ProxyUid::from("p2")])
+    }));
+    world.proxy("p2", 7);
+    world.later(100).round();
+    assert_eq!((world.data.proxy.spec.primary.clone(), world.data.proxy.generation), (Some(uid(1)), 8));
+}
+
+/// A15.
+#[test]
+fn an_election_while_proxies_are_closed_does_not_close_them_again() {
+    let mut world = World::normal(2, 2).given(|world| {
+        world.data.proxy.spec.primary = None;
+        world.break_db(1);
+    });
+    world.round();
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+    assert_eq!(world.data.proxy.generation, 1);
+}

@@ -1,0 +1,183 @@
+//! How many standbys there are, and which must be made anew.
+
+use stolon_core::sentinel::{Change, RemovalReason, Stall};
+use stolon_model::*;
+
+use crate::world::*;
+
+fn at_most(world: &mut World, standbys: u16) {
+    world.data.cluster.spec.max_standbys_per_sender = Some(standbys);
+}
+
+fn removed(world: &mut World) -> Vec<(InstanceUid, RemovalReason)> {
+    let decision = world.round();
+    decision
+        .changes
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::InstanceRemoved { instance, because, .. } => Some((instance, because)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_free_keeper_is_left_alone_while_there_are_enough_standbys() {
+    World::normal(3, 2).given(|world| at_most(world, 1)).expect_unchanged("enough");
+    World::normal(2, 2)
+        .given(|world| {
+            at_most(world, 1);
+            world.db(2).status.current_generation = 0;
+        })
+        .with_old_timers()
+        .expect_unchanged("no free keeper");
+}
+
+#[test]
+fn a_standby_that_does_not_come_gets_a_companion() {
+    let mut world = World::normal(3, 2).given(|world| {
+        at_most(world, 1);
+        world.db(2).status.current_generation = 0;
+    });
+    world = world.with_old_timers();
+    world.round();
+    assert_eq!(world.data.instances.len(), 3);
+    let added = world.db(3).clone();
+    assert_eq!(added.spec.keeper_uid, keeper_uid(3));
+    assert_eq!((added.generation, added.spec.init_mode), (1, Some(InstanceInitMode::Resync)));
+    assert_eq!(world.db(1).spec.followers, uids(&[2, 3]));
+}
+
+#[test]
+fn once_there_are_enough_the_one_that_did_not_come_is_given_up() {
+    let mut world = World::normal(3, 3).given(|world| {
+        at_most(world, 1);
+        world.db(2).status.current_generation = 0;
+    });
+    assert_eq!(removed(&mut world), [(uid(2), RemovalReason::NotNeeded)]);
+    assert_eq!(world.db(1).spec.followers, uids(&[3]));
+}
+
+/// D-5, A8: a base backup that is under way counts.
+#[test]
+fn slow_standbys_are_not_made_again_and_again() {
+    let mut world = World::normal(5, 1).given(|world| at_most(world, 1));
+    for _ in 0..30 {
+        world.later(1000).round();
+        assert_eq!(world.data.instances.len(), 2);
+    }
+}
+
+/// D-4, A7: Stolon computes 2 − 4 in sixteen bits and makes a standby on every free keeper.
+#[test]
+fn more_standbys_than_wanted_are_no_reason_for_more() {
+    let mut world = World::normal(9, 5).given(|world| {
+        at_most(world, 2);
+        for number in [3, 4, 5] {
+            world.db(number).generation = 2;
+        }
+    });
+    world.round();
+    assert_eq!(world.data.instances.len(), 5);
+}
+
+#[test]
+fn of_too_many_the_worst_goes_but_never_a_synchronous_one() {
+    let mut world = World::normal(3, 3).given(|world| {
+        at_most(world, 1);
+        world.db(2).status.lsn = Lsn(100);
+        world.db(3).status.lsn = Lsn(200);
+    });
+    assert_eq!(removed(&mut world), [(uid(2), RemovalReason::Surplus)]);
+    let mut world = World::synchronous(4, &[2], &[2]).given(|world| at_most(world, 1));
+    let removed: Vec<_> = removed(&mut world).into_iter().map(|(uid, _)| uid).collect();
+    assert_eq!(removed, [uid(4), uid(3)], "equals: the highest uid first");
+}
+
+#[test]
+fn copies_of_something_else_are_made_anew() {
+    type Case = (&'static str, fn(&mut World), Option<RemovalReason>);
+    let cases: &[Case] = &[
+        (
+            "system differs",
+            |world| world.db(2).status.system_identifier = "2".into(),
+            Some(RemovalReason::OtherSystem),
+        ),
+        ("its system unknown", |world| world.db(1).status.system_identifier = "1".into(), None),
+        (
+            "ahead of the fork",
+            |world| {
+                world.db(1).status.timeline = Timeline(2);
+                let fork = TimelineHistoryEntry {
+                    timeline: Timeline(1),
+                    switch_point: Lsn(900),
+                    reason: String::new(),
+                };
+                world.db(1).status.timelines_history = Some(vec![fork]);
+                world.db(2).status.timeline = Timeline(1);
+                world.db(2).status.lsn = Lsn(1000);
+            },
+            Some(RemovalReason::OtherBranch),
+        ),
+        (
+            "at the fork",
+            |world| {
+                world.db(1).status.timeline = Timeline(2);
+                let fork = TimelineHistoryEntry {
+                    timeline: Timeline(1),
+                    switch_point: Lsn(900),
+                    reason: String::new(),
+                };
+                world.db(1).status.timelines_history = Some(vec![fork]);
+                world.db(2).status.timeline = Timeline(1);
+                world.db(2).status.lsn = Lsn(900);
+            },
+            None,
+        ),
+    ];
+    for (name, change, reason) in cases {
+        let mut world = World::normal(2, 2).given(change);
+        let expected: Vec<_> = reason.iter().map(|reason| (uid(2), *reason)).collect();
+        assert_eq!(removed(&mut world), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_standby_that_lacks_wal_is_made_anew() {
+    for (count, lost) in [(10, false), (11, true)] {
+        let mut world = World::normal(2, 2).given(|world| {
+            world.db(1).status.lsn = Lsn(20 << 24);
+            world.db(1).status.older_wal_file = "000000010000000000000005".into();
+            world.db(2).generation = 2;
+            world.db(2).status.current_generation = 2;
+            world.db(2).status.lsn = Lsn(4 << 24);
+            let stall = Stall { lsn: Lsn(4 << 24), count, counted_at: START };
+            world.memory.stalls.insert(uid(2), stall);
+        });
+        let expected: &[_] = if lost { &[(uid(2), RemovalReason::MissingWal)] } else { &[] };
+        assert_eq!(removed(&mut world), expected, "{count} reports");
+    }
+}
+
+#[test]
+fn dead_keepers_are_forgotten_only_without_instance() {
+    let mut world = World::normal(3, 2).given(|world| {
+        world.data.cluster.spec.dead_keeper_removal_interval = Some(GoDuration::from_seconds(3600));
+        world.silence_keeper(2);
+        world.silence_keeper(3);
+        world.wall_seconds = 3700;
+    });
+    world.round();
+    let left: Vec<_> = world.data.keepers.keys().cloned().collect();
+    assert_eq!(left, [keeper_uid(1), keeper_uid(2)]);
+}
+
+#[test]
+fn additional_slots_are_kept_on_the_primary_only() {
+    let mut world = World::normal(2, 2).given(|world| {
+        world.data.cluster.spec.additional_primary_replication_slots = Some(vec!["reporting".into()])
+    });
+    world.round();
+    assert_eq!(world.db(1).spec.additional_replication_slots, Some(vec!["reporting".to_owned()]));
+    assert_eq!(world.db(2).spec.additional_replication_slots, None);
+}

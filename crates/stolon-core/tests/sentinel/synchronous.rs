@@ -1,0 +1,341 @@
+//! Whom commits wait for, and who may be elected then.
+
+use stolon_core::sentinel::{Change, Hold};
+use stolon_model::*;
+
+use crate::world::*;
+
+fn fake() -> Option<Vec<String>> {
+    Some(vec![FAKE_STANDBY.to_owned()])
+}
+
+fn waits(world: &mut World, listed: &[usize], known: &[usize]) {
+    let primary = world.db(1);
+    primary.spec.synchronous_replication = true;
+    primary.spec.synchronous_standbys = uids(listed);
+    primary.status.synchronous_standbys = uids(known);
+}
+
+#[test]
+fn synchronous_mode_begins_with_the_standby_that_is_there() {
+    World::normal(2, 2).given(|world| world.data.cluster.spec.synchronous_replication = Some(true)).expect(
+        "one standby",
+        |world| {
+            waits(world, &[2], &[]);
+            world.db(1).spec.external_synchronous_standbys = Some(Vec::new());
+            world.db(1).generation = 2;
+        },
+    );
+    World::normal(1, 1).given(|world| world.data.cluster.spec.synchronous_replication = Some(true)).expect(
+        "none",
+        |world| {
+            waits(world, &[], &[]);
+            world.db(1).spec.external_synchronous_standbys = fake();
+            world.db(1).generation = 2;
+        },
+    );
+}
+
+#[test]
+fn specification_values_reach_every_instance() {
+    World::normal(2, 2)
+        .given(|world| {
+            let spec = &mut world.data.cluster.spec;
+            spec.request_timeout = Some(GoDuration::from_seconds(20));
+            spec.max_standbys = Some(40);
+            spec.additional_wal_senders = Some(10);
+            spec.use_pg_rewind = Some(true);
+            spec.synchronous_replication = Some(true);
+            spec.pg_parameters = Some([("a".to_owned(), "b".to_owned())].into());
+        })
+        .expect("copied", |world| {
+            for number in [1, 2] {
+                let instance = world.db(number);
+                instance.generation = 2;
+                instance.spec.request_timeout = GoDuration::from_seconds(20);
+                instance.spec.max_standbys = 40;
+                instance.spec.additional_wal_senders = 10;
+                instance.spec.use_pg_rewind = true;
+                instance.spec.pg_parameters = Some([("a".to_owned(), "b".to_owned())].into());
+            }
+            waits(world, &[2], &[]);
+            world.db(1).spec.external_synchronous_standbys = Some(Vec::new());
+        });
+}
+
+/// A situation, and the lists that follow from it: `None` for no change.
+struct Row {
+    name: &'static str,
+    listed: &'static [usize],
+    known: &'static [usize],
+    bad: &'static [usize],
+    gone: &'static [usize],
+    minimum: u16,
+    maximum: u16,
+    next: &'static [usize],
+    next_known: &'static [usize],
+    blocked: bool,
+}
+
+const ROW: Row = Row {
+    name: "",
+    listed: &[2],
+    known: &[2],
+    bad: &[],
+    gone: &[],
+    minimum: 1,
+    maximum: 1,
+    next: &[2],
+    next_known: &[2],
+    blocked: false,
+};
+
+/// db1 is the primary, db2 to db4 are standbys; `R` is empty.
+const ROWS: &[Row] = &[
+    Row { name: "only one, and bad: kept", bad: &[2, 3, 4], ..ROW },
+    Row { name: "bad, another good: both", bad: &[2, 4], next: &[2, 3], ..ROW },
+    Row { name: "newcomer not yet in sync: wait", listed: &[2, 3], bad: &[2, 4], next: &[2, 3], ..ROW },
+    Row { name: "newcomer went bad: roll back", listed: &[2, 3], bad: &[2, 3, 4], ..ROW },
+    Row { name: "gone, another good", gone: &[2], bad: &[4], next: &[3], next_known: &[], ..ROW },
+    Row {
+        name: "gone, nobody good: block",
+        gone: &[2],
+        bad: &[3, 4],
+        next: &[],
+        next_known: &[],
+        blocked: true,
+        ..ROW
+    },
+    Row {
+        name: "newcomer bad, another good",
+        listed: &[2],
+        known: &[],
+        bad: &[2, 4],
+        next: &[3],
+        next_known: &[],
+        ..ROW
+    },
+    Row {
+        name: "min 2 max 3, one bad, a third good",
+        listed: &[2, 3],
+        known: &[2, 3],
+        bad: &[2],
+        minimum: 2,
+        maximum: 3,
+        next: &[2, 3, 4],
+        next_known: &[2, 3],
+        ..ROW
+    },
+    Row {
+        name: "min 2 max 3, one bad, no third",
+        listed: &[2, 3],
+        known: &[2, 3],
+        bad: &[2],
+        gone: &[4],
+        minimum: 2,
+        maximum: 3,
+        next: &[2, 3],
+        next_known: &[2, 3],
+        ..ROW
+    },
+    Row {
+        name: "min 2 max 3, one gone, one bad",
+        listed: &[2, 3],
+        known: &[2, 3],
+        bad: &[3],
+        gone: &[2, 4],
+        minimum: 2,
+        maximum: 3,
+        next: &[3],
+        next_known: &[3],
+        blocked: true,
+    },
+    Row {
+        name: "min 2 max 2, only one there",
+        gone: &[3, 4],
+        minimum: 2,
+        maximum: 2,
+        next: &[2],
+        next_known: &[2],
+        blocked: true,
+        ..ROW
+    },
+    Row { name: "min 0, bad: go on alone", bad: &[2, 3, 4], minimum: 0, next: &[], next_known: &[], ..ROW },
+];
+
+#[test]
+fn the_set_of_standbys_to_wait_for() {
+    for row in ROWS {
+        let mut world = World::synchronous(4, row.listed, row.known).given(|world| {
+            world.data.cluster.spec.min_synchronous_standbys = Some(row.minimum);
+            world.data.cluster.spec.max_synchronous_standbys = Some(row.maximum);
+            for number in row.bad {
+                world.break_db(*number);
+            }
+            for number in row.gone {
+                world.data.instances.remove(&uid(*number));
+                world.data.keepers.remove(&keeper_uid(*number));
+                world.silent.insert(keeper_uid(*number));
+            }
+        });
+        world.round();
+        let primary = world.db(1).clone();
+        assert_eq!(primary.spec.synchronous_standbys, uids(row.next), "S of {:?}", row.name);
+        assert_eq!(primary.status.synchronous_standbys, uids(row.next_known), "T of {:?}", row.name);
+        let blocked = primary.spec.external_synchronous_standbys == fake();
+        assert_eq!(blocked, row.blocked, "E of {:?}", row.name);
+    }
+}
+
+#[test]
+fn when_the_maximum_is_lowered_the_best_stays() {
+    let mut world = World::synchronous(3, &[2, 3], &[2, 3]).given(|world| {
+        world.db(2).status.lsn = Lsn(10);
+        world.db(3).status.lsn = Lsn(20);
+    });
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]), "D-21: never the better one is dropped");
+}
+
+/// D-1 again: the newcomer is the one that has least to catch up.
+#[test]
+fn the_newcomer_is_the_one_that_is_furthest_ahead() {
+    let mut world = World::normal(3, 3).given(|world| {
+        world.data.cluster.spec.synchronous_replication = Some(true);
+        world.db(2).status.lsn = Lsn(500);
+        world.db(3).status.lsn = Lsn(900);
+    });
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]));
+}
+
+#[test]
+fn who_may_not_be_synchronous_is_not_added_but_may_stay() {
+    let mut world = World::synchronous(2, &[], &[]).given(|world| {
+        world.keeper(2).status.can_be_synchronous_replica = Some(false);
+        world.db(1).spec.external_synchronous_standbys = fake();
+    });
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[]));
+    World::synchronous(2, &[2], &[2])
+        .given(|world| world.keeper(2).status.can_be_synchronous_replica = Some(false))
+        .expect_unchanged("stays");
+}
+
+#[test]
+fn postgresql_of_old_waits_for_exactly_one() {
+    let mut world = World::synchronous(3, &[2], &[2]).given(|world| {
+        world.data.cluster.spec.min_synchronous_standbys = Some(2);
+        world.data.cluster.spec.max_synchronous_standbys = Some(3);
+        world.keeper(1).status.postgres_binary_version = PostgresVersion { major: 9, minor: 5 };
+        world.break_db(2);
+    });
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]));
+}
+
+#[test]
+fn leaving_synchronous_mode_clears_the_lists() {
+    let mut world = World::synchronous(2, &[2], &[2])
+        .given(|world| world.data.cluster.spec.synchronous_replication = Some(false));
+    let decision = world.round();
+    assert!(decision.changes.iter().any(|change| matches!(change, Change::SynchronousReplicationOff { .. })));
+    let primary = world.db(1);
+    assert!(!primary.spec.synchronous_replication);
+    assert_eq!(
+        (primary.spec.synchronous_standbys.clone(), primary.status.synchronous_standbys.clone()),
+        (None, None)
+    );
+}
+
+fn elected_synchronously(world: &mut World, to: usize, listed: &[usize]) {
+    elected(world, 1, to);
+    let new = world.db(to);
+    new.spec.synchronous_replication = true;
+    new.spec.synchronous_standbys = uids(listed);
+    new.spec.external_synchronous_standbys = Some(Vec::new());
+}
+
+#[test]
+fn only_those_that_hold_every_commit_are_elected() {
+    World::synchronous(2, &[2], &[2])
+        .given(|world| world.break_db(1))
+        .expect("one synchronous standby", |world| elected_synchronously(world, 2, &[1]));
+    World::synchronous(3, &[3], &[2, 3])
+        .given(|world| {
+            world.break_db(1);
+            world.break_db(2);
+        })
+        .expect("the one in both lists", |world| elected_synchronously(world, 3, &[1]));
+    World::synchronous(3, &[2, 3], &[2, 3])
+        .given(|world| {
+            world.break_db(1);
+            world.break_db(2);
+        })
+        .expect("one of two is bad", |world| elected_synchronously(world, 3, &[1, 2]));
+    World::synchronous(3, &[2, 3], &[2])
+        .given(|world| {
+            world.break_db(1);
+            world.break_db(2);
+        })
+        .expect_unchanged("the newcomer is not in sync yet");
+    World::synchronous(2, &[2], &[2])
+        .given(|world| {
+            world.break_db(1);
+            world.keeper(2).status.can_be_primary = Some(false);
+        })
+        .expect_unchanged("must not be primary");
+}
+
+/// A2: of several that hold every acknowledged commit the one that is furthest ahead.
+#[test]
+fn of_several_synchronous_standbys_the_best_is_elected() {
+    let mut world = World::synchronous(3, &[2, 3], &[2, 3]).given(|world| {
+        world.break_db(1);
+        world.db(2).status.lsn = Lsn(1 << 40);
+        world.db(3).status.lsn = Lsn(77);
+    });
+    world.round();
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+}
+
+/// A6: switching off takes effect only through a primary that works.
+#[test]
+fn a_dead_synchronous_primary_stays_synchronous() {
+    let mut world = World::synchronous(3, &[2], &[2]).given(|world| {
+        world.data.cluster.spec.synchronous_replication = Some(false);
+        world.break_db(1);
+        world.break_db(2);
+    });
+    let decision = world.round();
+    assert_eq!(world.data.cluster.status.primary, Some(uid(1)));
+    assert!(has_hold(&decision, |hold| matches!(hold, Hold::NoEligibleStandby { .. })));
+}
+
+/// D-8, kept: a new primary that dies before it has reported has acknowledged nothing, but nobody can tell.
+#[test]
+fn after_an_election_nobody_else_is_elected_before_the_new_primary_reports() {
+    let mut world = World::synchronous(2, &[2], &[2]).given(|world| world.break_db(1));
+    world.round();
+    world.down.remove(&uid(1));
+    world.break_db(2);
+    for _ in 0..40 {
+        world.later(1000).round();
+    }
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+}
+
+#[test]
+fn in_synchronous_mode_promotion_does_not_wait_for_proxies() {
+    let mut world = World::synchronous(2, &[2], &[2]).given(|world| {
+        world.proxy("p1", 1);
+        world.break_db(1);
+    });
+    world.round();
+    assert_eq!(
+        world.data.cluster.status.primary,
+        Some(uid(2)),
+        "the old primary can acknowledge nothing any more"
+    );
+    assert_eq!(world.data.proxy.spec.primary, None);
+}
