@@ -1,237 +1,245 @@
-//! The election of another primary.
-//!
-//! The candidate that is furthest ahead wins. In synchronous mode only those are candidates that are known to hold every
-//! acknowledged commit. In asynchronous mode clients are cut off first: what they commit on the old primary after
-//! the new one was promoted would be lost.
+//! The election of a primary: whether the present one must go, who may follow it, and what that changes.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::time::Duration;
 
-use stolon_model::{FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceUid, Lsn, ProxyUid, Role};
+use stolon_model::{FAKE_STANDBY, Instance, InstanceUid, Role};
 
-use super::memory::Handover;
-use super::round::{Kind, Progress, Round, Validity, validity};
-use super::{Change, Hold, PrimaryFault, Rejection};
+use super::classify::{Kind, State, Validity, kind, state, validity};
+use super::convergence::{Progress, is_over, progress};
+use super::fence::{Fence, fence};
+use super::init::outside;
+use super::memory::Demotion;
+use super::reasons::{Change, Hold, PrimaryFault, Rejection};
+use super::round::Round;
+use super::{proxy, sync};
 
-/// What clients can still reach.
-enum Fence {
-    /// No proxy sends anybody to the old primary.
-    Closed,
-    /// These may.
-    Waiting(Vec<ProxyUid>),
+/// What became of the question who is the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The primary stays.
+    Stays,
+    /// The primary is to go, and first clients are kept away from it.
+    Fencing,
+    /// Another one was elected.
+    Elected,
 }
 
-impl Round<'_> {
-    /// Replace the primary if somebody may take its place and nothing is lost by it; returns who was elected.
-    pub fn replace(&mut self, primary: &Instance, because: PrimaryFault) -> Option<InstanceUid> {
-        let (candidates, rejected) = self.candidates(primary);
-        let Some(successor) = candidates.first().cloned() else {
-            self.memory.handover = None;
-            self.hold(Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected });
-            return None;
-        };
-        if !primary.spec.synchronous_replication && !self.is_fenced(primary, &successor, &because) {
-            return None;
-        }
-        self.remember_demotion(&because);
-        self.elect(primary, &successor, because);
-        Some(successor)
+/// Replace `primary` if it must go and somebody may follow.
+pub(super) fn decide(round: &mut Round<'_>, primary: &Instance) -> Outcome {
+    let Some(fault) = fault(round, primary) else {
+        round.memory.handover = None;
+        return Outcome::Stays;
+    };
+    if is_futile(round, primary, &fault) {
+        return Outcome::Stays;
     }
-
-    /// Who may take the place of `primary`, the best first, and why the others may not.
-    fn candidates(&mut self, primary: &Instance) -> (Vec<InstanceUid>, Vec<(InstanceUid, Rejection)>) {
-        let synchronous = synchronous_holders(primary);
-        let instances: Vec<Instance> =
-            self.data.instances.values().filter(|instance| instance.uid != primary.uid).cloned().collect();
-        let mut candidates: Vec<&Instance> = Vec::new();
-        let mut rejected = Vec::new();
-        for instance in &instances {
-            match self.rejection(primary, instance, &synchronous) {
-                None => candidates.push(instance),
-                Some(rejection) => rejected.push((instance.uid.clone(), rejection)),
-            }
+    let successor = match successor(round, primary) {
+        Ok(successor) => successor,
+        Err(rejected) => {
+            round.memory.handover = None;
+            let primary = primary.uid.clone();
+            round.hold(Hold::NoEligibleStandby { primary, because: fault, rejected });
+            return Outcome::Stays;
         }
-        candidates.sort_by_key(|instance| {
-            (Reverse(instance.status.lsn), !synchronous.contains(&instance.uid), instance.uid.clone())
-        });
-        (candidates.into_iter().map(|instance| instance.uid.clone()).collect(), rejected)
-    }
-
-    fn rejection(
-        &mut self,
-        primary: &Instance,
-        instance: &Instance,
-        synchronous: &BTreeSet<InstanceUid>,
-    ) -> Option<Rejection> {
-        if Kind::of(instance) == Kind::Unknown {
-            return Some(Rejection::FollowsNothing);
-        }
-        match validity(primary, instance) {
-            Validity::Valid => {}
-            Validity::Unknown => return Some(Rejection::NeverReported),
-            Validity::OtherSystem => return Some(Rejection::OtherSystem),
-            Validity::OtherBranch => return Some(Rejection::OtherBranch),
-        }
-        if !self.keeper_is_healthy(instance) {
-            return Some(Rejection::KeeperFailed);
-        }
-        if self.progress(instance, self.convergence_limit(instance)) != Progress::Converged {
-            let (generation, current) = (instance.generation, instance.status.current_generation);
-            return Some(Rejection::NotConverged { generation, current });
-        }
-        if !instance.status.healthy {
-            return Some(Rejection::Unhealthy);
-        }
-        let (own, of_primary) = (instance.status.timeline, primary.status.timeline);
-        if own != of_primary {
-            return Some(Rejection::OtherTimeline { own, primary: of_primary });
-        }
-        if self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_primary) == Some(false) {
-            return Some(Rejection::Forbidden);
-        }
-        if primary.spec.synchronous_replication {
-            return (!synchronous.contains(&instance.uid)).then_some(Rejection::NotSynchronous);
-        }
-        let (bytes, limit) = (primary.status.lsn.ahead_of(instance.status.lsn), self.spec.max_standby_lag);
-        (bytes > i64::from(limit)).then_some(Rejection::Lag { bytes, limit })
-    }
-
-    /// Asynchronous mode: true once nobody can commit on the old primary through a proxy, or the wait has lasted too long.
-    fn is_fenced(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> bool {
-        let forced = matches!(because, PrimaryFault::ForcedByOperator { .. });
-        if forced && self.memory.handover.as_ref().is_none_or(|handover| handover.from != primary.uid) {
-            let info_uid =
-                self.working.get(&primary.uid).map(|working| working.info_uid.clone()).unwrap_or_default();
-            self.memory.handover = Some(Handover { from: primary.uid.clone(), info_uid, final_lsn: None });
-        }
-        match self.fence(because) {
-            Fence::Closed if !forced => true,
-            Fence::Closed => self.has_caught_up(primary, successor),
-            Fence::Waiting(proxies) => {
-                let bound = self.spec.proxy_check_interval * 2 + self.spec.sleep_interval;
-                if self.closed_for_longer_than(bound) {
-                    return true;
-                }
-                self.hold(Hold::AwaitingFence { successor: successor.clone(), proxies });
-                false
-            }
-        }
-    }
-
-    /// Take the primary away from the proxies, and see who has not let go of it yet.
-    fn fence(&mut self, because: &PrimaryFault) -> Fence {
-        self.close_proxies(because);
-        let waiting = self.unacknowledged();
-        if waiting.is_empty() { Fence::Closed } else { Fence::Waiting(waiting) }
-    }
-
-    fn close_proxies(&mut self, because: &PrimaryFault) {
-        if self.data.proxy.spec.primary.take().is_some() {
-            self.data.proxy.generation += 1;
-            let generation = self.data.proxy.generation;
-            self.change(Change::ProxiesClosed { generation, because: because.clone() });
-        }
-        self.note_closed();
-    }
-
-    /// An operator wants another primary while this one works: nothing needs to be lost.
-    fn has_caught_up(&mut self, primary: &Instance, successor: &InstanceUid) -> bool {
-        let bound =
-            self.spec.proxy_check_interval * 2 + self.spec.sleep_interval * 3 + self.spec.fail_interval;
-        let working = self.working.get(&primary.uid).map(|working| working.info_uid.clone());
-        let Some(handover) = &mut self.memory.handover else { return true };
-        match working {
-            Some(info_uid) if info_uid != handover.info_uid && handover.final_lsn.is_none() => {
-                handover.final_lsn = Some(primary.status.lsn);
-            }
-            _ => {}
-        }
-        let lsn = handover.final_lsn;
-        let reached = self.data.instances.get(successor).map_or(Lsn(0), |instance| instance.status.lsn);
-        let caught_up = lsn.is_some_and(|lsn| reached >= lsn);
-        if caught_up || self.closed_for_longer_than(bound) {
-            return true;
-        }
-        self.hold(Hold::AwaitingCatchUp { successor: successor.clone(), lsn });
-        false
-    }
-
-    fn closed_for_longer_than(&mut self, bound: Duration) -> bool {
-        let since = self.memory.closed.map_or(self.now.monotonic, |closed| closed.since);
-        self.is_over(since, bound)
-    }
-
-    /// An orderly replacement is over once another instance is the primary.
-    pub fn forget_handover_of_others(&mut self, primary: &Instance) {
-        if self.memory.handover.as_ref().is_some_and(|handover| handover.from != primary.uid) {
-            self.memory.handover = None;
-        }
-    }
-
-    /// One write tells the new primary to promote, the old one that nobody follows it, and the proxies to close.
-    fn elect(&mut self, old: &Instance, successor: &InstanceUid, because: PrimaryFault) {
-        self.memory.handover = None;
-        if let Some(instance) = self.data.instances.get_mut(&old.uid) {
-            instance.spec.followers = Some(Vec::new());
-        }
-        self.data.cluster.status.primary = Some(successor.clone());
-        self.close_proxies(&because);
-        let role = self.spec.role.clone();
-        let follow = match role {
-            Role::Standby => Some(self.outside_primary()),
-            _ => None,
-        };
-        let waits_for = self.wants_synchronous().then(|| successors_list(old, successor));
-        let minimum = self.spec.min_synchronous_standbys;
-        let Some(instance) = self.data.instances.get_mut(successor) else { return };
-        let spec = &mut instance.spec;
-        spec.role = Some(role);
-        spec.follow_config = follow;
-        spec.synchronous_replication = waits_for.is_some();
-        spec.external_synchronous_standbys =
-            waits_for.as_ref().map(|standbys| match standbys.is_empty() && minimum > 0 {
-                true => vec![FAKE_STANDBY.to_owned()],
-                false => Vec::new(),
-            });
-        spec.synchronous_standbys = waits_for;
-        let (keeper, lsn) = (spec.keeper_uid.clone(), instance.status.lsn);
-        self.change(Change::PrimaryElected {
-            from: old.uid.clone(),
-            to: successor.clone(),
-            keeper,
-            lsn,
-            because,
-        });
-    }
-
-    /// How the head of a standby cluster follows the primary outside.
-    pub fn outside_primary(&self) -> FollowConfig {
-        let config = self.spec.standby_config.clone().unwrap_or_default();
-        FollowConfig {
-            follow_type: Some(FollowType::External),
-            instance_uid: InstanceUid::default(),
-            standby_settings: config.standby_settings,
-            archive_recovery_settings: config.archive_recovery_settings,
+    };
+    match fence(round, primary, &successor, &fault) {
+        Fence::Pending => Outcome::Fencing,
+        Fence::Complete => {
+            elect(round, primary, &successor, fault);
+            Outcome::Elected
         }
     }
 }
 
-/// Those that hold every acknowledged commit: known to be in sync, and waited for ever since.
-pub(super) fn synchronous_holders(primary: &Instance) -> BTreeSet<InstanceUid> {
-    let known: BTreeSet<&InstanceUid> = primary.status.synchronous_standbys.iter().flatten().collect();
-    primary.spec.synchronous_standbys.iter().flatten().filter(|uid| known.contains(uid)).cloned().collect()
+/// Why the primary must go; none: it may stay.
+fn fault(round: &mut Round<'_>, primary: &Instance) -> Option<PrimaryFault> {
+    let timeout = round.spec.convergence_timeout;
+    if !primary.status.healthy {
+        return Some(health_fault(round, primary));
+    }
+    let late = progress(primary, timeout, &round.memory, round.now) == Progress::Failed;
+    late.then(|| PrimaryFault::NotConverged {
+        keeper: primary.spec.keeper_uid.clone(),
+        generation: primary.generation,
+        within: timeout,
+    })
 }
 
-/// The new primary waits for all that the old one waited for, and for the old one in its own place: so it acknowledges
-/// nothing before its keeper and the sentinel have sorted out who is there.
-fn successors_list(old: &Instance, successor: &InstanceUid) -> Vec<InstanceUid> {
-    let mut standbys: Vec<InstanceUid> = old.spec.synchronous_standbys.clone().unwrap_or_default();
+fn health_fault(round: &Round<'_>, primary: &Instance) -> PrimaryFault {
+    let keeper = primary.spec.keeper_uid.clone();
+    let since_last = |since: std::time::Duration| round.now.monotonic.saturating_sub(since);
+    let Some(known) = round.next.keepers.get(&keeper) else {
+        return PrimaryFault::KeeperUnknown { keeper };
+    };
+    if round.forced.contains(&keeper) {
+        return PrimaryFault::ForcedByOperator { keeper };
+    }
+    if !known.status.healthy {
+        let silent_for =
+            round.memory.keepers.get(&keeper).map_or_else(Default::default, |seen| since_last(seen.since));
+        return PrimaryFault::KeeperSilent { keeper, silent_for };
+    }
+    let down_for = round.memory.trouble.get(&primary.uid).copied().map_or_else(Default::default, since_last);
+    PrimaryFault::InstanceDown { keeper, down_for }
+}
+
+/// True when a working primary was replaced already because it did not do what the same specification demands:
+/// the next one would meet that too. It is tried again ever more rarely.
+fn is_futile(round: &mut Round<'_>, primary: &Instance, fault: &PrimaryFault) -> bool {
+    if !matches!(fault, PrimaryFault::NotConverged { .. }) {
+        return false;
+    }
+    let Some(last) = round.memory.demotion.clone() else { return false };
+    let pause = round.spec.convergence_timeout * 2u32.saturating_pow(last.count.min(10));
+    if last.spec != round.next.cluster.spec || is_over(last.at, pause, round.now) {
+        return false;
+    }
+    round.wake_at(last.at + pause);
+    round.hold(Hold::NotDemotedAgain {
+        primary: primary.uid.clone(),
+        keeper: primary.spec.keeper_uid.clone(),
+        generation: primary.generation,
+    });
+    true
+}
+
+/// The best instance that may take the place of `primary`, or why each of the others may not.
+fn successor(round: &Round<'_>, primary: &Instance) -> Result<InstanceUid, Vec<(InstanceUid, Rejection)>> {
+    let mut eligible = Vec::new();
+    let mut rejected = Vec::new();
+    for instance in round.next.instances.values().filter(|instance| instance.uid != primary.uid) {
+        match rejection(round, primary, instance) {
+            None => eligible.push(instance),
+            Some(why) => rejected.push((instance.uid.clone(), why)),
+        }
+    }
+    let known_in_sync = primary.status.synchronous_standbys.clone().unwrap_or_default();
+    eligible.sort_by_key(|instance| {
+        // A former primary was allowed to be one, whatever its keeper says now: the last resort.
+        let forbidden = may_be_primary(round, instance) == May::Not;
+        (
+            forbidden,
+            Reverse(instance.status.lsn),
+            !known_in_sync.contains(&instance.uid),
+            instance.uid.clone(),
+        )
+    });
+    eligible.first().map(|best| best.uid.clone()).ok_or(rejected)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum May {
+    Be,
+    Not,
+}
+
+fn may_be_primary(round: &Round<'_>, instance: &Instance) -> May {
+    let keeper = round.next.keepers.get(&instance.spec.keeper_uid);
+    match keeper.and_then(|keeper| keeper.status.can_be_primary) {
+        Some(false) => May::Not,
+        _ => May::Be,
+    }
+}
+
+/// Why `instance` may not take the place of `primary`; none: it may.
+fn rejection(round: &Round<'_>, primary: &Instance, instance: &Instance) -> Option<Rejection> {
+    let waits_for_standbys = primary.spec.synchronous_replication;
+    let kind = kind(instance);
+    match validity(instance, primary) {
+        Validity::Unknown => return Some(Rejection::NeverReported),
+        Validity::Invalid(why) => return Some(why),
+        Validity::Valid => {}
+    }
+    let state = state(round, instance);
+    if kind == Kind::Neither {
+        return Some(Rejection::FollowsNothing);
+    }
+    if state == State::Failed && !keeper_works(round, instance) {
+        return Some(Rejection::KeeperFailed);
+    }
+    if state == State::Failed && !instance.status.healthy {
+        return Some(Rejection::Unhealthy);
+    }
+    if state != State::Good {
+        let (generation, current) = (instance.generation, instance.status.current_generation);
+        return Some(Rejection::NotConverged { generation, current });
+    }
+    if instance.status.timeline != primary.status.timeline {
+        let (own, primary) = (instance.status.timeline, primary.status.timeline);
+        return Some(Rejection::OtherTimeline { own, primary });
+    }
+    // What the primary's commits wait for counts, not what the specification says: until the primary waits,
+    // the limit of lag is the only protection there is.
+    let bytes = primary.status.lsn.ahead_of(instance.status.lsn);
+    let limit = round.spec.max_standby_lag;
+    if !waits_for_standbys && bytes > i64::from(limit) {
+        return Some(Rejection::Lag { bytes, limit });
+    }
+    if kind == Kind::Standby && may_be_primary(round, instance) == May::Not {
+        return Some(Rejection::Forbidden);
+    }
+    if waits_for_standbys && !sync::holds_every_commit(primary, &instance.uid) {
+        return Some(Rejection::NotSynchronous);
+    }
+    None
+}
+
+fn keeper_works(round: &Round<'_>, instance: &Instance) -> bool {
+    round.next.keepers.get(&instance.spec.keeper_uid).is_some_and(|keeper| keeper.status.healthy)
+}
+
+fn elect(round: &mut Round<'_>, old: &Instance, to: &InstanceUid, because: PrimaryFault) {
+    remember_demotion(round, &because);
+    round.memory.handover = None;
+    proxy::close(round, &because);
+    if let Some(old) = round.next.instances.get_mut(&old.uid) {
+        old.spec.followers = Some(Vec::new());
+    }
+    let cluster_role = round.spec.role.clone();
+    let wants_sync = round.spec.synchronous_replication && cluster_role == Role::Primary;
+    let minimum = round.spec.min_synchronous_standbys;
+    let follow_config = (cluster_role == Role::Standby).then(|| outside(round));
+    round.next.cluster.status.primary = Some(to.clone());
+    let Some(new) = round.next.instances.get_mut(to) else { return };
+    new.spec.role = Some(cluster_role);
+    new.spec.follow_config = follow_config;
+    new.spec.synchronous_replication = wants_sync;
+    if wants_sync {
+        let inherited = inherited_standbys(old, to);
+        let blocked = inherited.is_empty() && minimum > 0;
+        new.spec.external_synchronous_standbys =
+            Some(if blocked { vec![FAKE_STANDBY.to_owned()] } else { Vec::new() });
+        new.spec.synchronous_standbys = Some(inherited);
+    } else {
+        new.spec.synchronous_standbys = None;
+        new.spec.external_synchronous_standbys = None;
+    }
+    let (keeper, lsn) = (new.spec.keeper_uid.clone(), new.status.lsn);
+    let (from, to) = (old.uid.clone(), to.clone());
+    round.changes.push(Change::PrimaryElected { from, to, keeper, lsn, because });
+}
+
+/// The new primary waits for whom the old one waited for, and for the old one in place of itself.
+fn inherited_standbys(old: &Instance, new: &InstanceUid) -> Vec<InstanceUid> {
+    let mut standbys = old.spec.synchronous_standbys.clone().unwrap_or_default();
     for standby in &mut standbys {
-        if standby == successor {
+        if standby == new {
             *standby = old.uid.clone();
         }
     }
     standbys.sort();
+    standbys.dedup();
     standbys
+}
+
+fn remember_demotion(round: &mut Round<'_>, because: &PrimaryFault) {
+    if !matches!(because, PrimaryFault::NotConverged { .. }) {
+        return;
+    }
+    let spec = round.next.cluster.spec.clone();
+    let count = match &round.memory.demotion {
+        Some(last) if last.spec == spec => last.count + 1,
+        _ => 1,
+    };
+    round.memory.demotion = Some(Demotion { spec, at: round.now.monotonic, count });
 }

@@ -1,45 +1,26 @@
-//! Who follows whom.
+//! Who follows whom, from the point of view of the followed: the primary keeps a slot for each of them.
 
-use stolon_model::{FollowConfig, Instance, InstanceUid, Role};
+use stolon_model::{FollowType, InstanceUid};
 
-use super::round::{Kind, Round};
+use super::round::Round;
 
-/// The instance inside the cluster that `instance` follows.
-fn followed(instance: &Instance) -> Option<&InstanceUid> {
-    match Kind::of(instance) {
-        Kind::Standby => instance.spec.follow_config.as_ref().map(|follow| &follow.instance_uid),
-        Kind::Head | Kind::Unknown => None,
-    }
-}
-
-impl Round<'_> {
-    /// Every standby follows the primary.
-    pub fn point_standbys_at(&mut self, primary: &InstanceUid) {
-        for instance in self.data.instances.values_mut() {
-            if instance.uid != *primary && Kind::of(instance) == Kind::Standby {
-                let spec = &mut instance.spec;
-                spec.role = Some(Role::Standby);
-                spec.followers = Some(Vec::new());
-                spec.follow_config = Some(FollowConfig::internal(primary.clone()));
-                spec.synchronous_replication = false;
-                spec.synchronous_standbys = None;
-                spec.external_synchronous_standbys = None;
-            }
-        }
-    }
-
-    /// The instance that was the primary when the round began is told who follows the wanted one. Its keeper makes
-    /// their replication slots.
-    pub fn list_followers(&mut self, primary: &InstanceUid, wanted: &InstanceUid) {
-        let followers: Vec<InstanceUid> = self
-            .data
-            .instances
-            .values()
-            .filter(|instance| instance.uid != *primary && followed(instance) == Some(wanted))
-            .map(|instance| instance.uid.clone())
-            .collect();
-        if let Some(instance) = self.data.instances.get_mut(primary) {
-            instance.spec.followers = Some(followers);
-        }
+/// The followers of `former`, the primary at the beginning of the round, are those that follow the primary at
+/// its end: none after an election.
+pub(super) fn update(round: &mut Round<'_>, former: &InstanceUid) {
+    let Some(primary) = round.next.cluster.status.primary.clone() else { return };
+    let followers: Vec<_> = round
+        .next
+        .instances
+        .values()
+        .filter(|instance| &instance.uid != former)
+        .filter(|instance| {
+            instance.spec.follow_config.as_ref().is_some_and(|follow| {
+                follow.follow_type == Some(FollowType::Internal) && follow.instance_uid == primary
+            })
+        })
+        .map(|instance| instance.uid.clone())
+        .collect();
+    if let Some(former) = round.next.instances.get_mut(former) {
+        former.spec.followers = Some(followers);
     }
 }

@@ -1,125 +1,157 @@
-//! Verdicts: which keepers and instances count as working, and whether the primary must go.
+//! What reports make of keepers and instances: who is registered, who works, and what instances say.
 
-use stolon_model::{Instance, KeeperUid};
+use std::time::Duration;
 
-use super::memory::Demotion;
-use super::round::{Progress, Round};
-use super::{Change, Hold, KeeperFault, PrimaryFault};
+use stolon_model::{Instance, InstanceUid, Keeper, KeeperStatus, KeeperUid, PostgresState};
 
-impl Round<'_> {
-    /// A keeper has failed when it was silent for longer than `failInterval`, or when an operator says so, once.
-    pub fn judge_keepers(&mut self) {
-        let uids: Vec<KeeperUid> = self.data.keepers.keys().cloned().collect();
-        for uid in uids {
-            let fail_interval = self.spec.fail_interval;
-            let silent_since = self.silent_since(&uid);
-            let silent = silent_since.is_some_and(|since| self.is_over(since, fail_interval));
-            let silent_for = silent_since.map(|since| self.elapsed(since)).unwrap_or_default();
-            let wall = self.now.wall;
-            let Some(keeper) = self.data.keepers.get_mut(&uid) else { continue };
-            let status = &mut keeper.status;
-            let forced = std::mem::take(&mut status.force_fail);
-            let was_healthy = std::mem::replace(&mut status.healthy, !silent && !forced);
-            if status.healthy || status.last_healthy_time.is_never() {
-                status.last_healthy_time = wall;
-            }
-            if forced {
-                self.forced.push(uid.clone());
-                self.change(Change::KeeperFailed { keeper: uid, because: KeeperFault::ForcedByOperator });
-            } else if silent && was_healthy {
-                self.change(Change::KeeperFailed {
-                    keeper: uid,
-                    because: KeeperFault::Silent { silent_for },
-                });
-            } else if !silent && !was_healthy {
-                self.change(Change::KeeperRecovered { keeper: uid });
-            }
-        }
+use super::convergence::is_over;
+use super::memory::Life;
+use super::reasons::{Change, KeeperFault};
+use super::round::Round;
+
+/// Register new keepers, take over what every keeper says about itself, and judge it.
+pub(super) fn keepers(round: &mut Round<'_>) {
+    let unknown: Vec<_> =
+        round.sightings.fresh.keys().filter(|uid| !round.next.keepers.contains_key(uid)).cloned().collect();
+    for uid in unknown {
+        let status = KeeperStatus { healthy: true, ..KeeperStatus::default() };
+        let keeper = Keeper {
+            uid: uid.clone(),
+            generation: 1,
+            spec: Some(stolon_model::Empty::default()),
+            status,
+            ..Keeper::default()
+        };
+        round.next.keepers.insert(uid.clone(), keeper);
+        round.changes.push(Change::KeeperRegistered { keeper: uid });
     }
-
-    /// An instance works unless it was in trouble for longer than `failInterval` or its keeper has failed.
-    pub fn judge_instances(&mut self) {
-        let instances: Vec<Instance> = self.data.instances.values().cloned().collect();
-        for instance in instances {
-            let fail_interval = self.spec.fail_interval;
-            let troubled = match self.memory.trouble.get(&instance.uid).copied() {
-                Some(since) => self.is_over(since, fail_interval),
-                None => false,
-            };
-            let healthy = !troubled && self.keeper_is_healthy(&instance);
-            let (uid, keeper) = (instance.uid, instance.spec.keeper_uid);
-            let Some(stored) = self.data.instances.get_mut(&uid) else { continue };
-            let was_healthy = std::mem::replace(&mut stored.status.healthy, healthy);
-            let reported_before = stored.status.current_generation != 0;
-            match (was_healthy, healthy) {
-                (true, false) => self.change(Change::InstanceFailed { instance: uid, keeper }),
-                (false, true) if reported_before => {
-                    self.change(Change::InstanceRecovered { instance: uid, keeper })
-                }
-                _ => {}
-            }
-        }
+    let uids: Vec<_> = round.next.keepers.keys().cloned().collect();
+    for uid in uids {
+        take_over_report(round, &uid);
+        judge_keeper(round, &uid);
     }
+}
 
-    /// Why the primary must go; none when it may stay.
-    pub fn primary_fault(&mut self, primary: &Instance) -> Option<PrimaryFault> {
-        let keeper = primary.spec.keeper_uid.clone();
-        if self.is_being_replaced(primary) {
-            return Some(PrimaryFault::ForcedByOperator { keeper });
+/// The last proven report counts even when it is no longer fresh: the round that saw it first may not have
+/// written anything.
+fn take_over_report(round: &mut Round<'_>, uid: &KeeperUid) {
+    let Some(keeper) = round.next.keepers.get_mut(uid) else { return };
+    let Some(sighting) = round.memory.keepers.get(uid).filter(|sighting| sighting.life == Life::Proven)
+    else {
+        return;
+    };
+    let Some(report) = &sighting.report else { return };
+    let status = &mut keeper.status;
+    status.can_be_primary = report.can_be_primary;
+    status.can_be_synchronous_replica = report.can_be_synchronous_replica;
+    status.postgres_binary_version = report.postgres_binary_version.clone();
+    if status.boot_uuid != report.boot_uuid {
+        if !status.boot_uuid.is_empty() {
+            round.changes.push(Change::KeeperRestarted { keeper: uid.clone() });
         }
-        if self.keeper_of(primary).is_none() {
-            return Some(PrimaryFault::KeeperUnknown { keeper });
-        }
-        if !self.keeper_is_healthy(primary) {
-            let silent_for = self.silent_since(&keeper).map(|since| self.elapsed(since)).unwrap_or_default();
-            return Some(PrimaryFault::KeeperSilent { keeper, silent_for });
-        }
-        if !primary.status.healthy {
-            let since = self.memory.trouble.get(&primary.uid).copied().unwrap_or(self.now.monotonic);
-            return Some(PrimaryFault::InstanceDown { keeper, down_for: self.elapsed(since) });
-        }
-        if self.progress(primary, self.spec.convergence_timeout) == Progress::Failed
-            && !self.is_spared(primary)
-        {
-            let (generation, within) = (primary.generation, self.spec.convergence_timeout);
-            return Some(PrimaryFault::NotConverged { keeper, generation, within });
-        }
-        None
+        status.boot_uuid = report.boot_uuid.clone();
     }
+}
 
-    fn is_being_replaced(&self, primary: &Instance) -> bool {
-        self.forced.contains(&primary.spec.keeper_uid)
-            || self.memory.handover.as_ref().is_some_and(|handover| handover.from == primary.uid)
+fn judge_keeper(round: &mut Round<'_>, uid: &KeeperUid) {
+    let silent_since = silent_since(round, uid);
+    let deadline = silent_since + round.spec.fail_interval;
+    let Some(keeper) = round.next.keepers.get_mut(uid) else { return };
+    let status = &mut keeper.status;
+    let was_healthy = status.healthy;
+    let mut fault = is_silent(silent_since, round.spec.fail_interval, round.now.monotonic).then(|| {
+        let silent_for = round.now.monotonic.saturating_sub(silent_since) + round.spec.sleep_interval;
+        KeeperFault::Silent { silent_for }
+    });
+    if status.force_fail {
+        status.force_fail = false;
+        round.forced.insert(uid.clone());
+        fault = Some(KeeperFault::ForcedByOperator);
     }
-
-    /// A primary that works but does not do what is asked of it meets the same specification as the one before it:
-    /// replacing it again and again helps nobody, so the pauses grow.
-    fn is_spared(&mut self, primary: &Instance) -> bool {
-        let Some(demotion) = self.memory.demotion.clone() else { return false };
-        if demotion.spec != self.data.cluster.spec {
-            return false;
-        }
-        let pause = self.spec.convergence_timeout.saturating_mul(1 << demotion.count.min(10));
-        if self.is_over(demotion.at, pause) {
-            return false;
-        }
-        self.hold(Hold::NotDemotedAgain {
-            primary: primary.uid.clone(),
-            keeper: primary.spec.keeper_uid.clone(),
-            generation: primary.generation,
-        });
-        true
+    status.healthy = fault.is_none();
+    if status.healthy || status.last_healthy_time.is_never() {
+        status.last_healthy_time = round.now.wall;
     }
-
-    /// Remember that a working primary was replaced.
-    pub fn remember_demotion(&mut self, because: &PrimaryFault) {
-        if let PrimaryFault::NotConverged { .. } = because {
-            let spec = self.data.cluster.spec.clone();
-            let count = match &self.memory.demotion {
-                Some(demotion) if demotion.spec == spec => demotion.count.saturating_add(1),
-                _ => 1,
-            };
-            self.memory.demotion = Some(Demotion { spec, at: self.now.monotonic, count });
+    match fault {
+        Some(because) if was_healthy => {
+            round.changes.push(Change::KeeperFailed { keeper: uid.clone(), because });
         }
+        None if !was_healthy => round.changes.push(Change::KeeperRecovered { keeper: uid.clone() }),
+        _ => {}
+    }
+    round.wake_at(deadline);
+}
+
+/// When the last report of a keeper became too old, possibly in the future.
+fn silent_since(round: &Round<'_>, uid: &KeeperUid) -> Duration {
+    let since = round.memory.keepers.get(uid).map_or(round.now.monotonic, |sighting| sighting.since);
+    since + round.spec.sleep_interval
+}
+
+fn is_silent(silent_since: Duration, fail_interval: Duration, now: Duration) -> bool {
+    now > silent_since && now - silent_since > fail_interval
+}
+
+/// Take over what keepers say about their instances, and judge those.
+pub(super) fn instances(round: &mut Round<'_>) {
+    let uids: Vec<_> = round.next.instances.keys().cloned().collect();
+    for uid in uids {
+        take_over_state(round, &uid);
+        judge_instance(round, &uid);
+    }
+}
+
+fn take_over_state(round: &mut Round<'_>, uid: &InstanceUid) {
+    let Some(instance) = round.next.instances.get_mut(uid) else { return };
+    let sighting = round.memory.keepers.get(&instance.spec.keeper_uid);
+    let state = sighting
+        .filter(|sighting| sighting.life == Life::Proven)
+        .and_then(|sighting| sighting.report.as_ref())
+        .and_then(|report| report.postgres_state.as_ref())
+        .filter(|state| &state.uid == uid);
+    let Some(state) = state else { return };
+    copy_state(instance, state);
+}
+
+/// Address, port and generation are valid even while the instance does not work, the rest is not.
+fn copy_state(instance: &mut Instance, state: &PostgresState) {
+    let status = &mut instance.status;
+    status.listen_address = state.listen_address.clone();
+    status.port = state.port.clone();
+    status.current_generation = state.generation;
+    if state.healthy {
+        status.system_identifier = state.system_identifier.clone();
+        status.timeline = state.timeline;
+        status.lsn = state.lsn;
+        status.timelines_history = state.timelines_history.clone().filter(|history| !history.is_empty());
+        status.pg_parameters = state.pg_parameters.clone().filter(|parameters| !parameters.is_empty());
+        status.older_wal_file = state.older_wal_file.clone();
+    }
+}
+
+/// An instance that was never reported to work counts as healthy until failInterval has passed: "healthy" means
+/// something only together with its generation.
+fn judge_instance(round: &mut Round<'_>, uid: &InstanceUid) {
+    let trouble = round.memory.trouble.get(uid).copied();
+    let Some(instance) = round.next.instances.get(uid) else { return };
+    let keeper_uid = instance.spec.keeper_uid.clone();
+    let keeper_works = round.next.keepers.get(&keeper_uid).is_some_and(|keeper| keeper.status.healthy);
+    let failed = trouble.is_some_and(|since| {
+        round.now.monotonic > since && is_over(since, round.spec.fail_interval, round.now)
+    });
+    let healthy = keeper_works && !failed;
+    let was_healthy = instance.status.healthy;
+    let was_known = instance.status.current_generation != 0;
+    if let Some(instance) = round.next.instances.get_mut(uid) {
+        instance.status.healthy = healthy;
+    }
+    let (instance, keeper) = (uid.clone(), keeper_uid);
+    match (was_healthy, healthy) {
+        (true, false) => round.changes.push(Change::InstanceFailed { instance, keeper }),
+        (false, true) if was_known => round.changes.push(Change::InstanceRecovered { instance, keeper }),
+        _ => {}
+    }
+    if let Some(since) = trouble {
+        round.wake_at(since + round.spec.fail_interval);
     }
 }

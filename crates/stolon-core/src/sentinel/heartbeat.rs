@@ -1,171 +1,222 @@
-//! Signs of life: which reports count, and what they say about instances.
+//! Who has shown life: reports of keepers and proxies against what is remembered of them.
 //!
-//! Only a change of `infoUID` proves life. A report counts as fresh for one sleep interval after it was first seen.
+//! Only the change of a report's `infoUID` proves life. Reports are judged by age, not by rounds, since rounds
+//! come whenever something happens.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stolon_model::{EffectiveSpec, Keeper, KeeperReport, KeeperUid, PostgresState};
+use stolon_model::{
+    ClusterData, EffectiveSpec, InstanceUid, KeeperReport, KeeperUid, PostgresState, ProxyReport, ProxyUid,
+};
 
-use super::Change;
-use super::memory::{KeeperSighting, Life, Memory, Stall};
-use super::round::{Round, Working};
+use super::memory::{KeeperSighting, Life, Memory, ProxySighting, Stall};
+use super::{Now, View, convergence, proxy};
 
-impl Memory {
-    /// Time during which nothing could be read is nobody's silence: move every running clock by it, and leave everybody
-    /// two sleep intervals to show life again.
-    pub(super) fn leave_out_gap(&mut self, now: Duration, spec: &EffectiveSpec) {
-        let Some(last_read) = self.last_read else { return };
-        let gap = now.saturating_sub(last_read);
-        if gap <= (spec.sleep_interval * 2).max(Duration::from_secs(1)) {
-            return;
-        }
-        let latest_verdict = spec.fail_interval.saturating_sub(spec.sleep_interval * 2);
-        let shift = |since: &mut Duration| {
-            *since = (*since + gap).max(now.saturating_sub(latest_verdict)).min(now);
-        };
-        for sighting in self.keepers.values_mut() {
-            // A sighting counts as silence one sleep interval after it.
-            let mut silent_since = sighting.since + spec.sleep_interval;
-            shift(&mut silent_since);
-            sighting.since = silent_since.saturating_sub(spec.sleep_interval);
-        }
-        self.trouble.values_mut().for_each(shift);
-        self.convergence.values_mut().for_each(|entry| entry.since = (entry.since + gap).min(now));
-        self.proxies.values_mut().for_each(|sighting| sighting.since = (sighting.since + gap).min(now));
-        if let Some(closed) = &mut self.closed {
-            closed.since = (closed.since + gap).min(now);
-        }
+/// What one look at the view shows.
+#[derive(Debug)]
+pub(super) struct Sightings {
+    /// This sentinel never looked before: nothing it sees proves anything.
+    pub first: FirstLook,
+    /// Keepers whose report is not older than the sleep interval.
+    pub fresh: BTreeMap<KeeperUid, KeeperReport>,
+    /// Proxies that may hold connections.
+    pub proxies: BTreeMap<ProxyUid, ActiveProxy>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FirstLook {
+    Yes,
+    No,
+}
+
+/// A proxy that may hold connections.
+#[derive(Clone, Debug)]
+pub(super) struct ActiveProxy {
+    pub report: ProxyReport,
+    /// Since when its report has not changed.
+    pub since: Duration,
+}
+
+impl ActiveProxy {
+    /// By itself it closes everything when its last good check is that long ago.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.report.proxy_timeout.max(0) as u64)
     }
 }
 
-impl<'a> Round<'a> {
-    /// Notice which keepers have reported anew.
-    pub fn see_keepers(&mut self) {
-        let now = self.now.monotonic;
-        let life = if self.is_first { Life::Unproven } else { Life::Proven };
-        let view = self.view;
-        let of_this_cluster = |report: &&KeeperReport| report.cluster_uid == view.cluster.cluster.uid;
-        for (uid, report) in view.keepers {
-            if !of_this_cluster(&report) {
-                continue;
-            }
-            let known = self.memory.keepers.get(uid).and_then(|sighting| sighting.report.as_ref());
-            if known.is_none_or(|known| known.info_uid != report.info_uid) {
-                let sighting = KeeperSighting { report: Some(report.clone()), life, since: now };
-                self.memory.keepers.insert(uid.clone(), sighting);
-            }
-        }
-        for uid in view.cluster.keepers.keys() {
-            let missed = KeeperSighting { report: None, life: Life::Unproven, since: now };
-            self.memory.keepers.entry(uid.clone()).or_insert(missed);
-        }
-        let sleep_interval = self.spec.sleep_interval;
-        let sightings: Vec<(KeeperUid, KeeperSighting)> =
-            self.memory.keepers.iter().map(|(uid, sighting)| (uid.clone(), sighting.clone())).collect();
-        for (uid, sighting) in sightings {
-            if sighting.life == Life::Proven
-                && !self.is_over(sighting.since, sleep_interval)
-                && let Some(report) = view.keepers.get(&uid).filter(of_this_cluster)
-            {
-                self.fresh.insert(uid, report);
-            }
-        }
+impl Sightings {
+    /// What the keeper's fresh report says about an instance, whether that works or not.
+    pub fn state_of(&self, keeper: &KeeperUid, instance: &InstanceUid) -> Option<&PostgresState> {
+        self.fresh.get(keeper)?.postgres_state.as_ref().filter(|state| &state.uid == instance)
     }
 
-    /// Since when a keeper is silent: one sleep interval after its last sign of life.
-    pub fn silent_since(&self, keeper: &KeeperUid) -> Option<Duration> {
-        if self.fresh.contains_key(keeper) {
-            return None;
+    /// The same, only if it works.
+    pub fn healthy_state_of(&self, keeper: &KeeperUid, instance: &InstanceUid) -> Option<&PostgresState> {
+        self.state_of(keeper, instance).filter(|state| state.healthy)
+    }
+}
+
+/// Take a look and remember it. Decides nothing: every sentinel does this, whether it leads or not.
+pub(super) fn look(view: &View<'_>, memory: &Memory, now: Now) -> (Memory, Sightings) {
+    let spec = view.cluster.cluster.spec.effective();
+    let (mut memory, first) = continue_or_begin(view, memory);
+    if let Some(last_read) = memory.last_read {
+        forgive_gap(&mut memory, &spec, now, now.monotonic.saturating_sub(last_read));
+    }
+    memory.last_read = Some(now.monotonic);
+    let fresh = look_at_keepers(view, &spec, &mut memory, now, first);
+    let proxies = look_at_proxies(view, &mut memory, now);
+    let sightings = Sightings { first, fresh, proxies };
+    if first == FirstLook::No {
+        look_at_instances(view, &spec, &mut memory, &sightings, now);
+    }
+    convergence::track(view.cluster, &mut memory, now);
+    proxy::remember_closing(view.cluster, &mut memory, now);
+    (memory, sightings)
+}
+
+fn continue_or_begin(view: &View<'_>, memory: &Memory) -> (Memory, FirstLook) {
+    let uid = &view.cluster.cluster.uid;
+    if memory.cluster_uid.as_ref() == Some(uid) && memory.last_read.is_some() {
+        return (memory.clone(), FirstLook::No);
+    }
+    (Memory { cluster_uid: Some(uid.clone()), ..Memory::default() }, FirstLook::Yes)
+}
+
+/// A pause between two looks above which the difference counts as blindness.
+pub(super) fn longest_pause(spec: &EffectiveSpec) -> Duration {
+    (spec.sleep_interval * 2).max(Duration::from_millis(500))
+}
+
+/// Time during which this sentinel saw nothing does not count against anybody, and after such a time everybody
+/// gets two sleep intervals to be seen again before a verdict.
+fn forgive_gap(memory: &mut Memory, spec: &EffectiveSpec, now: Now, pause: Duration) {
+    let Some(blind) = pause.checked_sub(longest_pause(spec)).filter(|blind| !blind.is_zero()) else { return };
+    let shifted = |since: Duration| (since + blind).min(now.monotonic);
+    let second_look = (now.monotonic + spec.sleep_interval * 2).saturating_sub(spec.fail_interval);
+    for sighting in memory.keepers.values_mut() {
+        let earliest = second_look.saturating_sub(spec.sleep_interval);
+        sighting.since = shifted(sighting.since).max(earliest);
+    }
+    for since in memory.trouble.values_mut() {
+        *since = shifted(*since).max(second_look);
+    }
+    for convergence in memory.convergence.values_mut() {
+        convergence.since = shifted(convergence.since);
+    }
+    for sighting in memory.proxies.values_mut() {
+        sighting.since = shifted(sighting.since);
+    }
+    if let Some(closed) = &mut memory.closed {
+        closed.since = shifted(closed.since);
+    }
+}
+
+fn look_at_keepers(
+    view: &View<'_>,
+    spec: &EffectiveSpec,
+    memory: &mut Memory,
+    now: Now,
+    first: FirstLook,
+) -> BTreeMap<KeeperUid, KeeperReport> {
+    let mut fresh = BTreeMap::new();
+    let reports = view.keepers.values().filter(|report| report.cluster_uid == view.cluster.cluster.uid);
+    for report in reports {
+        let known = memory.keepers.get(&report.uid);
+        let is_known = known
+            .and_then(|sighting| sighting.report.as_ref())
+            .is_some_and(|known| known.info_uid == report.info_uid);
+        if !is_known {
+            let life = if first == FirstLook::Yes { Life::Unproven } else { Life::Proven };
+            let sighting = KeeperSighting { report: Some(report.clone()), life, since: now.monotonic };
+            memory.keepers.insert(report.uid.clone(), sighting);
         }
-        match self.memory.keepers.get(keeper) {
-            Some(sighting) if sighting.life == Life::Proven => {
-                Some(sighting.since + self.spec.sleep_interval)
-            }
-            Some(sighting) => Some(sighting.since),
-            None => Some(self.now.monotonic),
+        let Some(sighting) = memory.keepers.get(&report.uid) else { continue };
+        let age = now.monotonic.saturating_sub(sighting.since);
+        if sighting.life == Life::Proven && age <= spec.sleep_interval {
+            fresh.insert(report.uid.clone(), report.clone());
         }
     }
+    for keeper in view.cluster.keepers.keys() {
+        memory.keepers.entry(keeper.clone()).or_insert(KeeperSighting {
+            report: None,
+            life: Life::Unproven,
+            since: now.monotonic,
+        });
+    }
+    fresh
+}
 
-    /// Take keepers that report for the first time into the document, and what known ones say about themselves.
-    pub fn register_keepers(&mut self) {
-        let reports: Vec<&KeeperReport> = self.fresh.values().copied().collect();
-        for report in reports {
-            let (uid, wall) = (report.uid.clone(), self.now.wall);
-            if !self.data.keepers.contains_key(&uid) {
-                let mut keeper = Keeper { uid: uid.clone(), generation: 1, ..Keeper::default() };
-                keeper.spec = Some(stolon_model::Empty {});
-                keeper.status.healthy = true;
-                keeper.status.last_healthy_time = wall;
-                keeper.status.boot_uuid = report.boot_uuid.clone();
-                self.data.keepers.insert(uid.clone(), keeper);
-                self.change(Change::KeeperRegistered { keeper: uid.clone() });
-            }
-            let Some(keeper) = self.data.keepers.get_mut(&uid) else { continue };
-            let status = &mut keeper.status;
-            let restarted = status.boot_uuid != report.boot_uuid;
-            status.can_be_primary = report.can_be_primary;
-            status.can_be_synchronous_replica = report.can_be_synchronous_replica;
-            status.boot_uuid = report.boot_uuid.clone();
-            status.postgres_binary_version = report.postgres_binary_version.clone();
-            if restarted {
-                self.change(Change::KeeperRestarted { keeper: uid });
-            }
+/// Records that are gone are of proxies that have closed; unknown proxies may hold connections.
+fn look_at_proxies(view: &View<'_>, memory: &mut Memory, now: Now) -> BTreeMap<ProxyUid, ActiveProxy> {
+    let present: BTreeSet<_> = view.proxies.values().map(|report| report.uid.clone()).collect();
+    memory.proxies.retain(|uid, _| present.contains(uid));
+    let mut active = BTreeMap::new();
+    for report in view.proxies.values() {
+        let unchanged =
+            memory.proxies.get(&report.uid).filter(|known| known.report.info_uid == report.info_uid);
+        let since = unchanged.map_or(now.monotonic, |known| known.since);
+        memory.proxies.insert(report.uid.clone(), ProxySighting { report: report.clone(), since });
+        let proxy = ActiveProxy { report: report.clone(), since };
+        if now.monotonic.saturating_sub(since) <= proxy.timeout() * 2 {
+            active.insert(report.uid.clone(), proxy);
         }
     }
+    active
+}
 
-    /// Take what fresh reports say about instances; start the clock of those that are not reported to work.
-    pub fn see_instances(&mut self) {
-        let now = self.now.monotonic;
-        let instances: Vec<_> = self
-            .data
-            .instances
-            .iter()
-            .map(|(uid, instance)| (uid.clone(), instance.spec.keeper_uid.clone()))
-            .collect();
-        for (uid, keeper) in instances {
-            let Some(report) = self.fresh.get(&keeper).copied() else {
-                let since = self.silent_since(&keeper).unwrap_or(now);
-                self.memory.trouble.entry(uid).or_insert(since);
-                continue;
-            };
-            let state = report.postgres_state.as_ref().filter(|state| state.uid == uid);
-            let Some(state) = state else {
-                self.memory.trouble.entry(uid).or_insert(now);
-                continue;
-            };
-            self.count_stall(state);
-            let Some(instance) = self.data.instances.get_mut(&uid) else { continue };
-            let status = &mut instance.status;
-            status.listen_address.clone_from(&state.listen_address);
-            status.port.clone_from(&state.port);
-            status.current_generation = state.generation;
-            if !state.healthy {
-                self.memory.trouble.entry(uid).or_insert(now);
-                continue;
-            }
-            status.system_identifier.clone_from(&state.system_identifier);
-            status.timeline = state.timeline;
-            status.lsn = state.lsn;
-            status.timelines_history.clone_from(&state.timelines_history);
-            status.pg_parameters.clone_from(&state.pg_parameters);
-            status.older_wal_file.clone_from(&state.older_wal_file);
-            self.memory.trouble.remove(&uid);
-            let in_sync = state.synchronous_standbys.clone().unwrap_or_default();
-            self.working.insert(uid, Working { info_uid: report.info_uid.clone(), in_sync });
+/// Since when each instance has not been reported to work, and whose position does not move.
+fn look_at_instances(
+    view: &View<'_>,
+    spec: &EffectiveSpec,
+    memory: &mut Memory,
+    sightings: &Sightings,
+    now: Now,
+) {
+    let instances = &view.cluster.instances;
+    memory.trouble.retain(|uid, _| instances.contains_key(uid));
+    memory.stalls.retain(|uid, _| instances.contains_key(uid));
+    for (uid, instance) in instances {
+        let keeper = &instance.spec.keeper_uid;
+        let Some(report) = sightings.fresh.get(keeper) else {
+            let since = memory.keepers.get(keeper).map_or(now.monotonic, |sighting| sighting.since);
+            memory.trouble.entry(uid.clone()).or_insert(since + spec.sleep_interval);
+            continue;
+        };
+        let Some(state) = report.postgres_state.as_ref().filter(|state| &state.uid == uid) else {
+            memory.trouble.entry(uid.clone()).or_insert(now.monotonic);
+            continue;
+        };
+        if state.healthy {
+            memory.trouble.remove(uid);
+        } else {
+            memory.trouble.entry(uid.clone()).or_insert(now.monotonic);
         }
+        count_stall(view.cluster, uid, state, spec, memory, now);
     }
+}
 
-    /// Count reports that show the same position as the one before, at most one for each sleep interval.
-    fn count_stall(&mut self, state: &PostgresState) {
-        let now = self.now.monotonic;
-        let sleep_interval = self.spec.sleep_interval;
-        let first = Stall { lsn: state.lsn, count: 0, counted_at: now };
-        let stall = self.memory.stalls.entry(state.uid.clone()).or_insert(first);
-        if stall.lsn != state.lsn {
-            *stall = first;
-        } else if now.saturating_sub(stall.counted_at) >= sleep_interval {
-            stall.count += 1;
-            stall.counted_at = now;
+fn count_stall(
+    cluster: &ClusterData,
+    uid: &InstanceUid,
+    state: &PostgresState,
+    spec: &EffectiveSpec,
+    memory: &mut Memory,
+    now: Now,
+) {
+    match memory.stalls.get_mut(uid).filter(|stall| stall.lsn == state.lsn) {
+        Some(stall) => {
+            if now.monotonic.saturating_sub(stall.counted_at) >= spec.sleep_interval {
+                stall.count += 1;
+                stall.counted_at = now.monotonic;
+            }
+        }
+        None => {
+            let same_as_stored =
+                cluster.instances.get(uid).is_some_and(|known| known.status.lsn == state.lsn);
+            let stall = Stall { lsn: state.lsn, count: u32::from(same_as_stored), counted_at: now.monotonic };
+            memory.stalls.insert(uid.clone(), stall);
         }
     }
 }

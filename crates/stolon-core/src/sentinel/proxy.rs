@@ -1,113 +1,101 @@
-//! Where proxies send clients.
+//! Where clients go: from one primary to nowhere to the next, never directly.
 
 use std::time::Duration;
 
-use stolon_model::{Instance, ProxyUid};
+use stolon_model::{ClusterData, Instance, ProxyUid};
 
-use super::memory::{Closed, ProxySighting};
-use super::round::{Progress, Round};
-use super::{Change, Hold};
+use super::Now;
+use super::convergence::{is_converged, is_over};
+use super::memory::{Closed, Memory};
+use super::reasons::{Change, ClosingReason, Hold, PrimaryFault};
+use super::round::Round;
 
-/// Stands in for `convergenceTimeout` where that is without limit.
+/// How long a primary that is not ready is kept from its clients when nothing else bounds it.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
-impl Round<'_> {
-    /// Notice which proxies may be forwarding: those whose report changes, and those whose last report is not older than twice the
-    /// time after which a proxy closes by itself. A proxy whose report is gone has closed.
-    pub fn see_proxies(&mut self) {
-        let now = self.now.monotonic;
-        let view = self.view;
-        self.memory.proxies.retain(|uid, _| view.proxies.contains_key(uid));
-        for (uid, report) in view.proxies {
-            let known = self.memory.proxies.get(uid);
-            if known.is_none_or(|known| known.report.info_uid != report.info_uid) {
-                self.memory.proxies.insert(uid.clone(), ProxySighting { report: report.clone(), since: now });
+/// Send clients to `primary` once every proxy has cut its connections and the primary is ready; while it is
+/// open, keep the list of proxies that may forward.
+pub(super) fn manage(round: &mut Round<'_>, primary: &Instance) {
+    match round.next.proxy.spec.primary.clone() {
+        None => open_when_ready(round, primary),
+        Some(destination) if destination == primary.uid => {
+            let enabled = active(round);
+            if round.next.proxy.spec.enabled_proxies.as_deref().unwrap_or_default() != enabled {
+                let generation = enable(round, enabled.clone());
+                round.changes.push(Change::EnabledProxiesChanged { enabled, generation });
             }
         }
-        let sightings: Vec<(ProxyUid, ProxySighting)> =
-            self.memory.proxies.iter().map(|(uid, sighting)| (uid.clone(), sighting.clone())).collect();
-        for (uid, sighting) in sightings {
-            let timeout = Duration::from_nanos(u64::try_from(sighting.report.proxy_timeout).unwrap_or(0));
-            if sighting.since == now || !self.is_over(sighting.since, timeout.saturating_mul(2)) {
-                self.active_proxies.push(uid);
-            }
-        }
+        Some(other) => close_because(round, ClosingReason::NotThePrimary(other)),
     }
-
-    /// Active proxies that have not said yet that they did what the proxy section asks for.
-    pub fn unacknowledged(&self) -> Vec<ProxyUid> {
-        let generation = self.data.proxy.generation;
-        let acknowledged = |uid: &&ProxyUid| {
-            self.memory.proxies.get(*uid).is_some_and(|sighting| sighting.report.generation == generation)
-        };
-        self.active_proxies.iter().filter(|uid| !acknowledged(uid)).cloned().collect()
+    let expiries: Vec<_> =
+        round.sightings.proxies.values().map(|active| active.since + active.timeout() * 2).collect();
+    for expiry in expiries {
+        round.wake_at(expiry);
     }
+}
 
-    /// Remember since when proxies are told to send clients nowhere.
-    pub fn note_closed(&mut self) {
-        let (generation, since) = (self.data.proxy.generation, self.now.monotonic);
-        if self.memory.closed.is_none_or(|closed| closed.generation != generation) {
-            self.memory.closed = Some(Closed { generation, since });
-        }
+fn open_when_ready(round: &mut Round<'_>, primary: &Instance) {
+    let generation = round.next.proxy.generation;
+    let waiting: Vec<_> = round
+        .sightings
+        .proxies
+        .iter()
+        .filter(|(_, active)| active.report.generation != generation)
+        .map(|(uid, _)| uid.clone())
+        .collect();
+    if !waiting.is_empty() {
+        return round.hold(Hold::AwaitingProxies { proxies: waiting, generation });
     }
-
-    /// The primary stays: send clients to it, once nobody can be sent to another one any more and once it is ready.
-    pub fn guide_proxies(&mut self, primary: &Instance) {
-        let mut enabled: Vec<ProxyUid> = self.active_proxies.clone();
-        enabled.sort();
-        match &self.data.proxy.spec.primary {
-            Some(current) if *current == primary.uid => {
-                self.memory.closed = None;
-                if self.data.proxy.spec.enabled_proxies.clone().unwrap_or_default() != enabled {
-                    self.data.proxy.generation += 1;
-                    self.enable(enabled.clone());
-                    let generation = self.data.proxy.generation;
-                    self.change(Change::EnabledProxiesChanged { enabled, generation });
-                }
-            }
-            Some(_) => {
-                // Somebody edited the document. From one primary to another only by way of none.
-                self.data.proxy.spec.primary = None;
-                self.data.proxy.generation += 1;
-                self.note_closed();
-            }
-            None => self.open_proxies(primary, enabled),
-        }
+    let ready = primary.status.healthy && is_converged(primary);
+    if !ready && !waited_long_enough(round) {
+        return round.hold(Hold::NotOpened { primary: primary.uid.clone() });
     }
+    round.next.proxy.spec.primary = Some(primary.uid.clone());
+    let enabled = active(round);
+    let generation = enable(round, enabled);
+    round.changes.push(Change::ProxiesOpened { to: primary.uid.clone(), generation });
+}
 
-    fn open_proxies(&mut self, primary: &Instance, enabled: Vec<ProxyUid>) {
-        self.note_closed();
-        if self.memory.handover.is_some() {
-            return;
-        }
-        let proxies = self.unacknowledged();
-        if !proxies.is_empty() {
-            let generation = self.data.proxy.generation;
-            return self.hold(Hold::AwaitingProxies { proxies, generation });
-        }
-        let ready = primary.status.healthy
-            && self.progress(primary, self.spec.convergence_timeout) == Progress::Converged;
-        let grace = match self.spec.convergence_timeout {
-            Duration::ZERO => DEFAULT_GRACE,
-            limit => limit,
-        };
-        let since = self.memory.closed.map_or(self.now.monotonic, |closed| closed.since);
-        if !ready && !self.is_over(since, grace) {
-            return self.hold(Hold::NotOpened { primary: primary.uid.clone() });
-        }
-        self.memory.closed = None;
-        self.data.proxy.spec.primary = Some(primary.uid.clone());
-        self.data.proxy.generation += 1;
-        self.enable(enabled);
-        let generation = self.data.proxy.generation;
-        self.change(Change::ProxiesOpened { to: primary.uid.clone(), generation });
+/// After that, an unready primary is better than none: it may only be its keeper that is slow.
+fn waited_long_enough(round: &mut Round<'_>) -> bool {
+    let Some(closed) = round.memory.closed else { return false };
+    let timeout = round.spec.convergence_timeout;
+    let grace = if timeout.is_zero() { DEFAULT_GRACE } else { timeout };
+    round.wake_at(closed.since + grace);
+    is_over(closed.since, grace, round.now)
+}
+
+fn active(round: &Round<'_>) -> Vec<ProxyUid> {
+    round.sightings.proxies.keys().cloned().collect()
+}
+
+/// An empty list and none are the same: both are absent on the wire.
+fn enable(round: &mut Round<'_>, enabled: Vec<ProxyUid>) -> i64 {
+    let proxy = &mut round.next.proxy;
+    proxy.spec.enabled_proxies = Some(enabled);
+    proxy.generation += 1;
+    proxy.generation
+}
+
+/// Send clients nowhere, if that is not so already.
+pub(super) fn close(round: &mut Round<'_>, because: &PrimaryFault) {
+    close_because(round, ClosingReason::Fault(because.clone()));
+}
+
+fn close_because(round: &mut Round<'_>, because: ClosingReason) {
+    if round.next.proxy.spec.primary.take().is_some() {
+        round.next.proxy.generation += 1;
+        let generation = round.next.proxy.generation;
+        round.changes.push(Change::ProxiesClosed { generation, because });
     }
+}
 
-    /// No proxies, said as it was said before: null and `[]` mean the same here.
-    fn enable(&mut self, enabled: Vec<ProxyUid>) {
-        let current = &mut self.data.proxy.spec.enabled_proxies;
-        if !(enabled.is_empty() && current.as_ref().is_none_or(Vec::is_empty)) {
-            *current = Some(enabled);
-        }
+/// Remember since when clients are sent nowhere.
+pub(super) fn remember_closing(cluster: &ClusterData, memory: &mut Memory, now: Now) {
+    let generation = cluster.proxy.generation;
+    if cluster.proxy.spec.primary.is_some() {
+        memory.closed = None;
+    } else if memory.closed.is_none_or(|closed| closed.generation != generation) {
+        memory.closed = Some(Closed { generation, since: now.monotonic });
     }
 }

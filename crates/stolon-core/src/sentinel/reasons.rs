@@ -9,6 +9,7 @@ use stolon_model::{InstanceInitMode, InstanceUid, KeeperUid, Lsn, ProxyUid, Time
 
 /// One thing that a round changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
 pub enum Change {
     /// A keeper reported for the first time.
     KeeperRegistered { keeper: KeeperUid },
@@ -35,7 +36,7 @@ pub enum Change {
     /// The primary of a standby cluster becomes one that takes writes.
     StandbyClusterPromoted { instance: InstanceUid },
     /// Clients are sent nowhere until the next primary takes over.
-    ProxiesClosed { generation: i64, because: PrimaryFault },
+    ProxiesClosed { generation: i64, because: ClosingReason },
     /// Clients are sent to the primary.
     ProxiesOpened { to: InstanceUid, generation: i64 },
     /// Other proxies than before may forward.
@@ -60,6 +61,7 @@ pub enum Change {
 
 /// Why a keeper counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
 pub enum KeeperFault {
     /// It does not report.
     Silent { silent_for: Duration },
@@ -69,6 +71,7 @@ pub enum KeeperFault {
 
 /// Why the primary must go.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
 pub enum PrimaryFault {
     /// Its keeper does not report.
     KeeperSilent { keeper: KeeperUid, silent_for: Duration },
@@ -80,6 +83,15 @@ pub enum PrimaryFault {
     ForcedByOperator { keeper: KeeperUid },
     /// It works, but does not do what it is asked to.
     NotConverged { keeper: KeeperUid, generation: i64, within: Duration },
+}
+
+/// Why clients are sent nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClosingReason {
+    /// The primary must go.
+    Fault(PrimaryFault),
+    /// They were sent to an instance that is not the primary.
+    NotThePrimary(InstanceUid),
 }
 
 /// Why an instance was taken from its keeper.
@@ -101,6 +113,7 @@ pub enum RemovalReason {
 
 /// Why an instance cannot be elected.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
 pub enum Rejection {
     /// Its keeper does not report.
     KeeperFailed,
@@ -128,6 +141,7 @@ pub enum Rejection {
 
 /// One thing that did not happen in a round, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
 pub enum Hold {
     /// This sentinel has just begun and must first see who lives.
     FirstRound,
@@ -161,6 +175,7 @@ pub enum Hold {
 
 /// What is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say what they are")]
 pub enum BrokenDocument {
     /// The elected primary is not in `dbs`.
     PrimaryMissing { primary: Option<InstanceUid> },
@@ -303,6 +318,15 @@ impl Display for PrimaryFault {
                 "keeper {keeper} did not apply generation {generation} within convergenceTimeout ({})",
                 Seconds(*within)
             ),
+        }
+    }
+}
+
+impl Display for ClosingReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Fault(fault) => fault.fmt(f),
+            Self::NotThePrimary(instance) => write!(f, "db {instance} is not the master"),
         }
     }
 }

@@ -1,88 +1,86 @@
-//! What is taken out of the document.
+//! What has no place in the cluster any more: dead keepers, former primaries, instances that cannot follow.
 
-use stolon_model::{Instance, InstanceUid, KeeperUid, Lsn};
+use stolon_model::{Instance, InstanceUid, Lsn};
 
-use super::round::{Kind, Round, Validity, validity};
-use super::{Change, RemovalReason};
+use super::classify::{Kind, Validity, kind, validity};
+use super::reasons::{Change, Rejection, RemovalReason};
+use super::round::Round;
 
-/// More reports than this with the same position mean that a standby does not move.
+/// Forget keepers without instance that nobody has seen for long. The only rule that reads the wall clock.
+pub(super) fn dead_keepers(round: &mut Round<'_>) {
+    let limit = round.spec.dead_keeper_removal_interval;
+    let now = round.now.wall.instant();
+    let dead: Vec<_> = round
+        .next
+        .keepers
+        .values()
+        .filter(|keeper| round.next.instance_of(&keeper.uid).is_none())
+        .filter(|keeper| {
+            let unseen = now.duration_since(keeper.status.last_healthy_time.instant());
+            std::time::Duration::try_from(unseen).is_ok_and(|unseen| unseen > limit)
+        })
+        .map(|keeper| keeper.uid.clone())
+        .collect();
+    for keeper in dead {
+        round.next.keepers.remove(&keeper);
+        round.changes.push(Change::KeeperForgotten { keeper });
+    }
+}
+
+/// Remove what cannot follow `primary`. Its keeper, if it works, gets a new standby to make in the same round.
+pub(super) fn useless_instances(round: &mut Round<'_>, primary: &Instance) {
+    let verdicts: Vec<_> = round
+        .next
+        .instances
+        .values()
+        .filter(|instance| instance.uid != primary.uid)
+        .filter_map(|instance| Some((instance.uid.clone(), verdict(round, instance, primary)?)))
+        .collect();
+    for (uid, because) in verdicts {
+        round.remove_instance(&uid, because);
+    }
+}
+
+fn verdict(round: &Round<'_>, instance: &Instance, primary: &Instance) -> Option<RemovalReason> {
+    if kind(instance) == Kind::Primary {
+        return Some(RemovalReason::FormerPrimary);
+    }
+    match validity(instance, primary) {
+        Validity::Invalid(Rejection::OtherSystem) => Some(RemovalReason::OtherSystem),
+        Validity::Invalid(_) => Some(RemovalReason::OtherBranch),
+        _ if cannot_sync(round, instance, primary) => Some(RemovalReason::MissingWal),
+        _ => None,
+    }
+}
+
+/// So many reports in a row must show the same position before a standby counts as stuck.
 const STALLED_REPORTS: u32 = 10;
-/// Stolon's documents assume segments of this size.
-const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
-impl Round<'_> {
-    /// A keeper without instance that was not seen for `deadKeeperRemovalInterval` is forgotten. One with an instance never is.
-    /// The only rule that uses the wall clock.
-    pub fn forget_dead_keepers(&mut self) {
-        let limit = jiff_span(self.spec.dead_keeper_removal_interval);
-        let wall = self.now.wall.instant();
-        let dead: Vec<KeeperUid> = self
-            .data
-            .keepers
-            .values()
-            .filter(|keeper| self.data.instance_of(&keeper.uid).is_none())
-            .filter(|keeper| wall.duration_since(keeper.status.last_healthy_time.instant()) > limit)
-            .map(|keeper| keeper.uid.clone())
-            .collect();
-        for keeper in dead {
-            self.data.keepers.remove(&keeper);
-            self.memory.keepers.remove(&keeper);
-            self.change(Change::KeeperForgotten { keeper });
-        }
-    }
-
-    /// Beside a primary that works: former primaries, other databases, other branches, and standbys that lack WAL.
-    pub fn remove_unusable(&mut self, primary: &Instance) {
-        let doomed: Vec<(InstanceUid, RemovalReason)> = self
-            .data
-            .instances
-            .values()
-            .filter(|instance| instance.uid != primary.uid)
-            .filter_map(|instance| Some((instance.uid.clone(), self.unusable(primary, instance)?)))
-            .collect();
-        for (uid, because) in doomed {
-            self.remove_instance(&uid, because);
-        }
-    }
-
-    fn unusable(&self, primary: &Instance, instance: &Instance) -> Option<RemovalReason> {
-        if Kind::of(instance) == Kind::Head {
-            return Some(RemovalReason::FormerPrimary);
-        }
-        match validity(primary, instance) {
-            Validity::OtherSystem => Some(RemovalReason::OtherSystem),
-            Validity::OtherBranch => Some(RemovalReason::OtherBranch),
-            Validity::Unknown | Validity::Valid => {
-                self.lacks_wal(primary, instance).then_some(RemovalReason::MissingWal)
-            }
-        }
-    }
-
-    /// A standby that has not moved for long, and whose next WAL the primary no longer has.
-    fn lacks_wal(&self, primary: &Instance, instance: &Instance) -> bool {
-        let stalls = self.memory.stalls.get(&instance.uid).map_or(0, |stall| stall.count);
-        Kind::of(instance) == Kind::Standby
-            && instance.generation != 1
-            && instance.status.healthy
-            && instance.status.lsn != primary.status.lsn
-            && stalls > STALLED_REPORTS
-            && wal_file_without_timeline(&primary.status.older_wal_file)
-                .is_some_and(|oldest| segment_name(instance.status.lsn).as_str() < oldest)
-    }
+fn cannot_sync(round: &Round<'_>, instance: &Instance, primary: &Instance) -> bool {
+    let stalled = round.memory.stalls.get(&instance.uid).is_some_and(|stall| stall.count > STALLED_REPORTS);
+    let Some(oldest) = wal_name_without_timeline(&primary.status.older_wal_file) else { return false };
+    stalled
+        && kind(instance) == Kind::Standby
+        && instance.generation != 1
+        && instance.status.healthy
+        && instance.status.lsn != primary.status.lsn
+        && wal_name(instance.status.lsn).as_str() < oldest
 }
 
-/// A span of the standard library in the terms of the calendar library; centuries at the most.
-fn jiff_span(span: std::time::Duration) -> jiff::SignedDuration {
-    jiff::SignedDuration::try_from(span).unwrap_or(jiff::SignedDuration::MAX)
+/// The name of the WAL file that holds a position, without its timeline. Segments are taken to be 16 MiB.
+fn wal_name(lsn: Lsn) -> String {
+    const SEGMENT: u64 = 16 * 1024 * 1024;
+    format!("{:08X}{:08X}", lsn.0 >> 32, (lsn.0 & 0xFFFF_FFFF) / SEGMENT)
 }
 
-/// The name of the WAL segment that holds a position, without its timeline (PostgreSQL manual, "WAL Internals").
-fn segment_name(lsn: Lsn) -> String {
-    format!("{:08X}{:08X}", lsn.0 >> 32, (lsn.0 & 0xFFFF_FFFF) / WAL_SEGMENT_BYTES)
+fn wal_name_without_timeline(file: &str) -> Option<&str> {
+    let is_wal_file = file.len() == 24 && file.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    if is_wal_file { file.get(8..) } else { None }
 }
 
-/// The last sixteen of the 24 hexadecimal digits of a WAL file's name; none if it is no such name.
-fn wal_file_without_timeline(name: &str) -> Option<&str> {
-    let is_name = name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-    if is_name { name.get(8..) } else { None }
+/// Remove one instance; a shorthand for rules in other files.
+pub(super) fn remove_all(round: &mut Round<'_>, uids: &[InstanceUid], because: RemovalReason) {
+    for uid in uids {
+        round.remove_instance(uid, because);
+    }
 }

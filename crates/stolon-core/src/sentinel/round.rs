@@ -1,274 +1,149 @@
-//! One round: the working state that the steps of [`super::reconcile`] share.
+//! One round at work: what it saw, the document it is making, and the reasons it collects.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stolon_model::{
-    ClusterData, EffectiveSpec, FollowType, InfoUid, Instance, InstanceInitMode, InstanceUid, Keeper,
-    KeeperReport, KeeperUid, ProxyUid, Role,
-};
+use stolon_model::{ClusterData, EffectiveSpec, Instance, InstanceUid, KeeperUid};
 
-use super::memory::{Convergence, Memory};
-use super::{Change, Decision, Hold, Now, View, Weight};
-use crate::timeline::is_different_branch;
+use super::heartbeat::{Sightings, look};
+use super::memory::Memory;
+use super::reasons::{Change, Hold};
+use super::{Decision, Now, UidSource, Urgency, View, convergence, proxy, stamp};
 
-/// A fresh report of a working instance, as of this round.
-#[derive(Clone, Debug)]
-pub(super) struct Working {
-    pub info_uid: InfoUid,
-    /// Standbys that PostgreSQL shows in sync.
-    pub in_sync: Vec<InstanceUid>,
-}
-
-/// Whether an instance does what is asked of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    Converged,
-    Converging,
-    Failed,
-}
-
-/// Whether an instance may serve beside the primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Validity {
-    Unknown,
-    OtherSystem,
-    OtherBranch,
-    Valid,
-}
-
-/// How an instance of known validity is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
-    Good,
-    Converging,
-    Failed,
-}
-
+/// One round at work.
 pub(super) struct Round<'a> {
-    pub view: &'a View<'a>,
+    /// The document as it was read.
+    pub before: &'a ClusterData,
+    /// What was remembered before this round.
+    remembered: &'a Memory,
+    /// The document as it will be.
+    pub next: ClusterData,
+    /// Its specification with defaults filled in.
     pub spec: EffectiveSpec,
-    pub now: Now,
-    pub is_first: bool,
+    /// What is remembered after this round.
     pub memory: Memory,
-    pub data: ClusterData,
-    /// Fresh reports by keeper.
-    pub fresh: BTreeMap<KeeperUid, &'a KeeperReport>,
-    /// Instances whose keeper has freshly reported that they work.
-    pub working: BTreeMap<InstanceUid, Working>,
-    /// Proxies that may be forwarding.
-    pub active_proxies: Vec<ProxyUid>,
-    /// Keepers that an operator has declared failed.
-    pub forced: Vec<KeeperUid>,
+    /// What this round sees.
+    pub sightings: Sightings,
+    /// Keepers that the operator asked to fail.
+    pub forced: BTreeSet<KeeperUid>,
+    /// The time.
+    pub now: Now,
+    /// Where new identities and dice come from.
+    pub uids: &'a mut dyn UidSource,
+    /// What changed.
     pub changes: Vec<Change>,
+    /// What did not, and why.
     pub holds: Vec<Hold>,
-    /// Moments at which the verdict could change by itself.
-    pub deadlines: Vec<Duration>,
+    wake_at: Option<Duration>,
 }
+
+/// Deadlines are passed strictly, and clocks are coarse.
+const JUST_AFTER: Duration = Duration::from_millis(1);
 
 impl<'a> Round<'a> {
-    pub fn begin(view: &'a View<'a>, memory: &Memory, now: Now) -> Self {
-        let cluster = &view.cluster.cluster;
-        let same_cluster = memory.cluster_uid.as_ref() == Some(&cluster.uid);
-        let mut memory = if same_cluster { memory.clone() } else { Memory::default() };
-        let spec = cluster.spec.effective();
-        let is_first = memory.last_read.is_none();
-        memory.cluster_uid = Some(cluster.uid.clone());
-        memory.leave_out_gap(now.monotonic, &spec);
-        memory.last_read = Some(now.monotonic);
+    pub fn begin(view: &View<'a>, remembered: &'a Memory, now: Now, uids: &'a mut dyn UidSource) -> Self {
+        let (memory, sightings) = look(view, remembered, now);
         Round {
-            view,
-            spec,
-            now,
-            is_first,
+            before: view.cluster,
+            remembered,
+            next: view.cluster.clone(),
+            spec: view.cluster.cluster.spec.effective(),
             memory,
-            data: view.cluster.clone(),
-            fresh: BTreeMap::new(),
-            working: BTreeMap::new(),
-            active_proxies: Vec::new(),
-            forced: Vec::new(),
+            sightings,
+            forced: BTreeSet::new(),
+            now,
+            uids,
             changes: Vec::new(),
             holds: Vec::new(),
-            deadlines: Vec::new(),
+            wake_at: None,
         }
     }
 
-    /// The first round only watches: what another leader stored may be minutes or days old.
-    pub fn first(mut self) -> Decision {
-        self.hold(Hold::FirstRound);
-        self.pass_through()
-    }
-
-    /// Remember, but leave the document as it is.
-    pub fn pass_through(mut self) -> Decision {
-        self.data = self.view.cluster.clone();
-        self.changes.clear();
-        self.finish()
-    }
-
-    pub fn finish(mut self) -> Decision {
-        self.remember_convergence();
-        let weight = match super::stamp::without_routine(&self.data, self.view.cluster) == *self.view.cluster
-        {
-            true => Weight::Routine,
-            false => Weight::Decisive,
-        };
-        self.stamp();
-        debug_assert!(
-            super::check::no_new_violations(self.view.cluster, &self.data),
-            "a decision must not break a rule: {:?}",
-            super::violations(&self.data)
-        );
-        let now = self.now.monotonic;
-        let wake_at = self.deadlines.iter().copied().filter(|deadline| *deadline > now).min();
-        self.memory.led = self.view.standing == super::Standing::Leader;
-        Decision {
-            next: self.data,
-            memory: self.memory,
-            changes: self.changes,
-            holds: self.holds,
-            weight,
-            wake_at,
+    /// The verdict may change just after `deadline`, without anything new being seen.
+    pub fn wake_at(&mut self, deadline: Duration) {
+        let deadline = deadline + JUST_AFTER;
+        if deadline > self.now.monotonic {
+            self.wake_at = Some(self.wake_at.map_or(deadline, |earlier| earlier.min(deadline)));
         }
-    }
-
-    pub fn change(&mut self, change: Change) {
-        self.changes.push(change);
     }
 
     pub fn hold(&mut self, hold: Hold) {
         self.holds.push(hold);
     }
 
-    /// True when more than `limit` has passed since `since`; otherwise remembers when it will have.
-    pub fn is_over(&mut self, since: Duration, limit: Duration) -> bool {
-        let end = since.saturating_add(limit);
-        if self.now.monotonic > end {
-            return true;
-        }
-        self.deadlines.push(end + Duration::from_millis(1));
-        false
+    /// The elected primary of the document in the making.
+    pub fn primary(&self) -> Option<&Instance> {
+        self.next.primary()
     }
 
-    pub fn elapsed(&self, since: Duration) -> Duration {
-        self.now.monotonic.saturating_sub(since)
-    }
-
-    pub fn keeper_of(&self, instance: &Instance) -> Option<&Keeper> {
-        self.data.keepers.get(&instance.spec.keeper_uid)
-    }
-
-    pub fn keeper_is_healthy(&self, instance: &Instance) -> bool {
-        self.keeper_of(instance).is_some_and(|keeper| keeper.status.healthy)
-    }
-
-    /// Commits should wait for standbys. A standby cluster never does that.
-    pub fn wants_synchronous(&self) -> bool {
-        self.spec.synchronous_replication && self.spec.role == Role::Primary
-    }
-
-    /// Whether an instance does what is asked of it within `timeout`; zero waits for ever.
-    pub fn progress(&mut self, instance: &Instance, timeout: Duration) -> Progress {
-        if instance.status.current_generation == instance.generation {
-            return Progress::Converged;
-        }
-        let since = match self.memory.convergence.get(&instance.uid) {
-            Some(entry) if entry.generation == instance.generation => entry.since,
-            _ => self.now.monotonic,
-        };
-        if !timeout.is_zero() && self.is_over(since, timeout) {
-            Progress::Failed
-        } else {
-            Progress::Converging
-        }
-    }
-
-    /// The limit for a classification: a copy in its first generation may take as long as `syncTimeout` says.
-    pub fn convergence_limit(&self, instance: &Instance) -> Duration {
-        match (instance.generation, &instance.spec.init_mode) {
-            (1, Some(InstanceInitMode::Resync)) => self.spec.sync_timeout,
-            _ => self.spec.convergence_timeout,
-        }
-    }
-
-    pub fn condition(&mut self, instance: &Instance) -> Condition {
-        if !self.keeper_is_healthy(instance) {
-            return Condition::Failed;
-        }
-        match self.progress(instance, self.convergence_limit(instance)) {
-            Progress::Failed => Condition::Failed,
-            Progress::Converging => Condition::Converging,
-            Progress::Converged if instance.status.healthy => Condition::Good,
-            Progress::Converged => Condition::Failed,
-        }
-    }
-
-    /// Uids of the instances of a kind that are valid beside `primary` and in a condition.
-    pub fn instances_in(&mut self, primary: &Instance, kind: Kind, condition: Condition) -> Vec<InstanceUid> {
-        let instances: Vec<Instance> = self.data.instances.values().cloned().collect();
-        instances
-            .iter()
-            .filter(|instance| Kind::of(instance) == kind)
-            .filter(|instance| validity(primary, instance) == Validity::Valid)
-            .filter(|instance| self.condition(instance) == condition)
-            .map(|instance| instance.uid.clone())
+    /// What the primary's keeper just reported to be in sync; empty unless that report is fresh and healthy.
+    pub fn reported_in_sync(&self, primary: &Instance) -> BTreeSet<InstanceUid> {
+        self.sightings
+            .healthy_state_of(&primary.spec.keeper_uid, &primary.uid)
+            .and_then(|state| state.synchronous_standbys.clone())
+            .unwrap_or_default()
+            .into_iter()
             .collect()
     }
 
-    /// Start the clock of every instance that has not reached its generation; forget the others.
-    fn remember_convergence(&mut self) {
-        let now = self.now.monotonic;
-        let before = std::mem::take(&mut self.memory.convergence);
-        for instance in self.data.instances.values() {
-            if instance.status.current_generation == instance.generation {
-                continue;
-            }
-            let since = match before.get(&instance.uid) {
-                Some(entry) if entry.generation == instance.generation => entry.since,
-                _ => now,
-            };
-            let generation = instance.generation;
-            self.memory.convergence.insert(instance.uid.clone(), Convergence { generation, since });
-        }
-        let instances = &self.data.instances;
-        self.memory.trouble.retain(|uid, _| instances.contains_key(uid));
-        self.memory.stalls.retain(|uid, _| instances.contains_key(uid));
-        self.memory.admissions.retain(|uid, _| instances.contains_key(uid));
-    }
-}
-
-/// Whether an instance stands at the head of the cluster, or once stood there, or follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A primary, or the head of a standby cluster; also one that was that before.
-    Head,
-    /// A standby inside the cluster.
-    Standby,
-    /// Neither can be told from the document.
-    Unknown,
-}
-
-impl Kind {
-    pub fn of(instance: &Instance) -> Kind {
-        let follows = instance.spec.follow_config.as_ref().and_then(|follow| follow.follow_type.as_ref());
-        match (&instance.spec.role, follows) {
-            (Some(Role::Primary), _) | (Some(Role::Standby), Some(FollowType::External)) => Kind::Head,
-            (Some(Role::Standby), Some(FollowType::Internal)) => Kind::Standby,
-            _ => Kind::Unknown,
+    /// Take an instance out of the document.
+    pub fn remove_instance(&mut self, uid: &InstanceUid, because: super::reasons::RemovalReason) {
+        if let Some(instance) = self.next.instances.remove(uid) {
+            let keeper = instance.spec.keeper_uid;
+            self.changes.push(Change::InstanceRemoved { instance: uid.clone(), keeper, because });
         }
     }
-}
 
-/// Whether an instance has the primary's data.
-pub(super) fn validity(primary: &Instance, instance: &Instance) -> Validity {
-    let (own, reference) = (&instance.status, &primary.status);
-    if own.current_generation == 0 {
-        Validity::Unknown
-    } else if !own.system_identifier.is_empty() && own.system_identifier != reference.system_identifier {
-        Validity::OtherSystem
-    } else if is_different_branch(reference.into(), own.into()) {
-        Validity::OtherBranch
-    } else {
-        Validity::Valid
+    /// The decision of a round that must not touch the document.
+    pub fn leave_untouched(mut self, hold: Hold) -> Decision {
+        self.hold(hold);
+        self.changes.clear();
+        self.next = self.before.clone();
+        self.decide(Urgency::Nothing)
+    }
+
+    /// Stamp the document and hand over.
+    pub fn finish(mut self) -> Decision {
+        let urgency = stamp::urgency(self.before, &self.next);
+        convergence::track(&self.next, &mut self.memory, self.now);
+        proxy::remember_closing(&self.next, &mut self.memory, self.now);
+        self.wake_for_convergence();
+        stamp::change_times(self.before, &mut self.next, self.now.wall);
+        self.decide(urgency)
+    }
+
+    fn wake_for_convergence(&mut self) {
+        let deadlines: Vec<_> = self
+            .next
+            .instances
+            .iter()
+            .filter_map(|(uid, instance)| {
+                let since = self.memory.convergence.get(uid)?.since;
+                let initial = self.next.cluster.status.phase == Some(stolon_model::Phase::Initializing);
+                let timeout = if initial {
+                    self.spec.init_timeout
+                } else {
+                    convergence::timeout_of(instance, &self.spec)
+                };
+                (!timeout.is_zero()).then_some(since + timeout)
+            })
+            .collect();
+        for deadline in deadlines {
+            self.wake_at(deadline);
+        }
+    }
+
+    fn decide(self, urgency: Urgency) -> Decision {
+        let mut memory = self.memory;
+        memory.led = true;
+        Decision {
+            memory_if_refused: memory.clone().of_refused_write(self.remembered),
+            next: self.next,
+            memory,
+            changes: self.changes,
+            holds: self.holds,
+            wake_at: self.wake_at,
+            urgency,
+        }
     }
 }

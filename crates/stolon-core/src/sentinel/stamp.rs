@@ -1,89 +1,90 @@
-//! The end of a round: what every instance copies from the specification, generations, and times.
+//! What every decision ends with: values of the cluster specification, generations, times of change.
 
-use stolon_model::{ClusterData, FollowType, GoDuration, InstanceSpec};
+use stolon_model::{ClusterData, FollowType, GoDuration, InstanceSpec, Timestamp};
 
-use super::round::{Kind, Round};
+use super::Urgency;
+use super::classify::{Kind, kind};
+use super::round::Round;
 
-impl Round<'_> {
-    /// Every instance carries what its keeper needs of the cluster's specification.
-    pub fn copy_specification(&mut self) {
-        let effective = &self.spec;
-        for instance in self.data.instances.values_mut() {
-            let kind = Kind::of(instance);
-            let spec = &mut instance.spec;
-            spec.request_timeout = GoDuration::from(effective.request_timeout);
-            spec.max_standbys = effective.max_standbys;
-            spec.use_pg_rewind = effective.use_pg_rewind;
-            spec.pg_parameters.clone_from(&effective.pg_parameters);
-            spec.pg_hba.clone_from(&effective.pg_hba);
-            spec.additional_wal_senders = effective.additional_wal_senders;
-            spec.additional_replication_slots = match kind {
-                Kind::Head => effective.additional_primary_replication_slots.clone(),
-                Kind::Standby | Kind::Unknown => None,
-            };
-            let outside =
-                spec.follow_config.as_mut().filter(|follow| follow.follow_type == Some(FollowType::External));
-            if let (Some(follow), Some(config)) = (outside, &effective.standby_config) {
-                follow.standby_settings.clone_from(&config.standby_settings);
-                follow.archive_recovery_settings.clone_from(&config.archive_recovery_settings);
-            }
+/// Give every instance the values of the cluster specification, and a new generation to those that changed.
+pub(super) fn instances(round: &mut Round<'_>) {
+    let spec = &round.spec;
+    for instance in round.next.instances.values_mut() {
+        let instance_kind = kind(instance);
+        let wanted = &mut instance.spec;
+        wanted.request_timeout = GoDuration::from(spec.request_timeout);
+        wanted.max_standbys = spec.max_standbys;
+        wanted.use_pg_rewind = spec.use_pg_rewind;
+        wanted.pg_parameters = spec.pg_parameters.clone();
+        wanted.pg_hba = spec.pg_hba.clone();
+        wanted.additional_wal_senders = spec.additional_wal_senders;
+        if let (Some(follow), Some(outside)) = (&mut wanted.follow_config, &spec.standby_config)
+            && follow.follow_type == Some(FollowType::External)
+        {
+            follow.standby_settings = outside.standby_settings.clone();
+            follow.archive_recovery_settings = outside.archive_recovery_settings.clone();
         }
-    }
-
-    /// One more for each instance of which something else is asked than before.
-    pub fn count_generations(&mut self) {
-        for (uid, instance) in &mut self.data.instances {
-            let Some(before) = self.view.cluster.instances.get(uid) else { continue };
-            if comparable(&before.spec) != comparable(&instance.spec) {
-                instance.generation += 1;
-            }
-        }
-    }
-
-    /// Change times are informational: the wall clock of this sentinel where something differs.
-    pub fn stamp(&mut self) {
-        let (before, wall) = (self.view.cluster, self.now.wall);
-        let data = &mut self.data;
-        data.change_time = wall;
-        if data.cluster != before.cluster {
-            data.cluster.change_time = wall;
-        }
-        for (uid, keeper) in &mut data.keepers {
-            if before.keepers.get(uid) != Some(keeper) {
-                keeper.change_time = wall;
-            }
-        }
-        for (uid, instance) in &mut data.instances {
-            if before.instances.get(uid) != Some(instance) {
-                instance.change_time = wall;
-            }
-        }
-        if data.proxy != before.proxy {
-            data.proxy.change_time = wall;
+        wanted.additional_replication_slots = match instance_kind {
+            Kind::Primary => spec.additional_primary_replication_slots.clone(),
+            Kind::Standby | Kind::Neither => None,
+        };
+        let Some(before) = round.before.instances.get(&instance.uid) else { continue };
+        if normal(&before.spec) != normal(&instance.spec) {
+            instance.generation = before.generation + 1;
+        } else {
+            instance.spec = before.spec.clone();
         }
     }
 }
 
-/// No followers is the same, however it is written. For all other lists null and `[]` differ.
-fn comparable(spec: &InstanceSpec) -> InstanceSpec {
-    let mut spec = spec.clone();
-    spec.followers = Some(spec.followers.unwrap_or_default());
-    spec
+/// Shapes that mean the same become equal. `pgHBA` keeps its: null and `[]` differ.
+fn normal(spec: &InstanceSpec) -> InstanceSpec {
+    InstanceSpec {
+        followers: Some(spec.followers.clone().unwrap_or_default()),
+        pg_parameters: spec.pg_parameters.clone().filter(|parameters| !parameters.is_empty()),
+        ..spec.clone()
+    }
 }
 
-/// `data` with the times and positions of `before`, which change all the time and matter to nobody in between.
-pub(super) fn without_routine(data: &ClusterData, before: &ClusterData) -> ClusterData {
-    let mut data = data.clone();
-    for (uid, keeper) in &mut data.keepers {
-        if let Some(before) = before.keepers.get(uid) {
-            keeper.status.last_healthy_time = before.status.last_healthy_time;
+/// How soon a decision must be written.
+pub(super) fn urgency(before: &ClusterData, next: &ClusterData) -> Urgency {
+    if without_what_always_moves(before) == without_what_always_moves(next) {
+        Urgency::Routine
+    } else {
+        Urgency::AtOnce
+    }
+}
+
+fn without_what_always_moves(cluster: &ClusterData) -> ClusterData {
+    let mut cluster = cluster.clone();
+    cluster.change_time = Timestamp::ZERO;
+    for keeper in cluster.keepers.values_mut() {
+        keeper.status.last_healthy_time = Timestamp::ZERO;
+    }
+    for instance in cluster.instances.values_mut() {
+        instance.status.lsn = Default::default();
+        instance.status.older_wal_file = String::new();
+    }
+    cluster
+}
+
+/// Note when what has changed. Informational only.
+pub(super) fn change_times(before: &ClusterData, next: &mut ClusterData, now: Timestamp) {
+    next.change_time = now;
+    if next.cluster != before.cluster {
+        next.cluster.change_time = now;
+    }
+    if next.proxy != before.proxy {
+        next.proxy.change_time = now;
+    }
+    for (uid, keeper) in &mut next.keepers {
+        if before.keepers.get(uid) != Some(keeper) {
+            keeper.change_time = now;
         }
     }
-    for (uid, instance) in &mut data.instances {
-        if let Some(before) = before.instances.get(uid) {
-            instance.status.lsn = before.status.lsn;
-            instance.status.older_wal_file.clone_from(&before.status.older_wal_file);
+    for (uid, instance) in &mut next.instances {
+        if before.instances.get(uid) != Some(instance) {
+            instance.change_time = now;
         }
     }
-    data
 }

@@ -1,132 +1,114 @@
-//! How many standbys there are.
-
-use std::cmp::Reverse;
+//! How many standbys there are, who makes them, and whom they follow.
 
 use stolon_model::{FollowConfig, Instance, InstanceInitMode, InstanceSpec, InstanceUid, KeeperUid, Role};
 
-use super::round::{Condition, Kind, Progress, Round, Validity, validity};
-use super::{Change, Hold, RemovalReason, UidSource};
+use super::classify::{Kind, Standbys, kind};
+use super::reasons::{Change, Hold, RemovalReason};
+use super::removal::remove_all;
+use super::round::Round;
 
-/// The standbys at one moment of a round.
-#[derive(Clone, Debug)]
-pub(super) struct Census {
-    pub good: Vec<InstanceUid>,
-    /// On their way: doing what was asked of them, or being made.
-    pub under_way: usize,
+/// A standby that works once is complete: its keeper must never copy it again under the same uid.
+pub(super) fn settle(round: &mut Round<'_>, good: &[InstanceUid]) {
+    for uid in good {
+        let Some(instance) = round.next.instances.get_mut(uid) else { continue };
+        if instance.spec.init_mode != Some(InstanceInitMode::None) {
+            instance.spec.init_mode = Some(InstanceInitMode::None);
+            let (instance, keeper) = (uid.clone(), instance.spec.keeper_uid.clone());
+            round.changes.push(Change::StandbyReady { instance, keeper });
+        }
+    }
 }
 
-impl Round<'_> {
-    /// Count the standbys beside a working primary.
-    pub fn count_standbys(&mut self, primary: &Instance) -> Census {
-        let good = self.instances_in(primary, Kind::Standby, Condition::Good);
-        let converging = self.instances_in(primary, Kind::Standby, Condition::Converging).len();
-        let instances: Vec<Instance> = self.data.instances.values().cloned().collect();
-        let mut being_made = 0;
-        for instance in instances.iter().filter(|instance| Kind::of(instance) == Kind::Standby) {
-            let limit = self.convergence_limit(instance);
-            if validity(primary, instance) == Validity::Unknown
-                && self.keeper_is_healthy(instance)
-                && self.progress(instance, limit) == Progress::Converging
-            {
-                being_made += 1;
-            }
-        }
-        Census { good, under_way: converging + being_made }
+/// Remove what is too much, or have made what is too little.
+pub(super) fn balance(round: &mut Round<'_>, primary: &InstanceUid, sets: &Standbys) {
+    let wanted = usize::from(round.spec.max_standbys_per_sender);
+    if sets.good.len() >= wanted {
+        remove_surplus(round, primary, sets, sets.good.len() - wanted);
+    } else {
+        let under_way = sets.good.len() + sets.converging.len() + sets.in_progress.len();
+        add(round, primary, wanted.saturating_sub(under_way));
     }
+}
 
-    /// A standby that works need not be made again.
-    pub fn mark_ready(&mut self, good: &[InstanceUid]) {
-        for uid in good {
-            let Some(instance) = self.data.instances.get_mut(uid) else { continue };
-            let spec = &mut instance.spec;
-            let was_made = spec.init_mode == Some(InstanceInitMode::Resync);
-            spec.init_mode = Some(InstanceInitMode::None);
-            if was_made {
-                let (instance, keeper) = (uid.clone(), spec.keeper_uid.clone());
-                self.change(Change::StandbyReady { instance, keeper });
-            }
-        }
+/// Synchronous standbys are never surplus. Of the others the least advanced goes first, then the highest uid.
+fn remove_surplus(round: &mut Round<'_>, primary: &InstanceUid, sets: &Standbys, surplus: usize) {
+    let synchronous = round
+        .next
+        .instances
+        .get(primary)
+        .and_then(|primary| primary.spec.synchronous_standbys.clone())
+        .unwrap_or_default();
+    let idle: Vec<_> = round
+        .next
+        .instances
+        .values()
+        .filter(|instance| kind(instance) == Kind::Standby && &instance.uid != primary)
+        .filter(|instance| !sets.good.contains(&instance.uid) && !synchronous.contains(&instance.uid))
+        .map(|instance| instance.uid.clone())
+        .collect();
+    remove_all(round, &idle, RemovalReason::NotNeeded);
+    let mut removable: Vec<_> = sets
+        .good
+        .iter()
+        .filter(|uid| !synchronous.contains(uid))
+        .filter_map(|uid| round.next.instances.get(uid))
+        .map(|instance| (instance.status.lsn, std::cmp::Reverse(instance.uid.clone())))
+        .collect();
+    removable.sort();
+    let least: Vec<_> = removable.into_iter().take(surplus).map(|(_, uid)| uid.0).collect();
+    remove_all(round, &least, RemovalReason::Surplus);
+}
+
+fn add(round: &mut Round<'_>, primary: &InstanceUid, missing: usize) {
+    let free = free_keepers(round);
+    if missing > 0 && free.is_empty() && round.next.instances.len() == 1 {
+        round.hold(Hold::NoFreeKeeper);
     }
-
-    /// Take away what is too much, or have more made.
-    pub fn adjust_standbys(&mut self, primary: &Instance, census: &Census, uids: &mut dyn UidSource) {
-        let wanted = usize::from(self.spec.max_standbys_per_sender);
-        if census.good.len() >= wanted {
-            self.remove_surplus(primary, &census.good, census.good.len() - wanted);
-        } else {
-            let missing = wanted.saturating_sub(census.good.len() + census.under_way);
-            self.add_standbys(primary, missing, census, uids);
-        }
-    }
-
-    /// Members of the synchronous set always stay.
-    fn remove_surplus(&mut self, primary: &Instance, good: &[InstanceUid], surplus: usize) {
-        let waited_for: Vec<InstanceUid> = self
-            .data
-            .instances
-            .get(&primary.uid)
-            .and_then(|instance| instance.spec.synchronous_standbys.clone())
-            .unwrap_or_default();
-        let spared: Vec<&Instance> = self
-            .data
-            .instances
-            .values()
-            .filter(|instance| Kind::of(instance) == Kind::Standby && !waited_for.contains(&instance.uid))
-            .collect();
-        let not_needed: Vec<InstanceUid> = spared
-            .iter()
-            .filter(|instance| !good.contains(&instance.uid))
-            .map(|instance| instance.uid.clone())
-            .collect();
-        let mut too_many: Vec<&&Instance> =
-            spared.iter().filter(|instance| good.contains(&instance.uid)).collect();
-        too_many.sort_by_key(|instance| (instance.status.lsn, Reverse(instance.uid.clone())));
-        let too_many: Vec<InstanceUid> =
-            too_many.into_iter().take(surplus).map(|instance| instance.uid.clone()).collect();
-        for uid in not_needed {
-            self.remove_instance(&uid, RemovalReason::NotNeeded);
-        }
-        for uid in too_many {
-            self.remove_instance(&uid, RemovalReason::Surplus);
-        }
-    }
-
-    fn add_standbys(
-        &mut self,
-        primary: &Instance,
-        missing: usize,
-        census: &Census,
-        uids: &mut dyn UidSource,
-    ) {
-        let keepers: Vec<KeeperUid> = self.free_keepers().into_iter().take(missing).collect();
-        if missing > 0 && keepers.is_empty() && census.good.is_empty() && census.under_way == 0 {
-            self.hold(Hold::NoFreeKeeper);
-        }
-        for keeper in keepers {
-            let uid = uids.instance_uid();
-            let spec = InstanceSpec {
+    for keeper in free.into_iter().take(missing) {
+        let uid = round.uids.instance_uid();
+        let instance = Instance {
+            uid: uid.clone(),
+            generation: 1,
+            spec: InstanceSpec {
                 keeper_uid: keeper.clone(),
                 init_mode: Some(InstanceInitMode::Resync),
                 role: Some(Role::Standby),
-                follow_config: Some(FollowConfig::internal(primary.uid.clone())),
+                follow_config: Some(FollowConfig::internal(primary.clone())),
                 followers: Some(Vec::new()),
                 ..InstanceSpec::default()
-            };
-            let instance = Instance { uid: uid.clone(), generation: 1, spec, ..Instance::default() };
-            self.data.instances.insert(uid.clone(), instance);
-            self.change(Change::StandbyAdded { instance: uid, keeper });
-        }
+            },
+            ..Instance::default()
+        };
+        round.next.instances.insert(uid.clone(), instance);
+        round.changes.push(Change::StandbyAdded { instance: uid, keeper });
     }
+}
 
-    /// Keepers that work and have no instance: those that may become primary first.
-    fn free_keepers(&self) -> Vec<KeeperUid> {
-        let mut free: Vec<_> = self
-            .data
-            .keepers
-            .values()
-            .filter(|keeper| keeper.status.healthy && self.data.instance_of(&keeper.uid).is_none())
-            .collect();
-        free.sort_by_key(|keeper| (keeper.status.can_be_primary == Some(false), keeper.uid.clone()));
-        free.into_iter().map(|keeper| keeper.uid.clone()).collect()
+/// Keepers that work and have nothing to do; those that may become primaries first.
+fn free_keepers(round: &Round<'_>) -> Vec<KeeperUid> {
+    let mut free: Vec<_> = round
+        .next
+        .keepers
+        .values()
+        .filter(|keeper| keeper.status.healthy && round.next.instance_of(&keeper.uid).is_none())
+        .map(|keeper| (keeper.status.can_be_primary == Some(false), keeper.uid.clone()))
+        .collect();
+    free.sort();
+    free.into_iter().map(|(_, uid)| uid).collect()
+}
+
+/// Every standby follows `primary` and nothing else.
+pub(super) fn point_at(round: &mut Round<'_>, primary: &InstanceUid) {
+    for instance in round.next.instances.values_mut() {
+        if &instance.uid == primary || kind(instance) != Kind::Standby {
+            continue;
+        }
+        let spec = &mut instance.spec;
+        spec.role = Some(Role::Standby);
+        spec.followers = Some(Vec::new());
+        spec.follow_config = Some(FollowConfig::internal(primary.clone()));
+        spec.synchronous_replication = false;
+        spec.synchronous_standbys = None;
+        spec.external_synchronous_standbys = None;
     }
 }

@@ -1,212 +1,228 @@
-//! Which standbys must acknowledge commits.
+//! Synchronous replication: for which standbys the primary's commits wait, and which of them hold every
+//! acknowledged commit.
 //!
-//! Three lists meet here. `S`, in the primary's specification: those it waits for. `T`, in its status: those known to hold every
-//! acknowledged commit. `R`, in its last report: those that PostgreSQL shows in sync. `S` changes only while `T` equals it (or is
-//! rolled back to it), and a member leaves only when it is not needed any more: so at any time every member of both
-//! `T` and `S` holds every acknowledged commit, and only those can be elected.
+//! Names as in the documentation: S is `spec.synchronousStandbys` of the primary, T is
+//! `status.synchronousStandbys`, R what its keeper just reported to be in sync.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use stolon_model::{FAKE_STANDBY, Instance, InstanceUid};
+use stolon_model::{FAKE_STANDBY, Instance, InstanceUid, PostgresVersion, Role};
 
 use super::memory::Admission;
+use super::reasons::{Change, Hold};
 use super::round::Round;
-use super::{Change, Hold};
 
-/// The set of standbys to wait for next, and what bounds it.
+type Set = BTreeSet<InstanceUid>;
+
+/// True when `standby` is in both S and T: commits wait for it, and did so for all that it may miss.
+pub(super) fn holds_every_commit(primary: &Instance, standby: &InstanceUid) -> bool {
+    set(&primary.spec.synchronous_standbys).contains(standby)
+        && set(&primary.status.synchronous_standbys).contains(standby)
+}
+
+fn set(list: &Option<Vec<InstanceUid>>) -> Set {
+    list.iter().flatten().cloned().collect()
+}
+
+fn list(set: &Set) -> Vec<InstanceUid> {
+    set.iter().cloned().collect()
+}
+
+/// What the algorithm works on, all of it about one primary.
+struct Sets {
+    wanted: Set,
+    in_sync: Set,
+    good: Set,
+    limits: Limits,
+}
+
+/// How many standbys commits wait for.
 struct Limits {
     minimum: usize,
     maximum: usize,
-    /// PostgreSQL can wait for several standbys (9.6 and later).
-    several: bool,
+    transition: Transition,
 }
 
-impl Round<'_> {
-    /// Choose whom the primary waits for. `good` are the standbys that work.
-    pub fn choose_synchronous_standbys(&mut self, primary: &Instance, good: &[InstanceUid]) {
-        let listed: BTreeSet<InstanceUid> =
-            primary.spec.synchronous_standbys.iter().flatten().cloned().collect();
-        let known: BTreeSet<InstanceUid> =
-            primary.status.synchronous_standbys.iter().flatten().cloned().collect();
-        let good: BTreeSet<InstanceUid> = good.iter().cloned().collect();
-        let (listed, known) = self.settle(primary, listed, known, &good);
-        if listed != known {
-            let standbys = listed.difference(&known).cloned().collect();
-            self.hold(Hold::AwaitingSync { primary: primary.uid.clone(), standbys });
-            return self.write_lists(&primary.uid, &listed, &known, None);
-        }
-        let limits = self.limits(primary);
-        let next = self.next_set(primary, &listed, &good, &limits);
-        let known = known.intersection(&next).cloned().collect();
-        let blocked = next.len() < limits.minimum;
-        self.write_lists(&primary.uid, &next, &known, Some(blocked));
-    }
+/// How one set of standbys turns into another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transition {
+    /// The old members stay until the new ones are in sync.
+    Merge,
+    /// At once: PostgreSQL before 9.6 waits for one standby only.
+    Replace,
+}
 
-    /// Bring `T` up to date with what was reported; give up newcomers that will not come.
-    fn settle(
-        &mut self,
-        primary: &Instance,
-        listed: BTreeSet<InstanceUid>,
-        known: BTreeSet<InstanceUid>,
-        good: &BTreeSet<InstanceUid>,
-    ) -> (BTreeSet<InstanceUid>, BTreeSet<InstanceUid>) {
-        if listed == known {
-            return (listed, known);
-        }
-        let mut known: BTreeSet<InstanceUid> = known.intersection(&listed).cloned().collect();
-        let pending: Vec<InstanceUid> = listed.difference(&known).cloned().collect();
-        for standby in pending {
-            if self.holds_every_commit(primary, &standby) {
-                self.memory.admissions.remove(&standby);
-                self.change(Change::StandbyInSync { instance: standby.clone() });
-                known.insert(standby);
-            }
-        }
-        let hopeless = |uid: &&InstanceUid| !good.contains(*uid);
-        let listed = match listed.difference(&known).any(|uid| hopeless(&uid)) {
-            true => known.clone(),
-            false => listed,
-        };
-        (listed, known)
+/// Bring the sets of `primary` one step further. Its keeper must have reached the generation that names S.
+pub(super) fn manage(round: &mut Round<'_>, primary: &Instance, good: &[InstanceUid]) {
+    let wanted = round.spec.synchronous_replication && round.spec.role == Role::Primary;
+    if !wanted {
+        return switch_off(round, primary);
     }
-
-    /// True once a listed standby has everything that was acknowledged before the primary waited for it.
-    ///
-    /// PostgreSQL shows a standby in sync as soon as it streams, however much it still has to write. So the standby must
-    /// reach the position that the primary had in the second report in which it certainly waited for it.
-    fn holds_every_commit(&mut self, primary: &Instance, standby: &InstanceUid) -> bool {
-        let Some(working) = self.working.get(&primary.uid).cloned() else { return false };
-        let waits =
-            primary.status.current_generation == primary.generation && working.in_sync.contains(standby);
-        if !waits {
-            self.memory.admissions.remove(standby);
-            return false;
-        }
-        let admission =
-            self.memory.admissions.get(standby).filter(|admission| admission.primary() == &primary.uid);
-        let awaited = Admission::Awaited { primary: primary.uid.clone(), info_uid: working.info_uid.clone() };
-        let gate = match admission {
-            None => {
-                self.memory.admissions.insert(standby.clone(), awaited);
-                return false;
-            }
-            Some(Admission::Awaited { info_uid, .. }) if *info_uid == working.info_uid => return false,
-            Some(Admission::Awaited { .. }) => {
-                let lsn = primary.status.lsn;
-                let gate = Admission::Gate { primary: primary.uid.clone(), lsn };
-                self.memory.admissions.insert(standby.clone(), gate);
-                lsn
-            }
-            Some(Admission::Gate { lsn, .. }) => *lsn,
-        };
-        let reports = self.working.contains_key(standby);
-        reports && self.data.instances.get(standby).is_some_and(|instance| instance.status.lsn >= gate)
+    let mut sets = Sets {
+        wanted: set(&primary.spec.synchronous_standbys),
+        in_sync: set(&primary.status.synchronous_standbys),
+        good: good.iter().cloned().collect(),
+        limits: limits(round, primary),
+    };
+    if sets.in_sync != sets.wanted {
+        admit(round, primary, &mut sets);
     }
-
-    fn limits(&self, primary: &Instance) -> Limits {
-        let version = self.keeper_of(primary).map(|keeper| keeper.status.postgres_binary_version.clone());
-        match version {
-            Some(version) if version.major == 9 && version.minor <= 5 => {
-                Limits { minimum: 1, maximum: 1, several: false }
-            }
-            _ => Limits {
-                minimum: self.spec.min_synchronous_standbys.into(),
-                maximum: self.spec.max_synchronous_standbys.into(),
-                several: true,
-            },
+    round.memory.admissions.retain(|uid, _| sets.wanted.contains(uid) && !sets.in_sync.contains(uid));
+    if sets.in_sync == sets.wanted {
+        let next = next_set(round, primary, &sets);
+        sets.in_sync = &sets.in_sync & &next;
+        apply(round, primary, &sets, &next);
+    } else {
+        let standbys = list(&(&sets.wanted - &sets.in_sync));
+        round.hold(Hold::AwaitingSync { primary: primary.uid.clone(), standbys });
+        if let Some(primary) = round.next.instances.get_mut(&primary.uid) {
+            primary.spec.synchronous_standbys = Some(list(&sets.wanted));
         }
     }
-
-    fn next_set(
-        &self,
-        primary: &Instance,
-        previous: &BTreeSet<InstanceUid>,
-        good: &BTreeSet<InstanceUid>,
-        limits: &Limits,
-    ) -> BTreeSet<InstanceUid> {
-        let exists = |uid: &&InstanceUid| self.data.instances.contains_key(*uid);
-        let lsn = |uid: &InstanceUid| self.data.instances.get(uid).map(|instance| instance.status.lsn);
-        let mut kept: Vec<&InstanceUid> =
-            previous.iter().filter(exists).filter(|uid| good.contains(*uid)).collect();
-        // The one that is furthest ahead first.
-        kept.sort_by_key(|uid| (Reverse(lsn(uid)), (*uid).clone()));
-        kept.truncate(limits.maximum);
-        let mut next: BTreeSet<InstanceUid> = kept.into_iter().cloned().collect();
-        for newcomer in self.newcomers(primary, good) {
-            if next.len() < limits.maximum {
-                next.insert(newcomer);
-            }
-        }
-        // Those that do not work may come back: better wait for them than for nobody.
-        for uid in previous.iter().filter(exists) {
-            if next.len() < limits.minimum {
-                next.insert(uid.clone());
-            }
-        }
-        // In two steps: the old members stay until the new ones hold everything.
-        if limits.several && !next.is_subset(previous) {
-            next.extend(previous.iter().filter(exists).cloned());
-        }
-        next
+    report_admitted(round, primary, &sets);
+    if let Some(primary) = round.next.instances.get_mut(&primary.uid) {
+        primary.status.synchronous_standbys = Some(list(&sets.in_sync));
     }
+}
 
-    /// Who could be waited for, the one that is furthest ahead first.
-    fn newcomers(&self, primary: &Instance, good: &BTreeSet<InstanceUid>) -> Vec<InstanceUid> {
-        let mut newcomers: Vec<&Instance> = good
-            .iter()
-            .filter_map(|uid| self.data.instances.get(uid))
-            .filter(|instance| instance.status.timeline == primary.status.timeline)
-            .filter(|instance| {
-                self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_synchronous_replica)
-                    != Some(false)
-            })
-            .collect();
-        newcomers.sort_by_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
-        newcomers.into_iter().map(|instance| instance.uid.clone()).collect()
+fn switch_off(round: &mut Round<'_>, primary: &Instance) {
+    if primary.spec.synchronous_replication {
+        round.changes.push(Change::SynchronousReplicationOff { primary: primary.uid.clone() });
     }
+    round.memory.admissions.clear();
+    if let Some(primary) = round.next.instances.get_mut(&primary.uid) {
+        primary.spec.synchronous_replication = false;
+        primary.spec.synchronous_standbys = None;
+        primary.spec.external_synchronous_standbys = None;
+        primary.status.synchronous_standbys = None;
+    }
+}
 
-    /// `blocked`: whether commits must wait for nobody known; none leaves that as it is.
-    fn write_lists(
-        &mut self,
-        primary: &InstanceUid,
-        listed: &BTreeSet<InstanceUid>,
-        known: &BTreeSet<InstanceUid>,
-        blocked: Option<bool>,
-    ) {
-        let minimum = self.spec.min_synchronous_standbys;
-        let Some(instance) = self.data.instances.get_mut(primary) else { return };
-        let spec = &mut instance.spec;
-        let from = spec.synchronous_standbys.clone().unwrap_or_default();
-        let to: Vec<InstanceUid> = listed.iter().cloned().collect();
-        let was_blocked = spec.external_synchronous_standbys.as_ref().is_some_and(|names| !names.is_empty());
-        spec.synchronous_standbys = Some(to.clone());
-        instance.status.synchronous_standbys = Some(known.iter().cloned().collect());
-        if let Some(blocked) = blocked {
-            spec.synchronous_replication = true;
-            spec.external_synchronous_standbys =
-                Some(if blocked { vec![FAKE_STANDBY.to_owned()] } else { Vec::new() });
-            match (was_blocked, blocked) {
-                (false, true) => self.change(Change::CommitsBlocked { primary: primary.clone(), minimum }),
-                (true, false) => self.change(Change::CommitsUnblocked { primary: primary.clone() }),
-                _ => {}
-            }
-        }
-        if from != to {
-            self.change(Change::SynchronousSetChanged { primary: primary.clone(), from, to });
+fn limits(round: &Round<'_>, primary: &Instance) -> Limits {
+    let version =
+        round.next.keepers.get(&primary.spec.keeper_uid).map(|keeper| &keeper.status.postgres_binary_version);
+    if version.is_some_and(waits_for_one_standby_only) {
+        return Limits { minimum: 1, maximum: 1, transition: Transition::Replace };
+    }
+    Limits {
+        minimum: round.spec.min_synchronous_standbys.into(),
+        maximum: round.spec.max_synchronous_standbys.into(),
+        transition: Transition::Merge,
+    }
+}
+
+/// PostgreSQL 9.6 is the first that waits for several (its release notes, `synchronous_standby_names`).
+fn waits_for_one_standby_only(version: &PostgresVersion) -> bool {
+    version.major == 9 && version.minor <= 5
+}
+
+/// Take those into T that are in sync and have passed the gate; give newcomers up that cannot get there.
+fn admit(round: &mut Round<'_>, primary: &Instance, sets: &mut Sets) {
+    sets.in_sync = &sets.in_sync & &sets.wanted;
+    let reported = round.reported_in_sync(primary);
+    for uid in &sets.wanted - &sets.in_sync {
+        if passes_gate(round, primary, &uid) && reported.contains(&uid) {
+            sets.in_sync.insert(uid);
         }
     }
+    let pending = &sets.wanted - &sets.in_sync;
+    let hopeless = |uid: &InstanceUid| !round.next.instances.contains_key(uid) || !sets.good.contains(uid);
+    if pending.iter().any(hopeless) {
+        sets.wanted = sets.in_sync.clone();
+    }
+}
 
-    /// Commits wait for nobody.
-    pub fn leave_synchronous_mode(&mut self, primary: &InstanceUid) {
-        self.memory.admissions.clear();
-        let Some(instance) = self.data.instances.get_mut(primary) else { return };
-        let was_synchronous = std::mem::take(&mut instance.spec.synchronous_replication);
-        instance.spec.synchronous_standbys = None;
-        instance.spec.external_synchronous_standbys = None;
-        instance.status.synchronous_standbys = None;
-        if was_synchronous {
-            self.change(Change::SynchronousReplicationOff { primary: primary.clone() });
+/// True when `standby` has reached the position that the primary had when it certainly waited for it already.
+fn passes_gate(round: &mut Round<'_>, primary: &Instance, standby: &InstanceUid) -> bool {
+    let keeper = &primary.spec.keeper_uid;
+    let Some(report) = round.sightings.fresh.get(keeper) else { return false };
+    let Some(state) = round.sightings.healthy_state_of(keeper, &primary.uid) else { return false };
+    let primary_uid = primary.uid.clone();
+    let known =
+        round.memory.admissions.get(standby).filter(|admission| admission.primary() == &primary.uid).cloned();
+    let admission = match known {
+        None => Admission::Awaited { primary: primary_uid, info_uid: report.info_uid.clone() },
+        Some(Admission::Awaited { info_uid, .. }) if info_uid != report.info_uid => {
+            Admission::Gate { primary: primary_uid, lsn: state.lsn }
         }
+        Some(known) => known,
+    };
+    round.memory.admissions.insert(standby.clone(), admission.clone());
+    let Admission::Gate { lsn, .. } = admission else { return false };
+    round
+        .next
+        .instances
+        .get(standby)
+        .and_then(|instance| round.sightings.healthy_state_of(&instance.spec.keeper_uid, standby))
+        .is_some_and(|state| state.lsn >= lsn)
+}
+
+/// The next S, given that S and T are equal.
+fn next_set(round: &Round<'_>, primary: &Instance, sets: &Sets) -> Set {
+    let Limits { minimum, maximum, transition } = sets.limits;
+    let existing: Set =
+        sets.wanted.iter().filter(|uid| round.next.instances.contains_key(uid)).cloned().collect();
+    let ranked = |uids: &Set| -> Vec<InstanceUid> {
+        let mut uids: Vec<_> = uids.iter().filter_map(|uid| round.next.instances.get(uid)).collect();
+        uids.sort_by_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
+        uids.into_iter().map(|instance| instance.uid.clone()).collect()
+    };
+    let mut next: Set = ranked(&(&existing & &sets.good)).into_iter().take(maximum).collect();
+    for candidate in ranked(&sets.good) {
+        if next.len() < maximum && may_join(round, primary, &candidate) {
+            next.insert(candidate);
+        }
+    }
+    for previous in ranked(&existing) {
+        if next.len() < minimum {
+            next.insert(previous);
+        }
+    }
+    if transition == Transition::Merge && !next.is_subset(&sets.wanted) {
+        next.extend(existing);
+    }
+    next
+}
+
+fn may_join(round: &Round<'_>, primary: &Instance, candidate: &InstanceUid) -> bool {
+    round.next.instances.get(candidate).is_some_and(|instance| {
+        let keeper = round.next.keepers.get(&instance.spec.keeper_uid);
+        instance.status.timeline == primary.status.timeline
+            && keeper.is_some_and(|keeper| keeper.status.can_be_synchronous_replica != Some(false))
+    })
+}
+
+fn apply(round: &mut Round<'_>, primary: &Instance, sets: &Sets, next: &Set) {
+    let blocked = next.len() < sets.limits.minimum;
+    let was_blocked =
+        primary.spec.external_synchronous_standbys.as_ref().is_some_and(|names| !names.is_empty());
+    let uid = primary.uid.clone();
+    let before = primary.spec.synchronous_standbys.clone().unwrap_or_default();
+    let after = list(next);
+    if before != after {
+        let (primary, from, to) = (uid.clone(), before, after.clone());
+        round.changes.push(Change::SynchronousSetChanged { primary, from, to });
+    }
+    match (was_blocked, blocked) {
+        (false, true) => {
+            let minimum = round.spec.min_synchronous_standbys;
+            round.changes.push(Change::CommitsBlocked { primary: uid.clone(), minimum });
+        }
+        (true, false) => round.changes.push(Change::CommitsUnblocked { primary: uid.clone() }),
+        _ => {}
+    }
+    if let Some(primary) = round.next.instances.get_mut(&uid) {
+        primary.spec.synchronous_replication = true;
+        primary.spec.synchronous_standbys = Some(after);
+        primary.spec.external_synchronous_standbys =
+            Some(if blocked { vec![FAKE_STANDBY.to_owned()] } else { Vec::new() });
+    }
+}
+
+fn report_admitted(round: &mut Round<'_>, primary: &Instance, sets: &Sets) {
+    let before = set(&primary.status.synchronous_standbys);
+    for instance in &sets.in_sync - &before {
+        round.changes.push(Change::StandbyInSync { instance });
     }
 }
