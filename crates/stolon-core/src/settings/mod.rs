@@ -111,10 +111,13 @@ fn problem(major: u16, parameters: &Parameters, name: &str, value: &str) -> Opti
         let sentence = format!("{name} is given again as {again}, which counts: remove one of them");
         return found(ProblemKind::Duplicate, sentence);
     }
-    if name.contains('.') || !MAJORS.contains(&major) || table::may_exist(major, name) {
+    if name.contains('.') || !MAJORS.contains(&major) {
         return None;
     }
     let Some(row) = table::find(major, name) else {
+        if table::may_exist(name) {
+            return None;
+        }
         return found(ProblemKind::Unknown, unknown(major, name));
     };
     let (kind, sentence) = row_problem(major, &row, value)?;

@@ -27,7 +27,7 @@ const OF_SOME_BUILDS: [&str; 15] = [
 ];
 
 /// Parameters that exist but that `pg_settings` never shows, and directives of `postgresql.conf`.
-const NEVER_SHOWN: [&str; 11] = [
+const NEVER_SHOWN: [&str; 9] = [
     "default_with_oids",
     "include",
     "include_dir",
@@ -36,10 +36,11 @@ const NEVER_SHOWN: [&str; 11] = [
     "role",
     "seed",
     "session_authorization",
-    "sort_mem",
     "ssl_renegotiation_limit",
-    "vacuum_mem",
 ];
+
+/// Old names that are still understood, and their new ones.
+const OLD_NAMES: [(&str, &str); 2] = [("sort_mem", "work_mem"), ("vacuum_mem", "maintenance_work_mem")];
 
 /// What a parameter takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,16 +86,15 @@ fn row(line: &str) -> Option<Row<'_>> {
 
 /// The parameter as `major` knows it. Names match without regard to case.
 pub(super) fn find(major: u16, name: &str) -> Option<Row<'static>> {
+    let is_old = |(old, _): &&(&str, &str)| old.eq_ignore_ascii_case(name);
+    let name = OLD_NAMES.iter().find(is_old).map_or(name, |(_, new)| new);
     rows().find(|row| row.name.eq_ignore_ascii_case(name) && (row.first..=row.last).contains(&major))
 }
 
 /// True for a name against which nothing can be said although `major` does not show it.
-pub(super) fn may_exist(major: u16, name: &str) -> bool {
+pub(super) fn may_exist(name: &str) -> bool {
     let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    OF_SOME_BUILDS.iter().any(|known| is(known))
-        || NEVER_SHOWN.iter().any(|known| is(known))
-        // An old name that is still understood.
-        || (major >= 16 && name.eq_ignore_ascii_case("force_parallel_mode"))
+    OF_SOME_BUILDS.iter().any(|known| is(known)) || NEVER_SHOWN.iter().any(|known| is(known))
 }
 
 /// The name that other majors know, with the first and the last of them.

@@ -48,10 +48,10 @@ fn is_bool(value: &str) -> bool {
 /// Words that are taken but not shown, or only by some builds.
 fn is_hidden_word(major: u16, name: &str, words: &[&str], value: &str) -> bool {
     let is_one_of = |list: &[&str]| list.iter().any(|word| word.eq_ignore_ascii_case(value));
-    let boolean = words.contains(&"on") || (name == "password_encryption" && major < 14);
-    (boolean && is_one_of(&["true", "false", "yes", "no", "on", "off", "1", "0"]))
+    (words.contains(&"on") && is_one_of(&["true", "false", "yes", "no", "on", "off", "1", "0"]))
         || (words.contains(&"debug5") && is_one_of(&["debug", "info", "fatal", "panic"]))
         || match name {
+            "password_encryption" => major < 14 && is_one_of(&["true", "yes", "on", "1"]),
             "wal_level" => is_one_of(&["archive", "hot_standby"]),
             "wal_compression" => is_one_of(&["pglz", "lz4", "zstd"]),
             "default_toast_compression" => is_one_of(&["pglz", "lz4"]),
@@ -112,7 +112,12 @@ fn check_number(
         Number::Between(low, high) if high >= least && low <= most => Ok(()),
         Number::Between(..) => {
             let of = if unit.is_empty() { String::new() } else { format!(" {unit}") };
-            Err(Refusal::OutOfRange(format!("must be between {least} and {most}{of}, not {value:?}")))
+            let limits = match most {
+                // The largest number there is: no limit in practice.
+                most if most > 1e100 => format!("at least {least}"),
+                most => format!("between {least} and {most}"),
+            };
+            Err(Refusal::OutOfRange(format!("must be {limits}{of}, not {value:?}")))
         }
         Number::Malformed => Err(Refusal::WrongType(format!("takes {counted}, not {value:?}"))),
         Number::BadUnit => {
@@ -164,6 +169,8 @@ fn integer(value: &str, unit: &str, major: u16) -> Number {
     let (number, rest) = match c_integer(text) {
         Some((number, rest)) if !rest.starts_with(['.', 'e', 'E']) => (number, rest),
         Some(_) if is_hexadecimal(text) => return Number::Undecided,
+        // Without a digit before it, only a point at the very beginning is read: neither " .5" nor "-.5".
+        None if !value.starts_with('.') => return Number::Malformed,
         _ => match c_real(text) {
             Some(found) => found,
             None => return Number::Malformed,
@@ -180,8 +187,11 @@ fn old_integer(value: &str, unit: &str, major: u16) -> Number {
     let Some((number, rest)) = c_integer(value.trim_start_matches(is_space)) else {
         return Number::Malformed;
     };
+    if !(f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&number) {
+        return Number::exactly(number);
+    }
     match in_own_unit(number, rest, unit, major) {
-        Number::Between(low, high) => Number::Between(low.floor(), high.ceil()),
+        Number::Between(low, high) => Number::Between(low.trunc(), high.trunc()),
         other => other,
     }
 }
