@@ -2,6 +2,7 @@
 
 use clap::Parser;
 
+mod bench;
 mod fixtures;
 mod settings;
 
@@ -13,11 +14,15 @@ enum Chore {
     Fixtures,
     /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
     Settings,
+    /// Measure whole clusters of release builds.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures => fixtures::all(),
         Chore::Settings => settings::run(),
+        Chore::Bench(bench) => bench::run(&bench),
     }
 }

@@ -234,11 +234,12 @@ impl Ledger {
         }
     }
 
-    /// The longest time without a promise, with the promises before and after it.
-    pub fn longest_gap(&self) -> Option<(Instant, Instant)> {
+    /// The longest time without a promise that ended after `since`, as the promises before and after it.
+    pub fn longest_gap(&self, since: Instant) -> Option<(Instant, Instant)> {
         let mut times = self.times.clone();
         times.sort();
-        times.windows(2).map(|pair| (pair[0], pair[1])).max_by_key(|(before, after)| *after - *before)
+        let gaps = times.windows(2).map(|pair| (pair[0], pair[1])).filter(|(_, after)| *after > since);
+        gaps.max_by_key(|(before, after)| *after - *before)
     }
 }
 

@@ -258,7 +258,7 @@ async fn lose_primary(
     }
     tokio::time::sleep(WRITING).await;
     let ledger = writing.stop().await;
-    let gap = ledger.longest_gap().map_or(Duration::ZERO, |(before, after)| after - before);
+    let gap = ledger.longest_gap(died).map_or(Duration::ZERO, |(before, after)| after - before);
     steps.end(&format!("{killed} processes killed, {:.1} s without writes", gap.as_secs_f64()));
 
     let verdict = ledger.check(&target).await?;

@@ -1,0 +1,81 @@
+//! Measurements of whole clusters, of release builds, with short timings.
+
+mod failover;
+mod idle;
+mod new_cluster;
+mod statistics;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use stolon_testkit::StoreKind;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Bench {
+    /// Time without writes after a kill, time to a new cluster, and what idle programs cost
+    Failover(Options),
+}
+
+/// How to measure it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Runs of each kind
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    runs: usize,
+
+    /// Measure on etcd instead of a file
+    #[arg(long)]
+    etcd: bool,
+
+    /// How long idle programs are watched, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    idle_seconds: u64,
+}
+
+impl Options {
+    fn store(&self) -> StoreKind {
+        if self.etcd { StoreKind::Etcd } else { StoreKind::Sqlite }
+    }
+}
+
+/// Measure, and print tables.
+///
+/// # Errors
+/// The programs cannot be built, or a cluster does not work.
+pub fn run(bench: &Bench) -> anyhow::Result<()> {
+    let Bench::Failover(options) = bench;
+    let programs = build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        println!(
+            "sleepInterval 1s, failInterval 5s, proxyCheckInterval 1s, proxyTimeout 3s; store: {:?}",
+            options.store()
+        );
+        new_cluster::measure(options, &programs).await?;
+        idle::measure(options, &programs).await?;
+        failover::measure(options, &programs).await
+    })
+}
+
+/// Build the programs as they are shipped; returns where they are.
+fn build() -> anyhow::Result<PathBuf> {
+    println!("building release programs");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let packages = ["stolonctl", "stolon-keeper", "stolon-sentinel", "stolon-proxy"];
+    let arguments = packages.iter().flat_map(|package| ["-p", package]);
+    let status = Command::new(&cargo)
+        .args(["build", "--release", "--quiet"])
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .context("cargo cannot be run")?;
+    ensure!(status.success(), "the programs could not be built");
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => PathBuf::from(root).join("target"),
+    };
+    Ok(std::path::absolute(target.join("release"))?)
+}
