@@ -3,20 +3,26 @@
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::credentials::Credentials;
 use crate::error::{PostgresError, Result};
-use crate::files::{SecretFile, remove_if_there, sync_parent};
+use crate::files::{SecretFile, Written, remove_if_there, sync_parent, write_atomically};
 use crate::initialise::parse_progress;
 use crate::limit::Limit;
 use crate::local::{BaseBackup, LocalPostgres, OldData, ProgressSender};
 use crate::quote;
+use crate::server::previous_server_lingers;
 use crate::source::Source;
 
 /// Where a copy is made while the old data is still of use; no other program looks there.
 const NEW_DIRECTORY: &str = "postgres.new";
+
+/// Extension of the old data's directory for the moment of an exchange.
+const ASIDE: &str = "old";
+const LINGERING_POLL: Duration = Duration::from_millis(20);
 
 /// The source's own setting would make a tool's transactions there wait for standbys.
 const NO_WAITING: (&str, &str) = ("options", "-c synchronous_commit=off");
@@ -90,12 +96,34 @@ impl LocalPostgres {
     }
 
     /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must
-    /// have been stopped in order. Its configuration files are the source's afterwards.
+    /// have been stopped in order, later versions recover it first. Its configuration files are the source's afterwards.
     pub async fn rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         self.must_be_stopped()?;
+        self.forget_stale_pid_file()?;
         let directory = self.data_directory();
         // pg_rewind stops at a file that is a link on one side only.
         remove_if_there(&directory.join("postgresql.auto.conf"))?;
+        // The recovery before the rewind does not work on a standby (PostgreSQL source, xlogrecovery.c).
+        let signal = directory.join("standby.signal");
+        let crashed = !self.control_data(limit).await?.state.is_clean();
+        let hidden = crashed && remove_if_there(&signal)? == Written::Replaced;
+        loop {
+            match self.run_rewind(source, progress, limit).await {
+                Err(PostgresError::Tool { tail, .. }) if previous_server_lingers(&tail) => {
+                    limit.pause("waiting for the previous server's processes", LINGERING_POLL).await?;
+                }
+                Err(error) => {
+                    if hidden {
+                        write_atomically(&signal, b"")?;
+                    }
+                    return Err(error);
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    async fn run_rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         let who = &self.inner.options.superuser;
         let secret = self.pass_file(source, who)?;
         let conninfo = self.conninfo(source, who, &[("dbname", "postgres"), NO_WAITING]);
@@ -103,19 +131,32 @@ impl LocalPostgres {
             .tool("pg_rewind")
             .arg("--progress")
             .arg("-D")
-            .arg(&directory)
+            .arg(self.data_directory())
             .arg("--source-server")
             .arg(conninfo)
             .env("PGPASSFILE", secret.path());
         tool.run(limit, |line| follow(line, progress)).await?.success("pg_rewind").map(|_| ())
     }
 
+    /// Where the file system cannot exchange two directories at once, a kill in between leaves the old data aside.
+    pub(crate) fn finish_exchange(&self) -> Result<()> {
+        let directory = self.data_directory();
+        let aside = directory.with_extension(ASIDE);
+        if !directory.exists() && aside.exists() {
+            std::fs::rename(&aside, &directory)
+                .map_err(PostgresError::io("move back the data from", &aside))?;
+            sync_parent(&directory)?;
+        }
+        Ok(())
+    }
+
     /// Deletes PGDATA, its tablespaces' files, and what a broken-off copy left. Of a mount point, and of a `pg_wal` elsewhere,
     /// only the content goes. The server must be stopped.
     pub async fn remove_data(&self, limit: &Limit) -> Result<()> {
         self.must_be_stopped()?;
-        remove_tree(self.inner.options.keeper_directory.join(NEW_DIRECTORY), limit).await?;
         let directory = self.data_directory();
+        remove_tree(self.inner.options.keeper_directory.join(NEW_DIRECTORY), limit).await?;
+        remove_tree(directory.with_extension(ASIDE), limit).await?;
         clear_elsewhere(&directory, limit).await?;
         remove_tree(directory, limit).await
     }
@@ -175,7 +216,7 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
     match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-            let aside = old.with_extension("old");
+            let aside = old.with_extension(ASIDE);
             std::fs::rename(old, &aside).map_err(PostgresError::io("move the old data from", old))?;
             std::fs::rename(new, old).map_err(PostgresError::io("move the copy to", old))?;
             std::fs::rename(&aside, new).map_err(PostgresError::io("move the old data from", &aside))?;

@@ -81,6 +81,29 @@ pub(crate) fn fresh_private_directory(path: &Path) -> Result<()> {
         .map_err(PostgresError::io("create", path))
 }
 
+/// The last lines of the newest file in a directory, passwords masked; none when there is no such thing.
+pub(crate) fn last_lines(directory: &Path) -> Vec<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    const BYTES: i64 = 16 * 1024;
+    let newest = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .max();
+    let Some(mut file) = newest.and_then(|(_, path)| std::fs::File::open(path).ok()) else {
+        return Vec::new();
+    };
+    let mut bytes = Vec::new();
+    // A shorter file is read from its start.
+    let _ = file.seek(SeekFrom::End(-BYTES));
+    if file.read_to_end(&mut bytes).is_err() {
+        return Vec::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().map(|line| crate::explain::mask_passwords(line).into_owned()).collect()
+}
+
 /// A file that only we can read, in a directory that only we can enter; gone with this value.
 #[derive(Debug)]
 pub(crate) struct SecretFile {

@@ -5,6 +5,7 @@
 //! through files that nobody else can read.
 
 mod backup;
+mod candidate;
 pub mod config;
 mod connection;
 pub mod control_data;

@@ -263,10 +263,11 @@ pub(crate) fn parse_history(text: &str) -> Result<Vec<TimelineHistoryEntry>> {
             continue;
         }
         let bad = || PostgresError::Invalid(format!("a timeline history holds the line \"{line}\""));
-        let mut entry = TimelineHistoryEntry::default();
-        entry.timeline = Timeline(timeline.parse().map_err(|_| bad())?);
-        entry.switch_point = lsn.parse().map_err(|_| bad())?;
-        entry.reason = reason.trim().to_owned();
+        let entry = TimelineHistoryEntry {
+            timeline: Timeline(timeline.parse().map_err(|_| bad())?),
+            switch_point: lsn.parse().map_err(|_| bad())?,
+            reason: reason.trim().to_owned(),
+        };
         entries.push(entry);
     }
     Ok(entries)

@@ -153,14 +153,24 @@ impl LocalPostgres {
         let state = if self.inner.stopping.load(Ordering::SeqCst) {
             ServerState::Stopped
         } else {
-            let tail = self.log_tail();
-            ServerState::Died { status, explanation: self.explain(&tail), tail }
+            let tail = self.last_words();
+            ServerState::Died { status, explanation: explain::explain_startup_failure(&tail), tail }
         };
         self.inner.state.send_replace(state);
     }
 
-    fn explain(&self, tail: &[String]) -> String {
-        explain::explain_startup_failure(tail)
+    /// The log's last lines; with a logging collector those of its newest file too.
+    fn last_words(&self) -> Vec<String> {
+        let mut tail = self.log_tail();
+        const COLLECTED: &str = "Future log output will appear in directory \"";
+        let directory = tail
+            .iter()
+            .rev()
+            .find_map(|line| Some(line.split_once(COLLECTED)?.1.split('"').next()?.to_owned()));
+        if let Some(directory) = directory {
+            tail.extend(crate::files::last_lines(&self.data_directory().join(directory)));
+        }
+        tail
     }
 
     async fn wait_for_pid_file(&self, pid: u32, limit: &Limit) -> Result<()> {
@@ -362,11 +372,13 @@ impl LocalPostgres {
         })
     }
 
-    /// Stops a server that runs in PGDATA and is not our child (left by a killed keeper): fast, then immediate.
+    /// Stops a server that runs in PGDATA and is not our child (left by a killed keeper): fast, then immediate. To be called first of
+    /// all; it also ends an exchange of data directories that a killed keeper left half done.
     pub async fn stop_orphan(&self, limit: &Limit) -> Result<OrphanOutcome> {
         if self.inner.state.borrow().is_running() {
             return Ok(OrphanOutcome::None);
         }
+        self.finish_exchange()?;
         let Some(pid) = self.live_orphan()? else { return Ok(OrphanOutcome::None) };
         let target = crate::process::pid(pid)
             .ok_or_else(|| PostgresError::Invalid(format!("postmaster.pid names process {pid}")))?;
@@ -403,7 +415,7 @@ impl LocalPostgres {
     }
 
     /// A pid file that names no process of this data directory would keep a server from starting when the number is in use again.
-    fn forget_stale_pid_file(&self) -> Result<()> {
+    pub(crate) fn forget_stale_pid_file(&self) -> Result<()> {
         let Some(file) = self.pid_file()? else { return Ok(()) };
         if self.works_in_our_directory(file.pid) {
             return Err(PostgresError::Invalid(format!(
@@ -432,7 +444,7 @@ struct PidFile {
     pid: u32,
 }
 
-fn previous_server_lingers(tail: &[String]) -> bool {
+pub(crate) fn previous_server_lingers(tail: &[String]) -> bool {
     tail.iter().any(|line| line.contains("pre-existing shared memory block"))
 }
 

@@ -119,10 +119,7 @@ impl std::fmt::Display for Version {
 
 impl From<Version> for stolon_model::PostgresVersion {
     fn from(version: Version) -> Self {
-        let mut wire = Self::default();
-        wire.major = version.major.into();
-        wire.minor = version.minor.into();
-        wire
+        Self { major: version.major.into(), minor: version.minor.into() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The real PostgreSQL, as a keeper uses it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;
@@ -107,9 +109,7 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     }
     a.run("INSERT INTO t VALUES (3)").await;
 
-    let mut server = a.postgres.server();
-    kill(a.pid(), Signal::KILL);
-    server.wait_for(|state| !state.is_running()).await.unwrap();
+    a.crash().await;
     let deadline = Limit::within(Duration::from_secs(60), &CancellationToken::new());
     b.postgres.promote(&deadline).await.unwrap();
     b.postgres.promote(&deadline).await.unwrap();
@@ -126,7 +126,7 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     // The old primary wrote what nobody has; then it comes back as a standby.
     a.start(&a.files(&[])).await;
     a.run("INSERT INTO t VALUES (99)").await;
-    a.stop().await;
+    a.crash().await;
     b.postgres.refresh_slots(&[a.slot()].into(), &limit()).await.unwrap();
     a.postgres.rewind(&b.source_for(&a), &progress(), &limit()).await.unwrap();
     a.start(&a.standby_files(&b, &[])).await;
@@ -467,4 +467,60 @@ instance_test!(clients_are_sent_away_and_slots_kept_in_order, || async {
     let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(names, ["mine", "stolon_logical", "stolon_x"]);
     a.stop().await;
+});
+
+instance_test!(data_of_another_major_version_is_named, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    a.stop().await;
+    std::fs::write(a.data().join("PG_VERSION"), "14\n").unwrap();
+    assert_eq!(a.postgres.facts().unwrap().initialised().unwrap().version.major, 14);
+    let rejected = a.postgres.check_settings(&a.files(&[]), Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(rejected.len(), 1, "{rejected:#?}");
+    assert!(rejected[0].message.contains("another major version"), "{rejected:#?}");
+    let error = a.postgres.start(Merge::Replace, &limit()).await.unwrap_err();
+    assert!(error.to_string().contains("another major version"), "{error}");
+});
+
+#[test]
+fn a_full_disk_is_named_and_costs_nothing() {
+    let _disk = SmallDisk::mount();
+    run("a_full_disk_is_named_and_costs_nothing", full_disk);
+}
+
+async fn full_disk() {
+    let a = Instance::new("a", &Passwords::default());
+    let error =
+        a.postgres.restore("dd if=/dev/zero of=/dev/full count=1", &progress(), &limit()).await.unwrap_err();
+    assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
+    assert!(error.hint().is_some());
+
+    // A disk of a few megabytes, where the machine lets us make one.
+    let Some(small) = SmallDisk::directory() else { return };
+    let b = Instance::in_directory("b", &Passwords::default(), small);
+    a.create(&[]).await;
+    a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    let error = b.copy(&a, OldData::KeepUntilCopied).await.unwrap_err();
+    assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
+    assert_eq!(b.postgres.facts().unwrap(), DataDirectory::Absent);
+    let error = b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap_err();
+    assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
+    assert_eq!(b.postgres.facts().unwrap(), DataDirectory::Absent);
+    a.stop().await;
+}
+
+instance_test!(a_server_that_logs_to_files_explains_itself_too, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    let mut files = a.files(&[("logging_collector", "on")]);
+    files.hba.push("nonsense".into());
+    a.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
+    let started = a.postgres.start(Merge::Replace, &limit()).await;
+    let error = match started {
+        Err(error) => error,
+        Ok(()) => a.postgres.wait_ready(&limit()).await.unwrap_err(),
+    };
+    let PostgresError::ServerExited { explanation, tail, .. } = error else { panic!("{error}") };
+    assert!(explanation.contains("pg_hba.conf"), "{explanation}");
+    assert_eq!(refused_hba_lines(&tail), [6]);
 });

@@ -1,9 +1,10 @@
 //! An instance of the real PostgreSQL under test, in a directory of its own.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use stolon_postgres::*;
@@ -30,6 +31,44 @@ pub fn run<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(body());
     });
+}
+
+/// A disk of a few megabytes, mounted by root for the test that it starts as another user.
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// None when we are not root, or root of a container that may not mount.
+    pub fn mount() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let path = Self::path_for(std::process::id());
+        std::fs::create_dir_all(&path).unwrap();
+        let mut mount = Command::new("mount");
+        let mounted =
+            mount.args(["-t", "tmpfs", "-o", "size=24m,mode=0777", "none"]).arg(&path).status().unwrap();
+        mounted.success().then_some(Self { path })
+    }
+
+    /// A directory on the disk that our parent has mounted.
+    pub fn directory() -> Option<tempfile::TempDir> {
+        let parent = rustix::process::getppid()?.as_raw_nonzero().get();
+        let path = Self::path_for(parent.try_into().ok()?);
+        path.exists().then(|| tempfile::tempdir_in(path).unwrap())
+    }
+
+    fn path_for(pid: u32) -> PathBuf {
+        std::env::temp_dir().join(format!("stolon-small-disk-{pid}"))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).status();
+        let _ = std::fs::remove_dir(&self.path);
+    }
 }
 
 pub fn limit() -> Limit {
@@ -142,6 +181,14 @@ impl Instance {
 
     pub async fn stop(&self) {
         self.postgres.stop(StopMode::Fast, DEADLINE, &limit()).await.unwrap();
+    }
+
+    /// `kill -9` of the postmaster, seen.
+    pub async fn crash(&self) {
+        let mut server = self.postgres.server();
+        kill(self.pid(), rustix::process::Signal::KILL);
+        let died = server.wait_for(|state| !state.is_running());
+        tokio::time::timeout(DEADLINE, died).await.unwrap().unwrap();
     }
 
     /// initdb, start, roles: a new cluster as a keeper makes it.
