@@ -98,7 +98,8 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
     let Server::Running(live) = &seen.server else {
         let mut steps = vec![Step::SetGate(Gate::Open)];
         steps.extend(start(&config));
-        steps.extend([Step::Commit(goal.generation), Step::Reobserve]);
+        steps.extend(commit_unless_first(goal, seen));
+        steps.push(Step::Reobserve);
         return Plan::of(Reason::NotRunning, steps).with_problems(&config);
     };
     let mut plan = Plan::default().with_problems(&config);
@@ -107,11 +108,12 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
         plan.because.push(Reason::FollowChangedRestart(needing_start.join(", ")));
         plan.steps.push(Step::Stop);
         plan.steps.extend(start(&config));
-        plan.steps.extend([Step::Commit(goal.generation), Step::Reobserve]);
+        plan.steps.extend(commit_unless_first(goal, seen));
+        plan.steps.push(Step::Reobserve);
         return plan;
     }
     let Some(live) = live else {
-        plan.steps.push(Step::Commit(goal.generation));
+        plan.steps.extend(commit_unless_first(goal, seen));
         plan.next_look = NextLook::Soon;
         return plan;
     };
@@ -122,6 +124,12 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
     }
     plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
     restart_or_commit(goal, seen, live, config, plan, false)
+}
+
+/// A standby that has been complete before reaches its generation when it is started. One that was just copied has
+/// to answer first: until then the sentinel counts it neither as good nor as failed.
+fn commit_unless_first(goal: &InstanceGoal, seen: &Observation) -> Option<Step> {
+    (seen.local.generation != 0).then_some(Step::Commit(goal.generation))
 }
 
 fn start(config: &Config) -> [Step; 2] {

@@ -58,6 +58,18 @@ fn a_copy_counts_once_it_has_started() {
 }
 
 #[test]
+fn a_fresh_copy_reaches_its_generation_when_it_answers() {
+    let cluster = asked(Role::Standby, Init::Resync);
+    let goal = goal(&cluster);
+    let mut seen = running(DataKind::Standby, &goal);
+    seen.local.generation = 0;
+    seen.server = Server::Running(None);
+    assert_eq!(words(&plan(&goal, &seen)), "");
+    seen.server = Server::Running(Some(live(DataKind::Standby)));
+    assert_eq!(words(&plan(&goal, &seen)), "slots commit:3");
+}
+
+#[test]
 fn rewound_data_has_to_come_up_on_the_right_branch() {
     let mut cluster = asked(Role::Standby, Init::Resync);
     ours(&mut cluster).spec.use_pg_rewind = true;
