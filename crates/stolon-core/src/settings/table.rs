@@ -65,7 +65,18 @@ pub(super) struct Row<'t> {
 
 /// Every row of the table, by name and major.
 pub(super) fn rows() -> impl Iterator<Item = Row<'static>> {
-    TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(row)
+    lines().filter_map(row)
+}
+
+fn lines() -> impl Iterator<Item = &'static str> {
+    TABLE.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// The rows of one parameter, by major. Names match without regard to case.
+fn rows_of(name: &str) -> impl Iterator<Item = Row<'static>> {
+    let is_it =
+        move |line: &&str| line.split('\t').next().is_some_and(|found| found.eq_ignore_ascii_case(name));
+    lines().filter(is_it).filter_map(row)
 }
 
 fn row(line: &str) -> Option<Row<'_>> {
@@ -88,7 +99,7 @@ fn row(line: &str) -> Option<Row<'_>> {
 pub(super) fn find(major: u16, name: &str) -> Option<Row<'static>> {
     let is_old = |(old, _): &&(&str, &str)| old.eq_ignore_ascii_case(name);
     let name = OLD_NAMES.iter().find(is_old).map_or(name, |(_, new)| new);
-    rows().find(|row| row.name.eq_ignore_ascii_case(name) && (row.first..=row.last).contains(&major))
+    rows_of(name).find(|row| (row.first..=row.last).contains(&major))
 }
 
 /// True for a name against which nothing can be said although `major` does not show it.
@@ -100,7 +111,7 @@ pub(super) fn may_exist(name: &str) -> bool {
 /// The name that other majors know, with the first and the last of them.
 pub(super) fn in_other_majors(name: &str) -> Option<(&'static str, u16, u16)> {
     let mut found: Option<(&'static str, u16, u16)> = None;
-    for row in rows().filter(|row| row.name.eq_ignore_ascii_case(name)) {
+    for row in rows_of(name) {
         found = Some(match found {
             None => (row.name, row.first, row.last),
             Some((name, first, last)) => (name, first.min(row.first), last.max(row.last)),
