@@ -3,4 +3,5 @@
 mod lifecycle;
 mod making;
 mod parameters;
+mod start_up;
 mod world;

@@ -1,0 +1,114 @@
+//! The checks at the start: the first thing that is wrong decides the message, and nothing is touched.
+
+use std::process::{Command, Output};
+
+use crate::world::{KeeperProcess, World, scenario};
+
+/// Runs a keeper that must refuse to start. `changes` replace or (with `None`) remove flags.
+fn refused(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> String {
+    let data_dir = directory.join("data").display().to_string();
+    let store = directory.join("store.db").display().to_string();
+    let mut flags = vec![
+        ("--cluster-name", "test"),
+        ("--store-backend", "sqlite"),
+        ("--store-endpoints", store.as_str()),
+        ("--data-dir", data_dir.as_str()),
+        ("--pg-listen-address", "127.0.0.1"),
+        ("--pg-su-username", "su"),
+        ("--pg-su-password", "a"),
+        ("--pg-repl-username", "repl"),
+        ("--pg-repl-password", "b"),
+    ];
+    for (name, value) in changes {
+        flags.retain(|(flag, _)| flag != name);
+        flags.extend(value.map(|value| (*name, value)));
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-keeper"));
+    command.args(flags.iter().flat_map(|(name, value)| [*name, *value]));
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let text = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(2), "{text}");
+    text
+}
+
+#[test]
+fn bad_flags_are_refused_with_their_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases: &[(&[(&str, Option<&str>)], &str)] = &[
+        (&[("--data-dir", None)], "data dir required"),
+        (&[("--cluster-name", None)], "cluster name required"),
+        (&[("--store-backend", None)], "store backend type required"),
+        (&[("--store-backend", Some("paper"))], "Unknown store backend: \"paper\""),
+        (&[("--data-dir", Some("/dev/null/x"))], "cannot create data dir"),
+        (&[("--pg-listen-address", None)], "--pg-listen-address is required"),
+        (&[("--pg-repl-auth-method", Some("cert"))], "--pg-repl-auth-method must be one of: md5, trust"),
+        (&[("--pg-repl-username", None)], "--pg-repl-username is required"),
+        (
+            &[("--pg-repl-auth-method", Some("trust"))],
+            "can not utilize --pg-repl-auth-method trust together with --pg-repl-password or --pg-repl-passwordfile",
+        ),
+        (
+            &[("--pg-su-auth-method", Some("trust"))],
+            "can not utilize --pg-su-auth-method trust together with --pg-su-password or --pg-su-passwordfile",
+        ),
+        (&[("--pg-repl-password", None)], "one of --pg-repl-password or --pg-repl-passwordfile is required"),
+        (
+            &[("--pg-su-passwordfile", Some("/nonexistent"))],
+            "only one of --pg-su-password or --pg-su-passwordfile must be provided",
+        ),
+        (
+            &[("--pg-su-password", None), ("--pg-su-passwordfile", Some("/nonexistent"))],
+            "cannot read pg superuser password",
+        ),
+        (&[("--pg-su-password", Some("\n"))], "superuser password is empty after removing trailing new line"),
+        (
+            &[("--pg-repl-password", Some("\n"))],
+            "replication user password is empty after removing trailing new line",
+        ),
+        (
+            &[("--pg-repl-username", Some("su"))],
+            "provided superuser name and replication user name are the same but provided passwords are different",
+        ),
+        (&[("--uid", Some("Keeper-1"))], "keeper uid \\\"Keeper-1\\\" not valid"),
+        (&[("--log-level", Some("loud"))], "loud"),
+    ];
+    for (changes, message) in cases {
+        let text = refused(directory.path(), changes);
+        let plain = text.replace("\\\"", "\"");
+        assert!(plain.contains(&message.replace("\\\"", "\"")), "{changes:?}: {text}");
+    }
+}
+
+#[test]
+fn trailing_new_lines_of_passwords_are_removed_with_a_warning() {
+    scenario("start_up::trailing_new_lines_of_passwords_are_removed_with_a_warning", async || {
+        let directory = tempfile::tempdir().unwrap();
+        let changes = [("--pg-su-password", Some("a\n")), ("--pg-repl-password", Some("\n"))];
+        let text = refused(directory.path(), &changes);
+        assert!(text.contains("superuser password contain trailing new line, removing"), "{text}");
+        assert!(text.contains("replication user password contain trailing new line, removing"), "{text}");
+    });
+}
+
+#[test]
+fn a_data_directory_has_one_keeper_and_one_uid() {
+    scenario("start_up::a_data_directory_has_one_keeper_and_one_uid", async || {
+        let mut world = World::new();
+        let mut first = world.keeper("k1").await;
+        let mut second = KeeperProcess::new(&world, "k1");
+        second.start();
+        assert_eq!(second.ended().await.code(), Some(2));
+        let log = first.log_text();
+        assert!(log.contains("exclusive lock on data dir taken"), "{log}");
+        assert!(log.contains("cannot take exclusive lock on data dir"), "{log}");
+        assert!(log.contains("resource temporarily unavailable"), "{log}");
+        assert!(first.stop().await.success());
+
+        let mut other = KeeperProcess::new(&world, "k2");
+        other.data_dir = first.data_dir.clone();
+        other.start();
+        assert_eq!(other.ended().await.code(), Some(2));
+        let log = other.log_text().replace("\\\"", "\"");
+        assert!(log.contains("saved uid \"k1\" differs from configuration uid: \"k2\""), "{log}");
+    });
+}
