@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::{self, Merge};
 use crate::error::{PostgresError, Result};
@@ -53,8 +54,9 @@ pub enum StopMode {
     Immediate,
 }
 
-const READY_POLL_FIRST: Duration = Duration::from_millis(5);
-const READY_POLL_LONGEST: Duration = Duration::from_millis(100);
+const READY_POLL: Duration = Duration::from_millis(5);
+const READY_ASK: Duration = Duration::from_millis(500);
+const RECOVERY_POLL: Duration = Duration::from_millis(100);
 const PID_FILE_POLL: Duration = Duration::from_millis(5);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(50);
@@ -211,24 +213,30 @@ impl LocalPostgres {
 
     /// Until the server answers SQL; [`PostgresError::ServerExited`] at once when it ends instead, and
     /// [`PostgresError::Sql`] at once when it refuses our user.
+    ///
+    /// The server says in `postmaster.pid` when it accepts connections (PostgreSQL source, pidfile.h; from 10 on),
+    /// which costs nothing to look at. Asking before that would only fill its log.
     pub async fn wait_ready(&self, limit: &Limit) -> Result<()> {
-        let mut pause = READY_POLL_FIRST;
+        let mut asked = Instant::now();
         loop {
-            let asked = self.while_running(self.query("ask it anything", "SELECT 1", limit)).await;
-            match asked {
-                Ok(_) => return Ok(()),
-                Err(PostgresError::Sql { code, message, .. })
-                    if code.as_deref().is_some_and(is_final_refusal) =>
-                {
-                    let user = &self.inner.options.superuser.username;
-                    let what = format!("the superuser \"{user}\" cannot log in to the local PostgreSQL");
-                    return Err(PostgresError::Sql { what, message, code });
+            let says_ready = self.pid_file()?.is_some_and(|file| file.ready);
+            if says_ready || asked.elapsed() >= READY_ASK {
+                asked = Instant::now();
+                match self.while_running(self.query("ask it anything", "SELECT 1", limit)).await {
+                    Ok(_) => return Ok(()),
+                    Err(PostgresError::Sql { code, message, .. })
+                        if code.as_deref().is_some_and(is_final_refusal) =>
+                    {
+                        let user = &self.inner.options.superuser.username;
+                        let what = format!("the superuser \"{user}\" cannot log in to the local PostgreSQL");
+                        return Err(PostgresError::Sql { what, message, code });
+                    }
+                    Err(PostgresError::Sql { .. }) => {}
+                    Err(other) => return Err(other),
                 }
-                Err(PostgresError::Sql { .. }) => {}
-                Err(other) => return Err(other),
             }
-            self.while_running(limit.pause("waiting for PostgreSQL to accept connections", pause)).await?;
-            pause = (pause * 2).min(READY_POLL_LONGEST);
+            let pause = limit.pause("waiting for PostgreSQL to accept connections", READY_POLL);
+            self.while_running(pause).await?;
         }
     }
 
@@ -246,7 +254,7 @@ impl LocalPostgres {
             if over && !self.while_running(self.recovering(limit)).await? {
                 return Ok(());
             }
-            let pause = limit.pause("waiting for the end of recovery", READY_POLL_LONGEST);
+            let pause = limit.pause("waiting for the end of recovery", RECOVERY_POLL);
             self.while_running(pause).await?;
         }
     }
@@ -344,7 +352,7 @@ impl LocalPostgres {
         let request = self.data_directory().join("promote");
         std::fs::write(&request, "").map_err(PostgresError::io("write", &request))?;
         self.signal_server(Signal::USR1)?;
-        let mut nudged = tokio::time::Instant::now();
+        let mut nudged = Instant::now();
         loop {
             self.still_running()?;
             match self.while_running(self.is_in_recovery(limit)).await {
@@ -353,7 +361,7 @@ impl LocalPostgres {
                 Err(other) => return Err(other),
             }
             if nudged.elapsed() >= NUDGE_INTERVAL {
-                nudged = tokio::time::Instant::now();
+                nudged = Instant::now();
                 self.signal_server(Signal::HUP)?;
             }
             limit.pause("the promotion", PROMOTION_POLL).await?;
@@ -430,18 +438,26 @@ impl LocalPostgres {
     fn pid_file(&self) -> Result<Option<PidFile>> {
         let path = self.data_directory().join("postmaster.pid");
         match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                Ok(text.lines().next().and_then(|line| line.trim().parse().ok()).map(|pid| PidFile { pid }))
-            }
+            Ok(text) => Ok(PidFile::parse(&text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(PostgresError::io("read", &path)(error)),
         }
     }
 }
 
-/// The first line of `postmaster.pid`.
+/// What `postmaster.pid` says.
 struct PidFile {
     pid: u32,
+    /// Connections are accepted.
+    ready: bool,
+}
+
+impl PidFile {
+    fn parse(text: &str) -> Option<Self> {
+        let pid = text.lines().next()?.trim().parse().ok()?;
+        let ready = text.lines().nth(7).is_some_and(|status| matches!(status.trim(), "ready" | "standby"));
+        Some(Self { pid, ready })
+    }
 }
 
 pub(crate) fn previous_server_lingers(tail: &[String]) -> bool {

@@ -196,15 +196,21 @@ impl LocalPostgres {
         slot: Option<&str>,
         limit: &Limit,
     ) -> Result<SourceFacts> {
+        let mut missing = None;
         loop {
-            match self.examine_source(source, system_identifier, slot, limit).await {
-                Err(PostgresError::Source(missing @ SourceProblem::NoSlot { .. })) => {
-                    match limit.pause("waiting for the replication slot", SLOT_POLL).await {
-                        Err(PostgresError::Timeout { .. }) => return Err(missing.into()),
-                        other => other?,
-                    }
+            let looked = match self.examine_source(source, system_identifier, slot, limit).await {
+                Err(PostgresError::Source(problem @ SourceProblem::NoSlot { .. })) => {
+                    missing = Some(problem);
+                    limit.pause("waiting for the replication slot", SLOT_POLL).await
                 }
-                other => return other,
+                Ok(facts) => return Ok(facts),
+                Err(error) => Err(error),
+            };
+            match (looked, missing.take()) {
+                (Ok(()), known) => missing = known,
+                // What was missing says more than that the time is over.
+                (Err(PostgresError::Timeout { .. }), Some(problem)) => return Err(problem.into()),
+                (Err(error), _) => return Err(error),
             }
         }
     }

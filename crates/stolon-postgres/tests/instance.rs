@@ -19,7 +19,7 @@ instance_test!(a_new_cluster_is_made_started_and_looked_at, || async {
     let initialised = facts.initialised().unwrap();
     assert_eq!(initialised.role, LocalRole::Primary);
 
-    a.start(&a.files(&[])).await;
+    a.start(&a.files(&[("fsync", "on")])).await;
     let said = a.postgres.set_up_roles(&limit()).await.unwrap();
     assert_eq!(said, ["superuser password set", "replication role created"]);
     let sample = a.postgres.sample(&limit()).await.unwrap();
@@ -30,9 +30,12 @@ instance_test!(a_new_cluster_is_made_started_and_looked_at, || async {
     assert_eq!(sample.older_wal_file, "000000010000000000000001");
     assert!(sample.pending_restart.is_empty());
 
-    // ALTER SYSTEM is the cluster specification's business. (With fsync off PostgreSQL would not notice.)
-    let error = a.sql().await.batch_execute("SET fsync = on").await.unwrap_err();
-    assert!(error.as_db_error().is_some());
+    // ALTER SYSTEM is the cluster specification's business.
+    let error = a.sql().await.batch_execute("ALTER SYSTEM SET work_mem = '1MB'").await.unwrap_err();
+    assert!(
+        error.as_db_error().is_some_and(|answer| answer.message().contains("postgresql.auto.conf")),
+        "{error}"
+    );
 
     a.stop().await;
     assert_eq!(*a.postgres.server().borrow(), ServerState::Stopped);
@@ -158,7 +161,7 @@ instance_test!(a_failed_copy_leaves_the_old_data, || async {
 
     // No slot yet, another cluster, wrong password, nobody there: seen beforehand.
     let source = a.source_for(&b);
-    let short = Limit::within(Duration::from_millis(300), &CancellationToken::new());
+    let short = Limit::within(Duration::from_secs(3), &CancellationToken::new());
     let problem = b.postgres.wait_for_source(&source, None, Some(&b.slot()), &short).await.unwrap_err();
     assert!(matches!(problem, PostgresError::Source(SourceProblem::NoSlot { .. })), "{problem}");
     let problem = b.postgres.examine_source(&source, Some(&own), None, &limit()).await.unwrap_err();
