@@ -105,7 +105,7 @@ pub(super) fn find(major: u16, name: &str) -> Option<Row<'static>> {
 /// True for a name against which nothing can be said although `major` does not show it.
 pub(super) fn may_exist(name: &str) -> bool {
     let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    OF_SOME_BUILDS.iter().any(|known| is(known)) || NEVER_SHOWN.iter().any(|known| is(known))
+    OF_SOME_BUILDS.iter().chain(&NEVER_SHOWN).any(is)
 }
 
 /// The name that other majors know, with the first and the last of them.
