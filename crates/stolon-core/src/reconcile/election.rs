@@ -109,6 +109,7 @@ impl Round<'_> {
             Fence::Closed if !forced => true,
             Fence::Closed => self.has_caught_up(primary, successor),
             Fence::Waiting(proxies) => {
+                self.restart_handover(primary);
                 let bound = self.spec.proxy_check_interval * 2 + self.spec.sleep_interval;
                 if self.closed_for_longer_than(bound) {
                     return true;
@@ -135,11 +136,27 @@ impl Round<'_> {
         self.note_closed();
     }
 
-    /// An operator wants another primary while this one works: nothing needs to be lost.
+    /// While clients can still commit, what the old primary reports is not its end.
+    fn restart_handover(&mut self, primary: &Instance) {
+        let info_uid = self.working.get(&primary.uid).map(|working| working.info_uid.clone());
+        if let (Some(handover), Some(info_uid)) = (&mut self.memory.handover, info_uid) {
+            handover.info_uid = info_uid;
+            handover.final_lsn = None;
+        }
+    }
+
+    /// An operator wants another primary while this one works: nothing needs to be lost. One that does not work is not
+    /// waited for: operators help themselves with a forced failure when a primary hangs.
     fn has_caught_up(&mut self, primary: &Instance, successor: &InstanceUid) -> bool {
         let bound =
             self.spec.proxy_check_interval * 2 + self.spec.sleep_interval * 3 + self.spec.fail_interval;
         let working = self.working.get(&primary.uid).map(|working| working.info_uid.clone());
+        let patience = self.spec.sleep_interval * 2;
+        if let (None, Some(since)) = (&working, self.memory.trouble.get(&primary.uid).copied())
+            && self.is_over(since, patience)
+        {
+            return true;
+        }
         let Some(handover) = &mut self.memory.handover else { return true };
         match working {
             Some(info_uid) if info_uid != handover.info_uid && handover.final_lsn.is_none() => {

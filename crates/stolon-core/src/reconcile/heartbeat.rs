@@ -4,21 +4,23 @@
 
 use std::time::Duration;
 
-use stolon_model::{EffectiveSpec, Keeper, KeeperReport, KeeperUid, PostgresState};
+use stolon_model::{EffectiveSpec, Instance, InstanceUid, Keeper, KeeperReport, KeeperUid, PostgresState};
 
 use super::Change;
 use super::memory::{KeeperSighting, Life, Memory, Stall};
 use super::round::{Round, Working};
 
 impl Memory {
+    /// The time since the last read, if that is too long to have missed nothing.
+    pub(super) fn gap(&self, now: Duration, spec: &EffectiveSpec) -> Option<Duration> {
+        let gap = now.saturating_sub(self.last_read?);
+        (gap > (spec.sleep_interval * 2).max(Duration::from_secs(1))).then_some(gap)
+    }
+
     /// Time during which nothing could be read is nobody's silence: move every running clock by it, and leave everybody
     /// two sleep intervals to show life again.
     pub(super) fn leave_out_gap(&mut self, now: Duration, spec: &EffectiveSpec) {
-        let Some(last_read) = self.last_read else { return };
-        let gap = now.saturating_sub(last_read);
-        if gap <= (spec.sleep_interval * 2).max(Duration::from_secs(1)) {
-            return;
-        }
+        let Some(gap) = self.gap(now, spec) else { return };
         let latest_verdict = spec.fail_interval.saturating_sub(spec.sleep_interval * 2);
         let shift = |since: &mut Duration| {
             *since = (*since + gap).max(now.saturating_sub(latest_verdict)).min(now);
@@ -59,14 +61,17 @@ impl<'a> Round<'a> {
             let missed = KeeperSighting { report: None, life: Life::Unproven, since: now };
             self.memory.keepers.entry(uid.clone()).or_insert(missed);
         }
-        let sleep_interval = self.spec.sleep_interval;
+        let (sleep_interval, fail_interval) = (self.spec.sleep_interval, self.spec.fail_interval);
         let sightings: Vec<(KeeperUid, KeeperSighting)> =
             self.memory.keepers.iter().map(|(uid, sighting)| (uid.clone(), sighting.clone())).collect();
         for (uid, sighting) in sightings {
+            // The end of freshness is no verdict, only the beginning of a silence: nobody need wake for it.
             if sighting.life == Life::Proven
-                && !self.is_over(sighting.since, sleep_interval)
+                && self.elapsed(sighting.since) <= sleep_interval
                 && let Some(report) = view.keepers.get(&uid).filter(of_this_cluster)
             {
+                self.deadlines
+                    .push(sighting.since + sleep_interval + fail_interval + Duration::from_millis(1));
                 self.fresh.insert(uid, report);
             }
         }
@@ -125,6 +130,7 @@ impl<'a> Round<'a> {
         for (uid, keeper) in instances {
             let Some(report) = self.fresh.get(&keeper).copied() else {
                 let since = self.silent_since(&keeper).unwrap_or(now);
+                self.take_last_words(&uid, &keeper);
                 self.memory.trouble.entry(uid).or_insert(since);
                 continue;
             };
@@ -135,23 +141,29 @@ impl<'a> Round<'a> {
             };
             self.count_stall(state);
             let Some(instance) = self.data.instances.get_mut(&uid) else { continue };
-            let status = &mut instance.status;
-            status.listen_address.clone_from(&state.listen_address);
-            status.port.clone_from(&state.port);
-            status.current_generation = state.generation;
+            copy_state(instance, state);
             if !state.healthy {
                 self.memory.trouble.entry(uid).or_insert(now);
                 continue;
             }
-            status.system_identifier.clone_from(&state.system_identifier);
-            status.timeline = state.timeline;
-            status.lsn = state.lsn;
-            status.timelines_history.clone_from(&state.timelines_history);
-            status.pg_parameters.clone_from(&state.pg_parameters);
-            status.older_wal_file.clone_from(&state.older_wal_file);
             self.memory.trouble.remove(&uid);
             let in_sync = state.synchronous_standbys.clone().unwrap_or_default();
             self.working.insert(uid, Working { info_uid: report.info_uid.clone(), in_sync });
+        }
+    }
+
+    /// What a silent keeper said last still tells where its instance is. The document may not say so, since positions are only
+    /// written now and then, and elections go by them.
+    fn take_last_words(&mut self, uid: &InstanceUid, keeper: &KeeperUid) {
+        let Some(sighting) = self.memory.keepers.get(keeper).filter(|sighting| sighting.life == Life::Proven)
+        else {
+            return;
+        };
+        let state = sighting.report.as_ref().and_then(|report| report.postgres_state.as_ref());
+        if let Some(state) = state.filter(|state| state.uid == *uid)
+            && let Some(instance) = self.data.instances.get_mut(uid)
+        {
+            copy_state(instance, state);
         }
     }
 
@@ -168,4 +180,21 @@ impl<'a> Round<'a> {
             stall.counted_at = now;
         }
     }
+}
+
+/// Address and generation hold even while an instance does not work; the rest is what was seen when it did.
+fn copy_state(instance: &mut Instance, state: &PostgresState) {
+    let status = &mut instance.status;
+    status.listen_address.clone_from(&state.listen_address);
+    status.port.clone_from(&state.port);
+    status.current_generation = state.generation;
+    if !state.healthy {
+        return;
+    }
+    status.system_identifier.clone_from(&state.system_identifier);
+    status.timeline = state.timeline;
+    status.lsn = state.lsn;
+    status.timelines_history.clone_from(&state.timelines_history);
+    status.pg_parameters.clone_from(&state.pg_parameters);
+    status.older_wal_file.clone_from(&state.older_wal_file);
 }

@@ -59,11 +59,13 @@ impl Round<'_> {
         self.change(Change::InitialInstanceChosen { instance: uid, keeper, init_mode });
     }
 
-    /// Of the keepers that work and may be primary the first by uid; then those that work; then any.
+    /// Of the keepers that work and may be primary the first by uid; then those that work; then any. One that failed to
+    /// make the first instance comes after those like it that have not.
     fn best_keeper(&self) -> Option<KeeperUid> {
         let rank = |keeper: &&Keeper| {
             let status = &keeper.status;
-            (!status.healthy, status.can_be_primary == Some(false), keeper.uid.clone())
+            let failed = self.memory.given_up.iter().position(|uid| *uid == keeper.uid);
+            (!status.healthy, status.can_be_primary == Some(false), failed, keeper.uid.clone())
         };
         self.data.keepers.values().min_by_key(rank).map(|keeper| keeper.uid.clone())
     }
@@ -83,6 +85,8 @@ impl Round<'_> {
             Progress::Failed => {
                 self.data.instances.clear();
                 self.data.cluster.status.primary = None;
+                self.memory.given_up.retain(|given_up| *given_up != keeper);
+                self.memory.given_up.push(keeper.clone());
                 self.change(Change::InitializationGivenUp { instance: uid, keeper, after: limit });
             }
         }

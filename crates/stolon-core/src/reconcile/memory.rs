@@ -36,6 +36,8 @@ pub struct Memory {
     pub handover: Option<Handover>,
     /// The last replacement of a working primary because it did not reach its generation.
     pub demotion: Option<Demotion>,
+    /// Keepers that did not make the first instance in time, the last one last: others are tried before them.
+    pub given_up: Vec<KeeperUid>,
 }
 
 /// What is known of a keeper's reports.
@@ -153,8 +155,9 @@ impl Memory {
     /// What to remember when the write of a decision was refused: the reports count as not yet seen, so that a
     /// later round acts on them, but running timers keep running.
     pub(super) fn of_refused_write(self, before: &Memory) -> Memory {
-        if before.cluster_uid.is_some() && before.cluster_uid != self.cluster_uid {
-            return Memory::default();
+        if before.last_read.is_none() || before.cluster_uid != self.cluster_uid {
+            // A first round decides nothing. Were it forgotten what was there already, it would seem alive.
+            return self;
         }
         Memory {
             cluster_uid: self.cluster_uid,

@@ -126,6 +126,9 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
             what: BrokenDocument::Phase { phase: phase.map(|phase| phase.to_string()).unwrap_or_default() },
         }),
     }
+    if round.holds.iter().any(|hold| matches!(hold, Hold::BrokenDocument { .. })) {
+        return round.pass_through();
+    }
     round.copy_specification();
     round.count_generations();
     round.finish()

@@ -9,7 +9,7 @@ use stolon_model::{
 };
 
 use super::memory::{Convergence, Memory};
-use super::{Change, Decision, Hold, Now, View, Weight};
+use super::{Change, Decision, Hold, Now, Standing, View, Weight};
 use crate::timeline::is_different_branch;
 
 /// A fresh report of a working instance, as of this round.
@@ -70,8 +70,10 @@ impl<'a> Round<'a> {
     pub fn begin(view: &'a View<'a>, memory: &Memory, now: Now) -> Self {
         let cluster = &view.cluster.cluster;
         let same_cluster = memory.cluster_uid.as_ref() == Some(&cluster.uid);
-        let mut memory = if same_cluster { memory.clone() } else { Memory::default() };
         let spec = cluster.spec.effective();
+        let takes_over = view.standing == Standing::Leader && !memory.led;
+        let blindly = takes_over && memory.gap(now.monotonic, &spec).is_some();
+        let mut memory = if same_cluster && !blindly { memory.clone() } else { Memory::default() };
         let is_first = memory.last_read.is_none();
         memory.cluster_uid = Some(cluster.uid.clone());
         memory.leave_out_gap(now.monotonic, &spec);
@@ -121,7 +123,7 @@ impl<'a> Round<'a> {
         );
         let now = self.now.monotonic;
         let wake_at = self.deadlines.iter().copied().filter(|deadline| *deadline > now).min();
-        self.memory.led = self.view.standing == super::Standing::Leader;
+        self.memory.led = self.view.standing == Standing::Leader;
         Decision {
             next: self.data,
             memory: self.memory,
@@ -183,10 +185,11 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The limit for a classification: a copy in its first generation may take as long as `syncTimeout` says.
+    /// The limit for a classification: a first copy may take as long as `syncTimeout` says, also when the specification
+    /// changes while it is being made.
     pub fn convergence_limit(&self, instance: &Instance) -> Duration {
-        match (instance.generation, &instance.spec.init_mode) {
-            (1, Some(InstanceInitMode::Resync)) => self.spec.sync_timeout,
+        match (instance.status.current_generation, &instance.spec.init_mode) {
+            (0, Some(InstanceInitMode::Resync)) => self.spec.sync_timeout,
             _ => self.spec.convergence_timeout,
         }
     }

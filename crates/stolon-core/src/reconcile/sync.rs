@@ -31,6 +31,8 @@ impl Round<'_> {
             primary.status.synchronous_standbys.iter().flatten().cloned().collect();
         let good: BTreeSet<InstanceUid> = good.iter().cloned().collect();
         let (listed, known) = self.settle(primary, listed, known, &good);
+        // Whoever is listed again later has missed what was acknowledged in between: it begins anew.
+        self.memory.admissions.retain(|uid, _| listed.contains(uid) && !known.contains(uid));
         if listed != known {
             let standbys = listed.difference(&known).cloned().collect();
             self.hold(Hold::AwaitingSync { primary: primary.uid.clone(), standbys });
