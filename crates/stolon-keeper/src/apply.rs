@@ -149,6 +149,7 @@ impl Keeper<'_> {
         self.shared.reset_sync_gate();
         let limit = Limit::within(START_LIMIT, &self.stop);
         self.shared.postgres.start(merge, &limit).await?;
+        self.memory.started = Some(Instant::now());
         self.memory.applied = self.memory.configured.clone();
         self.memory.line_problems.clear();
         Ok(())

@@ -1,10 +1,12 @@
 //! Configuration files: asked about before they are written, and learned from when a start fails.
 
 use std::path::Path;
+use std::time::Duration;
 
-use stolon_core::keeper::{Config, ConfigMerge, Live, Refusal, Step};
+use stolon_core::keeper::{Config, ConfigMerge, Live, Observation, Refusal, Refusals, Step, plan};
 use stolon_model::Parameters;
 use stolon_postgres::{Origin, PostgresError, RejectedSetting};
+use tokio::time::Instant;
 
 use crate::keeper::{Applied, Keeper, PassError};
 use crate::state_files::replace;
@@ -12,6 +14,11 @@ use crate::translate;
 
 /// File in the data directory with the parameters that PostgreSQL last came up with.
 const PROVEN: &str = "proven-parameters.json";
+
+/// Between questions about settings that were refused.
+const RECONSIDER_INTERVAL: Duration = Duration::from_secs(30);
+/// Only a start can tell whether these are right now, so they wait for another value.
+const DID_NOT_START: &str = "PostgreSQL did not start with it";
 
 /// Parameters whose values are made here and change with the topology: asking about them again finds nothing.
 const MADE_HERE: [&str; 2] = ["synchronous_standby_names", "max_replication_slots"];
@@ -26,18 +33,45 @@ impl Keeper<'_> {
     ) -> Result<Applied, PassError> {
         let files = translate::files(config, &self.shared.postgres);
         let limit = self.request_limit();
-        let subject = subject_of_check(config);
-        if merge == ConfigMerge::WithExisting || self.memory.checked.as_ref() != Some(&subject) {
+        let subject = Checked::of(config);
+        if merge == ConfigMerge::WithExisting || !self.memory.checked.covers(&subject) {
             let rejected =
                 self.shared.postgres.check_settings(&files, translate::merge(merge), &limit).await?;
             if !rejected.is_empty() {
                 return self.plan_around(config, merge, &rejected);
             }
-            self.memory.checked = Some(subject);
+            self.memory.checked = subject;
         }
         self.shared.postgres.write_config(&files, translate::merge(merge), &limit).await?;
         self.memory.configured = Some(config.clone());
         Ok(Applied::Done)
+    }
+
+    /// From time to time refused settings are asked about again: a missing file or library may be there now.
+    pub(crate) async fn reconsider_refusals(&mut self, seen: &mut Observation) {
+        let due = self.memory.reconsidered.is_none_or(|last| last.elapsed() > RECONSIDER_INTERVAL);
+        if self.memory.refusals.is_empty() || !self.memory.suspects.is_empty() || !due {
+            return;
+        }
+        if self.memory.reconsidered.replace(Instant::now()).is_none() {
+            return;
+        }
+        let without = Observation { refusals: Refusals::new(), ..seen.clone() };
+        let config = plan(self.goal(), &without).steps.into_iter().find_map(|step| match step {
+            Step::Configure { config, merge: ConfigMerge::Replace } => Some(config),
+            _ => None,
+        });
+        let Some(config) = config else { return };
+        let files = translate::files(&config, &self.shared.postgres);
+        let merge = translate::merge(ConfigMerge::Replace);
+        let Ok(rejected) = self.shared.postgres.check_settings(&files, merge, &self.request_limit()).await
+        else {
+            return;
+        };
+        let still = |name: &str| rejected.iter().any(|setting| setting.name.eq_ignore_ascii_case(name));
+        let unproven = |refusal: &Refusal| refusal.sentence.contains(DID_NOT_START);
+        self.memory.refusals.retain(|name, refusal| still(name) || unproven(refusal));
+        seen.refusals = self.memory.refusals.clone();
     }
 
     fn plan_around(
@@ -95,7 +129,7 @@ impl Keeper<'_> {
             instead: setting.and_then(|setting| setting.instead.clone()),
             sentence: match setting {
                 Some(setting) => sentence(setting),
-                None => format!("{name} = {value:?} is left out: PostgreSQL did not start with it"),
+                None => format!("{name} = {value:?} is left out: {DID_NOT_START}"),
             },
         };
         let name = name.to_ascii_lowercase();
@@ -117,7 +151,7 @@ impl Keeper<'_> {
         let mut learned = false;
         for (name, value) in suspects {
             let instead = proven.get(&name).cloned();
-            let sentence = format!("{name} = {value:?} is left out, PostgreSQL did not start with it: {why}");
+            let sentence = format!("{name} = {value:?} is left out, {DID_NOT_START}: {why}");
             let refusal = Refusal { value, instead, sentence };
             self.memory.suspects.push(name.clone());
             learned |= self.memory.refusals.insert(name, refusal.clone()) != Some(refusal);
@@ -183,13 +217,27 @@ pub(crate) fn proven_parameters(data_dir: &Path) -> Option<Parameters> {
     serde_json::from_slice(&std::fs::read(data_dir.join(PROVEN)).ok()?).ok()
 }
 
-fn subject_of_check(config: &Config) -> Parameters {
-    let mut subject = config.parameters.clone();
-    subject.extend(config.recovery.parameters.iter().map(|(name, value)| (name.clone(), value.clone())));
-    MADE_HERE.iter().for_each(|name| {
-        subject.remove(*name);
-    });
-    subject
+/// What PostgreSQL was asked about and found nothing wrong with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    parameters: Parameters,
+    recovery: Parameters,
+}
+
+impl Checked {
+    fn of(config: &Config) -> Self {
+        let mut parameters = config.parameters.clone();
+        MADE_HERE.iter().for_each(|name| {
+            parameters.remove(*name);
+        });
+        Checked { parameters, recovery: config.recovery.parameters.clone() }
+    }
+
+    /// Recovery settings that go away cannot be refused, which keeps a promotion short.
+    fn covers(&self, subject: &Checked) -> bool {
+        self.parameters == subject.parameters
+            && (subject.recovery.is_empty() || self.recovery == subject.recovery)
+    }
 }
 
 fn sentence(setting: &RejectedSetting) -> String {

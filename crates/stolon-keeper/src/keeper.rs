@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::configure::proven_parameters;
+use crate::configure::{Checked, proven_parameters};
 use crate::metrics::{Flag, RoleLabel};
 use crate::shared::{Pace, Shared};
 use crate::state_files::{StateFileError, store};
@@ -30,6 +30,8 @@ const SOON_LASTS: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between attempts to copy or restore.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A server that lived shorter than this is not started again at once.
+const LIVES_WELL: Duration = Duration::from_secs(3);
 /// How long a primary's restart waits for its standbys to restart first.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -49,7 +51,6 @@ pub struct Keeper<'a> {
 }
 
 /// What this process remembers between passes.
-#[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) gate: Gate,
     /// What the running server was given.
@@ -59,7 +60,9 @@ pub(crate) struct Memory {
     /// The parameters that a server last came up with.
     pub(crate) proven: Option<Parameters>,
     /// The parameters that PostgreSQL itself last found nothing wrong with.
-    pub(crate) checked: Option<Parameters>,
+    pub(crate) checked: Checked,
+    /// When refused settings were last asked about.
+    pub(crate) reconsidered: Option<Instant>,
     pub(crate) refusals: Refusals,
     /// Refused because the server did not start with them; not yet confirmed by a start without them.
     pub(crate) suspects: Vec<String>,
@@ -72,7 +75,34 @@ pub(crate) struct Memory {
     /// The disk has no room for two copies.
     pub(crate) old_data_in_the_way: bool,
     pub(crate) waiting_to_restart: Option<Instant>,
+    /// When the server was started.
+    pub(crate) started: Option<Instant>,
+    early_deaths: Backoff,
     gated_since: Option<Instant>,
+}
+
+impl Memory {
+    fn new(proven: Option<Parameters>) -> Self {
+        Memory {
+            gate: Gate::default(),
+            applied: None,
+            configured: None,
+            proven,
+            checked: Checked::default(),
+            reconsidered: None,
+            refusals: Refusals::new(),
+            suspects: Vec::new(),
+            demands: None,
+            attempt: Attempt::default(),
+            captured: None,
+            line_problems: Vec::new(),
+            old_data_in_the_way: false,
+            waiting_to_restart: None,
+            started: None,
+            early_deaths: Backoff::new(FIRST_PAUSE, Duration::from_secs(5)),
+            gated_since: None,
+        }
+    }
 }
 
 /// What was logged last, so that it is logged once.
@@ -125,12 +155,11 @@ impl<'a> Keeper<'a> {
             server: shared.postgres.server(),
             goal: Goal::LeaveAlone(LeaveAlone::NoClusterData),
             local: LocalInstance::default(),
-            memory: Memory::default(),
+            memory: Memory::new(proven_parameters(&shared.settings.data_dir)),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             troubled: None,
             announced: Announced::default(),
         };
-        keeper.memory.proven = proven_parameters(&shared.settings.data_dir);
         keeper.set_local(LocalInstance {
             uid: instance.uid,
             generation: instance.generation,
@@ -147,7 +176,11 @@ impl<'a> Keeper<'a> {
             let next = match self.pass().await {
                 Ok(next) => next,
                 Err(_) if self.stop.is_cancelled() => return,
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    // Deaths during the pass are what failed it.
+                    self.server.borrow_and_update();
+                    self.failed(&error)
+                }
             };
             self.wait(next).await;
         }
@@ -155,7 +188,8 @@ impl<'a> Keeper<'a> {
 
     async fn pass(&mut self) -> Result<Next, PassError> {
         self.server.borrow_and_update();
-        let seen = self.observe().await?;
+        let mut seen = self.observe().await?;
+        self.reconsider_refusals(&mut seen).await;
         let plan = plan(&self.goal, &seen);
         self.announce(&plan);
         for step in &plan.steps {
@@ -183,7 +217,10 @@ impl<'a> Keeper<'a> {
                 biased;
                 () = self.stop.cancelled() => return,
                 _ = self.server.changed() => {
-                    if matches!(&*self.server.borrow_and_update(), ServerState::Died { .. }) {
+                    let state = self.server.borrow_and_update().clone();
+                    if let ServerState::Died { status, explanation, .. } = state {
+                        let pause = self.server_died(&status, &explanation);
+                        self.stop.clone().run_until_cancelled(tokio::time::sleep(pause)).await;
                         return;
                     }
                 }
@@ -203,6 +240,19 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// A server that lived for a while is started again at once; one that dies again and again is given pauses.
+    fn server_died(&mut self, status: &str, explanation: &str) -> Duration {
+        tracing::error!(status, "postgres ended unexpectedly: {explanation}");
+        let lived = self.memory.started.take().map_or(LIVES_WELL, |started| started.elapsed());
+        if lived >= LIVES_WELL {
+            self.memory.early_deaths.reset();
+            return Duration::ZERO;
+        }
+        self.shared
+            .tell(|news| news.activity.problem = format!("PostgreSQL ended ({status}): {explanation}"));
+        self.memory.early_deaths.next_pause()
+    }
+
     fn soon(&mut self) -> Duration {
         let since = *self.memory.gated_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SOON_LASTS { SOON } else { NOT_SO_SOON }
@@ -212,7 +262,6 @@ impl<'a> Keeper<'a> {
     async fn read_goal(&mut self) -> Changed {
         let goal = match self.shared.store.cluster_document().await {
             Err(error) => {
-                tracing::error!(%error, "error retrieving cluster data");
                 Goal::LeaveAlone(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")))
             }
             Ok(None) => Goal::LeaveAlone(LeaveAlone::NoClusterData),
@@ -252,9 +301,7 @@ impl<'a> Keeper<'a> {
         if &self.shared.news.borrow().cluster_uid == uid {
             return Ok(());
         }
-        let mut state = KeeperState::default();
-        state.uid = self.shared.uid.clone();
-        state.cluster_uid = uid.clone();
+        let state = KeeperState { uid: self.shared.uid.clone(), cluster_uid: uid.clone() };
         store(&self.shared.settings.data_dir.join("keeperstate"), &state)?;
         self.shared.tell(|news| news.cluster_uid = uid.clone());
         Ok(())
@@ -291,11 +338,17 @@ impl<'a> Keeper<'a> {
         if let Some(trouble) = &plan.trouble {
             return self.troubled_by(&trouble.to_string());
         }
+        if let Goal::LeaveAlone(why @ (LeaveAlone::Unusable(_) | LeaveAlone::Impossible(_))) = &self.goal {
+            let sentence = why.to_string();
+            return self.troubled_by(&sentence);
+        }
         self.backoff.reset();
         self.troubled = None;
         self.shared.readiness.set_ready();
         self.shared.tell(|news| news.activity.problem.clear());
-        self.shared.metrics.sync_success_now();
+        if matches!(self.goal, Goal::Reach(_)) {
+            self.shared.metrics.sync_success_now();
+        }
         if plan.restart == PendingRestart::Yes {
             self.memory.waiting_to_restart.get_or_insert_with(Instant::now);
         } else {
@@ -366,11 +419,12 @@ impl<'a> Keeper<'a> {
 
     /// Writes down what the data directory holds.
     pub(crate) fn write_local(&mut self, local: LocalInstance) -> Result<(), StateFileError> {
-        let mut state = InstanceState::default();
-        state.uid = local.uid.clone();
-        state.generation = local.generation;
-        state.initializing = local.initializing;
-        state.init_pg_parameters = local.captured.clone();
+        let state = InstanceState {
+            uid: local.uid.clone(),
+            generation: local.generation,
+            initializing: local.initializing,
+            init_pg_parameters: local.captured.clone(),
+        };
         store(&self.shared.settings.data_dir.join("dbstate"), &state)?;
         self.set_local(local);
         Ok(())

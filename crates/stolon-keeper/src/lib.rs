@@ -84,13 +84,15 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
 fn keeper_state(settings: &Settings) -> anyhow::Result<KeeperState> {
     let path = settings.data_dir.join("keeperstate");
     let mut state: KeeperState = load(&path)?.unwrap_or_default();
-    if let Some(uid) = &settings.uid {
-        if !state.uid.is_empty() && state.uid.as_str() != uid {
-            let message = format!("saved uid \"{}\" differs from configuration uid: \"{uid}\"", state.uid);
-            return Err(UsageError::new(message)
-                .hint("a data directory belongs to one keeper for ever: leave --uid out, or use another --data-dir")
-                .into());
-        }
+    let other =
+        settings.uid.as_ref().filter(|uid| !state.uid.is_empty() && state.uid.as_str() != uid.as_str());
+    if let Some(uid) = other {
+        let message = format!("saved uid \"{}\" differs from configuration uid: \"{uid}\"", state.uid);
+        return Err(UsageError::new(message)
+            .hint(
+                "a data directory belongs to one keeper for ever: leave --uid out, or use another --data-dir",
+            )
+            .into());
     }
     if state.uid.is_empty() {
         state.uid = KeeperUid::from(settings.uid.clone().unwrap_or_else(new_uid8));

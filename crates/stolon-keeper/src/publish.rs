@@ -1,6 +1,6 @@
 //! The publisher: a report in every interval, and at once when something happened that others wait for.
 
-use stolon_model::{InfoUid, InstanceUid, KeeperReport, PostgresState};
+use stolon_model::{InfoUid, KeeperActivity, KeeperReport, PostgresState};
 use stolon_runtime::{Backoff, new_uid8};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,21 +54,21 @@ fn matter(news: &News) -> News {
 }
 
 fn report(shared: &Shared, news: News) -> KeeperReport {
-    let mut report = KeeperReport::default();
-    report.info_uid = InfoUid::from(new_uid8());
-    report.uid = shared.uid.clone();
-    report.cluster_uid = news.cluster_uid;
-    report.boot_uuid = shared.boot.clone();
-    report.postgres_binary_version = news.version;
-    report.postgres_state = news.state.map(|state| PostgresState {
-        uid: InstanceUid::clone(&news.instance),
-        generation: news.generation,
-        listen_address: shared.settings.advertise_address.clone(),
-        port: shared.settings.advertise_port.clone(),
-        ..state
-    });
-    report.can_be_primary = Some(shared.settings.can_be_primary);
-    report.can_be_synchronous_replica = Some(shared.settings.can_be_synchronous_replica);
-    report.activity = (news.activity != Default::default()).then_some(news.activity);
-    report
+    KeeperReport {
+        info_uid: InfoUid::from(new_uid8()),
+        uid: shared.uid.clone(),
+        cluster_uid: news.cluster_uid,
+        boot_uuid: shared.boot.clone(),
+        postgres_binary_version: news.version,
+        postgres_state: news.state.map(|state| PostgresState {
+            uid: news.instance,
+            generation: news.generation,
+            listen_address: shared.settings.advertise_address.clone(),
+            port: shared.settings.advertise_port.clone(),
+            ..state
+        }),
+        can_be_primary: Some(shared.settings.can_be_primary),
+        can_be_synchronous_replica: Some(shared.settings.can_be_synchronous_replica),
+        activity: (news.activity != KeeperActivity::default()).then_some(news.activity),
+    }
 }

@@ -25,7 +25,5 @@ document! {
         initializing: bool = "Initializing", keep;
         /// Parameters found at initialisation.
         init_pg_parameters: Option<Parameters> = "InitPGParameters", keep;
-        /// Ours, unknown to Stolon: an adoption of existing data has begun and not ended.
-        adopting: bool = "Adopting", omit;
     }
 }

@@ -165,9 +165,9 @@ pub enum Make {
     /// Copy from, or rewind against, another instance.
     Resync {
         /// Whom it will follow; none when the cluster data does not hold it.
-        source: Option<Peer>,
+        source: Option<Box<Peer>>,
         /// The elected primary, to rewind against; none when rewinding is out of the question.
-        rewind_against: Option<Peer>,
+        rewind_against: Option<Box<Peer>>,
     },
 }
 
@@ -224,7 +224,7 @@ fn without_positions(goal: &InstanceGoal) -> InstanceGoal {
         still(peer);
     }
     if let Make::Resync { source, rewind_against } = &mut goal.make {
-        source.iter_mut().chain(rewind_against).for_each(still);
+        source.iter_mut().chain(rewind_against).for_each(|peer| still(peer));
     }
     goal
 }
@@ -322,8 +322,8 @@ fn make(
             let rewindable = wanted.use_pg_rewind && us.rewind_credentials == RewindCredentials::Present;
             let primary = cluster.cluster.status.primary.as_ref().filter(|_| rewindable);
             Make::Resync {
-                source: peer(cluster, &config.instance_uid),
-                rewind_against: primary.and_then(|primary| peer(cluster, primary)),
+                source: peer(cluster, &config.instance_uid).map(Box::new),
+                rewind_against: primary.and_then(|primary| peer(cluster, primary)).map(Box::new),
             }
         }
         Some(InstanceInitMode::Unknown(word)) => return Err(format!("db {uid} has the init mode {word:?}")),

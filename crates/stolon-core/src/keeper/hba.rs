@@ -207,9 +207,12 @@ mod tests {
     ];
     const EVERYBODY: [&str; 2] = ["host all all 0.0.0.0/0 md5", "host all all ::0/0 md5"];
 
+    /// `pgHBA`, who is admitted, and the lines at the end.
+    type Case<'a> = (Option<&'a [&'a str]>, Admission, &'a [&'a str]);
+
     #[test]
     fn every_node_is_admitted_by_default() {
-        let cases: [(Option<&[&str]>, Admission, &[&str]); 6] = [
+        let cases: [Case<'_>; 6] = [
             (None, Admission::Everybody, &EVERYBODY),
             (None, Admission::OnlyInternal, &[]),
             (Some(&[]), Admission::Everybody, &[]),

@@ -33,7 +33,7 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
             Some(source) if source.status.listen_address.is_empty() => {
                 stopped(Trouble::NoAddress(source.uid.clone()))
             }
-            Some(source) => resync(goal, seen, source, rewind_against.as_ref(), warrant),
+            Some(source) => resync(goal, seen, source, rewind_against.as_deref(), warrant),
             None => stopped(Trouble::SourceMissing),
         },
         (Make::Adopt, _) => adopt(goal, seen),

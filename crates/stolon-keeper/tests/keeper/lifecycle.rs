@@ -182,3 +182,52 @@ fn a_restarted_synchronous_primary_lets_clients_in_once_its_standby_is_in_sync()
         },
     );
 }
+
+#[test]
+fn a_server_that_dies_again_and_again_is_given_pauses() {
+    scenario("lifecycle::a_server_that_dies_again_and_again_is_given_pauses", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        for _ in 0..4 {
+            let postmaster = world.eventually("a postmaster", async |_| keeper.postmaster()).await;
+            rustix::process::kill_process(postmaster, Signal::KILL).unwrap();
+            world
+                .eventually("its end", async |_| (keeper.postmaster() != Some(postmaster)).then_some(()))
+                .await;
+        }
+        world.healthy(&keeper, "aa", 2).await;
+        let deaths = keeper.log_text().matches("postgres ended unexpectedly").count();
+        assert!(deaths >= 1, "{}", keeper.log_text());
+        world
+            .eventually("the problem to be gone", async |world| {
+                let activity = world.report(&keeper).await?.activity.unwrap_or_default();
+                activity.problem.is_empty().then_some(())
+            })
+            .await;
+    });
+}
+
+#[test]
+fn cluster_data_that_cannot_be_worked_with_leaves_the_server_running() {
+    scenario("lifecycle::cluster_data_that_cannot_be_worked_with_leaves_the_server_running", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        let postmaster = keeper.postmaster();
+        world.cluster.cluster.spec.max_standbys = Some(0);
+        world.publish().await;
+        world.problem(&keeper, "clusterdata validation failed: maxStandbys must be at least 1").await;
+        assert_eq!(keeper.postmaster(), postmaster);
+        world.cluster.keepers.clear();
+        world.cluster.cluster.spec.max_standbys = None;
+        world.publish().await;
+        world
+            .eventually("the problem to be gone", async |world| {
+                let activity = world.report(&keeper).await?.activity.unwrap_or_default();
+                activity.problem.is_empty().then_some(())
+            })
+            .await;
+        assert_eq!(keeper.postmaster(), postmaster, "a keeper that was removed keeps its server");
+    });
+}

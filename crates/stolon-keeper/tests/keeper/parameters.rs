@@ -101,3 +101,37 @@ fn a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic() {
         },
     );
 }
+
+#[test]
+fn a_file_that_appears_later_is_used_then() {
+    scenario("parameters::a_file_that_appears_later_is_used_then", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        let file = world.directory.path().join("words.stop");
+        let dictionary = file.with_extension("crt").display().to_string();
+        world
+            .change("aa", |aa| {
+                aa.spec.pg_parameters =
+                    map(&[("ssl", "on"), ("ssl_cert_file", &dictionary), ("ssl_key_file", &dictionary)]);
+            })
+            .await;
+        let report = world.healthy(&keeper, "aa", 3).await;
+        assert!(report.postgres_state.unwrap().healthy);
+        assert_eq!(keeper.value("SHOW ssl").await, "off");
+        let made = std::process::Command::new("openssl")
+            .args(["req", "-new", "-x509", "-days", "2", "-nodes", "-subj", "/CN=test", "-keyout"])
+            .arg(&dictionary)
+            .arg("-out")
+            .arg(file.with_extension("pem"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let certificate = std::fs::read_to_string(file.with_extension("pem")).unwrap();
+        let key = std::fs::read_to_string(&dictionary).unwrap();
+        std::fs::write(&dictionary, key + &certificate).unwrap();
+        world
+            .eventually("TLS", async |_| (keeper.try_value("SHOW ssl").await.ok()? == "on").then_some(()))
+            .await;
+    });
+}

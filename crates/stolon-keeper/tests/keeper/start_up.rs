@@ -31,10 +31,13 @@ fn refused(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> Str
     text
 }
 
+/// Flags to change, and a part of the message.
+type Case<'a> = (&'a [(&'a str, Option<&'a str>)], &'a str);
+
 #[test]
 fn bad_flags_are_refused_with_their_message() {
     let directory = tempfile::tempdir().unwrap();
-    let cases: &[(&[(&str, Option<&str>)], &str)] = &[
+    let cases: &[Case<'_>] = &[
         (&[("--data-dir", None)], "data dir required"),
         (&[("--cluster-name", None)], "cluster name required"),
         (&[("--store-backend", None)], "store backend type required"),

@@ -14,7 +14,7 @@ use stolon_model::{
 use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
 use stolon_testkit::postgres::{as_unprivileged_user, bin_directory, free_port};
 
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 pub const SUPERUSER: (&str, &str) = ("stolon", "su secret'\\");
 pub const REPLICATION: (&str, &str) = ("repluser", "repl: secret");
 
@@ -106,7 +106,8 @@ impl World {
         instance.status.listen_address = "127.0.0.1".into();
         instance.status.port = keeper.port.to_string();
         self.cluster.instances.retain(|_, other| other.spec.keeper_uid != instance.spec.keeper_uid);
-        self.cluster.instances.entry(instance.uid.clone()).insert_entry(instance).into_mut()
+        self.cluster.instances.insert(instance.uid.clone(), instance);
+        self.instance(uid)
     }
 
     pub fn instance(&mut self, uid: &str) -> &mut Instance {
