@@ -262,7 +262,7 @@ fn a_full_disk() {
         start_everything(cluster, 1)?;
         let command = format!("{}{}", disk.obstacle(&legacy), legacy.restore_command());
         cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
-        said(cluster, &["No space left on device"]).await?;
+        said(cluster, &["o space left on device"]).await?;
         nothing_half_made(cluster).await?;
         disk.mend(&legacy)?;
         migrated(cluster, &legacy).await

@@ -410,7 +410,8 @@ impl Cluster {
     /// It takes too long.
     pub async fn wait_streaming(&self, standbys: usize, limit: Duration) -> anyhow::Result<()> {
         let target = self.proxy();
-        let query = "select count(*) from pg_stat_replication where state = 'streaming' and application_name like 'stolon%'";
+        // A base backup streams too, under the same name; what it does not do is replay.
+        let query = "select count(*) from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
         wait_for("standbys that stream", limit, async || {
             let session = target.connect(QUERY).await?;
             let count: usize = session.value(query, QUERY).await?.parse()?;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use stolon_local::{Process, Service, Stopped, describe_exit, tail};
+use stolon_local::{Process, Service, describe_exit, tail};
 use tokio::sync::mpsc;
 
 /// After this long a program counts as having come up well.
@@ -103,7 +103,8 @@ impl Supervisor {
                 process.signal(signal);
             }
             for process in stopping {
-                if process.stop(Duration::from_secs(limit)).await == Stopped::Not {
+                // One signal each: a second one would tell a keeper to hurry.
+                if tokio::time::timeout(Duration::from_secs(limit), process.exited()).await.is_err() {
                     eprintln!("{} did not stop within {limit} s and is killed", process.name());
                     process.signal(Signal::KILL);
                     process.exited().await;
