@@ -43,6 +43,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
     let settings = flags.check()?;
+    refuse_root()?;
     let _lock = match settings.locking {
         Locking::Exclusive => Some(DataDirectoryLock::take(&settings.data_dir)?),
         Locking::Disabled => None,
@@ -78,6 +79,15 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let ((), (), ()) = outcome;
     shared.metrics.shutdown_now();
     stop_for_good(&postgres, &shutdown).await
+}
+
+/// PostgreSQL refuses root, so a keeper that is root could only fail later.
+fn refuse_root() -> Result<(), UsageError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(UsageError::new("the keeper runs as root, and PostgreSQL refuses to")
+        .hint("run it as an unprivileged user, for example: sudo -u postgres stolon-keeper …"))
 }
 
 /// Who we are: saved, given, or new.

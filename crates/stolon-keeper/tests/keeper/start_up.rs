@@ -115,3 +115,43 @@ fn a_data_directory_has_one_keeper_and_one_uid() {
         assert!(log.contains("saved uid \"k1\" differs from configuration uid: \"k2\""), "{log}");
     });
 }
+
+#[test]
+fn metrics_and_readiness_are_served() {
+    scenario("start_up::metrics_and_readiness_are_served", async || {
+        let mut world = World::new();
+        let address = format!("127.0.0.1:{}", stolon_testkit::postgres::free_port().unwrap());
+        let keeper = world.keeper_with("k1", &["--metrics-listen-address", &address]).await;
+        world.primary(&keeper).await;
+        let text = world
+            .eventually("the roles in the metrics", async |_| {
+                let text = get(&address, "/metrics").await?;
+                text.contains("stolon_keeper_local_role{role=\"master\"} 1").then_some(text)
+            })
+            .await;
+        for line in [
+            "stolon_cluster_identifier{cluster_name=\"test\",component=\"keeper\"} 1",
+            "stolon_keeper_target_role{role=\"master\"} 1",
+            "stolon_keeper_target_role{role=\"standby\"} 0",
+            "stolon_keeper_local_role{role=\"undefined\"} 0",
+            "stolon_keeper_needs_reload 0",
+            "stolon_keeper_needs_restart 0",
+            "stolon_keeper_sleep_interval 1",
+            "stolon_keeper_shutdown_seconds 0",
+            "stolon_keeper_healthy 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing:\n{text}");
+        }
+        assert!(get(&address, "/readyz").await.is_some_and(|answer| answer.contains("200 OK")));
+    });
+}
+
+async fn get(address: &str, path: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}

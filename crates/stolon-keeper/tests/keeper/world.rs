@@ -61,11 +61,17 @@ impl World {
 
     /// A registered keeper, started; its boot is acknowledged by [`World::acknowledge`].
     pub async fn keeper(&mut self, uid: &str) -> KeeperProcess {
+        self.keeper_with(uid, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn keeper_with(&mut self, uid: &str, flags: &[&str]) -> KeeperProcess {
         let mut keeper = Keeper::default();
         keeper.uid = KeeperUid::from(uid);
         self.cluster.keepers.insert(keeper.uid.clone(), keeper);
         self.publish().await;
         let mut process = KeeperProcess::new(self, uid);
+        process.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         process.start();
         self.acknowledge(&process).await;
         process
@@ -202,6 +208,7 @@ pub struct KeeperProcess {
     pub data_dir: PathBuf,
     pub log: PathBuf,
     store: PathBuf,
+    flags: Vec<String>,
     child: Option<Child>,
 }
 
@@ -214,6 +221,7 @@ impl KeeperProcess {
             data_dir: directory.join(uid),
             log: directory.join(format!("{uid}.log")),
             store: directory.join("store.db"),
+            flags: Vec::new(),
             child: None,
         }
     }
@@ -237,6 +245,7 @@ impl KeeperProcess {
         ]);
         let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-keeper"));
         command.args(arguments.iter().flat_map(|(name, value)| [*name, value.as_str()]));
+        command.args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
