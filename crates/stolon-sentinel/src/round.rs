@@ -8,7 +8,7 @@ use stolon_runtime::new_uid8;
 use stolon_store::{Expected, Revision, StoreError};
 use tokio::time::Instant;
 
-use crate::sentinel::{Next, Sentinel};
+use crate::sentinel::{Next, SHORTEST_SLEEP, Sentinel};
 
 /// Why a round ended before a decision.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl Sentinel {
         let read = self.store.cluster_document().await.map_err(Trouble::Document)?;
         let Some(read) = read else { return self.create_cluster().await };
         let cluster = usable(read.value)?;
-        self.sleep_interval = cluster.cluster.spec.effective().sleep_interval;
+        self.sleep_interval = cluster.cluster.spec.effective().sleep_interval.max(SHORTEST_SLEEP);
         self.publish_report().await.map_err(Trouble::OwnReport)?;
         let keepers = self.store.keeper_reports().await.map_err(Trouble::Reports)?;
         let proxies = self.store.proxy_reports().await.map_err(Trouble::Reports)?;
@@ -82,8 +82,9 @@ impl Sentinel {
             .map_or(Next::At(Instant::now() + self.sleep_interval), |at| Next::At(self.started + at));
         match standing {
             Standing::Follower => {
+                // It has no verdicts to be in time with: what it sees it remembers when it sees it.
                 self.memory = decision.memory;
-                Ok(wake_at)
+                Ok(Next::At(Instant::now() + self.sleep_interval))
             }
             Standing::Leader => Ok(self.carry_out(decision, read.revision).await.unwrap_or(wake_at)),
         }
@@ -91,7 +92,7 @@ impl Sentinel {
 
     /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
     async fn carry_out(&mut self, decision: Decision, revision: Revision) -> Option<Next> {
-        let due = self.last_write.is_none_or(|at| at.elapsed() >= self.sleep_interval);
+        let due = self.last_write.is_none_or(|at| self.is_due(at));
         if decision.weight == Weight::Decisive || due {
             let document = ClusterDocument::from(decision.next.clone());
             match self.store.compare_and_put_cluster_document(&document, Expected::Revision(revision)).await {

@@ -17,7 +17,7 @@ const COALESCE: Duration = Duration::from_millis(50);
 /// The sleep interval until a specification says another one.
 const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// `sleepInterval` below this would spin.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
+pub(crate) const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 /// How long the farewell to the store may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -80,7 +80,7 @@ impl Sentinel {
                 () = stop.cancelled() => break,
                 next = self.round(office.leads()) => next,
             };
-            let floor = began + self.sleep_interval.max(SHORTEST_SLEEP);
+            let floor = began + self.sleep_interval;
             let next = match next {
                 Next::AtOnce => began + COALESCE,
                 Next::At(deadline) => deadline.min(floor),
@@ -112,9 +112,15 @@ impl Sentinel {
         }
     }
 
+    /// True when what was last done then must be done again by the round that comes once per sleep interval. Rounds begin
+    /// before they write, so this one may come a little early; it must not skip a beat for that.
+    pub(crate) fn is_due(&self, last: Instant) -> bool {
+        last.elapsed() >= self.sleep_interval.mul_f64(0.9)
+    }
+
     /// Publish the own report when it is due. The TTL is the store's own floor or twice the period.
     pub(crate) async fn publish_report(&mut self) -> Result<(), stolon_store::StoreError> {
-        let due = self.last_report.is_none_or(|at| at.elapsed() >= self.sleep_interval);
+        let due = self.last_report.is_none_or(|at| self.is_due(at));
         if due {
             let holds: Vec<String> = self.holds.iter().map(ToString::to_string).collect();
             let holds = (!holds.is_empty()).then_some(holds);
