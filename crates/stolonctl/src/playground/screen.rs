@@ -45,6 +45,9 @@ impl Screen {
 
     /// How things are: replaces what was shown before.
     pub fn show(&mut self, lines: Vec<String>) {
+        if lines == self.shown {
+            return;
+        }
         match self.kind {
             Kind::Terminal => {
                 let width = width();

@@ -1,0 +1,192 @@
+//! `stolonctl playground`, as an operator runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use stolon_testkit::local::{Account, kill_tree, running_in};
+use stolon_testkit::{PATIENCE, wait_for};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+/// A playground that runs. What it leaves behind is killed with it.
+struct Playground {
+    child: Child,
+    output: Lines<BufReader<ChildStdout>>,
+    said: Vec<String>,
+    directory: PathBuf,
+}
+
+impl Playground {
+    fn start(arguments: &[&str]) -> anyhow::Result<Playground> {
+        let test = std::env::current_exe()?;
+        let program = test.parent().and_then(Path::parent).context("nowhere")?.join("stolonctl");
+        let mut child = Command::new(program)
+            .arg("playground")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = BufReader::new(child.stdout.take().context("no output")?).lines();
+        Ok(Playground { child, output, said: Vec::new(), directory: PathBuf::new() })
+    }
+
+    /// Read on until a line holds `part`; returns the line.
+    async fn says(&mut self, part: &str) -> anyhow::Result<String> {
+        let reading = async {
+            while let Some(line) = self.output.next_line().await? {
+                if let Some(rest) = line.strip_prefix("playground in ") {
+                    self.directory = rest.split(" (").next().unwrap_or_default().into();
+                }
+                self.said.push(line.clone());
+                if line.contains(part) {
+                    return Ok(line);
+                }
+            }
+            anyhow::bail!("it ended without saying {part:?}")
+        };
+        let outcome = tokio::time::timeout(PATIENCE, reading).await;
+        outcome
+            .with_context(|| format!("it did not say {part:?} in time"))?
+            .with_context(|| self.said.join("\n"))
+    }
+
+    /// Wait for the address, and write through it.
+    async fn takes_writes(&mut self, statement: &str) -> anyhow::Result<String> {
+        let uri = self.says("postgres://").await?.trim().to_owned();
+        let (client, connection) = tokio_postgres::connect(&uri, tokio_postgres::NoTls).await?;
+        let connection = tokio::spawn(connection);
+        client.batch_execute(statement).await?;
+        drop(client);
+        connection.await??;
+        Ok(uri)
+    }
+
+    fn pid(&self) -> anyhow::Result<Pid> {
+        self.child.id().and_then(|pid| Pid::from_raw(pid as i32)).context("it has ended")
+    }
+
+    async fn interrupt(&mut self) -> anyhow::Result<ExitStatus> {
+        kill_process(self.pid()?, Signal::INT)?;
+        Ok(tokio::time::timeout(PATIENCE, self.child.wait()).await.context("it does not stop")??)
+    }
+
+    fn nothing_runs(&self) -> anyhow::Result<()> {
+        let left = running_in(&self.directory);
+        ensure!(left.is_empty(), "left running: {left:?}");
+        Ok(())
+    }
+}
+
+fn run(test: impl Future<Output = anyhow::Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let limit = Duration::from_secs(240);
+    let outcome = runtime.block_on(async { tokio::time::timeout(limit, test).await });
+    if let Err(error) = outcome.map_err(anyhow::Error::from).and_then(|outcome| outcome) {
+        panic!("{error:?}");
+    }
+}
+
+#[test]
+fn two_run_beside_each_other_and_leave_nothing_behind() {
+    run(async {
+        let mut first = Playground::start(&[])?;
+        let mut second = Playground::start(&["--keepers", "1", "--proxies", "2"])?;
+        let one = first.takes_writes("create table t (id int)").await?;
+        let other = second.takes_writes("create table t (id int)").await?;
+        ensure!(one != other);
+        for playground in [&mut first, &mut second] {
+            ensure!(playground.interrupt().await?.success());
+            playground.nothing_runs()?;
+            ensure!(!playground.directory.exists(), "{} is left", playground.directory.display());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_named_directory_is_kept_and_resumed() {
+    run(async {
+        let place = tempfile::tempdir()?;
+        Account::for_postgresql()?.own(place.path())?;
+        let directory = place.path().join("kept").display().to_string();
+        let arguments = ["--data-dir", &directory, "--keepers", "1"];
+        let mut first = Playground::start(&arguments)?;
+        let before = first.takes_writes("create table kept (id int)").await?;
+
+        let mut beside = Playground::start(&arguments)?;
+        let refused = tokio::time::timeout(PATIENCE, beside.child.wait()).await??;
+        ensure!(refused.code() == Some(2), "two playgrounds in one directory: {refused}");
+
+        ensure!(first.interrupt().await?.success());
+        first.nothing_runs()?;
+        let mut again = Playground::start(&arguments)?;
+        let after = again.takes_writes("insert into kept values (1)").await?;
+        ensure!(before == after, "another address: {before}, then {after}");
+        ensure!(again.interrupt().await?.success());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_program_that_dies_is_reported_and_restarted() {
+    run(async {
+        let mut playground = Playground::start(&["--keepers", "1"])?;
+        playground.takes_writes("create table t (id int)").await?;
+        let proxy = running_in(&playground.directory).into_iter().find(|pid| {
+            std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()))
+                .is_ok_and(|name| name.trim() == "stolon-proxy")
+        });
+        kill_process(proxy.context("no proxy runs")?, Signal::KILL)?;
+        playground.says("proxy1 was killed by signal 9").await?;
+        playground.says("proxy1 was started again").await?;
+        ensure!(playground.interrupt().await?.success());
+        playground.nothing_runs()
+    });
+}
+
+#[test]
+fn killed_it_leaves_no_process() {
+    run(async {
+        let mut playground = Playground::start(&["--keepers", "1"])?;
+        playground.takes_writes("create table t (id int)").await?;
+        ensure!(!running_in(&playground.directory).is_empty());
+        kill_process(playground.pid()?, Signal::KILL)?;
+        playground.child.wait().await?;
+        let ended = wait_for("everything to end by itself", PATIENCE, async || {
+            Ok(running_in(&playground.directory).is_empty().then_some(()))
+        })
+        .await;
+        kill_tree(None, &playground.directory).await;
+        std::fs::remove_dir_all(&playground.directory)?;
+        ended
+    });
+}
+
+#[test]
+fn what_cannot_be_met_is_refused() {
+    run(async {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let port = taken.local_addr()?.port().to_string();
+        for arguments in [&["--proxy-ports", &port][..], &["--keepers", "0"], &["--pg-bin-path", "/nowhere"]]
+        {
+            let mut playground = Playground::start(arguments)?;
+            let status = tokio::time::timeout(PATIENCE, playground.child.wait()).await??;
+            ensure!(status.code() == Some(2), "{arguments:?}: {status}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_migration_runs_without_a_question_and_holds() {
+    run(async {
+        let mut playground = Playground::start(&["migration", "--scale", "1"])?;
+        playground.says("What was checked").await?;
+        let status = tokio::time::timeout(PATIENCE, playground.child.wait()).await??;
+        ensure!(status.success(), "{}", playground.said.join("\n"));
+        Ok(())
+    });
+}
