@@ -341,3 +341,23 @@ fn sigterm_ends_a_restore_command_with_all_its_children() {
         assert_eq!(keeper.processes(), Vec::<String>::new());
     });
 }
+
+#[test]
+fn a_superuser_whose_password_differs_is_named_and_its_backup_fetched_again() {
+    scenario(
+        "making::a_superuser_whose_password_differs_is_named_and_its_backup_fetched_again",
+        async || {
+            let mut world = World::new();
+            let legacy = legacy();
+            prepare(&legacy).await;
+            let client = legacy.connect().await.unwrap();
+            client.batch_execute("ALTER ROLE stolon PASSWORD 'another'").await.unwrap();
+            let keeper = restoring(&mut world, pitr(copy_command(&legacy, REPLICATION.1))).await;
+            let problem = world.problem(&keeper, "password authentication failed for user \"stolon\"").await;
+            assert!(!problem.contains("su secret"), "{problem}");
+            let password = SUPERUSER.1.replace('\'', "''");
+            client.batch_execute(&format!("ALTER ROLE stolon PASSWORD '{password}'")).await.unwrap();
+            world.healthy(&keeper, "aa", 1).await;
+        },
+    );
+}
