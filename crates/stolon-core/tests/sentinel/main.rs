@@ -2,8 +2,10 @@
 
 mod admission;
 mod corners;
+mod durability;
 mod failover;
 mod initialise;
+mod more;
 mod properties;
 mod proxies;
 mod rounds;
