@@ -29,6 +29,11 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
             Plan::of(Reason::NotRunning, steps).with_problems(&config)
         }
         Server::Running(None) => Plan::of(Reason::NotReady, vec![ready, Step::Reobserve]),
+        // Another one was elected before this one was promoted: one primary is enough.
+        Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => Plan {
+            because: wanted.deposed_by.iter().cloned().map(Reason::Deposed).collect(),
+            ..Plan::default()
+        },
         Server::Running(Some(live)) if live.in_recovery => {
             Plan::of(Reason::Elected, vec![Step::Promote, Step::Reobserve])
         }
@@ -43,15 +48,18 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
 fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &Live, config: Config) -> Plan {
     let mut plan = Plan::default().with_problems(&config);
     plan.because.extend(wanted.deposed_by.iter().cloned().map(Reason::Deposed));
-    // Slots first: standbys wait for them, and lists of synchronous standbys name who needs them.
-    plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+    // Slots first: standbys wait for them, and lists of synchronous standbys name who needs them. But nothing may
+    // keep clients from being locked out.
+    if wanted.deposed_by.is_none() {
+        plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+    }
     let changes = changes(seen, &config);
     if !changes.is_empty() {
         plan.because.extend(changes);
         plan.steps.extend(reload(&config));
     }
     if wanted.deposed_by.is_some() {
-        plan.steps.push(Step::TerminateClients);
+        plan.steps.extend([Step::TerminateClients, Step::EnsureSlots(goal.slots.clone())]);
     }
     if plan.because.is_empty() && seen.gate == Gate::Closed {
         match &wanted.synchronous {
@@ -112,16 +120,16 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
         plan.steps.push(Step::Reobserve);
         return plan;
     }
-    let Some(live) = live else {
-        plan.steps.extend(commit_unless_first(goal, seen));
-        plan.next_look = NextLook::Soon;
-        return plan;
-    };
     let changes = changes(seen, &config);
     if !changes.is_empty() {
         plan.because.extend(changes);
         plan.steps.extend(reload(&config));
     }
+    let Some(live) = live else {
+        plan.steps.extend(commit_unless_first(goal, seen));
+        plan.next_look = NextLook::Soon;
+        return plan;
+    };
     plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
     restart_or_commit(goal, seen, live, config, plan, false)
 }

@@ -326,13 +326,13 @@ fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
     let mut seen = running(DataKind::Primary, &goal(&cluster));
     cluster.cluster.status.primary = Some("pp".into());
     let fenced = plan(&goal(&cluster), &seen);
-    assert_eq!(words(&fenced), "slots configure:primary reload terminate commit:3");
+    assert_eq!(words(&fenced), "configure:primary reload terminate slots commit:3");
     seen.applied = fenced.steps.iter().find_map(|step| match step {
         Step::Configure { config, .. } => Some((**config).clone()),
         _ => None,
     });
     assert!(seen.applied.iter().all(|config| config.hba.len() == 6), "only superuser and replication lines");
-    assert_eq!(planned(&cluster, &seen), "slots terminate commit:3");
+    assert_eq!(planned(&cluster, &seen), "terminate slots commit:3");
     cluster.cluster.status.primary = Some("us".into());
     assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
     cluster.cluster.status.primary = None;
@@ -341,6 +341,15 @@ fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
         "slots configure:primary reload commit:3",
         "nobody else was elected"
     );
+}
+
+#[test]
+fn one_that_was_deposed_before_it_was_promoted_is_not_promoted() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let seen = running(DataKind::Standby, &goal(&cluster));
+    assert_eq!(planned(&cluster, &seen), "promote again");
+    cluster.cluster.status.primary = Some("pp".into());
+    assert_eq!(planned(&cluster, &seen), "");
 }
 
 #[test]
