@@ -210,6 +210,18 @@ impl Goal {
             _ => self == other,
         }
     }
+
+    /// True when what is being made for this goal is of no use for `now`. Cluster data that cannot be read changes
+    /// nothing, and neither do parameters: they come into force once the instance is made.
+    pub fn is_given_up_by(&self, now: &Goal) -> bool {
+        match (self, now) {
+            (_, Goal::LeaveAlone(_)) => false,
+            (Goal::Reach(this), Goal::Reach(that)) => {
+                this.uid != that.uid || without_positions(this).make != without_positions(that).make
+            }
+            _ => self != now,
+        }
+    }
 }
 
 fn without_positions(goal: &InstanceGoal) -> InstanceGoal {

@@ -65,6 +65,12 @@ fn a_fresh_copy_reaches_its_generation_when_it_answers() {
     seen.local.generation = 0;
     seen.server = Server::Running(None);
     assert_eq!(words(&plan(&goal, &seen)), "");
+    seen.local.generation = 2;
+    seen.applied.as_mut().unwrap().parameters.clear();
+    let words_of_complete = words(&plan(&goal, &seen));
+    assert_eq!(words_of_complete, "configure:standby reload commit:3", "not before it was told");
+    seen = running(DataKind::Standby, &goal);
+    seen.local.generation = 0;
     seen.server = Server::Running(Some(live(DataKind::Standby)));
     assert_eq!(words(&plan(&goal, &seen)), "slots commit:3");
 }
@@ -99,11 +105,44 @@ fn rewound_data_has_to_come_up_on_the_right_branch() {
 fn a_rewind_is_tried_twice_before_everything_is_copied() {
     let mut cluster = asked(Role::Standby, Init::Resync);
     ours(&mut cluster).spec.use_pg_rewind = true;
-    let mut seen = half_made(Stage::Nothing, present(DataKind::Primary));
+    let mut seen = here(DataKind::Primary);
+    seen.local.uid = "old".into();
     for expected in ["rewind", "rewind", "copy"] {
         assert_eq!(words(&plan(&goal(&cluster), &seen)), format!("stop examine mark {expected} again"));
-        seen.attempt.rewind_failures += 1;
+        let failures = seen.attempt.rewind_failures + 1;
+        seen = half_made(Stage::Nothing, present(DataKind::Primary));
+        seen.attempt.rewind_failures = failures;
     }
+}
+
+#[test]
+fn what_an_earlier_process_left_half_made_is_not_rewound() {
+    let mut cluster = asked(Role::Standby, Init::Resync);
+    ours(&mut cluster).spec.use_pg_rewind = true;
+    let seen = half_made(Stage::Nothing, present(DataKind::Standby));
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop examine mark copy again");
+}
+
+#[test]
+fn what_is_being_made_is_given_up_when_something_else_is_wanted() {
+    let cluster = asked(Role::Standby, Init::Resync);
+    let now = goal(&cluster);
+    let changed = |change: fn(&mut stolon_model::ClusterData)| {
+        let mut other = cluster.clone();
+        change(&mut other);
+        now.is_given_up_by(&goal(&other))
+    };
+    assert!(!changed(|_| ()));
+    assert!(!changed(|cluster| ours(cluster).generation += 1), "parameters come later");
+    assert!(!changed(|cluster| cluster.instances.get_mut(&"pp".into()).unwrap().status.lsn = Lsn(9)));
+    assert!(!changed(|cluster| cluster.keepers.clear()), "nothing may be touched then");
+    assert!(changed(|cluster| _ = cluster.instances.remove(&"us".into())));
+    assert!(changed(|cluster| _ = cluster.instances.remove(&"pp".into())), "the source is gone");
+    assert!(changed(|cluster| cluster.instances.get_mut(&"pp".into()).unwrap().status.port = "1".into()));
+    assert!(changed(|cluster| {
+        add(cluster, "nn", "k3", Role::Primary, Init::None);
+        ours(cluster).spec.follow_config = Some(stolon_model::FollowConfig::internal("nn".into()));
+    }));
 }
 
 #[test]
