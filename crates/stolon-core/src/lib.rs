@@ -5,7 +5,6 @@
 
 pub mod keeper;
 pub mod proxy;
-#[path = "reconcile/mod.rs"]
 pub mod sentinel;
 pub mod settings;
 pub mod timeline;

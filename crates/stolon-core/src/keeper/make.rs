@@ -177,7 +177,7 @@ fn resync(
         (Stage::Rewound | Stage::Copied, _) if usable(goal, seen).is_ok() => {
             start_copy(goal, seen, source, upstream, stage)
         }
-        _ => match primary.filter(|_| can_rewind(seen, source, &warrant)) {
+        _ => match primary.filter(|_| can_rewind(seen, source)) {
             Some(primary) => rewind(goal, source, primary, warrant),
             None => {
                 let other = usable(goal, seen).err().filter(|_| stage == Stage::Copied);
@@ -191,10 +191,10 @@ fn upstream(goal: &InstanceGoal, peer: &Peer) -> Upstream {
     Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid)
 }
 
-/// What an earlier process left half-made may be the middle, or the unfinished end, of a rewind: another one would take
+/// What was left half-made, be it for another instance, may be the middle, or the unfinished end, of a rewind: another one would take
 /// it for a server that crashed, recover it on the source's timeline, and find nothing to do.
-fn can_rewind(seen: &Observation, source: &Peer, warrant: &DestroyWarrant) -> bool {
-    if warrant.ground() == Ground::HalfMade && seen.attempt.rewind_failures == 0 {
+fn can_rewind(seen: &Observation, source: &Peer) -> bool {
+    if seen.local.initializing && seen.attempt.rewind_failures == 0 {
         return false;
     }
     let same_system = matches!(&seen.data, Data::Present(present)

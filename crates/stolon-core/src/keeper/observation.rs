@@ -200,13 +200,16 @@ impl Attempt {
     pub fn start_failed(&mut self) {
         self.failures += 1;
         match self.stage {
-            Stage::Rewound => {
-                self.rewind_failures = REWIND_ATTEMPTS;
-                self.reached(Stage::Nothing);
-            }
+            Stage::Rewound => self.rewind_is_useless(),
             _ if self.failures >= START_ATTEMPTS => self.reached(Stage::Nothing),
             _ => {}
         }
+    }
+
+    /// What is here cannot be rewound: it did not come up, or is a mixture that another source does not mend.
+    pub fn rewind_is_useless(&mut self) {
+        self.rewind_failures = REWIND_ATTEMPTS;
+        self.reached(Stage::Nothing);
     }
 }
 

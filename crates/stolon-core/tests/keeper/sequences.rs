@@ -119,8 +119,10 @@ fn a_rewind_is_tried_twice_before_everything_is_copied() {
 fn what_an_earlier_process_left_half_made_is_not_rewound() {
     let mut cluster = asked(Role::Standby, Init::Resync);
     ours(&mut cluster).spec.use_pg_rewind = true;
-    let seen = half_made(Stage::Nothing, present(DataKind::Standby));
+    let mut seen = half_made(Stage::Nothing, present(DataKind::Standby));
     assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop examine mark copy again");
+    seen.local.uid = "other".into();
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "stop examine mark copy again", "made for another");
 }
 
 #[test]
