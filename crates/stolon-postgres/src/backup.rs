@@ -22,10 +22,19 @@ const NEW_DIRECTORY: &str = "postgres.new";
 
 /// Extension of the old data's directory for the moment of an exchange.
 const ASIDE: &str = "old";
+/// `application_name` of a copy.
+const COPYING: &str = "pg_basebackup";
 const LINGERING_POLL: Duration = Duration::from_millis(20);
 
-/// The source's own setting would make a tool's transactions there wait for standbys.
-const NO_WAITING: (&str, &str) = ("options", "-c synchronous_commit=off");
+/// How tools connect: the source's own setting would make their transactions there wait for standbys, and a source
+/// that vanishes from the network must not be waited for for hours.
+const TOOL_CONNECTION: [(&str, &str); 5] = [
+    ("options", "-c synchronous_commit=off"),
+    ("connect_timeout", "10"),
+    ("keepalives_idle", "10"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "4"),
+];
 
 impl LocalPostgres {
     /// `pg_basebackup` with all WAL it needs, a fast checkpoint, and progress. The server must be stopped. With
@@ -41,7 +50,7 @@ impl LocalPostgres {
         let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
         let target = match backup.old_data {
             OldData::KeepUntilCopied if can_be_exchanged(&directory) => {
-                remove_tree(beside.clone(), limit).await?;
+                remove_tree(beside.clone()).await?;
                 beside
             }
             _ => directory.clone(),
@@ -57,13 +66,13 @@ impl LocalPostgres {
         let copied = self.run_base_backup(backup, &target, wal_elsewhere, progress, limit).await;
         if let Err(error) = copied {
             if target != directory {
-                remove_tree(target, &Limit::for_tidying_up()).await?;
+                remove_tree(target).await?;
             }
             return Err(error);
         }
         if target != directory {
             exchange(&target, &directory)?;
-            remove_tree(target, limit).await?;
+            remove_tree(target).await?;
         }
         Ok(())
     }
@@ -79,12 +88,14 @@ impl LocalPostgres {
         let who = &self.inner.options.replication;
         let version = self.version(limit).await?;
         let secret = self.pass_file(&backup.source, who)?;
+        // Not under the standby's name: PostgreSQL would take what the copy streams for a standby's acknowledgement.
+        let copying = Source { application_name: COPYING.to_owned(), ..backup.source.clone() };
         let mut tool = self
             .tool("pg_basebackup")
             .args(["-R", "-v", "-P", "-Xs", "-w", "--checkpoint=fast", "-D"])
             .arg(target)
             .arg("-d")
-            .arg(self.conninfo(&backup.source, who, &[NO_WAITING]))
+            .arg(self.conninfo(&copying, who, &TOOL_CONNECTION))
             .env("PGPASSFILE", secret.path());
         if let Some(slot) = backup.slot.as_ref().filter(|_| version.base_backup_takes_slot()) {
             tool = tool.args(["--slot", slot]);
@@ -126,7 +137,8 @@ impl LocalPostgres {
     async fn run_rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         let who = &self.inner.options.superuser;
         let secret = self.pass_file(source, who)?;
-        let conninfo = self.conninfo(source, who, &[("dbname", "postgres"), NO_WAITING]);
+        let more = [&[("dbname", "postgres")], &TOOL_CONNECTION[..]].concat();
+        let conninfo = self.conninfo(source, who, &more);
         let tool = self
             .tool("pg_rewind")
             .arg("--progress")
@@ -155,10 +167,11 @@ impl LocalPostgres {
     pub async fn remove_data(&self, limit: &Limit) -> Result<()> {
         self.must_be_stopped()?;
         let directory = self.data_directory();
-        remove_tree(self.inner.options.keeper_directory.join(NEW_DIRECTORY), limit).await?;
-        remove_tree(directory.with_extension(ASIDE), limit).await?;
-        clear_elsewhere(&directory, limit).await?;
-        remove_tree(directory, limit).await
+        limit.check("removing the data")?;
+        remove_tree(self.inner.options.keeper_directory.join(NEW_DIRECTORY)).await?;
+        remove_tree(directory.with_extension(ASIDE)).await?;
+        clear_elsewhere(&directory).await?;
+        remove_tree(directory).await
     }
 
     fn must_be_stopped(&self) -> Result<()> {
@@ -228,7 +241,7 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
 
 /// Empties what belongs to an instance but lies outside of it: tablespaces (only the directory of its own catalogue version) and
 /// a linked `pg_wal`.
-async fn clear_elsewhere(directory: &Path, limit: &Limit) -> Result<()> {
+async fn clear_elsewhere(directory: &Path) -> Result<()> {
     let version = crate::data_directory::data_version(directory).ok().flatten();
     if let Some(version) = version {
         let major = if version.major >= 10 { version.major.to_string() } else { version.to_string() };
@@ -236,7 +249,7 @@ async fn clear_elsewhere(directory: &Path, limit: &Limit) -> Result<()> {
         for space in tablespaces(directory) {
             for entry in std::fs::read_dir(&space).into_iter().flatten().flatten() {
                 if entry.file_name().to_string_lossy().starts_with(&own) {
-                    remove_tree(entry.path(), limit).await?;
+                    remove_tree(entry.path()).await?;
                 }
             }
         }
@@ -246,27 +259,27 @@ async fn clear_elsewhere(directory: &Path, limit: &Limit) -> Result<()> {
         if std::fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.is_symlink())
             && let Ok(target) = std::fs::canonicalize(&link)
         {
-            remove_content(target, limit).await?;
+            remove_content(target).await?;
         }
     }
     Ok(())
 }
 
 /// Removes a directory with all below it, in the background of this thread. Of a mount point or a link, its content.
-async fn remove_tree(path: PathBuf, limit: &Limit) -> Result<()> {
+async fn remove_tree(path: PathBuf) -> Result<()> {
     let metadata = match std::fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(PostgresError::io("look at", &path)(error)),
     };
     if metadata.is_symlink() || is_mount_point(&path) {
-        return remove_content(path, limit).await;
+        return remove_content(path).await;
     }
-    in_background(path, limit, |path| std::fs::remove_dir_all(path)).await
+    in_background(path, |path| std::fs::remove_dir_all(path)).await
 }
 
-async fn remove_content(path: PathBuf, limit: &Limit) -> Result<()> {
-    in_background(path, limit, |path| {
+async fn remove_content(path: PathBuf) -> Result<()> {
+    in_background(path, |path| {
         for entry in std::fs::read_dir(path)? {
             let entry = entry?;
             if entry.file_name() == OsStr::new("lost+found") {
@@ -283,14 +296,14 @@ async fn remove_content(path: PathBuf, limit: &Limit) -> Result<()> {
     .await
 }
 
+/// Once begun it is waited for: a removal that goes on behind our back would meet the next copy.
 async fn in_background(
     path: PathBuf,
-    limit: &Limit,
     work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
 ) -> Result<()> {
     let what = format!("removing {}", path.display());
     let shown = path.clone();
-    let done = limit.guard(&what, tokio::task::spawn_blocking(move || work(&path))).await?;
+    let done = tokio::task::spawn_blocking(move || work(&path)).await;
     match done {
         Ok(result) => result.map_err(PostgresError::io("remove", &shown))?,
         Err(error) => return Err(PostgresError::Invalid(format!("{what}: {error}"))),

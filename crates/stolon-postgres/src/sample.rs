@@ -60,7 +60,9 @@ pub struct ReplicationLook {
     pub flushed: Option<Lsn>,
 }
 
-const REPLICATION: &str = "SELECT application_name, state, sync_state, flush_lsn FROM pg_stat_replication ORDER BY 1; \
+/// Standbys only: what merely receives WAL, such as a base backup, replays nothing.
+const REPLICATION: &str = "SELECT application_name, state, sync_state, flush_lsn FROM pg_stat_replication \
+     WHERE replay_lsn IS NOT NULL ORDER BY 1; \
      SELECT current_setting('synchronous_standby_names')";
 
 /// Last, so that the position is read after everything else.
