@@ -58,9 +58,8 @@ impl LocalPostgres {
             .create(&directory)
             .map_err(PostgresError::io("create", &directory))?;
         let command = expand(command, &directory.display().to_string());
-        let tool = Tool::new("dataRestoreCommand", "/bin/sh".into())
-            .environment(Environment::Full)
-            .args(["-c", &command]);
+        let shell = Tool::new("dataRestoreCommand", "/bin/sh".into());
+        let tool = self.marked(shell).environment(Environment::Full).args(["-c", &command]);
         let run = tool.run(limit, |line| {
             tracing::info!("dataRestoreCommand: {line}");
             if let Some(seen) = parse_progress(line) {

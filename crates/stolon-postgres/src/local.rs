@@ -16,7 +16,7 @@ use crate::data_directory::{self, DataDirectory};
 use crate::error::{PostgresError, Result};
 use crate::files::Written;
 use crate::limit::Limit;
-use crate::process::{Tool, lock};
+use crate::process::{TOOL_OF, Tool, lock};
 use crate::server::ServerState;
 use crate::source::Source;
 use crate::version::Version;
@@ -185,7 +185,12 @@ impl LocalPostgres {
     }
 
     pub(crate) fn tool(&self, name: &str) -> Tool {
-        Tool::new(name, self.program(name))
+        self.marked(Tool::new(name, self.program(name)))
+    }
+
+    /// What the next keeper can find and end, should this one be killed.
+    pub(crate) fn marked(&self, tool: Tool) -> Tool {
+        tool.env(TOOL_OF, &self.inner.options.keeper_directory)
     }
 
     /// Of the binaries, cached until the file of `postgres` is replaced.

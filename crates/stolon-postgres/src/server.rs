@@ -13,9 +13,12 @@ use tokio::time::Instant;
 use crate::config::{self, Merge};
 use crate::error::{PostgresError, Result};
 use crate::explain;
+use crate::files::fresh_private_directory;
 use crate::limit::Limit;
 use crate::local::{ConfigProblem, LocalPostgres, OrphanOutcome};
-use crate::process::{Environment, lock, prepare_environment, push_tail, read_lines, status_in_words};
+use crate::process::{
+    Environment, lock, postmaster_of, prepare_environment, push_tail, read_lines, status_in_words, tools_of,
+};
 
 /// What is known of the server process without asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,7 @@ pub enum StopMode {
 const READY_POLL: Duration = Duration::from_millis(5);
 const READY_ASK: Duration = Duration::from_millis(500);
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
+const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const PID_FILE_POLL: Duration = Duration::from_millis(5);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(50);
@@ -297,23 +301,20 @@ impl LocalPostgres {
         Ok(())
     }
 
-    /// Makes the running server read its files again, waits until it has, and returns the lines it did not take. A server that does not
-    /// accept connections yet is only told.
+    /// Makes the running server read its files again, waits until it has, and returns the lines it did not take; a timeout when it
+    /// does not get to it. A server that does not accept connections yet is only told.
     pub async fn reload(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
         const LOADED: &str = "SELECT pg_conf_load_time()";
         let before = self.query_value("ask when the configuration was loaded", LOADED, limit).await;
         self.signal_server(Signal::HUP)?;
         let Ok(before) = before else { return Ok(Vec::new()) };
-        let short = limit.at_most(Duration::from_secs(2));
-        loop {
-            let now = self.query_value("ask when the configuration was loaded", LOADED, limit).await?;
-            if now != before {
-                break;
-            }
-            // A file with a mistake is not loaded: the mistakes are then asked for below.
-            if short.pause("the reload", PID_FILE_POLL).await.is_err() {
+        let short = limit.at_most(RELOAD_PATIENCE);
+        while self.query_value("ask when the configuration was loaded", LOADED, limit).await? == before {
+            if let Err(timeout) = short.pause("the reload", PID_FILE_POLL).await {
                 limit.check("the reload")?;
-                break;
+                // A file with a mistake is not loaded. Without one the server just has not got to it.
+                let problems = self.config_problems(limit).await?;
+                return if problems.is_empty() { Err(timeout) } else { Ok(problems) };
             }
         }
         self.config_problems(limit).await
@@ -381,11 +382,13 @@ impl LocalPostgres {
     }
 
     /// Stops a server that runs in PGDATA and is not our child (left by a killed keeper): fast, then immediate. To be called first of
-    /// all; it also ends an exchange of data directories that a killed keeper left half done.
+    /// all; it also kills the tools, removes the secrets and ends the exchange of data directories that a killed keeper left.
     pub async fn stop_orphan(&self, limit: &Limit) -> Result<OrphanOutcome> {
         if self.inner.state.borrow().is_running() {
             return Ok(OrphanOutcome::None);
         }
+        self.kill_leftover_tools(limit).await?;
+        fresh_private_directory(&self.secrets_directory())?;
         self.finish_exchange()?;
         let Some(pid) = self.live_orphan()? else { return Ok(OrphanOutcome::None) };
         let target = crate::process::pid(pid)
@@ -409,10 +412,25 @@ impl LocalPostgres {
         })
     }
 
+    /// A base backup or restore command that outlived its keeper would go on writing where the next one works.
+    async fn kill_leftover_tools(&self, limit: &Limit) -> Result<()> {
+        let directory = &self.inner.options.keeper_directory;
+        loop {
+            let tools = tools_of(directory);
+            if tools.is_empty() {
+                return Ok(());
+            }
+            for tool in tools.into_iter().filter_map(crate::process::pid) {
+                let _ = rustix::process::kill_process(tool, Signal::KILL);
+            }
+            limit.pause("the end of what the previous keeper left running", EXIT_POLL).await?;
+        }
+    }
+
     /// The postmaster that runs in PGDATA without being our child.
     pub(crate) fn live_orphan(&self) -> Result<Option<u32>> {
-        let Some(file) = self.pid_file()? else { return Ok(None) };
-        Ok(self.works_in_our_directory(file.pid).then_some(file.pid))
+        let named = self.pid_file()?.map(|file| file.pid).filter(|pid| self.works_in_our_directory(*pid));
+        Ok(named.or_else(|| postmaster_of(&self.data_directory())))
     }
 
     /// True when the process lives, is no zombie, and works in PGDATA, as every server process does.

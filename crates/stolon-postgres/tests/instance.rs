@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use stolon_postgres::*;
+use stolon_testkit::postgres::bin_directory;
 use support::*;
 use tokio_util::sync::CancellationToken;
 
@@ -363,6 +364,74 @@ instance_test!(an_orphan_is_stopped_and_only_ours, || async {
     second.start(Merge::Replace, &limit()).await.unwrap();
     second.wait_ready(&limit()).await.unwrap();
     second.stop(StopMode::Immediate, DEADLINE, &limit()).await.unwrap();
+});
+
+instance_test!(an_orphan_is_found_before_it_has_a_pid_file, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    std::fs::remove_file(a.data().join("postmaster.pid")).unwrap();
+    let second = a.reopened();
+    assert!(second.remove_data(&limit()).await.is_err());
+    let pid = a.pid().try_into().unwrap();
+    assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::Stopped { pid });
+});
+
+instance_test!(tools_and_secrets_of_a_killed_keeper_are_gone_before_anything_is_done, || async {
+    let a = Instance::new("a", &Passwords::default());
+    let secret = a.directory.path().join("secrets/1.0");
+    std::fs::create_dir(secret.parent().unwrap()).unwrap();
+    std::fs::write(&secret, "secret").unwrap();
+    let marker = a.directory.path().join("children");
+    let command = format!("(sleep 1000 & echo $! > {0}; sleep 1000) & sleep 1000", marker.display());
+    let (sender, limit) = (progress(), limit());
+    let restore = a.postgres.restore(&command, &sender, &limit);
+    let next_keeper = async {
+        eventually("the children", || async {
+            std::fs::read_to_string(&marker).is_ok_and(|text| text.ends_with('\n'))
+        })
+        .await;
+        assert_eq!(a.reopened().stop_orphan(&limit).await.unwrap(), OrphanOutcome::None);
+        let child = std::fs::read_to_string(&marker).unwrap();
+        let words = std::fs::read(format!("/proc/{}/cmdline", child.trim())).unwrap_or_default();
+        assert!(words.is_empty(), "it still runs");
+    };
+    let (restored, ()) = tokio::join!(restore, next_keeper);
+    assert!(restored.is_err());
+    assert!(!secret.exists());
+});
+
+instance_test!(a_reload_that_does_not_happen_is_no_success, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    kill(a.pid(), Signal::STOP);
+    let error = a.postgres.reload(&limit()).await.unwrap_err();
+    assert!(matches!(error, PostgresError::Timeout { .. }), "{error}");
+    kill(a.pid(), Signal::CONT);
+    assert_eq!(a.postgres.reload(&limit()).await.unwrap(), []);
+    a.stop().await;
+});
+
+instance_test!(what_only_receives_wal_is_no_standby, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[("synchronous_standby_names", "stolon_b"), ("synchronous_commit", "local")]).await;
+    let target = a.directory.path().join("received");
+    std::fs::create_dir(&target).unwrap();
+    let mut receiver = std::process::Command::new(bin_directory().unwrap().join("pg_receivewal"))
+        .args(["--synchronous", "-w", "-D", target.to_str().unwrap(), "-d"])
+        .arg(format!("host=127.0.0.1 port={} user=repluser application_name=stolon_b", a.port))
+        .env("PGPASSWORD", "replsecret")
+        .spawn()
+        .unwrap();
+    let sql = a.sql().await;
+    eventually("the receiver to count for PostgreSQL", || async {
+        let count = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        sql.query_one(count, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    assert_eq!(a.postgres.sample(&limit()).await.unwrap().replication, []);
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    a.stop().await;
 });
 
 instance_test!(a_server_that_hangs_is_stopped_all_the_same, || async {
