@@ -3,15 +3,19 @@
 use std::future::Future;
 use std::time::Duration;
 
-use stolon_core::keeper::{Ground, LocalInstance, Stage, Step, Upstream, captured_parameters};
-use stolon_model::GoDuration;
+use stolon_core::keeper::{
+    Goal, Ground, Identity, LocalInstance, Stage, Step, Upstream, captured_parameters,
+};
+use stolon_model::{ClusterData, GoDuration};
 use stolon_postgres::{
     BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SourceProblem, StopMode,
 };
+use stolon_store::WatchScope;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::keeper::{Applied, Keeper, PassError};
 use crate::metrics::Flag;
+use crate::shared::Shared;
 use crate::{FAST_STOP_PATIENCE, STOP_LIMIT, translate};
 
 /// How long a new standby waits for its slot before it says so and tries again.
@@ -23,6 +27,34 @@ const INITDB_LIMIT: Duration = Duration::from_secs(300);
 /// Between log lines about a step that takes long.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Steps that only their end, or somebody else, ends.
+fn takes_long(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Restore(_)
+            | Step::BaseBackup { .. }
+            | Step::Rewind { .. }
+            | Step::WaitRecoveryEnd(_)
+            | Step::WaitReady(None)
+    )
+}
+
+/// Until what is being made for `goal` is of no use for what the cluster data asks for.
+async fn until_given_up(shared: &Shared, identity: &Identity, goal: &Goal) {
+    let mut watch = shared.store.watch(WatchScope::ClusterData);
+    loop {
+        if let Ok(Some(document)) = shared.store.cluster_document().await
+            && let Ok(cluster) = ClusterData::try_from(document.value)
+            && let Ok(spec) = cluster.cluster.spec.validate()
+            && goal.is_given_up_by(&Goal::of(&cluster, &spec, identity))
+        {
+            return;
+        }
+        // A change that was missed is seen later.
+        let _ = tokio::time::timeout(shared.pace().sleep, watch.changed()).await;
+    }
+}
+
 impl Keeper<'_> {
     /// Takes one step, which everybody can see.
     pub(crate) async fn take(&mut self, step: &Step) -> Result<Applied, PassError> {
@@ -30,7 +62,10 @@ impl Keeper<'_> {
         if let Some(name) = name {
             self.shared.tell(|news| news.activity.step = name.to_owned());
         }
-        let outcome = self.apply(step).await;
+        let outcome = match takes_long(step) {
+            true => self.apply_while_wanted(step).await,
+            false => self.apply(step).await,
+        };
         if name.is_some() {
             self.shared.tell(|news| {
                 news.activity.step.clear();
@@ -41,6 +76,34 @@ impl Keeper<'_> {
         }
         match outcome {
             Err(error) => self.explain_failure(step, error),
+            done => done,
+        }
+    }
+
+    /// Takes a step, and calls it off when the cluster data asks for something that it is of no use for.
+    async fn apply_while_wanted(&mut self, step: &Step) -> Result<Applied, PassError> {
+        let shared = self.shared;
+        let stop = self.stop.clone();
+        let this_step = stop.child_token();
+        let (identity, goal) = (self.identity().clone(), self.goal().clone());
+        let call_off = async {
+            until_given_up(shared, &identity, &goal).await;
+            tracing::info!("the cluster data asks for something else, calling off what is under way");
+            this_step.cancel();
+            std::future::pending().await
+        };
+        self.stop = this_step.clone();
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.apply(step) => outcome,
+            never = call_off => never,
+        };
+        self.stop = stop;
+        match outcome {
+            Err(PassError::Postgres(error)) if error.is_cancelled() && !self.stop.is_cancelled() => {
+                self.read_goal().await;
+                Ok(Applied::Replan)
+            }
             done => done,
         }
     }
@@ -238,7 +301,10 @@ impl Keeper<'_> {
         let rewound =
             self.with_progress("rewinding", &progress, postgres.rewind(&source, &progress, &limit)).await;
         if let Err(error) = rewound {
-            self.memory.attempt.rewind_failures += 1;
+            match error.is_cancelled() {
+                true => self.memory.attempt.rewind_is_useless(),
+                false => self.memory.attempt.rewind_failures += 1,
+            }
             return Err(error.into());
         }
         self.memory.attempt.reached(Stage::Rewound);

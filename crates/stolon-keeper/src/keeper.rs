@@ -187,7 +187,11 @@ impl<'a> Keeper<'a> {
     }
 
     async fn pass(&mut self) -> Result<Next, PassError> {
-        self.server.borrow_and_update();
+        if self.server.has_changed().unwrap_or_default()
+            && let Some(pause) = self.death().filter(|pause| !pause.is_zero())
+        {
+            return Ok(Next::After(pause));
+        }
         let mut seen = self.observe().await?;
         self.reconsider_refusals(&mut seen).await;
         let plan = plan(&self.goal, &seen);
@@ -217,9 +221,7 @@ impl<'a> Keeper<'a> {
                 biased;
                 () = self.stop.cancelled() => return,
                 _ = self.server.changed() => {
-                    let state = self.server.borrow_and_update().clone();
-                    if let ServerState::Died { status, explanation, .. } = state {
-                        let pause = self.server_died(&status, &explanation);
+                    if let Some(pause) = self.death() {
                         self.stop.clone().run_until_cancelled(tokio::time::sleep(pause)).await;
                         return;
                     }
@@ -237,6 +239,15 @@ impl<'a> Keeper<'a> {
                     return;
                 }
             }
+        }
+    }
+
+    /// The pause to make when the server's last change was its death.
+    fn death(&mut self) -> Option<Duration> {
+        let state = self.server.borrow_and_update().clone();
+        match state {
+            ServerState::Died { status, explanation, .. } => Some(self.server_died(&status, &explanation)),
+            ServerState::Stopped | ServerState::Running { .. } => None,
         }
     }
 
@@ -259,7 +270,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Reads the cluster data; a store that does not answer asks us to leave everything as it is.
-    async fn read_goal(&mut self) -> Changed {
+    pub(crate) async fn read_goal(&mut self) -> Changed {
         let goal = match self.shared.store.cluster_document().await {
             Err(error) => {
                 Goal::LeaveAlone(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")))
@@ -399,6 +410,10 @@ impl<'a> Keeper<'a> {
         &self.goal
     }
 
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     pub(crate) fn restart_patience(&self) -> Patience {
         match self.memory.waiting_to_restart {
             Some(since) if since.elapsed() > RESTART_PATIENCE => Patience::Spent,
@@ -441,7 +456,7 @@ impl<'a> Keeper<'a> {
 
 /// Whether the goal is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Changed {
+pub(crate) enum Changed {
     /// It is.
     Yes,
     /// It asks the same of us.

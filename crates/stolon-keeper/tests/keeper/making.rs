@@ -320,6 +320,21 @@ fn a_target_that_is_not_reached_promotes_nothing() {
 }
 
 #[test]
+fn a_restore_is_called_off_when_something_else_is_wanted() {
+    scenario("making::a_restore_is_called_off_when_something_else_is_wanted", async || {
+        let mut world = World::new();
+        let keeper = restoring(&mut world, pitr("sleep 1000 & touch %d/begun; wait; echo %d".into())).await;
+        let begun = async |_: &World| keeper.pgdata().join("begun").exists().then_some(());
+        world.eventually("the restore to have begun", begun).await;
+        world.assign("bb", &keeper, InstanceInitMode::New, Role::Primary);
+        world.publish().await;
+        world.healthy(&keeper, "bb", 1).await;
+        let restoring = |process: &String| process.contains("sleep 1000");
+        assert!(!keeper.processes().iter().any(restoring), "{:?}", keeper.processes());
+    });
+}
+
+#[test]
 fn sigterm_ends_a_restore_command_with_all_its_children() {
     scenario("making::sigterm_ends_a_restore_command_with_all_its_children", async || {
         let mut world = World::new();
