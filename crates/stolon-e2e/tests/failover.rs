@@ -38,6 +38,7 @@ async fn lose_the_primary(
 ) -> anyhow::Result<stolon_testkit::local::writes::Verdict> {
     let old = cluster.primary().await?;
     let writing = start_writing(cluster).await?;
+    let postmaster = cluster.postmaster(old)?.as_raw_nonzero();
     cluster.kill_keeper_and_postgres(old).await?;
     let died = Instant::now();
     let new = cluster.wait_other_primary(old, PATIENCE).await?;
@@ -46,6 +47,8 @@ async fn lose_the_primary(
     let verdict = ledger.check(&cluster.proxy()).await?;
     ensure!(verdict.unexpected.is_empty(), "rows from nowhere: {:?}", verdict.unexpected);
 
+    let dead = std::path::PathBuf::from(format!("/proc/{postmaster}"));
+    ensure!(!dead.exists(), "a zombie that PostgreSQL would take for a running server");
     cluster.start_service(&format!("keeper{old}"))?;
     cluster.wait_streaming(standbys, PATIENCE).await?;
     let returned = cluster.instance(old);

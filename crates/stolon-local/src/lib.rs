@@ -5,6 +5,7 @@
 
 mod account;
 mod layout;
+mod orphans;
 mod ports;
 mod process;
 mod programs;
@@ -15,6 +16,7 @@ pub mod writes;
 
 pub use account::Account;
 pub use layout::{Credentials, Layout, Service};
+pub use orphans::adopt_orphans;
 pub use ports::{Ports, is_free};
 pub use process::{Process, Stopped, describe_exit, tail};
 pub use programs::{PROGRAMS, reachable_programs};

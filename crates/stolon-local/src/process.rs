@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::sync::watch;
 
+use crate::orphans;
+
 /// How a stop went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -50,10 +52,12 @@ impl Process {
             .with_context(|| format!("{name} cannot be started"))?;
         let pid =
             child.id().and_then(|pid| Pid::from_raw(pid as i32)).context("a new process has no number")?;
+        orphans::is_ours(pid);
         let (ended, exit) = watch::channel(None);
         tokio::spawn(async move {
             // A child can only be waited for once, and this is the only place.
             let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(-1));
+            orphans::is_no_more(pid);
             ended.send_replace(Some(status));
         });
         Ok(Process { name: name.to_owned(), pid, log: log.to_path_buf(), exit })

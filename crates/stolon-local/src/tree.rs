@@ -64,6 +64,16 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
     stat(pid.as_raw_nonzero().get()).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
 
+/// Our children of this name that have ended and wait for somebody to take notice.
+pub(crate) fn zombies(name: &str) -> Vec<Pid> {
+    let own = std::process::id() as i32;
+    let ended = |pid: &i32| stat(*pid).is_some_and(|(state, parent)| state == "Z" && parent == own);
+    let named = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    processes().filter(|pid| ended(pid) && named(pid)).filter_map(Pid::from_raw).collect()
+}
+
 fn processes() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
         .into_iter()

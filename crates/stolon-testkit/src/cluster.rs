@@ -123,6 +123,7 @@ impl Cluster {
     /// # Errors
     /// A program is missing, or the machine refuses something.
     pub async fn prepare(plan: &Plan) -> anyhow::Result<Cluster> {
+        stolon_local::adopt_orphans();
         let directory = tempfile::Builder::new().prefix("stolon-test-").tempdir()?;
         let account = Account::for_postgresql()?;
         account.own(directory.path())?;
@@ -411,7 +412,8 @@ impl Cluster {
     pub async fn wait_streaming(&self, standbys: usize, limit: Duration) -> anyhow::Result<()> {
         let target = self.proxy();
         // A base backup streams too, under the same name; what it does not do is replay.
-        let query = "select count(*) from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
+        let query =
+            "select count(*) from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
         wait_for("standbys that stream", limit, async || {
             let session = target.connect(QUERY).await?;
             let count: usize = session.value(query, QUERY).await?.parse()?;

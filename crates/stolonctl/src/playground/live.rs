@@ -52,6 +52,7 @@ impl Playground {
         settings: Settings,
         home: &Home,
     ) -> anyhow::Result<Playground> {
+        stolon_local::adopt_orphans();
         let layout = settings.layout(&args, home)?;
         layout.prepare()?;
         let store = stolon_store::open(&StoreOptions {

@@ -318,7 +318,8 @@ async fn all_keepers_report(playground: &Playground) -> anyhow::Result<()> {
 
 async fn until_streaming(target: &Target, wanted: usize) {
     // A base backup streams too, under the same name; what it does not do is replay.
-    let query = "select count(*) from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
+    let query =
+        "select count(*) from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
     let mut session: Option<Session> = None;
     loop {
         if session.is_none() {

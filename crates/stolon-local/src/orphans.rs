@@ -1,0 +1,46 @@
+//! Orphans: when a keeper is killed, its PostgreSQL becomes somebody else's child. In a container that is often a
+//! first process that never looks after anybody; a dead postmaster then stays a zombie, which PostgreSQL takes
+//! for a running server, and refuses to start. So we adopt orphans, and take notice of their end.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Children that somebody waits for already.
+static OURS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Adopt what programs below us leave behind, for as long as this runtime runs. Call inside a tokio runtime.
+pub fn adopt_orphans() {
+    // Without it orphans go where they always went.
+    let (Ok(()), Ok(mut ended)) = (set_child_subreaper(Some(getpid())), signal(SignalKind::child())) else {
+        return;
+    };
+    tokio::spawn(async move {
+        while ended.recv().await.is_some() {
+            reap();
+        }
+    });
+}
+
+/// A child that somebody waits for.
+pub(crate) fn is_ours(pid: Pid) {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner).insert(pid.as_raw_nonzero().get());
+}
+
+/// It was waited for: its number may come again.
+pub(crate) fn is_no_more(pid: Pid) {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.as_raw_nonzero().get());
+}
+
+/// Only PostgreSQL is left behind, and what we start ourselves is either registered or no PostgreSQL.
+fn reap() {
+    for pid in crate::tree::zombies("postgres") {
+        let raw = pid.as_raw_nonzero().get();
+        if !OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&raw) {
+            // Of several who look, one comes first.
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+}
