@@ -19,8 +19,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Licences that may be linked into an Apache-2.0 product.
 const LICENCES: &[&str] = &[
-    "MIT", "Apache-2.0", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Zlib", "Unicode-3.0", "Unlicense", "CC0-1.0", "0BSD",
-    "BSL-1.0", "CDLA-Permissive-2.0", "MIT-0", "Apache-2.0 WITH LLVM-exception",
+    "MIT",
+    "Apache-2.0",
+    "ISC",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "Zlib",
+    "Unicode-3.0",
+    "Unlicense",
+    "CC0-1.0",
+    "0BSD",
+    "BSL-1.0",
+    "CDLA-Permissive-2.0",
+    "MIT-0",
+    "Apache-2.0 WITH LLVM-exception",
 ];
 
 fn metadata() -> serde_json::Value {
@@ -49,7 +61,10 @@ fn arrows_between_crates_never_point_back() {
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let used = dependency["name"].as_str().expect("name");
             if dependency["kind"].is_null() && used.starts_with("stolon") {
-                assert!(allowed.contains(&used), "{name} must not use {used}: see ARCHITECTURE.md, \"The crates\"");
+                assert!(
+                    allowed.contains(&used),
+                    "{name} must not use {used}: see ARCHITECTURE.md, \"The crates\""
+                );
             }
         }
     }
@@ -61,14 +76,17 @@ fn only_licences_that_fit_and_one_tls_provider() {
     let metadata = metadata();
     for package in packages(&metadata) {
         let name = package["name"].as_str().expect("name");
-        assert!(!["openssl", "openssl-sys", "native-tls"].contains(&name), "{name}: the one TLS provider is rustls");
+        assert!(
+            !["openssl", "openssl-sys", "native-tls"].contains(&name),
+            "{name}: the one TLS provider is rustls"
+        );
         let licence = package["license"].as_str().unwrap_or("");
-        let fits = licence
-            .replace('/', " OR ")
-            .split(" OR ")
-            .any(|choice| {
-                choice.trim_matches(['(', ')', ' ']).split(" AND ").all(|part| LICENCES.contains(&part.trim_matches(['(', ')', ' '])))
-            });
+        let fits = licence.replace('/', " OR ").split(" OR ").any(|choice| {
+            choice
+                .trim_matches(['(', ')', ' '])
+                .split(" AND ")
+                .all(|part| LICENCES.contains(&part.trim_matches(['(', ')', ' '])))
+        });
         assert!(fits, "{name} has the licence {licence:?}, which is not on the list of this test");
     }
 }

@@ -4,7 +4,8 @@
 use std::fmt::Debug;
 
 use stolon_model::{
-    ClusterDocument, ClusterSpec, Document, KeeperReport, ProxyReport, SentinelReport, merge_patch, unknown_fields,
+    ClusterDocument, ClusterSpec, Document, KeeperReport, ProxyReport, SentinelReport, merge_patch,
+    unknown_fields,
 };
 
 /// Panics when `text` breaks the property of any document.
