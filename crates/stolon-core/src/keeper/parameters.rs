@@ -55,6 +55,13 @@ const RECOVERY_ONLY: [&str; 10] = [
 /// synchronous primary was restarted.
 const WAL_RETRIEVE_RETRY_INTERVAL: (&str, &str) = ("wal_retrieve_retry_interval", "200ms");
 
+/// A synchronous primary that recovers from the crash of a session opens by itself, with what no standby has confirmed
+/// in plain sight. When it ends instead, the keeper starts it anew, behind the start gate.
+const RESTART_AFTER_CRASH: (&str, &str) = ("restart_after_crash", "off");
+
+/// Our own defaults, which the operator may override.
+const OWN_DEFAULTS: [(&str, &str); 2] = [WAL_RETRIEVE_RETRY_INTERVAL, RESTART_AFTER_CRASH];
+
 /// Kept for standbys even without slots: 8 segments of 16 MiB.
 const LEAST_WAL_SEGMENTS: u64 = 8;
 const MEGABYTES_OF_A_SEGMENT: u64 = 16;
@@ -255,9 +262,14 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
         set("wal_log_hints", "on".to_owned());
     }
     set("synchronous_standby_names", synchronous_standby_names(&goal.synchronous_names));
-    let (name, value) = WAL_RETRIEVE_RETRY_INTERVAL;
-    if version.has_wal_retrieve_retry_interval() && !theirs.contains_key(name) {
-        set(name, value.to_owned());
+    let defaults = [
+        (version.has_wal_retrieve_retry_interval(), WAL_RETRIEVE_RETRY_INTERVAL),
+        (!goal.synchronous_names.is_empty(), RESTART_AFTER_CRASH),
+    ];
+    for (_, (name, value)) in
+        defaults.iter().filter(|(applies, (name, _))| *applies && !theirs.contains_key(*name))
+    {
+        set(name, (*value).to_owned());
     }
     managed
 }
@@ -325,14 +337,15 @@ pub fn captured_parameters(configured: &Parameters) -> Parameters {
 /// The configured parameters as they are reported: without those that are managed here. `specified` says
 /// whether the operator set a parameter, so that our own defaults stay our own.
 pub fn reported_parameters(configured: &Parameters, specified: impl Fn(&str) -> bool) -> Parameters {
-    let (default_name, default_value) = WAL_RETRIEVE_RETRY_INTERVAL;
+    let is_ours = |name: &str, value: &str| {
+        OWN_DEFAULTS
+            .iter()
+            .any(|&(ours, default)| name.eq_ignore_ascii_case(ours) && value == default && !specified(ours))
+    };
     configured
         .iter()
         .filter(|(name, _)| is_reportable(name))
-        .filter(|(name, value)| {
-            let ours = name.eq_ignore_ascii_case(default_name) && value.as_str() == default_value;
-            !ours || specified(default_name)
-        })
+        .filter(|(name, value)| !is_ours(name, value))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }

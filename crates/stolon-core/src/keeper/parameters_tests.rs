@@ -150,6 +150,20 @@ fn limits_are_raised_to_what_the_copied_cluster_demands_and_never_lowered() {
 }
 
 #[test]
+fn a_synchronous_primary_does_not_reopen_by_itself_after_a_crash() {
+    let name = "restart_after_crash";
+    assert_eq!(value(&wanted(&goal(&[]), &facts()), name), None);
+    let synchronous = |user: &[(&str, &str)]| {
+        let goal = ParameterGoal { synchronous_names: vec!["stolon_a".into()], ..goal(user) };
+        value(&wanted(&goal, &facts()), name).unwrap()
+    };
+    assert_eq!(synchronous(&[]), "off");
+    assert_eq!(synchronous(&[(name, "on")]), "on");
+    let reported = reported_parameters(&map(&[(name, "off")]), |_| false);
+    assert!(reported.is_empty(), "it must not find its way into the specification");
+}
+
+#[test]
 fn captured_parameters_lose_what_is_managed_and_where_files_lie() {
     let captured = map(&[
         ("max_connections", "300"),

@@ -1,6 +1,6 @@
 //! Living: promotion, crashes, shutdown.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use stolon_model::{InstanceInitMode, Role};
 
 use crate::world::{World, scenario};
@@ -166,19 +166,27 @@ fn a_restarted_synchronous_primary_lets_clients_in_once_its_standby_is_in_sync()
                 })
                 .await;
             assert_eq!(first.value("SHOW synchronous_standby_names").await, "stolon_bb");
-            second.stop().await;
-            rustix::process::kill_process(first.postmaster().unwrap(), Signal::KILL).unwrap();
-            world
-                .eventually("clients to be refused by pg_hba.conf", async |_| {
-                    let error = first.connect_as("app", "app").await.err()?;
-                    error.as_db_error()?.message().contains("no pg_hba.conf entry").then_some(())
-                })
-                .await;
-            second.start();
-            world.acknowledge(&second).await;
-            world
-                .eventually("clients to be let in", async |_| first.connect_as("app", "app").await.ok())
-                .await;
+            // One that recovers from the crash of one of its processes has to wait, too.
+            let victims = [
+                "SELECT pg_read_file('postmaster.pid')",
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'",
+            ];
+            for victim in victims {
+                let victim = first.value(victim).await.lines().next().unwrap().parse().unwrap();
+                second.stop().await;
+                rustix::process::kill_process(Pid::from_raw(victim).unwrap(), Signal::KILL).unwrap();
+                world
+                    .eventually("clients to be refused by pg_hba.conf", async |_| {
+                        let error = first.connect_as("app", "app").await.err()?;
+                        error.as_db_error()?.message().contains("no pg_hba.conf entry").then_some(())
+                    })
+                    .await;
+                second.start();
+                world.acknowledge(&second).await;
+                world
+                    .eventually("clients to be let in", async |_| first.connect_as("app", "app").await.ok())
+                    .await;
+            }
         },
     );
 }
