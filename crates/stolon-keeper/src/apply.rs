@@ -163,7 +163,7 @@ impl Keeper<'_> {
                 }
             }
             Step::Finish(uid) => self.finish(uid)?,
-            Step::Reload => self.reload(&request).await?,
+            Step::Reload => return self.reload(&request).await,
             Step::Promote => {
                 let limit = Limit::within(PROMOTE_LIMIT, &self.stop);
                 postgres.promote(&limit).await?;
@@ -218,7 +218,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    async fn reload(&mut self, limit: &Limit) -> Result<(), PassError> {
+    async fn reload(&mut self, limit: &Limit) -> Result<Applied, PassError> {
         self.shared.metrics.set_needs_reload(Flag::Set);
         let problems = self.shared.postgres.reload(limit).await?;
         self.shared.metrics.set_needs_reload(Flag::Clear);
@@ -230,7 +230,9 @@ impl Keeper<'_> {
             })
             .collect();
         self.memory.applied = self.memory.configured.clone();
-        Ok(())
+        let refused = problems.into_iter().filter(|problem| problem.file == "pg_hba.conf");
+        let lines = refused.filter_map(|problem| Some((u32::try_from(problem.line).ok()?, problem.error)));
+        Ok(if self.refuse_hba_lines(lines) { Applied::Replan } else { Applied::Done })
     }
 
     fn finish(&mut self, uid: &stolon_model::InstanceUid) -> Result<(), PassError> {

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use stolon_core::keeper::{Config, ConfigMerge, Live, Observation, Refusal, Refusals, Step, plan};
+use stolon_core::keeper::{Config, ConfigMerge, HbaLine, Live, Observation, Refusal, Refusals, Step, plan};
 use stolon_model::Parameters;
-use stolon_postgres::{Origin, PostgresError, RejectedSetting};
+use stolon_postgres::{Origin, PostgresError, RejectedSetting, refused_hba_lines};
 use tokio::time::Instant;
 
 use crate::keeper::{Applied, Keeper, PassError};
@@ -41,6 +41,9 @@ impl Keeper<'_> {
                 return self.plan_around(config, merge, &rejected);
             }
             self.memory.checked = subject;
+        }
+        if self.memory.configured.as_ref().is_some_and(|before| before.parameters != config.parameters) {
+            self.memory.refused_hba.clear();
         }
         self.shared.postgres.write_config(&files, translate::merge(merge), &limit).await?;
         self.memory.configured = Some(config.clone());
@@ -122,6 +125,24 @@ impl Keeper<'_> {
         }
     }
 
+    /// Remembers lines of `pgHBA` that were refused, by their number in the file (from 1); true if that is news.
+    pub(crate) fn refuse_hba_lines(&mut self, refused: impl IntoIterator<Item = (u32, String)>) -> bool {
+        let Some(config) = &self.memory.configured else { return false };
+        let entries = config.hba.iter().flat_map(|line| match line {
+            HbaLine::Verbatim(text) => vec![Some(text); text.split('\n').count()],
+            HbaLine::Rule(_) => vec![None],
+        });
+        let entries: Vec<Option<&String>> = entries.collect();
+        let mut learned = false;
+        for (number, why) in refused {
+            let at = (number as usize).checked_sub(1);
+            if let Some(text) = at.and_then(|at| *entries.get(at)?) {
+                learned |= self.memory.refused_hba.insert(text.clone(), why).is_none();
+            }
+        }
+        learned
+    }
+
     /// Remembers a refusal; true if it is news.
     fn refuse(&mut self, name: &str, value: &str, setting: Option<&RejectedSetting>) -> bool {
         let refusal = Refusal {
@@ -195,6 +216,12 @@ impl Keeper<'_> {
         if self.local.initializing {
             self.memory.attempt.start_failed();
             return Err(error);
+        }
+        if let PassError::Postgres(PostgresError::ServerExited { tail, explanation, .. }) = &error {
+            let lines = refused_hba_lines(tail).into_iter().map(|line| (line, explanation.clone()));
+            if self.refuse_hba_lines(lines) {
+                return Ok(Applied::Replan);
+            }
         }
         let exited = matches!(&error, PassError::Postgres(PostgresError::ServerExited { .. }));
         if !self.memory.suspects.is_empty() {

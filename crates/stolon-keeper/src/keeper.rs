@@ -1,6 +1,6 @@
 //! The loop of a keeper: observe, plan, apply.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub(crate) struct Memory {
     /// When refused settings were last asked about.
     pub(crate) reconsidered: Option<Instant>,
     pub(crate) refusals: Refusals,
+    /// Lines of `pgHBA` that PostgreSQL refused, with its words, until the parameters change.
+    pub(crate) refused_hba: BTreeMap<String, String>,
     /// Refused because the server did not start with them; not yet confirmed by a start without them.
     pub(crate) suspects: Vec<String>,
     pub(crate) demands: Option<Demands>,
@@ -91,6 +93,7 @@ impl Memory {
             checked: Checked::default(),
             reconsidered: None,
             refusals: Refusals::new(),
+            refused_hba: BTreeMap::new(),
             suspects: Vec::new(),
             demands: None,
             attempt: Attempt::default(),

@@ -57,6 +57,7 @@ impl Keeper<'_> {
             applied: self.memory.applied.clone(),
             gate: self.memory.gate,
             refusals: self.memory.refusals.clone(),
+            refused_hba: self.memory.refused_hba.clone(),
             slots_on_disk: self.slots_on_disk(),
             attempt: self.memory.attempt.clone(),
             restart_patience: self.restart_patience(),

@@ -1,6 +1,6 @@
 //! What a keeper sees of its own instance.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry};
 
@@ -29,6 +29,8 @@ pub struct Observation {
     pub gate: Gate,
     /// Settings that the real PostgreSQL refused.
     pub refusals: Refusals,
+    /// Lines of `pgHBA` that the real PostgreSQL refused, with its words.
+    pub refused_hba: BTreeMap<String, String>,
     /// Slots on disk.
     pub slots_on_disk: u64,
     /// How far the making of the wanted instance got in this process.

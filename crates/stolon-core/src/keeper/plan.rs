@@ -1,9 +1,9 @@
 //! From the goal and what is seen to the next steps.
 
 use super::goal::{Goal, InstanceGoal, InstanceRole};
-use super::hba::{Admission, hba_lines};
+use super::hba::{Admission, HbaLine, hba_lines};
 use super::observation::{Config, Data, Observation, Present};
-use super::parameters::{ParameterFacts, wanted_parameters};
+use super::parameters::{ParameterFacts, ParameterProblem, wanted_parameters};
 use super::recovery::RecoverySettings;
 use super::step::{Plan, Reason, Step, Trouble};
 use super::{converge, make};
@@ -60,13 +60,20 @@ pub(super) fn config(
         refusals: &seen.refusals,
         slots: seen.slots_on_disk.max(goal.slots.len() as u64),
     };
-    let wanted = wanted_parameters(&goal.parameters, facts);
-    Config {
-        parameters: wanted.parameters,
-        problems: wanted.problems,
-        hba: hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission),
-        recovery,
-    }
+    let mut wanted = wanted_parameters(&goal.parameters, facts);
+    let mut hba = hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission);
+    // One line that PostgreSQL refuses makes it ignore the others, or not start.
+    hba.retain(|line| match line {
+        HbaLine::Verbatim(text) => !seen.refused_hba.contains_key(text),
+        HbaLine::Rule(_) => true,
+    });
+    let refused = goal.hba.operator_lines.iter().flatten().filter_map(|line| {
+        let why = seen.refused_hba.get(line)?;
+        let sentence = format!("the line {line:?} of pgHBA is left out: {why}");
+        Some(ParameterProblem { name: "pgHBA".to_owned(), sentence })
+    });
+    wanted.problems.extend(refused);
+    Config { parameters: wanted.parameters, problems: wanted.problems, hba, recovery }
 }
 
 /// The instance at PGDATA if these binaries can run it.

@@ -100,6 +100,7 @@ pub fn nothing() -> Observation {
         applied: None,
         gate: Gate::Open,
         refusals: Refusals::new(),
+        refused_hba: Default::default(),
         slots_on_disk: 0,
         attempt: Attempt::default(),
         restart_patience: Patience::Left,

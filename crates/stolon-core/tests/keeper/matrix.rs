@@ -344,6 +344,22 @@ fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
 }
 
 #[test]
+fn a_line_of_pg_hba_that_postgresql_refuses_is_left_out_and_shown() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    ours(&mut cluster).spec.pg_hba = Some(vec!["host all all nowhere".into(), "host all all all md5".into()]);
+    let mut seen = here(DataKind::Primary);
+    seen.refused_hba.insert("host all all nowhere".into(), "end-of-line".into());
+    let plan = plan(&goal(&cluster), &seen);
+    let config = plan.steps.iter().find_map(|step| match step {
+        Step::Configure { config, .. } => Some(config),
+        _ => None,
+    });
+    assert_eq!(config.unwrap().hba.len(), 7);
+    let problem = "the line \"host all all nowhere\" of pgHBA is left out: end-of-line";
+    assert_eq!(plan.parameter_problems, [problem]);
+}
+
+#[test]
 fn one_that_was_deposed_before_it_was_promoted_is_not_promoted() {
     let mut cluster = asked(Role::Primary, Init::None);
     let seen = running(DataKind::Standby, &goal(&cluster));

@@ -135,3 +135,25 @@ fn a_file_that_appears_later_is_used_then() {
             .await;
     });
 }
+
+#[test]
+fn a_line_of_pg_hba_that_postgresql_refuses_costs_nobody_else() {
+    scenario("parameters::a_line_of_pg_hba_that_postgresql_refuses_costs_nobody_else", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        keeper.value("CREATE ROLE app LOGIN PASSWORD 'app'").await;
+        let lines = ["host all app nowhere", "host all app 127.0.0.1/32 md5"].map(str::to_owned).to_vec();
+        world.change("aa", |aa| aa.spec.pg_hba = Some(lines)).await;
+        let shown = async |world: &World| {
+            let problems = world.report(&keeper).await?.activity?.parameter_problems?;
+            problems.iter().any(|problem| problem.contains("host all app nowhere")).then_some(())
+        };
+        world.eventually("the line to be shown", shown).await;
+        keeper.connect_as("app", "app").await.unwrap();
+        keeper.stop().await;
+        keeper.start();
+        world.acknowledge(&keeper).await;
+        world.eventually("clients", async |_| keeper.connect_as("app", "app").await.ok()).await;
+    });
+}
