@@ -191,6 +191,10 @@ const CAUSES: &[Cause] = &[
         sentence: |line| say("processes of the previous server are still there", line),
     },
     Cause {
+        needles: &["was terminated by signal"],
+        sentence: |line| say("one of its processes crashed", line),
+    },
+    Cause {
         needles: &["\"root\" execution of the PostgreSQL server is not permitted"],
         sentence: |_| "PostgreSQL does not run as root: start the keeper as an ordinary user".to_owned(),
     },
@@ -285,6 +289,13 @@ mod tests {
             (
                 &["PANIC:  could not write to file \"pg_wal/xlogtemp.1\": No space left on device"],
                 "disk is full",
+            ),
+            (
+                &[
+                    "LOG:  server process (PID 7) was terminated by signal 11: Segmentation fault",
+                    "FATAL:  no pg_hba.conf entry",
+                ],
+                "crashed",
             ),
             (&["FATAL:  something new", "LOG:  database system is shut down"], "something new"),
             (&[], "said nothing"),
