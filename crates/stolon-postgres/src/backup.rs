@@ -51,6 +51,10 @@ impl LocalPostgres {
         let target = match backup.old_data {
             OldData::KeepUntilCopied if can_be_exchanged(&directory) => {
                 remove_tree(beside.clone()).await?;
+                if directory.exists() {
+                    // Left by an exchange that a kill cut short: it would be in the way of the next.
+                    remove_tree(directory.with_extension(ASIDE)).await?;
+                }
                 beside
             }
             _ => directory.clone(),

@@ -186,6 +186,8 @@ instance_test!(a_failed_copy_leaves_the_old_data, || async {
     let facts = b.postgres.wait_for_source(&source, None, Some(&b.slot()), &limit()).await.unwrap();
     let sample = a.postgres.sample(&limit()).await.unwrap();
     assert_eq!((&facts.system_identifier, facts.timeline), (&sample.system_identifier, sample.timeline));
+    // What an exchange left that was cut short.
+    std::fs::create_dir_all(b.directory.path().join("postgres.old/base")).unwrap();
     let sender = progress();
     let backup =
         BaseBackup { source: source.clone(), slot: Some(b.slot()), old_data: OldData::KeepUntilCopied };
