@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Identity, RewindCredentials, User, instances_of, named_standbys};
+use stolon_core::keeper::{Identity, RewindCredentials, User, instances_of};
 use stolon_model::{
     BootUuid, ClusterUid, InstanceUid, KeeperActivity, KeeperState, KeeperUid, Lsn, Parameters,
     PostgresState, PostgresVersion,
 };
+use stolon_postgres::sync_gate::names_in;
 use stolon_postgres::{Credentials, LocalPostgres, ReplicationRow, SyncGate};
 use stolon_runtime::Readiness;
 use stolon_store::ClusterStore;
@@ -138,7 +139,7 @@ impl Shared {
     /// The standbys that are in sync and hold all that was acknowledged before they were named.
     pub(crate) fn in_sync(&self, names: &str, rows: &[ReplicationRow], flushed: Lsn) -> Vec<InstanceUid> {
         let mut gate = self.sync_gate.borrow_mut();
-        gate.observe(&named_standbys(names), flushed);
+        gate.observe(&names_in(names), flushed);
         instances_of(&gate.in_sync(rows))
     }
 

@@ -51,7 +51,6 @@ pub(crate) struct Inner {
     /// Its end, when it comes, is our own will.
     pub(crate) stopping: AtomicBool,
     pub(crate) log_tail: Mutex<VecDeque<String>>,
-    last_written: Mutex<Option<(ConfigFiles, Merge)>>,
     version: Mutex<Option<(Identity, Version)>>,
     /// The highest timeline that this server, as a standby, was seen to receive.
     pub(crate) last_timeline: Mutex<Option<Timeline>>,
@@ -149,7 +148,6 @@ impl LocalPostgres {
             state,
             stopping: AtomicBool::new(false),
             log_tail: Mutex::new(VecDeque::new()),
-            last_written: Mutex::new(None),
             version: Mutex::new(None),
             last_timeline: Mutex::new(None),
             connection: tokio::sync::Mutex::new(None),
@@ -228,15 +226,8 @@ impl LocalPostgres {
     /// [`LocalPostgres::check_settings`] names them.
     pub async fn write_config(&self, files: &ConfigFiles, merge: Merge, limit: &Limit) -> Result<bool> {
         let version = self.version(limit).await?;
-        *lock(&self.inner.last_written) = None;
         let written = config::write(&self.data_directory(), files, merge, version)?;
-        *lock(&self.inner.last_written) = Some((files.clone(), merge));
         Ok(written == Written::Replaced)
-    }
-
-    /// What the last successful [`LocalPostgres::write_config`] of this process wrote.
-    pub fn last_written(&self) -> Option<(ConfigFiles, Merge)> {
-        lock(&self.inner.last_written).clone()
     }
 }
 

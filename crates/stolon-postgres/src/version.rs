@@ -64,40 +64,10 @@ impl Version {
         self.major >= 17
     }
 
-    /// `pg_promote()` exists (release notes 12).
-    pub fn has_pg_promote(self) -> bool {
-        self.major >= 12
-    }
-
-    /// `primary_conninfo` and `primary_slot_name` change with a reload (release notes 13).
-    pub fn reloads_primary_conninfo(self) -> bool {
-        self.major >= 13
-    }
-
-    /// `restore_command` changes with a reload (release notes 14).
-    pub fn reloads_restore_command(self) -> bool {
-        self.major >= 14
-    }
-
-    /// `recovery_min_apply_delay` changes with a reload (release notes 12).
-    pub fn reloads_recovery_min_apply_delay(self) -> bool {
-        self.major >= 12
-    }
-
-    /// `wal_keep_size` instead of `wal_keep_segments` (release notes 13).
-    pub fn has_wal_keep_size(self) -> bool {
-        self.major >= 13
-    }
-
     /// `postgres -C` computes settings that need the libraries loaded, such as `shared_memory_size`
     /// (release notes 15), so that it goes almost all the way of a start.
     pub fn computes_settings_offline(self) -> bool {
         self.major >= 15
-    }
-
-    /// `pg_rewind` recovers a target that was not shut down cleanly by itself (release notes 13).
-    pub fn rewind_recovers_target(self) -> bool {
-        self.major >= 13
     }
 
     /// initdb turns data checksums on unless told otherwise (release notes 18).

@@ -297,16 +297,6 @@ pub fn synchronous_names(standbys: &[InstanceUid], external: &[String]) -> Vec<S
     standbys.iter().map(replication_name).chain(external.iter().cloned()).collect()
 }
 
-/// The names in a value of `synchronous_standby_names` as [`wanted_parameters`] writes it.
-pub fn named_standbys(value: &str) -> Vec<String> {
-    let list = match (value.find('('), value.rfind(')')) {
-        (Some(open), Some(close)) if open < close => &value[open + 1..close],
-        _ => value,
-    };
-    let names = list.split(',').map(|name| name.trim().trim_matches('"').to_owned());
-    names.filter(|name| !name.is_empty()).collect()
-}
-
 /// The instances among application names.
 pub fn instances_of(application_names: &[String]) -> Vec<InstanceUid> {
     application_names
