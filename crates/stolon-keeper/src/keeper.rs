@@ -450,6 +450,10 @@ impl<'a> Keeper<'a> {
 
     fn set_local(&mut self, local: LocalInstance) {
         self.shared.tell(|news| {
+            if let Some(state) = news.state.as_mut().filter(|_| news.instance != local.uid) {
+                // What was seen was seen of another instance.
+                state.healthy = false;
+            }
             news.instance = local.uid.clone();
             news.generation = local.generation;
         });
