@@ -25,6 +25,11 @@ enum Trouble {
     Create(StoreError),
     #[error("no cluster data available: waiting for stolonctl init")]
     NoCluster,
+    #[error(
+        "the cluster data of cluster {0} are gone from the store: no new cluster is made in their place, since its keepers would \
+         overwrite their databases; hint: write the data back with `stolonctl clusterdata write`, or begin anew with `stolonctl init`"
+    )]
+    Vanished(ClusterUid),
 }
 
 struct RandomUids;
@@ -70,6 +75,7 @@ impl Sentinel {
         let read = self.store.cluster_document().await.map_err(Trouble::Document)?;
         let Some(read) = read else { return self.create_cluster().await };
         let cluster = usable(read.value)?;
+        self.last_seen = Some(cluster.cluster.uid.clone());
         self.sleep_interval = cluster.cluster.spec.effective().sleep_interval.max(SHORTEST_SLEEP);
         self.publish_report().await.map_err(Trouble::OwnReport)?;
         let keepers = self.store.keeper_reports().await.map_err(Trouble::Reports)?;
@@ -140,8 +146,12 @@ impl Sentinel {
         self.holds.clone_from(&decision.holds);
     }
 
-    /// There is no document: make one if this sentinel was told how.
+    /// There is no document: make one if this sentinel was told how, and if nobody remembers another one. A store that was lost or
+    /// emptied is no operator's consent to overwrite databases.
     async fn create_cluster(&mut self) -> Result<Next, Trouble> {
+        if let Some(cluster) = self.remembered_cluster().await? {
+            return Err(Trouble::Vanished(cluster));
+        }
         let Some(spec) = self.initial_spec.clone() else { return Err(Trouble::NoCluster) };
         let document = initial_document(spec);
         match self.store.compare_and_put_cluster_document(&document, Expected::Absent).await {
@@ -150,6 +160,15 @@ impl Sentinel {
             Err(error) => return Err(Trouble::Create(error)),
         }
         Ok(Next::AtOnce)
+    }
+
+    /// The cluster that this sentinel has seen, or that keepers report to.
+    async fn remembered_cluster(&self) -> Result<Option<ClusterUid>, Trouble> {
+        if self.last_seen.is_some() {
+            return Ok(self.last_seen.clone());
+        }
+        let keepers = self.store.keeper_reports().await.map_err(Trouble::Reports)?;
+        Ok(keepers.into_values().map(|report| report.cluster_uid).find(|uid| !uid.is_empty()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{Hold, Memory};
-use stolon_model::{ClusterSpec, SentinelReport, SentinelUid};
+use stolon_model::{ClusterSpec, ClusterUid, SentinelReport, SentinelUid};
 use stolon_store::{ClusterStore, WatchScope};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,8 @@ pub struct Sentinel {
     pub(crate) store: Arc<dyn ClusterStore>,
     pub(crate) uid: SentinelUid,
     pub(crate) initial_spec: Option<ClusterSpec>,
+    /// The cluster that was last seen in the store.
+    pub(crate) last_seen: Option<ClusterUid>,
     pub(crate) metrics: Metrics,
     pub(crate) started: Instant,
     pub(crate) memory: Memory,
@@ -59,6 +61,7 @@ impl Sentinel {
             store,
             uid,
             initial_spec,
+            last_seen: None,
             metrics,
             started: Instant::now(),
             memory: Memory::default(),

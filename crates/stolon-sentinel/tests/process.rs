@@ -383,6 +383,30 @@ async fn why_nothing_happens_is_in_the_log_and_in_the_report() {
     assert_eq!(sentinel.count("no keepers registered"), 1, "once, not in every round");
 }
 
+/// A new cluster would have the keepers overwrite the databases of the one whose data were lost.
+#[tokio::test]
+async fn cluster_data_that_vanish_are_no_reason_to_begin_anew() {
+    let bench = Bench::new();
+    let witness = bench.sentinel_with_spec("witness");
+    bench.keeper("one");
+    let lost = bench.until("a primary", |data| data.cluster.status.phase == Some(Phase::Normal)).await;
+    bench.silence("one");
+    for file in ["store.db", "store.db-wal", "store.db-shm"] {
+        // Only the first one is always there.
+        let _ = std::fs::remove_file(bench.path(file));
+    }
+    witness.until_logged("are gone from the store: no new cluster is made").await;
+    // One that has seen nothing hears of the cluster from its keepers.
+    let report = keeper_report(&"one".into(), &lost, next(&bench.published));
+    bench.store.put_keeper_report(&report, Duration::from_secs(20)).await.unwrap();
+    let newcomer = bench.sentinel_with_spec("newcomer");
+    newcomer.until_logged(&format!("the cluster data of cluster {} are gone", lost.cluster.uid)).await;
+    assert!(bench.data().await.unwrap().is_none());
+    // What was lost is written back, and the cluster goes on.
+    bench.store.put_cluster_document(&lost.into()).await.unwrap();
+    witness.until_logged("rounds succeed again").await;
+}
+
 #[tokio::test]
 async fn metrics_have_the_names_that_dashboards_know() {
     let bench = Bench::new();
