@@ -32,6 +32,10 @@ pub struct Options {
     /// How long idle programs are watched, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     idle_seconds: u64,
+
+    /// Measure the programs in this directory instead of building them
+    #[arg(long, value_name = "DIRECTORY")]
+    programs: Option<PathBuf>,
 }
 
 impl Options {
@@ -46,7 +50,10 @@ impl Options {
 /// The programs cannot be built, or a cluster does not work.
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
     let Bench::Failover(options) = bench;
-    let programs = build()?;
+    let programs = match &options.programs {
+        Some(programs) => std::path::absolute(programs)?,
+        None => build()?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         println!(
