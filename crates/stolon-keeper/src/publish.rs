@@ -1,6 +1,6 @@
 //! The publisher: a report in every interval, and at once when something happened that others wait for.
 
-use stolon_model::{InfoUid, KeeperActivity, KeeperReport, PostgresState};
+use stolon_model::{InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState};
 use stolon_runtime::{Backoff, new_uid8};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,9 @@ fn matter(news: &News) -> News {
 }
 
 fn report(shared: &Shared, news: News) -> KeeperReport {
+    // An instance that was complete and is gone is for the sentinel to replace; one that is being made is not here yet.
+    let is_lost = news.data_is_gone && news.generation != 0;
+    let instance = if is_lost { InstanceUid::default() } else { news.instance };
     KeeperReport {
         info_uid: InfoUid::from(new_uid8()),
         uid: shared.uid.clone(),
@@ -61,7 +64,7 @@ fn report(shared: &Shared, news: News) -> KeeperReport {
         boot_uuid: shared.boot.clone(),
         postgres_binary_version: news.version,
         postgres_state: news.state.map(|state| PostgresState {
-            uid: news.instance,
+            uid: instance,
             generation: news.generation,
             listen_address: shared.settings.advertise_address.clone(),
             port: shared.settings.advertise_port.clone(),

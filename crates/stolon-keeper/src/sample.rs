@@ -63,7 +63,10 @@ async fn state(shared: &Shared, timeout: Duration, stop: &CancellationToken) -> 
         Err(error) => tracing::warn!(%error, "cannot find out the version of the postgres binaries"),
     }
     let running = shared.postgres.server().borrow().is_running();
-    let is_instance = matches!(shared.postgres.facts(), Ok(DataDirectory::Initialised(_)));
+    let facts = shared.postgres.facts();
+    let is_instance = matches!(facts, Ok(DataDirectory::Initialised(_)));
+    let nothing = matches!(facts, Ok(DataDirectory::Absent | DataDirectory::Empty));
+    shared.tell(|news| news.data_is_gone = nothing && !running);
     if !running || !is_instance || says_starting(&shared.postgres) {
         return state;
     }

@@ -49,6 +49,8 @@ pub(crate) struct News {
     pub(crate) version: PostgresVersion,
     /// The instance in `dbstate`.
     pub(crate) instance: InstanceUid,
+    /// Nothing runs, and nothing is left of the instance's data.
+    pub(crate) data_is_gone: bool,
     /// The generation that was reached.
     pub(crate) generation: i64,
     /// The last look; none before the first.

@@ -232,7 +232,10 @@ pub enum Trouble {
     )]
     DataLost(InstanceUid),
     /// PGDATA is not what it was.
-    #[error("the data directory of db {instance} is not complete any more: {missing}")]
+    #[error(
+        "the data directory of db {instance} is not complete any more: {missing}\n\
+         hint: bring the data back; or, beside a primary that works, `stolonctl removekeeper` has this keeper make a new standby"
+    )]
     DataGone {
         /// Which instance.
         instance: InstanceUid,

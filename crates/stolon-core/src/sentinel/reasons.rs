@@ -93,6 +93,8 @@ pub enum RemovalReason {
     OtherBranch,
     /// The primary no longer has the WAL that it needs.
     MissingWal,
+    /// Its keeper no longer has its data.
+    DataLost,
     /// It does not work, and there are enough others that do.
     NotNeeded,
     /// There are more standbys than wanted.
@@ -314,6 +316,7 @@ impl Display for RemovalReason {
             Self::OtherSystem => "its system identifier is not the primary's",
             Self::OtherBranch => "it holds WAL that the primary does not have",
             Self::MissingWal => "it does not advance and the primary no longer has the WAL that it needs",
+            Self::DataLost => "its keeper no longer has its data",
             Self::NotNeeded => "it does not work and there are enough standbys that do",
             Self::Surplus => "there are more standbys than maxStandbysPerSender",
         })

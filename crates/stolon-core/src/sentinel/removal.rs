@@ -31,7 +31,8 @@ impl Round<'_> {
         }
     }
 
-    /// Beside a primary that works: former primaries, other databases, other branches, and standbys that lack WAL.
+    /// Beside a primary that works: former primaries, other databases, other branches, and standbys that lack WAL or
+    /// whose data are gone.
     pub fn remove_unusable(&mut self, primary: &Instance) {
         let doomed: Vec<(InstanceUid, RemovalReason)> = self
             .data
@@ -49,6 +50,9 @@ impl Round<'_> {
         if Kind::of(instance) == Kind::Head {
             return Some(RemovalReason::FormerPrimary);
         }
+        if self.is_lost(instance) {
+            return Some(RemovalReason::DataLost);
+        }
         match validity(primary, instance) {
             Validity::OtherSystem => Some(RemovalReason::OtherSystem),
             Validity::OtherBranch => Some(RemovalReason::OtherBranch),
@@ -56,6 +60,18 @@ impl Round<'_> {
                 self.lacks_wal(primary, instance).then_some(RemovalReason::MissingWal)
             }
         }
+    }
+
+    /// A standby that was complete once, does not work, and whose keeper says that it holds something else, or nothing.
+    fn is_lost(&self, instance: &Instance) -> bool {
+        let says_so = |keeper: &KeeperUid| {
+            let state = self.fresh.get(keeper).and_then(|report| report.postgres_state.as_ref());
+            state.is_some_and(|state| state.uid != instance.uid)
+        };
+        Kind::of(instance) == Kind::Standby
+            && instance.status.current_generation != 0
+            && !instance.status.healthy
+            && says_so(&instance.spec.keeper_uid)
     }
 
     /// A standby that has not moved for long, and whose next WAL the primary no longer has.

@@ -58,6 +58,36 @@ fn once_there_are_enough_the_one_that_did_not_come_is_given_up() {
     assert_eq!(world.db(1).spec.followers, uids(&[3]));
 }
 
+/// Its keeper cannot bring it back: with the data directory, or the file that says whose data are in it, the instance is gone.
+#[test]
+fn a_standby_whose_data_are_gone_is_made_anew_after_a_while() {
+    let mut world = World::normal(2, 2);
+    world.round();
+    let mut round_without_data = |world: &mut World, holds: &str| {
+        let mut reports = world.current_reports();
+        if let Some(state) = &mut reports.get_mut(&keeper_uid(2)).unwrap().postgres_state {
+            (state.uid, state.healthy) = (holds.into(), false);
+        }
+        world.round_on(&reports).changes
+    };
+    let is_removal = |change: &Change| matches!(change, Change::InstanceRemoved { .. });
+    assert!(!round_without_data(&mut world, "").iter().any(is_removal), "it may come back");
+    world.later(1000);
+    assert!(!round_without_data(&mut world, "").iter().any(is_removal), "it may still come back");
+    let mut changes = Vec::new();
+    for _ in 0..60 {
+        world.later(1000);
+        changes.extend(round_without_data(&mut world, ""));
+    }
+    let removed: Vec<_> = changes.iter().filter(|change| is_removal(change)).collect();
+    assert!(
+        matches!(removed[..], [Change::InstanceRemoved { instance, because: RemovalReason::DataLost, .. }] if *instance == uid(2)),
+        "{changes:?}"
+    );
+    assert_eq!(world.db(3).spec.keeper_uid, keeper_uid(2));
+    assert_eq!(world.db(3).spec.init_mode, Some(InstanceInitMode::Resync));
+}
+
 /// D-5, A8: a base backup that is under way counts.
 #[test]
 fn slow_standbys_are_not_made_again_and_again() {
