@@ -103,6 +103,14 @@ impl Layout {
         self.directory.join(format!("keeper{number}"))
     }
 
+    /// The first keeper's database that is here; none in a new directory.
+    pub fn first_database(&self) -> Option<PathBuf> {
+        let keepers = (1..).map(|number| self.keeper_directory(number));
+        let mut databases =
+            keepers.take_while(|directory| directory.is_dir()).map(|directory| directory.join("postgres"));
+        databases.find(|data| data.join("PG_VERSION").is_file())
+    }
+
     /// A keeper named `keeper<number>` whose PostgreSQL listens on a port of 127.0.0.1.
     pub fn keeper(&self, number: usize, port: u16) -> Service {
         let name = format!("keeper{number}");
@@ -199,5 +207,38 @@ fn without_our_settings(command: &mut Command) {
         {
             command.env_remove(&*name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_seen_whichever_keeper_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = String::new;
+        let layout = Layout {
+            directory: directory.path().to_path_buf(),
+            cluster_name: "test".to_owned(),
+            store_backend: "sqlite".to_owned(),
+            store_endpoints: String::new(),
+            programs: PathBuf::new(),
+            pg_bin: PathBuf::new(),
+            account: Account::Own,
+            credentials: Credentials {
+                superuser: secret(),
+                superuser_password: secret(),
+                replication_user: secret(),
+                replication_password: secret(),
+            },
+        };
+        assert_eq!(layout.first_database(), None);
+        std::fs::create_dir_all(layout.keeper_directory(1)).unwrap();
+        let data = layout.keeper_directory(2).join("postgres");
+        std::fs::create_dir_all(&data).unwrap();
+        assert_eq!(layout.first_database(), None, "a directory is no database");
+        std::fs::write(data.join("PG_VERSION"), "15").unwrap();
+        assert_eq!(layout.first_database(), Some(data));
     }
 }

@@ -320,10 +320,11 @@ impl LocalPostgres {
         self.config_problems(limit).await
     }
 
-    /// Lines of the configuration files that the running server does not take.
+    /// Lines of the configuration files that the running server does not take. A parameter that left the file and whose default
+    /// waits for a restart is listed by PostgreSQL without a file: there is nothing wrong with any line.
     pub async fn config_problems(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
         let sql = "SELECT 'postgresql.conf', coalesce(sourceline, 0), coalesce(name, ''), error FROM pg_file_settings f \
-                   WHERE error IS NOT NULL AND NOT EXISTS \
+                   WHERE error IS NOT NULL AND sourcefile IS NOT NULL AND NOT EXISTS \
                    (SELECT FROM pg_settings s WHERE s.name = lower(f.name) AND s.pending_restart); \
                    SELECT 'pg_hba.conf', coalesce(line_number, 0), '', error FROM pg_hba_file_rules WHERE error IS NOT NULL";
         let answers = self.query("look for mistakes in the configuration files", sql, limit).await?;

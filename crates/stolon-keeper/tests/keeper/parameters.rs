@@ -98,6 +98,17 @@ fn a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic() {
                 .await;
             let role = world.instance("aa").spec.role.clone();
             assert_eq!(role, Some(Role::Primary));
+
+            // Going back to the default waits, too. That is no mistake in any file.
+            world.cluster.cluster.spec.automatic_pg_restart = Some(false);
+            world.change("aa", |aa| aa.spec.pg_parameters = map(&[])).await;
+            let activity = world
+                .eventually("the pending restart", async |world| {
+                    let report = world.report(&keeper).await?;
+                    report.activity.filter(|activity| activity.pending_restart)
+                })
+                .await;
+            assert_eq!(activity.parameter_problems, None);
         },
     );
 }

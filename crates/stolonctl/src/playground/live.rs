@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 use stolon_local::{Layout, Target};
-use stolon_runtime::{CommonArgs, Shutdown};
+use stolon_runtime::{CommonArgs, Failure, Shutdown};
 use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
 use tokio::sync::mpsc;
 
@@ -94,6 +94,7 @@ impl Playground {
     }
 
     async fn run_until_stopped(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        self.refuse_lost_store().await?;
         let spec = self.write_spec()?;
         self.start_programs(Some(&spec))?;
         self.introduce();
@@ -114,6 +115,30 @@ impl Playground {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
             self.show().await;
+        }
+    }
+
+    /// Databases without the cluster data that they belong to would be overwritten by a new cluster.
+    async fn refuse_lost_store(&self) -> anyhow::Result<()> {
+        let Some(data) = self.layout.first_database() else { return Ok(()) };
+        // What the store cannot answer now it cannot be asked to begin anew either.
+        match self.store.cluster_document().await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Failure::new(format!(
+                "{} holds a database, but the store {} has no cluster data: a new cluster would overwrite it",
+                data.display(),
+                self.layout.store_endpoints
+            ))
+            .hint("bring the store back, or remove the keepers' directories to begin anew")
+            .into()),
+            Err(error) => Err(Failure::new(format!(
+                "the store of {} does not answer: {error}",
+                data.display()
+            ))
+            .hint(
+                "start the store first: without it nobody can tell whether the database would be overwritten",
+            )
+            .into()),
         }
     }
 
