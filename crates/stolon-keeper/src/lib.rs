@@ -52,6 +52,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let metrics = metrics::Metrics::new(registry);
     let cluster_store = stolon_store::open(&flags.common.store_options()?)
         .map_err(|error| UsageError::new(format!("cannot create keeper: cannot create store: {error}")))?;
+    stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));
     let state = keeper_state(&settings)?;
     let instance: InstanceState = load(&settings.data_dir.join("dbstate"))?.unwrap_or_default();
     tracing::info!(uid = %state.uid, "keeper uid");

@@ -10,8 +10,9 @@ pub use flags::Flags;
 pub use sentinel::Sentinel;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use stolon_runtime::{Program, Readiness, Shutdown, new_registry, new_uid8, parse};
+use stolon_runtime::{Program, Readiness, Shutdown, UsageError, new_registry, new_uid8, parse};
 
 /// The program: from the flags to the exit status.
 ///
@@ -22,8 +23,11 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
     let options = flags.common.store_options()?;
     let initial_spec = flags.initial_spec()?;
+    let store = stolon_store::open(&options)
+        .map_err(|error| UsageError::new(format!("cannot create sentinel: cannot create store: {error}")))?;
     let mut registry = new_registry(Program::Sentinel, &options.cluster_name);
     let metrics = metrics::Metrics::registered(&mut registry);
+    stolon_runtime::register_store_requests(&mut registry, Arc::clone(&store));
     let readiness = Readiness::default();
     readiness.set_ready();
     let address = &flags.common.metrics_listen_address;
@@ -31,9 +35,6 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         true => None,
         false => Some(stolon_runtime::serve(address, registry, readiness).await?),
     };
-    let store = stolon_store::open(&options).map_err(|error| {
-        stolon_runtime::UsageError::new(format!("cannot create sentinel: cannot create store: {error}"))
-    })?;
     let uid = new_uid8();
     tracing::info!(uid, "sentinel uid");
     Sentinel::new(store, uid.as_str().into(), initial_spec, metrics).run(shutdown.token()).await;

@@ -16,8 +16,6 @@ pub struct Metrics {
     pub leader_count: Gauge<i64, AtomicI64>,
     /// How many things the last round left undone with a reason.
     pub holds: Gauge<i64, AtomicI64>,
-    /// Requests sent to the store since the start.
-    pub store_requests: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -43,11 +41,6 @@ impl Metrics {
             "stolon_sentinel_holds",
             "Number of things that the last round left undone, each with a reason in the log",
             metrics.holds.clone(),
-        );
-        registry.register(
-            "stolon_sentinel_store_requests",
-            "Requests sent to the store since the start",
-            metrics.store_requests.clone(),
         );
         metrics
     }

@@ -56,7 +56,6 @@ impl Sentinel {
                 Next::At(Instant::now() + self.sleep_interval)
             }
         };
-        self.metrics.store_requests.set(i64::try_from(self.store.requests()).unwrap_or(i64::MAX));
         next
     }
 
