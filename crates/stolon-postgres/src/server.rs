@@ -317,7 +317,19 @@ impl LocalPostgres {
                 return if problems.is_empty() { Err(timeout) } else { Ok(problems) };
             }
         }
+        self.have_standbys_answer(limit).await;
         self.config_problems(limit).await
+    }
+
+    /// Commits that wait are released when a standby's answer arrives, not when `synchronous_standby_names` names that standby: an idle one
+    /// answers only every `wal_receiver_status_interval`, 10 seconds. A little WAL is answered at once. Our own commits do
+    /// not wait (`synchronous_commit` is local); on a standby, and where no names are set, nothing is written.
+    async fn have_standbys_answer(&self, limit: &Limit) {
+        let sql = "SELECT pg_logical_emit_message(true, 'stolon', 'reloaded') \
+                   WHERE NOT pg_is_in_recovery() AND current_setting('synchronous_standby_names') <> ''";
+        if let Err(error) = self.query("have the standbys answer", sql, limit).await {
+            tracing::warn!(%error, "waiting commits may hang until the standbys answer by themselves");
+        }
     }
 
     /// Lines of the configuration files that the running server does not take. A parameter that left the file and whose default
