@@ -1,4 +1,5 @@
-//! The sampler: looks at PostgreSQL twice in each interval, and whenever something happened to it.
+//! The sampler: looks at PostgreSQL twice in each interval, and whenever something happened to it; after that a few times
+//! in quick succession, since what was begun shows its effect a little later.
 
 use std::time::Duration;
 
@@ -12,19 +13,25 @@ use crate::metrics::Flag;
 use crate::observe::says_starting;
 use crate::shared::Shared;
 
+/// The first pause after something happened; each one after it is twice as long. A standby that was given another primary
+/// streams from it some tens of milliseconds later, and synchronous commits wait until the sentinel knows that.
+const SOON: Duration = Duration::from_millis(50);
+
 /// Runs until `stop`.
 pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
     let mut server = shared.postgres.server();
+    let mut pause = SOON;
     loop {
         look(shared, stop).await;
-        let pause = shared.pace().sleep / 2;
+        let longest = shared.pace().sleep / 2;
+        pause = pause.min(longest);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             // The channel lives as long as `shared`, so that an error cannot be.
-            _ = server.changed() => {}
-            () = shared.look.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+            _ = server.changed() => pause = SOON,
+            () = shared.look.notified() => pause = SOON,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
         }
     }
 }
