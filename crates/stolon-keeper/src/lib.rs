@@ -8,6 +8,7 @@ mod configure;
 mod flags;
 mod keeper;
 mod metrics;
+mod namesake;
 mod observe;
 mod publish;
 mod sample;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use flags::{Flags, Locking, Settings};
 pub use keeper::Keeper;
 
+use namesake::Predecessor;
 use shared::Shared;
 use state_files::{DataDirectoryLock, load, store};
 
@@ -53,6 +55,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let cluster_store = stolon_store::open(&flags.common.store_options()?)
         .map_err(|error| UsageError::new(format!("cannot create keeper: cannot create store: {error}")))?;
     stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));
+    let predecessor = Predecessor::of(&settings.data_dir)?;
     let state = keeper_state(&settings)?;
     let instance: InstanceState = load(&settings.data_dir.join("dbstate"))?.unwrap_or_default();
     tracing::info!(uid = %state.uid, "keeper uid");
@@ -72,14 +75,19 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let boot = BootUuid::from(new_boot_uuid());
     let shared = Shared::new(settings, state, boot, cluster_store, postgres.clone(), metrics, readiness);
     let stop = shutdown.token();
-    let outcome = tokio::join!(
+    let ((), (), published) = tokio::join!(
         Keeper::new(&shared, instance, stop.clone()).run(),
         sample::run(&shared, &stop),
-        publish::run(&shared, &stop),
+        async {
+            let published = publish::run(&shared, &predecessor, &stop).await;
+            // Nothing is managed that is not reported.
+            stop.cancel();
+            published
+        },
     );
-    let ((), (), ()) = outcome;
     shared.metrics.shutdown_now();
-    stop_for_good(&postgres, &shutdown).await
+    let stopped = stop_for_good(&postgres, &shutdown).await;
+    published.and(stopped)
 }
 
 /// PostgreSQL refuses root, so a keeper that is root could only fail later.

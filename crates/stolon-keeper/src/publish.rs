@@ -5,22 +5,41 @@ use stolon_runtime::{Backoff, new_uid8};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::namesake::{self, Predecessor};
 use crate::shared::{News, Shared};
 
-/// Runs until `stop`.
-pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
+/// Runs until `stop`, or until another keeper is found to report under the same uid.
+///
+/// # Errors
+/// See [`namesake`].
+pub(crate) async fn run(
+    shared: &Shared,
+    predecessor: &Predecessor,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let mut news = shared.news.subscribe();
     let mut backoff = Backoff::new(shared.pace().sleep / 10, shared.pace().sleep);
+    // Reports that the store took; counted only as far as it matters.
+    let mut reports = 0;
     loop {
-        let now = news.borrow_and_update().clone();
+        let mut now = news.borrow_and_update().clone();
+        if !now.cluster_uid.is_empty() {
+            match reports {
+                0 => namesake::before_first_report(shared, predecessor, stop).await?,
+                1 => namesake::before_second_report(shared).await?,
+                _ => {}
+            }
+            now = news.borrow_and_update().clone();
+        }
         let published = matter(&now);
         let mut next = Instant::now() + shared.pace().sleep;
         if !now.cluster_uid.is_empty() {
             let put =
                 async { shared.store.put_keeper_report(&report(shared, now), 2 * shared.pace().sleep).await };
             match stop.run_until_cancelled(put).await {
-                None => return,
+                None => return Ok(()),
                 Some(Ok(())) => {
+                    reports = (reports + 1).min(2);
                     backoff.reset();
                     next = Instant::now() + shared.pace().sleep;
                 }
@@ -33,7 +52,7 @@ pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep_until(next) => break,
                 // The sender lives as long as `shared`, so that an error cannot be.
                 _ = news.changed() => if matter(&news.borrow()) != published { break },

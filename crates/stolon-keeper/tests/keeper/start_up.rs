@@ -117,6 +117,68 @@ fn a_data_directory_has_one_keeper_and_one_uid() {
 }
 
 #[test]
+fn a_keeper_refuses_to_run_beside_a_living_namesake() {
+    scenario("start_up::a_keeper_refuses_to_run_beside_a_living_namesake", async || {
+        let mut world = World::new();
+        let mut first = world.keeper("k1").await;
+        world.primary(&first).await;
+        let postmaster = first.postmaster().unwrap();
+
+        let mut namesake = KeeperProcess::new(&world, "k1");
+        namesake.data_dir = world.directory.path().join("elsewhere");
+        namesake.log = world.directory.path().join("namesake.log");
+        namesake.start();
+        assert_eq!(namesake.ended().await.code(), Some(2));
+        let log = namesake.log_text().replace("\\\"", "\"");
+        let place = format!("(its PostgreSQL: 127.0.0.1:{})", first.port);
+        let sentence = format!("another keeper with the uid \"k1\" is running {place}");
+        assert!(log.contains(&sentence), "{log}");
+        assert!(log.contains("give every keeper a --uid of its own"), "{log}");
+        assert_eq!(first.postmaster(), Some(postmaster), "the first keeper's database was left alone");
+
+        // The place of one that is gone may be taken: its last report no longer changes.
+        first.signal(rustix::process::Signal::KILL);
+        first.ended().await;
+        namesake.start();
+        world.acknowledge(&namesake).await;
+        assert!(namesake.log_text().contains("waiting whether its writer lives"), "{}", namesake.log_text());
+        assert!(namesake.stop().await.success());
+    });
+}
+
+#[test]
+fn of_two_namesakes_that_start_together_one_goes_on() {
+    scenario("start_up::of_two_namesakes_that_start_together_one_goes_on", async || {
+        let world = World::new();
+        let mut first = KeeperProcess::new(&world, "k1");
+        let mut second = KeeperProcess::new(&world, "k1");
+        second.data_dir = world.directory.path().join("elsewhere");
+        second.log = world.directory.path().join("second.log");
+        first.start();
+        second.start();
+        // Neither reports before it knows a cluster, so that neither can see the other.
+        world
+            .eventually("both to wait for cluster data", async |_| {
+                let waits = |keeper: &KeeperProcess| keeper.log_text().contains("no cluster data");
+                (waits(&first) && waits(&second)).then_some(())
+            })
+            .await;
+        world.publish().await;
+        let (code, log) = world
+            .eventually("one of them to refuse", async |_| {
+                [&mut first, &mut second]
+                    .into_iter()
+                    .find_map(|keeper| Some((keeper.try_ended()?.code(), keeper.log_text())))
+            })
+            .await;
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.contains("another keeper with the uid"), "{log}");
+        let ended = [first.try_ended(), second.try_ended()];
+        assert_eq!(ended.iter().flatten().count(), 1, "the other one goes on: {ended:?}");
+    });
+}
+
+#[test]
 fn metrics_and_readiness_are_served() {
     scenario("start_up::metrics_and_readiness_are_served", async || {
         let mut world = World::new();

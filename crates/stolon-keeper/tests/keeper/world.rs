@@ -280,6 +280,11 @@ impl KeeperProcess {
         }
     }
 
+    /// How the process ended, once it has.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().unwrap())
+    }
+
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
