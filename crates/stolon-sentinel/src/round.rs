@@ -1,11 +1,14 @@
 //! One round: read the view, reconcile, compare-and-put.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::sentinel::{Decision, Now, Standing, UidSource, View, Weight, reconcile};
-use stolon_model::{ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, Timestamp};
+use stolon_model::{
+    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, KeeperReport, KeeperUid, Timestamp,
+};
 use stolon_runtime::new_uid8;
-use stolon_store::{Expected, Revision, StoreError};
+use stolon_store::{Everything, Expected, Revision, StoreError};
 use tokio::time::Instant;
 
 use crate::sentinel::{Next, SHORTEST_SLEEP, Sentinel};
@@ -14,11 +17,9 @@ use crate::sentinel::{Next, SHORTEST_SLEEP, Sentinel};
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error("error retrieving cluster data: {0}")]
-    Document(StoreError),
+    View(StoreError),
     #[error("{0}")]
     Unusable(String),
-    #[error("error retrieving the reports of the others: {0}")]
-    Reports(StoreError),
     #[error("cannot publish the own report: {0}")]
     OwnReport(StoreError),
     #[error("cannot create the cluster: {0}")]
@@ -71,14 +72,13 @@ impl Sentinel {
     }
 
     async fn try_round(&mut self, standing: Standing) -> Result<Next, Trouble> {
-        let read = self.store.cluster_document().await.map_err(Trouble::Document)?;
-        let Some(read) = read else { return self.create_cluster().await };
+        let Everything { document, keepers, proxies } =
+            self.store.everything().await.map_err(Trouble::View)?;
+        let Some(read) = document else { return self.create_cluster(&keepers).await };
         let cluster = usable(read.value)?;
         self.last_seen = Some(cluster.cluster.uid.clone());
         self.sleep_interval = cluster.cluster.spec.effective().sleep_interval.max(SHORTEST_SLEEP);
         self.publish_report().await.map_err(Trouble::OwnReport)?;
-        let keepers = self.store.keeper_reports().await.map_err(Trouble::Reports)?;
-        let proxies = self.store.proxy_reports().await.map_err(Trouble::Reports)?;
         let view = View { cluster: &cluster, keepers: &keepers, proxies: &proxies, standing };
         let now = Now { monotonic: self.started.elapsed(), wall: wall_clock() };
         let decision = reconcile(&view, &self.memory, now, &mut RandomUids);
@@ -147,8 +147,8 @@ impl Sentinel {
 
     /// There is no document: make one if this sentinel was told how, and if nobody remembers another one. A store that was lost or
     /// emptied is no operator's consent to overwrite databases.
-    async fn create_cluster(&mut self) -> Result<Next, Trouble> {
-        if let Some(cluster) = self.remembered_cluster().await? {
+    async fn create_cluster(&mut self, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Result<Next, Trouble> {
+        if let Some(cluster) = self.remembered_cluster(keepers) {
             return Err(Trouble::Vanished(cluster));
         }
         let Some(spec) = self.initial_spec.clone() else { return Err(Trouble::NoCluster) };
@@ -162,12 +162,9 @@ impl Sentinel {
     }
 
     /// The cluster that this sentinel has seen, or that keepers report to.
-    async fn remembered_cluster(&self) -> Result<Option<ClusterUid>, Trouble> {
-        if self.last_seen.is_some() {
-            return Ok(self.last_seen.clone());
-        }
-        let keepers = self.store.keeper_reports().await.map_err(Trouble::Reports)?;
-        Ok(keepers.into_values().map(|report| report.cluster_uid).find(|uid| !uid.is_empty()))
+    fn remembered_cluster(&self, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Option<ClusterUid> {
+        let reported = || keepers.values().map(|report| &report.cluster_uid).find(|uid| !uid.is_empty());
+        self.last_seen.as_ref().or_else(reported).cloned()
     }
 }
 

@@ -19,6 +19,17 @@ pub struct Versioned<T> {
     pub revision: Revision,
 }
 
+/// All that a sentinel decides on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Everything {
+    /// The cluster document; a stored JSON `null` counts as absent.
+    pub document: Option<Versioned<ClusterDocument>>,
+    /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
+    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    /// The reports of all proxies, by the uid inside. What cannot be read is logged and left out.
+    pub proxies: BTreeMap<ProxyUid, ProxyReport>,
+}
+
 /// What a watch is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchScope {
@@ -35,6 +46,13 @@ pub trait ClusterStore: Send + Sync {
     /// The cluster document, linearizable. A stored JSON `null` counts as absent, here and for
     /// [`Expected::Absent`].
     async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError>;
+
+    /// All that a sentinel decides on, linearizable; where the store can, as of one moment and in one request.
+    async fn everything(&self) -> Result<Everything, StoreError> {
+        let document = self.cluster_document().await?;
+        let (keepers, proxies) = (self.keeper_reports().await?, self.proxy_reports().await?);
+        Ok(Everything { document, keepers, proxies })
+    }
 
     /// Write the cluster document, whatever is there: for `init` and `clusterdata write` only.
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError>;

@@ -9,8 +9,8 @@ use stolon_model::{
 };
 
 use crate::{
-    Campaign, ClusterStore, Entry, Expected, Key, KvStore, Revision, Selector, StoreError, Versioned, Watch,
-    WatchScope,
+    Campaign, ClusterStore, Entry, Everything, Expected, Key, KvStore, Revision, Selector, StoreError,
+    Versioned, Watch, WatchScope,
 };
 
 /// The documents of one cluster in a key-value store.
@@ -64,22 +64,12 @@ impl<K: KvStore> KvClusterStore<K> {
         uid: impl Fn(&R) -> U,
     ) -> Result<BTreeMap<U, R>, StoreError> {
         let entries = self.store.list(&self.reports_key(kind)).await?;
-        Ok(entries.iter().filter_map(readable_report).map(|report| (uid(&report), report)).collect())
+        Ok(readable_reports(entries.iter(), uid))
     }
 
     /// What lies at the document's key.
     async fn stored_document(&self) -> Result<StoredDocument, StoreError> {
-        let Some(entry) = self.store.get(&self.document_key()).await? else {
-            return Ok(StoredDocument::Absent);
-        };
-        match std::str::from_utf8(&entry.value) {
-            Ok(text) if text.trim() == "null" => Ok(StoredDocument::Null(entry.revision)),
-            Ok(_) => {
-                let value = decode(&entry)?;
-                Ok(StoredDocument::Present(Box::new(Versioned { value, revision: entry.revision })))
-            }
-            Err(error) => Err(StoreError::Decode { key: entry.key.to_string(), cause: error.to_string() }),
-        }
+        StoredDocument::read(self.store.get(&self.document_key()).await?.as_ref())
     }
 }
 
@@ -94,6 +84,27 @@ enum StoredDocument {
     Absent,
     Null(Revision),
     Present(Box<Versioned<ClusterDocument>>),
+}
+
+impl StoredDocument {
+    fn read(entry: Option<&Entry>) -> Result<Self, StoreError> {
+        let Some(entry) = entry else { return Ok(StoredDocument::Absent) };
+        match std::str::from_utf8(&entry.value) {
+            Ok(text) if text.trim() == "null" => Ok(StoredDocument::Null(entry.revision)),
+            Ok(_) => {
+                let value = decode(entry)?;
+                Ok(StoredDocument::Present(Box::new(Versioned { value, revision: entry.revision })))
+            }
+            Err(error) => Err(StoreError::Decode { key: entry.key.to_string(), cause: error.to_string() }),
+        }
+    }
+
+    fn present(self) -> Option<Versioned<ClusterDocument>> {
+        match self {
+            StoredDocument::Absent | StoredDocument::Null(_) => None,
+            StoredDocument::Present(document) => Some(*document),
+        }
+    }
 }
 
 fn decode<D: Document>(entry: &Entry) -> Result<D, StoreError> {
@@ -116,13 +127,31 @@ fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
     }
 }
 
+fn readable_reports<'a, R: Document, U: Ord>(
+    entries: impl Iterator<Item = &'a Entry>,
+    uid: impl Fn(&R) -> U,
+) -> BTreeMap<U, R> {
+    entries.filter_map(readable_report).map(|report| (uid(&report), report)).collect()
+}
+
 #[async_trait]
 impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError> {
-        match self.stored_document().await? {
-            StoredDocument::Absent | StoredDocument::Null(_) => Ok(None),
-            StoredDocument::Present(document) => Ok(Some(*document)),
-        }
+        Ok(self.stored_document().await?.present())
+    }
+
+    async fn everything(&self) -> Result<Everything, StoreError> {
+        let entries = self.store.list(&self.cluster).await?;
+        let document = self.document_key();
+        let below = |kind| {
+            let selector = Selector::Below(self.reports_key(kind));
+            entries.iter().filter(move |entry| selector.contains(entry.key.as_str()))
+        };
+        Ok(Everything {
+            document: StoredDocument::read(entries.iter().find(|entry| entry.key == document))?.present(),
+            keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
+            proxies: readable_reports(below(Reports::Proxies), |report: &ProxyReport| report.uid.clone()),
+        })
     }
 
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError> {

@@ -40,7 +40,7 @@ mod sqlite;
 mod watch;
 
 pub use clock::BootInstant;
-pub use cluster_store::{ClusterStore, Versioned, WatchScope};
+pub use cluster_store::{ClusterStore, Everything, Versioned, WatchScope};
 pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
 pub use error::StoreError;
 pub use etcd::EtcdStore;

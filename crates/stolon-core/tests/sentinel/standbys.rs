@@ -63,7 +63,7 @@ fn once_there_are_enough_the_one_that_did_not_come_is_given_up() {
 fn a_standby_whose_data_are_gone_is_made_anew_after_a_while() {
     let mut world = World::normal(2, 2);
     world.round();
-    let mut round_without_data = |world: &mut World, holds: &str| {
+    let round_without_data = |world: &mut World, holds: &str| {
         let mut reports = world.current_reports();
         if let Some(state) = &mut reports.get_mut(&keeper_uid(2)).unwrap().postgres_state {
             (state.uid, state.healthy) = (holds.into(), false);

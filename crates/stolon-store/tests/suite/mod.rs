@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use stolon_model::{ClusterDocument, KeeperReport, KeeperUid, ProxyReport, SentinelUid};
 use stolon_store::{
-    Campaign, ClusterStore, Expected, Key, KvClusterStore, KvStore, Leadership, MINIMUM_TTL, StoreError,
-    Watch, WatchScope,
+    Campaign, ClusterStore, Everything, Expected, Key, KvClusterStore, KvStore, Leadership, MINIMUM_TTL,
+    StoreError, Watch, WatchScope,
 };
 
 /// No condition of the suite takes longer, on however slow a machine.
@@ -256,6 +256,7 @@ async fn documents<S: KvStore>(one: S, raw: S) {
 
     raw.put(&key, b"null".to_vec(), None).await.expect("put null");
     assert_eq!(store.cluster_document().await.expect("read"), None, "null counts as absent");
+    assert_eq!(store.everything().await.expect("read"), Everything::default(), "null counts as absent");
     store
         .compare_and_put_cluster_document(&document("c"), Expected::Absent)
         .await
@@ -264,6 +265,8 @@ async fn documents<S: KvStore>(one: S, raw: S) {
     assert_eq!(refused, Err(StoreError::Conflict));
     raw.put(&key, b"{\"formatVersion\":".to_vec(), None).await.expect("put half a document");
     assert!(matches!(store.cluster_document().await, Err(StoreError::Decode { .. })));
+    assert!(matches!(store.everything().await, Err(StoreError::Decode { .. })));
+    store.put_cluster_document(&document("e")).await.expect("put");
 
     let ttl = Duration::from_secs(30);
     store.put_keeper_report(&keeper_report("k1", "i1"), ttl).await.expect("put");
@@ -282,6 +285,10 @@ async fn documents<S: KvStore>(one: S, raw: S) {
     let raw_json = raw.get(&cluster.child("proxies/info/p")).await.expect("get").expect("there").value;
     assert_eq!(String::from_utf8(raw_json).expect("text"), stolon_model::Document::to_json(&proxy));
     assert_eq!(store.proxy_reports().await.expect("read").len(), 1);
+    let everything = store.everything().await.expect("all that a sentinel decides on");
+    assert_eq!(everything.document, store.cluster_document().await.expect("read"));
+    assert_eq!(everything.keepers, reports);
+    assert_eq!(everything.proxies.into_values().collect::<Vec<_>>(), [proxy.clone()]);
     store.remove_proxy_report(&proxy.uid).await.expect("remove");
     assert!(store.proxy_reports().await.expect("read").is_empty());
     let sentinel = stolon_model::SentinelReport { uid: "s".into(), ..Default::default() };
