@@ -227,13 +227,24 @@ const REFUSED_FOR_OTHER_REASONS: [&str; 18] = [
     "log_statement_stats",
 ];
 
+/// A minor release may add a parameter, and the table was made from later releases than this server may be.
+fn unknown_to(server: &Server, directory: &Path, rows: &[Row]) -> BTreeSet<String> {
+    let lines: Vec<String> = rows.iter().map(|row| format!("{} = '?'\n", row.name)).collect();
+    let (said, _) = say(server, directory, &lines.concat());
+    let names = said.lines().filter_map(|line| line.split_once("unrecognized configuration parameter \""));
+    names.filter_map(|(_, rest)| Some(rest.split_once('"')?.0.to_owned())).collect()
+}
+
 #[test]
 fn postgres_agrees_about_values() {
     let directory = Scratch::new("values");
     let mut disagreements = Vec::new();
     for server in servers() {
-        let rows: Vec<Row> =
+        let mut rows: Vec<Row> =
             rows(server.major).into_iter().filter(|row| !DISTURBING.contains(&row.name.as_str())).collect();
+        let unknown = unknown_to(&server, &directory.0, &rows);
+        assert!(unknown.len() <= 4, "PostgreSQL {} knows nothing of {unknown:?}", server.major);
+        rows.retain(|row| !unknown.contains(&row.name));
         assert!(rows.len() > 200);
         let mut random = Random(0x5EED_0000 + u64::from(server.major));
         for _ in 0..20 {

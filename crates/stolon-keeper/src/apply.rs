@@ -125,6 +125,14 @@ impl Keeper<'_> {
                 postgres.remove_data(&Limit::unlimited(&self.stop)).await?;
                 self.memory.attempt.reached(Stage::Nothing);
             }
+            Step::SetAside { instance, .. } => {
+                let kept = postgres.set_aside(instance.as_str()).await?;
+                tracing::warn!(
+                    kept = %kept.display(),
+                    "the data of db {instance} of another cluster were set aside: this cluster was made without stolonctl init, so nobody \
+                     agreed to overwrite them; delete them when you are sure that nobody needs them"
+                );
+            }
             Step::InitDb(options) => {
                 let limit = Limit::within(INITDB_LIMIT, &self.stop);
                 postgres.initdb(options, &limit).await?;

@@ -44,6 +44,8 @@ document! {
         spec: Option<ClusterSpec> = "spec", omit;
         /// What the sentinel decided.
         status: ClusterStatus = "status", keep;
+        /// Ours, absent in Stolon's documents: an operator has agreed that keepers overwrite the data of other clusters.
+        overwrite_data: bool = "overwriteData", omit;
     }
 }
 
@@ -75,6 +77,8 @@ pub struct Cluster {
     pub spec: ClusterSpec,
     /// What the sentinel decided.
     pub status: ClusterStatus,
+    /// An operator has agreed that keepers overwrite the data of other clusters; otherwise they set it aside.
+    pub overwrite_data: bool,
 }
 
 /// Why a document cannot be worked with.
@@ -108,6 +112,7 @@ impl TryFrom<ClusterDocument> for ClusterData {
                 change_time: cluster.change_time,
                 spec,
                 status: cluster.status,
+                overwrite_data: cluster.overwrite_data,
             },
             keepers: document.keepers.unwrap_or_default(),
             instances: document.instances.unwrap_or_default(),
@@ -127,6 +132,7 @@ impl From<ClusterData> for ClusterDocument {
                 change_time: data.cluster.change_time,
                 spec: Some(data.cluster.spec),
                 status: data.cluster.status,
+                overwrite_data: data.cluster.overwrite_data,
             }),
             keepers: Some(data.keepers),
             instances: Some(data.instances),
@@ -146,6 +152,7 @@ impl ClusterData {
                 change_time: now,
                 spec,
                 status: ClusterStatus { phase: Some(Phase::Initializing), ..ClusterStatus::default() },
+                overwrite_data: false,
             },
             keepers: BTreeMap::new(),
             instances: BTreeMap::new(),

@@ -360,6 +360,7 @@ prop_compose! {
         instances in option::of(btree_map(word().prop_map(InstanceUid), instance(), 0..3)),
         enabled in option::of(vec(word().prop_map(ProxyUid), 1..3)),
         present in any::<(bool, bool)>(),
+        overwrite_data in any::<bool>(),
     ) -> ClusterDocument {
         let cluster = ClusterSection {
             uid: ClusterUid(uid),
@@ -371,6 +372,7 @@ prop_compose! {
                 phase: words[0].as_deref().map(Phase::from),
                 primary: words[1].clone().map(InstanceUid),
             },
+            overwrite_data,
         };
         let proxy = ProxySection {
             uid: ProxyUid::default(),

@@ -22,6 +22,8 @@ const NEW_DIRECTORY: &str = "postgres.new";
 
 /// Extension of the old data's directory for the moment of an exchange.
 const ASIDE: &str = "old";
+/// What nobody agreed to lose, with the instance that it was.
+const KEPT: &str = "kept";
 /// `application_name` of a copy.
 const COPYING: &str = "pg_basebackup";
 const LINGERING_POLL: Duration = Duration::from_millis(20);
@@ -176,6 +178,22 @@ impl LocalPostgres {
         remove_tree(directory.with_extension(ASIDE)).await?;
         clear_elsewhere(&directory).await?;
         remove_tree(directory).await
+    }
+
+    /// Moves PGDATA away, to a name beside it that says which instance it was; tells where it is now. The server must be stopped.
+    ///
+    /// # Errors
+    /// It cannot be moved: it is a link or a mount point, or parts of it lie elsewhere, where a new instance would meet them.
+    pub async fn set_aside(&self, instance: &str) -> Result<PathBuf> {
+        self.must_be_stopped()?;
+        let directory = self.data_directory();
+        let kept = directory.with_extension(format!("{KEPT}-{instance}"));
+        if !can_be_exchanged(&directory) || kept.exists() {
+            return Err(PostgresError::CannotBeSetAside { directory, kept });
+        }
+        std::fs::rename(&directory, &kept).map_err(PostgresError::io("set aside", &directory))?;
+        sync_parent(&directory)?;
+        Ok(kept)
     }
 
     fn must_be_stopped(&self) -> Result<()> {

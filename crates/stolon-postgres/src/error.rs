@@ -1,6 +1,6 @@
 //! What can go wrong with one PostgreSQL, in sentences that an operator can act on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = PostgresError> = std::result::Result<T, E>;
@@ -76,6 +76,14 @@ pub enum PostgresError {
     /// The source of a copy cannot be used; nothing was touched.
     #[error("{0}")]
     Source(#[from] crate::source::SourceProblem),
+    /// The data must be kept, and cannot be moved away.
+    #[error("the data of another cluster in {} must not be lost, and cannot be moved to {}", directory.display(), kept.display())]
+    CannotBeSetAside {
+        /// Where it is.
+        directory: PathBuf,
+        /// Where it should be.
+        kept: PathBuf,
+    },
     /// Something on disk or in an answer is not what it must be.
     #[error("{0}")]
     Invalid(String),
@@ -90,6 +98,10 @@ impl PostgresError {
             }
             Self::DiskFull { .. } => Some("free some space; the keeper tries again by itself".to_owned()),
             Self::Source(problem) => problem.hint(),
+            Self::CannotBeSetAside { .. } => Some(
+                "move the data away by hand, or agree to lose them: stolonctl init makes the cluster anew and has keepers overwrite"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

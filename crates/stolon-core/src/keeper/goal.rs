@@ -90,6 +90,8 @@ pub struct InstanceGoal {
     pub role: InstanceRole,
     /// How it comes to be when it is not here.
     pub make: Make,
+    /// What becomes of what is here instead.
+    pub other_data: OtherData,
     /// `postgresql.conf`.
     pub parameters: ParameterGoal,
     /// `pg_hba.conf`.
@@ -169,6 +171,16 @@ pub enum Make {
         /// The elected primary, to rewind against; none when rewinding is out of the question.
         rewind_against: Option<Box<Peer>>,
     },
+}
+
+/// What becomes of the data of another cluster that stand where an instance is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherData {
+    /// `stolonctl init` asked, and an operator agreed.
+    Overwrite,
+    /// A sentinel made the cluster from an initial specification. To it a store that was emptied is a new one, and that is
+    /// nobody's consent to lose a database.
+    SetAside,
 }
 
 /// When a changed parameter needs a restart.
@@ -266,6 +278,10 @@ fn instance_goal(
         uid: uid.clone(),
         generation: instance.generation,
         make: make(cluster, us, uid, instance)?,
+        other_data: match cluster.cluster.overwrite_data {
+            true => OtherData::Overwrite,
+            false => OtherData::SetAside,
+        },
         parameters: ParameterGoal {
             user: wanted.pg_parameters.clone().unwrap_or_default(),
             include_captured: wanted.include_previous_config,

@@ -10,7 +10,7 @@ use super::observation::{Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage
 use super::plan::{config, usable};
 use super::recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets};
 use super::step::{ConfigMerge, Plan, Reason, Step, Trouble};
-use super::warrant::{DestroyWarrant, Ground, assigned_anew, half_made};
+use super::warrant::{DestroyWarrant, Ground, assigned_anew, half_made, to_set_aside};
 
 /// What a recovery without an archive runs to fetch WAL: there is none.
 const NO_ARCHIVE: &str = "false";
@@ -20,7 +20,7 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
     let warrant = half_made(goal, seen).or_else(|| assigned_anew(goal, seen));
     match (&goal.make, warrant) {
         (Make::New(options), Some(warrant)) => {
-            let mut steps = begin(goal, warrant.clone());
+            let mut steps = begin(goal, seen, warrant.clone());
             steps.push(Step::InitDb(options.clone()));
             steps.extend(first_start(goal, seen, RecoverySettings::default()));
             steps.extend(capture(goal));
@@ -54,8 +54,16 @@ fn stopped(trouble: Trouble) -> Plan {
 }
 
 /// From here on the old data is lost, so this comes after everything that only looks.
-fn begin(goal: &InstanceGoal, warrant: DestroyWarrant) -> Vec<Step> {
-    vec![Step::Stop, Step::SetGate(Gate::Open), Step::MarkInitializing(goal.uid.clone()), Step::Wipe(warrant)]
+fn begin(goal: &InstanceGoal, seen: &Observation, warrant: DestroyWarrant) -> Vec<Step> {
+    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open)];
+    steps.extend(set_aside(goal, seen, &warrant));
+    steps.extend([Step::MarkInitializing(goal.uid.clone()), Step::Wipe(warrant)]);
+    steps
+}
+
+/// Before anything is written down about the new instance: a keeper that dies in between finds the old one, or none.
+fn set_aside(goal: &InstanceGoal, seen: &Observation, warrant: &DestroyWarrant) -> Option<Step> {
+    to_set_aside(goal, seen).map(|instance| Step::SetAside { instance, warrant: warrant.clone() })
 }
 
 /// The first start of new or foreign data, whose own `postgresql.conf` counts.
@@ -110,13 +118,13 @@ fn restore(goal: &InstanceGoal, seen: &Observation, pitr: &PitrConfig, warrant: 
     let stage = seen.attempt.stage;
     if warrant.ground() == Ground::AssignedAnew || !matches!(stage, Stage::Restored | Stage::Recovered) {
         let reasons = vec![ground(&warrant), Reason::Restore];
-        let mut steps = begin(goal, warrant);
+        let mut steps = begin(goal, seen, warrant);
         steps.extend([Step::Restore(pitr.data_restore_command.clone()), Step::Reobserve]);
         return Plan { steps, because: reasons, ..Plan::default() };
     }
     if let Err(trouble) = usable(goal, seen) {
         // Fetched again after a pause: the operator may have mended the backup.
-        let mut steps = begin(goal, warrant);
+        let mut steps = begin(goal, seen, warrant);
         steps.push(Step::Restore(pitr.data_restore_command.clone()));
         return Plan { because: vec![Reason::Restore], ..Plan { steps, ..Plan::stuck(trouble) } };
     }
@@ -165,23 +173,22 @@ fn resync(
         Ground::HalfMade => seen.attempt.stage,
         Ground::AssignedAnew => Stage::Nothing,
     };
-    let upstream = upstream(goal, source);
     match (stage, &seen.server) {
         (Stage::Rewound, Server::Running(Some(live))) => {
             let here = Branch { timeline: live.timeline, lsn: live.lsn, history: &live.history };
             if is_different_branch(Branch::from(&source.status), here) {
-                return copy(goal, source, upstream, warrant, Reason::OtherBranch);
+                return copy(goal, seen, source, warrant, Reason::OtherBranch);
             }
             Plan::of(Reason::Copy(source.uid.clone()), vec![Step::Finish(goal.uid.clone()), Step::Reobserve])
         }
         (Stage::Rewound | Stage::Copied, _) if usable(goal, seen).is_ok() => {
-            start_copy(goal, seen, source, upstream, stage)
+            start_copy(goal, seen, source, stage)
         }
         _ => match primary.filter(|_| can_rewind(seen, source)) {
             Some(primary) => rewind(goal, source, primary, warrant),
             None => {
                 let other = usable(goal, seen).err().filter(|_| stage == Stage::Copied);
-                copy(goal, source, upstream, warrant, Reason::Copy(source.uid.clone())).troubled(other)
+                copy(goal, seen, source, warrant, Reason::Copy(source.uid.clone())).troubled(other)
             }
         },
     }
@@ -227,32 +234,26 @@ fn rewind(goal: &InstanceGoal, source: &Peer, primary: &Peer, warrant: DestroyWa
 
 fn copy(
     goal: &InstanceGoal,
+    seen: &Observation,
     source: &Peer,
-    upstream: Upstream,
     warrant: DestroyWarrant,
     why: Reason,
 ) -> Plan {
     let reasons = vec![ground(&warrant), why];
-    let steps = vec![
-        Step::Stop,
-        Step::SetGate(Gate::Open),
-        examine(goal, source),
+    let upstream = upstream(goal, source);
+    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open), examine(goal, source)];
+    steps.extend(set_aside(goal, seen, &warrant));
+    steps.extend([
         Step::MarkInitializing(goal.uid.clone()),
         Step::BaseBackup { slot: upstream.application_name.clone(), upstream, warrant },
         Step::Reobserve,
-    ];
+    ]);
     Plan { steps, because: reasons, ..Plan::default() }
 }
 
 /// What was copied has to start before it counts; what was rewound has to come up, too.
-fn start_copy(
-    goal: &InstanceGoal,
-    seen: &Observation,
-    source: &Peer,
-    upstream: Upstream,
-    stage: Stage,
-) -> Plan {
-    let settings = RecoverySettings::internal_standby(upstream, seen.version);
+fn start_copy(goal: &InstanceGoal, seen: &Observation, source: &Peer, stage: Stage) -> Plan {
+    let settings = RecoverySettings::internal_standby(upstream(goal, source), seen.version);
     let config = config(goal, seen, settings, Admission::Everybody);
     let merge = ConfigMerge::Replace;
     let mut steps = Vec::new();

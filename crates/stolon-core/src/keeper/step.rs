@@ -58,6 +58,13 @@ pub enum Step {
     SetGate(Gate),
     /// Write down that the instance is half-made.
     MarkInitializing(InstanceUid),
+    /// Keep the data of another cluster beside PGDATA, under a name made from its instance.
+    SetAside {
+        /// The instance that it was.
+        instance: InstanceUid,
+        /// It makes room for this one.
+        warrant: DestroyWarrant,
+    },
     /// Delete the data.
     Wipe(DestroyWarrant),
     /// `initdb`.
@@ -136,6 +143,7 @@ impl Step {
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
             Step::Stop => "stopping PostgreSQL",
+            Step::SetAside { .. } => "setting old data aside",
             Step::Wipe(_) => "deleting old data",
             Step::InitDb(_) => "creating the database cluster",
             Step::Restore(_) => "restoring the backup",

@@ -2,8 +2,8 @@
 
 use stolon_model::InstanceUid;
 
-use super::goal::{InstanceGoal, Make};
-use super::observation::Observation;
+use super::goal::{InstanceGoal, Make, OtherData};
+use super::observation::{Data, Observation};
 
 /// The permission to destroy what stands at PGDATA, for the sake of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,22 @@ pub fn half_made(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarra
     let half = seen.local.uid == goal.uid && seen.local.initializing;
     (half && is_made_anew(goal))
         .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::HalfMade })
+}
+
+/// The complete instance of another cluster that stands here, and that nobody agreed to lose.
+pub fn to_set_aside(goal: &InstanceGoal, seen: &Observation) -> Option<InstanceUid> {
+    let Data::Present(present) = &seen.data else { return None };
+    let is_foreign = match &goal.make {
+        Make::New(_) | Make::Restore(_) => true,
+        Make::Resync { source, .. } => {
+            source.as_ref().is_some_and(|source| source.status.system_identifier != present.system_identifier)
+        }
+        Make::Nothing | Make::Adopt => false,
+    };
+    // What never reached a generation never held anybody's data.
+    let was_in_use = !seen.local.initializing && seen.local.generation > 0;
+    let is_kept = goal.other_data == OtherData::SetAside && is_foreign && was_in_use;
+    (is_kept && seen.local.uid != goal.uid).then(|| seen.local.uid.clone())
 }
 
 fn is_made_anew(goal: &InstanceGoal) -> bool {

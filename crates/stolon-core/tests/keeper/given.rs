@@ -30,6 +30,7 @@ pub fn cluster() -> ClusterData {
     spec.init_mode = Some(InitMode::New);
     let mut cluster = ClusterData::initial(ClusterUid::from("c1"), spec, Timestamp::ZERO);
     cluster.cluster.status.phase = Some(Phase::Normal);
+    cluster.cluster.overwrite_data = true;
     cluster.cluster.status.primary = Some("pp".into());
     let mut keeper = Keeper::default();
     keeper.uid = "k1".into();
@@ -156,6 +157,7 @@ fn word(step: &Step) -> Option<String> {
         Step::SetGate(Gate::Closed) => "gate".into(),
         Step::SetGate(Gate::Open) => return None,
         Step::MarkInitializing(_) => "mark".into(),
+        Step::SetAside { instance, .. } => format!("aside:{instance}"),
         Step::Wipe(_) => "wipe".into(),
         Step::InitDb(_) => "initdb".into(),
         Step::Restore(_) => "restore".into(),

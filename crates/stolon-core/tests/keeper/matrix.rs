@@ -73,6 +73,46 @@ fn another_instance_is_made_as_the_cluster_data_says() {
     }
 }
 
+/// A store that was emptied looks new to a sentinel with an initial specification; it is no order to lose databases.
+#[test]
+fn data_of_another_cluster_are_set_aside_unless_an_operator_agreed_to_lose_them() {
+    let unasked = |mode: Init| {
+        let role = if mode == Init::Resync { Role::Standby } else { Role::Primary };
+        let mut cluster = asked(role, mode);
+        cluster.cluster.overwrite_data = false;
+        let primary = cluster.instances.get_mut(&"pp".into()).unwrap();
+        primary.status.system_identifier = "another".into();
+        cluster
+    };
+    let old = || {
+        let mut seen = here(DataKind::Primary);
+        seen.local.uid = "old".into();
+        seen
+    };
+    let restored = "stop aside:old mark wipe restore again";
+    for (mode, with_data) in [
+        (Init::New, NEW.replacen("mark", "aside:old mark", 1)),
+        (Init::PointInTimeRecovery, restored.to_owned()),
+        (Init::Resync, COPY.replacen("mark", "aside:old mark", 1)),
+    ] {
+        let cluster = unasked(mode.clone());
+        assert_eq!(planned(&cluster, &old()), with_data);
+        let without = with_data.replacen("aside:old ", "", 1);
+        let mut nothing_there = old();
+        nothing_there.data = Data::Absent;
+        assert_eq!(planned(&cluster, &nothing_there), without, "there is nothing to keep");
+        let mut half_made = old();
+        half_made.local.initializing = true;
+        assert_eq!(planned(&cluster, &half_made), without, "what is half-made holds nobody's data");
+        let mut never_used = old();
+        never_used.local.generation = 0;
+        assert_eq!(planned(&cluster, &never_used), without, "what was never in use holds nobody's data");
+    }
+    let mut same_system = unasked(Init::Resync);
+    same_system.instances.get_mut(&"pp".into()).unwrap().status.system_identifier = SYSTEM.into();
+    assert_eq!(planned(&same_system, &old()), COPY, "the primary has the same data");
+}
+
 #[test]
 fn a_new_cluster_captures_its_parameters_when_they_are_to_be_merged() {
     let mut cluster = asked(Role::Primary, Init::New);

@@ -1,5 +1,7 @@
 //! Making instances: new, existing, restored, copied, rewound.
 
+use std::io::Write;
+
 use stolon_model::{
     ArchiveRecoverySettings, FollowConfig, InstanceInitMode, PitrConfig, RecoveryTargetSettings, Role,
 };
@@ -27,6 +29,39 @@ fn a_new_cluster_has_its_users_and_its_files() {
         assert_eq!(state, r#"{"UID":"k1","ClusterUID":"c1"}"#);
         let auto = std::fs::read_link(keeper.pgdata().join("postgresql.auto.conf")).unwrap();
         assert_eq!(auto, std::path::Path::new("/dev/null"));
+    });
+}
+
+#[test]
+fn a_cluster_that_nobody_asked_for_does_not_cost_the_old_data() {
+    scenario("making::a_cluster_that_nobody_asked_for_does_not_cost_the_old_data", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        keeper.value("CREATE TABLE precious AS SELECT 42 AS answer").await;
+        // The store was emptied, and a sentinel with an initial specification takes it for a new one.
+        world.cluster.cluster.uid = "c2".into();
+        world.cluster.cluster.overwrite_data = false;
+        world.assign("cc", &keeper, InstanceInitMode::New, Role::Primary);
+        world.cluster.cluster.status.primary = Some("cc".into());
+        world.publish().await;
+        world.healthy(&keeper, "cc", 1).await;
+        assert_eq!(keeper.value("SELECT count(*) FROM pg_class WHERE relname = 'precious'").await, "0");
+        let kept = keeper.data_dir.join("postgres.kept-aa");
+        let log = keeper.log_text();
+        assert!(log.contains("set aside") && log.contains(&kept.display().to_string()), "{log}");
+
+        let mut single = std::process::Command::new(bin_directory().unwrap().join("postgres"))
+            .args(["--single", "-D"])
+            .arg(&kept)
+            .arg("postgres")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        single.stdin.take().unwrap().write_all(b"SELECT answer FROM precious").unwrap();
+        let answer = String::from_utf8(single.wait_with_output().unwrap().stdout).unwrap();
+        assert!(answer.contains("answer = \"42\""), "{answer}");
     });
 }
 

@@ -52,6 +52,7 @@ impl World {
         spec.sleep_interval = Some(GoDuration::from_seconds(1));
         let mut cluster = ClusterData::initial(ClusterUid::from("c1"), spec, Timestamp::ZERO);
         cluster.cluster.status.phase = Some(Phase::Normal);
+        cluster.cluster.overwrite_data = true;
         World { directory, store, cluster }
     }
 

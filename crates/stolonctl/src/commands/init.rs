@@ -57,8 +57,9 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     }
 
     let uid = ClusterUid(new_uid8());
-    let document: ClusterDocument =
-        ClusterData::initial(uid, spec, Timestamp::utc(jiff::Timestamp::now())).into();
+    let mut data = ClusterData::initial(uid, spec, Timestamp::utc(jiff::Timestamp::now()));
+    data.cluster.overwrite_data = true;
+    let document = ClusterDocument::from(data);
     // Unconditional on purpose: the leading sentinel of the old cluster writes all the time, and it is this
     // command's task to end that cluster.
     session
