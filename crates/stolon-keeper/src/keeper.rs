@@ -305,8 +305,12 @@ impl<'a> Keeper<'a> {
             return Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string()));
         }
         let specified = Rc::new(spec.pg_parameters.clone().unwrap_or_default());
-        self.shared.tell(|news| news.specified = specified);
-        Goal::of(cluster, &spec, &self.identity)
+        let goal = Goal::of(cluster, &spec, &self.identity);
+        self.shared.tell(|news| {
+            news.specified = specified;
+            news.upstream = goal.upstream_address();
+        });
+        goal
     }
 
     /// Remembers the cluster that we belong to, so that we can report to it.

@@ -44,8 +44,13 @@ impl Keeper<'_> {
         if let Goal::Reach(goal) = self.goal() {
             let uid = goal.uid.clone();
             self.memory.attempt = std::mem::take(&mut self.memory.attempt).at(&uid);
-            if !running {
-                self.read_demands(kind, &limit).await?;
+            match &server {
+                Server::Stopped => self.read_demands(kind, &limit).await?,
+                // Recovery is over: what is asked for counts from the next restart on.
+                Server::Running(Some(live)) if !live.in_recovery && !self.local.initializing => {
+                    self.memory.demands = None;
+                }
+                Server::Running(_) => {}
             }
         }
         Ok(Observation {

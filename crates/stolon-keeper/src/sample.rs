@@ -21,8 +21,9 @@ const SOON: Duration = Duration::from_millis(50);
 pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
     let mut server = shared.postgres.server();
     let mut pause = SOON;
+    let mut dry = Dry::default();
     loop {
-        look(shared, stop).await;
+        look(shared, &mut dry, stop).await;
         let longest = shared.pace().sleep / 2;
         pause = pause.min(longest);
         tokio::select! {
@@ -37,9 +38,9 @@ pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
 }
 
 /// One look; what it finds becomes news. A look that takes too long is bad news by itself.
-async fn look(shared: &Shared, stop: &CancellationToken) {
+async fn look(shared: &Shared, dry: &mut Dry, stop: &CancellationToken) {
     let pace = shared.pace();
-    let mut work = std::pin::pin!(state(shared, pace.request, stop));
+    let mut work = std::pin::pin!(state(shared, dry, pace.request, stop));
     let overdue = Instant::now() + pace.sleep;
     let state = tokio::select! {
         state = &mut work => state,
@@ -61,7 +62,7 @@ fn publish(shared: &Shared, change: impl FnOnce(&mut PostgresState)) {
 }
 
 /// What is known: the fields that could not be found out keep their zero values, and `healthy` stays false.
-async fn state(shared: &Shared, timeout: Duration, stop: &CancellationToken) -> PostgresState {
+async fn state(shared: &Shared, dry: &mut Dry, timeout: Duration, stop: &CancellationToken) -> PostgresState {
     let limit = Limit::within(timeout, stop);
     let mut state = PostgresState::default();
     match shared.postgres.version(&limit).await {
@@ -75,14 +76,57 @@ async fn state(shared: &Shared, timeout: Duration, stop: &CancellationToken) -> 
     let nothing = matches!(facts, Ok(DataDirectory::Absent | DataDirectory::Empty));
     shared.tell(|news| news.data_is_gone = nothing && !running);
     if !running || !is_instance || says_starting(&shared.postgres) {
+        dry.note(shared, None);
         return state;
     }
     match shared.postgres.sample(&limit).await {
-        Ok(sample) => fill(shared, &mut state, sample),
+        Ok(sample) => {
+            dry.note(shared, Some(&sample));
+            fill(shared, &mut state, sample);
+        }
         Err(error) if error.is_cancelled() => {}
         Err(error) => tracing::debug!(%error, "cannot get pg state"),
     }
     state
+}
+
+/// Whether a standby receives WAL. PostgreSQL itself is healthy without, and tries again for ever.
+#[derive(Default)]
+struct Dry {
+    since: Option<Instant>,
+}
+
+impl Dry {
+    /// Twice the interval, since a standby that changes its primary, or whose primary restarts, may well wait a moment.
+    fn note(&mut self, shared: &Shared, sample: Option<&Sample>) {
+        let upstream = shared.news.borrow().upstream.clone();
+        let sentence = match upstream
+            .filter(|_| sample.is_some_and(|sample| sample.in_recovery && !sample.receives_wal))
+        {
+            Some(upstream) => {
+                let since = *self.since.get_or_insert_with(Instant::now);
+                (since.elapsed() > shared.pace().sleep * 2).then(|| {
+                    let words = shared.postgres.replication_failure();
+                    let why = words.map(|words| format!(": {words}")).unwrap_or_default();
+                    format!("the standby receives no WAL from {upstream}{why}")
+                })
+            }
+            None => {
+                self.since = None;
+                None
+            }
+        };
+        let sentence = sentence.unwrap_or_default();
+        let before = shared.news.borrow().activity.replication_problem.clone();
+        if before == sentence {
+            return;
+        }
+        match sentence.as_str() {
+            "" => tracing::info!("the standby receives WAL again"),
+            sentence => tracing::warn!("{sentence}"),
+        }
+        shared.tell(|news| news.activity.replication_problem = sentence);
+    }
 }
 
 fn fill(shared: &Shared, state: &mut PostgresState, sample: Sample) {

@@ -57,6 +57,8 @@ pub(crate) struct News {
     pub(crate) state: Option<PostgresState>,
     /// For people.
     pub(crate) activity: KeeperActivity,
+    /// Where a standby's WAL comes from, when that is an instance of this cluster.
+    pub(crate) upstream: Option<String>,
     /// What the specification sets by name, for the report of parameters.
     pub(crate) specified: Rc<Parameters>,
 }

@@ -71,6 +71,8 @@ document! {
         bytes_total: u64 = "bytesTotal", omit;
         /// Why the last pass did not reach its goal: one sentence with what to do.
         problem: String = "problem", omit;
+        /// Why a standby receives nothing from the instance that it follows: one sentence.
+        replication_problem: String = "replicationProblem", omit;
         /// Parameters that were left out or need attention, one sentence each.
         parameter_problems: Option<Vec<String>> = "parameterProblems", omit;
         /// PostgreSQL must be restarted before all its parameters are in force.

@@ -60,6 +60,18 @@ pub(crate) fn tool_failure(tool: &str, tail: &[String]) -> Option<String> {
     Some(strip(told))
 }
 
+/// The last thing that a server said about why it receives no WAL.
+pub(crate) fn replication_failure(tail: &[String]) -> Option<String> {
+    const SIGNS: [&str; 4] = [
+        "could not connect to the primary server",
+        "could not receive data from WAL stream",
+        "could not start WAL streaming",
+        "the primary server",
+    ];
+    let is_one = |line: &&String| line.contains("FATAL:") && SIGNS.iter().any(|sign| line.contains(sign));
+    tail.iter().rev().find(is_one).map(|line| message_of(line).to_owned())
+}
+
 struct Cause {
     /// All of these stand in one line.
     needles: &'static [&'static str],

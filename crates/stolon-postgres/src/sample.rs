@@ -22,6 +22,8 @@ pub struct Sample {
     pub lsn: Lsn,
     /// `pg_is_in_recovery()`.
     pub in_recovery: bool,
+    /// A standby receives WAL from the server that it follows (`pg_stat_wal_receiver`).
+    pub receives_wal: bool,
     /// The whole history of `timeline`, oldest first (published: the last two).
     pub timelines_history: Vec<TimelineHistoryEntry>,
     /// `pg_file_settings`, later rows win, nothing filtered.
@@ -123,6 +125,7 @@ impl LocalPostgres {
             timeline,
             lsn,
             in_recovery,
+            receives_wal: position.get(5).is_some(),
             timelines_history: timeline_history(&directory, timeline)?,
             configured_parameters: settings
                 .iter()

@@ -79,6 +79,11 @@ impl LocalPostgres {
         lock(&self.inner.log_tail).iter().cloned().collect()
     }
 
+    /// Why a standby receives no WAL, in the server's last words about it.
+    pub fn replication_failure(&self) -> Option<String> {
+        explain::replication_failure(&self.log_tail())
+    }
+
     /// Starts the server as our child with the files written before ([`LocalPostgres::write_config`], same `merge`), and
     /// returns once it owns PGDATA (`postmaster.pid`). [`LocalPostgres::wait_ready`] waits for connections.
     pub async fn start(&self, merge: Merge, limit: &Limit) -> Result<()> {

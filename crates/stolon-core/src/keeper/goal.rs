@@ -223,6 +223,13 @@ impl Goal {
         }
     }
 
+    /// host:port of the instance of this cluster that a standby is asked to follow.
+    pub fn upstream_address(&self) -> Option<String> {
+        let Goal::Reach(goal) = self else { return None };
+        let InstanceRole::Standby(Follow::Internal(peer)) = &goal.role else { return None };
+        Some(format!("{}:{}", peer.status.listen_address, peer.status.port))
+    }
+
     /// True when what is being made for this goal is of no use for `now`. Cluster data that cannot be read changes
     /// nothing, and neither do parameters: they come into force once the instance is made.
     pub fn is_given_up_by(&self, now: &Goal) -> bool {

@@ -181,7 +181,7 @@ pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> Wan
     }
     wanted.parameters.extend(managed);
     if let Some(demands) = facts.demands {
-        raise(&mut wanted.parameters, demands, facts.version);
+        raise(&mut wanted, demands, facts.version);
     }
     wanted.problems.sort();
     wanted.problems.dedup();
@@ -306,12 +306,17 @@ pub fn instances_of(application_names: &[String]) -> Vec<InstanceUid> {
         .collect()
 }
 
-/// Raises limits to what the copied cluster was run with: with less, recovery stops.
-fn raise(parameters: &mut Parameters, demands: &Demands, version: BinaryVersion) {
+/// Raises limits to what the copied cluster was run with: with less, recovery stops. Somebody who asked for less is told.
+fn raise(wanted: &mut WantedParameters, demands: &Demands, version: BinaryVersion) {
+    let parameters = &mut wanted.parameters;
     for (name, demanded, default) in demands.limits() {
         let ours = parameters.get(name).map_or(Some(default), |text| text.trim().parse::<u64>().ok());
-        if ours.is_some_and(|ours| ours < demanded) {
-            parameters.insert(name.to_owned(), demanded.to_string());
+        let Some(ours) = ours.filter(|ours| *ours < demanded) else { continue };
+        if parameters.insert(name.to_owned(), demanded.to_string()).is_some() && name != "max_wal_senders" {
+            let sentence = format!(
+                "{name} is {demanded} instead of {ours} as long as this PostgreSQL recovers data that were written with {demanded}"
+            );
+            wanted.problems.push(ParameterProblem { name: name.to_owned(), sentence });
         }
     }
     if demands.track_commit_timestamp && version.has_track_commit_timestamp() {

@@ -124,6 +124,23 @@ fn commits_wait_for_all_named_standbys() {
 }
 
 #[test]
+fn who_asked_for_less_than_the_copied_cluster_demands_is_told() {
+    let demands = Demands { max_connections: 300, max_wal_senders: 90, ..Demands::default() };
+    let facts = Facts { demands: Some(demands), ..facts() };
+    let told = |user: &[(&str, &str)]| {
+        wanted(&goal(user), &facts).problems.into_iter().map(|problem| problem.sentence).collect::<Vec<_>>()
+    };
+    assert!(told(&[]).is_empty(), "nobody asked for anything");
+    assert!(told(&[("max_connections", "400")]).is_empty(), "it is enough");
+    assert_eq!(
+        told(&[("max_connections", "50")]),
+        [
+            "max_connections is 300 instead of 50 as long as this PostgreSQL recovers data that were written with 300"
+        ]
+    );
+}
+
+#[test]
 fn limits_are_raised_to_what_the_copied_cluster_demands_and_never_lowered() {
     let demands = Demands {
         max_connections: 300,

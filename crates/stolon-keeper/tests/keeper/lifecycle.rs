@@ -117,6 +117,16 @@ fn a_standby_is_promoted_and_another_one_follows_it_without_a_restart() {
         let pending =
             second.value("SELECT string_agg(name, ',') FROM pg_settings WHERE pending_restart").await;
         assert_eq!(pending, "");
+
+        // The limits of the primary before it bind nobody who recovers nothing any more.
+        world
+            .change("bb", |bb| bb.spec.pg_parameters = Some([("max_connections".into(), "50".into())].into()))
+            .await;
+        world
+            .eventually("the pending restart", async |world| {
+                world.report(&second).await?.activity?.pending_restart.then_some(())
+            })
+            .await;
     });
 }
 

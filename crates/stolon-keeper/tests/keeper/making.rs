@@ -104,6 +104,37 @@ fn a_standby_is_copied_and_streams() {
 }
 
 #[test]
+fn a_standby_that_receives_nothing_says_why() {
+    scenario("making::a_standby_that_receives_nothing_says_why", async || {
+        let mut world = World::new();
+        let (first, second) = (world.keeper("k1").await, world.keeper("k2").await);
+        world.primary(&first).await;
+        world.standby(&second).await;
+        let change_password = |password: &str| format!("ALTER ROLE repluser PASSWORD '{password}'");
+        first.value(&change_password("by hand")).await;
+        first.value("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await;
+        let told = async |world: &World| Some(world.report(&second).await?.activity?.replication_problem);
+        let problem = world
+            .eventually("the standby to say that it is cut off", async |world| {
+                told(world).await.filter(|problem| !problem.is_empty())
+            })
+            .await;
+        let start = format!("the standby receives no WAL from 127.0.0.1:{}", first.port);
+        assert!(problem.starts_with(&start), "{problem}");
+        assert!(problem.contains("password authentication failed"), "{problem}");
+        let log = second.log_text();
+        assert!(log.contains("the standby receives no WAL"), "{log}");
+        first.value(&change_password(REPLICATION.1)).await;
+        world
+            .eventually("the standby to be content again", async |world| {
+                let activity = world.report(&second).await?.activity;
+                activity.is_none_or(|activity| activity.replication_problem.is_empty()).then_some(())
+            })
+            .await;
+    });
+}
+
+#[test]
 fn an_old_primary_is_rewound() {
     scenario("making::an_old_primary_is_rewound", async || {
         let mut world = World::new();
@@ -212,6 +243,8 @@ fn a_legacy_database_is_restored_with_the_limits_that_it_demands() {
         let mut world = World::new();
         let legacy = legacy();
         prepare(&legacy).await;
+        let client = legacy.connect().await.unwrap();
+        client.simple_query("ALTER SYSTEM SET work_mem = '7MB'").await.unwrap();
         let keeper = world.keeper("k1").await;
         let aa = world.assign("aa", &keeper, InstanceInitMode::PointInTimeRecovery, Role::Primary);
         aa.spec.include_previous_config = true;
@@ -230,6 +263,8 @@ fn a_legacy_database_is_restored_with_the_limits_that_it_demands() {
         let captured = state.pg_parameters.unwrap();
         assert_eq!(captured.get("max_connections").map(String::as_str), Some("300"));
         assert!(!captured.contains_key("restore_command"), "{captured:?}");
+        assert_eq!(captured.get("work_mem").map(String::as_str), Some("7MB"), "ALTER SYSTEM counts");
+        assert_eq!(keeper.value("SHOW work_mem").await, "7MB");
     });
 }
 

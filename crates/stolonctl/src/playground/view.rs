@@ -112,9 +112,9 @@ impl View {
         let Some(activity) = self.keepers.get(keeper).and_then(|report| report.activity.as_ref()) else {
             return Vec::new();
         };
-        let problem = Some(&activity.problem).filter(|problem| !problem.is_empty());
-        problem
+        [&activity.problem, &activity.replication_problem]
             .into_iter()
+            .filter(|problem| !problem.is_empty())
             .chain(activity.parameter_problems.iter().flatten())
             .flat_map(|sentence| sentence.lines())
             .map(|line| format!("    ! {line}"))

@@ -21,6 +21,8 @@ fn without_arguments_a_new_cluster_is_made() {
     let section = expected.cluster.as_mut().unwrap();
     section.uid = cluster.uid;
     section.change_time = cluster.change_time;
+    // The one thing that Stolon's does not say: that an operator agreed.
+    section.overwrite_data = true;
     assert_eq!(ctl.done(&["clusterdata", "read"]), format!("{}\n", expected.to_json()));
 }
 

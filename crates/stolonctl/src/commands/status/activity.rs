@@ -21,6 +21,9 @@ pub struct Activity {
     /// Why its last pass did not reach its goal, and what to do.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub problem: String,
+    /// Why its standby receives nothing from the instance that it follows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub replication_problem: String,
     /// Parameters that were left out or need attention.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parameter_problems: Vec<String>,
@@ -48,6 +51,7 @@ pub fn of_keeper(report: &KeeperReport) -> Option<Activity> {
         bytes_done: said.bytes_done,
         bytes_total: said.bytes_total,
         problem: said.problem.clone(),
+        replication_problem: said.replication_problem.clone(),
         parameter_problems: said.parameter_problems.clone().unwrap_or_default(),
         pending_restart: said.pending_restart,
     };
@@ -63,6 +67,9 @@ impl Activity {
         }
         if !self.problem.is_empty() {
             sentences.push(format!("problem: {}", self.problem));
+        }
+        if !self.replication_problem.is_empty() {
+            sentences.push(format!("problem: {}", self.replication_problem));
         }
         sentences.extend(self.parameter_problems.iter().cloned());
         if self.pending_restart {
