@@ -2,6 +2,7 @@
 
 mod admission;
 mod corners;
+mod decision_table;
 mod durability;
 mod failover;
 mod initialise;
@@ -11,4 +12,5 @@ mod proxies;
 mod rounds;
 mod standbys;
 mod synchronous;
+mod traces;
 mod world;

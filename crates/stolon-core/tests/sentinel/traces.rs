@@ -1,0 +1,114 @@
+//! Traces: a cluster's life line by line, as it is known from the original, with our decisions where they differ.
+//!
+//! A line is one round; before it keepers have done what the line before asked of them. An instance is
+//! `uid@keeper generation/reported`, then what is asked of it: `new`, `resync`, `primary` or `<leader`; its followers; whom
+//! commits wait for (`S`), literal names (`E`), and who is known to be in sync (`T`).
+
+use stolon_model::*;
+
+use crate::world::*;
+
+fn short(uid: &InstanceUid) -> &str {
+    uid.as_str().trim_start_matches("db")
+}
+
+fn list(uids: Option<&Vec<InstanceUid>>) -> String {
+    uids.map_or("null".to_owned(), |uids| {
+        format!("[{}]", uids.iter().map(short).collect::<Vec<_>>().join(","))
+    })
+}
+
+fn instance(it: &Instance) -> String {
+    let spec = &it.spec;
+    let mode = match &spec.init_mode {
+        Some(InstanceInitMode::New) => " new",
+        Some(InstanceInitMode::Resync) => " resync",
+        _ => "",
+    };
+    let role = match &spec.follow_config {
+        Some(follow) => format!("<{}", short(&follow.instance_uid)),
+        None => "primary".to_owned(),
+    };
+    let synchronous = match spec.synchronous_replication {
+        true => format!(
+            " S={} E={} T={}",
+            list(spec.synchronous_standbys.as_ref()),
+            if spec.external_synchronous_standbys.as_ref().is_some_and(|names| !names.is_empty()) {
+                "fake"
+            } else {
+                "[]"
+            },
+            list(it.status.synchronous_standbys.as_ref())
+        ),
+        false => String::new(),
+    };
+    let keeper = spec.keeper_uid.as_str().trim_start_matches("keeper");
+    let followers = list(spec.followers.as_ref());
+    let (uid, reported) = (short(&it.uid), it.status.current_generation);
+    format!("{uid}@{keeper} {}/{reported}{mode} {role}{followers}{synchronous}", it.generation)
+}
+
+fn line(world: &World) -> String {
+    let data = &world.data;
+    let phase = match data.cluster.status.phase {
+        Some(Phase::Initializing) => "initializing ",
+        _ => "",
+    };
+    let primary = data.cluster.status.primary.as_ref().map_or("-", short);
+    let instances: Vec<String> = data.instances.values().map(instance).collect();
+    let route = data.proxy.spec.primary.as_ref().map_or("-", short);
+    let proxies: Vec<&str> = data.proxy.spec.enabled_proxies.iter().flatten().map(ProxyUid::as_str).collect();
+    format!(
+        "{phase}{primary} | {} | {} {route} [{}]",
+        instances.join("; "),
+        data.proxy.generation,
+        proxies.join(",")
+    )
+}
+
+/// Keepers do what they were asked; everybody that streams is shown in sync where commits wait for it.
+fn obey(world: &mut World) {
+    for instance in world.data.instances.values_mut() {
+        if !world.down.contains(&instance.uid) && !world.silent.contains(&instance.spec.keeper_uid) {
+            instance.status.current_generation = instance.generation;
+            instance.status.healthy = true;
+        }
+    }
+    let shown: Vec<_> = world
+        .data
+        .instances
+        .values()
+        .map(|it| (it.uid.clone(), it.spec.synchronous_standbys.clone().unwrap_or_default()))
+        .collect();
+    world.in_sync.extend(shown);
+}
+
+#[track_caller]
+fn follows(world: &mut World, lines: &[&str]) {
+    let mut seen = Vec::new();
+    for _ in lines {
+        world.later(1000).round();
+        seen.push(line(world));
+        obey(world);
+    }
+    assert_eq!(seen, lines, "{seen:#?}");
+}
+
+#[test]
+fn trace_1_a_new_cluster_of_three_keepers() {
+    let mut world = World::initializing(3);
+    follows(&mut world, &[]);
+}
+
+#[test]
+fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
+    let mut world =
+        World::initializing(3).given(|world| world.data.cluster.spec.synchronous_replication = Some(true));
+    follows(&mut world, &[]);
+}
+
+#[test]
+fn trace_3_a_forced_failure() {
+    let mut world = World::normal(2, 2).given(|world| world.keeper(1).status.force_fail = true);
+    follows(&mut world, &[]);
+}
