@@ -97,18 +97,81 @@ fn follows(world: &mut World, lines: &[&str]) {
 #[test]
 fn trace_1_a_new_cluster_of_three_keepers() {
     let mut world = World::initializing(3);
-    follows(&mut world, &[]);
+    follows(
+        &mut world,
+        &[
+            "initializing 1 | 1@1 1/0 new primary[] | 0 - []",
+            "1 | 1@1 2/1 primary[] | 0 - []",
+            "1 | 1@1 3/2 primary[2,3]; 2@2 1/0 resync <1[]; 3@3 1/0 resync <1[] | 1 1 []",
+            // The original counts the proxies' generation up here, for no reason (D-11).
+            "1 | 1@1 3/3 primary[2,3]; 2@2 2/1 <1[]; 3@3 2/1 <1[] | 1 1 []",
+            "1 | 1@1 3/3 primary[2,3]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 1 1 []",
+        ],
+    );
+    world.proxy("p1", 1);
+    follows(&mut world, &["1 | 1@1 3/3 primary[2,3]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 2 1 [p1]"]);
 }
 
+/// The standby on keeper2 is the one that is ahead: the original waits for the other one, and elects it (D-1).
 #[test]
 fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
     let mut world =
         World::initializing(3).given(|world| world.data.cluster.spec.synchronous_replication = Some(true));
-    follows(&mut world, &[]);
+    follows(
+        &mut world,
+        &[
+            "initializing 1 | 1@1 1/0 new primary[] | 0 - []",
+            "1 | 1@1 2/1 primary[] | 0 - []",
+            "1 | 1@1 3/2 primary[2,3] S=[] E=fake T=[]; 2@2 1/0 resync <1[]; 3@3 1/0 resync <1[] | 1 1 []",
+        ],
+    );
+    world.db(2).status.lsn = Lsn(900);
+    world.db(3).status.lsn = Lsn(500);
+    follows(
+        &mut world,
+        &[
+            "1 | 1@1 4/3 primary[2,3] S=[2] E=[] T=[]; 2@2 2/1 <1[]; 3@3 2/1 <1[] | 1 1 []",
+            // The original believes the first report that shows it in sync (D-3).
+            "1 | 1@1 4/4 primary[2,3] S=[2] E=[] T=[]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 1 1 []",
+            "1 | 1@1 4/4 primary[2,3] S=[2] E=[] T=[2]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 1 1 []",
+        ],
+    );
+    world.silence_keeper(1);
+    follows(
+        &mut world,
+        &[
+            "2 | 1@1 5/4 primary[] S=[2] E=[] T=[2]; 2@2 3/2 primary[] S=[1] E=[] T=null; 3@3 2/2 <1[] | 2 - []",
+            "2 | 2@2 4/3 primary[3] S=[3] E=[] T=[]; 3@3 3/2 <2[] | 3 2 []",
+            "2 | 2@2 4/4 primary[3] S=[3] E=[] T=[]; 3@3 3/3 <2[] | 3 2 []",
+            // It streams, but holds less than the primary held when it was waited for (D-3).
+            "2 | 2@2 4/4 primary[3] S=[3] E=[] T=[]; 3@3 3/3 <2[] | 3 2 []",
+        ],
+    );
+    world.db(3).status.lsn = Lsn(900);
+    follows(&mut world, &["2 | 2@2 4/4 primary[3] S=[3] E=[] T=[3]; 3@3 3/3 <2[] | 3 2 []"]);
+    world.silent.clear();
+    follows(
+        &mut world,
+        &[
+            "2 | 2@2 5/4 primary[3,4] S=[3] E=[] T=[3]; 3@3 3/3 <2[]; 4@1 1/0 resync <2[] | 3 2 []",
+            "2 | 2@2 5/5 primary[3,4] S=[3] E=[] T=[3]; 3@3 3/3 <2[]; 4@1 2/1 <2[] | 3 2 []",
+            "2 | 2@2 5/5 primary[3,4] S=[3] E=[] T=[3]; 3@3 3/3 <2[]; 4@1 2/2 <2[] | 3 2 []",
+        ],
+    );
 }
 
+/// The original moves the primary at once, and loses what is written until the proxies have closed (D-15).
 #[test]
 fn trace_3_a_forced_failure() {
     let mut world = World::normal(2, 2).given(|world| world.keeper(1).status.force_fail = true);
-    follows(&mut world, &[]);
+    follows(
+        &mut world,
+        &[
+            "1 | 1@1 1/1 primary[2]; 2@2 1/1 <1[] | 2 - []",
+            "2 | 1@1 2/1 primary[]; 2@2 2/1 primary[] | 2 - []",
+            "2 | 2@2 3/2 primary[3]; 3@1 1/0 resync <2[] | 3 2 []",
+            "2 | 2@2 3/3 primary[3]; 3@1 2/1 <2[] | 3 2 []",
+            "2 | 2@2 3/3 primary[3]; 3@1 2/2 <2[] | 3 2 []",
+        ],
+    );
 }
