@@ -3,6 +3,8 @@
 //! Three activities share one thread: [`Keeper`] observes, plans and applies; the sampler looks at PostgreSQL;
 //! the publisher reports. None of them waits for another.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 mod apply;
 mod configure;
 mod flags;

@@ -45,7 +45,7 @@ impl Sentinel {
     /// One round. Whatever goes wrong is logged once, and looked at again at the next wake.
     pub(crate) async fn round(&mut self, leads: bool) -> Next {
         let standing = if leads { Standing::Leader } else { Standing::Follower };
-        let next = match self.try_round(standing).await {
+        match self.try_round(standing).await {
             Ok(next) => {
                 if self.trouble.take().is_some() {
                     tracing::info!("rounds succeed again");
@@ -56,8 +56,7 @@ impl Sentinel {
                 self.log_once(&trouble);
                 Next::At(Instant::now() + self.sleep_interval)
             }
-        };
-        next
+        }
     }
 
     fn log_once(&mut self, trouble: &Trouble) {
