@@ -1,5 +1,5 @@
-//! The sampler: looks at PostgreSQL twice in each interval, and whenever something happened to it; after that a few times
-//! in quick succession, since what was begun shows its effect a little later.
+//! The sampler: looks at PostgreSQL twice in each interval, and whenever something happened to it; then more often for a
+//! while, since what was begun shows its effect a little later.
 
 use std::time::Duration;
 
@@ -13,26 +13,28 @@ use crate::metrics::Flag;
 use crate::observe::says_starting;
 use crate::shared::Shared;
 
-/// The first pause after something happened; each one after it is twice as long. A standby that was given another primary
-/// streams from it some tens of milliseconds later, and synchronous commits wait until the sentinel knows that.
-const SOON: Duration = Duration::from_millis(50);
+/// Between looks while what was begun may yet show its effect: a standby that was given another primary streams from it
+/// some tens or hundreds of milliseconds later, and synchronous commits wait until the sentinel knows that.
+const SOON: Duration = Duration::from_millis(75);
+/// How long that may take.
+const SOON_LASTS: Duration = Duration::from_secs(2);
 
 /// Runs until `stop`.
 pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
     let mut server = shared.postgres.server();
-    let mut pause = SOON;
+    let mut happened = Instant::now();
     let mut dry = Dry::default();
     loop {
         look(shared, &mut dry, stop).await;
-        let longest = shared.pace().sleep / 2;
-        pause = pause.min(longest);
+        let usual = shared.pace().sleep / 2;
+        let pause = if happened.elapsed() < SOON_LASTS { usual.min(SOON) } else { usual };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             // The channel lives as long as `shared`, so that an error cannot be.
-            _ = server.changed() => pause = SOON,
-            () = shared.look.notified() => pause = SOON,
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+            _ = server.changed() => happened = Instant::now(),
+            () = shared.look.notified() => happened = Instant::now(),
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

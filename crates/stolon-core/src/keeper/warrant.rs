@@ -47,15 +47,16 @@ pub fn half_made(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarra
         .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::HalfMade })
 }
 
-/// The complete instance of another cluster that stands here, and that nobody agreed to lose.
+/// The instance of another cluster that stands here, whole or damaged, and that nobody agreed to lose.
 pub fn to_set_aside(goal: &InstanceGoal, seen: &Observation) -> Option<InstanceUid> {
-    let Data::Present(present) = &seen.data else { return None };
-    let is_foreign = match &goal.make {
-        Make::New(_) | Make::Restore(_) => true,
-        Make::Resync { source, .. } => {
-            source.as_ref().is_some_and(|source| source.status.system_identifier != present.system_identifier)
+    let is_foreign = match (&goal.make, &seen.data) {
+        (_, Data::Absent) | (Make::Nothing | Make::Adopt, _) => false,
+        (Make::New(_) | Make::Restore(_), _) => true,
+        (Make::Resync { source: Some(source), .. }, Data::Present(present)) => {
+            source.status.system_identifier != present.system_identifier
         }
-        Make::Nothing | Make::Adopt => false,
+        // Nobody can tell that it is not an old copy of the same data.
+        (Make::Resync { .. }, _) => false,
     };
     // What never reached a generation never held anybody's data.
     let was_in_use = !seen.local.initializing && seen.local.generation > 0;

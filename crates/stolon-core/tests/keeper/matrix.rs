@@ -101,6 +101,10 @@ fn data_of_another_cluster_are_set_aside_unless_an_operator_agreed_to_lose_them(
         let mut nothing_there = old();
         nothing_there.data = Data::Absent;
         assert_eq!(planned(&cluster, &nothing_there), without, "there is nothing to keep");
+        let mut damaged = old();
+        damaged.data = Data::Unreadable("pg_control".into());
+        let expected = if mode == Init::Resync { &without } else { &with_data };
+        assert_eq!(planned(&cluster, &damaged), *expected, "what is damaged may still be precious");
         let mut half_made = old();
         half_made.local.initializing = true;
         assert_eq!(planned(&cluster, &half_made), without, "what is half-made holds nobody's data");
