@@ -19,6 +19,7 @@
 //! | 18, 19, 21, 22, 30 | `synchronous::the_set_of_standbys_to_wait_for` |
 //! | 26 | `synchronous::who_may_not_be_synchronous_is_not_added_but_may_stay`, and A23 |
 //! | 10, 11, 13, 23, 29, 31 | here |
+//! | active proxies, five cases | `proxies::what_is_remembered_of_proxies` |
 //! | A1 | `failover::the_one_that_is_furthest_ahead_is_elected` |
 //! | A2, A6 | `synchronous::of_several_synchronous_standbys_the_best_is_elected`, `…a_dead_synchronous_primary_stays_synchronous` |
 //! | A3, A4, A5 | `failover::the_lag_limit_…`, `failover::only_the_same_timeline_is_electable` |

@@ -29,6 +29,48 @@ fn a_proxy_counts_while_its_report_changes_and_twice_its_timeout_longer() {
     assert!(world.memory.proxies.is_empty(), "a record that is gone is gone");
 }
 
+/// The five cases of who counts as active, with what is remembered afterwards. The timeout is 15 s.
+#[test]
+fn what_is_remembered_of_proxies() {
+    let mut nobody = World::normal(1, 1);
+    nobody.round();
+    assert!(nobody.memory.proxies.is_empty());
+    assert_eq!(nobody.data.proxy.spec.enabled_proxies, Some(Vec::new()));
+
+    let both = |world: &mut World| {
+        world.proxy("p1", 1);
+        world.proxy("p2", 1);
+    };
+    let enabled = |world: &World| world.data.proxy.spec.enabled_proxies.clone().unwrap_or_default();
+    let known = |world: &World| world.memory.proxies.keys().cloned().collect::<Vec<_>>();
+    let (p1, p2) = (ProxyUid::from("p1"), ProxyUid::from("p2"));
+    let mut new = World::normal(1, 1).given(both);
+    new.round();
+    assert_eq!((enabled(&new), known(&new)), (vec![p1.clone(), p2.clone()], vec![p1.clone(), p2.clone()]));
+
+    let mut renewed = World::normal(1, 1).given(both);
+    let before = [sighting(&renewed, "p1", 60), sighting(&renewed, "p2", 60)];
+    renewed.memory.proxies.extend(before);
+    renewed.proxy("p2", 1);
+    renewed.proxies.get_mut(&p2).unwrap().proxy_timeout = 0;
+    renewed.round();
+    assert_eq!(enabled(&renewed), std::slice::from_ref(&p2), "a new record counts, whatever it says");
+    assert_eq!(renewed.memory.proxies[&p2].report, renewed.proxies[&p2], "it replaces the old one");
+    assert_eq!(renewed.memory.proxies[&p2].since, renewed.now);
+
+    let mut silent = World::normal(1, 1).given(both);
+    let before = [sighting(&silent, "p1", 45), sighting(&silent, "p2", 15)];
+    silent.memory.proxies.extend(before);
+    silent.round();
+    assert_eq!((enabled(&silent), known(&silent)), (vec![p2.clone()], vec![p1.clone(), p2.clone()]));
+
+    let mut gone = World::normal(1, 1).given(both);
+    gone.round();
+    gone.proxies.remove(&p1);
+    gone.later(100).round();
+    assert_eq!((enabled(&gone), known(&gone)), (vec![p2.clone()], vec![p2]));
+}
+
 #[test]
 fn enabled_proxies_follow_the_active_ones() {
     let mut world = World::normal(1, 1).given(|world| {

@@ -390,6 +390,35 @@ fn a_target_that_is_not_reached_promotes_nothing() {
 }
 
 #[test]
+fn how_far_a_restore_is_stands_in_the_report_and_in_the_log() {
+    scenario("making::how_far_a_restore_is_stands_in_the_report_and_in_the_log", async || {
+        let mut world = World::new();
+        let legacy = legacy();
+        prepare(&legacy).await;
+        // Slow enough for a few log lines: some 30 MiB at 4 MiB a second.
+        let command = format!("{} -P --max-rate=4M", copy_command(&legacy, REPLICATION.1));
+        let keeper = restoring(&mut world, pitr(command)).await;
+        world
+            .eventually("bytes done, of how many", async |world| {
+                let activity = world.report(&keeper).await?.activity?;
+                assert!(activity.bytes_total == 0 || activity.step == "restoring the backup");
+                (0 < activity.bytes_done && activity.bytes_done < activity.bytes_total).then_some(())
+            })
+            .await;
+        world.healthy(&keeper, "aa", 1).await;
+        let log = keeper.log_text();
+        let line = log.lines().find(|line| line.contains("restoring the backup under way")).unwrap_or(&log);
+        assert!(line.contains("bytes_done") && line.contains("bytes_total"), "{line}");
+        let activity = world.report(&keeper).await.unwrap().activity.unwrap_or_default();
+        assert_eq!(
+            (activity.bytes_done, activity.bytes_total),
+            (0, 0),
+            "afterwards there is nothing to show"
+        );
+    });
+}
+
+#[test]
 fn a_restore_is_called_off_when_something_else_is_wanted() {
     scenario("making::a_restore_is_called_off_when_something_else_is_wanted", async || {
         let mut world = World::new();
