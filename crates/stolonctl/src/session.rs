@@ -132,3 +132,55 @@ fn unworkable(error: stolon_model::BadClusterData) -> Failure {
         "stolonctl clusterdata write puts a saved document back, stolonctl init creates the cluster anew",
     )
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use stolon_model::{ClusterSpec, Document, Timestamp};
+    use stolon_store::{KvClusterStore, MemoryStore};
+
+    use super::*;
+
+    /// Somebody else writes between the read and the write of each of the first `collisions` attempts.
+    async fn failed_keeper(collisions: u32) -> (anyhow::Result<()>, ClusterDocument) {
+        let store = MemoryStore::new();
+        let open = || KvClusterStore::new(store.clone(), "stolon/cluster/c");
+        let spec = ClusterSpec::from_json(r#"{"initMode":"new"}"#).unwrap();
+        let document = ClusterDocument::from(ClusterData::initial("c".into(), spec, Timestamp::ZERO));
+        open().put_cluster_document(&document).await.unwrap();
+        let session = Session { store: Arc::new(open()), timeout: Duration::from_secs(5) };
+        let mut attempts = 0;
+        let changed = session
+            .change(|document| {
+                attempts += 1;
+                if attempts <= collisions {
+                    let mut other = document.clone();
+                    other.cluster.as_mut().unwrap().generation += 1;
+                    let busy = open();
+                    let write = async move { busy.put_cluster_document(&other).await.unwrap() };
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    std::thread::spawn(move || runtime.block_on(write)).join().unwrap();
+                }
+                document.cluster.as_mut().unwrap().status.current_generation = 77;
+                Ok(Edit::Write)
+            })
+            .await;
+        (changed, open().cluster_document().await.unwrap().unwrap().value)
+    }
+
+    /// D-22: Stolon tries once, and fails under a busy leader. What the other one wrote is kept.
+    #[tokio::test]
+    async fn a_write_that_meets_another_one_is_begun_anew() {
+        let (changed, document) = failed_keeper(3).await;
+        changed.unwrap();
+        let cluster = document.cluster.unwrap();
+        assert_eq!((cluster.generation, cluster.status.current_generation), (4, 77));
+    }
+
+    #[tokio::test]
+    async fn it_is_given_up_at_last_and_changes_nothing() {
+        let (changed, document) = failed_keeper(u32::MAX).await;
+        assert!(changed.unwrap_err().to_string().contains("after 10 retries"));
+        assert_eq!(document.cluster.unwrap().status.current_generation, 0);
+    }
+}

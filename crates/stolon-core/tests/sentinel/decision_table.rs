@@ -39,7 +39,7 @@
 //! `initialise::a_keeper_that_may_be_primary_is_preferred`; D-13 `elections` of the conformance suite, and `etcd`; D-14
 //! `failover::a_primary_that_cannot_do_what_is_asked_…`; D-15 `failover::proxies_are_closed_before_the_promotion`; D-16
 //! `proxies::proxies_open_when_the_primary_is_ready_…`; D-18 A12 and `initialise::what_is_not_understood_is_left_alone`; D-19 the
-//! proxy's `forwarding`; D-21 `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21; D-22 stolonctl's `keepers`; D-23
+//! proxy's `forwarding`; D-21 `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21; D-22 `session` of stolonctl; D-23
 //! `initialise::keepers_are_registered_although_nobody_is_chosen`.
 
 use std::time::Duration;
