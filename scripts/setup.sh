@@ -62,7 +62,7 @@ install() {
         fi
         apt_quietly install --no-install-recommends "$1" || {
             tail -n 15 "$setup_log" >&2
-            fail "the package $1 could not be installed" "see $setup_log; is the network up, and is this Debian 12 (bookworm)?"
+            fail "the package $1 could not be installed" "see $setup_log; is the network up, is this Debian 12 (bookworm), and is no installation half-done (sudo dpkg --configure -a)?"
         }
     fi
     release_services
@@ -89,16 +89,25 @@ setup_build() {
     [ -e /usr/include/google/protobuf/descriptor.proto ] || install libprotobuf-dev "the definitions that etcd's import"
 }
 
+# What Debian does at the next installation of a PostgreSQL is none of our business.
+restore_cluster_settings() {
+    local settings=/etc/postgresql-common/createcluster.conf
+    [ ! -e "$settings.before-stolon" ] || as_root mv "$settings.before-stolon" "$settings"
+}
+
 # PostgreSQL 15 with its tools, without the cluster that Debian would create and start on port 5432.
 setup_postgresql() {
     if [ ! -x "$postgresql_bin/postgres" ]; then
         install postgresql-common "Debian's frame for PostgreSQL"
         local settings=/etc/postgresql-common/createcluster.conf
-        as_root cp -p "$settings" "$settings.before-stolon"
+        # Not over the original that an interrupted run left there.
+        [ -e "$settings.before-stolon" ] || as_root cp -p "$settings" "$settings.before-stolon"
+        trap 'restore_cluster_settings; release_services' EXIT
         printf 'create_main_cluster = false\n' | as_root tee "$settings" >/dev/null
-        (install postgresql-15 "the server that keepers run (no cluster is created on port 5432)")
+        # A subshell has no part in our trap on EXIT.
+        (trap release_services EXIT; install postgresql-15 "the server that keepers run (no cluster is created on port 5432)")
         local status=$?
-        as_root mv "$settings.before-stolon" "$settings"
+        restore_cluster_settings
         [ $status = 0 ] || exit $status
     fi
     [ -x "$postgresql_bin/pg_basebackup" ] || install postgresql-client-15 "pg_basebackup, psql, createuser"

@@ -48,10 +48,11 @@ pub async fn reachable_programs(
     Ok(copies.to_path_buf())
 }
 
-/// True when the account can run the programs in a directory.
+/// True when the account can run the programs in a directory. Not setpriv itself looks for them: root's capabilities are still with it
+/// then, and it would find what the account cannot.
 async fn reaches(directory: &Path, account: &Account) -> anyhow::Result<bool> {
-    let mut command = account.expendable_command(directory.join(PROGRAMS[3]));
-    command.arg("--version").current_dir("/");
+    let mut command = account.expendable_command("env");
+    command.arg(directory.join(PROGRAMS[3])).arg("--version").current_dir("/");
     let output = command.output().await.context("setpriv cannot be run\nhint: apt-get install util-linux")?;
     Ok(output.status.success())
 }

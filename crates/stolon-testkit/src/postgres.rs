@@ -11,6 +11,8 @@ use anyhow::{Context, bail, ensure};
 
 /// The user that PostgreSQL runs as when the tests run as root, which it refuses.
 const UNPRIVILEGED_USER: &str = "postgres";
+/// In the environment of a test that runs as another user: where that user reaches the programs.
+const PROGRAMS: &str = "STOLON_TEST_PROGRAMS";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -62,8 +64,12 @@ pub fn as_unprivileged_user(name: &str, body: impl FnOnce()) {
     if !rustix::process::geteuid().is_root() {
         return body();
     }
-    let program = reachable_test_binary().expect("the test binary can be run by another user");
-    let status = unprivileged_command(&program.path)
+    let binary = reachable_test_binary().expect("the test binary can be run by another user");
+    let mut command = unprivileged_command(&binary.path);
+    if let Some(copies) = &binary.copies {
+        command.env(PROGRAMS, copies.path());
+    }
+    let status = command
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .current_dir("/")
         .status()
@@ -71,23 +77,42 @@ pub fn as_unprivileged_user(name: &str, body: impl FnOnce()) {
     assert!(status.success(), "{name} failed as user {UNPRIVILEGED_USER}: see above");
 }
 
-/// The running test binary, copied when it lies below a directory that another user cannot enter.
+/// Where a program of this project lies that a test runs: where it was built, or where the user that the test runs as reaches it.
+pub fn program(built: &str) -> PathBuf {
+    let built = PathBuf::from(built);
+    match (std::env::var_os(PROGRAMS), built.file_name()) {
+        (Some(copies), Some(name)) => Path::new(&copies).join(name),
+        _ => built,
+    }
+}
+
+/// The running test binary; a copy of it, with the programs that were built beside it, when it lies below a directory that
+/// another user cannot enter.
 struct TestBinary {
     path: PathBuf,
-    _copy: Option<tempfile::TempDir>,
+    copies: Option<tempfile::TempDir>,
 }
 
 fn reachable_test_binary() -> anyhow::Result<TestBinary> {
     let path = std::env::current_exe()?;
     let reachable = unprivileged_command(Path::new("test")).arg("-x").arg(&path).status()?.success();
     if reachable {
-        return Ok(TestBinary { path, _copy: None });
+        return Ok(TestBinary { path, copies: None });
     }
     let directory = tempfile::tempdir()?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
     let copy = directory.path().join("tests");
     std::fs::copy(&path, &copy)?;
-    Ok(TestBinary { path: copy, _copy: Some(directory) })
+    // Test binaries are in `deps`, programs one level up.
+    let built = path.ancestors().nth(2).context("the test binary lies nowhere")?;
+    for entry in std::fs::read_dir(built)?.flatten() {
+        let name = entry.file_name();
+        let is_program = name.to_str().is_some_and(|name| name.starts_with("stolon") && !name.contains('.'));
+        if is_program && entry.file_type()?.is_file() {
+            std::fs::copy(entry.path(), directory.path().join(name))?;
+        }
+    }
+    Ok(TestBinary { path: copy, copies: Some(directory) })
 }
 
 /// What a [`PostgresServer`] is like.

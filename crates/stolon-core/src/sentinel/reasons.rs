@@ -391,6 +391,9 @@ impl Display for Hold {
                 "db {primary} works, but keeper {keeper} does not apply generation {generation}; another primary would \
                  meet the same specification, so it is not replaced again yet (see the keeper's log)"
             ),
+            Self::AwaitingPrimary { primary, keeper, generation, current } if generation == current => {
+                write!(f, "waiting for the primary db {primary} on keeper {keeper} to work again")
+            }
             Self::AwaitingPrimary { primary, keeper, generation, current } => write!(
                 f,
                 "waiting for keeper {keeper} to bring the primary db {primary} from generation {current} to {generation}"

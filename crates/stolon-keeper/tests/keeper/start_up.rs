@@ -23,7 +23,7 @@ fn refused(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> Str
         flags.retain(|(flag, _)| flag != name);
         flags.extend(value.map(|value| (*name, value)));
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-keeper"));
+    let mut command = Command::new(stolon_testkit::postgres::program(env!("CARGO_BIN_EXE_stolon-keeper")));
     command.args(flags.iter().flat_map(|(name, value)| [*name, *value]));
     let Output { status, stderr, .. } = command.output().unwrap();
     let text = String::from_utf8_lossy(&stderr).into_owned();

@@ -244,7 +244,8 @@ impl KeeperProcess {
             ("--pg-repl-password", REPLICATION.1.to_owned()),
             ("--log-level", "debug".to_owned()),
         ]);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stolon-keeper"));
+        let mut command =
+            Command::new(stolon_testkit::postgres::program(env!("CARGO_BIN_EXE_stolon-keeper")));
         command.args(arguments.iter().flat_map(|(name, value)| [*name, value.as_str()]));
         command.args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

@@ -199,7 +199,8 @@ impl Playground {
             directory.join("log").display()
         ));
         self.screen.say(&format!(
-            "stolonctl status --cluster-name {} --store-backend {store_backend} --store-endpoints {store_endpoints}",
+            "from another terminal: {} status --cluster-name {} --store-backend {store_backend} --store-endpoints {store_endpoints}",
+            self.layout.programs.join("stolonctl").display(),
             self.layout.cluster_name
         ));
     }

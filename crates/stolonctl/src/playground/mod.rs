@@ -77,12 +77,21 @@ pub enum Scenario {
 /// Bad input, or what keeps a cluster from running here.
 pub async fn run(common: &CommonArgs, args: Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     let home = directory::Home::prepare(&args).await?;
-    let settings = settings::Settings::load_or_choose(common, &args, &home)?;
-    let playground = live::Playground::new(common, args, settings, &home)?;
-    let outcome = match playground.args.scenario.clone() {
-        None => playground.run(shutdown).await,
-        Some(Scenario::Migration(scenario)) => migration::run(playground, &scenario, shutdown).await,
-    };
+    let outcome = run_in(&home, common, args, shutdown).await;
     home.tidy_up().await;
     outcome
+}
+
+async fn run_in(
+    home: &directory::Home,
+    common: &CommonArgs,
+    args: Args,
+    shutdown: &Shutdown,
+) -> anyhow::Result<ExitCode> {
+    let settings = settings::Settings::load_or_choose(common, &args, home)?;
+    let playground = live::Playground::new(common, args, settings, home)?;
+    match playground.args.scenario.clone() {
+        None => playground.run(shutdown).await,
+        Some(Scenario::Migration(scenario)) => migration::run(playground, &scenario, shutdown).await,
+    }
 }

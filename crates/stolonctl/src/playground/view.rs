@@ -60,7 +60,10 @@ impl View {
 
     fn keeper_line(&self, data: &ClusterData, keeper: &KeeperUid, with_positions: bool) -> String {
         let Some(instance) = data.instance_of(keeper) else {
-            return format!("  {keeper:<10} waits for a task{}", self.activity(keeper, with_positions));
+            return match data.keepers.get(keeper) {
+                Some(known) if !known.status.healthy => format!("  {keeper:<10} does not report"),
+                _ => format!("  {keeper:<10} waits for a task{}", self.activity(keeper, with_positions)),
+            };
         };
         let role = match instance.spec.role {
             Some(Role::Primary) if data.cluster.status.primary.as_ref() == Some(&instance.uid) => "primary",

@@ -148,8 +148,8 @@ async fn initialise(
             "archiveRecoverySettings": { "restoreCommand": "echo 1" },
         },
     });
-    steps.begin("stolonctl init '{\"initMode\":\"pitr\",\"pitrConfig\":{\"dataRestoreCommand\":\"… pg_basebackup …\"}}'");
-    steps::stolonctl(&playground.layout, &["init", &spec.to_string()], "yes\n").await?;
+    steps.begin("stolonctl init --yes '{\"initMode\":\"pitr\",\"pitrConfig\":{\"dataRestoreCommand\":\"… pg_basebackup …\"}}'");
+    steps::stolonctl(&playground.layout, &["init", "--yes", &spec.to_string()]).await?;
     steps.end("done");
 
     let mut patch = json!({
@@ -168,7 +168,7 @@ async fn initialise(
         });
     }
     steps.begin(&format!("stolonctl update --patch '{patch}'"));
-    steps::stolonctl(&playground.layout, &["update", "--patch", &patch.to_string()], "").await?;
+    steps::stolonctl(&playground.layout, &["update", "--patch", &patch.to_string()]).await?;
     steps.end("done");
     Ok(())
 }
@@ -206,7 +206,7 @@ async fn checks_after_copy(
 async fn make_synchronous(playground: &mut Playground, steps: &mut Steps) -> anyhow::Result<()> {
     let patch = json!({ "synchronousReplication": true, "minSynchronousStandbys": 0 }).to_string();
     steps.begin(&format!("stolonctl update --patch '{patch}'"));
-    steps::stolonctl(&playground.layout, &["update", "--patch", &patch], "").await?;
+    steps::stolonctl(&playground.layout, &["update", "--patch", &patch]).await?;
     let store = playground.store.clone();
     within(LIMIT, "a synchronous standby", async {
         loop {

@@ -53,9 +53,14 @@ impl Progress {
 
     fn show(&mut self, name: &str, bytes: u64, total: u64) {
         if std::io::stderr().is_terminal() {
+            let is_new = self.bar.is_none();
             let bar = self.bar.get_or_insert_with(new_bar);
             bar.set_length(total);
             bar.set_position(bytes);
+            if is_new {
+                // What was copied before the first look says nothing about the speed.
+                bar.reset_eta();
+            }
             bar.set_message(name.to_owned());
             return;
         }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use stolon_local::Layout;
-use tokio::io::AsyncWriteExt;
 
 /// Longest time for one command.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -41,18 +40,15 @@ impl Steps {
 ///
 /// # Errors
 /// It fails, or does not end.
-pub async fn stolonctl(layout: &Layout, arguments: &[&str], typed: &str) -> anyhow::Result<()> {
+pub async fn stolonctl(layout: &Layout, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = layout.stolonctl();
     command
         .args(arguments)
-        .stdin(Stdio::piped())
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let mut child = command.spawn().context("stolonctl cannot be started")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(typed.as_bytes()).await.context("stolonctl does not read its input")?;
-    }
+    let child = command.spawn().context("stolonctl cannot be started")?;
     let Ok(output) = tokio::time::timeout(LIMIT, child.wait_with_output()).await else {
         bail!("stolonctl did not end within {} s", LIMIT.as_secs());
     };
