@@ -21,16 +21,23 @@ fn removed(world: &mut World) -> Vec<(InstanceUid, RemovalReason)> {
         .collect()
 }
 
+/// The second keeper is to copy the primary.
+fn is_made_anew(world: &World) -> bool {
+    let instance = world.data.instance_of(&keeper_uid(2));
+    instance.is_some_and(|instance| instance.spec.init_mode == Some(InstanceInitMode::Resync))
+}
+
 #[test]
 fn a_free_keeper_is_left_alone_while_there_are_enough_standbys() {
-    World::normal(3, 2).given(|world| at_most(world, 1)).expect_unchanged("enough");
+    World::normal(3, 2).given(|world| at_most(world, 1)).expect_unchanged("row 9");
+    World::normal(2, 2).given(|world| at_most(world, 1)).expect_unchanged("row 12, as it is given");
     World::normal(2, 2)
         .given(|world| {
             at_most(world, 1);
             world.db(2).status.current_generation = 0;
         })
         .with_old_timers()
-        .expect_unchanged("no free keeper");
+        .expect_unchanged("row 12, as it is named");
 }
 
 #[test]
@@ -101,14 +108,14 @@ fn slow_standbys_are_not_made_again_and_again() {
 /// D-4, A7: Stolon computes 2 − 4 in sixteen bits and makes a standby on every free keeper.
 #[test]
 fn more_standbys_than_wanted_are_no_reason_for_more() {
-    let mut world = World::normal(9, 5).given(|world| {
-        at_most(world, 2);
-        for number in [3, 4, 5] {
-            world.db(number).generation = 2;
-        }
-    });
-    world.round();
-    assert_eq!(world.data.instances.len(), 5);
+    World::normal(10, 5)
+        .given(|world| {
+            at_most(world, 2);
+            for number in [3, 4, 5] {
+                world.db(number).generation = 2;
+            }
+        })
+        .expect_unchanged("A7");
 }
 
 #[test]
@@ -169,6 +176,7 @@ fn copies_of_something_else_are_made_anew() {
         let mut world = World::normal(2, 2).given(change);
         let expected: Vec<_> = reason.iter().map(|reason| (uid(2), *reason)).collect();
         assert_eq!(removed(&mut world), expected, "{name}");
+        assert_eq!(is_made_anew(&world), reason.is_some(), "{name}");
     }
 }
 
@@ -186,6 +194,7 @@ fn a_standby_that_lacks_wal_is_made_anew() {
         });
         let expected: &[_] = if lost { &[(uid(2), RemovalReason::MissingWal)] } else { &[] };
         assert_eq!(removed(&mut world), expected, "{count} reports");
+        assert_eq!(is_made_anew(&world), lost, "{count} reports");
     }
 }
 
