@@ -102,6 +102,8 @@ fn slow_standbys_are_not_made_again_and_again() {
     for _ in 0..30 {
         world.later(1000).round();
         assert_eq!(world.data.instances.len(), 2);
+        // The primary does what is asked of it, or nobody would look after standbys.
+        world.db(1).status.current_generation = world.db(1).generation;
     }
 }
 
@@ -126,7 +128,12 @@ fn of_too_many_the_worst_goes_but_never_a_synchronous_one() {
         world.db(3).status.lsn = Lsn(200);
     });
     assert_eq!(removed(&mut world), [(uid(2), RemovalReason::Surplus)]);
-    let mut world = World::synchronous(4, &[2], &[2]).given(|world| at_most(world, 1));
+    // A21: the synchronous one is the worst here, and stays.
+    let mut world = World::synchronous(4, &[2], &[2]).given(|world| {
+        at_most(world, 1);
+        world.db(3).status.lsn = Lsn(100);
+        world.db(4).status.lsn = Lsn(100);
+    });
     let removed: Vec<_> = removed(&mut world).into_iter().map(|(uid, _)| uid).collect();
     assert_eq!(removed, [uid(4), uid(3)], "equals: the highest uid first");
 }
@@ -182,19 +189,20 @@ fn copies_of_something_else_are_made_anew() {
 
 #[test]
 fn a_standby_that_lacks_wal_is_made_anew() {
-    for (count, lost) in [(10, false), (11, true)] {
+    // The segment where the standby stands; the primary's oldest is 5.
+    for (count, segment, lost) in [(10, 4, false), (11, 4, true), (11, 5, false)] {
         let mut world = World::normal(2, 2).given(|world| {
             world.db(1).status.lsn = Lsn(20 << 24);
             world.db(1).status.older_wal_file = "000000010000000000000005".into();
             world.db(2).generation = 2;
             world.db(2).status.current_generation = 2;
-            world.db(2).status.lsn = Lsn(4 << 24);
-            let stall = Stall { lsn: Lsn(4 << 24), count, counted_at: START };
+            world.db(2).status.lsn = Lsn(segment << 24);
+            let stall = Stall { lsn: Lsn(segment << 24), count, counted_at: START };
             world.memory.stalls.insert(uid(2), stall);
         });
         let expected: &[_] = if lost { &[(uid(2), RemovalReason::MissingWal)] } else { &[] };
-        assert_eq!(removed(&mut world), expected, "{count} reports");
-        assert_eq!(is_made_anew(&world), lost, "{count} reports");
+        assert_eq!(removed(&mut world), expected, "{count} reports, segment {segment}");
+        assert_eq!(is_made_anew(&world), lost, "{count} reports, segment {segment}");
     }
 }
 

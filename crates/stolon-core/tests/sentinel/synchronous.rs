@@ -234,7 +234,7 @@ fn who_may_not_be_synchronous_is_not_added_but_may_stay() {
             world.db(1).spec.external_synchronous_standbys = fake();
         })
         .expect_unchanged("row 26");
-    World::synchronous(2, &[2], &[2])
+    World::synchronous(3, &[2], &[2])
         .given(|world| world.keeper(2).status.can_be_synchronous_replica = Some(false))
         .expect_unchanged("A23, stays");
 }
