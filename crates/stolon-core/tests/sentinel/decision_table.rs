@@ -38,9 +38,12 @@
 //! `acknowledged_commits`; D-4 A7; D-5 A8; D-6 A9; D-7 A10; D-9 A20; D-10 A13; D-11 A11; D-12
 //! `initialise::a_keeper_that_may_be_primary_is_preferred`; D-13 `elections` of the conformance suite, and `etcd`; D-14
 //! `failover::a_primary_that_cannot_do_what_is_asked_…`; D-15 `failover::proxies_are_closed_before_the_promotion`; D-16
-//! `proxies::proxies_open_when_the_primary_is_ready_…`; D-18 A12 and `initialise::what_is_not_understood_is_left_alone`; D-19 the
-//! proxy's `forwarding`; D-21 `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21; D-22 `session` of stolonctl; D-23
-//! `initialise::keepers_are_registered_although_nobody_is_chosen`.
+//! `proxies::proxies_open_when_the_primary_is_ready_…`; D-18 A12, `initialise::what_is_not_understood_is_left_alone`,
+//! `corners::a_document_that_contradicts_itself_…`, `failover::a_head_that_follows_outside_…`; D-19 the proxy's
+//! `forwarding`; D-21 `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21; D-22 `session` of stolonctl; D-23
+//! `initialise::keepers_are_registered_although_nobody_is_chosen`. Kept: D-8
+//! `synchronous::after_an_election_nobody_else_is_elected_before_the_new_primary_reports`; D-17 A4. D-20 is about Consul,
+//! which is not in this version.
 
 use std::time::Duration;
 

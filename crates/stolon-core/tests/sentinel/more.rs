@@ -14,7 +14,7 @@ fn a_primary_that_does_not_converge_is_replaced_like_one_that_is_dead() {
     World::normal(2, 2)
         .given(|world| world.db(1).status.current_generation = 0)
         .with_old_timers()
-        .expect("convergence failed", |world| elected(world, 1, 2));
+        .expect("row 8", |world| elected(world, 1, 2));
 }
 
 /// A29: without a limit nothing fails.
@@ -32,14 +32,14 @@ fn convergence_may_be_given_all_the_time_in_the_world() {
 /// The specification asks for synchronous mode, but the primary died before it did.
 #[test]
 fn who_follows_an_asynchronous_primary_begins_synchronous_mode_blocked_unless_none_is_demanded() {
-    for (minimum, names) in [(1, fake()), (0, Some(Vec::new()))] {
+    for (row, minimum, names) in [("row 15", 1, fake()), ("row 28", 0, Some(Vec::new()))] {
         World::normal(2, 2)
             .given(|world| {
                 world.data.cluster.spec.synchronous_replication = Some(true);
                 world.data.cluster.spec.min_synchronous_standbys = Some(minimum);
                 world.break_db(1);
             })
-            .expect("elected", |world| {
+            .expect(row, |world| {
                 elected(world, 1, 2);
                 let new = world.db(2);
                 new.spec.synchronous_replication = true;

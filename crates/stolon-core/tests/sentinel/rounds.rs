@@ -92,15 +92,31 @@ fn an_outage_of_the_store_is_nobodys_silence() {
 /// D-9, A20: a write that is refused is decided again on the same reports.
 #[test]
 fn a_refused_write_loses_nothing() {
-    let mut world = World::synchronous(2, &[2], &[2]).given(|world| world.keeper(1).status.force_fail = true);
-    let (data, memory) = (world.data.clone(), world.memory.clone());
-    let reports = world.current_reports();
-    let refused = world.round_on(&reports);
-    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
-    world.data = data;
-    world.memory = refused.memory_of_refused_write(&memory);
-    world.later(50).round_on(&reports);
-    assert_eq!(world.data.cluster.status.primary, Some(uid(2)), "honoured in the second attempt");
+    let forced = World::synchronous(2, &[2], &[2]).given(|world| world.keeper(1).status.force_fail = true);
+    let stuck =
+        World::normal(2, 2).given(|world| world.db(1).status.current_generation = 5).with_old_timers();
+    let arriving = World::normal(3, 2);
+    let cases: [(&str, World, fn(&World) -> bool); 3] = [
+        ("a forced failure", forced, |world| world.data.cluster.status.primary == Some(uid(2))),
+        ("a primary that does not converge", stuck, |world| {
+            world.data.cluster.status.primary == Some(uid(2))
+        }),
+        ("a keeper's first report", arriving, |world| world.data.keepers.contains_key(&keeper_uid(3))),
+    ];
+    for (name, mut world, is_decided) in cases {
+        let reports = world.current_reports();
+        world.data.keepers.remove(&keeper_uid(3));
+        // The second attempt comes when these reports would be too old, had they counted as seen.
+        for milliseconds in [50, 6000] {
+            let (data, memory) = (world.data.clone(), world.memory.clone());
+            let refused = world.later(milliseconds).round_on(&reports);
+            assert!(is_decided(&world), "{name}, first attempt");
+            world.data = data;
+            world.memory = refused.memory_of_refused_write(&memory);
+        }
+        world.later(50).round_on(&reports);
+        assert!(is_decided(&world), "{name}, last attempt");
+    }
 }
 
 /// 9.4-7: a sentinel that follows sees everything, so that it loses no time when it leads.

@@ -21,16 +21,23 @@ fn removed(world: &mut World) -> Vec<(InstanceUid, RemovalReason)> {
         .collect()
 }
 
+/// The second keeper is to copy the primary.
+fn is_made_anew(world: &World) -> bool {
+    let instance = world.data.instance_of(&keeper_uid(2));
+    instance.is_some_and(|instance| instance.spec.init_mode == Some(InstanceInitMode::Resync))
+}
+
 #[test]
 fn a_free_keeper_is_left_alone_while_there_are_enough_standbys() {
-    World::normal(3, 2).given(|world| at_most(world, 1)).expect_unchanged("enough");
+    World::normal(3, 2).given(|world| at_most(world, 1)).expect_unchanged("row 9");
+    World::normal(2, 2).given(|world| at_most(world, 1)).expect_unchanged("row 12, as it is given");
     World::normal(2, 2)
         .given(|world| {
             at_most(world, 1);
             world.db(2).status.current_generation = 0;
         })
         .with_old_timers()
-        .expect_unchanged("no free keeper");
+        .expect_unchanged("row 12, as it is named");
 }
 
 #[test]
@@ -95,20 +102,22 @@ fn slow_standbys_are_not_made_again_and_again() {
     for _ in 0..30 {
         world.later(1000).round();
         assert_eq!(world.data.instances.len(), 2);
+        // The primary does what is asked of it, or nobody would look after standbys.
+        world.db(1).status.current_generation = world.db(1).generation;
     }
 }
 
 /// D-4, A7: Stolon computes 2 − 4 in sixteen bits and makes a standby on every free keeper.
 #[test]
 fn more_standbys_than_wanted_are_no_reason_for_more() {
-    let mut world = World::normal(9, 5).given(|world| {
-        at_most(world, 2);
-        for number in [3, 4, 5] {
-            world.db(number).generation = 2;
-        }
-    });
-    world.round();
-    assert_eq!(world.data.instances.len(), 5);
+    World::normal(10, 5)
+        .given(|world| {
+            at_most(world, 2);
+            for number in [3, 4, 5] {
+                world.db(number).generation = 2;
+            }
+        })
+        .expect_unchanged("A7");
 }
 
 #[test]
@@ -119,7 +128,12 @@ fn of_too_many_the_worst_goes_but_never_a_synchronous_one() {
         world.db(3).status.lsn = Lsn(200);
     });
     assert_eq!(removed(&mut world), [(uid(2), RemovalReason::Surplus)]);
-    let mut world = World::synchronous(4, &[2], &[2]).given(|world| at_most(world, 1));
+    // A21: the synchronous one is the worst here, and stays.
+    let mut world = World::synchronous(4, &[2], &[2]).given(|world| {
+        at_most(world, 1);
+        world.db(3).status.lsn = Lsn(100);
+        world.db(4).status.lsn = Lsn(100);
+    });
     let removed: Vec<_> = removed(&mut world).into_iter().map(|(uid, _)| uid).collect();
     assert_eq!(removed, [uid(4), uid(3)], "equals: the highest uid first");
 }
@@ -169,23 +183,26 @@ fn copies_of_something_else_are_made_anew() {
         let mut world = World::normal(2, 2).given(change);
         let expected: Vec<_> = reason.iter().map(|reason| (uid(2), *reason)).collect();
         assert_eq!(removed(&mut world), expected, "{name}");
+        assert_eq!(is_made_anew(&world), reason.is_some(), "{name}");
     }
 }
 
 #[test]
 fn a_standby_that_lacks_wal_is_made_anew() {
-    for (count, lost) in [(10, false), (11, true)] {
+    // The segment where the standby stands; the primary's oldest is 5.
+    for (count, segment, lost) in [(10, 4, false), (11, 4, true), (11, 5, false)] {
         let mut world = World::normal(2, 2).given(|world| {
             world.db(1).status.lsn = Lsn(20 << 24);
             world.db(1).status.older_wal_file = "000000010000000000000005".into();
             world.db(2).generation = 2;
             world.db(2).status.current_generation = 2;
-            world.db(2).status.lsn = Lsn(4 << 24);
-            let stall = Stall { lsn: Lsn(4 << 24), count, counted_at: START };
+            world.db(2).status.lsn = Lsn(segment << 24);
+            let stall = Stall { lsn: Lsn(segment << 24), count, counted_at: START };
             world.memory.stalls.insert(uid(2), stall);
         });
         let expected: &[_] = if lost { &[(uid(2), RemovalReason::MissingWal)] } else { &[] };
-        assert_eq!(removed(&mut world), expected, "{count} reports");
+        assert_eq!(removed(&mut world), expected, "{count} reports, segment {segment}");
+        assert_eq!(is_made_anew(&world), lost, "{count} reports, segment {segment}");
     }
 }
 

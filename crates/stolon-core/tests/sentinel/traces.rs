@@ -4,6 +4,7 @@
 //! `uid@keeper generation/reported`, then what is asked of it: `new`, `resync`, `primary` or `<leader`; its followers; whom
 //! commits wait for (`S`), literal names (`E`), and who is known to be in sync (`T`).
 
+use stolon_core::sentinel::Memory;
 use stolon_model::*;
 
 use crate::world::*;
@@ -94,13 +95,23 @@ fn follows(world: &mut World, lines: &[&str]) {
     assert_eq!(seen, lines, "{seen:#?}");
 }
 
+/// Trace 11.1. That the document is made is for the program's tests.
 #[test]
 fn trace_1_a_new_cluster_of_three_keepers() {
     let mut world = World::initializing(3);
+    let (old_reports, reports) = (world.current_reports(), world.current_reports());
+    world.data.keepers.clear();
+    world.memory = Memory::default();
+    world.later(1000).round_on(&old_reports);
+    assert!(world.data.keepers.is_empty(), "a first round only watches");
+    assert_eq!(line(&world), "initializing - |  | 0 - []");
+    world.later(1000).round_on(&reports);
+    assert_eq!(world.data.keepers.len(), 3);
+    assert_eq!(line(&world), "initializing 1 | 1@1 1/0 new primary[] | 0 - []");
+    obey(&mut world);
     follows(
         &mut world,
         &[
-            "initializing 1 | 1@1 1/0 new primary[] | 0 - []",
             "1 | 1@1 2/1 primary[] | 0 - []",
             "1 | 1@1 3/2 primary[2,3]; 2@2 1/0 resync <1[]; 3@3 1/0 resync <1[] | 1 1 []",
             // The original counts the proxies' generation up here, for no reason (D-11).
@@ -112,7 +123,7 @@ fn trace_1_a_new_cluster_of_three_keepers() {
     follows(&mut world, &["1 | 1@1 3/3 primary[2,3]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 2 1 [p1]"]);
 }
 
-/// The standby on keeper2 is the one that is ahead: the original waits for the other one, and elects it (D-1).
+/// Trace 11.2. The standby on keeper2 is the one that is ahead: the original waits for the other one, and elects it (D-1).
 #[test]
 fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
     let mut world =
@@ -160,7 +171,7 @@ fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
     );
 }
 
-/// The original moves the primary at once, and loses what is written until the proxies have closed (D-15).
+/// Trace 11.3. The original moves the primary at once, and loses what is written until the proxies have closed (D-15).
 #[test]
 fn trace_3_a_forced_failure() {
     let mut world = World::normal(2, 2).given(|world| world.keeper(1).status.force_fail = true);
