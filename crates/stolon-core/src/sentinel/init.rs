@@ -56,6 +56,9 @@ impl Round<'_> {
         let instance = Instance { uid: uid.clone(), generation: 1, spec, ..Instance::default() };
         self.data.instances.insert(uid.clone(), instance);
         self.data.cluster.status.primary = Some(uid.clone());
+        if init_mode == InstanceInitMode::Existing && self.spec.role == Role::Standby {
+            self.change(Change::AdoptedAsPrimary { instance: uid.clone() });
+        }
         self.change(Change::InitialInstanceChosen { instance: uid, keeper, init_mode });
     }
 

@@ -26,6 +26,8 @@ pub enum Change {
     InstanceRecovered { instance: InstanceUid, keeper: KeeperUid },
     /// The first instance of the cluster was given to a keeper.
     InitialInstanceChosen { instance: InstanceUid, keeper: KeeperUid, init_mode: InstanceInitMode },
+    /// Adopted data start as a primary although the specification asks for a standby cluster.
+    AdoptedAsPrimary { instance: InstanceUid },
     /// The first instance was not made in time; another keeper may try.
     InitializationGivenUp { instance: InstanceUid, keeper: KeeperUid, after: Duration },
     /// The first instance works.
@@ -221,6 +223,11 @@ impl Display for Change {
                 f,
                 "initializing cluster: keeper {keeper} makes the first db {instance} with initMode {}",
                 init_mode.as_str()
+            ),
+            Self::AdoptedAsPrimary { instance } => write!(
+                f,
+                "warning: the specification asks for a standby cluster, but adopted data (initMode existing) start as a primary: \
+                 db {instance} will take writes"
             ),
             Self::InitializationGivenUp { instance, keeper, after } => write!(
                 f,

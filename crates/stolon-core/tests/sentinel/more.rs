@@ -94,7 +94,9 @@ fn adopted_data_start_as_a_primary_even_in_a_standby_cluster() {
         spec.role = Some(Role::Standby);
         spec.standby_config = Some(StandbyConfig::default());
     });
-    world.round();
+    let decision = world.round();
+    let is_warning = |change: &Change| matches!(change, Change::AdoptedAsPrimary { .. });
+    assert!(decision.changes.iter().any(is_warning), "it is said: {:?}", decision.changes);
     let first = world.data.instance_of(&keeper_uid(2)).expect("on the keeper that has the data").spec.clone();
     assert_eq!((first.role, first.follow_config), (Some(Role::Primary), None));
     assert_eq!(first.init_mode, Some(InstanceInitMode::Existing));
