@@ -165,6 +165,7 @@ fn what_is_wrong_is_left_out_and_the_rest_stays() {
         ("WORK_MEM", "1MB"),
         ("work_mem", "2MB"),
         ("port", "5432"),
+        ("hba_file", "/etc/hba.conf"),
         ("my.option", "x"),
     ]);
     let (kept, problems) = accepted(15, &given);
@@ -178,6 +179,7 @@ fn what_is_wrong_is_left_out_and_the_rest_stays() {
         kinds,
         [
             ("WORK_MEM", ProblemKind::Duplicate, true),
+            ("hba_file", ProblemKind::Reserved, true),
             ("max_conections", ProblemKind::Unknown, true),
             ("port", ProblemKind::Managed, false),
         ]

@@ -294,48 +294,53 @@ impl ClusterSpec {
     /// What is legal, and yet hardly what was meant: one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let spec = self.effective();
-        let mut warnings = Vec::new();
-        let mut warn = |condition: bool, sentence: &str| {
-            if condition {
-                warnings.push(sentence.to_owned());
-            }
-        };
-        warn(
-            spec.sleep_interval.is_zero(),
-            "sleepInterval is 0: programs use their shortest pause instead of spinning against the store",
-        );
-        warn(
-            spec.init_mode == InitMode::Existing && spec.role == Role::Standby,
-            "initMode \"existing\" with role \"standby\": the first instance starts as a plain primary and does not \
-             follow standbyConfig; use initMode \"pitr\" for a standby cluster",
-        );
-        warn(
-            spec.new_config.is_some() && spec.init_mode != InitMode::New,
-            "newConfig is only read with initMode \"new\"",
-        );
-        warn(
-            spec.pitr_config.is_some() && spec.init_mode != InitMode::PointInTimeRecovery,
-            "pitrConfig is only read with initMode \"pitr\"",
-        );
-        warn(
-            spec.existing_config.is_some() && spec.init_mode != InitMode::Existing,
-            "existingConfig is only read with initMode \"existing\"",
-        );
-        warn(
-            spec.standby_config.is_some() && spec.role != Role::Standby,
-            "standbyConfig is only read with role \"standby\"",
-        );
-        warn(
-            spec.synchronous_replication && spec.role == Role::Standby,
-            "synchronousReplication is ignored while role is \"standby\"",
-        );
-        warn(
-            spec.synchronous_replication && spec.min_synchronous_standbys == 0,
-            "minSynchronousStandbys is 0: commits do not wait when no standby is left, \
-             so acknowledged rows can be lost",
-        );
-        warnings
+        sentences_that_apply(&[
+            (
+                spec.sleep_interval.is_zero(),
+                "sleepInterval is 0s: Stolon's own programs would go round without a pause, ours wait a little",
+            ),
+            (
+                spec.init_mode == InitMode::Existing && spec.role == Role::Standby,
+                "initMode \"existing\" with role \"standby\": the adopted data become a primary that takes writes; use \
+                 initMode \"pitr\" for a standby cluster",
+            ),
+        ])
     }
+
+    /// What is legal and may well be meant, and what it does or does not do: one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let spec = self.effective();
+        sentences_that_apply(&[
+            (
+                spec.new_config.is_some() && spec.init_mode != InitMode::New,
+                "newConfig is only read with initMode \"new\"",
+            ),
+            (
+                spec.pitr_config.is_some() && spec.init_mode != InitMode::PointInTimeRecovery,
+                "pitrConfig is only read with initMode \"pitr\"",
+            ),
+            (
+                spec.existing_config.is_some() && spec.init_mode != InitMode::Existing,
+                "existingConfig is only read with initMode \"existing\"",
+            ),
+            (
+                spec.standby_config.is_some() && spec.role != Role::Standby,
+                "standbyConfig is only read with role \"standby\"",
+            ),
+            (
+                spec.synchronous_replication && spec.role == Role::Standby,
+                "synchronousReplication is ignored while role is \"standby\"",
+            ),
+            (
+                spec.synchronous_replication && spec.min_synchronous_standbys == 0,
+                "minSynchronousStandbys is 0: commits do not wait when no standby is left, so acknowledged rows can be lost",
+            ),
+        ])
+    }
+}
+
+fn sentences_that_apply(sentences: &[(bool, &str)]) -> Vec<String> {
+    sentences.iter().filter(|(applies, _)| *applies).map(|(_, sentence)| (*sentence).to_owned()).collect()
 }
 
 fn check_numbers(spec: &EffectiveSpec) -> Result<(), InvalidSpec> {

@@ -123,14 +123,24 @@ fn the_first_failure_is_reported() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_warned_of() {
-    assert_eq!(spec(r#"{"initMode":"new"}"#).warnings(), Vec::<String>::new());
+fn what_is_hardly_meant_is_warned_of_and_what_has_no_effect_is_noted() {
+    let plain = spec(r#"{"initMode":"new"}"#);
+    assert_eq!((plain.warnings(), plain.notes()), (Vec::new(), Vec::new()));
+    let remarks = |text: &str| (spec(text).warnings(), spec(text).notes());
     for (text, word) in [
         (r#"{"initMode":"new","sleepInterval":"0s"}"#, "sleepInterval"),
         (
             r#"{"initMode":"existing","existingConfig":{"keeperUID":"a"},"role":"standby","standbyConfig":{}}"#,
             "existing",
         ),
+    ] {
+        let (warnings, notes) = remarks(text);
+        assert!(
+            matches!(warnings.as_slice(), [warning] if warning.contains(word)) && notes.is_empty(),
+            "{text}: {warnings:?} {notes:?}"
+        );
+    }
+    for (text, word) in [
         (r#"{"initMode":"new","pitrConfig":{}}"#, "pitrConfig"),
         (r#"{"initMode":"new","standbyConfig":{}}"#, "standbyConfig"),
         (
@@ -138,10 +148,10 @@ fn what_is_hardly_meant_is_warned_of() {
             "minSynchronousStandbys",
         ),
     ] {
-        let warnings = spec(text).warnings();
+        let (warnings, notes) = remarks(text);
         assert!(
-            warnings.len() == 1 && warnings.iter().all(|warning| warning.contains(word)),
-            "{text}: {warnings:?}"
+            matches!(notes.as_slice(), [note] if note.contains(word)) && warnings.is_empty(),
+            "{text}: {warnings:?} {notes:?}"
         );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use stolon_core::settings::{self, ProblemKind, SettingProblem};
 use stolon_model::json::{Decode, Node, NodeKind};
-use stolon_model::{ClusterDocument, ClusterSpec, InitMode, Parameters, Role};
+use stolon_model::{ClusterDocument, ClusterSpec, Parameters};
 use stolon_runtime::UsageError;
 
 use crate::output;
@@ -106,19 +106,9 @@ pub fn parameters_mentioned(patch: &str) -> BTreeSet<String> {
 }
 
 fn about_fields(spec: &ClusterSpec) -> Vec<Advice> {
-    let mut advice = Vec::new();
-    let effective = spec.effective();
-    if effective.sleep_interval.is_zero() {
-        let sentence =
-            "sleepInterval is 0s: Stolon's own programs would go round without a pause, ours wait a little";
-        advice.push(Advice::Warning(sentence.to_owned()));
-    }
-    if effective.init_mode == InitMode::Existing && effective.role == Role::Standby {
-        let sentence = "initMode \"existing\" with role \"standby\": the adopted data become a primary that takes \
-                        writes; use initMode \"pitr\" for a standby cluster";
-        advice.push(Advice::Warning(sentence.to_owned()));
-    }
-    let restore = effective.pitr_config.as_ref().map_or("", |config| &config.data_restore_command);
+    let mut advice: Vec<Advice> = spec.warnings().into_iter().map(Advice::Warning).collect();
+    advice.extend(spec.notes().into_iter().map(Advice::Notice));
+    let restore = spec.pitr_config.as_ref().map_or("", |config| &config.data_restore_command);
     if uses_removed_option(restore) {
         let sentence =
             "dataRestoreCommand: pg_basebackup has no option -x since PostgreSQL 10: write -X stream";

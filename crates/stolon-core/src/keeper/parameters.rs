@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
 
 use super::version::BinaryVersion;
-use crate::settings;
+use crate::settings::{self, FILE_LOCATIONS, RECOVERY_ONLY};
 
 /// Names that are removed from what is reported and from what is captured: they are managed here, and must not
 /// find their way into the cluster specification.
@@ -30,24 +30,6 @@ pub const MANAGED: [&str; 21] = [
     "recovery_target_name",
     "recovery_target_time",
     "recovery_target_xid",
-    "recovery_target_action",
-];
-
-/// Where files lie is the keeper's business: a foreign `hba_file` would make the generated one ineffective.
-const FILE_LOCATIONS: [&str; 5] =
-    ["data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"];
-
-/// Recovery settings that belong to the specification's own fields, not to `pgParameters`.
-const RECOVERY_ONLY: [&str; 10] = [
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_target_timeline",
-    "recovery_target",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_xid",
-    "recovery_target_inclusive",
     "recovery_target_action",
 ];
 
@@ -198,14 +180,6 @@ fn admit(
     facts: ParameterFacts<'_>,
     problems: &mut Vec<ParameterProblem>,
 ) -> Parameters {
-    theirs.retain(|name, _| {
-        let reserved = RECOVERY_ONLY.contains(&name.as_str()) || FILE_LOCATIONS.contains(&name.as_str());
-        if reserved {
-            let sentence = format!("{name} is managed by the keeper and cannot be set in pgParameters");
-            problems.push(ParameterProblem { name: name.clone(), sentence });
-        }
-        !reserved
-    });
     if facts.version.has_wal_keep_size() {
         translate_wal_keep_segments(&mut theirs);
     }

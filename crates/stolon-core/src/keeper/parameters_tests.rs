@@ -171,7 +171,7 @@ fn a_synchronous_primary_does_not_reopen_by_itself_after_a_crash() {
     assert_eq!(value(&wanted(&goal(&[]), &facts()), name), None);
     let synchronous = |user: &[(&str, &str)]| {
         let goal = ParameterGoal { synchronous_names: vec!["stolon_a".into()], ..goal(user) };
-        value(&wanted(&goal, &facts()), name).unwrap()
+        value(&wanted(&goal, &facts()), name).expect("it is set")
     };
     assert_eq!(synchronous(&[]), "off");
     assert_eq!(synchronous(&[(name, "on")]), "on");

@@ -28,6 +28,8 @@ pub enum ProblemKind {
     ReadOnly,
     /// The same parameter is given again in another case.
     Duplicate,
+    /// It belongs to the keeper, or to another field of the specification.
+    Reserved,
     /// The cluster sets it itself: the given value is ignored. A notice, not an error.
     Managed,
 }
@@ -65,6 +67,24 @@ pub const MANAGED: [&str; 7] = [
     "port",
     "synchronous_standby_names",
     "unix_socket_directories",
+];
+
+/// Where files lie is the keeper's business: a foreign `hba_file` would make the generated one ineffective.
+pub const FILE_LOCATIONS: [&str; 5] =
+    ["data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"];
+
+/// Recovery settings that belong to the specification's own fields, not to `pgParameters`.
+pub const RECOVERY_ONLY: [&str; 10] = [
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_inclusive",
+    "recovery_target_action",
 ];
 
 /// What took the place of parameters that no longer exist.
@@ -106,6 +126,10 @@ fn problem(major: u16, parameters: &Parameters, name: &str, value: &str) -> Opti
     }
     if let Some(sentence) = managed(name, value) {
         return found(ProblemKind::Managed, sentence);
+    }
+    if FILE_LOCATIONS.iter().chain(&RECOVERY_ONLY).any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+        let sentence = format!("{name} is managed by the keeper and cannot be set in pgParameters");
+        return found(ProblemKind::Reserved, sentence);
     }
     if let Some(again) = later_spelling(parameters, name) {
         let sentence = format!("{name} is given again as {again}, which counts: remove one of them");
