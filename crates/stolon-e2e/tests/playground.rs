@@ -69,7 +69,11 @@ impl Playground {
     }
 
     async fn interrupt(&mut self) -> anyhow::Result<ExitStatus> {
-        kill_process(self.pid()?, Signal::INT)?;
+        self.end_with(Signal::INT).await
+    }
+
+    async fn end_with(&mut self, signal: Signal) -> anyhow::Result<ExitStatus> {
+        kill_process(self.pid()?, signal)?;
         Ok(tokio::time::timeout(PATIENCE, self.child.wait()).await.context("it does not stop")??)
     }
 
@@ -166,12 +170,81 @@ fn killed_it_leaves_no_process() {
 }
 
 #[test]
+fn the_end_of_its_terminal_is_its_end() {
+    run(async {
+        let mut playground = Playground::start(&["--keepers", "1"])?;
+        playground.takes_writes("create table t (id int)").await?;
+        ensure!(playground.end_with(Signal::HUP).await?.success());
+        playground.nothing_runs()?;
+        ensure!(!playground.directory.exists(), "{} is left", playground.directory.display());
+        Ok(())
+    });
+}
+
+#[test]
+fn stopped_before_it_takes_writes_it_has_failed_and_leaves_its_logs() {
+    run(async {
+        let mut playground = Playground::start(&["--keepers", "1"])?;
+        playground.says("playground in").await?;
+        ensure!(playground.interrupt().await?.code() == Some(1));
+        playground.nothing_runs()?;
+        let left: Vec<_> = std::fs::read_dir(&playground.directory)?.collect::<Result<_, _>>()?;
+        let logs = playground.directory.join("log").join("keeper1.log").exists();
+        std::fs::remove_dir_all(&playground.directory)?;
+        ensure!(left.len() == 1 && logs, "left: {left:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_failover_stays_on_the_screen() {
+    run(async {
+        let mut playground = Playground::start(&[])?;
+        playground.takes_writes("create table t (id int)").await?;
+        let line = playground.says("to see a failover").await?;
+        let command = line.split_once(": ").context("no command")?.1.to_owned();
+        while !playground.says("keeper2 standby").await?.ends_with("healthy") {}
+        // A standby that is not in the document yet cannot take over, and the operator tries again.
+        wait_for("the failover to be accepted", PATIENCE, async || {
+            let status = Command::new("sh").args(["-c", &command]).status().await?;
+            ensure!(status.success(), "{command}: {status}");
+            let said = playground.says("clients are sent to keeper2; before it was keeper1");
+            Ok(tokio::time::timeout(Duration::from_secs(10), said).await.ok())
+        })
+        .await??;
+        ensure!(playground.interrupt().await?.success());
+        playground.nothing_runs()
+    });
+}
+
+#[test]
+fn an_interrupted_migration_is_no_failed_one() {
+    run(async {
+        let mut playground = Playground::start(&["migration", "--scale", "1"])?;
+        let logs = playground.says("logs in ").await?;
+        playground.directory = Path::new(logs.trim_start_matches("logs in ")).parent().context("no")?.into();
+        playground.says("copying").await?;
+        ensure!(playground.interrupt().await?.code() == Some(130));
+        while let Some(line) = playground.output.next_line().await? {
+            ensure!(!line.contains("did NOT hold"), "{line}");
+        }
+        playground.nothing_runs()?;
+        ensure!(!playground.directory.exists(), "{} is left", playground.directory.display());
+        Ok(())
+    });
+}
+
+#[test]
 fn what_cannot_be_met_is_refused() {
     run(async {
         let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
         let port = taken.local_addr()?.port().to_string();
-        for arguments in [&["--proxy-ports", &port][..], &["--keepers", "0"], &["--pg-bin-path", "/nowhere"]]
-        {
+        for arguments in [
+            &["--proxy-ports", &port][..],
+            &["--keepers", "0"],
+            &["--pg-bin-path", "/nowhere"],
+            &["migration", "--keepers", "1"],
+        ] {
             let mut playground = Playground::start(arguments)?;
             let status = tokio::time::timeout(PATIENCE, playground.child.wait()).await??;
             ensure!(status.code() == Some(2), "{arguments:?}: {status}");

@@ -7,6 +7,9 @@ use tokio::process::Command;
 
 use crate::{Account, Process, Target};
 
+/// The directory of the logs, below that of the cluster.
+pub const LOGS: &str = "log";
+
 /// Who may do what in the databases.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -90,7 +93,7 @@ impl Layout {
     /// # Errors
     /// The operating system refuses.
     pub fn prepare(&self) -> anyhow::Result<()> {
-        for directory in [self.directory.clone(), self.directory.join("log")] {
+        for directory in [self.directory.clone(), self.logs()] {
             self.account.make_directory(&directory)?;
         }
         let credentials = &self.credentials;
@@ -159,9 +162,14 @@ impl Layout {
         }
     }
 
+    /// Where the logs of all services are.
+    pub fn logs(&self) -> PathBuf {
+        self.directory.join(LOGS)
+    }
+
     /// Where the log of a service is.
     pub fn log(&self, name: &str) -> PathBuf {
-        self.directory.join("log").join(format!("{name}.log"))
+        self.logs().join(format!("{name}.log"))
     }
 
     fn superuser_password_file(&self) -> PathBuf {

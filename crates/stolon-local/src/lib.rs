@@ -15,9 +15,9 @@ mod tree;
 pub mod writes;
 
 pub use account::Account;
-pub use layout::{Credentials, Layout, Service};
+pub use layout::{Credentials, LOGS, Layout, Service};
 pub use orphans::adopt_orphans;
-pub use ports::{Ports, is_free};
+pub use ports::{Ports, is_free, try_port};
 pub use process::{Process, Stopped, describe_exit, tail};
 pub use programs::{PROGRAMS, reachable_programs};
 pub use server::Server;

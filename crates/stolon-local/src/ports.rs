@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -39,9 +40,25 @@ impl Ports {
     }
 }
 
-/// True when a server could listen on 127.0.0.1 at this port, and PostgreSQL could make its socket file.
+/// True when a server could listen at this port.
 pub fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok() && !Path::new(&format!("/tmp/.s.PGSQL.{port}")).exists()
+    try_port(port).is_ok()
+}
+
+/// Whether a server could listen on 127.0.0.1 at this port, and PostgreSQL could make its socket file.
+///
+/// # Errors
+/// Why it could not.
+pub fn try_port(port: u16) -> io::Result<()> {
+    TcpListener::bind(("127.0.0.1", port))?;
+    let socket = format!("/tmp/.s.PGSQL.{port}");
+    match Path::new(&socket).exists() {
+        true => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("the socket file {socket} of a PostgreSQL is there"),
+        )),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -26,11 +26,6 @@ impl Shutdown {
         self.escalate.clone()
     }
 
-    /// True once the program must stop.
-    pub fn is_requested(&self) -> bool {
-        self.stop.is_cancelled()
-    }
-
     /// What a signal does: the first call stops, the second one escalates.
     pub fn request(&self) {
         if self.stop.is_cancelled() {
@@ -41,7 +36,8 @@ impl Shutdown {
 }
 
 /// Run a program on a runtime of one thread. SIGINT and SIGTERM are handled from the very first moment, also
-/// where the parent process left them ignored, so parse the flags inside `body`.
+/// where the parent process left them ignored, so parse the flags inside `body`. For `stolonctl`, SIGHUP is one of
+/// them: what it runs belongs to its terminal. Under `nohup` it stays ignored.
 ///
 /// An error ends the program: [`UsageError`] with status 2, everything else with status 1. Daemons write it as
 /// a line of level FATAL once logging was set up; `stolonctl` prints it bare.
@@ -60,7 +56,12 @@ where
         let shutdown = Shutdown::default();
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
-        tokio::spawn(follow_signals(interrupt, terminate, shutdown.clone()));
+        tokio::spawn(follow_signals(interrupt, "SIGINT", shutdown.clone()));
+        tokio::spawn(follow_signals(terminate, "SIGTERM", shutdown.clone()));
+        if program == Program::Ctl && !is_ignored(SignalKind::hangup()) {
+            let hangup = signal(SignalKind::hangup())?;
+            tokio::spawn(follow_signals(hangup, "SIGHUP", shutdown.clone()));
+        }
         body(shutdown).await
     });
     // A name lookup or a read of stdin may hang in a helper thread: nobody waits for it.
@@ -68,16 +69,19 @@ where
     outcome.unwrap_or_else(|error| report(program, &error))
 }
 
-async fn follow_signals(mut interrupt: Signal, mut terminate: Signal, shutdown: Shutdown) {
-    loop {
-        let name = tokio::select! {
-            received = interrupt.recv() => received.map(|()| "SIGINT"),
-            received = terminate.recv() => received.map(|()| "SIGTERM"),
-        };
-        let Some(name) = name else { return };
+async fn follow_signals(mut signals: Signal, name: &'static str, shutdown: Shutdown) {
+    while signals.recv().await.is_some() {
         tracing::info!(signal = name, "signal received");
         shutdown.request();
     }
+}
+
+/// Whether the parent process wants this process to outlive a signal, as `nohup` does (proc(5), `SigIgn`).
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 fn report(program: Program, error: &anyhow::Error) -> ExitCode {

@@ -7,7 +7,7 @@ use stolon_runtime::{CommonArgs, Failure, UsageError};
 use crate::commands::print_help;
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::session::Session;
+use crate::session::{Session, checked};
 
 /// Flags of `clusterdata`.
 #[derive(Debug, clap::Args)]
@@ -81,8 +81,10 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
 
 async fn read(common: &CommonArgs, args: &ReadArgs) -> anyhow::Result<()> {
     let session = Session::open(common)?;
-    session.cluster_data().await?;
-    let document = session.workable_document().await?.value;
+    let document = session.document().await?.map(|found| found.value);
+    checked(document.clone())?;
+    // As it lies in the store: what is null there stays null.
+    let document = document.unwrap_or_default();
     let json = if args.pretty { document.to_json_indented() } else { document.to_json() };
     Ok(output::result(&format!("{json}\n"))?)
 }

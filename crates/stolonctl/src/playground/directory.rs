@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
-use stolon_local::{Account, kill_tree, running_in};
+use stolon_local::{Account, LOGS, kill_tree, running_in};
 use stolon_runtime::{Failure, UsageError, new_uid8};
 
 use super::{Args, as_user};
@@ -25,6 +25,15 @@ enum Keeping {
     Kept,
     /// Removed at the end.
     Temporary,
+}
+
+/// Whether somebody will want to know what happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As it was asked for.
+    Orderly,
+    /// Something went wrong.
+    Failed,
 }
 
 impl Home {
@@ -55,19 +64,25 @@ impl Home {
         Ok(Home { directory, programs: own_programs()?, keeping, _lock: lock })
     }
 
-    /// See to it that no process works here any more, and remove what is temporary.
-    pub async fn tidy_up(self) {
+    /// See to it that no process works here any more, and remove what is temporary; what went wrong leaves its logs.
+    pub async fn tidy_up(self, ending: Ending) {
         if !running_in(&self.directory).is_empty() {
             let killed = kill_tree(None, &self.directory).await;
             eprintln!("{killed} processes that did not end by themselves were killed");
         }
-        match self.keeping {
-            Keeping::Kept => eprintln!("kept: {}", self.directory.display()),
-            Keeping::Temporary => {
-                if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-                    eprintln!("{} could not be removed: {error}", self.directory.display());
-                }
+        let removed = match (self.keeping, ending) {
+            (Keeping::Kept, _) => {
+                eprintln!("kept: {}", self.directory.display());
+                Ok(())
             }
+            (Keeping::Temporary, Ending::Failed) if has_logs(&self.directory) => {
+                eprintln!("the logs are left in {}", self.directory.join(LOGS).display());
+                remove_all_but_logs(&self.directory)
+            }
+            (Keeping::Temporary, _) => std::fs::remove_dir_all(&self.directory),
+        };
+        if let Err(error) = removed {
+            eprintln!("{} could not be removed: {error}", self.directory.display());
         }
     }
 
@@ -81,6 +96,27 @@ impl Home {
 pub fn own_programs() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("this program does not know where it is")?;
     Ok(own.parent().unwrap_or(Path::new("/")).to_path_buf())
+}
+
+fn has_logs(directory: &Path) -> bool {
+    std::fs::read_dir(directory.join(LOGS)).is_ok_and(|mut logs| logs.next().is_some())
+}
+
+fn remove_all_but_logs(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let removed = match entry.file_type()?.is_dir() {
+            true if entry.file_name() == LOGS => Ok(()),
+            true => std::fs::remove_dir_all(entry.path()),
+            false => std::fs::remove_file(entry.path()),
+        };
+        // The store removes files of its own when it is closed.
+        removed.or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+    }
+    Ok(())
 }
 
 fn take_lock(directory: &Path) -> anyhow::Result<std::fs::File> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 use stolon_local::{Layout, Target};
+use stolon_model::KeeperUid;
 use stolon_runtime::{CommonArgs, Failure, Shutdown};
 use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
 use tokio::sync::mpsc;
@@ -39,6 +40,8 @@ pub struct Playground {
     settings: Settings,
     kept: bool,
     began: Instant,
+    /// Where proxies last sent clients.
+    route: Option<KeeperUid>,
 }
 
 impl Playground {
@@ -80,13 +83,14 @@ impl Playground {
             settings,
             kept: home.is_kept(),
             began: Instant::now(),
+            route: None,
         })
     }
 
     /// Run a new cluster, or the kept one, until told to stop.
     ///
     /// # Errors
-    /// A program cannot be started at all.
+    /// A program cannot be started at all, or the database never took writes.
     pub async fn run(mut self, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
         let outcome = self.run_until_stopped(shutdown).await;
         self.stop(shutdown).await;
@@ -105,16 +109,21 @@ impl Playground {
         let mut told = false;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 Some(event) = self.events.recv() => self.screen.say(&event),
                 () = &mut writable, if !told => {
                     told = true;
                     self.tell_address(&target);
+                    self.suggest().await;
                 }
                 () = pause_and(changes.changed()) => {}
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
             self.show().await;
+        }
+        match told {
+            true => Ok(()),
+            false => Err(Failure::new("stopped before the database took writes").into()),
         }
     }
 
@@ -182,27 +191,64 @@ impl Playground {
         self.layout.target(self.settings.proxy_ports().first().copied().unwrap_or(0))
     }
 
+    /// The PostgreSQL of a keeper, as superuser.
+    ///
+    /// # Errors
+    /// There is no such keeper.
+    pub fn keeper_target(&self, number: usize) -> anyhow::Result<Target> {
+        let port = number.checked_sub(1).and_then(|index| self.settings.keeper_ports().get(index));
+        Ok(self.layout.target(*port.context("there is no such keeper")?))
+    }
+
     async fn show(&mut self) {
         let lines = match View::look(&self.store).await {
-            Ok(view) => view.lines(self.screen.is_redrawn()),
+            Ok(view) => {
+                self.note_route(&view);
+                view.lines(self.screen.is_redrawn())
+            }
             Err(error) => vec![format!("  the store does not answer: {error}")],
         };
         self.screen.show(lines);
     }
 
+    /// Another primary stays on the screen, also when nobody looked when it came.
+    fn note_route(&mut self, view: &View) {
+        let Some(route) = view.route().filter(|route| self.route.as_ref() != Some(route)).cloned() else {
+            return;
+        };
+        if let Some(before) = self.route.replace(route.clone()) {
+            let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+            self.screen.say(&format!("{now}  clients are sent to {route}; before it was {before}"));
+        }
+    }
+
+    /// What to do with a cluster that runs.
+    async fn suggest(&mut self) {
+        let Ok(view) = View::look(&self.store).await else { return };
+        if let Some(primary) = view.primary_keeper().filter(|_| self.args.keepers > 1) {
+            let command = self.stolonctl(&format!("failkeeper {primary}"));
+            self.screen.say(&format!("to see a failover, from another terminal: {command}\n"));
+        }
+    }
+
+    /// `stolonctl` with a subcommand, for another terminal.
+    fn stolonctl(&self, subcommand: &str) -> String {
+        let Layout { programs, cluster_name, store_backend, store_endpoints, .. } = &self.layout;
+        format!(
+            "{} {subcommand} --cluster-name {cluster_name} --store-backend {store_backend} --store-endpoints {store_endpoints}",
+            programs.join("stolonctl").display(),
+        )
+    }
+
     fn introduce(&mut self) {
-        let Layout { directory, store_backend, store_endpoints, .. } = &self.layout;
+        let directory = &self.layout.directory;
         let fate = if self.kept { "kept" } else { "removed at the end" };
         self.screen.say(&format!(
             "playground in {} ({fate}), logs in {}",
             directory.display(),
-            directory.join("log").display()
+            self.layout.logs().display()
         ));
-        self.screen.say(&format!(
-            "from another terminal: {} status --cluster-name {} --store-backend {store_backend} --store-endpoints {store_endpoints}",
-            self.layout.programs.join("stolonctl").display(),
-            self.layout.cluster_name
-        ));
+        self.screen.say(&format!("from another terminal: {}", self.stolonctl("status")));
     }
 
     fn tell_address(&mut self, target: &Target) {

@@ -76,9 +76,16 @@ pub enum Scenario {
 /// # Errors
 /// Bad input, or what keeps a cluster from running here.
 pub async fn run(common: &CommonArgs, args: Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
+    if let Some(Scenario::Migration(_)) = &args.scenario {
+        migration::check(args.keepers)?;
+    }
     let home = directory::Home::prepare(&args).await?;
     let outcome = run_in(&home, common, args, shutdown).await;
-    home.tidy_up().await;
+    let ending = match &outcome {
+        Err(_) | Ok(ExitCode::FAILURE) => directory::Ending::Failed,
+        Ok(_) => directory::Ending::Orderly,
+    };
+    home.tidy_up(ending).await;
     outcome
 }
 

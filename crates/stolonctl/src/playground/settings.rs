@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use stolon_local::{Account, Credentials, Layout, Ports, Server, is_free};
+use stolon_local::{Account, Credentials, Layout, Ports, Server, is_free, try_port};
 use stolon_runtime::{CommonArgs, UsageError};
 
 use super::Args;
@@ -152,11 +152,15 @@ fn choose(
     let mut chosen = Vec::new();
     for index in 0..usize::from(count) {
         let port = match (named.get(index), earlier.get(index)) {
-            (Some(&port), _) if is_free(port) && !chosen.contains(&port) => port,
-            (Some(port), _) => {
-                return Err(UsageError::new(format!("port {port} of {flag} is in use"))
-                    .hint("name another one, or leave the option out: free ports are chosen")
-                    .into());
+            (Some(port), _) if chosen.contains(port) => {
+                return Err(UsageError::new(format!("{flag} names port {port} twice")).into());
+            }
+            (Some(&port), _) => {
+                try_port(port).map_err(|error| {
+                    UsageError::new(format!("port {port} of {flag} cannot be used: {error}"))
+                        .hint("name another one, or leave the option out: free ports are chosen")
+                })?;
+                port
             }
             (None, Some(&port)) if is_free(port) => port,
             (None, Some(&port)) => {

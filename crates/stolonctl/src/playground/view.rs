@@ -41,6 +41,13 @@ impl View {
         Some(&self.data.as_ref()?.primary()?.spec.keeper_uid)
     }
 
+    /// The keeper that proxies send clients to.
+    pub fn route(&self) -> Option<&KeeperUid> {
+        let data = self.data.as_ref()?;
+        let uid = data.proxy.spec.primary.as_ref()?;
+        Some(&data.instances.get(uid)?.spec.keeper_uid)
+    }
+
     /// Lines for people: those that change all the time only where they are redrawn.
     pub fn lines(&self, with_positions: bool) -> Vec<String> {
         let Some(data) = &self.data else {
@@ -131,8 +138,8 @@ impl View {
         };
         let proxies = self.proxies.len();
         let open = data.proxy.spec.enabled_proxies.iter().flatten().count();
-        let route = match data.proxy.spec.primary.as_ref().and_then(|uid| data.instances.get(uid)) {
-            Some(instance) => format!("{open} of {proxies} proxies forward to {}", instance.spec.keeper_uid),
+        let route = match self.route() {
+            Some(keeper) => format!("{open} of {proxies} proxies forward to {keeper}"),
             None => "proxies are closed".to_owned(),
         };
         format!("  {leader}, {route}")

@@ -16,7 +16,7 @@ use serde_json::json;
 use stolon_local::writes::Writes;
 use stolon_local::{Server, Session, Target, kill_tree};
 use stolon_model::KeeperUid;
-use stolon_runtime::Shutdown;
+use stolon_runtime::{Shutdown, UsageError};
 
 use self::checks::{Checks, Fingerprint};
 use self::legacy::Legacy;
@@ -27,6 +27,10 @@ use super::view::View;
 
 /// Longest time for anything that is waited for.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Longest time without writes that a failover may take.
+const WITHOUT_WRITES: Duration = Duration::from_secs(60);
+/// Exit status of what was interrupted, as a shell has it: 128 and the number of SIGINT.
+const INTERRUPTED: u8 = 130;
 /// Longest time for a query.
 const QUERY: Duration = Duration::from_secs(120);
 /// How long clients write before the primary is taken away, and after.
@@ -48,6 +52,25 @@ pub struct Args {
     pub stay: bool,
 }
 
+/// How a migration ended.
+enum End {
+    Complete,
+    Early(anyhow::Error),
+    Interrupted,
+}
+
+/// Refuse what cannot hold, before anything is made.
+///
+/// # Errors
+/// Too few keepers.
+pub fn check(keepers: u16) -> Result<(), UsageError> {
+    match keepers {
+        0 | 1 => Err(UsageError::new("one keeper cannot survive the loss of its primary")
+            .hint("leave --keepers at 2 or more")),
+        _ => Ok(()),
+    }
+}
+
 /// Migrate, check, and say what held. Exit status 0 only if all of it did.
 ///
 /// # Errors
@@ -56,16 +79,22 @@ pub async fn run(mut playground: Playground, args: &Args, shutdown: &Shutdown) -
     let stop = shutdown.token();
     let (mut checks, mut legacy) = (Checks::default(), None);
     let events = tell_events(&mut playground);
-    let outcome = tokio::select! {
-        () = stop.cancelled() => Err(stolon_runtime::Failure::new("the migration was interrupted").into()),
-        outcome = migrate(&mut playground, args, &mut checks, &mut legacy) => outcome,
+    let end = tokio::select! {
+        () = stop.cancelled() => End::Interrupted,
+        outcome = migrate(&mut playground, args, &mut checks, &mut legacy) => {
+            outcome.map_or_else(End::Early, |()| End::Complete)
+        }
     };
-    if let Err(error) = &outcome {
-        playground.screen.say(&format!("\nthe migration ended early: {error:#}"));
-        report_troubles(&mut playground).await;
+    match &end {
+        End::Complete => playground.screen.say(&checks.table()),
+        End::Early(error) => {
+            playground.screen.say(&format!("\nthe migration ended early: {error:#}"));
+            report_troubles(&mut playground).await;
+            playground.screen.say(&checks.table());
+        }
+        End::Interrupted => playground.screen.say("\nthe migration was interrupted"),
     }
-    let held = checks.all_held() && outcome.is_ok();
-    playground.screen.say(&checks.table());
+    let held = checks.all_held() && matches!(end, End::Complete);
     if held && args.stay {
         playground
             .screen
@@ -77,6 +106,9 @@ pub async fn run(mut playground: Playground, args: &Args, shutdown: &Shutdown) -
     if let Some(legacy) = legacy {
         legacy.stop().await;
     }
+    if let End::Interrupted = end {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     playground.screen.say(if held { "the migration held" } else { "the migration did NOT hold" });
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -87,7 +119,7 @@ async fn migrate(
     checks: &mut Checks,
     running: &mut Option<Legacy>,
 ) -> anyhow::Result<()> {
-    let mut steps = Steps::new(playground.layout.directory.join("log"));
+    let mut steps = Steps::new(&playground.layout.logs());
     steps.begin(&format!("legacy PostgreSQL with pgbench data, scale {}", args.scale));
     let legacy = running.insert(Legacy::start(&playground.layout).await?);
     legacy.fill(&playground.layout, args.scale).await?;
@@ -110,23 +142,15 @@ async fn migrate(
 
     checks_after_copy(&target, &before, args, checks, &mut steps).await?;
     let standbys = usize::from(playground.args.keepers) - 1;
-    if standbys == 0 {
-        bail!("one keeper cannot survive the loss of its primary: leave --keepers at 2 or more");
-    }
     steps.begin("second keeper");
     let streaming = progress.follow(&playground.store, until_streaming(&target, standbys));
-    within(LIMIT, "the standbys to stream", streaming).await?;
+    let streaming = within(LIMIT, "the standbys to stream", streaming).await;
+    checks.await_end("second keeper", "streams from the primary", streaming)?;
     steps.end(&format!("{standbys} streaming"));
-    checks.note("second keeper", "streams from the primary", true);
 
     make_synchronous(playground, &mut steps).await?;
-    lose_primary(playground, checks, &mut steps).await?;
-
-    steps.begin("comparing once more, on the new primary");
-    let after = Fingerprint::take(&target.database(legacy::DATABASE)).await?;
-    steps.end("done");
-    before.compare(&after, "after the failover", checks);
-    Ok(())
+    let old = lose_primary(playground, checks, &mut steps).await?;
+    compare_once_more(playground, &before, old, checks, &mut steps).await
 }
 
 /// `stolonctl init` and `stolonctl update --patch`, as the documentation gives them.
@@ -226,12 +250,13 @@ async fn make_synchronous(playground: &mut Playground, steps: &mut Steps) -> any
     Ok(())
 }
 
-/// `kill -9` of the primary's whole process tree under writing clients.
+/// `kill -9` of the primary's whole process tree under writing clients. Returns the number of its keeper, which is a
+/// standby's again in the end.
 async fn lose_primary(
     playground: &mut Playground,
     checks: &mut Checks,
     steps: &mut Steps,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<usize> {
     let target = playground.proxy_target();
     let (primary, number) = primary(playground).await?;
     steps.begin(&format!("kill -9 of {primary} and its PostgreSQL, under writing clients"));
@@ -241,6 +266,7 @@ async fn lose_primary(
         pause: Duration::from_millis(2),
         limit: Duration::from_secs(20),
     };
+    steps.say(&format!("{} clients write for {} s before the kill", writes.clients, WRITING.as_secs()));
     let writing = writes.start().await?;
     tokio::time::sleep(WRITING).await;
     let pid = playground.supervisor.pid(&primary.0).context("the primary's keeper does not run")?;
@@ -248,21 +274,28 @@ async fn lose_primary(
     let killed = kill_tree(Some(pid), &playground.layout.keeper_directory(number)).await;
     let died = Instant::now();
     let promised = writing.acknowledged();
+    steps.say(&format!("{killed} processes killed, waiting for writes to come back"));
     let back = async {
         while writing.last_acknowledged().is_none_or(|last| last < died) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    if let Err(error) = within(Duration::from_secs(60), "writes to come back", back).await {
-        bail!("{error:#}; the last answer to a client was: {}", writing.last_failure());
+    if let Err(error) = within(WITHOUT_WRITES, "writes to come back", back).await {
+        let error = error.context(format!("the last answer to a client was: {}", writing.last_failure()));
+        checks.await_end("failover", "", Err(error))?;
     }
+    steps.say(&format!("writes are back, clients go on for {} s", WRITING.as_secs()));
     tokio::time::sleep(WRITING).await;
     let ledger = writing.stop().await;
     let gap = ledger.longest_gap(died).map_or(Duration::ZERO, |(before, after)| after - before);
-    steps.end(&format!("{killed} processes killed, {:.1} s without writes", gap.as_secs_f64()));
+    steps.end(&format!("{:.1} s without writes", gap.as_secs_f64()));
 
     let verdict = ledger.check(&target).await?;
-    checks.note("failover", &format!("{:.1} s without writes", gap.as_secs_f64()), true);
+    checks.note(
+        "failover",
+        &format!("{:.1} s without writes, at most {}", gap.as_secs_f64(), WITHOUT_WRITES.as_secs()),
+        gap <= WITHOUT_WRITES,
+    );
     checks.note(
         "acknowledged rows",
         &format!(
@@ -276,7 +309,8 @@ async fn lose_primary(
     );
     let (successor, _) = self::primary(playground).await?;
     checks.note("new primary", &format!("{successor}, before it was {primary}"), successor != primary);
-    rejoin(playground, &primary, checks, steps).await
+    rejoin(playground, &primary, checks, steps).await?;
+    Ok(number)
 }
 
 async fn rejoin(
@@ -289,9 +323,35 @@ async fn rejoin(
     playground.supervisor.release(&old.0)?;
     let target = playground.proxy_target();
     let standbys = usize::from(playground.args.keepers) - 1;
-    within(LIMIT, "the old primary to stream", until_streaming(&target, standbys)).await?;
+    let streaming = within(LIMIT, "the old primary to stream", until_streaming(&target, standbys)).await;
+    checks.await_end("old primary", "is a standby of the new one", streaming)?;
     steps.end("it streams from the new primary");
-    checks.note("old primary", "is a standby of the new one", true);
+    Ok(())
+}
+
+/// The data on the new primary, and on the old one, which is a standby now.
+async fn compare_once_more(
+    playground: &Playground,
+    before: &Fingerprint,
+    old: usize,
+    checks: &mut Checks,
+    steps: &mut Steps,
+) -> anyhow::Result<()> {
+    steps.begin("comparing once more, on the new primary and on the old one");
+    let new = playground.proxy_target().database(legacy::DATABASE);
+    before.compare(&Fingerprint::take(&new).await?, "after the failover", checks);
+    let session = new.connect(QUERY).await?;
+    let (next, last) = (
+        session.value("select nextval('orders_id_seq')", QUERY).await?,
+        session.value("select max(id) from orders", QUERY).await?,
+    );
+    let goes_on = matches!((next.parse::<i64>(), last.parse::<i64>()), (Ok(next), Ok(last)) if next > last);
+    checks.note("orders_id_seq", &format!("goes on with {next}, the last id is {last}"), goes_on);
+    let written = session.value("select pg_current_wal_lsn()", QUERY).await?;
+    let old = playground.keeper_target(old)?.database(legacy::DATABASE);
+    within(LIMIT, "the old primary to replay what the new one wrote", until_replayed(&old, &written)).await?;
+    before.compare(&Fingerprint::take(&old).await?, "on the old primary", checks);
+    steps.end("done");
     Ok(())
 }
 
@@ -336,6 +396,19 @@ async fn until_streaming(target: &Target, wanted: usize) {
     }
 }
 
+/// Wait until a standby has replayed everything before a position.
+async fn until_replayed(standby: &Target, lsn: &str) {
+    let query = format!("select pg_is_in_recovery() and pg_last_wal_replay_lsn() >= '{lsn}'");
+    loop {
+        if let Ok(session) = standby.connect(QUERY).await
+            && session.value(&query, QUERY).await.is_ok_and(|answer| answer == "t")
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn within(limit: Duration, what: &str, done: impl Future<Output = ()>) -> anyhow::Result<()> {
     match tokio::time::timeout(limit, done).await {
         Ok(()) => Ok(()),
@@ -360,9 +433,8 @@ async fn report_troubles(playground: &mut Playground) {
         let lines = view.lines(true).join("\n");
         playground.screen.say(&lines);
     }
-    let directory = playground.layout.directory.join("log");
     for number in 1..=usize::from(playground.args.keepers) {
-        let log = directory.join(format!("keeper{number}.log"));
+        let log = playground.layout.log(&format!("keeper{number}"));
         let end = stolon_local::tail(&log, 8).join("\n  ");
         playground.screen.say(&format!("{}:\n  {end}", log.display()));
     }

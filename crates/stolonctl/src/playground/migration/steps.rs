@@ -1,6 +1,6 @@
 //! Steps with their times, and the commands that an operator would type.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub struct Steps {
 
 impl Steps {
     /// No step yet; programs write their logs to `logs`.
-    pub fn new(logs: PathBuf) -> Steps {
+    pub fn new(logs: &Path) -> Steps {
         println!("logs in {}", logs.display());
         Steps { number: 0, began: Instant::now() }
     }
@@ -30,9 +30,14 @@ impl Steps {
         println!("\n{:>2}. {what}", self.number);
     }
 
+    /// Something happened within the step.
+    pub fn say(&self, what: &str) {
+        println!("    {:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
     /// The step is done.
     pub fn end(&mut self, found: &str) {
-        println!("    {:>6.1} s  {found}", self.began.elapsed().as_secs_f64());
+        self.say(found);
     }
 }
 
