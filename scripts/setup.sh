@@ -14,13 +14,19 @@ setup_log=
 postgresql_bin=/usr/lib/postgresql/15/bin
 etcd_binary=/usr/bin/etcd
 
+# Whoever cannot become root is told so once, before anything is changed.
+need_root() {
+    [ "$(id -u)" = 0 ] && return
+    local by_hand="run this as root, or install by hand: postgresql-15 postgresql-client-15 etcd-server protobuf-compiler libprotobuf-dev gcc libc6-dev"
+    command -v sudo >/dev/null || fail "installing packages needs root, and there is no sudo" "$by_hand"
+    sudo -v || fail "installing packages needs root, and sudo refuses" "$by_hand"
+}
+
 # Runs a command as root: directly, or with sudo.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         env DEBIAN_FRONTEND=noninteractive "$@"
     else
-        command -v sudo >/dev/null || fail "installing packages needs root, and there is no sudo" \
-            "run this as root, or install by hand: postgresql-15 postgresql-client-15 etcd-server protobuf-compiler libprotobuf-dev gcc libc6-dev"
         sudo env DEBIAN_FRONTEND=noninteractive "$@"
     fi
 }
@@ -41,6 +47,12 @@ release_services() {
     services_held=
 }
 
+# Everything went well: nobody needs the log any more.
+drop_setup_log() {
+    [ -z "$setup_log" ] || rm -f "$setup_log"
+    setup_log=
+}
+
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 # install <package> <what for>: nothing when it is installed.
@@ -49,6 +61,7 @@ install() {
     command -v apt-get >/dev/null || fail "the package $1 ($2) is missing, and this system has no apt-get" \
         "these scripts know Debian 12; install the same software with your package manager, then run the cargo commands of README.md"
     if [ -z "$setup_log" ]; then
+        need_root
         setup_log=$(mktemp /tmp/stolon-setup.XXXXXX)
         trap release_services EXIT
     fi
@@ -87,6 +100,7 @@ setup_build() {
     [ -e /usr/include/stdlib.h ] || install libc6-dev "headers of the C library"
     command -v protoc >/dev/null || install protobuf-compiler "compiles etcd's protocol definitions"
     [ -e /usr/include/google/protobuf/descriptor.proto ] || install libprotobuf-dev "the definitions that etcd's import"
+    drop_setup_log
 }
 
 # What Debian does at the next installation of a PostgreSQL is none of our business.
@@ -98,6 +112,7 @@ restore_cluster_settings() {
 # PostgreSQL 15 with its tools, without the cluster that Debian would create and start on port 5432.
 setup_postgresql() {
     if [ ! -x "$postgresql_bin/postgres" ]; then
+        need_root
         install postgresql-common "Debian's frame for PostgreSQL"
         local settings=/etc/postgresql-common/createcluster.conf
         # Not over the original that an interrupted run left there.
@@ -112,6 +127,7 @@ setup_postgresql() {
     fi
     [ -x "$postgresql_bin/pg_basebackup" ] || install postgresql-client-15 "pg_basebackup, psql, createuser"
     command -v setpriv >/dev/null || install util-linux "setpriv, which ties programs to their parent"
+    drop_setup_log
 }
 
 # etcd, which the tests start themselves on free ports.
@@ -121,4 +137,5 @@ setup_etcd() {
     if [ -d /run/systemd/system ]; then
         as_root systemctl disable -q etcd 2>>"$setup_log" && say "etcd is installed but not started at boot: the tests start their own"
     fi
+    drop_setup_log
 }

@@ -174,16 +174,17 @@ impl Flags {
             given: &self.pg_repl_password,
             file: Path::new(&self.pg_repl_passwordfile),
         };
-        let su_auth = auth_method("--pg-su-auth-method", &self.pg_su_auth_method)?;
+        let su_auth = auth_method("--pg-su-auth-method", &self.pg_su_auth_method);
         let su = PasswordSource {
             role: "su",
-            auth: su_auth,
+            auth: su_auth.clone().unwrap_or(AuthMethod::Md5),
             given: &self.pg_su_password,
             file: Path::new(&self.pg_su_passwordfile),
         };
         repl.check_trust("replication")?;
         su.check_trust("superuser")?;
         repl.check_given()?;
+        let su_auth = su_auth?;
         su.check_given()?;
         let repl_password = repl.read("replication user")?;
         let su_password = su.read("superuser")?;
@@ -343,9 +344,9 @@ impl PasswordSource<'_> {
         }
         let role = self.role;
         let what = if role == "su" { "superuser" } else { "replication user" };
-        if let Ok(metadata) = std::fs::symlink_metadata(self.file) {
+        if let Ok(metadata) = std::fs::metadata(self.file) {
             let mode = metadata.permissions().mode() & 0o777;
-            if mode > 0o600 {
+            if mode & 0o077 != 0 {
                 tracing::warn!(
                     "password file {} permissions {mode:04o} are too open, use 0600",
                     self.file.display()

@@ -4,6 +4,8 @@
 //! nothing about clusters. Every call that can wait takes a [`Limit`]; secrets reach PostgreSQL's tools only
 //! through files that nobody else can read.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 mod backup;
 mod candidate;
 pub mod config;

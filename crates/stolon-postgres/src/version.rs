@@ -69,16 +69,6 @@ impl Version {
     pub fn computes_settings_offline(self) -> bool {
         self.major >= 15
     }
-
-    /// initdb turns data checksums on unless told otherwise (release notes 18).
-    pub fn checksums_by_default(self) -> bool {
-        self.major >= 18
-    }
-
-    /// `allow_alter_system` exists (release notes 17).
-    pub fn has_allow_alter_system(self) -> bool {
-        self.major >= 17
-    }
 }
 
 impl std::fmt::Display for Version {

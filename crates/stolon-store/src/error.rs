@@ -67,18 +67,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// True if the same work, begun anew with a read, may succeed later.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Conflict
-            | Self::Unknown { .. }
-            | Self::Timeout { .. }
-            | Self::Unreachable { .. }
-            | Self::Refused { .. } => true,
-            Self::Decode { .. } | Self::Configuration { .. } => false,
-        }
-    }
-
     pub(crate) fn configuration(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Configuration { problem: problem.into(), hint: hint.into() }
     }

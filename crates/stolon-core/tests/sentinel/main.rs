@@ -1,5 +1,7 @@
 //! The decisions of the sentinel: tables of situations, scripts of several rounds, and properties.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod admission;
 mod corners;
 mod decision_table;

@@ -96,7 +96,8 @@ fn a_refused_write_loses_nothing() {
     let stuck =
         World::normal(2, 2).given(|world| world.db(1).status.current_generation = 5).with_old_timers();
     let arriving = World::normal(3, 2);
-    let cases: [(&str, World, fn(&World) -> bool); 3] = [
+    type Case = (&'static str, World, fn(&World) -> bool);
+    let cases: [Case; 3] = [
         ("a forced failure", forced, |world| world.data.cluster.status.primary == Some(uid(2))),
         ("a primary that does not converge", stuck, |world| {
             world.data.cluster.status.primary == Some(uid(2))
