@@ -20,8 +20,9 @@ const RECONSIDER_INTERVAL: Duration = Duration::from_secs(30);
 /// Only a start can tell whether these are right now, so they wait for another value.
 const DID_NOT_START: &str = "PostgreSQL did not start with it";
 
-/// Parameters whose values are made here and change with the topology: asking about them again finds nothing.
-const MADE_HERE: [&str; 2] = ["synchronous_standby_names", "max_replication_slots"];
+/// Parameters whose values are made here and change with the topology: asking about them again finds nothing, and
+/// clients wait meanwhile.
+const MADE_HERE: [&str; 3] = ["synchronous_standby_names", "max_replication_slots", "restart_after_crash"];
 
 impl Keeper<'_> {
     /// Asks PostgreSQL itself about the configuration, then writes it. What it refuses is remembered, and planned

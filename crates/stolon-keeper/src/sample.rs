@@ -15,7 +15,7 @@ use crate::shared::Shared;
 
 /// Between looks while what was begun may yet show its effect: a standby that was given another primary streams from it
 /// some tens or hundreds of milliseconds later, and synchronous commits wait until the sentinel knows that.
-const SOON: Duration = Duration::from_millis(75);
+const SOON: Duration = Duration::from_millis(50);
 /// How long that may take.
 const SOON_LASTS: Duration = Duration::from_secs(2);
 

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::office::Office;
 
-/// Wakes that come closer together than this are answered by one round.
-const COALESCE: Duration = Duration::from_millis(50);
+/// Wakes that come closer together than this are answered by one round. A failover in synchronous mode takes four rounds, each
+/// of which answers what keepers did about the one before, so this is what clients wait for; on a quiet cluster nobody does.
+const COALESCE: Duration = Duration::from_millis(10);
 /// The sleep interval until a specification says another one.
 const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// `sleepInterval` below this would spin.
