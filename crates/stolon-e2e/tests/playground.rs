@@ -203,12 +203,17 @@ fn a_failover_stays_on_the_screen() {
         playground.takes_writes("create table t (id int)").await?;
         let line = playground.says("to see a failover").await?;
         let command = line.split_once(": ").context("no command")?.1.to_owned();
-        while !playground.says("keeper2 standby").await?.ends_with("healthy") {}
+        let (old, new) = match command.contains("failkeeper keeper1 ") {
+            true => ("keeper1", "keeper2"),
+            false => ("keeper2", "keeper1"),
+        };
+        while !playground.says(&format!("{new} standby")).await?.ends_with("healthy") {}
         // A standby that is not in the document yet cannot take over, and the operator tries again.
         wait_for("the failover to be accepted", PATIENCE, async || {
             let status = Command::new("sh").args(["-c", &command]).status().await?;
             ensure!(status.success(), "{command}: {status}");
-            let said = playground.says("clients are sent to keeper2; before it was keeper1");
+            let news = format!("clients are sent to {new}; before it was {old}");
+            let said = playground.says(&news);
             Ok(tokio::time::timeout(Duration::from_secs(10), said).await.ok())
         })
         .await??;
