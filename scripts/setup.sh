@@ -19,7 +19,8 @@ need_root() {
     [ "$(id -u)" = 0 ] && return
     local by_hand="run this as root, or install by hand: postgresql-15 postgresql-client-15 etcd-server protobuf-compiler libprotobuf-dev gcc libc6-dev"
     command -v sudo >/dev/null || fail "installing packages needs root, and there is no sudo" "$by_hand"
-    sudo -v || fail "installing packages needs root, and sudo refuses" "$by_hand"
+    # The same as as_root does: unlike "sudo -v" it asks for no password where none is needed.
+    sudo env true || fail "installing packages needs root, and sudo refuses" "$by_hand"
 }
 
 # Runs a command as root: directly, or with sudo.
