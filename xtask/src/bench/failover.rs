@@ -25,7 +25,7 @@ enum Fault {
 
 /// Whether commits wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub enum Mode {
     Asynchronous,
     Synchronous,
 }
@@ -125,7 +125,8 @@ async fn cell(options: &Options, programs: &Path, fault: Fault, mode: Mode) -> a
     Ok(runs)
 }
 
-async fn settle(cluster: &Cluster, keepers: usize, mode: Mode) -> anyhow::Result<()> {
+/// Wait until everybody is well.
+pub async fn settle(cluster: &Cluster, keepers: usize, mode: Mode) -> anyhow::Result<()> {
     cluster.wait_writable(PATIENCE).await?;
     cluster.wait_streaming(keepers - 1, PATIENCE).await?;
     if mode == Mode::Synchronous {

@@ -3,6 +3,7 @@
 mod failover;
 mod idle;
 mod new_cluster;
+mod soak;
 mod statistics;
 
 use std::path::PathBuf;
@@ -16,6 +17,28 @@ use stolon_testkit::StoreKind;
 pub enum Bench {
     /// Time without writes after a kill, time to a new cluster, and what idle programs cost
     Failover(Options),
+    /// Faults of all kinds for a long time: nothing that was promised to a client may be lost
+    Soak(Soak),
+}
+
+/// How long, and with what.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Soak {
+    /// For how long
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+
+    /// On etcd instead of a file; only etcd can be made to stand still
+    #[arg(long)]
+    etcd: bool,
+
+    /// Choose the same faults as a run that printed this number
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// Run the programs in this directory instead of building them
+    #[arg(long, value_name = "DIRECTORY")]
+    programs: Option<PathBuf>,
 }
 
 /// How to measure it.
@@ -49,12 +72,12 @@ impl Options {
 /// # Errors
 /// The programs cannot be built, or a cluster does not work.
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
-    let Bench::Failover(options) = bench;
-    let programs = match &options.programs {
-        Some(programs) => std::path::absolute(programs)?,
-        None => build()?,
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let options = match bench {
+        Bench::Failover(options) => options,
+        Bench::Soak(options) => return runtime.block_on(soak::run(options)),
+    };
+    let programs = programs(&options.programs)?;
     runtime.block_on(async {
         println!(
             "sleepInterval 1s, failInterval 5s, proxyCheckInterval 1s, proxyTimeout 3s; store: {:?}",
@@ -64,6 +87,14 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
         idle::measure(options, &programs).await?;
         failover::measure(options, &programs).await
     })
+}
+
+/// Where the programs are: the named ones, or those that are built now.
+fn programs(named: &Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(programs) => Ok(std::path::absolute(programs)?),
+        None => build(),
+    }
 }
 
 /// Build the programs as they are shipped; returns where they are.
