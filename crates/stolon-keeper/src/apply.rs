@@ -223,6 +223,8 @@ impl Keeper<'_> {
         self.memory.started = Some(Instant::now());
         self.memory.applied = self.memory.configured.clone();
         self.memory.line_problems.clear();
+        // It has read everything, also what an earlier reload did not take.
+        self.shared.metrics.set_needs_reload(Flag::Clear);
         Ok(())
     }
 

@@ -331,7 +331,7 @@ impl<'a> Keeper<'a> {
         if reasons != self.announced.reasons {
             let db = self.local.uid.as_str();
             reasons.iter().for_each(|reason| tracing::info!(db, "{reason}"));
-            if reasons.is_empty() {
+            if reasons.is_empty() && plan.trouble.is_none() {
                 tracing::info!("postgres parameters not changed");
             }
             self.announced.reasons = reasons;
@@ -340,6 +340,10 @@ impl<'a> Keeper<'a> {
             plan.parameter_problems.iter().chain(&self.memory.line_problems).cloned().collect();
         for problem in problems.difference(&self.announced.parameter_problems) {
             tracing::warn!("{problem}");
+        }
+        if let Goal::LeaveAlone(_) = self.goal {
+            // Nothing was looked at, so nothing is known to be better.
+            return;
         }
         let waits_for_restart = plan.restart == PendingRestart::Yes;
         self.shared.metrics.set_needs_restart(Flag::from(waits_for_restart));
@@ -430,11 +434,13 @@ impl<'a> Keeper<'a> {
 
     pub(crate) fn show_roles(&self, local: Option<DataKind>) {
         let target = match &self.goal {
-            Goal::Reach(goal) => match goal.role {
+            Goal::Reach(goal) => Some(match goal.role {
                 InstanceRole::Primary(_) => RoleLabel::Master,
                 InstanceRole::Standby(_) => RoleLabel::Standby,
-            },
-            _ => RoleLabel::Undefined,
+            }),
+            Goal::Stop(_) => Some(RoleLabel::Undefined),
+            // The last one that was asked for still counts.
+            Goal::LeaveAlone(_) => None,
         };
         self.shared.metrics.set_roles(target, local.map_or(RoleLabel::Undefined, RoleLabel::from));
     }

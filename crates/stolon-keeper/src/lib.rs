@@ -77,7 +77,11 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let boot = BootUuid::from(new_boot_uuid());
     let shared = Shared::new(settings, state, boot, cluster_store, postgres.clone(), metrics, readiness);
     let stop = shutdown.token();
-    let ((), (), published) = tokio::join!(
+    let ((), (), (), published) = tokio::join!(
+        async {
+            stop.cancelled().await;
+            shared.metrics.shutdown_now();
+        },
         Keeper::new(&shared, instance, stop.clone()).run(),
         sample::run(&shared, &stop),
         async {
@@ -87,7 +91,6 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
             published
         },
     );
-    shared.metrics.shutdown_now();
     let stopped = stop_for_good(&postgres, &shutdown).await;
     published.and(stopped)
 }

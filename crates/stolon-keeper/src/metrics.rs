@@ -106,8 +106,10 @@ impl Metrics {
         self.shutdown.set(unix_seconds());
     }
 
-    pub(crate) fn set_roles(&self, target: RoleLabel, local: RoleLabel) {
-        for (family, now) in [(&self.target_role, target), (&self.local_role, local)] {
+    /// `target`: none leaves the last one.
+    pub(crate) fn set_roles(&self, target: Option<RoleLabel>, local: RoleLabel) {
+        for (family, now) in [(&self.target_role, target), (&self.local_role, Some(local))] {
+            let Some(now) = now else { continue };
             for (label, role) in [
                 ("undefined", RoleLabel::Undefined),
                 ("master", RoleLabel::Master),

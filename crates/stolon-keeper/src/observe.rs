@@ -1,6 +1,8 @@
 //! Observing: facts, nothing else.
 
-use stolon_core::keeper::{Data, DataKind, Goal, Live, Observation, Server, Stage};
+use std::collections::BTreeSet;
+
+use stolon_core::keeper::{AlterSystem, Data, DataKind, Goal, Live, Observation, Server, Stage};
 use stolon_postgres::{Limit, LocalPostgres};
 
 use crate::keeper::{Keeper, PassError};
@@ -64,6 +66,10 @@ impl Keeper<'_> {
             refusals: self.memory.refusals.clone(),
             refused_hba: self.memory.refused_hba.clone(),
             slots_on_disk: self.slots_on_disk(),
+            alter_system: match running && !postgres.is_alter_system_disabled() {
+                true => AlterSystem::Possible,
+                false => AlterSystem::Refused,
+            },
             attempt: self.memory.attempt.clone(),
             restart_patience: self.restart_patience(),
         })
@@ -108,8 +114,9 @@ impl Keeper<'_> {
     }
 
     /// PostgreSQL does not start with `max_replication_slots` below this.
-    fn slots_on_disk(&self) -> u64 {
+    fn slots_on_disk(&self) -> BTreeSet<String> {
         let directory = self.shared.postgres.data_directory().join("pg_replslot");
-        std::fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_core::keeper::reported_parameters;
 use stolon_model::PostgresState;
-use stolon_postgres::{DataDirectory, Limit, Sample};
+use stolon_postgres::{DataDirectory, Limit, PostgresError, Sample};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -23,9 +23,9 @@ const SOON_LASTS: Duration = Duration::from_secs(2);
 pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
     let mut server = shared.postgres.server();
     let mut happened = Instant::now();
-    let mut dry = Dry::default();
+    let mut ailments = Ailments::default();
     loop {
-        look(shared, &mut dry, stop).await;
+        look(shared, &mut ailments, stop).await;
         let usual = shared.pace().sleep / 2;
         let pause = if happened.elapsed() < SOON_LASTS { usual.min(SOON) } else { usual };
         tokio::select! {
@@ -40,9 +40,9 @@ pub(crate) async fn run(shared: &Shared, stop: &CancellationToken) {
 }
 
 /// One look; what it finds becomes news. A look that takes too long is bad news by itself.
-async fn look(shared: &Shared, dry: &mut Dry, stop: &CancellationToken) {
+async fn look(shared: &Shared, ailments: &mut Ailments, stop: &CancellationToken) {
     let pace = shared.pace();
-    let mut work = std::pin::pin!(state(shared, dry, pace.request, stop));
+    let mut work = std::pin::pin!(state(shared, ailments, pace.request, stop));
     let overdue = Instant::now() + pace.sleep;
     let state = tokio::select! {
         state = &mut work => state,
@@ -64,7 +64,12 @@ fn publish(shared: &Shared, change: impl FnOnce(&mut PostgresState)) {
 }
 
 /// What is known: the fields that could not be found out keep their zero values, and `healthy` stays false.
-async fn state(shared: &Shared, dry: &mut Dry, timeout: Duration, stop: &CancellationToken) -> PostgresState {
+async fn state(
+    shared: &Shared,
+    ailments: &mut Ailments,
+    timeout: Duration,
+    stop: &CancellationToken,
+) -> PostgresState {
     let limit = Limit::within(timeout, stop);
     let mut state = PostgresState::default();
     match shared.postgres.version(&limit).await {
@@ -78,29 +83,43 @@ async fn state(shared: &Shared, dry: &mut Dry, timeout: Duration, stop: &Cancell
     let nothing = matches!(facts, Ok(DataDirectory::Absent | DataDirectory::Empty));
     shared.tell(|news| news.data_is_gone = nothing && !running);
     if !running || !is_instance || says_starting(&shared.postgres) {
-        dry.note(shared, None);
+        ailments.note(shared, None);
         return state;
     }
     match shared.postgres.sample(&limit).await {
         Ok(sample) => {
-            dry.note(shared, Some(&sample));
+            ailments.note(shared, Some(&sample));
             fill(shared, &mut state, sample);
         }
         Err(error) if error.is_cancelled() => {}
-        Err(error) => tracing::debug!(%error, "cannot get pg state"),
+        Err(error) => ailments.no_answer(&error),
     }
     state
 }
 
-/// Whether a standby receives WAL. PostgreSQL itself is healthy without, and tries again for ever.
+/// What was found wrong by the last looks: whether the server answers, and whether a standby receives WAL. PostgreSQL itself is
+/// healthy without, and tries again for ever.
 #[derive(Default)]
-struct Dry {
+struct Ailments {
     since: Option<Instant>,
+    unanswered: bool,
 }
 
-impl Dry {
+impl Ailments {
+    /// The server runs and says nothing: once for all looks in a row, since those that follow would say the same.
+    fn no_answer(&mut self, error: &PostgresError) {
+        if std::mem::replace(&mut self.unanswered, true) {
+            tracing::debug!(%error, "cannot get pg state");
+        } else {
+            tracing::warn!(%error, "cannot get pg state, reporting it as unhealthy");
+        }
+    }
+
     /// Twice the interval, since a standby that changes its primary, or whose primary restarts, may well wait a moment.
     fn note(&mut self, shared: &Shared, sample: Option<&Sample>) {
+        if sample.is_some() && std::mem::take(&mut self.unanswered) {
+            tracing::info!("postgres answers again");
+        }
         let upstream = shared.news.borrow().upstream.clone();
         let sentence = match upstream
             .filter(|_| sample.is_some_and(|sample| sample.in_recovery && !sample.receives_wal))

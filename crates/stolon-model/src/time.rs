@@ -213,8 +213,8 @@ impl Decode for GoDuration {
             NodeKind::Null => "null",
             NodeKind::Bool(true) => "true",
             NodeKind::Bool(false) => "false",
-            NodeKind::Array(_) => "[…]",
-            NodeKind::Object(_) => "{…}",
+            NodeKind::Array(_) => "[...]",
+            NodeKind::Object(_) => "{...}",
         };
         *self = raw.parse().map_err(|error: BadDuration| node.error(error.to_string()))?;
         Ok(())

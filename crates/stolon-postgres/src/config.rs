@@ -76,7 +76,7 @@ pub(crate) fn is_valid_value(value: &str) -> bool {
 /// The text of `postgresql.conf`: sorted, one line for each parameter, names that differ only in case once (the last in sort order wins,
 /// which are the managed ones since they are in lower case), nothing that would break the file.
 pub(crate) fn parameter_lines(files: &ConfigFiles, version: Version) -> String {
-    let mut lines = String::new();
+    let (mut includes, mut lines) = (String::new(), String::new());
     let mut written = std::collections::BTreeMap::new();
     for (name, value) in &files.parameters {
         if is_valid_name(name) && is_valid_value(value) {
@@ -85,13 +85,16 @@ pub(crate) fn parameter_lines(files: &ConfigFiles, version: Version) -> String {
     }
     for (name, value) in &files.parameters {
         if written.get(&name.to_ascii_lowercase()).is_some_and(|(winner, _)| *winner == name) {
-            lines.push_str(&format!("{name} = {}\n", quote::parameter_value(value)));
+            // What other files say comes first, so that nothing in them overrides what is managed.
+            let part =
+                if name.to_ascii_lowercase().starts_with("include") { &mut includes } else { &mut lines };
+            part.push_str(&format!("{name} = {}\n", quote::parameter_value(value)));
         }
     }
     if version.has_signal_files() && files.recovery.mode != RecoveryMode::None {
         lines.push_str(&recovery_lines(&files.recovery));
     }
-    lines
+    includes + &lines
 }
 
 fn recovery_lines(recovery: &Recovery) -> String {
@@ -169,11 +172,17 @@ fn keep_alter_system(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether `ALTER SYSTEM` fails.
+pub(crate) fn is_alter_system_disabled(directory: &Path) -> bool {
+    let link = std::fs::read_link(directory.join("postgresql.auto.conf"));
+    link.is_ok_and(|target| target == Path::new("/dev/null"))
+}
+
 /// Makes `postgresql.auto.conf` a link to `/dev/null`: `ALTER SYSTEM` fails instead of
 /// changing what the cluster specification says.
 pub(crate) fn disable_alter_system(directory: &Path) -> Result<()> {
     let path = directory.join("postgresql.auto.conf");
-    if std::fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null")) {
+    if is_alter_system_disabled(directory) {
         return Ok(());
     }
     remove_if_there(&path)?;
@@ -200,6 +209,7 @@ mod tests {
                 ("bad name", "1"),
                 ("evil", "1\nport = 9"),
                 ("my.option", r"a\b"),
+                ("include_if_exists", "more.conf"),
             ]),
             recovery: Recovery {
                 mode: RecoveryMode::Standby,
@@ -210,7 +220,7 @@ mod tests {
         let text = parameter_lines(&files, Version { major: 15, minor: 0 });
         assert_eq!(
             text,
-            "archive_command = 'echo ''x'''\nmy.option = 'a\\b'\nport = '5432'\nwork_mem = '4MB'\n\
+            "include_if_exists = 'more.conf'\narchive_command = 'echo ''x'''\nmy.option = 'a\\b'\nport = '5432'\nwork_mem = '4MB'\n\
              primary_conninfo = 'password=a\\\\ b host=x'\n"
         );
     }

@@ -45,23 +45,9 @@ pub enum LocalRole {
     Standby,
 }
 
-const DIRECTORIES: &[&str] = &[
-    "base",
-    "global",
-    "pg_dynshmem",
-    "pg_logical",
-    "pg_multixact",
-    "pg_notify",
-    "pg_replslot",
-    "pg_serial",
-    "pg_snapshots",
-    "pg_stat",
-    "pg_stat_tmp",
-    "pg_subtrans",
-    "pg_tblspc",
-    "pg_twophase",
-    "global/pg_control",
-];
+/// Without these, and the directories of WAL and of transactions, nothing is left of an instance. What else may be missing PostgreSQL
+/// makes anew, or names when it is started.
+const DECISIVE: &[&str] = &["base", "global", "global/pg_control"];
 
 /// Looks at `path`. `binaries` decides which signal files count; none: the data's own version.
 pub(crate) fn examine(path: &Path, binaries: Option<Version>) -> Result<DataDirectory> {
@@ -78,7 +64,7 @@ pub(crate) fn examine(path: &Path, binaries: Option<Version>) -> Result<DataDire
     };
     let of_version: [&str; 2] =
         if version.has_pg_wal() { ["pg_wal", "pg_xact"] } else { ["pg_xlog", "pg_clog"] };
-    let missing: Vec<String> = DIRECTORIES
+    let missing: Vec<String> = DECISIVE
         .iter()
         .chain(&of_version)
         .filter(|name| !path.join(name).exists())

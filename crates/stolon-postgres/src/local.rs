@@ -227,7 +227,15 @@ impl LocalPostgres {
     pub async fn write_config(&self, files: &ConfigFiles, merge: Merge, limit: &Limit) -> Result<bool> {
         let version = self.version(limit).await?;
         let written = config::write(&self.data_directory(), files, merge, version)?;
+        if merge == Merge::Replace {
+            config::disable_alter_system(&self.data_directory())?;
+        }
         Ok(written == Written::Replaced)
+    }
+
+    /// Whether `ALTER SYSTEM` fails, as [`LocalPostgres::write_config`] sees to. A server with `fsync = off` makes the link a file.
+    pub fn is_alter_system_disabled(&self) -> bool {
+        config::is_alter_system_disabled(&self.data_directory())
     }
 }
 

@@ -194,6 +194,8 @@ async fn strike(cluster: &mut Cluster, dice: &mut Dice, fault: Fault) -> anyhow:
         Fault::KillProxy => kill(cluster, "proxy1".to_owned()).await,
         Fault::StopPrimary => match cluster.process(&primary) {
             Ok(process) if process.exit().is_none() => {
+                // One that stands still would not hear it.
+                heal(cluster, Cure::Resume(tree(process.pid())))?;
                 cluster.stop_service(&primary).await?;
                 Cure::Start(primary)
             }

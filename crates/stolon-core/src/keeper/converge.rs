@@ -2,7 +2,7 @@
 
 use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
-use super::observation::{Config, DataKind, Gate, Live, Observation, Patience, Server};
+use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
 use super::parameters::is_recovery_parameter;
 use super::plan::{config, usable};
 use super::recovery::{RecoveryMode, RecoverySettings, Upstream};
@@ -17,7 +17,7 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
         (None, Gate::Open) => Admission::Everybody,
         _ => Admission::OnlyInternal,
     };
-    let ready = Step::WaitReady(Some(goal.ready_timeout));
+    let ready = Step::WaitReady(goal.ready_timeout);
     match &seen.server {
         Server::Stopped => {
             let gate = if wanted.synchronous.is_some() { Gate::Closed } else { Gate::Open };
@@ -159,6 +159,9 @@ fn changes(seen: &Observation, config: &Config) -> Vec<Reason> {
     if applied.parameters != config.parameters {
         changes.push(Reason::ParametersChanged);
     }
+    if seen.alter_system == AlterSystem::Possible {
+        changes.push(Reason::AlteredSystem);
+    }
     if applied.hba != config.hba {
         changes.push(Reason::HbaChanged);
     }
@@ -216,6 +219,6 @@ fn restart_or_commit(
     }
     plan.steps.push(Step::Stop);
     plan.steps.extend(start(&config));
-    plan.steps.extend([Step::WaitReady(Some(goal.ready_timeout)), Step::Reobserve]);
+    plan.steps.extend([Step::WaitReady(goal.ready_timeout), Step::Reobserve]);
     plan
 }

@@ -104,8 +104,8 @@ pub struct InstanceGoal {
     pub slots: BTreeSet<String>,
     /// When a changed parameter needs a restart.
     pub restart: RestartPolicy,
-    /// `dbWaitReadyTimeout`.
-    pub ready_timeout: Duration,
+    /// `dbWaitReadyTimeout`; none = for ever.
+    pub ready_timeout: Option<Duration>,
     /// `syncTimeout`; none = for ever.
     pub sync_timeout: Option<Duration>,
 }
@@ -305,9 +305,14 @@ fn instance_goal(
         slots: slots(uid, instance),
         restart: restart_policy(cluster, spec, &role, instance),
         role,
-        ready_timeout: spec.db_wait_ready_timeout,
-        sync_timeout: (!spec.sync_timeout.is_zero()).then_some(spec.sync_timeout),
+        ready_timeout: unless_zero(spec.db_wait_ready_timeout),
+        sync_timeout: unless_zero(spec.sync_timeout),
     })
+}
+
+/// Zero is no limit.
+fn unless_zero(timeout: Duration) -> Option<Duration> {
+    (!timeout.is_zero()).then_some(timeout)
 }
 
 /// The election of another is known to us before the sentinel takes our role away: stop taking writes at once.

@@ -144,11 +144,16 @@ fn strict_origins(peers: &[String]) -> Vec<HbaOrigin> {
     addresses.sort();
     addresses
         .into_iter()
-        .map(|address| match address.parse::<IpAddr>() {
+        .map(|address| match without_zone(address).parse::<IpAddr>() {
             Ok(literal) => HbaOrigin::Address(literal),
             Err(_) => HbaOrigin::HostName(address.clone()),
         })
         .collect()
+}
+
+/// `fe80::1` of `fe80::1%eth0`: a line of the file has no place for the interface.
+fn without_zone(address: &str) -> &str {
+    address.split_once('%').map_or(address, |(literal, _)| literal)
 }
 
 /// An instance that has not reported yet has no address, and an odd one must not spoil the file.
@@ -245,7 +250,7 @@ mod tests {
             &EVERYBODY,
         ]
         .concat();
-        let peers = ["fd00::1", "10.0.0.2", "db.example.org", "", "bad name # x"];
+        let peers = ["fd00::1%eth0", "10.0.0.2", "db.example.org", "", "bad name # x"];
         assert_eq!(lines(AccessMode::Strict, &peers, None, Admission::Everybody), expected);
         assert_eq!(lines(AccessMode::Strict, &[], None, Admission::OnlyInternal), LOCAL);
     }

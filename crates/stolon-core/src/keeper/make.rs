@@ -37,6 +37,7 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
             None => stopped(Trouble::SourceMissing),
         },
         (Make::Adopt, _) => adopt(goal, seen),
+        _ if seen.local.initializing => stopped(Trouble::DataLost(goal.uid.clone())),
         _ => Plan::stuck(Trouble::DataLost(goal.uid.clone())),
     }
 }
@@ -70,7 +71,7 @@ fn set_aside(goal: &InstanceGoal, seen: &Observation, warrant: &DestroyWarrant) 
 fn first_start(goal: &InstanceGoal, seen: &Observation, recovery: RecoverySettings) -> Vec<Step> {
     let mode = recovery.mode;
     let timeout = match mode {
-        RecoveryMode::None => Some(goal.ready_timeout),
+        RecoveryMode::None => goal.ready_timeout,
         RecoveryMode::Standby | RecoveryMode::Recovery => goal.sync_timeout,
     };
     let config = Box::new(config(goal, seen, recovery, Admission::OnlyInternal));
@@ -261,7 +262,7 @@ fn start_copy(goal: &InstanceGoal, seen: &Observation, source: &Peer, stage: Sta
         steps.extend([Step::Configure { config: Box::new(config), merge }, Step::Start(merge)]);
     }
     match stage {
-        Stage::Rewound => steps.push(Step::WaitReady(Some(goal.ready_timeout))),
+        Stage::Rewound => steps.push(Step::WaitReady(goal.ready_timeout)),
         _ => steps.push(Step::Finish(goal.uid.clone())),
     }
     steps.push(Step::Reobserve);

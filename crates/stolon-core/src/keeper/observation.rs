@@ -31,8 +31,10 @@ pub struct Observation {
     pub refusals: Refusals,
     /// Lines of `pgHBA` that the real PostgreSQL refused, with its words.
     pub refused_hba: BTreeMap<String, String>,
-    /// Slots on disk.
-    pub slots_on_disk: u64,
+    /// Names of the slots on disk.
+    pub slots_on_disk: BTreeSet<String>,
+    /// Whether `ALTER SYSTEM` has come through.
+    pub alter_system: AlterSystem,
     /// How far the making of the wanted instance got in this process.
     pub attempt: Attempt,
     /// Whether a primary's restart has waited for its standbys long enough.
@@ -122,6 +124,16 @@ pub enum Gate {
     Open,
     /// They are not.
     Closed,
+}
+
+/// Whether `ALTER SYSTEM` can work. Its file is a link to `/dev/null`, which a server with `fsync = off` replaces by a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AlterSystem {
+    /// It fails.
+    #[default]
+    Refused,
+    /// It works, or has worked.
+    Possible,
 }
 
 /// Whether a wait may go on.

@@ -327,7 +327,8 @@ fn is_reportable(name: &str) -> bool {
 
 /// True for a parameter that waits for a restart only because the instance was promoted.
 pub fn is_recovery_parameter(name: &str) -> bool {
-    RECOVERY_ONLY.contains(&name) || matches!(name, "restore_command" | "recovery_min_apply_delay")
+    RECOVERY_ONLY.contains(&name)
+        || matches!(name, "recovery_target_inclusive" | "restore_command" | "recovery_min_apply_delay")
 }
 
 #[cfg(test)]

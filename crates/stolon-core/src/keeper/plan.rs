@@ -58,7 +58,7 @@ pub(super) fn config(
         captured: seen.local.captured.as_ref(),
         demands: seen.demands.as_ref(),
         refusals: &seen.refusals,
-        slots: seen.slots_on_disk.max(goal.slots.len() as u64),
+        slots: seen.slots_on_disk.union(&goal.slots).count() as u64,
     };
     let mut wanted = wanted_parameters(&goal.parameters, facts);
     let mut hba = hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission);

@@ -210,6 +210,9 @@ pub enum Reason {
     /// The configuration differs from the wanted one.
     #[error("postgres parameters changed, reloading postgres instance")]
     ParametersChanged,
+    /// `postgresql.auto.conf` is a file again.
+    #[error("ALTER SYSTEM has set something, which is taken back: pgParameters is the place for it")]
+    AlteredSystem,
     /// `pg_hba.conf` differs from the wanted one.
     #[error("postgres hba entries changed, reloading postgres instance")]
     HbaChanged,

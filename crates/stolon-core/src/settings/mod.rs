@@ -74,7 +74,7 @@ pub const FILE_LOCATIONS: [&str; 5] =
     ["data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"];
 
 /// Recovery settings that belong to the specification's own fields, not to `pgParameters`.
-pub const RECOVERY_ONLY: [&str; 10] = [
+pub const RECOVERY_ONLY: [&str; 9] = [
     "primary_conninfo",
     "primary_slot_name",
     "recovery_target_timeline",
@@ -83,7 +83,6 @@ pub const RECOVERY_ONLY: [&str; 10] = [
     "recovery_target_name",
     "recovery_target_time",
     "recovery_target_xid",
-    "recovery_target_inclusive",
     "recovery_target_action",
 ];
 

@@ -40,7 +40,8 @@ const NEVER_SHOWN: [&str; 9] = [
 ];
 
 /// Old names that are still understood, and their new ones.
-const OLD_NAMES: [(&str, &str); 2] = [("sort_mem", "work_mem"), ("vacuum_mem", "maintenance_work_mem")];
+const OLD_NAMES: [(&str, &str); 3] =
+    [("sort_mem", "work_mem"), ("ssl_ecdh_curve", "ssl_groups"), ("vacuum_mem", "maintenance_work_mem")];
 
 /// What a parameter takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,8 +99,9 @@ fn row(line: &str) -> Option<Row<'_>> {
 /// The parameter as `major` knows it. Names match without regard to case.
 pub(super) fn find(major: u16, name: &str) -> Option<Row<'static>> {
     let is_old = |(old, _): &&(&str, &str)| old.eq_ignore_ascii_case(name);
-    let name = OLD_NAMES.iter().find(is_old).map_or(name, |(_, new)| new);
-    rows_of(name).find(|row| (row.first..=row.last).contains(&major))
+    let today = OLD_NAMES.iter().find(is_old).map(|(_, new)| *new);
+    let in_major = |row: &Row<'_>| (row.first..=row.last).contains(&major);
+    rows_of(name).find(in_major).or_else(|| rows_of(today?).find(in_major))
 }
 
 /// True for a name against which nothing can be said although `major` does not show it.

@@ -102,7 +102,8 @@ pub fn nothing() -> Observation {
         gate: Gate::Open,
         refusals: Refusals::new(),
         refused_hba: Default::default(),
-        slots_on_disk: 0,
+        slots_on_disk: Default::default(),
+        alter_system: AlterSystem::Refused,
         attempt: Attempt::default(),
         restart_patience: Patience::Left,
     }

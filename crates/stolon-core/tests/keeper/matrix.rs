@@ -117,6 +117,61 @@ fn data_of_another_cluster_are_set_aside_unless_an_operator_agreed_to_lose_them(
     assert_eq!(planned(&same_system, &old()), COPY, "the primary has the same data");
 }
 
+/// `dbWaitReadyTimeout` and `syncTimeout` 0 are no limit; as a limit they would end every wait before it began.
+#[test]
+fn zero_is_no_limit() {
+    for mode in [Init::New, Init::Existing, Init::None] {
+        let mut cluster = asked(Role::Primary, mode.clone());
+        let waits = |cluster: &stolon_model::ClusterData| {
+            let seen = match mode {
+                Init::New => nothing(),
+                Init::Existing => {
+                    let mut seen = here(DataKind::Primary);
+                    seen.local.uid = "old".into();
+                    seen
+                }
+                _ => here(DataKind::Primary),
+            };
+            let steps = plan(&goal(cluster), &seen).steps;
+            steps.into_iter().find(|step| matches!(step, Step::WaitReady(_)))
+        };
+        assert_eq!(
+            waits(&cluster),
+            Some(Step::WaitReady(Some(std::time::Duration::from_secs(60)))),
+            "{mode}"
+        );
+        cluster.cluster.spec.db_wait_ready_timeout = Some(stolon_model::GoDuration(0));
+        assert_eq!(waits(&cluster), Some(Step::WaitReady(None)), "{mode}");
+    }
+}
+
+#[test]
+fn what_alter_system_has_set_is_taken_back_at_once() {
+    for (role, kind) in [(Role::Primary, DataKind::Primary), (Role::Standby, DataKind::Standby)] {
+        let cluster = asked(role, Init::None);
+        let mut seen = running(kind, &goal(&cluster));
+        assert!(!planned(&cluster, &seen).contains("reload"));
+        seen.alter_system = AlterSystem::Possible;
+        let words = planned(&cluster, &seen);
+        assert!(words.contains("configure:") && words.contains("reload"), "{words}");
+    }
+}
+
+/// PostgreSQL does not start with room for fewer slots than there are on disk, and new followers need theirs.
+#[test]
+fn there_is_room_for_the_slots_on_disk_and_those_to_come() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    ours(&mut cluster).spec.max_standbys = 2;
+    ours(&mut cluster).spec.followers = Some(vec!["bb".into(), "cc".into()]);
+    let mut seen = here(DataKind::Primary);
+    seen.slots_on_disk = ["foreign".to_owned(), "other".to_owned(), "stolon_bb".to_owned()].into();
+    let config = plan(&goal(&cluster), &seen).steps.into_iter().find_map(|step| match step {
+        Step::Configure { config, .. } => Some(config),
+        _ => None,
+    });
+    assert_eq!(config.unwrap().parameters["max_replication_slots"], "4");
+}
+
 #[test]
 fn a_new_cluster_captures_its_parameters_when_they_are_to_be_merged() {
     let mut cluster = asked(Role::Primary, Init::New);
@@ -139,8 +194,8 @@ fn what_is_half_made_is_made_from_nothing() {
     seen.local.initializing = true;
     assert_eq!(
         planned(&asked(Role::Primary, Init::None), &seen),
-        "trouble",
-        "nothing says that it may be wiped"
+        "stop trouble",
+        "nothing says that it may be wiped, nor that it may run"
     );
     assert_eq!(planned(&asked(Role::Primary, Init::Existing), &seen), "stop trouble");
 }

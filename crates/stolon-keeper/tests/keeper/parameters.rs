@@ -49,6 +49,28 @@ fn wrong_parameters_are_left_out_and_reported() {
     });
 }
 
+/// With `fsync = off` the link to `/dev/null` does not stop ALTER SYSTEM: PostgreSQL puts a file in its place.
+#[test]
+fn what_alter_system_sets_is_taken_back() {
+    scenario("parameters::what_alter_system_sets_is_taken_back", async || {
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        world.change("aa", |aa| aa.spec.pg_parameters = map(&[("fsync", "off"), ("work_mem", "5MB")])).await;
+        world.healthy(&keeper, "aa", 3).await;
+        keeper.value("ALTER SYSTEM SET work_mem = '77MB'").await;
+        let file = keeper.pgdata().join("postgresql.auto.conf");
+        world
+            .eventually("the file to be a link again", async |_| {
+                std::fs::read_link(&file).is_ok().then_some(())
+            })
+            .await;
+        assert!(keeper.log_text().contains("ALTER SYSTEM has set something"), "{}", keeper.log_text());
+        keeper.value("SELECT pg_reload_conf()").await;
+        assert_eq!(keeper.value("SHOW work_mem").await, "5MB");
+    });
+}
+
 #[test]
 fn a_value_that_postgresql_cannot_start_with_is_taken_back() {
     scenario("parameters::a_value_that_postgresql_cannot_start_with_is_taken_back", async || {

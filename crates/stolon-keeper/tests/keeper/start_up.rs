@@ -6,6 +6,21 @@ use crate::world::{KeeperProcess, World, scenario};
 
 /// Runs a keeper that must refuse to start. `changes` replace or (with `None`) remove flags.
 fn refused(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> String {
+    let (code, text) = attempt(directory, changes);
+    assert_eq!(code, Some(2), "{text}");
+    text
+}
+
+fn attempt(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> (Option<i32>, String) {
+    attempt_with(directory, changes, &[])
+}
+
+/// Exit status, and what it says.
+fn attempt_with(
+    directory: &std::path::Path,
+    changes: &[(&str, Option<&str>)],
+    environment: &[(&str, &str)],
+) -> (Option<i32>, String) {
     let data_dir = directory.join("data").display().to_string();
     let store = directory.join("store.db").display().to_string();
     let mut flags = vec![
@@ -25,10 +40,8 @@ fn refused(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> Str
     }
     let mut command = Command::new(stolon_testkit::postgres::program(env!("CARGO_BIN_EXE_stolon-keeper")));
     command.args(flags.iter().flat_map(|(name, value)| [*name, *value]));
-    let Output { status, stderr, .. } = command.output().unwrap();
-    let text = String::from_utf8_lossy(&stderr).into_owned();
-    assert_eq!(status.code(), Some(2), "{text}");
-    text
+    let Output { status, stderr, .. } = command.envs(environment.iter().copied()).output().unwrap();
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
 }
 
 /// Flags to change, and a part of the message.
@@ -63,6 +76,19 @@ fn bad_flags_are_refused_with_their_message() {
             &[("--pg-su-password", None), ("--pg-su-passwordfile", Some("/nonexistent"))],
             "cannot read pg superuser password",
         ),
+        (
+            &[("--pg-su-auth-method", Some("cert")), ("--pg-repl-password", None)],
+            "one of --pg-repl-password or --pg-repl-passwordfile is required",
+        ),
+        (&[("--pg-su-auth-method", Some("cert"))], "--pg-su-auth-method must be one of: md5, trust"),
+        (
+            &[
+                ("--pg-repl-username", Some("su")),
+                ("--pg-su-auth-method", Some("trust")),
+                ("--pg-su-password", None),
+            ],
+            "do not support different auth methods when utilizing superuser for replication.",
+        ),
         (&[("--pg-su-password", Some("\n"))], "superuser password is empty after removing trailing new line"),
         (
             &[("--pg-repl-password", Some("\n"))],
@@ -80,6 +106,36 @@ fn bad_flags_are_refused_with_their_message() {
         let plain = text.replace("\\\"", "\"");
         assert!(plain.contains(&message.replace("\\\"", "\"")), "{changes:?}: {text}");
     }
+}
+
+/// Nothing is guessed about files that somebody has damaged, and nothing in the directory is touched.
+#[test]
+fn damaged_state_files_are_refused() {
+    scenario("start_up::damaged_state_files_are_refused", async || {
+        for (name, content) in [("keeperstate", "{\"UID\":"), ("dbstate", "[]")] {
+            let directory = tempfile::tempdir().unwrap();
+            let data = directory.path().join("data");
+            std::fs::create_dir(&data).unwrap();
+            std::fs::write(data.join(name), content).unwrap();
+            let (code, text) = attempt(directory.path(), &[]);
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains(name), "{text}");
+            assert_eq!(std::fs::read_to_string(data.join(name)).unwrap(), content);
+        }
+    });
+}
+
+/// Who starts the keeper has the last word on the command line, the environment on the rest.
+#[test]
+fn flags_come_from_the_environment_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let changes = [("--pg-repl-auth-method", None), ("--pg-repl-password", None)];
+    let (code, text) = attempt_with(directory.path(), &changes, &[("STKEEPER_PG_REPL_AUTH_METHOD", "cert")]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("--pg-repl-auth-method must be one of"), "{text}");
+    let changes = [("--pg-repl-auth-method", Some("md5")), ("--pg-repl-password", None)];
+    let (_, text) = attempt_with(directory.path(), &changes, &[("STKEEPER_PG_REPL_AUTH_METHOD", "cert")]);
+    assert!(text.contains("one of --pg-repl-password or --pg-repl-passwordfile is required"), "{text}");
 }
 
 #[test]
