@@ -7,9 +7,9 @@ use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
 use super::version::BinaryVersion;
 use crate::settings::{self, FILE_LOCATIONS, RECOVERY_ONLY};
 
-/// Names that are removed from what is reported and from what is captured: they are managed here, and must not
-/// find their way into the cluster specification.
-pub const MANAGED: [&str; 21] = [
+/// Names that are removed from what is reported and from what is captured, beside [`RECOVERY_ONLY`]: they are managed here, and
+/// must not find their way into the cluster specification.
+const MANAGED: [&str; 12] = [
     "unix_socket_directories",
     "wal_keep_segments",
     "wal_keep_size",
@@ -20,17 +20,8 @@ pub const MANAGED: [&str; 21] = [
     "max_wal_senders",
     "wal_log_hints",
     "synchronous_standby_names",
-    "primary_conninfo",
-    "primary_slot_name",
     "recovery_min_apply_delay",
     "restore_command",
-    "recovery_target_timeline",
-    "recovery_target",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_xid",
-    "recovery_target_action",
 ];
 
 /// A standby asks for WAL again after this long. PostgreSQL's own 5 s is how long every commit would hang when a

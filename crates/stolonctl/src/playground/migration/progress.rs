@@ -48,6 +48,8 @@ impl Progress {
         }
         if let Some(bar) = self.bar.take() {
             bar.finish();
+            // What follows has a line of its own.
+            eprintln!();
         }
     }
 
