@@ -8,7 +8,7 @@ use stolon_core::keeper::{
 };
 use stolon_model::{ClusterData, GoDuration};
 use stolon_postgres::{
-    BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SourceProblem, StopMode,
+    BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SlotPlan, SourceProblem, StopMode,
 };
 use stolon_store::WatchScope;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -178,14 +178,14 @@ impl Keeper<'_> {
                 self.shared.reset_sync_gate();
                 tracing::info!("postgres is promoted");
             }
-            Step::EnsureSlots(wanted) => {
-                let done = postgres.refresh_slots(wanted, &request).await?;
-                done.created.iter().for_each(|slot| tracing::info!(slot, "replication slot created"));
-                done.dropped.iter().for_each(|slot| tracing::info!(slot, "replication slot dropped"));
-                done.kept
-                    .iter()
-                    .for_each(|(slot, why)| tracing::debug!(slot, why, "replication slot not dropped"));
-            }
+            Step::EnsureSlots(wanted) => match postgres.refresh_slots(wanted, &request).await {
+                Ok(done) => self.note_slots(done),
+                // Nobody needs a standby's slots yet, and it must not be kept from its generation.
+                Err(error) if self.follows() && !error.is_cancelled() => {
+                    tracing::warn!(%error, "the replication slots of this standby are left as they are");
+                }
+                Err(error) => return Err(error.into()),
+            },
             Step::TerminateClients => {
                 let ended = postgres.terminate_clients(&request).await?;
                 if ended > 0 {
@@ -196,6 +196,16 @@ impl Keeper<'_> {
             Step::Reobserve => {}
         }
         Ok(Applied::Done)
+    }
+
+    /// What became of the slots; what stays as it is only when it is news.
+    fn note_slots(&mut self, done: SlotPlan) {
+        done.created.iter().for_each(|slot| tracing::info!(slot, "replication slot created"));
+        done.dropped.iter().for_each(|slot| tracing::info!(slot, "replication slot dropped"));
+        for (slot, why) in done.kept.iter().filter(|kept| !self.memory.kept_slots.contains(kept)) {
+            tracing::warn!(slot, why, "replication slot not changed, trying again");
+        }
+        self.memory.kept_slots = done.kept;
     }
 
     fn limit(&self, timeout: Option<Duration>) -> Limit {

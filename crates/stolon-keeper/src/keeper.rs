@@ -74,6 +74,8 @@ pub(crate) struct Memory {
     pub(crate) captured: Option<Parameters>,
     /// Lines that the running server did not take.
     pub(crate) line_problems: Vec<String>,
+    /// Slots that could not be changed, with the reason.
+    pub(crate) kept_slots: Vec<(String, String)>,
     /// The disk has no room for two copies.
     pub(crate) old_data_in_the_way: bool,
     pub(crate) waiting_to_restart: Option<Instant>,
@@ -99,6 +101,7 @@ impl Memory {
             attempt: Attempt::default(),
             captured: None,
             line_problems: Vec::new(),
+            kept_slots: Vec::new(),
             old_data_in_the_way: false,
             waiting_to_restart: None,
             started: None,
@@ -112,6 +115,7 @@ impl Memory {
 #[derive(Default)]
 struct Announced {
     reasons: Vec<String>,
+    generation: i64,
     parameter_problems: BTreeSet<String>,
 }
 
@@ -328,13 +332,19 @@ impl<'a> Keeper<'a> {
     /// Says what is about to be done, and what is wrong; each thing once.
     fn announce(&mut self, plan: &Plan) {
         let reasons: Vec<String> = plan.because.iter().map(ToString::to_string).collect();
-        if reasons != self.announced.reasons {
+        let generation = match &self.goal {
+            Goal::Reach(goal) => goal.generation,
+            Goal::LeaveAlone(_) | Goal::Stop(_) => 0,
+        };
+        if reasons != self.announced.reasons || generation != self.announced.generation {
             let db = self.local.uid.as_str();
-            reasons.iter().for_each(|reason| tracing::info!(db, "{reason}"));
-            if reasons.is_empty() && plan.trouble.is_none() {
+            if reasons != self.announced.reasons {
+                reasons.iter().for_each(|reason| tracing::info!(db, "{reason}"));
+            }
+            if reasons.is_empty() && plan.trouble.is_none() && generation != 0 {
                 tracing::info!("postgres parameters not changed");
             }
-            self.announced.reasons = reasons;
+            (self.announced.reasons, self.announced.generation) = (reasons, generation);
         }
         let problems: BTreeSet<String> =
             plan.parameter_problems.iter().chain(&self.memory.line_problems).cloned().collect();
@@ -423,6 +433,11 @@ impl<'a> Keeper<'a> {
 
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// True when we are asked to be a standby.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(&self.goal, Goal::Reach(goal) if matches!(goal.role, InstanceRole::Standby(_)))
     }
 
     pub(crate) fn restart_patience(&self) -> Patience {

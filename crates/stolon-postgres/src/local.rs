@@ -135,7 +135,7 @@ pub struct SlotPlan {
     pub created: Vec<String>,
     /// Dropped.
     pub dropped: Vec<String>,
-    /// Unwanted but in use: tried again next time. With the reason.
+    /// Could not be changed, since it is in use, or since a logical slot has the name: tried again next time. With the reason.
     pub kept: Vec<(String, String)>,
 }
 

@@ -29,6 +29,10 @@ impl LocalPostgres {
         let existing = self.slots(version, limit).await?;
         let mut plan = SlotPlan::default();
         let mut there: BTreeSet<String> = existing.iter().map(|slot| slot.name.clone()).collect();
+        for slot in existing.iter().filter(|slot| !slot.physical && wanted.contains(&slot.name)) {
+            let why = "a logical slot has the name that a physical one needs".to_owned();
+            plan.kept.push((slot.name.clone(), why));
+        }
         for slot in existing.into_iter().filter(|slot| slot.physical && !slot.synced) {
             let is_wanted = wanted.contains(&slot.name);
             if !slot.name.starts_with(PREFIX) || (is_wanted && !slot.invalidated) {

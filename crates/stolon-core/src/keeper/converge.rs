@@ -111,6 +111,10 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
         return Plan::of(Reason::NotRunning, steps).with_problems(&config);
     };
     let mut plan = Plan::default().with_problems(&config);
+    if seen.gate == Gate::Closed {
+        // It was to be a primary for a moment. A later promotion in place must not find the gate closed.
+        plan.steps.push(Step::SetGate(Gate::Open));
+    }
     let needing_start = restart_only_differences(seen, live.as_ref(), &config);
     if !needing_start.is_empty() {
         plan.because.push(Reason::FollowChangedRestart(needing_start.join(", ")));
@@ -158,6 +162,11 @@ fn changes(seen: &Observation, config: &Config) -> Vec<Reason> {
     let mut changes = Vec::new();
     if applied.parameters != config.parameters {
         changes.push(Reason::ParametersChanged);
+        let names = |config: &Config| config.parameters.get("synchronous_standby_names").cloned();
+        let (from, to) = (names(applied).unwrap_or_default(), names(config).unwrap_or_default());
+        if from != to {
+            changes.push(Reason::SynchronousNamesChanged { from, to });
+        }
     }
     if seen.alter_system == AlterSystem::Possible {
         changes.push(Reason::AlteredSystem);

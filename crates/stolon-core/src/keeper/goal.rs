@@ -158,6 +158,9 @@ pub struct Peer {
 pub enum Make {
     /// It must be here already.
     Nothing,
+    /// The cluster data does not say how, for this reason. One that is here need not be made: a standby that was elected before the
+    /// sentinel saw it ready still carries the way in which it was made, without the rest.
+    Unknown(String),
     /// Adopt the data that is here.
     Adopt,
     /// `initdb`.
@@ -284,7 +287,7 @@ fn instance_goal(
     Ok(InstanceGoal {
         uid: uid.clone(),
         generation: instance.generation,
-        make: make(cluster, us, uid, instance)?,
+        make: make(cluster, us, uid, instance).unwrap_or_else(Make::Unknown),
         other_data: match cluster.cluster.overwrite_data {
             true => OtherData::Overwrite,
             false => OtherData::SetAside,
@@ -363,7 +366,10 @@ fn make(
             let primary = cluster.cluster.status.primary.as_ref().filter(|_| rewindable);
             Make::Resync {
                 source: peer(cluster, &config.instance_uid).map(Box::new),
-                rewind_against: primary.and_then(|primary| peer(cluster, primary)).map(Box::new),
+                rewind_against: primary
+                    .and_then(|primary| peer(cluster, primary))
+                    .filter(|primary| !primary.status.listen_address.is_empty())
+                    .map(Box::new),
             }
         }
         Some(InstanceInitMode::Unknown(word)) => return Err(format!("db {uid} has the init mode {word:?}")),

@@ -37,6 +37,7 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
             None => stopped(Trouble::SourceMissing),
         },
         (Make::Adopt, _) => adopt(goal, seen),
+        (Make::Unknown(why), _) => Plan::stuck(Trouble::CannotBeMade(why.clone())),
         _ if seen.local.initializing => stopped(Trouble::DataLost(goal.uid.clone())),
         _ => Plan::stuck(Trouble::DataLost(goal.uid.clone())),
     }

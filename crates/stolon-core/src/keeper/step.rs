@@ -210,6 +210,14 @@ pub enum Reason {
     /// The configuration differs from the wanted one.
     #[error("postgres parameters changed, reloading postgres instance")]
     ParametersChanged,
+    /// Commits wait for others than before.
+    #[error("synchronous_standby_names changes from \"{from}\" to \"{to}\"")]
+    SynchronousNamesChanged {
+        /// In force.
+        from: String,
+        /// Wanted.
+        to: String,
+    },
     /// `postgresql.auto.conf` is a file again.
     #[error("ALTER SYSTEM has set something, which is taken back: pgParameters is the place for it")]
     AlteredSystem,
@@ -253,6 +261,9 @@ pub enum Trouble {
         /// What is missing.
         missing: String,
     },
+    /// The document asks for something that makes no sense.
+    #[error("the cluster data does not say how to make this db: {0}")]
+    CannotBeMade(String),
     /// There is nothing to adopt.
     #[error("there is no database cluster to adopt in the data directory: {0}")]
     NothingToAdopt(String),

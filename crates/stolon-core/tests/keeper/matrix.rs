@@ -521,11 +521,34 @@ fn odd_cluster_data_is_left_alone() {
     assert!(odd(|cluster| ours(cluster).spec.role = Some("witness".into())));
     assert!(odd(|cluster| ours(cluster).spec.follow_config = None));
     assert!(odd(|cluster| ours(cluster).spec.follow_config = Some(FollowConfig::default())));
-    assert!(odd(|cluster| ours(cluster).spec.init_mode = Some("magic".into())));
-    assert!(odd(|cluster| {
-        ours(cluster).spec.init_mode = Some(Init::PointInTimeRecovery);
-        ours(cluster).spec.pitr_config = None;
-    }));
+}
+
+/// How an instance is made only matters where it has to be made. A standby that is elected before the sentinel has seen it
+/// ready keeps `resync`, but follows nobody any more.
+#[test]
+fn an_instance_that_is_here_need_not_be_made() {
+    let changes: [fn(&mut stolon_model::Instance); 3] = [
+        |us| us.spec.init_mode = Some(Init::Resync),
+        |us| us.spec.init_mode = Some("magic".into()),
+        |us| us.spec.init_mode = Some(Init::PointInTimeRecovery),
+    ];
+    for change in changes {
+        let mut cluster = asked(Role::Primary, Init::None);
+        let standby = running(DataKind::Standby, &goal(&asked(Role::Standby, Init::None)));
+        change(ours(&mut cluster));
+        assert_eq!(planned(&cluster, &standby), "promote again");
+        let mut other = standby;
+        other.local.uid = "old".into();
+        assert_eq!(planned(&cluster, &other), "trouble", "nothing says how to make it");
+    }
+}
+
+#[test]
+fn a_standby_has_no_gate() {
+    let cluster = asked(Role::Standby, Init::None);
+    let mut seen = running(DataKind::Standby, &goal(&cluster));
+    seen.gate = Gate::Closed;
+    assert_eq!(gate_after(&plan(&goal(&cluster), &seen)), Some(Gate::Open));
 }
 
 #[test]
