@@ -49,7 +49,7 @@ pub use common_args::CommonArgs;
 pub use deadline::{DeadlineError, with_deadline};
 pub use identity::{new_boot_uuid, new_uid8};
 pub use limits::raise_open_files_limit;
-pub use logging::{LogColor, LogLevel, fatal, init_logging, redact};
+pub use logging::{LogColor, LogLevel, fatal, init_bare_logging, init_logging, redact};
 pub use metrics::{ProcessMetrics, new_registry, register_store_requests};
 pub use metrics_server::{MetricsError, MetricsServer, Readiness, serve};
 pub use program::{Program, version};

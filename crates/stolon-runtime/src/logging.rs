@@ -80,6 +80,12 @@ pub fn init_logging(level: LogLevel, color: LogColor) {
     }
 }
 
+/// Write warnings and errors from now on, bare, for people who typed a command. Only the first call has an effect.
+pub fn init_bare_logging() {
+    // Only a test that made a subscriber of its own is here before us; it keeps it.
+    let _ = tracing::subscriber::set_global_default(Bare);
+}
+
 pub(crate) fn is_set_up() -> bool {
     SETTINGS.get().is_some()
 }
@@ -98,6 +104,39 @@ pub fn fatal(message: &str, hint: Option<&str>) {
         zone: jiff::tz::TimeZone::UTC,
     });
     emit(&settings.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
+}
+
+/// What a command that somebody typed shows of what the libraries have to say.
+struct Bare;
+
+impl Subscriber for Bare {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::WARN && metadata.target().starts_with("stolon")
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(Level::WARN.into())
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields { message: String::new(), json: String::new() };
+        event.record(&mut fields);
+        let word = if *event.metadata().level() == Level::WARN { "warning" } else { "error" };
+        let details = if fields.json.is_empty() { String::new() } else { format!(" {{{}}}", fields.json) };
+        emit(&redact(&format!("{word}: {}{details}\n", fields.message)));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// The whole of our subscriber: it knows no spans.

@@ -26,7 +26,7 @@ pub struct Everything {
     pub document: Option<Versioned<ClusterDocument>>,
     /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
     pub keepers: BTreeMap<KeeperUid, KeeperReport>,
-    /// The reports of all proxies, by the uid inside. What cannot be read is logged and left out.
+    /// The reports of all proxies, by the uid inside. One that cannot be read is an error: its proxy may be forwarding.
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
 }
 
@@ -47,12 +47,11 @@ pub trait ClusterStore: Send + Sync {
     /// [`Expected::Absent`].
     async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError>;
 
-    /// All that a sentinel decides on, linearizable; where the store can, as of one moment and in one request.
-    async fn everything(&self) -> Result<Everything, StoreError> {
-        let document = self.cluster_document().await?;
-        let (keepers, proxies) = (self.keeper_reports().await?, self.proxy_reports().await?);
-        Ok(Everything { document, keepers, proxies })
-    }
+    /// All that a sentinel decides on, linearizable, as of one moment and in one request.
+    ///
+    /// # Errors
+    /// Also [`StoreError::Decode`] when the report of a proxy cannot be read.
+    async fn everything(&self) -> Result<Everything, StoreError>;
 
     /// Write the cluster document, whatever is there: for `init` and `clusterdata write` only.
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError>;

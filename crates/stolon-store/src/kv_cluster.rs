@@ -127,6 +127,16 @@ fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
     }
 }
 
+/// What a proxy does that cannot be understood is not known, and that is not the same as a proxy that has closed: nobody may
+/// take its silence for consent to another primary.
+fn all_proxy_reports<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError> {
+    let written = entries.filter(|entry| !entry.value.is_empty());
+    let reports = written.map(decode::<ProxyReport>);
+    reports.map(|report| report.map(|report| (report.uid.clone(), report))).collect()
+}
+
 fn readable_reports<'a, R: Document, U: Ord>(
     entries: impl Iterator<Item = &'a Entry>,
     uid: impl Fn(&R) -> U,
@@ -150,7 +160,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         Ok(Everything {
             document: StoredDocument::read(entries.iter().find(|entry| entry.key == document))?.present(),
             keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
-            proxies: readable_reports(below(Reports::Proxies), |report: &ProxyReport| report.uid.clone()),
+            proxies: all_proxy_reports(below(Reports::Proxies))?,
         })
     }
 

@@ -25,6 +25,7 @@ use stolon_runtime::{Failure, Program, Shutdown};
 pub fn main() -> ExitCode {
     stolon_runtime::run(Program::Ctl, async |shutdown| {
         let cli: cli::Cli = stolon_runtime::parse(Program::Ctl);
+        stolon_runtime::init_bare_logging();
         match cli.command {
             Some(cli::Command::Playground(args)) => playground::run(&cli.common, args, &shutdown).await,
             command => one_shot(&shutdown, commands::run(&cli.common, command)).await,

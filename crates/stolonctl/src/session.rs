@@ -35,8 +35,14 @@ impl Session {
     /// A flag is missing or wrong.
     pub fn open(common: &CommonArgs) -> anyhow::Result<Session> {
         let options: StoreOptions = common.store_options()?;
-        let store = stolon_store::open(&options)
-            .map_err(|error| UsageError::new(format!("cannot create kv store: {error}")))?;
+        let store = stolon_store::open(&options).map_err(|error| {
+            // Some say so themselves.
+            let error = error.to_string();
+            UsageError::new(format!(
+                "cannot create kv store: {}",
+                error.trim_start_matches("cannot create kv store: ")
+            ))
+        })?;
         Ok(Session { store, timeout: options.timeout })
     }
 

@@ -10,6 +10,8 @@ use stolon_model::{ClusterData, InstanceUid, KeeperUid, Phase};
 pub enum Violation {
     /// The phase is normal, but the elected primary is not in `dbs`.
     PrimaryMissing(Option<InstanceUid>),
+    /// An instance is in the charge of a keeper that is not in `keepers`.
+    KeeperMissing(InstanceUid, KeeperUid),
     /// A keeper is in charge of several instances.
     SeveralInstances(KeeperUid),
     /// An object's uid is not its key.
@@ -29,6 +31,9 @@ impl Display for Violation {
         match self {
             Self::PrimaryMissing(Some(uid)) => write!(f, "db {uid} is named as the master but is not in dbs"),
             Self::PrimaryMissing(None) => f.write_str("the phase is normal but no master is named"),
+            Self::KeeperMissing(instance, keeper) => {
+                write!(f, "db {instance} belongs to keeper {keeper}, which is not in keepers")
+            }
             Self::SeveralInstances(keeper) => write!(f, "keeper {keeper} has more than one db"),
             Self::WrongKey(key) => write!(f, "the object with the key {key} has another uid"),
             Self::ProxyTargetMissing(uid) => write!(f, "proxies are sent to db {uid}, which is not in dbs"),
@@ -45,12 +50,17 @@ impl Display for Violation {
 pub fn violations(data: &ClusterData) -> Vec<Violation> {
     let mut found = Vec::new();
     let status = &data.cluster.status;
-    if status.phase == Some(Phase::Normal) && data.primary().is_none() {
+    let wants_primary = status.phase == Some(Phase::Normal) || status.primary.is_some();
+    if wants_primary && data.primary().is_none() {
         found.push(Violation::PrimaryMissing(status.primary.clone()));
     }
     let mut by_keeper: BTreeMap<&KeeperUid, usize> = BTreeMap::new();
     for (uid, instance) in &data.instances {
-        *by_keeper.entry(&instance.spec.keeper_uid).or_default() += 1;
+        let keeper = &instance.spec.keeper_uid;
+        *by_keeper.entry(keeper).or_default() += 1;
+        if !data.keepers.contains_key(keeper) {
+            found.push(Violation::KeeperMissing(uid.clone(), keeper.clone()));
+        }
         if instance.uid != *uid {
             found.push(Violation::WrongKey(uid.to_string()));
         }

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use stolon_model::*;
 use stolon_proxy::Metrics;
 use stolon_store::{
-    Backend, Campaign, ClusterStore, Expected, Revision, StoreError, StoreOptions, TlsVerification,
-    Versioned, Watch, WatchScope,
+    Backend, Campaign, ClusterStore, Everything, Expected, Revision, StoreError, StoreOptions,
+    TlsVerification, Versioned, Watch, WatchScope,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -290,6 +290,10 @@ impl ClusterStore for MoodyStore {
         let document = self.inner.cluster_document().await;
         run_hook(&self.on_read);
         document
+    }
+
+    async fn everything(&self) -> Result<Everything, StoreError> {
+        self.inner.everything().await
     }
 
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError> {

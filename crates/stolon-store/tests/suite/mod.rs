@@ -289,6 +289,11 @@ async fn documents<S: KvStore>(one: S, raw: S) {
     assert_eq!(everything.document, store.cluster_document().await.expect("read"));
     assert_eq!(everything.keepers, reports);
     assert!(everything.proxies.values().eq([&proxy]));
+    let unclear = cluster.child("proxies/info/unclear");
+    raw.put(&unclear, b"{\"UID\":7".to_vec(), None).await.expect("put a bad report");
+    assert!(matches!(store.everything().await, Err(StoreError::Decode { .. })), "it may be forwarding");
+    assert_eq!(store.proxy_reports().await.expect("for people").len(), 1);
+    raw.delete(&unclear).await.expect("delete");
     store.remove_proxy_report(&proxy.uid).await.expect("remove");
     assert!(store.proxy_reports().await.expect("read").is_empty());
     let sentinel = stolon_model::SentinelReport { uid: "s".into(), ..Default::default() };

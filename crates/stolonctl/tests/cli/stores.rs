@@ -126,6 +126,20 @@ fn a_store_that_cannot_be_is_bad_input() {
         let run = run(command, "");
         assert_eq!(run.code, Some(2), "{endpoints}: {run:?}");
         assert!(run.stderr.starts_with("cannot create kv store: "), "{endpoints}: {}", run.stderr);
+        assert_eq!(run.stderr.matches("cannot create kv store").count(), 1, "{endpoints}: {}", run.stderr);
         assert!(run.stderr.contains("\nhint: "), "{endpoints}: {}", run.stderr);
+    }
+}
+
+/// What of an endpoint is not used is said, also by a command that then fails for another reason.
+#[test]
+fn what_is_not_used_of_the_flags_is_said() {
+    let mut command = bare();
+    command.args(["--cluster-name=c", "status", "--store-backend=etcdv3", "--store-timeout=200ms"]);
+    command.args(["--store-endpoints=http://me@127.0.0.1:1/path", "--store-skip-tls-verify"]);
+    let run = run(command, "");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    for words in ["the user in this endpoint is not used", "the path in this endpoint", "the TLS flags"] {
+        assert!(run.stderr.contains(&format!("warning: {words}")), "{words}: {}", run.stderr);
     }
 }
