@@ -46,6 +46,29 @@ fn what_postgresql_would_not_accept_is_left_out_and_said() {
     });
 }
 
+/// The first primary's parameters become the specification's. What it was asked for and could not take is still asked for.
+#[test]
+fn what_is_wrong_from_the_beginning_is_not_forgotten() {
+    let plan = Plan::new(1).spec(json!({ "pgParameters": { "max_conections": "300", "work_mem": "5MB" } }));
+    on_cluster(plan, async |cluster| {
+        cluster.wait_writable(PATIENCE).await?;
+        let parameters = wait_for("the parameters to be taken over", PATIENCE, async || {
+            let parameters = cluster.data().await?.cluster.spec.pg_parameters.unwrap_or_default();
+            Ok(parameters.contains_key("max_connections").then_some(parameters))
+        })
+        .await?;
+        anyhow::ensure!(
+            parameters.get("max_conections").is_some_and(|value| value == "300"),
+            "{parameters:?}"
+        );
+        wait_for("stolonctl status to say so", PATIENCE, async || {
+            let status = cluster.stolonctl_ok(&["status"], "").await?;
+            Ok(status.contains("did you mean max_connections?").then_some(()))
+        })
+        .await
+    });
+}
+
 #[test]
 fn strict_refuses_and_changes_nothing() {
     on_cluster(Plan::new(1), async |cluster| {

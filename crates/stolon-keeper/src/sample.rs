@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stolon_core::keeper::reported_parameters;
+use stolon_core::keeper::{reported_parameters, with_what_was_left_out};
 use stolon_model::PostgresState;
 use stolon_postgres::{DataDirectory, Limit, PostgresError, Sample};
 use tokio::time::Instant;
@@ -157,7 +157,8 @@ fn fill(shared: &Shared, state: &mut PostgresState, sample: Sample) {
     };
     let specified = shared.news.borrow().specified.clone();
     let is_specified = |name: &str| specified.keys().any(|key| key.eq_ignore_ascii_case(name));
-    state.pg_parameters = Some(reported_parameters(&sample.configured_parameters, is_specified));
+    let reported = reported_parameters(&sample.configured_parameters, is_specified);
+    state.pg_parameters = Some(with_what_was_left_out(reported, &specified));
     state.synchronous_standbys = Some(in_sync);
     state.system_identifier = sample.system_identifier;
     state.timeline = sample.timeline;

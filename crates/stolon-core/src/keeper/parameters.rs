@@ -310,6 +310,20 @@ pub fn reported_parameters(configured: &Parameters, specified: impl Fn(&str) -> 
         .collect()
 }
 
+/// The reported parameters, and what the operator asked for beyond them: what was left out because PostgreSQL does not take it. The
+/// sentinel makes the first primary's report the specification's `pgParameters`; what is complained about, and tried again, must not be
+/// forgotten there.
+pub fn with_what_was_left_out(mut reported: Parameters, asked: &Parameters) -> Parameters {
+    let is_reported =
+        |reported: &Parameters, name: &str| reported.keys().any(|known| known.eq_ignore_ascii_case(name));
+    for (name, value) in asked {
+        if is_reportable(name) && !is_reported(&reported, name) {
+            reported.insert(name.clone(), value.clone());
+        }
+    }
+    reported
+}
+
 fn is_reportable(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let name = name.as_str();

@@ -166,6 +166,16 @@ fn limits_are_raised_to_what_the_copied_cluster_demands_and_never_lowered() {
 }
 
 #[test]
+fn what_was_left_out_is_reported_as_asked_for() {
+    let map = |pairs: &[(&str, &str)]| -> Parameters {
+        pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    let asked = map(&[("Max_Connections", "7"), ("max_conections", "500"), ("port", "1"), ("hba_file", "x")]);
+    let found = with_what_was_left_out(map(&[("max_connections", "300")]), &asked);
+    assert_eq!(found, map(&[("max_conections", "500"), ("max_connections", "300")]));
+}
+
+#[test]
 fn a_synchronous_primary_does_not_reopen_by_itself_after_a_crash() {
     let name = "restart_after_crash";
     assert_eq!(value(&wanted(&goal(&[]), &facts()), name), None);
