@@ -43,7 +43,7 @@ impl Destination {
     }
 
     /// A good check: forwarding may go on until then.
-    pub fn prolong(&self, deadline: BootInstant) {
-        self.deadline.fetch_max(deadline.milliseconds(), Ordering::Relaxed);
+    pub fn set_deadline(&self, deadline: BootInstant) {
+        self.deadline.store(deadline.milliseconds(), Ordering::Relaxed);
     }
 }

@@ -264,7 +264,7 @@ impl Proxy {
         }
         let deadline = self.succeed(started)?;
         match current {
-            Some(current) => current.prolong(deadline),
+            Some(current) => current.set_deadline(deadline),
             None => {
                 _ = self.gate.send_replace(Some(Arc::new(Destination::new(name.clone(), address, deadline))))
             }
@@ -305,7 +305,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// Move the deadline on, unless the check is too old or the deadline passed meanwhile.
+    /// Move the deadline, unless the check is too old or the deadline passed meanwhile. With a timeout that was lowered it may come
+    /// earlier than before: the sentinel knows the new timeout, and goes by it.
     fn succeed(&mut self, started: BootInstant) -> Result<BootInstant, CheckError> {
         if self.deadline.is_some_and(BootInstant::is_past) {
             return Err(CheckError::Expired);
@@ -314,7 +315,6 @@ impl Proxy {
             return Err(CheckError::TooOld(self.age_limit()));
         }
         let deadline = started + self.timings.timeout;
-        let deadline = self.deadline.map_or(deadline, |earlier| earlier.max(deadline));
         self.deadline = Some(deadline);
         if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             self.metrics.last_check_success.set(now.as_secs_f64());

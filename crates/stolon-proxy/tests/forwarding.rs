@@ -211,6 +211,32 @@ async fn a_silent_store_closes_everything_after_the_timeout() {
     assert_eq!(Client::connect(proxy.address).await.1, "a");
 }
 
+/// The sentinel goes by the timeout that was published last: a proxy that went on by a longer one from before would forward to a primary
+/// that was replaced meanwhile.
+#[tokio::test]
+async fn a_lowered_timeout_holds_at_once() {
+    let (store, mut cluster, _a, _b, proxy) = admitted(&[]).await;
+    let published = async |milliseconds: i64| {
+        eventually("the report of another timeout", async || {
+            let reports = store.inner().proxy_reports().await.map_err(|error| error.to_string())?;
+            match reports.values().all(|report| report.proxy_timeout == milliseconds * 1_000_000) {
+                true => Ok(()),
+                false => Err(format!("{reports:?}")),
+            }
+        })
+        .await;
+    };
+    cluster.timeout_ms = 3_600_000;
+    cluster.write(store.inner()).await;
+    published(3_600_000).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    cluster.timeout_ms = 2000;
+    cluster.write(store.inner()).await;
+    published(2000).await;
+    store.mood.send_replace(Mood::Silent);
+    assert_eq!(client.end().await.1, Some(ErrorKind::ConnectionReset));
+}
+
 #[tokio::test]
 async fn a_failing_store_closes_everything_but_may_leave_the_listener() {
     let (store, _cluster, _a, _b, proxy) = admitted(&["--stop-listening=false"]).await;
