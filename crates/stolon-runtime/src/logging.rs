@@ -76,14 +76,14 @@ pub fn init_logging(level: LogLevel, color: LogColor) {
     let settings = Settings { least: level.least(), colored, zone: jiff::tz::TimeZone::system() };
     if SETTINGS.set(settings.clone()).is_ok() {
         // Only a test that made a subscriber of its own is here before us; it keeps it.
-        let _ = tracing::subscriber::set_global_default(Lines { settings });
+        let _ = tracing::subscriber::set_global_default(Lines { form: Form::Log(settings) });
     }
 }
 
 /// Write warnings and errors from now on, bare, for people who typed a command. Only the first call has an effect.
 pub fn init_bare_logging() {
     // Only a test that made a subscriber of its own is here before us; it keeps it.
-    let _ = tracing::subscriber::set_global_default(Bare);
+    let _ = tracing::subscriber::set_global_default(Lines { form: Form::Bare });
 }
 
 pub(crate) fn is_set_up() -> bool {
@@ -106,54 +106,39 @@ pub fn fatal(message: &str, hint: Option<&str>) {
     emit(&settings.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
 }
 
-/// What a command that somebody typed shows of what the libraries have to say.
-struct Bare;
-
-impl Subscriber for Bare {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::WARN && metadata.target().starts_with("stolon")
-    }
-
-    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
-        Some(Level::WARN.into())
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields { message: String::new(), json: String::new() };
-        event.record(&mut fields);
-        let word = if *event.metadata().level() == Level::WARN { "warning" } else { "error" };
-        let details = if fields.json.is_empty() { String::new() } else { format!(" {{{}}}", fields.json) };
-        emit(&redact(&format!("{word}: {}{details}\n", fields.message)));
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
-
 /// The whole of our subscriber: it knows no spans.
 struct Lines {
-    settings: Settings,
+    form: Form,
+}
+
+/// What a line looks like, and which ones there are.
+enum Form {
+    /// A line of a log, with its time and place.
+    Log(Settings),
+    /// What a command that somebody typed shows: warnings and errors, and only our own.
+    Bare,
+}
+
+impl Form {
+    fn least(&self) -> Level {
+        match self {
+            Form::Log(settings) => settings.least,
+            Form::Bare => Level::WARN,
+        }
+    }
 }
 
 impl Subscriber for Lines {
     /// Libraries speak up from WARN on only: what they do is not what we do.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let of_libraries = matches!(self.form, Form::Log(_)) && *metadata.level() <= Level::WARN;
         metadata.is_event()
-            && *metadata.level() <= self.settings.least
-            && (*metadata.level() <= Level::WARN || metadata.target().starts_with("stolon"))
+            && *metadata.level() <= self.form.least()
+            && (of_libraries || metadata.target().starts_with("stolon"))
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
-        Some(self.settings.least.into())
+        Some(self.form.least().into())
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -168,6 +153,15 @@ impl Subscriber for Lines {
         let mut fields = Fields { message: String::new(), json: String::new() };
         event.record(&mut fields);
         let metadata = event.metadata();
+        let settings = match &self.form {
+            Form::Log(settings) => settings,
+            Form::Bare => {
+                let word = if *metadata.level() == Level::WARN { "warning" } else { "error" };
+                let details =
+                    if fields.json.is_empty() { String::new() } else { format!(" {{{}}}", fields.json) };
+                return emit(&redact(&format!("{word}: {}{details}\n", fields.message)));
+            }
+        };
         let place = place_name(metadata.file().unwrap_or(metadata.target()), metadata.line().unwrap_or(0));
         let (level, color) = match *metadata.level() {
             Level::ERROR => ("ERROR", "31"),
@@ -175,7 +169,7 @@ impl Subscriber for Lines {
             Level::INFO => ("INFO", "34"),
             _ => ("DEBUG", "35"),
         };
-        emit(&self.settings.line(level, color, &place, &fields));
+        emit(&settings.line(level, color, &place, &fields));
     }
 
     fn enter(&self, _: &span::Id) {}

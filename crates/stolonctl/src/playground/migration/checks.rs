@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use stolon_local::Target;
+use anyhow::Context;
+use stolon_local::{Session, Target};
 
 use super::QUERY;
 
@@ -58,7 +59,35 @@ impl Checks {
 /// and the same of what belongs to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    tables: BTreeMap<String, (u64, String)>,
+    tables: BTreeMap<String, Content>,
+    /// What belongs to them, by kind.
+    objects: BTreeMap<String, Content>,
+}
+
+/// What a table, or a query, holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Content {
+    rows: u64,
+    checksum: String,
+}
+
+impl Content {
+    /// `source`: a table, or a query in parentheses.
+    async fn read(session: &Session, source: &str) -> anyhow::Result<Content> {
+        let sql = format!(
+            "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) from {source} as t"
+        );
+        let rows = session.rows(&sql, QUERY).await?;
+        let row = rows.first().context("a count without a row")?;
+        let text = |index| row.get(index).unwrap_or_default();
+        Ok(Content { rows: text(0).parse()?, checksum: text(1).to_owned() })
+    }
+}
+
+impl std::fmt::Display for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rows, checksum {}", self.rows, self.checksum)
+    }
 }
 
 const TABLES: &str = "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace \
@@ -92,44 +121,34 @@ impl Fingerprint {
     /// The database cannot be read.
     pub async fn take(target: &Target) -> anyhow::Result<Fingerprint> {
         let session = target.connect(QUERY).await?;
-        let names = session.rows(TABLES, QUERY).await?;
-        let tables = names.iter().map(|row| row.get(0).unwrap_or_default().to_owned());
-        let tables = tables.map(|name| (name.clone(), name));
-        let objects = OBJECTS.map(|(name, query)| (name.to_owned(), format!("({query})")));
-        let mut found = BTreeMap::new();
-        for (name, source) in tables.chain(objects) {
-            let sql = format!(
-                "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) from {source} as t"
-            );
-            if let Some(row) = session.rows(&sql, QUERY).await?.first() {
-                let count = row.get(0).unwrap_or_default().parse()?;
-                found.insert(name, (count, row.get(1).unwrap_or_default().to_owned()));
-            }
+        let mut fingerprint = Fingerprint { tables: BTreeMap::new(), objects: BTreeMap::new() };
+        for row in session.rows(TABLES, QUERY).await? {
+            let name = row.get(0).unwrap_or_default().to_owned();
+            let content = Content::read(&session, &name).await?;
+            fingerprint.tables.insert(name, content);
         }
-        Ok(Fingerprint { tables: found })
+        for (name, query) in OBJECTS {
+            let content = Content::read(&session, &format!("({query})")).await?;
+            fingerprint.objects.insert(name.to_owned(), content);
+        }
+        Ok(fingerprint)
     }
 
     /// Tables and rows in one phrase.
     pub fn summary(&self) -> String {
-        let is_table = |name: &&String| !OBJECTS.iter().any(|(object, _)| object == name);
-        let tables: Vec<&String> = self.tables.keys().filter(is_table).collect();
-        let rows: u64 = tables.iter().filter_map(|name| self.tables.get(*name)).map(|(count, _)| count).sum();
-        format!("{rows} rows in {} tables and views", tables.len())
+        let rows: u64 = self.tables.values().map(|content| content.rows).sum();
+        format!("{rows} rows in {} tables and views", self.tables.len())
     }
 
     /// Note for each table whether it is the same over there.
     pub fn compare(&self, other: &Fingerprint, when: &str, checks: &mut Checks) {
-        for (name, (count, sum)) in &self.tables {
+        let theirs = |name: &String| other.tables.get(name).or_else(|| other.objects.get(name));
+        for (name, ours) in self.tables.iter().chain(&self.objects) {
             let what = format!("{name} {when}");
-            match other.tables.get(name) {
+            match theirs(name) {
                 None => checks.note(&what, "is missing", false),
-                Some(found) if found == &(*count, sum.clone()) => {
-                    checks.note(&what, &format!("{count} rows, checksum {sum}"), true);
-                }
-                Some((found_count, found_sum)) => {
-                    let found = format!("{found_count} rows, checksum {found_sum}; expected {count}, {sum}");
-                    checks.note(&what, &found, false);
-                }
+                Some(found) if found == ours => checks.note(&what, &found.to_string(), true),
+                Some(found) => checks.note(&what, &format!("{found}; expected {ours}"), false),
             }
         }
     }
@@ -140,9 +159,9 @@ mod tests {
     use super::*;
 
     fn fingerprint(tables: &[(&str, u64, &str)]) -> Fingerprint {
-        let tables =
-            tables.iter().map(|(name, count, sum)| ((*name).to_owned(), (*count, (*sum).to_owned())));
-        Fingerprint { tables: tables.collect() }
+        let content = |rows, checksum: &str| Content { rows, checksum: checksum.to_owned() };
+        let tables = tables.iter().map(|(name, rows, sum)| ((*name).to_owned(), content(*rows, sum)));
+        Fingerprint { tables: tables.collect(), objects: BTreeMap::new() }
     }
 
     #[test]
