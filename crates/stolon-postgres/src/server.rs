@@ -1,6 +1,7 @@
 //! The server process: our child, reaped at once, its last words kept.
 
 use std::future::Future;
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -62,6 +63,8 @@ const READY_ASK: Duration = Duration::from_millis(500);
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const PID_FILE_POLL: Duration = Duration::from_millis(5);
+/// A server that starts writes into its lock file at once.
+const LOCK_FILE_GRACE: Duration = Duration::from_secs(2);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(50);
 const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
@@ -94,6 +97,7 @@ impl LocalPostgres {
         config::disable_alter_system(&directory)?;
         loop {
             self.forget_stale_pid_file()?;
+            self.forget_empty_lock_files()?;
             let pid = self.spawn(merge)?;
             match self.wait_for_pid_file(pid, limit).await {
                 Err(PostgresError::ServerExited { tail, .. }) if previous_server_lingers(&tail) => {
@@ -469,6 +473,25 @@ impl LocalPostgres {
             )));
         }
         crate::files::remove_if_there(&self.data_directory().join("postmaster.pid")).map(|_| ())
+    }
+
+    /// A server that is killed between making a lock file and writing into it leaves an empty one, at which every later start ends
+    /// (PostgreSQL source, miscinit.c, `CreateLockFile`). That of PGDATA is nobody's when no server runs there. That of the
+    /// socket may belong to another server that starts at this very moment, so it is left to it for a while.
+    fn forget_empty_lock_files(&self) -> Result<()> {
+        let options = &self.inner.options;
+        let of_socket = options.socket_directory.join(format!(".s.PGSQL.{}.lock", options.port));
+        let of_data = self.data_directory().join("postmaster.pid");
+        for (path, grace) in [(of_data, Duration::ZERO), (of_socket, LOCK_FILE_GRACE)] {
+            let Ok(file) = std::fs::symlink_metadata(&path) else { continue };
+            let is_ours = file.is_file() && file.uid() == rustix::process::geteuid().as_raw();
+            let age = file.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+            if is_ours && file.len() == 0 && age >= grace && postmaster_of(&self.data_directory()).is_none() {
+                tracing::warn!(path = %path.display(), "removing the empty lock file of a server that was killed");
+                crate::files::remove_if_there(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn pid_file(&self) -> Result<Option<PidFile>> {
