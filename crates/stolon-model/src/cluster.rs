@@ -46,6 +46,8 @@ document! {
         status: ClusterStatus = "status", keep;
         /// Ours, absent in Stolon's documents: an operator has agreed that keepers overwrite the data of other clusters.
         overwrite_data: bool = "overwriteData", omit;
+        /// Ours, absent in Stolon's documents: one more with every write of a sentinel that somebody must act on.
+        epoch: Option<u64> = "epoch", omit;
     }
 }
 
@@ -79,6 +81,9 @@ pub struct Cluster {
     pub status: ClusterStatus,
     /// An operator has agreed that keepers overwrite the data of other clusters; otherwise they set it aside.
     pub overwrite_data: bool,
+    /// One more with every write of a sentinel that somebody must act on; none where a sentinel of Stolon wrote last.
+    /// By it a document that went back in time is told from the newest one.
+    pub epoch: Option<u64>,
 }
 
 /// Why a document cannot be worked with.
@@ -113,6 +118,7 @@ impl TryFrom<ClusterDocument> for ClusterData {
                 spec,
                 status: cluster.status,
                 overwrite_data: cluster.overwrite_data,
+                epoch: cluster.epoch,
             },
             keepers: document.keepers.unwrap_or_default(),
             instances: document.instances.unwrap_or_default(),
@@ -133,6 +139,7 @@ impl From<ClusterData> for ClusterDocument {
                 spec: Some(data.cluster.spec),
                 status: data.cluster.status,
                 overwrite_data: data.cluster.overwrite_data,
+                epoch: data.cluster.epoch,
             }),
             keepers: Some(data.keepers),
             instances: Some(data.instances),
@@ -153,6 +160,7 @@ impl ClusterData {
                 spec,
                 status: ClusterStatus { phase: Some(Phase::Initializing), ..ClusterStatus::default() },
                 overwrite_data: false,
+                epoch: None,
             },
             keepers: BTreeMap::new(),
             instances: BTreeMap::new(),

@@ -77,6 +77,30 @@ document! {
         parameter_problems: Option<Vec<String>> = "parameterProblems", omit;
         /// PostgreSQL must be restarted before all its parameters are in force.
         pending_restart: bool = "pendingRestart", omit;
+        /// How often PostgreSQL ended unexpectedly within the last minute.
+        restarts: u32 = "restarts", omit;
+        /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
+        /// than this knows that its store went back in time.
+        served: Option<Served> = "served", omit;
+    }
+}
+
+document! {
+    /// The highest point that a keeper served at: its PostgreSQL worked, as a primary or as a standby, in the charge of this
+    /// document. Values are ordered by epoch, then generation, timeline and position; one of another cluster replaces it.
+    pub struct Served {
+        /// The cluster.
+        cluster_uid: ClusterUid = "clusterUID", omit;
+        /// The epoch of that cluster's data; 0 where the data had none because a sentinel of Stolon wrote them.
+        epoch: u64 = "epoch", omit;
+        /// The instance.
+        instance: InstanceUid = "dbUID", omit;
+        /// The generation of the instance.
+        generation: i64 = "generation", omit;
+        /// Its timeline.
+        timeline: Timeline = "timelineID", omit;
+        /// Its position: flushed on a primary, received on a standby.
+        lsn: Lsn = "xLogPos", omit;
     }
 }
 

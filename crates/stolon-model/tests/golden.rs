@@ -60,6 +60,28 @@ fn reports() {
 }
 
 #[test]
+fn what_a_keeper_served_under_is_read_and_written() {
+    let report: KeeperReport = survives(include_str!("golden/keeper_report_served.json"));
+    let activity = report.activity.expect("it says what it is doing");
+    let served = activity.served.expect("it says what it served under");
+    assert_eq!((activity.restarts, served.epoch, served.generation, served.timeline.0), (2, 41, 5, 3));
+    assert_eq!((served.instance.as_str(), served.lsn.to_string()), ("548f3fed", "0/3000060".to_owned()));
+}
+
+#[test]
+fn an_epoch_that_stolon_dropped_is_no_epoch() {
+    let text = include_str!("golden/after_init.json");
+    let mut data = ClusterDocument::from_json(text).and_then(|document| {
+        Ok(ClusterData::try_from(document).expect("there is a cluster"))
+    }).expect("a golden document is readable");
+    assert_eq!(data.cluster.epoch, None);
+    data.cluster.epoch = Some(41);
+    let written = ClusterDocument::from(data.clone()).to_json();
+    assert_eq!(written, text.replacen(r#""status":{"phase":"initializing"}"#, r#""status":{"phase":"initializing"},"epoch":41"#, 1));
+    assert_eq!(ClusterDocument::from_json(&written).map(ClusterData::try_from), Ok(Ok(data)));
+}
+
+#[test]
 fn specification_for_people() {
     let spec = ClusterSpec::from_json(
         r#"{"initMode":"new","pgHBA":[],"pgParameters":{"max_connections":"100","wal_level":"replica"}}"#,

@@ -361,6 +361,7 @@ prop_compose! {
         enabled in option::of(vec(word().prop_map(ProxyUid), 1..3)),
         present in any::<(bool, bool)>(),
         overwrite_data in any::<bool>(),
+        epoch in option::of(any::<u64>()),
     ) -> ClusterDocument {
         let cluster = ClusterSection {
             uid: ClusterUid(uid),
@@ -373,6 +374,7 @@ prop_compose! {
                 primary: words[1].clone().map(InstanceUid),
             },
             overwrite_data,
+            epoch,
         };
         let proxy = ProxySection {
             uid: ProxyUid::default(),
