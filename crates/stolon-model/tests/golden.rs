@@ -71,13 +71,20 @@ fn what_a_keeper_served_under_is_read_and_written() {
 #[test]
 fn an_epoch_that_stolon_dropped_is_no_epoch() {
     let text = include_str!("golden/after_init.json");
-    let mut data = ClusterDocument::from_json(text).and_then(|document| {
-        Ok(ClusterData::try_from(document).expect("there is a cluster"))
-    }).expect("a golden document is readable");
+    let mut data = ClusterDocument::from_json(text)
+        .and_then(|document| Ok(ClusterData::try_from(document).expect("there is a cluster")))
+        .expect("a golden document is readable");
     assert_eq!(data.cluster.epoch, None);
     data.cluster.epoch = Some(41);
     let written = ClusterDocument::from(data.clone()).to_json();
-    assert_eq!(written, text.replacen(r#""status":{"phase":"initializing"}"#, r#""status":{"phase":"initializing"},"epoch":41"#, 1));
+    assert_eq!(
+        written,
+        text.replacen(
+            r#""status":{"phase":"initializing"}"#,
+            r#""status":{"phase":"initializing"},"epoch":41"#,
+            1
+        )
+    );
     assert_eq!(ClusterDocument::from_json(&written).map(ClusterData::try_from), Ok(Ok(data)));
 }
 
