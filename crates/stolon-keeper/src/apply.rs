@@ -3,9 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use stolon_core::keeper::{
-    Goal, Ground, Identity, LocalInstance, Stage, Step, Upstream, captured_parameters,
-};
+use stolon_core::keeper::{Goal, Ground, Identity, LocalState, Stage, Step, Upstream, captured_parameters};
 use stolon_model::{ClusterData, GoDuration};
 use stolon_postgres::{
     BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SlotPlan, SourceProblem, StopMode,
@@ -115,8 +113,7 @@ impl Keeper<'_> {
             Step::Stop => self.stop_server().await?,
             Step::SetGate(gate) => self.memory.gate = *gate,
             Step::MarkInitializing(uid) => {
-                let local =
-                    LocalInstance { uid: uid.clone(), initializing: true, ..LocalInstance::default() };
+                let local = LocalState { uid: uid.clone(), initializing: true, ..LocalState::default() };
                 self.write_local(local)?;
             }
             Step::Wipe(warrant) => {
@@ -141,7 +138,7 @@ impl Keeper<'_> {
             Step::ExamineSource { upstream, system_identifier, slot } => {
                 self.examine(upstream, system_identifier.as_deref(), slot).await?;
             }
-            Step::BaseBackup { upstream, slot, warrant } => {
+            Step::BaseBackup { upstream, slot, warrant, .. } => {
                 tracing::info!(db = %warrant.instance(), source = %upstream.host, "running pg_basebackup");
                 self.base_backup(upstream, slot).await?;
             }
@@ -193,7 +190,8 @@ impl Keeper<'_> {
                 }
             }
             Step::Commit(generation) => self.commit(*generation)?,
-            Step::Reobserve => {}
+            // Not planned yet.
+            Step::CheckSettings { .. } | Step::CommentOut(_) | Step::Reobserve => {}
         }
         Ok(Applied::Done)
     }
@@ -257,7 +255,7 @@ impl Keeper<'_> {
 
     fn finish(&mut self, uid: &stolon_model::InstanceUid) -> Result<(), PassError> {
         let captured = self.memory.captured.take();
-        self.write_local(LocalInstance { uid: uid.clone(), captured, ..LocalInstance::default() })?;
+        self.write_local(LocalState { uid: uid.clone(), captured, ..LocalState::default() })?;
         self.memory.attempt.reached(Stage::Nothing);
         Ok(())
     }
@@ -267,7 +265,7 @@ impl Keeper<'_> {
             return Ok(());
         }
         tracing::info!(db = %self.local.uid, generation, "generation reached");
-        let local = LocalInstance { generation, initializing: false, ..self.local.clone() };
+        let local = LocalState { generation, initializing: false, ..self.local.clone() };
         self.write_local(local)?;
         self.shared.look.notify_one();
         Ok(())

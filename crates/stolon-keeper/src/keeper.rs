@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Attempt, Config, DataKind, Demands, Gate, Goal, Identity, InstanceRole, LeaveAlone, LocalInstance,
-    NextLook, Patience, PendingRestart, Plan, Refusals, Step, plan,
+    Attempt, Config, DataKind, Demands, Gate, Goal, Identity, InstanceRole, LeaveAlone, LocalState, NextLook,
+    Patience, PendingRestart, Plan, Refusals, Step, plan,
 };
 use stolon_model::{ClusterData, InstanceState, KeeperState, Parameters};
 use stolon_postgres::{PostgresError, ServerState};
@@ -43,7 +43,7 @@ pub struct Keeper<'a> {
     watch: Watch,
     server: watch::Receiver<ServerState>,
     goal: Goal,
-    pub(crate) local: LocalInstance,
+    pub(crate) local: LocalState,
     pub(crate) memory: Memory,
     backoff: Backoff,
     troubled: Option<String>,
@@ -161,13 +161,13 @@ impl<'a> Keeper<'a> {
             watch: shared.store.watch(WatchScope::ClusterData),
             server: shared.postgres.server(),
             goal: Goal::LeaveAlone(LeaveAlone::NoClusterData),
-            local: LocalInstance::default(),
+            local: LocalState::default(),
             memory: Memory::new(proven_parameters(&shared.settings.data_dir)),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             troubled: None,
             announced: Announced::default(),
         };
-        keeper.set_local(LocalInstance {
+        keeper.set_local(LocalState {
             uid: instance.uid,
             generation: instance.generation,
             initializing: instance.initializing,
@@ -461,7 +461,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Writes down what the data directory holds.
-    pub(crate) fn write_local(&mut self, local: LocalInstance) -> Result<(), StateFileError> {
+    pub(crate) fn write_local(&mut self, local: LocalState) -> Result<(), StateFileError> {
         let state = InstanceState {
             uid: local.uid.clone(),
             generation: local.generation,
@@ -473,7 +473,7 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    fn set_local(&mut self, local: LocalInstance) {
+    fn set_local(&mut self, local: LocalState) {
         self.shared.tell(|news| {
             if let Some(state) = news.state.as_mut().filter(|_| news.instance != local.uid) {
                 // What was seen was seen of another instance.

@@ -8,6 +8,7 @@
 mod apply;
 mod configure;
 mod flags;
+mod instance;
 mod keeper;
 mod metrics;
 mod namesake;

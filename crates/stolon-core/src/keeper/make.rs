@@ -247,7 +247,12 @@ fn copy(
     steps.extend(set_aside(goal, seen, &warrant));
     steps.extend([
         Step::MarkInitializing(goal.uid.clone()),
-        Step::BaseBackup { slot: upstream.application_name.clone(), upstream, warrant },
+        Step::BaseBackup {
+            slot: upstream.application_name.clone(),
+            upstream,
+            old_data: seen.attempt.old_data,
+            warrant,
+        },
         Step::Reobserve,
     ]);
     Plan { steps, because: reasons, ..Plan::default() }

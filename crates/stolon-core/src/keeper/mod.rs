@@ -1,26 +1,51 @@
 //! The decisions of a keeper: what is wanted of the instance in its charge, and the next steps towards it.
 //!
-//! [`Goal::of`] reads the cluster data, [`plan()`] compares the goal with an [`Observation`]. Doing the steps, and
-//! looking again, is the business of the program.
+//! [`Machine`] is the whole keeper without its hands: [`Goal::of`] reads the cluster data, [`plan()`] compares the goal with an
+//! [`Observation`]. Doing the steps, and looking again, is the business of the program.
 
 mod converge;
+mod event;
 mod goal;
 mod hba;
+mod look;
+mod machine;
 mod make;
 mod observation;
+mod outcome;
 mod parameters;
 mod plan;
 mod recovery;
+mod say;
 mod step;
 mod version;
 mod warrant;
 
-pub use goal::*;
-pub use hba::*;
-pub use observation::*;
-pub use parameters::*;
+pub use event::{
+    ClusterRead, Effect, Event, Exit, Measure, Progress, StateFile, StateFileKind, UsableDocument,
+};
+pub use goal::{
+    Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OtherData, Peer, PrimaryGoal,
+    RestartPolicy, RewindCredentials, StopReason,
+};
+pub use hba::{Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, User, hba_lines};
+pub use look::{Answer, ControlLook, Look, ReplicationRow, ServerLook, WalReceiver};
+pub use machine::{Beginning, Machine};
+pub use observation::{
+    AlterSystem, Attempt, Config, Data, DataKind, Gate, Live, LocalState, Observation, Patience, Present,
+    Server, Stage,
+};
+pub use outcome::{
+    ConfigFile, DeathCause, FailureKind, Learned, LineProblem, Origin, RejectedSetting, RoleChange,
+    ServerDeath, SlotChanges, SourceTrouble, StepFailure, StepOutcome,
+};
+pub use parameters::{
+    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, Refusals, WantedParameters,
+    captured_parameters, instances_of, is_recovery_parameter, reported_parameters, synchronous_names,
+    wanted_parameters, with_what_was_left_out,
+};
 pub use plan::plan;
-pub use recovery::*;
-pub use step::*;
+pub use recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters};
+pub use say::Saying;
+pub use step::{ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
 pub use version::BinaryVersion;
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

@@ -7,6 +7,7 @@ use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry}
 use super::hba::HbaLine;
 use super::parameters::{Demands, ParameterProblem, Refusals};
 use super::recovery::RecoverySettings;
+use super::step::OldData;
 use super::version::BinaryVersion;
 
 /// Everything that a plan depends on besides the goal.
@@ -15,7 +16,7 @@ pub struct Observation {
     /// Of the binaries.
     pub version: BinaryVersion,
     /// `dbstate`.
-    pub local: LocalInstance,
+    pub local: LocalState,
     /// What stands at PGDATA.
     pub data: Data,
     /// What the control data demanded when the server was stopped, if it replays WAL of a cluster that was run with
@@ -43,7 +44,7 @@ pub struct Observation {
 
 /// What the keeper wrote down about its instance (`dbstate`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LocalInstance {
+pub struct LocalState {
     /// Empty: none.
     pub uid: InstanceUid,
     /// The last generation that was reached.
@@ -171,6 +172,8 @@ pub struct Attempt {
     pub failures: u32,
     /// Failures of `pg_rewind`, and rewound data that could not be used.
     pub rewind_failures: u32,
+    /// What becomes of what is here when it is copied again.
+    pub old_data: OldData,
 }
 
 /// What has been done to make an instance.

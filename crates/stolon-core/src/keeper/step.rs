@@ -7,6 +7,7 @@ use stolon_model::{InstanceUid, NewConfig};
 
 use super::goal::{LeaveAlone, StopReason};
 use super::observation::{Config, Gate};
+use super::outcome::RejectedSetting;
 use super::recovery::Upstream;
 use super::version::BinaryVersion;
 use super::warrant::DestroyWarrant;
@@ -86,6 +87,8 @@ pub enum Step {
         upstream: Upstream,
         /// Our slot there.
         slot: String,
+        /// What becomes of what is here.
+        old_data: OldData,
         /// It replaces what is here.
         warrant: DestroyWarrant,
     },
@@ -96,7 +99,16 @@ pub enum Step {
         /// It changes what is here.
         warrant: DestroyWarrant,
     },
-    /// Ask PostgreSQL whether it takes this configuration, then write it.
+    /// Ask the binaries, beside the running server and changing nothing, which settings they would refuse.
+    CheckSettings {
+        /// What is to be written.
+        config: Box<Config>,
+        /// Whether a `postgresql.conf` that came with the data counts.
+        merge: ConfigMerge,
+    },
+    /// Comment out, in files that came with the data, settings that were refused there.
+    CommentOut(Vec<RejectedSetting>),
+    /// Write the configuration files.
     Configure {
         /// What to write.
         config: Box<Config>,
@@ -138,7 +150,30 @@ pub enum ConfigMerge {
     WithExisting,
 }
 
+/// What becomes of data that stands in PGDATA when a copy is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OldData {
+    /// Copied beside it and exchanged when complete, so that the last good copy is never lost. Needs room for both. Where that
+    /// cannot be done (PGDATA is a mount point, has tablespaces, or a `pg_wal` elsewhere) the same as the other.
+    #[default]
+    KeepUntilCopied,
+    /// Deleted before the copy starts.
+    DeleteFirst,
+}
+
 impl Step {
+    /// True for what only changes what the machine remembers or has written down; no instance ever sees such a step.
+    pub fn is_taken_by_machine(&self) -> bool {
+        matches!(
+            self,
+            Step::SetGate(_)
+                | Step::MarkInitializing(_)
+                | Step::Finish(_)
+                | Step::Commit(_)
+                | Step::Reobserve
+        )
+    }
+
     /// In words, for people who wait for it; none for what takes no time.
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {

@@ -94,7 +94,7 @@ pub fn goal(cluster: &ClusterData) -> Goal {
 pub fn nothing() -> Observation {
     Observation {
         version: V15,
-        local: LocalInstance::default(),
+        local: LocalState::default(),
         data: Data::Absent,
         demands: None,
         server: Server::Stopped,
@@ -115,7 +115,7 @@ pub fn present(kind: DataKind) -> Data {
 
 /// Our instance is here and stopped.
 pub fn here(kind: DataKind) -> Observation {
-    let local = LocalInstance { uid: "us".into(), generation: 2, ..LocalInstance::default() };
+    let local = LocalState { uid: "us".into(), generation: 2, ..LocalState::default() };
     Observation { local, data: present(kind), ..nothing() }
 }
 
@@ -165,6 +165,8 @@ fn word(step: &Step) -> Option<String> {
         Step::ExamineSource { .. } => "examine".into(),
         Step::BaseBackup { .. } => "copy".into(),
         Step::Rewind { .. } => "rewind".into(),
+        Step::CheckSettings { .. } => "check".into(),
+        Step::CommentOut(_) => "comment".into(),
         Step::Configure { config, merge } => {
             let mode = match config.recovery.mode {
                 RecoveryMode::None => "primary",

@@ -44,7 +44,7 @@ const COPY: &str = "stop examine mark copy again";
 #[test]
 fn another_instance_is_made_as_the_cluster_data_says() {
     let other = |data: Data| {
-        let local = LocalInstance { uid: "old".into(), generation: 9, ..LocalInstance::default() };
+        let local = LocalState { uid: "old".into(), generation: 9, ..LocalState::default() };
         Observation { local, data, ..nothing() }
     };
     let elsewhere =

@@ -85,12 +85,12 @@ prop_compose! {
         applied in any::<bool>(),
     ) -> Observation {
         Observation {
-            local: LocalInstance { uid: uid.into(), generation: 1, initializing, captured: None },
+            local: LocalState { uid: uid.into(), generation: 1, initializing, captured: None },
             data,
             server,
             gate: if closed { Gate::Closed } else { Gate::Open },
             restart_patience: if spent { Patience::Spent } else { Patience::Left },
-            attempt: Attempt { instance: "us".into(), stage, failures: 0, rewind_failures },
+            attempt: Attempt { instance: "us".into(), stage, failures: 0, rewind_failures, ..Attempt::default() },
             applied: applied.then(Config::default),
             ..nothing()
         }

@@ -6,7 +6,7 @@ use stolon_model::{InstanceInitMode as Init, Lsn, Role, Timeline, TimelineHistor
 use crate::given::*;
 
 fn half_made(stage: Stage, data: Data) -> Observation {
-    let local = LocalInstance { uid: "us".into(), initializing: true, ..LocalInstance::default() };
+    let local = LocalState { uid: "us".into(), initializing: true, ..LocalState::default() };
     let attempt = Attempt { instance: "us".into(), stage, ..Attempt::default() };
     Observation { local, data, attempt, ..nothing() }
 }
@@ -149,7 +149,13 @@ fn what_is_being_made_is_given_up_when_something_else_is_wanted() {
 
 #[test]
 fn the_memory_of_one_instance_does_not_count_for_another() {
-    let attempt = Attempt { instance: "us".into(), stage: Stage::Copied, failures: 2, rewind_failures: 1 };
+    let attempt = Attempt {
+        instance: "us".into(),
+        stage: Stage::Copied,
+        failures: 2,
+        rewind_failures: 1,
+        ..Attempt::default()
+    };
     assert_eq!(attempt.clone().at(&"us".into()), attempt);
     assert_eq!(attempt.at(&"them".into()), Attempt { instance: "them".into(), ..Attempt::default() });
 }

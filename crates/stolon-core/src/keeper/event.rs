@@ -1,0 +1,180 @@
+//! What a keeper's machine is told, and what it asks for.
+
+use std::time::Duration;
+
+use stolon_model::{
+    BootUuid, ClusterData, EffectiveSpec, InstanceState, KeeperReport, KeeperState, Parameters,
+};
+
+use super::look::Look;
+use super::observation::DataKind;
+use super::outcome::{ServerDeath, StepOutcome};
+use super::say::Saying;
+use super::step::Step;
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The first event. The keeper stopped before it what an earlier one left running.
+    Started,
+    /// The look that [`Effect::Look`] asked for.
+    Looked(Box<Look>),
+    /// The server ended without being asked to; told at once, also while a step runs, and before that step's end.
+    ServerDied(ServerDeath),
+    /// How far the step under way is.
+    StepProgressed(Progress),
+    /// The step that [`Effect::Take`] asked for has ended.
+    StepEnded(StepOutcome),
+    /// The cluster data may be others than before (a store's watch).
+    ClusterChanged,
+    /// The answer to [`Effect::ReadCluster`].
+    ClusterRead(ClusterRead),
+    /// The answer to [`Effect::ReadOwnReport`]: what stands in the store under our uid. `Err`: the store did not answer.
+    OwnReportRead(Result<Option<Box<KeeperReport>>, String>),
+    /// The report is in the store.
+    ReportTaken,
+    /// It is not, or nobody knows: one sentence.
+    ReportRefused(String),
+    /// A file is written, or is not.
+    Saved(StateFileKind, Result<(), String>),
+    /// The time of [`Effect::WakeAt`] has come. May come too early, too often, and too late.
+    TimePassed,
+    /// The keeper is to end: nothing is begun any more.
+    StopRequested,
+}
+
+/// What a reading of the cluster data gave.
+#[derive(Clone, Debug)]
+pub enum ClusterRead {
+    /// Cluster data whose specification is valid.
+    Usable(Box<UsableDocument>),
+    /// There is none.
+    Absent,
+    /// There is something that cannot be worked with: one sentence.
+    Invalid(String),
+    /// The store did not answer: one sentence.
+    Unanswered(String),
+}
+
+/// Cluster data with its specification.
+#[derive(Clone, Debug)]
+pub struct UsableDocument {
+    /// The document.
+    pub cluster: ClusterData,
+    /// Its specification with the defaults filled in.
+    pub spec: EffectiveSpec,
+}
+
+/// Something is to be done. Effects of one event are to be begun in their order; none waits for another.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Look at PostgreSQL, with a new connection, and answer with [`Event::Looked`]. Never asked for while a look is under way. May
+    /// run beside a step.
+    Look {
+        /// What does not answer within this is silent.
+        within: Duration,
+    },
+    /// Take a step, and answer with [`Event::StepEnded`]. Never asked for while a step is under way, and never with a step that is
+    /// taken by the machine itself ([`Step::is_taken_by_machine`]).
+    Take {
+        /// Which.
+        step: Box<Step>,
+        /// Limit of one request to PostgreSQL.
+        request_timeout: Duration,
+    },
+    /// Call off the step under way, which then ends with [`super::FailureKind::CalledOff`] unless it has just ended otherwise.
+    CallOff,
+    /// Read the cluster data, and answer with [`Event::ClusterRead`]. Never asked for while a reading is under way.
+    ReadCluster,
+    /// Read the report that stands in the store under our uid, and answer with [`Event::OwnReportRead`].
+    ReadOwnReport,
+    /// Put a report into the store, with a new `info_uid`, and answer with [`Event::ReportTaken`] or [`Event::ReportRefused`]. Never
+    /// asked for while a publication is under way.
+    Publish {
+        /// What. `info_uid` is empty.
+        report: Box<KeeperReport>,
+        /// How long it counts.
+        ttl: Duration,
+    },
+    /// Replace a file so that a crash leaves the old content or the new, flushed; answer with [`Event::Saved`]. Never asked for while
+    /// a file of the same kind is being written.
+    Save(Box<StateFile>),
+    /// Send [`Event::TimePassed`] at this time of the machine's clock; replaces an earlier one.
+    WakeAt(Duration),
+    /// Something that people want to read.
+    Say(Box<Saying>),
+    /// Something to be counted.
+    Measure(Measure),
+    /// End, without having been asked to.
+    Exit(Exit),
+}
+
+/// Bytes copied, of how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// So far.
+    pub bytes_done: u64,
+    /// In all; 0 when unknown.
+    pub bytes_total: u64,
+}
+
+/// A file in the keeper's data directory (docs: "Files in a keeper's data directory").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateFile {
+    /// `dbstate`.
+    Instance(InstanceState),
+    /// `keeperstate`.
+    Keeper(KeeperState),
+    /// The parameters that PostgreSQL last came up with.
+    Proven(Parameters),
+    /// Which run of a keeper reported last from here.
+    Boot(BootUuid),
+}
+
+/// Which file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateFileKind {
+    /// `dbstate`.
+    Instance,
+    /// `keeperstate`.
+    Keeper,
+    /// The parameters that PostgreSQL last came up with.
+    Proven,
+    /// Which run of a keeper reported last from here.
+    Boot,
+}
+
+/// A gauge changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Usable cluster data was read now.
+    ValidUpdate,
+    /// The goal is reached now.
+    SyncSuccess,
+    /// `sleepInterval`.
+    SleepInterval(Duration),
+    /// The role that is asked of us; none: undefined.
+    TargetRole(Option<DataKind>),
+    /// What the data directory holds; none: undefined.
+    LocalRole(Option<DataKind>),
+    /// Whether a reload that is wanted has not succeeded yet.
+    NeedsReload(bool),
+    /// Whether parameters wait for a restart.
+    NeedsRestart(bool),
+    /// Whether the last look succeeded.
+    Healthy(bool),
+    /// Whether the keeper does its work; otherwise why not.
+    Ready(bool),
+}
+
+/// Why the keeper ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Another keeper with our uid lives; with the address of its PostgreSQL, if it has one.
+    Namesake {
+        /// host:port.
+        address: Option<String>,
+    },
+    /// The note for the next keeper cannot be written, so that nobody could tell us from a namesake: one sentence.
+    NoNote(String),
+}

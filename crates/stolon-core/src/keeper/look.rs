@@ -1,0 +1,119 @@
+//! One look at PostgreSQL and its data directory: facts, nothing judged.
+//!
+//! A look changes nothing, may run beside a step, and always ends with a [`Look`]: what could not be found out is a value
+//! that says so, never a missing answer. Each fact stands for itself, so that a binary that cannot tell its version hides
+//! neither that the server runs nor what the data directory holds.
+
+use std::collections::BTreeSet;
+
+use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
+
+use super::observation::{AlterSystem, Data};
+use super::parameters::Demands;
+use super::version::BinaryVersion;
+
+/// What one look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Of the binaries (`postgres -V`), or why it is not known: one sentence.
+    pub version: Result<BinaryVersion, String>,
+    /// What stands at PGDATA.
+    pub data: Data,
+    /// The server process, and what it said.
+    pub server: ServerLook,
+    /// From `pg_controldata`; looked at only while the server does not run and an instance is there.
+    pub control: ControlLook,
+    /// Names of all replication slots on disk, ours and others: PostgreSQL does not start with room for fewer.
+    pub slots_on_disk: BTreeSet<String>,
+    /// Whether `ALTER SYSTEM` can have come through. [`AlterSystem::Refused`] while no server runs.
+    pub alter_system: AlterSystem,
+}
+
+/// The server process, and what it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerLook {
+    /// No child of ours runs. A server that ended by itself is told by [`super::Event::ServerDied`] besides.
+    Stopped,
+    /// It says itself that it accepts no connections yet, or no more, so that it was not asked.
+    Starting,
+    /// It runs, and did not answer every question within the time of the look.
+    Silent(String),
+    /// Something that is not our child answers where our server should: it is believed nothing, and left alone.
+    Stranger(String),
+    /// It answered every question.
+    Answering(Box<Answer>),
+}
+
+impl ServerLook {
+    /// True while our child runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Starting | Self::Silent(_) | Self::Answering(_))
+    }
+
+    /// What it said, if it answered.
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answering(answer) => Some(answer),
+            _ => None,
+        }
+    }
+}
+
+/// What a running server says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Decimal.
+    pub system_identifier: String,
+    /// Current timeline.
+    pub timeline: Timeline,
+    /// Primary: flushed, read after everything else. Standby: the greater of received and replayed.
+    pub lsn: Lsn,
+    /// `pg_is_in_recovery()`.
+    pub in_recovery: bool,
+    /// Whether a standby receives WAL from the server that it follows.
+    pub receiver: WalReceiver,
+    /// The whole history of `timeline`, oldest first.
+    pub history: Vec<TimelineHistoryEntry>,
+    /// `pg_file_settings`, later rows win, nothing filtered.
+    pub configured_parameters: Parameters,
+    /// `pg_stat_replication`, standbys only.
+    pub replication: Vec<ReplicationRow>,
+    /// Value in force of `synchronous_standby_names`, read before `lsn`.
+    pub synchronous_standby_names: String,
+    /// Names of parameters that wait for a restart, without those that mean nothing to a primary.
+    pub pending_restart: Vec<String>,
+    /// Name of the oldest WAL file; empty when segments are not 16 MiB.
+    pub older_wal_file: String,
+}
+
+/// Whether a standby receives WAL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum WalReceiver {
+    /// `pg_stat_wal_receiver` has a row. Also said of a primary, which needs none.
+    #[default]
+    Streaming,
+    /// It has none; with the server's last words about it.
+    Absent(Option<String>),
+}
+
+/// A row of `pg_stat_replication`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationRow {
+    /// `stolon_` and the instance UID for our standbys.
+    pub application_name: String,
+    /// `sync`, `potential`, `quorum`, `async`.
+    pub sync_state: String,
+    /// What the standby has flushed.
+    pub flush_lsn: Option<Lsn>,
+}
+
+/// The control data of a server that does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlLook {
+    /// The server runs, or there is no instance.
+    NotRead,
+    /// What they demand of the next start.
+    Demands(Demands),
+    /// `pg_controldata` failed: one sentence.
+    Unreadable(String),
+}

@@ -1,0 +1,87 @@
+//! What a keeper says to people, as values. The program chooses words, levels and fields.
+
+use std::time::Duration;
+
+use stolon_model::InstanceUid;
+
+use super::outcome::{RoleChange, ServerDeath, StepFailure};
+use super::step::{Reason, Step};
+
+/// One thing to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// Why steps are taken.
+    Reason {
+        /// Of which instance.
+        instance: InstanceUid,
+        /// Why.
+        reason: Reason,
+    },
+    /// A pass found nothing to change.
+    NothingChanged,
+    /// A step begins.
+    Begins(Box<Step>),
+    /// What is under way is of no use any more.
+    CallingOff,
+    /// The server ended by itself.
+    ServerDied(ServerDeath),
+    /// The server could not be started, or did not come up.
+    StartFailed(StepFailure),
+    /// Something keeps us from the goal.
+    Trouble {
+        /// One sentence, with a hint.
+        sentence: String,
+        /// When it is tried again.
+        again_in: Duration,
+        /// Whether the same was said the time before.
+        repeated: bool,
+    },
+    /// A parameter, or a line of a file, is not in force as it was asked for.
+    ParameterProblem(String),
+    /// A slot was made.
+    SlotCreated(String),
+    /// A slot was dropped.
+    SlotDropped(String),
+    /// A slot could not be changed, for this reason.
+    SlotKept(String, String),
+    /// The slots could not be looked after.
+    SlotsFailed(StepFailure),
+    /// A role was made or changed.
+    Role(RoleChange),
+    /// Clients were disconnected.
+    SessionsEnded(u64),
+    /// Data of another cluster were kept.
+    SetAside {
+        /// Of which instance they were.
+        instance: InstanceUid,
+        /// Where they are now.
+        path: String,
+    },
+    /// The standby is a primary now.
+    Promoted,
+    /// A generation is reached.
+    GenerationReached(InstanceUid, i64),
+    /// The server runs and does not answer, for this reason.
+    NoAnswer(String),
+    /// It answers again.
+    AnswersAgain,
+    /// A look takes longer than the interval.
+    LookTakesLong,
+    /// The version of the binaries is not known, for this reason.
+    VersionUnknown(String),
+    /// A standby receives no WAL: one sentence.
+    ReceivesNoWal(String),
+    /// It receives WAL again.
+    ReceivesWalAgain,
+    /// A report did not reach the store.
+    ReportRefused(String),
+    /// A file could not be written.
+    NotSaved(super::event::StateFileKind, String),
+    /// A report of somebody else stands under our uid: waiting whether its writer lives.
+    PerhapsNamesake {
+        /// For how long.
+        within: Duration,
+    },
+    /// The store does not tell whether there is a namesake.
+    CannotLookForNamesake(String),
+}
