@@ -3,6 +3,7 @@
 use clap::Parser;
 
 mod bench;
+mod docs;
 mod fixtures;
 mod settings;
 
@@ -14,6 +15,12 @@ enum Chore {
     Fixtures,
     /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
     Settings,
+    /// Make the parts of docs/ anew that come from tables in the code: the cluster specification and all options.
+    Docs {
+        /// Change nothing; fail if a page is stale
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure whole clusters of release builds.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -23,6 +30,8 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures => fixtures::all(),
         Chore::Settings => settings::run(),
+        Chore::Docs { check: true } => docs::run(docs::Mode::Check),
+        Chore::Docs { check: false } => docs::run(docs::Mode::Write),
         Chore::Bench(bench) => bench::run(&bench),
     }
 }

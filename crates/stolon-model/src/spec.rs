@@ -1,10 +1,22 @@
 //! The cluster specification: what the operator wants (docs: "Cluster specification").
+//!
+//! The table in [`ClusterSpec`] is the one place where a field stands: with its type, default, rules and documentation. Parsing,
+//! defaults, validation, notes and the reference page are made from it. Rules between fields are in
+//! [`crate::effective`].
 
 use std::collections::BTreeMap;
 
-use crate::json::{document, text_enum};
+use crate::effective::InvalidSpec;
+use crate::json::{Encode, Encoder, document, text_enum};
+use crate::spec_table::{
+    AT_LEAST_MIN_SYNCHRONOUS_STANDBYS, AT_LEAST_ONE, IN_STANDBY_CLUSTERS, MORE_THAN_PROXY_CHECK_INTERVAL,
+    NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, Stage, WITH_EXISTING, WITH_NEW, WITH_PITR, seconds, specification,
+};
 use crate::time::GoDuration;
 use crate::uid::KeeperUid;
+
+/// Default of `maxStandbyLag` in bytes. Not a round number, but every sentinel of a cluster must agree on it.
+const MAX_STANDBY_LAG: u32 = 1_232_896;
 
 /// PostgreSQL parameters by name, values raw (unquoted).
 pub type Parameters = BTreeMap<String, String>;
@@ -41,80 +53,123 @@ text_enum! {
     }
 }
 
-document! {
+specification! {
     /// What the operator wants of a cluster. Unset fields take the default of [`ClusterSpec::with_defaults`].
-    pub struct ClusterSpec {
-        /// Pause between cycles of sentinels and keepers. Default 5 s.
-        sleep_interval: Option<GoDuration> = "sleepInterval", omit;
-        /// Limit of one request to PostgreSQL. Default 10 s.
-        request_timeout: Option<GoDuration> = "requestTimeout", omit;
-        /// How long an instance may lag behind its wanted generation. Default 30 s; 0 = for ever.
-        convergence_timeout: Option<GoDuration> = "convergenceTimeout", omit;
-        /// The same for the creation of the first instance. Default 5 min; 0 = for ever.
-        init_timeout: Option<GoDuration> = "initTimeout", omit;
-        /// Limit of a recovery. Default 0 = for ever.
-        sync_timeout: Option<GoDuration> = "syncTimeout", omit;
-        /// How long PostgreSQL may take to accept connections. Default 60 s.
-        db_wait_ready_timeout: Option<GoDuration> = "dbWaitReadyTimeout", omit;
-        /// Missing reports for longer than this make a keeper unhealthy. Default 20 s.
-        fail_interval: Option<GoDuration> = "failInterval", omit;
-        /// A keeper without instance is forgotten after this. Default 48 h.
-        dead_keeper_removal_interval: Option<GoDuration> = "deadKeeperRemovalInterval", omit;
-        /// Pause between checks of a proxy. Default 5 s.
-        proxy_check_interval: Option<GoDuration> = "proxyCheckInterval", omit;
-        /// A proxy without a good check for this long closes everything. Default 15 s.
-        proxy_timeout: Option<GoDuration> = "proxyTimeout", omit;
-        /// `max_replication_slots`. Default 20.
-        max_standbys: Option<u16> = "maxStandbys", omit;
-        /// Standbys that follow the primary. Default 3.
-        max_standbys_per_sender: Option<u16> = "maxStandbysPerSender", omit;
-        /// Bytes of lag up to which a standby may be elected in asynchronous mode. Default 1 232 896.
-        max_standby_lag: Option<u32> = "maxStandbyLag", omit;
-        /// Commits wait for standbys. Default false.
-        synchronous_replication: Option<bool> = "synchronousReplication", omit;
-        /// Fewer synchronous standbys than this block commits. Default 1.
-        min_synchronous_standbys: Option<u16> = "minSynchronousStandbys", omit;
-        /// At most this many synchronous standbys. Default 1.
-        max_synchronous_standbys: Option<u16> = "maxSynchronousStandbys", omit;
-        /// Wal senders beyond those that the standbys need. Default 5.
-        additional_wal_senders: Option<u16> = "additionalWalSenders", keep;
-        /// Physical replication slots to keep on the primary, without their `stolon_` prefix.
-        additional_primary_replication_slots: Option<Vec<String>> = "additionalMasterReplicationSlots", keep;
-        /// Try `pg_rewind` before a base backup. Default false.
-        use_pg_rewind: Option<bool> = "usePgrewind", omit;
-        /// How the first instance is made. Required.
-        init_mode: Option<InitMode> = "initMode", pointer;
-        /// Take the first instance's parameters over into `pgParameters`. Default true.
-        merge_pg_parameters: Option<bool> = "mergePgParameters", omit;
-        /// `standby`: the whole cluster replicates an outside primary. Default primary.
-        role: Option<Role> = "role", pointer;
-        /// Read with [`InitMode::New`].
-        new_config: Option<NewConfig> = "newConfig", omit;
-        /// Read with [`InitMode::PointInTimeRecovery`].
-        pitr_config: Option<PitrConfig> = "pitrConfig", omit;
-        /// Read with [`InitMode::Existing`].
-        existing_config: Option<ExistingConfig> = "existingConfig", omit;
-        /// Read with [`Role::Standby`].
-        standby_config: Option<StandbyConfig> = "standbyConfig", omit;
-        /// Default [`AccessMode::All`].
-        default_su_repl_access_mode: Option<AccessMode> = "defaultSUReplAccessMode", pointer;
-        /// PostgreSQL parameters, values raw.
-        pg_parameters: Option<Parameters> = "pgParameters", omit;
-        /// Lines of `pg_hba.conf` after the managed ones. Absent: everybody with a password.
-        pg_hba: Option<Vec<String>> = "pgHBA", keep;
-        /// Restart PostgreSQL when a changed parameter needs it. Default false.
-        automatic_pg_restart: Option<bool> = "automaticPgRestart", keep;
+    pub struct ClusterSpec;
+    /// A specification with its defaults filled in. Field names are those of [`ClusterSpec`].
+    pub struct EffectiveSpec;
+
+    /// Longest pause between two rounds of sentinels and keepers, and between two signs of life of a keeper.
+    sleep_interval: GoDuration = "sleepInterval", omit, default(seconds(5)), rules [NOT_NEGATIVE];
+    /// Limit of one request to PostgreSQL.
+    request_timeout: GoDuration = "requestTimeout", omit, default(seconds(10)), rules [NOT_NEGATIVE];
+    /// How long an instance may take to do what is asked of it before it counts as failed; `0s`: for ever.
+    convergence_timeout: GoDuration = "convergenceTimeout", omit, default(seconds(30)), rules [NOT_NEGATIVE];
+    /// The same for the creation of the first instance; `0s`: for ever.
+    init_timeout: GoDuration = "initTimeout", omit, default(seconds(300)), rules [NOT_NEGATIVE];
+    /// Limit of a point-in-time recovery; `0s`: for ever.
+    sync_timeout: GoDuration = "syncTimeout", omit, default(seconds(0)), rules [NOT_NEGATIVE];
+    /// How long PostgreSQL may take until it accepts connections.
+    db_wait_ready_timeout: GoDuration = "dbWaitReadyTimeout", omit, default(seconds(60)), rules [NOT_NEGATIVE];
+    /// A keeper without a sign of life for longer than this is unhealthy.
+    fail_interval: GoDuration = "failInterval", omit, default(seconds(20)), rules [NOT_NEGATIVE];
+    /// A keeper without an instance that has been silent for this long is forgotten.
+    dead_keeper_removal_interval: GoDuration = "deadKeeperRemovalInterval", omit, default(seconds(48 * 3600)),
+        rules [NOT_NEGATIVE];
+    /// Longest pause between two checks of a proxy.
+    proxy_check_interval: GoDuration = "proxyCheckInterval", omit, default(seconds(5)), rules [NOT_NEGATIVE];
+    /// A proxy without a successful check for this long closes every connection.
+    proxy_timeout: GoDuration = "proxyTimeout", omit, default(seconds(15)),
+        rules [NOT_NEGATIVE, MORE_THAN_PROXY_CHECK_INTERVAL];
+    /// PostgreSQL `max_replication_slots` (a change needs a restart); `max_wal_senders` is derived from it.
+    max_standbys: u16 = "maxStandbys", omit, default(20), rules [AT_LEAST_ONE];
+    /// How many standbys follow the primary.
+    max_standbys_per_sender: u16 = "maxStandbysPerSender", omit, default(3), rules [AT_LEAST_ONE];
+    /// In asynchronous mode, a standby that is further behind than this many bytes is not elected.
+    max_standby_lag: u32 = "maxStandbyLag", omit, default(MAX_STANDBY_LAG);
+    /// Commits wait for standbys.
+    synchronous_replication: bool = "synchronousReplication", omit, default(false);
+    /// With fewer synchronous standbys than this, commits block; with 0 the primary goes on alone.
+    min_synchronous_standbys: u16 = "minSynchronousStandbys", omit, default(1);
+    /// How many synchronous standbys there are at most.
+    max_synchronous_standbys: u16 = "maxSynchronousStandbys", omit, default(1),
+        rules [AT_LEAST_ONE, AT_LEAST_MIN_SYNCHRONOUS_STANDBYS];
+    /// WAL senders on top of `2 × maxStandbys + 2`.
+    additional_wal_senders: u16 = "additionalWalSenders", keep, default(5);
+    /// Physical replication slots that are kept on the primary, each as `stolon_<name>`.
+    additional_primary_replication_slots: Vec<String> = "additionalMasterReplicationSlots", keep, optional,
+        rules [SLOT_NAMES];
+    /// Bring an old primary back with `pg_rewind` instead of a full copy where that is possible.
+    use_pg_rewind: bool = "usePgrewind", omit, default(false);
+    /// How the first instance is made: `new` runs `initdb`, `existing` adopts the data that a keeper has, `pitr` restores a backup.
+    init_mode: InitMode = "initMode", pointer, required;
+    /// Take the parameters of the first instance over into `pgParameters` once it is made.
+    merge_pg_parameters: bool = "mergePgParameters", omit, default(true);
+    /// `standby`: the whole cluster replicates a primary outside, until `stolonctl promote` ends that.
+    role: Role = "role", pointer, default(Role::Primary);
+    /// Options of `initdb`.
+    new_config: NewConfig = "newConfig", omit, optional, read WITH_NEW;
+    /// The backup to restore, and where its recovery ends; required then.
+    pitr_config: PitrConfig = "pitrConfig", omit, optional, read WITH_PITR;
+    /// Which data to adopt; required then.
+    existing_config: ExistingConfig = "existingConfig", omit, optional, read WITH_EXISTING;
+    /// The primary outside, or an archive of its WAL; required then.
+    standby_config: StandbyConfig = "standbyConfig", omit, optional, read IN_STANDBY_CLUSTERS;
+    /// Whom the generated superuser and replication lines of `pg_hba.conf` admit: `all` every address, `strict` only the other instances.
+    default_su_repl_access_mode: AccessMode = "defaultSUReplAccessMode", pointer, default(AccessMode::All);
+    /// PostgreSQL parameters, values as strings and unquoted.
+    pg_parameters: Parameters = "pgParameters", omit, optional;
+    /// Lines of `pg_hba.conf` after the generated ones; absent: everybody with a password, `[]`: nobody else.
+    pg_hba: Vec<String> = "pgHBA", keep, optional, rules [SINGLE_LINES];
+    /// Restart PostgreSQL when a changed parameter needs it.
+    automatic_pg_restart: bool = "automaticPgRestart", keep, default(false);
+}
+
+impl ClusterSpec {
+    /// Check the specification; the first failure is reported, in Stolon's order.
+    ///
+    /// # Errors
+    /// A program that meets an invalid specification leaves everything as it is.
+    pub fn validate(&self) -> Result<EffectiveSpec, InvalidSpec> {
+        let spec = self.effective();
+        self.check_rules(Stage::Numbers, &spec)?;
+        if self.init_mode.is_none() {
+            return Err(InvalidSpec::NoInitMode);
+        }
+        self.check_rules(Stage::Lists, &spec)?;
+        spec.check_init_mode()?;
+        spec.check_access_mode_and_role()?;
+        Ok(spec)
+    }
+
+    /// The fields that are set and yet not read, each with what it would be read with (`initMode "new"`).
+    pub fn fields_without_effect(&self) -> Vec<(&'static str, &'static str)> {
+        self.unread_fields(&self.effective())
+    }
+
+    /// For people: only what is set, one tab for each level, no newline at the end.
+    pub fn to_json_set_only(&self) -> String {
+        let mut out = Encoder::indented_set_only();
+        self.encode_to(&mut out);
+        out.finish()
+    }
+
+    /// For people: every field, defaults filled in, `null` where there is none; no newline at the end.
+    pub fn to_json_with_defaults(&self) -> String {
+        let mut out = Encoder::indented_complete();
+        self.with_defaults().encode_to(&mut out);
+        out.finish()
     }
 }
 
 document! {
     /// Options of `initdb`.
     pub struct NewConfig {
-        /// `--locale` when not empty.
+        /// `initdb --locale`.
         locale: String = "locale", omit;
-        /// `--encoding` when not empty.
+        /// `initdb --encoding`.
         encoding: String = "encoding", omit;
-        /// `--data-checksums`.
+        /// `initdb --data-checksums`.
         data_checksums: bool = "dataChecksums", omit;
     }
 }
@@ -122,7 +177,7 @@ document! {
 document! {
     /// Which data to adopt.
     pub struct ExistingConfig {
-        /// The keeper whose data becomes the first primary.
+        /// The keeper whose data becomes the first primary; required.
         keeper_uid: KeeperUid = "keeperUID", omit;
     }
 }
@@ -130,11 +185,11 @@ document! {
 document! {
     /// How to restore a backup.
     pub struct PitrConfig {
-        /// Run with `/bin/sh -c`; `%d` is PGDATA, `%%` is `%`.
+        /// Command that restores the backup, run by `/bin/sh -c`; `%d` is PGDATA, `%%` a percent sign; required.
         data_restore_command: String = "dataRestoreCommand", omit;
         /// Where archived WAL comes from.
         archive_recovery_settings: Option<ArchiveRecoverySettings> = "archiveRecoverySettings", omit;
-        /// Where recovery ends.
+        /// Where recovery ends; not in a standby cluster.
         recovery_target_settings: Option<RecoveryTargetSettings> = "recoveryTargetSettings", omit;
     }
 }
@@ -142,9 +197,9 @@ document! {
 document! {
     /// How a whole cluster replicates an outside primary.
     pub struct StandbyConfig {
-        /// Streaming.
+        /// The primary outside.
         standby_settings: Option<StandbySettings> = "standbySettings", omit;
-        /// Archive.
+        /// The archive.
         archive_recovery_settings: Option<ArchiveRecoverySettings> = "archiveRecoverySettings", omit;
     }
 }
@@ -160,17 +215,17 @@ document! {
 document! {
     /// Where recovery ends; each non-empty field is the PostgreSQL parameter of the same name.
     pub struct RecoveryTargetSettings {
-        /// `recovery_target`.
+        /// PostgreSQL `recovery_target`.
         recovery_target: String = "recoveryTarget", omit;
-        /// `recovery_target_lsn`.
+        /// PostgreSQL `recovery_target_lsn`.
         recovery_target_lsn: String = "recoveryTargetLsn", omit;
-        /// `recovery_target_name`.
+        /// PostgreSQL `recovery_target_name`.
         recovery_target_name: String = "recoveryTargetName", omit;
-        /// `recovery_target_time`.
+        /// PostgreSQL `recovery_target_time`.
         recovery_target_time: String = "recoveryTargetTime", omit;
-        /// `recovery_target_xid`.
+        /// PostgreSQL `recovery_target_xid`.
         recovery_target_xid: String = "recoveryTargetXid", omit;
-        /// `recovery_target_timeline`.
+        /// PostgreSQL `recovery_target_timeline`.
         recovery_target_timeline: String = "recoveryTargetTimeline", omit;
     }
 }
@@ -178,11 +233,11 @@ document! {
 document! {
     /// How an instance streams from a primary outside the cluster.
     pub struct StandbySettings {
-        /// `primary_conninfo`.
+        /// PostgreSQL `primary_conninfo`.
         primary_conninfo: String = "primaryConninfo", omit;
-        /// `primary_slot_name`.
+        /// PostgreSQL `primary_slot_name`.
         primary_slot_name: String = "primarySlotName", omit;
-        /// `recovery_min_apply_delay`.
+        /// PostgreSQL `recovery_min_apply_delay`.
         recovery_min_apply_delay: String = "recoveryMinApplyDelay", omit;
     }
 }

@@ -40,7 +40,7 @@ fn collect(node: &Node, shape: Shape, path: &str, found: &mut Vec<UnknownField>)
             Some((name, inner)) => collect(value, inner, &joined(path, name), found),
             None => found.push(UnknownField {
                 path: joined(path, key),
-                nearest: nearest(key, fields.iter().map(|(name, _)| *name)).map(|name| joined(path, name)),
+                nearest: nearest(key, fields.iter().map(|field| field.name)).map(|name| joined(path, name)),
             }),
         }
     }

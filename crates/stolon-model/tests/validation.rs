@@ -1,6 +1,6 @@
 //! What a specification must hold to, and which changes a running cluster takes (docs: "Cluster specification").
 
-use stolon_model::{ClusterSpec, Document, InvalidSpec};
+use stolon_model::{ClusterSpec, Document, InvalidSpec, Presence, SpecRemark};
 
 fn spec(text: &str) -> ClusterSpec {
     ClusterSpec::from_json(text).unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -124,35 +124,49 @@ fn the_first_failure_is_reported() {
 
 #[test]
 fn what_is_hardly_meant_is_warned_of_and_what_has_no_effect_is_noted() {
-    let plain = spec(r#"{"initMode":"new"}"#);
-    assert_eq!((plain.warnings(), plain.notes()), (Vec::new(), Vec::new()));
-    let remarks = |text: &str| (spec(text).warnings(), spec(text).notes());
-    for (text, word) in [
-        (r#"{"initMode":"new","sleepInterval":"0s"}"#, "sleepInterval"),
+    let without_effect = |field, read_with| SpecRemark::FieldWithoutEffect { field, read_with };
+    for (text, expected) in [
+        (r#"{"initMode":"new"}"#, vec![]),
+        (r#"{"initMode":"new","sleepInterval":"0s"}"#, vec![SpecRemark::NoSleep]),
         (
             r#"{"initMode":"existing","existingConfig":{"keeperUID":"a"},"role":"standby","standbyConfig":{}}"#,
-            "existing",
+            vec![SpecRemark::AdoptionInStandbyCluster],
         ),
-    ] {
-        let (warnings, notes) = remarks(text);
-        assert!(
-            matches!(warnings.as_slice(), [warning] if warning.contains(word)) && notes.is_empty(),
-            "{text}: {warnings:?} {notes:?}"
-        );
-    }
-    for (text, word) in [
-        (r#"{"initMode":"new","pitrConfig":{}}"#, "pitrConfig"),
-        (r#"{"initMode":"new","standbyConfig":{}}"#, "standbyConfig"),
+        (r#"{"initMode":"pitr","newConfig":{}}"#, vec![without_effect("newConfig", "initMode \"new\"")]),
+        (
+            r#"{"initMode":"new","pitrConfig":{},"existingConfig":{},"standbyConfig":{}}"#,
+            vec![
+                without_effect("pitrConfig", "initMode \"pitr\""),
+                without_effect("existingConfig", "initMode \"existing\""),
+                without_effect("standbyConfig", "role \"standby\""),
+            ],
+        ),
+        (
+            r#"{"initMode":"pitr","role":"standby","synchronousReplication":true}"#,
+            vec![SpecRemark::SynchronousStandbyCluster],
+        ),
         (
             r#"{"initMode":"new","synchronousReplication":true,"minSynchronousStandbys":0}"#,
-            "minSynchronousStandbys",
+            vec![SpecRemark::NoSynchronousStandbyNeeded],
         ),
     ] {
-        let (warnings, notes) = remarks(text);
-        assert!(
-            matches!(notes.as_slice(), [note] if note.contains(word)) && warnings.is_empty(),
-            "{text}: {warnings:?} {notes:?}"
-        );
+        assert_eq!(spec(text).remarks(), expected, "{text}");
+    }
+    assert!(SpecRemark::NoSleep.is_warning());
+    assert!(!without_effect("newConfig", "initMode \"new\"").is_warning());
+}
+
+#[test]
+fn the_table_says_what_is_checked() {
+    let field = |name| ClusterSpec::FIELDS.iter().find(|field| field.name == name).expect(name);
+    assert_eq!(field("failInterval").default_json().as_deref(), Some("\"20s\""));
+    assert_eq!(field("maxStandbyLag").default_json().as_deref(), Some("1232896"));
+    assert_eq!(field("role").default_json().as_deref(), Some("\"master\""));
+    assert_eq!(field("pgHBA").default_json(), None);
+    assert_eq!(field("proxyTimeout").rules, ["not negative", "greater than `proxyCheckInterval`"]);
+    assert_eq!(field("initMode").presence, Presence::Required);
+    for field in ClusterSpec::FIELDS {
+        assert!(field.doc.trim().ends_with('.') && field.doc.len() > 15, "{}: one sentence, please", field.name);
     }
 }
 

@@ -6,8 +6,9 @@ use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
+use crate::common_args::CommonArgs;
 use crate::program::{Program, version};
 use crate::usage::UsageError;
 use crate::values::go_bool;
@@ -79,7 +80,7 @@ fn prepared(program: Program, command: Command) -> Command {
         .name(program.name())
         .version(format!("version {}", version()))
         .disable_version_flag(true)
-        .mut_args(|arg| with_environment(program, arg))
+        .mut_args(|arg| with_environment(program, own_heading(arg)))
         .arg(Arg::new("version").long("version").action(ArgAction::Version).help("Print version"))
         .after_help(format!(
             "Every option above can also be given in the environment: --cluster-name as {}.",
@@ -95,6 +96,15 @@ fn prepared(program: Program, command: Command) -> Command {
         command = command.arg(ignored.value_parser(clap::value_parser!(OsString)));
     }
     command
+}
+
+/// The heading of the common flags reaches to the end of the flags into which they are flattened.
+fn own_heading(arg: Arg) -> Arg {
+    let common = CommonArgs::augment_args(Command::new("common"));
+    match common.get_arguments().any(|flag| flag.get_id() == arg.get_id()) {
+        true => arg,
+        false => arg.help_heading(None),
+    }
 }
 
 fn like_go(command: Command) -> Command {
@@ -242,7 +252,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::CommonArgs;
 
     #[derive(Debug, Parser)]
     struct Daemon {
@@ -287,6 +296,14 @@ mod tests {
             Stop::Show(text) => text,
             Stop::Usage(error) => error.to_string(),
         })
+    }
+
+    #[test]
+    fn the_flags_of_a_program_stand_apart_from_the_common_ones() {
+        let help = help_text::<Daemon>(Program::Proxy);
+        let (own, common) = help.split_once("Common options:").expect("a heading");
+        assert!(own.contains("--stop-listening") && !common.contains("--stop-listening"), "{help}");
+        assert!(common.contains("--store-prefix") && !own.contains("--store-prefix"), "{help}");
     }
 
     #[test]

@@ -9,9 +9,12 @@ use crate::logging::{LogColor, LogLevel, init_logging};
 use crate::usage::UsageError;
 use crate::values::go_duration;
 
+/// The heading of the flags that all programs share.
+pub const COMMON_OPTIONS: &str = "Common options";
+
 /// The flags that all programs share (docs: "Command lines"). Flatten them into the program's own.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Common options")]
+#[command(next_help_heading = COMMON_OPTIONS)]
 pub struct CommonArgs {
     /// Name of the cluster
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]

@@ -45,7 +45,7 @@ mod values;
 
 pub use backoff::Backoff;
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
-pub use common_args::CommonArgs;
+pub use common_args::{COMMON_OPTIONS, CommonArgs};
 pub use deadline::{DeadlineError, with_deadline};
 pub use identity::{new_boot_uuid, new_uid8};
 pub use limits::raise_open_files_limit;

@@ -106,8 +106,14 @@ pub fn parameters_mentioned(patch: &str) -> BTreeSet<String> {
 }
 
 fn about_fields(spec: &ClusterSpec) -> Vec<Advice> {
-    let mut advice: Vec<Advice> = spec.warnings().into_iter().map(Advice::Warning).collect();
-    advice.extend(spec.notes().into_iter().map(Advice::Notice));
+    let mut advice: Vec<Advice> = spec
+        .remarks()
+        .into_iter()
+        .map(|remark| match remark.is_warning() {
+            true => Advice::Warning(remark.to_string()),
+            false => Advice::Notice(remark.to_string()),
+        })
+        .collect();
     let restore = spec.pitr_config.as_ref().map_or("", |config| &config.data_restore_command);
     if uses_removed_option(restore) {
         let sentence =

@@ -58,7 +58,7 @@ pub enum Command {
     Register(register::Args),
 }
 
-/// The command line with the common options on every subcommand, for help and completion.
+/// The command line with the common options on every subcommand, for help, completion and reference documentation.
 pub fn command() -> clap::Command {
     Cli::command().mut_args(|arg| arg.global(true))
 }

@@ -17,6 +17,8 @@ mod pretty;
 mod session;
 mod table;
 
+pub use cli::command;
+
 use std::process::ExitCode;
 
 use stolon_runtime::{Failure, Program, Shutdown};

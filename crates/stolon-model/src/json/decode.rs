@@ -59,6 +59,8 @@ pub enum Shape {
     Integer,
     /// A string.
     Text,
+    /// A string that is one of these words.
+    Word(&'static [&'static str]),
     /// A span of time such as `"5s"`.
     Duration,
     /// A point in time.
@@ -68,15 +70,27 @@ pub enum Shape {
     /// An object whose keys are data.
     Map(&'static Shape),
     /// An object with these fields, in the order in which they are written.
-    Document(&'static [(&'static str, Shape)]),
+    Document(&'static [Field]),
+}
+
+/// A field of a document.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The key.
+    pub name: &'static str,
+    /// What it takes.
+    pub shape: Shape,
+    /// The documentation, as in the source.
+    pub doc: &'static str,
 }
 
 impl Shape {
     /// The field of a document that `key` means, and what it takes. Keys are matched as when decoding.
     pub fn field(&self, key: &str) -> Option<(&'static str, Shape)> {
         let Shape::Document(fields) = self else { return None };
-        let exact = fields.iter().find(|(name, _)| *name == key);
-        exact.or_else(|| fields.iter().find(|(name, _)| folded_eq(name, key))).copied()
+        let exact = fields.iter().find(|field| field.name == key);
+        let found = exact.or_else(|| fields.iter().find(|field| folded_eq(field.name, key)))?;
+        Some((found.name, found.shape))
     }
 }
 

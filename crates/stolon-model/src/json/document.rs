@@ -47,20 +47,23 @@ macro_rules! document {
     (
         $(#[$doc:meta])*
         pub struct $name:ident {
-            $($(#[$field_doc:meta])* $field:ident: $type:ty = $wire:literal, $rule:ident;)*
+            $($(#[doc = $field_doc:literal])* $field:ident: $type:ty = $wire:literal, $rule:ident;)*
         }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)*
+            $($(#[doc = $field_doc])* pub $field: $type,)*
         }
 
         impl $crate::json::Document for $name {}
 
         impl $crate::json::Decode for $name {
-            const SHAPE: $crate::json::Shape =
-                $crate::json::Shape::Document(&[$(($wire, <$type as $crate::json::Decode>::SHAPE)),*]);
+            const SHAPE: $crate::json::Shape = $crate::json::Shape::Document(&[$($crate::json::Field {
+                name: $wire,
+                shape: <$type as $crate::json::Decode>::SHAPE,
+                doc: concat!($($field_doc),*),
+            }),*]);
 
             #[allow(unused_variables, clippy::match_single_binding)]
             fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {
@@ -160,7 +163,7 @@ macro_rules! text_enum {
         }
 
         impl $crate::json::Decode for $name {
-            const SHAPE: $crate::json::Shape = $crate::json::Shape::Text;
+            const SHAPE: $crate::json::Shape = $crate::json::Shape::Word(&[$($wire),*]);
             const EMPTY_STRING_IS_UNSET: bool = true;
 
             fn decode_into(&mut self, node: &$crate::json::Node) -> Result<(), $crate::json::DecodeError> {

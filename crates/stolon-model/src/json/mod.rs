@@ -11,7 +11,7 @@ mod explain;
 mod node;
 
 pub(crate) use decode::decode_pointer;
-pub use decode::{Decode, DecodeError, Shape};
+pub use decode::{Decode, DecodeError, Field, Shape};
 pub use document::Document;
 pub(crate) use document::{decode_field, document, document_entries, encode_field, text_enum};
 pub use encode::{Encode, Encoder};

@@ -17,7 +17,7 @@ pub fn every_document_holds(text: &str) {
     holds::<ProxyReport>(text);
     let _ = unknown_fields(text);
     if let Ok(spec) = ClusterSpec::from_json(text) {
-        let _ = (spec.validate(), spec.warnings(), spec.notes());
+        let _ = (spec.validate(), spec.remarks());
         assert_eq!(spec.with_defaults().effective(), spec.effective());
         if let Ok(patched) = merge_patch(&spec, text) {
             holds::<ClusterSpec>(&patched.to_json_set_only());

@@ -1,0 +1,72 @@
+//! What is legal in a specification, and worth a word all the same.
+
+use crate::spec::{ClusterSpec, InitMode, Role};
+
+/// Something about a valid specification that its author should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpecRemark {
+    /// `sleepInterval` is zero.
+    NoSleep,
+    /// Existing data are adopted in a standby cluster.
+    AdoptionInStandbyCluster,
+    /// A field is set that is not read.
+    FieldWithoutEffect {
+        /// Its name.
+        field: &'static str,
+        /// With what it would be read, such as `initMode "new"`.
+        read_with: &'static str,
+    },
+    /// `synchronousReplication` is set in a standby cluster.
+    SynchronousStandbyCluster,
+    /// Synchronous replication that needs no standby.
+    NoSynchronousStandbyNeeded,
+}
+
+impl SpecRemark {
+    /// True if it was hardly meant; false if it may well be, and does no harm.
+    pub fn is_warning(&self) -> bool {
+        matches!(self, Self::NoSleep | Self::AdoptionInStandbyCluster)
+    }
+}
+
+impl std::fmt::Display for SpecRemark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoSleep => {
+                "sleepInterval is 0s: Stolon's own programs would go round without a pause, ours wait a little"
+            }
+            Self::AdoptionInStandbyCluster => {
+                "initMode \"existing\" with role \"standby\": the adopted data become a primary that takes writes; use \
+                 initMode \"pitr\" for a standby cluster"
+            }
+            Self::FieldWithoutEffect { field, read_with } => {
+                return write!(f, "{field} is only read with {read_with}");
+            }
+            Self::SynchronousStandbyCluster => "synchronousReplication is ignored while role is \"standby\"",
+            Self::NoSynchronousStandbyNeeded => {
+                "minSynchronousStandbys is 0: commits do not wait when no standby is left, so acknowledged rows can be lost"
+            }
+        })
+    }
+}
+
+impl ClusterSpec {
+    /// Everything that is legal and worth a word, warnings first.
+    pub fn remarks(&self) -> Vec<SpecRemark> {
+        let spec = self.effective();
+        let mut remarks = Vec::new();
+        let mut add_if = |applies: bool, remark: SpecRemark| remarks.extend(applies.then_some(remark));
+        add_if(spec.sleep_interval.is_zero(), SpecRemark::NoSleep);
+        add_if(
+            spec.init_mode == InitMode::Existing && spec.role == Role::Standby,
+            SpecRemark::AdoptionInStandbyCluster,
+        );
+        for (field, read_with) in self.fields_without_effect() {
+            add_if(true, SpecRemark::FieldWithoutEffect { field, read_with });
+        }
+        let synchronous = spec.synchronous_replication;
+        add_if(synchronous && spec.role == Role::Standby, SpecRemark::SynchronousStandbyCluster);
+        add_if(synchronous && spec.min_synchronous_standbys == 0, SpecRemark::NoSynchronousStandbyNeeded);
+        remarks
+    }
+}
