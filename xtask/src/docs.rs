@@ -155,7 +155,8 @@ fn command_lines() -> Result<String> {
 }
 
 fn write_commands(text: &mut String, path: &str, command: &Command) -> Result<()> {
-    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
+    {
         let path = format!("{path} {}", inner.get_name());
         writeln!(text, "\n### `{path}`\n\n{}.\n", about(inner))?;
         write_options(text, inner.get_arguments().filter(|arg| !is_common(arg)), None)?;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 #[test]
 fn pages_made_from_the_code_are_fresh() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["docs", "--check"]).output().expect("xtask runs");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_xtask")).args(["docs", "--check"]).output().expect("xtask runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

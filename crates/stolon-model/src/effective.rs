@@ -69,9 +69,9 @@ impl InvalidSpec {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NegativeDuration(_) => Some("0 is allowed, a negative span of time is not"),
-            Self::ProxyCheckInterval => {
-                Some("fields that are not set count with their defaults: stolonctl spec --defaults shows them")
-            }
+            Self::ProxyCheckInterval => Some(
+                "fields that are not set count with their defaults: stolonctl spec --defaults shows them",
+            ),
             Self::SynchronousStandbys => {
                 Some("fields that are not set count with their defaults: set maxSynchronousStandbys too")
             }

@@ -10,7 +10,8 @@ use crate::effective::InvalidSpec;
 use crate::json::{Encode, Encoder, document, text_enum};
 use crate::spec_table::{
     AT_LEAST_MIN_SYNCHRONOUS_STANDBYS, AT_LEAST_ONE, IN_STANDBY_CLUSTERS, MORE_THAN_PROXY_CHECK_INTERVAL,
-    NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, Stage, WITH_EXISTING, WITH_NEW, WITH_PITR, seconds, specification,
+    NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, Stage, WITH_EXISTING, WITH_NEW, WITH_PITR, seconds,
+    specification,
 };
 use crate::time::GoDuration;
 use crate::uid::KeeperUid;

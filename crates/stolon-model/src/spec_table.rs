@@ -278,31 +278,51 @@ macro_rules! meaning_type {
 }
 
 macro_rules! meaning_of {
-    ($given:expr, default($default:expr)) => { $crate::spec_table::meaning(&$given, $default) };
-    ($given:expr, optional) => { $given.clone() };
-    ($given:expr, required) => { $given.clone().unwrap_or_default() };
+    ($given:expr, default($default:expr)) => {
+        $crate::spec_table::meaning(&$given, $default)
+    };
+    ($given:expr, optional) => {
+        $given.clone()
+    };
+    ($given:expr, required) => {
+        $given.clone().unwrap_or_default()
+    };
 }
 
 macro_rules! with_default {
-    ($given:expr, default($default:expr)) => { $crate::spec_table::filled(&$given, $default) };
-    ($given:expr, $presence:ident) => { $given.clone() };
+    ($given:expr, default($default:expr)) => {
+        $crate::spec_table::filled(&$given, $default)
+    };
+    ($given:expr, $presence:ident) => {
+        $given.clone()
+    };
 }
 
 macro_rules! default_json {
-    ($type:ty, default($default:expr)) => { Some(|| $crate::spec_table::json_text::<$type>(&$default)) };
-    ($type:ty, $presence:ident) => { None };
+    ($type:ty, default($default:expr)) => {
+        Some(|| $crate::spec_table::json_text::<$type>(&$default))
+    };
+    ($type:ty, $presence:ident) => {
+        None
+    };
 }
 
 macro_rules! presence {
-    (required) => { $crate::spec_table::Presence::Required };
-    ($presence:ident) => { $crate::spec_table::Presence::Optional };
+    (required) => {
+        $crate::spec_table::Presence::Required
+    };
+    ($presence:ident) => {
+        $crate::spec_table::Presence::Optional
+    };
 }
 
 macro_rules! read_words {
-    () => { None };
-    ($read:expr) => { Some($read.words) };
+    () => {
+        None
+    };
+    ($read:expr) => {
+        Some($read.words)
+    };
 }
 
-pub(crate) use {
-    default_json, meaning_of, meaning_type, presence, read_words, specification, with_default,
-};
+pub(crate) use {default_json, meaning_of, meaning_type, presence, read_words, specification, with_default};

@@ -166,7 +166,11 @@ fn the_table_says_what_is_checked() {
     assert_eq!(field("proxyTimeout").rules, ["not negative", "greater than `proxyCheckInterval`"]);
     assert_eq!(field("initMode").presence, Presence::Required);
     for field in ClusterSpec::FIELDS {
-        assert!(field.doc.trim().ends_with('.') && field.doc.len() > 15, "{}: one sentence, please", field.name);
+        assert!(
+            field.doc.trim().ends_with('.') && field.doc.len() > 15,
+            "{}: one sentence, please",
+            field.name
+        );
     }
 }
 
