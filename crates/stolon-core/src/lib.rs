@@ -3,7 +3,10 @@
 //! This crate is synchronous and owns no clock, file, socket, randomness or log: every fact is an argument,
 //! every decision and its reason is a value.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 pub mod keeper;
+pub mod postgres;
 pub mod proxy;
 pub mod sentinel;
 pub mod settings;

@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use stolon_core::keeper::{Goal, Ground, Identity, LocalState, Stage, Step, Upstream, captured_parameters};
+use stolon_core::keeper::{
+    ConfigMerge, Goal, Ground, Identity, LocalState, Stage, Step, Upstream, captured_parameters,
+};
 use stolon_model::{ClusterData, GoDuration};
 use stolon_postgres::{
     BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SlotPlan, SourceProblem, StopMode,
@@ -14,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::keeper::{Applied, Keeper, PassError};
 use crate::metrics::Flag;
 use crate::shared::Shared;
-use crate::{FAST_STOP_PATIENCE, STOP_LIMIT, translate};
+use crate::{FAST_STOP_PATIENCE, STOP_LIMIT};
 
 /// How long a new standby waits for its slot before it says so and tries again.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -147,7 +149,7 @@ impl Keeper<'_> {
                 self.rewind(upstream).await?;
             }
             Step::Configure { config, merge } => return self.configure(config, *merge).await,
-            Step::Start(merge) => self.start(translate::merge(*merge)).await?,
+            Step::Start(merge) => self.start(*merge).await?,
             Step::WaitReady(timeout) => postgres.wait_ready(&self.limit(*timeout)).await?,
             Step::WaitRecoveryEnd(timeout) => {
                 let limit = self.limit(*timeout);
@@ -224,7 +226,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    async fn start(&mut self, merge: stolon_postgres::Merge) -> Result<(), PassError> {
+    async fn start(&mut self, merge: ConfigMerge) -> Result<(), PassError> {
         self.shared.reset_sync_gate();
         let limit = Limit::within(START_LIMIT, &self.stop);
         self.shared.postgres.start(merge, &limit).await?;
@@ -283,8 +285,7 @@ impl Keeper<'_> {
 
     async fn examine(&self, upstream: &Upstream, system: Option<&str>, slot: &str) -> Result<(), PassError> {
         let limit = Limit::within(SLOT_PATIENCE, &self.stop);
-        let source = translate::source(upstream);
-        match self.shared.postgres.wait_for_source(&source, system, Some(slot), &limit).await {
+        match self.shared.postgres.wait_for_source(upstream, system, Some(slot), &limit).await {
             Ok(_) => Ok(()),
             Err(PostgresError::Source(problem @ SourceProblem::NeedsTls { .. })) => {
                 tracing::info!("{problem}");
@@ -299,8 +300,7 @@ impl Keeper<'_> {
             true => OldData::DeleteFirst,
             false => OldData::KeepUntilCopied,
         };
-        let backup =
-            BaseBackup { source: translate::source(upstream), slot: Some(slot.to_owned()), old_data };
+        let backup = BaseBackup { source: upstream.clone(), slot: Some(slot.to_owned()), old_data };
         let limit = Limit::unlimited(&self.stop);
         let postgres = self.shared.postgres.clone();
         let progress = ProgressSender::default();
@@ -317,9 +317,8 @@ impl Keeper<'_> {
         let limit = Limit::unlimited(&self.stop);
         let postgres = self.shared.postgres.clone();
         let progress = ProgressSender::default();
-        let source = translate::source(upstream);
         let rewound =
-            self.with_progress("rewinding", &progress, postgres.rewind(&source, &progress, &limit)).await;
+            self.with_progress("rewinding", &progress, postgres.rewind(upstream, &progress, &limit)).await;
         if let Err(error) = rewound {
             match error.is_cancelled() {
                 true => self.memory.attempt.rewind_is_useless(),

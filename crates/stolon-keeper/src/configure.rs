@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use crate::keeper::{Applied, Keeper, PassError};
 use crate::state_files::replace;
-use crate::translate;
 
 /// File in the data directory with the parameters that PostgreSQL last came up with.
 const PROVEN: &str = "proven-parameters.json";
@@ -32,12 +31,10 @@ impl Keeper<'_> {
         config: &Config,
         merge: ConfigMerge,
     ) -> Result<Applied, PassError> {
-        let files = translate::files(config, &self.shared.postgres);
         let limit = self.request_limit();
         let subject = Checked::of(config);
         if merge == ConfigMerge::WithExisting || !self.memory.checked.covers(&subject) {
-            let rejected =
-                self.shared.postgres.check_settings(&files, translate::merge(merge), &limit).await?;
+            let rejected = self.shared.postgres.check_settings(config, merge, &limit).await?;
             if !rejected.is_empty() {
                 return self.plan_around(config, merge, &rejected);
             }
@@ -46,7 +43,7 @@ impl Keeper<'_> {
         if self.memory.configured.as_ref().is_some_and(|before| before.parameters != config.parameters) {
             self.memory.refused_hba.clear();
         }
-        self.shared.postgres.write_config(&files, translate::merge(merge), &limit).await?;
+        self.shared.postgres.write_config(config, merge, &limit).await?;
         self.memory.configured = Some(config.clone());
         Ok(Applied::Done)
     }
@@ -66,9 +63,8 @@ impl Keeper<'_> {
             _ => None,
         });
         let Some(config) = config else { return };
-        let files = translate::files(&config, &self.shared.postgres);
-        let merge = translate::merge(ConfigMerge::Replace);
-        let Ok(rejected) = self.shared.postgres.check_settings(&files, merge, &self.request_limit()).await
+        let Ok(rejected) =
+            self.shared.postgres.check_settings(&config, ConfigMerge::Replace, &self.request_limit()).await
         else {
             return;
         };

@@ -17,7 +17,6 @@ mod publish;
 mod sample;
 mod shared;
 mod state_files;
-mod translate;
 
 use std::process::ExitCode;
 use std::time::Duration;

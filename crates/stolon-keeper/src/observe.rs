@@ -6,7 +6,6 @@ use stolon_core::keeper::{AlterSystem, Data, DataKind, Goal, Live, Observation, 
 use stolon_postgres::{Limit, LocalPostgres};
 
 use crate::keeper::{Keeper, PassError};
-use crate::translate;
 
 /// True while the server itself says that it does not accept connections yet, so that asking it would only fill
 /// its log (PostgreSQL source, `pidfile.h`: the eighth line of `postmaster.pid`, since version 10).
@@ -26,7 +25,7 @@ impl Keeper<'_> {
         let limit = self.request_limit();
         let postgres = &self.shared.postgres;
         let version = postgres.version(&limit).await?;
-        let data = postgres.facts().map_or_else(|error| Data::Unreadable(error.to_string()), translate::data);
+        let data = postgres.facts().unwrap_or_else(|error| Data::Unreadable(error.to_string()));
         let kind = match &data {
             Data::Present(present) => Some(present.kind),
             _ => None,
@@ -56,7 +55,7 @@ impl Keeper<'_> {
             }
         }
         Ok(Observation {
-            version: translate::version(version),
+            version,
             local: self.local.clone(),
             data,
             demands: self.memory.demands,
@@ -106,7 +105,7 @@ impl Keeper<'_> {
         let half_made = self.local.initializing && self.memory.attempt.stage != Stage::Nothing;
         self.memory.demands = match kind {
             Some(kind) if kind == DataKind::Standby || half_made => {
-                Some(translate::demands(&self.shared.postgres.control_data(limit).await?))
+                Some(self.shared.postgres.control_data(limit).await?.demands)
             }
             _ => None,
         };

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use stolon_core::keeper::{reported_parameters, with_what_was_left_out};
+use stolon_core::keeper::{Data, reported_parameters, with_what_was_left_out};
 use stolon_model::PostgresState;
-use stolon_postgres::{DataDirectory, Limit, PostgresError, Sample};
+use stolon_postgres::{Limit, PostgresError, Sample};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,8 +79,8 @@ async fn state(
     }
     let running = shared.postgres.server().borrow().is_running();
     let facts = shared.postgres.facts();
-    let is_instance = matches!(facts, Ok(DataDirectory::Initialised(_)));
-    let nothing = matches!(facts, Ok(DataDirectory::Absent | DataDirectory::Empty));
+    let is_instance = matches!(facts, Ok(Data::Present(_)));
+    let nothing = matches!(facts, Ok(Data::Absent));
     shared.tell(|news| news.data_is_gone = nothing && !running);
     if !running || !is_instance || says_starting(&shared.postgres) {
         ailments.note(shared, None);

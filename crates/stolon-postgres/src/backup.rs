@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
+use stolon_core::keeper::Upstream;
 
 use crate::credentials::Credentials;
 use crate::error::{PostgresError, Result};
@@ -15,7 +16,6 @@ use crate::limit::Limit;
 use crate::local::{BaseBackup, LocalPostgres, OldData, ProgressSender};
 use crate::quote;
 use crate::server::previous_server_lingers;
-use crate::source::Source;
 
 /// Where a copy is made while the old data is still of use; no other program looks there.
 const NEW_DIRECTORY: &str = "postgres.new";
@@ -95,7 +95,7 @@ impl LocalPostgres {
         let version = self.version(limit).await?;
         let secret = self.pass_file(&backup.source, who)?;
         // Not under the standby's name: PostgreSQL would take what the copy streams for a standby's acknowledgement.
-        let copying = Source { application_name: COPYING.to_owned(), ..backup.source.clone() };
+        let copying = Upstream { application_name: COPYING.to_owned(), ..backup.source.clone() };
         let mut tool = self
             .tool("pg_basebackup")
             .args(["-R", "-v", "-P", "-Xs", "-w", "--checkpoint=fast", "-D"])
@@ -114,7 +114,7 @@ impl LocalPostgres {
 
     /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must
     /// have been stopped in order, later versions recover it first. Its configuration files are the source's afterwards.
-    pub async fn rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
+    pub async fn rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         self.must_be_stopped()?;
         self.forget_stale_pid_file()?;
         let directory = self.data_directory();
@@ -140,7 +140,7 @@ impl LocalPostgres {
         }
     }
 
-    async fn run_rewind(&self, source: &Source, progress: &ProgressSender, limit: &Limit) -> Result<()> {
+    async fn run_rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         let who = &self.inner.options.superuser;
         let secret = self.pass_file(source, who)?;
         let more = [&[("dbname", "postgres")], &TOOL_CONNECTION[..]].concat();
@@ -205,7 +205,7 @@ impl LocalPostgres {
         Ok(())
     }
 
-    fn pass_file(&self, source: &Source, who: &Credentials) -> Result<SecretFile> {
+    fn pass_file(&self, source: &Upstream, who: &Credentials) -> Result<SecretFile> {
         let password = who.password_to_send().map_or("", |password| password.reveal());
         let line = quote::pgpass_line(&source.host, &source.port, &who.username, password);
         SecretFile::new(&self.secrets_directory(), &line)
@@ -266,8 +266,7 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
 async fn clear_elsewhere(directory: &Path) -> Result<()> {
     let version = crate::data_directory::data_version(directory).ok().flatten();
     if let Some(version) = version {
-        let major = if version.major >= 10 { version.major.to_string() } else { version.to_string() };
-        let own = format!("PG_{major}_");
+        let own = format!("PG_{version}_");
         for space in tablespaces(directory) {
             for entry in std::fs::read_dir(&space).into_iter().flatten().flatten() {
                 if entry.file_name().to_string_lossy().starts_with(&own) {

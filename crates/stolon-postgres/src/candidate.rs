@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, ConfigFiles, RecoveryMode};
+use stolon_core::keeper::RecoveryMode;
+use stolon_core::postgres::Version;
+
+use crate::config::{self, ConfigFiles};
 use crate::error::{PostgresError, Result};
 use crate::files::write_atomically;
 use crate::quote;
 use crate::settings_check::{Origin, RejectedSetting};
-use crate::version::Version;
 
 /// Name under which a file that came with the data is tried.
 const EXISTING: &str = "existing.conf";
@@ -47,8 +49,8 @@ pub(crate) fn own_lines(files: &ConfigFiles, version: Version) -> Vec<Line> {
         let text = format!("{name} = {}", quote::parameter_value(value));
         lines.push(Line { name: name.clone(), value: value.clone(), text, origin: Origin::Parameters });
     }
-    if version.has_signal_files() && files.recovery.mode != RecoveryMode::None {
-        for (name, value) in files.recovery.parameters.iter().filter(|(name, value)| writable(name, value)) {
+    if version.has_signal_files() && files.mode != RecoveryMode::None {
+        for (name, value) in files.recovery.iter().filter(|(name, value)| writable(name, value)) {
             let text = format!("{name} = {}", quote::recovery_value(value));
             lines.push(Line { name: name.clone(), value: value.clone(), text, origin: Origin::Recovery });
         }

@@ -2,53 +2,61 @@
 
 use std::path::Path;
 
+use stolon_core::keeper::{Config, ConfigMerge, HbaDatabase, HbaLine, HbaUser, RecoveryMode, Upstream};
+use stolon_core::postgres::Version;
 use stolon_model::Parameters;
 
 use crate::error::{PostgresError, Result};
 use crate::files::{Written, remove_if_there, sync_parent, write_atomically};
 use crate::quote;
-use crate::version::Version;
 
-/// What an instance is to read at its next start or reload.
+/// The text of what an instance is to read at its next start or reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConfigFiles {
+pub(crate) struct ConfigFiles {
     /// `postgresql.conf`, values raw.
-    pub parameters: Parameters,
-    /// Standby or recovery settings.
-    pub recovery: Recovery,
+    pub(crate) parameters: Parameters,
+    /// Which signal file is written; existing ones stay with [`RecoveryMode::None`].
+    pub(crate) mode: RecoveryMode,
+    /// `primary_conninfo`, `restore_command`, …; values raw. Not written with [`RecoveryMode::None`].
+    pub(crate) recovery: Parameters,
     /// Lines of `pg_hba.conf`.
-    pub hba: Vec<String>,
+    pub(crate) hba: Vec<String>,
 }
 
-/// Standby or recovery settings with the mode that they are for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Which signal file is written.
-    pub mode: RecoveryMode,
-    /// `primary_conninfo`, `restore_command`, …; values raw.
-    pub parameters: Parameters,
+impl ConfigFiles {
+    /// `conninfo` makes the connection string for following somebody, secrets included.
+    pub(crate) fn of(config: &Config, conninfo: impl FnOnce(&Upstream) -> String) -> Self {
+        let mut recovery = config.recovery.parameters.clone();
+        if let Some(upstream) = &config.recovery.upstream {
+            recovery.insert("primary_conninfo".to_owned(), conninfo(upstream));
+        }
+        ConfigFiles {
+            parameters: config.parameters.clone(),
+            mode: config.recovery.mode,
+            recovery,
+            hba: config.hba.iter().map(hba_line).collect(),
+        }
+    }
 }
 
-/// How a server starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RecoveryMode {
-    /// As a primary; recovery parameters are not written. Existing signal files stay.
-    #[default]
-    None,
-    /// As a standby (`standby.signal`).
-    Standby,
-    /// Recovering to a target, then promoting itself (`recovery.signal`).
-    Recovery,
-}
-
-/// Whether the `postgresql.conf` that came with the data counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merge {
-    /// Our files replace it.
-    Replace,
-    /// Start-up of foreign data: it is included before our own parameters
-    /// (`stolon-temp-postgresql.conf`).
-    WithExisting,
+fn hba_line(line: &HbaLine) -> String {
+    let rule = match line {
+        HbaLine::Verbatim(text) => return text.clone(),
+        HbaLine::Rule(rule) => rule,
+    };
+    let database = match rule.database {
+        HbaDatabase::Named(name) => name,
+        HbaDatabase::Replication => "replication",
+        HbaDatabase::All => "all",
+    };
+    let user = match &rule.user {
+        HbaUser::Named(name) => quote::hba_name(name),
+        HbaUser::All => "all".into(),
+    };
+    match rule.origin.columns() {
+        (kind, None) => format!("{kind} {database} {user} {}", rule.method),
+        (kind, Some(address)) => format!("{kind} {database} {user} {address} {}", rule.method),
+    }
 }
 
 /// Name of the file for foreign data.
@@ -91,15 +99,14 @@ pub(crate) fn parameter_lines(files: &ConfigFiles, version: Version) -> String {
             part.push_str(&format!("{name} = {}\n", quote::parameter_value(value)));
         }
     }
-    if version.has_signal_files() && files.recovery.mode != RecoveryMode::None {
+    if version.has_signal_files() && files.mode != RecoveryMode::None {
         lines.push_str(&recovery_lines(&files.recovery));
     }
     includes + &lines
 }
 
-fn recovery_lines(recovery: &Recovery) -> String {
+fn recovery_lines(recovery: &Parameters) -> String {
     recovery
-        .parameters
         .iter()
         .filter(|(name, value)| is_valid_name(name) && is_valid_value(value))
         .map(|(name, value)| format!("{name} = {}\n", quote::recovery_value(value)))
@@ -111,7 +118,7 @@ fn recovery_lines(recovery: &Recovery) -> String {
 pub(crate) fn write(
     directory: &Path,
     files: &ConfigFiles,
-    merge: Merge,
+    merge: ConfigMerge,
     version: Version,
 ) -> Result<Written> {
     let mut changed = Written::Unchanged;
@@ -123,8 +130,8 @@ pub(crate) fn write(
     };
     let lines = parameter_lines(files, version);
     match merge {
-        Merge::Replace => put("postgresql.conf", &lines)?,
-        Merge::WithExisting => {
+        ConfigMerge::Replace => put("postgresql.conf", &lines)?,
+        ConfigMerge::WithExisting => {
             keep_alter_system(directory)?;
             let came_along = ["postgresql.conf", MERGED_ALTER_SYSTEM].into_iter();
             let first: String = came_along
@@ -136,7 +143,7 @@ pub(crate) fn write(
     }
     let hba: String = files.hba.iter().map(|line| format!("{line}\n")).collect();
     put("pg_hba.conf", &hba)?;
-    match (files.recovery.mode, version.has_signal_files()) {
+    match (files.mode, version.has_signal_files()) {
         (RecoveryMode::None, _) => {}
         (RecoveryMode::Standby, true) => put("standby.signal", "")?,
         (RecoveryMode::Recovery, true) => {
@@ -211,10 +218,8 @@ mod tests {
                 ("my.option", r"a\b"),
                 ("include_if_exists", "more.conf"),
             ]),
-            recovery: Recovery {
-                mode: RecoveryMode::Standby,
-                parameters: parameters(&[("primary_conninfo", r"password=a\ b host=x")]),
-            },
+            mode: RecoveryMode::Standby,
+            recovery: parameters(&[("primary_conninfo", r"password=a\ b host=x")]),
             hba: vec![],
         };
         let text = parameter_lines(&files, Version { major: 15, minor: 0 });
@@ -231,7 +236,7 @@ mod tests {
         let version = Version { major: 15, minor: 0 };
         let files = ConfigFiles { parameters: parameters(&[("port", "5432")]), ..ConfigFiles::default() };
         let merged = || std::fs::read_to_string(directory.path().join(MERGED_FILE)).unwrap();
-        write(directory.path(), &files, Merge::WithExisting, version).unwrap();
+        write(directory.path(), &files, ConfigMerge::WithExisting, version).unwrap();
         assert_eq!(merged(), "port = '5432'\n");
 
         std::fs::write(directory.path().join("postgresql.conf"), "work_mem = '1MB'\n").unwrap();
@@ -239,7 +244,7 @@ mod tests {
         std::fs::write(directory.path().join("postgresql.auto.conf"), set).unwrap();
         // The second time the original is gone.
         for _ in 0..2 {
-            write(directory.path(), &files, Merge::WithExisting, version).unwrap();
+            write(directory.path(), &files, ConfigMerge::WithExisting, version).unwrap();
             assert_eq!(
                 merged(),
                 "include 'postgresql.conf'\ninclude 'stolon-temp-postgresql.auto.conf'\nport = '5432'\n"
@@ -257,9 +262,15 @@ mod tests {
         let version = Version { major: 15, minor: 0 };
         let mut files = ConfigFiles { hba: vec!["local all all trust".into()], ..ConfigFiles::default() };
         std::fs::write(directory.path().join("standby.signal"), "").unwrap();
-        files.recovery.mode = RecoveryMode::Recovery;
-        assert_eq!(write(directory.path(), &files, Merge::Replace, version).unwrap(), Written::Replaced);
-        assert_eq!(write(directory.path(), &files, Merge::Replace, version).unwrap(), Written::Unchanged);
+        files.mode = RecoveryMode::Recovery;
+        assert_eq!(
+            write(directory.path(), &files, ConfigMerge::Replace, version).unwrap(),
+            Written::Replaced
+        );
+        assert_eq!(
+            write(directory.path(), &files, ConfigMerge::Replace, version).unwrap(),
+            Written::Unchanged
+        );
         assert!(!directory.path().join("standby.signal").exists());
         for name in ["postgresql.conf", "pg_hba.conf", "recovery.signal"] {
             let mode = std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode();

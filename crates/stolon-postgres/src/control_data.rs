@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use stolon_core::keeper::Demands;
 use stolon_model::{Lsn, Timeline};
 
 use crate::error::{PostgresError, Result};
@@ -19,18 +20,8 @@ pub struct ControlData {
     pub checkpoint: Lsn,
     /// Minimum recovery ending position; zero when it never was a standby.
     pub min_recovery_end: Lsn,
-    /// The settings that the WAL was written with: a server that recovers it needs at least these.
-    pub max_connections: u64,
-    /// See [`ControlData::max_connections`].
-    pub max_worker_processes: u64,
-    /// See [`ControlData::max_connections`]; 0 before PostgreSQL 12.
-    pub max_wal_senders: u64,
-    /// See [`ControlData::max_connections`].
-    pub max_prepared_transactions: u64,
-    /// See [`ControlData::max_connections`].
-    pub max_locks_per_transaction: u64,
-    /// Must be the same on a server that recovers it.
-    pub track_commit_timestamp: bool,
+    /// The settings that the WAL was written with; `max_wal_senders` is 0 before PostgreSQL 12.
+    pub demands: Demands,
     /// Bytes of one WAL segment.
     pub wal_segment_size: u64,
 }
@@ -91,14 +82,16 @@ impl ControlData {
             timeline: Timeline(number("Latest checkpoint's TimeLineID")?),
             checkpoint: position("Latest checkpoint location")?,
             min_recovery_end: position("Minimum recovery ending location")?,
-            max_connections: number("max_connections setting")?,
-            max_worker_processes: number("max_worker_processes setting")?,
-            max_wal_senders: fields
-                .get("max_wal_senders setting")
-                .map_or(Ok(0), |value| value.parse().map_err(|_| bad("max_wal_senders setting", value)))?,
-            max_prepared_transactions: number("max_prepared_xacts setting")?,
-            max_locks_per_transaction: number("max_locks_per_xact setting")?,
-            track_commit_timestamp: text("track_commit_timestamp setting")? == "on",
+            demands: Demands {
+                max_connections: number("max_connections setting")?,
+                max_worker_processes: number("max_worker_processes setting")?,
+                max_wal_senders: fields.get("max_wal_senders setting").map_or(Ok(0), |value| {
+                    value.parse().map_err(|_| bad("max_wal_senders setting", value))
+                })?,
+                max_prepared_transactions: number("max_prepared_xacts setting")?,
+                max_locks_per_transaction: number("max_locks_per_xact setting")?,
+                track_commit_timestamp: text("track_commit_timestamp setting")? == "on",
+            },
             wal_segment_size: number("Bytes per WAL segment")?,
         })
     }

@@ -3,64 +3,27 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use stolon_core::keeper::{Data, DataKind, Present};
+use stolon_core::postgres::Version;
+
 use crate::error::{PostgresError, Result};
-use crate::version::Version;
-
-/// What stands at PGDATA.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DataDirectory {
-    /// Nothing.
-    Absent,
-    /// An empty directory.
-    Empty,
-    /// Some of an instance, or something else.
-    Partial {
-        /// Files and directories of an instance that are missing.
-        missing: Vec<String>,
-    },
-    /// An instance.
-    Initialised(Initialised),
-}
-
-/// An instance as its files show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Initialised {
-    /// From `PG_VERSION`.
-    pub version: Version,
-    /// From the signal files.
-    pub role: LocalRole,
-    /// `recovery.signal` (or, before PostgreSQL 12, a `recovery.conf` without `recovery.done`) stands there:
-    /// recovery to a target has not ended.
-    pub recovery_pending: bool,
-    /// The first eight bytes of `global/pg_control` in decimal.
-    pub system_identifier: String,
-}
-
-/// What an instance would start as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalRole {
-    /// Without `standby.signal`.
-    Primary,
-    /// With `standby.signal`.
-    Standby,
-}
 
 /// Without these, and the directories of WAL and of transactions, nothing is left of an instance. What else may be missing PostgreSQL
 /// makes anew, or names when it is started.
 const DECISIVE: &[&str] = &["base", "global", "global/pg_control"];
 
 /// Looks at `path`. `binaries` decides which signal files count; none: the data's own version.
-pub(crate) fn examine(path: &Path, binaries: Option<Version>) -> Result<DataDirectory> {
+pub(crate) fn examine(path: &Path, binaries: Option<Version>) -> Result<Data> {
     let mut entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(DataDirectory::Absent),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Data::Absent),
         Err(error) => return Err(PostgresError::io("read", path)(error)),
     };
     if entries.next().is_none() {
-        return Ok(DataDirectory::Empty);
+        return Ok(Data::Absent);
     }
     let Some(version) = data_version(path)? else {
-        return Ok(DataDirectory::Partial { missing: vec!["PG_VERSION".to_owned()] });
+        return Ok(Data::Incomplete { missing: vec!["PG_VERSION".to_owned()] });
     };
     let of_version: [&str; 2] =
         if version.has_pg_wal() { ["pg_wal", "pg_xact"] } else { ["pg_xlog", "pg_clog"] };
@@ -71,19 +34,13 @@ pub(crate) fn examine(path: &Path, binaries: Option<Version>) -> Result<DataDire
         .map(|name| (*name).to_owned())
         .collect();
     if !missing.is_empty() {
-        return Ok(DataDirectory::Partial { missing });
+        return Ok(Data::Incomplete { missing });
     }
     let signals = binaries.unwrap_or(version).has_signal_files();
-    let (standby, pending) = if signals {
-        (path.join("standby.signal").exists(), path.join("recovery.signal").exists())
-    } else {
-        let there = path.join("recovery.conf").exists();
-        (there, there && !path.join("recovery.done").exists())
-    };
-    Ok(DataDirectory::Initialised(Initialised {
+    let standby = path.join(if signals { "standby.signal" } else { "recovery.conf" }).exists();
+    Ok(Data::Present(Present {
         version,
-        role: if standby { LocalRole::Standby } else { LocalRole::Primary },
-        recovery_pending: pending,
+        kind: if standby { DataKind::Standby } else { DataKind::Primary },
         system_identifier: system_identifier(path)?,
     }))
 }
@@ -113,14 +70,4 @@ fn system_identifier(path: &Path) -> Result<String> {
         .and_then(|mut open| open.read_exact(&mut bytes))
         .map_err(PostgresError::io("read", &file))?;
     Ok(u64::from_ne_bytes(bytes).to_string())
-}
-
-impl DataDirectory {
-    /// The instance, when there is one.
-    pub fn initialised(&self) -> Option<&Initialised> {
-        match self {
-            Self::Initialised(instance) => Some(instance),
-            _ => None,
-        }
-    }
 }

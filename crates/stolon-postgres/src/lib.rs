@@ -8,11 +8,11 @@
 
 mod backup;
 mod candidate;
-pub mod config;
+mod config;
 mod connection;
 pub mod control_data;
 pub mod credentials;
-pub mod data_directory;
+mod data_directory;
 pub mod error;
 pub mod explain;
 mod files;
@@ -28,12 +28,9 @@ pub mod settings_check;
 mod slots;
 pub mod source;
 pub mod sync_gate;
-pub mod version;
 
-pub use config::{ConfigFiles, Merge, Recovery, RecoveryMode};
 pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials, Password};
-pub use data_directory::{DataDirectory, Initialised, LocalRole};
 pub use error::{PostgresError, Result};
 pub use explain::{explain_startup_failure, refused_hba_lines};
 pub use limit::Limit;
@@ -44,6 +41,5 @@ pub use local::{
 pub use sample::{ReplicationLook, ReplicationRow, Sample};
 pub use server::{ServerState, StopMode};
 pub use settings_check::{Origin, RejectedSetting};
-pub use source::{Source, SourceFacts, SourceProblem};
+pub use source::{SourceFacts, SourceProblem};
 pub use sync_gate::SyncGate;
-pub use version::Version;

@@ -6,20 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stolon_core::keeper::{Config, ConfigMerge, Data, Upstream};
+use stolon_core::postgres::Version;
 use stolon_model::{NewConfig, Timeline};
 use tokio::sync::watch;
 
-use crate::config::{self, ConfigFiles, Merge};
+use crate::config::{self, ConfigFiles};
 use crate::control_data::ControlData;
 use crate::credentials::Credentials;
-use crate::data_directory::{self, DataDirectory};
+use crate::data_directory;
 use crate::error::{PostgresError, Result};
 use crate::files::Written;
 use crate::limit::Limit;
 use crate::process::{TOOL_OF, Tool, lock};
 use crate::server::ServerState;
-use crate::source::Source;
-use crate::version::Version;
 
 /// What does not change while a keeper runs.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ pub enum OldData {
 #[derive(Clone, Debug)]
 pub struct BaseBackup {
     /// Where from.
-    pub source: Source,
+    pub source: Upstream,
     /// A slot that exists there; none: the copy uses a temporary one.
     pub slot: Option<String>,
     /// What becomes of the data that we have.
@@ -209,7 +209,7 @@ impl LocalPostgres {
     }
 
     /// What stands at PGDATA.
-    pub fn facts(&self) -> Result<DataDirectory> {
+    pub fn facts(&self) -> Result<Data> {
         let binaries = lock(&self.inner.version).as_ref().map(|(_, version)| *version);
         data_directory::examine(&self.data_directory(), binaries)
     }
@@ -220,14 +220,19 @@ impl LocalPostgres {
         ControlData::parse(&tool.output(&limit.at_most(VERSION_LIMIT)).await?.stdout)
     }
 
-    /// Writes postgresql.conf, pg_hba.conf and the signal file of `files.recovery.mode`, each atomically and only when its content
-    /// differs. True when anything changed on disk. [`Merge::WithExisting`] writes `stolon-temp-postgresql.conf`,
+    /// The text of the configuration; here the password joins the connection string.
+    pub(crate) fn files(&self, config: &Config) -> ConfigFiles {
+        ConfigFiles::of(config, |upstream| self.replication_conninfo(upstream))
+    }
+
+    /// Writes postgresql.conf, pg_hba.conf and the signal file of `config.recovery.mode`, each atomically and only when its content
+    /// differs. True when anything changed on disk. [`ConfigMerge::WithExisting`] writes `stolon-temp-postgresql.conf`,
     /// which includes the postgresql.conf that stands there. Names and values that would break the file are left out;
     /// [`LocalPostgres::check_settings`] names them.
-    pub async fn write_config(&self, files: &ConfigFiles, merge: Merge, limit: &Limit) -> Result<bool> {
+    pub async fn write_config(&self, config: &Config, merge: ConfigMerge, limit: &Limit) -> Result<bool> {
         let version = self.version(limit).await?;
-        let written = config::write(&self.data_directory(), files, merge, version)?;
-        if merge == Merge::Replace {
+        let written = config::write(&self.data_directory(), &self.files(config), merge, version)?;
+        if merge == ConfigMerge::Replace {
             config::disable_alter_system(&self.data_directory())?;
         }
         Ok(written == Written::Replaced)

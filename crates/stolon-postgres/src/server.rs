@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use stolon_core::keeper::ConfigMerge;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::{self, Merge};
+use crate::config;
 use crate::error::{PostgresError, Result};
 use crate::explain;
 use crate::files::fresh_private_directory;
@@ -89,7 +90,7 @@ impl LocalPostgres {
 
     /// Starts the server as our child with the files written before ([`LocalPostgres::write_config`], same `merge`), and
     /// returns once it owns PGDATA (`postmaster.pid`). [`LocalPostgres::wait_ready`] waits for connections.
-    pub async fn start(&self, merge: Merge, limit: &Limit) -> Result<()> {
+    pub async fn start(&self, merge: ConfigMerge, limit: &Limit) -> Result<()> {
         if self.inner.state.borrow().is_running() {
             return Err(PostgresError::Invalid("PostgreSQL is already running".to_owned()));
         }
@@ -109,7 +110,7 @@ impl LocalPostgres {
         }
     }
 
-    fn spawn(&self, merge: Merge) -> Result<u32> {
+    fn spawn(&self, merge: ConfigMerge) -> Result<u32> {
         let directory = self.data_directory();
         let program = self.program("postgres");
         let mut command = Command::new(&program);
@@ -123,7 +124,7 @@ impl LocalPostgres {
         // A configuration file that came with the data may name the places of another machine.
         set("data_directory", &directory);
         set("hba_file", &directory.join("pg_hba.conf"));
-        if merge == Merge::WithExisting {
+        if merge == ConfigMerge::WithExisting {
             set("config_file", &directory.join(config::MERGED_FILE));
             set("ident_file", &directory.join("pg_ident.conf"));
             set("external_pid_file", std::path::Path::new(""));

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use stolon_core::keeper::{Config, ConfigMerge};
+
 use crate::candidate::{Candidate, Existing, Line, own_lines, replacement};
-use crate::config::{self, ConfigFiles, Merge};
+use crate::config::{self, ConfigFiles};
 use crate::error::{PostgresError, Result};
 use crate::explain;
 use crate::files::{fresh_private_directory, write_atomically};
@@ -29,9 +31,9 @@ pub struct RejectedSetting {
 /// Where a refused parameter stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In [`crate::ConfigFiles::parameters`]: leave it out (or take `instead`).
+    /// In [`Config::parameters`]: leave it out (or take `instead`).
     Parameters,
-    /// In [`crate::Recovery::parameters`].
+    /// In [`Config::recovery`].
     Recovery,
     /// In a file that came with the data: [`crate::LocalPostgres::comment_out`] mends it.
     ExistingFile {
@@ -65,13 +67,14 @@ impl LocalPostgres {
     /// refuse; empty means that it would start as far as settings go. From PostgreSQL 15 on this goes as far as loading libraries and TLS
     /// certificates and checking combinations, once there is a data directory; otherwise each setting is looked at for itself.
     ///
-    /// With [`Merge::WithExisting`] the postgresql.conf that came with the data is looked at too.
+    /// With [`ConfigMerge::WithExisting`] the postgresql.conf that came with the data is looked at too.
     pub async fn check_settings(
         &self,
-        files: &ConfigFiles,
-        merge: Merge,
+        config: &Config,
+        merge: ConfigMerge,
         limit: &Limit,
     ) -> Result<Vec<RejectedSetting>> {
+        let files = &self.files(config);
         let version = self.version(limit).await?;
         let scratch = self.inner.options.keeper_directory.join(SCRATCH);
         fresh_private_directory(&scratch)?;
@@ -79,8 +82,8 @@ impl LocalPostgres {
         let mut candidate = Candidate {
             own: own_lines(files, version),
             existing: match merge {
-                Merge::WithExisting => Existing::read(&self.data_directory().join("postgresql.conf"))?,
-                Merge::Replace => None,
+                ConfigMerge::WithExisting => Existing::read(&self.data_directory().join("postgresql.conf"))?,
+                ConfigMerge::Replace => None,
             },
             directory: scratch.clone(),
         };

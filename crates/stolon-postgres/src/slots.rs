@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use stolon_core::postgres::Version;
+
 use crate::error::Result;
 use crate::limit::Limit;
 use crate::local::{LocalPostgres, SlotPlan};
 use crate::quote::sql_literal;
-use crate::version::Version;
 
 /// Prefix of the slots that belong to the cluster.
 const PREFIX: &str = "stolon_";

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use stolon_core::keeper::Upstream;
 use stolon_model::{Lsn, Timeline};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -11,17 +12,6 @@ use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::quote;
 use crate::replication::{Failure, ReplicationConnection, Row};
-
-/// Where to copy from, and as whom to appear there. Users and passwords are those of [`crate::Options`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Address of the other instance.
-    pub host: String,
-    /// Its port.
-    pub port: String,
-    /// `application_name`: `stolon_` and our instance UID.
-    pub application_name: String,
-}
 
 /// What a source said about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,14 +109,14 @@ const SLOT_POLL: Duration = Duration::from_millis(100);
 
 impl LocalPostgres {
     /// `primary_conninfo` for following `source`, with the password, in the text of the reference.
-    pub fn replication_conninfo(&self, source: &Source) -> String {
+    pub fn replication_conninfo(&self, source: &Upstream) -> String {
         let password =
             self.inner.options.replication.password_to_send().map_or("", |password| password.reveal());
         self.conninfo(source, &self.inner.options.replication, &[("password", password)])
     }
 
     /// Without a password; `more` pairs are added.
-    pub(crate) fn conninfo(&self, source: &Source, who: &Credentials, more: &[(&str, &str)]) -> String {
+    pub(crate) fn conninfo(&self, source: &Upstream, who: &Credentials, more: &[(&str, &str)]) -> String {
         let pairs = [
             ("user", who.username.as_str()),
             ("host", source.host.as_str()),
@@ -141,7 +131,7 @@ impl LocalPostgres {
     /// reached, a wal sender is free, it is the same cluster (when `system_identifier` is given) and has the slot (when one is given).
     pub async fn examine_source(
         &self,
-        source: &Source,
+        source: &Upstream,
         system_identifier: Option<&str>,
         slot: Option<&str>,
         limit: &Limit,
@@ -191,7 +181,7 @@ impl LocalPostgres {
     /// the sentinel has told it to. Other problems end it at once.
     pub async fn wait_for_source(
         &self,
-        source: &Source,
+        source: &Upstream,
         system_identifier: Option<&str>,
         slot: Option<&str>,
         limit: &Limit,

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use stolon_core::keeper::{ConfigMerge, Data, DataKind, HbaLine, RecoveryMode, Upstream};
 use stolon_postgres::*;
 use stolon_testkit::postgres::bin_directory;
 use support::*;
@@ -14,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 instance_test!(a_new_cluster_is_made_started_and_looked_at, || async {
     let a = Instance::new("a", &Passwords::default());
-    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Absent);
+    assert_eq!(a.postgres.facts().unwrap(), Data::Absent);
     a.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
-    let facts = a.postgres.facts().unwrap();
-    let initialised = facts.initialised().unwrap();
-    assert_eq!(initialised.role, LocalRole::Primary);
+    let initialised = a.present();
+    assert_eq!(initialised.kind, DataKind::Primary);
 
     a.start(&a.files(&[("fsync", "on")])).await;
     let said = a.postgres.set_up_roles(&limit()).await.unwrap();
@@ -43,14 +43,14 @@ instance_test!(a_new_cluster_is_made_started_and_looked_at, || async {
     let control = a.postgres.control_data(&limit()).await.unwrap();
     assert_eq!(control.state, ClusterState::ShutDown);
     assert_eq!(control.system_identifier, sample.system_identifier);
-    assert_eq!((control.max_connections, control.max_wal_senders), (100, 10));
+    assert_eq!((control.demands.max_connections, control.demands.max_wal_senders), (100, 10));
     assert_eq!(control.wal_segment_size, 16 << 20);
 
     std::fs::remove_dir_all(a.data().join("pg_xact")).unwrap();
     let missing = vec!["pg_xact".to_owned()];
-    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Partial { missing });
+    assert_eq!(a.postgres.facts().unwrap(), Data::Incomplete { missing });
     a.postgres.remove_data(&limit()).await.unwrap();
-    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Absent);
+    assert_eq!(a.postgres.facts().unwrap(), Data::Absent);
 });
 
 instance_test!(a_killed_postmaster_is_seen_and_started_again, || async {
@@ -64,7 +64,7 @@ instance_test!(a_killed_postmaster_is_seen_and_started_again, || async {
         let died = server.wait_for(|state| !state.is_running());
         let died = tokio::time::timeout(DEADLINE, died).await.unwrap().unwrap().clone();
         assert!(matches!(&died, ServerState::Died { status, .. } if status.contains("SIGKILL")), "{died:?}");
-        a.postgres.start(Merge::Replace, &limit()).await.unwrap();
+        a.postgres.start(ConfigMerge::Replace, &limit()).await.unwrap();
         a.postgres.wait_ready(&limit()).await.unwrap();
         assert!(busy.simple_query("SELECT 1").await.is_err());
     }
@@ -87,7 +87,7 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     // A promotion right after the loss of the primary must not wait for the next retry: the startup process may just have gone to sleep.
     let standby = [("wal_retrieve_retry_interval", "600s")];
     b.follow(&a, &standby).await;
-    assert_eq!(b.postgres.facts().unwrap().initialised().unwrap().role, LocalRole::Standby);
+    assert_eq!(b.present().kind, DataKind::Standby);
     a.run("INSERT INTO t VALUES (2)").await;
     let caught_up = || async {
         let primary = a.postgres.sample(&limit()).await.unwrap();
@@ -99,7 +99,7 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
 
     // Synchronous: it counts once it has what was there when it was named.
     let files = a.files(&[("synchronous_standby_names", &b.slot())]);
-    a.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
+    a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(a.postgres.reload(&limit()).await.unwrap(), []);
     let mut gate = SyncGate::new();
     let waiting = limit();
@@ -122,8 +122,8 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     assert_eq!((sample.timeline.0, sample.in_recovery), (2, false));
     assert_eq!(sample.timelines_history.len(), 1);
     assert_eq!(sample.timelines_history[0].timeline.0, 1);
-    assert_eq!(b.postgres.facts().unwrap().initialised().unwrap().role, LocalRole::Primary);
-    b.postgres.write_config(&b.files(&[]), Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(b.present().kind, DataKind::Primary);
+    b.postgres.write_config(&b.files(&[]), ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(b.postgres.reload(&limit()).await.unwrap(), []);
     assert!(b.postgres.pending_restart(&limit()).await.unwrap().is_empty());
 
@@ -158,7 +158,7 @@ instance_test!(a_failed_copy_leaves_the_old_data, || async {
     a.create(&[]).await;
     b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
     let before = fingerprint(&b.data());
-    let own = b.postgres.facts().unwrap().initialised().unwrap().system_identifier.clone();
+    let own = b.present().system_identifier.clone();
 
     // No slot yet, another cluster, wrong password, nobody there: seen beforehand.
     let source = a.source_for(&b);
@@ -171,7 +171,7 @@ instance_test!(a_failed_copy_leaves_the_old_data, || async {
     let problem = wrong.postgres.examine_source(&source, None, None, &limit()).await.unwrap_err();
     assert!(matches!(problem, PostgresError::Source(SourceProblem::Refused { .. })), "{problem}");
     let nobody =
-        Source { port: stolon_testkit::postgres::free_port().unwrap().to_string(), ..source.clone() };
+        Upstream { port: stolon_testkit::postgres::free_port().unwrap().to_string(), ..source.clone() };
     let problem = b.postgres.examine_source(&nobody, None, None, &limit()).await.unwrap_err();
     assert!(matches!(problem, PostgresError::Source(SourceProblem::Unreachable { .. })), "{problem}");
 
@@ -194,7 +194,7 @@ instance_test!(a_failed_copy_leaves_the_old_data, || async {
     b.postgres.base_backup(&backup, &sender, &limit()).await.unwrap();
     let seen = *sender.borrow();
     assert!(seen.bytes_done > 1 << 20 && seen.bytes_total >= seen.bytes_done, "{seen:?}");
-    assert_eq!(b.postgres.facts().unwrap().initialised().unwrap().system_identifier, facts.system_identifier);
+    assert_eq!(b.present().system_identifier, facts.system_identifier);
     let left: Vec<_> =
         b.directory.path().read_dir().unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name == "postgres.new" || name == "postgres.old"), "{left:?}");
@@ -226,11 +226,11 @@ instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accept
         "work_mem",
     ];
     // Before there is data, and with a running server.
-    let rejected = a.postgres.check_settings(&a.files(&bad), Merge::Replace, &limit()).await.unwrap();
+    let rejected = a.postgres.check_settings(&a.files(&bad), ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(names(&rejected), expected, "{rejected:#?}");
     a.create(&[]).await;
     let before = a.pid();
-    let rejected = a.postgres.check_settings(&a.files(&bad), Merge::Replace, &limit()).await.unwrap();
+    let rejected = a.postgres.check_settings(&a.files(&bad), ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(names(&rejected), expected, "{rejected:#?}");
     let library = rejected.iter().find(|refused| refused.name == "shared_preload_libraries").unwrap();
     assert_eq!(library.instead.as_deref(), Some("pg_stat_statements"));
@@ -241,20 +241,24 @@ instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accept
         (&[("wal_level", "minimal"), ("archive_mode", "on"), ("max_wal_senders", "0")][..], "wal_level"),
         (&[("ssl", "on")], "ssl"),
     ] {
-        let rejected = a.postgres.check_settings(&a.files(setting), Merge::Replace, &limit()).await.unwrap();
+        let rejected =
+            a.postgres.check_settings(&a.files(setting), ConfigMerge::Replace, &limit()).await.unwrap();
         assert_eq!(names(&rejected), [name], "{rejected:#?}");
     }
-    assert_eq!(a.postgres.check_settings(&a.files(&[]), Merge::Replace, &limit()).await.unwrap(), []);
+    assert_eq!(a.postgres.check_settings(&a.files(&[]), ConfigMerge::Replace, &limit()).await.unwrap(), []);
     assert_eq!(a.pid(), before);
     a.postgres.sample(&limit()).await.unwrap();
 
     // A reload says what it did not take, and the server goes on.
-    a.postgres.write_config(&a.files(&[("max_conections", "3")]), Merge::Replace, &limit()).await.unwrap();
+    a.postgres
+        .write_config(&a.files(&[("max_conections", "3")]), ConfigMerge::Replace, &limit())
+        .await
+        .unwrap();
     let problems = a.postgres.reload(&limit()).await.unwrap();
     assert_eq!(problems.iter().map(|problem| problem.name.as_str()).collect::<Vec<_>>(), ["max_conections"]);
     let mut files = a.files(&[("max_connections", "50")]);
-    files.hba.push("nonsense".into());
-    a.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
+    files.hba.push(HbaLine::Verbatim("nonsense".into()));
+    a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
     let problems = a.postgres.reload(&limit()).await.unwrap();
     assert_eq!(problems.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["pg_hba.conf"]);
     assert_eq!(problems[0].line, 6);
@@ -265,7 +269,7 @@ instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accept
     a.stop().await;
 
     // A start that fails explains itself.
-    let error = a.postgres.start(Merge::Replace, &limit()).await.err();
+    let error = a.postgres.start(ConfigMerge::Replace, &limit()).await.err();
     let error = match error {
         Some(error) => error,
         None => a.postgres.wait_ready(&limit()).await.unwrap_err(),
@@ -286,7 +290,7 @@ instance_test!(configuration_that_came_with_the_data_is_merged_and_mended, || as
     std::fs::write(&existing, foreign).unwrap();
     let mut files = a.files(&[]);
     files.parameters.remove("max_connections");
-    let rejected = a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap();
+    let rejected = a.postgres.check_settings(&files, ConfigMerge::WithExisting, &limit()).await.unwrap();
     let path = existing.display().to_string();
     let at = |line| Origin::ExistingFile { path: path.clone(), line };
     let mut found: Vec<_> = rejected
@@ -301,9 +305,9 @@ instance_test!(configuration_that_came_with_the_data_is_merged_and_mended, || as
     ];
     assert_eq!(found, expected, "{rejected:#?}");
     a.postgres.comment_out(&rejected).unwrap();
-    assert_eq!(a.postgres.check_settings(&files, Merge::WithExisting, &limit()).await.unwrap(), []);
-    a.postgres.write_config(&files, Merge::WithExisting, &limit()).await.unwrap();
-    a.postgres.start(Merge::WithExisting, &limit()).await.unwrap();
+    assert_eq!(a.postgres.check_settings(&files, ConfigMerge::WithExisting, &limit()).await.unwrap(), []);
+    a.postgres.write_config(&files, ConfigMerge::WithExisting, &limit()).await.unwrap();
+    a.postgres.start(ConfigMerge::WithExisting, &limit()).await.unwrap();
     a.postgres.wait_ready(&limit()).await.unwrap();
     let configured = a.postgres.configured_parameters(&limit()).await.unwrap();
     assert_eq!(configured["max_connections"], "37");
@@ -338,15 +342,15 @@ instance_test!(recovery_to_a_target_ends_or_says_why_not, || async {
     set("restore_command", format!("cp '{}'/%f \"%p\"", archive.display()));
     set("recovery_target_action", "promote".into());
     set("recovery_target_name", "nowhere".into());
-    b.postgres.write_config(&files, Merge::WithExisting, &limit()).await.unwrap();
+    b.postgres.write_config(&files, ConfigMerge::WithExisting, &limit()).await.unwrap();
     assert!(!b.data().join("standby.signal").exists());
-    b.postgres.start(Merge::WithExisting, &limit()).await.unwrap();
+    b.postgres.start(ConfigMerge::WithExisting, &limit()).await.unwrap();
     let error = b.postgres.wait_recovery_end(&limit()).await.unwrap_err();
     let PostgresError::ServerExited { explanation, .. } = &error else { panic!("{error}") };
     assert!(explanation.contains("target was not reached"), "{explanation}");
 
     b.postgres.restore("echo 'no backup here' >&2; exit 3", &progress(), &limit()).await.unwrap_err();
-    assert_eq!(b.postgres.facts().unwrap(), DataDirectory::Absent);
+    assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
 });
 
 instance_test!(an_orphan_is_stopped_and_only_ours, || async {
@@ -354,7 +358,9 @@ instance_test!(an_orphan_is_stopped_and_only_ours, || async {
     a.create(&[]).await;
     let pid = a.pid();
     let second = a.reopened();
-    assert!(second.start(Merge::Replace, &limit()).await.unwrap_err().to_string().contains("did not start"));
+    assert!(
+        second.start(ConfigMerge::Replace, &limit()).await.unwrap_err().to_string().contains("did not start")
+    );
     assert!(second.remove_data(&limit()).await.is_err());
     let outcome = second.stop_orphan(&limit()).await.unwrap();
     assert_eq!(outcome, OrphanOutcome::Stopped { pid: pid.try_into().unwrap() });
@@ -363,7 +369,7 @@ instance_test!(an_orphan_is_stopped_and_only_ours, || async {
     // A pid file that names somebody else: a process that must live on.
     std::fs::write(a.data().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
     assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::None);
-    second.start(Merge::Replace, &limit()).await.unwrap();
+    second.start(ConfigMerge::Replace, &limit()).await.unwrap();
     second.wait_ready(&limit()).await.unwrap();
     second.stop(StopMode::Immediate, DEADLINE, &limit()).await.unwrap();
 });
@@ -378,14 +384,14 @@ instance_test!(empty_lock_files_keep_no_server_from_starting, || async {
     let lock = std::fs::File::create(&of_socket).unwrap();
     // It may be another server's that is about to write into it.
     let attempt = async {
-        a.postgres.start(Merge::Replace, &limit()).await?;
+        a.postgres.start(ConfigMerge::Replace, &limit()).await?;
         a.postgres.wait_ready(&limit()).await
     };
     let error = attempt.await.unwrap_err();
     assert!(error.to_string().contains("is empty") && of_socket.exists(), "{error}");
     lock.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
     std::fs::write(a.data().join("postmaster.pid"), "").unwrap();
-    a.postgres.start(Merge::Replace, &limit()).await.unwrap();
+    a.postgres.start(ConfigMerge::Replace, &limit()).await.unwrap();
     a.postgres.wait_ready(&limit()).await.unwrap();
     a.stop().await;
 });
@@ -491,7 +497,7 @@ instance_test!(a_tool_that_is_called_off_leaves_no_process, || async {
         std::fs::read_to_string(format!("/proc/{child}/stat")).map_or(true, |stat| stat.contains(") Z "))
     })
     .await;
-    assert_eq!(a.postgres.facts().unwrap(), DataDirectory::Absent);
+    assert_eq!(a.postgres.facts().unwrap(), Data::Absent);
 });
 
 instance_test!(a_wrong_superuser_password_is_said_at_once, || async {
@@ -501,7 +507,7 @@ instance_test!(a_wrong_superuser_password_is_said_at_once, || async {
     let mut options = a.postgres.options().clone();
     options.superuser.password = Password::new("wrong");
     let other = LocalPostgres::new(options);
-    other.start(Merge::Replace, &limit()).await.unwrap();
+    other.start(ConfigMerge::Replace, &limit()).await.unwrap();
     let error = other.wait_ready(&limit()).await.unwrap_err();
     assert!(error.to_string().contains("superuser \"stolon\" cannot log in"), "{error}");
     assert!(!format!("{other:?}").contains("wrong"));
@@ -515,11 +521,11 @@ instance_test!(limits_below_those_of_the_data_are_explained, || async {
     a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
     b.copy(&a, OldData::DeleteFirst).await.unwrap();
     let control = b.postgres.control_data(&limit()).await.unwrap();
-    assert_eq!((control.max_connections, control.max_prepared_transactions), (60, 9));
+    assert_eq!((control.demands.max_connections, control.demands.max_prepared_transactions), (60, 9));
     let mut files = b.standby_files(&a, &[("max_connections", "20"), ("recovery_target_action", "shutdown")]);
     files.recovery.mode = RecoveryMode::Standby;
-    b.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
-    b.postgres.start(Merge::Replace, &limit()).await.unwrap();
+    b.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
+    b.postgres.start(ConfigMerge::Replace, &limit()).await.unwrap();
     let error = b.postgres.wait_ready(&limit()).await.unwrap_err();
     assert!(error.to_string().contains("max_connections = 20"), "{error}");
     a.stop().await;
@@ -570,11 +576,11 @@ instance_test!(data_of_another_major_version_is_named, || async {
     a.create(&[]).await;
     a.stop().await;
     std::fs::write(a.data().join("PG_VERSION"), "14\n").unwrap();
-    assert_eq!(a.postgres.facts().unwrap().initialised().unwrap().version.major, 14);
-    let rejected = a.postgres.check_settings(&a.files(&[]), Merge::Replace, &limit()).await.unwrap();
+    assert_eq!(a.present().version.major, 14);
+    let rejected = a.postgres.check_settings(&a.files(&[]), ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(rejected.len(), 1, "{rejected:#?}");
     assert!(rejected[0].message.contains("another major version"), "{rejected:#?}");
-    let error = a.postgres.start(Merge::Replace, &limit()).await.unwrap_err();
+    let error = a.postgres.start(ConfigMerge::Replace, &limit()).await.unwrap_err();
     assert!(error.to_string().contains("another major version"), "{error}");
 });
 
@@ -598,10 +604,10 @@ async fn full_disk() {
     a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
     let error = b.copy(&a, OldData::KeepUntilCopied).await.unwrap_err();
     assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
-    assert_eq!(b.postgres.facts().unwrap(), DataDirectory::Absent);
+    assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
     let error = b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap_err();
     assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
-    assert_eq!(b.postgres.facts().unwrap(), DataDirectory::Absent);
+    assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
     a.stop().await;
 }
 
@@ -609,9 +615,9 @@ instance_test!(a_server_that_logs_to_files_explains_itself_too, || async {
     let a = Instance::new("a", &Passwords::default());
     a.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
     let mut files = a.files(&[("logging_collector", "on")]);
-    files.hba.push("nonsense".into());
-    a.postgres.write_config(&files, Merge::Replace, &limit()).await.unwrap();
-    let started = a.postgres.start(Merge::Replace, &limit()).await;
+    files.hba.push(HbaLine::Verbatim("nonsense".into()));
+    a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
+    let started = a.postgres.start(ConfigMerge::Replace, &limit()).await;
     let error = match started {
         Err(error) => error,
         Ok(()) => a.postgres.wait_ready(&limit()).await.unwrap_err(),

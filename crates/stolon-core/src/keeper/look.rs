@@ -10,13 +10,13 @@ use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
 
 use super::observation::{AlterSystem, Data};
 use super::parameters::Demands;
-use super::version::BinaryVersion;
+use crate::postgres::Version;
 
 /// What one look found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Of the binaries (`postgres -V`), or why it is not known: one sentence.
-    pub version: Result<BinaryVersion, String>,
+    pub version: Result<Version, String>,
     /// What stands at PGDATA.
     pub data: Data,
     /// The server process, and what it said.

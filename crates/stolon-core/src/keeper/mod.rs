@@ -17,7 +17,6 @@ mod plan;
 mod recovery;
 mod say;
 mod step;
-mod version;
 mod warrant;
 
 pub use event::{
@@ -47,5 +46,4 @@ pub use plan::plan;
 pub use recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters};
 pub use say::Saying;
 pub use step::{ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
-pub use version::BinaryVersion;
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

@@ -8,13 +8,13 @@ use super::hba::HbaLine;
 use super::parameters::{Demands, ParameterProblem, Refusals};
 use super::recovery::RecoverySettings;
 use super::step::OldData;
-use super::version::BinaryVersion;
+use crate::postgres::Version;
 
 /// Everything that a plan depends on besides the goal.
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// Of the binaries.
-    pub version: BinaryVersion,
+    pub version: Version,
     /// `dbstate`.
     pub local: LocalState,
     /// What stands at PGDATA.
@@ -75,7 +75,7 @@ pub enum Data {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
     /// `PG_VERSION`.
-    pub version: BinaryVersion,
+    pub version: Version,
     /// By the signal files.
     pub kind: DataKind,
     /// From the control data, decimal.

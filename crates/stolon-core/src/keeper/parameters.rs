@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
 
-use super::version::BinaryVersion;
+use crate::postgres::Version;
 use crate::settings::{self, FILE_LOCATIONS, RECOVERY_ONLY};
 
 /// Names that are removed from what is reported and from what is captured, beside [`RECOVERY_ONLY`]: they are managed here, and
@@ -108,7 +108,7 @@ pub struct ParameterGoal {
 #[derive(Clone, Copy, Debug)]
 pub struct ParameterFacts<'a> {
     /// Of the binaries.
-    pub version: BinaryVersion,
+    pub version: Version,
     /// Captured at initialisation.
     pub captured: Option<&'a Parameters>,
     /// Set when the server will recover a copied cluster.
@@ -239,7 +239,7 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
     managed
 }
 
-fn wal_level(version: BinaryVersion, theirs: &Parameters) -> String {
+fn wal_level(version: Version, theirs: &Parameters) -> String {
     match theirs.get("wal_level").map(String::as_str) {
         Some("logical") => "logical",
         _ if version.has_wal_level_replica() => "replica",
@@ -272,7 +272,7 @@ pub fn instances_of(application_names: &[String]) -> Vec<InstanceUid> {
 }
 
 /// Raises limits to what the copied cluster was run with: with less, recovery stops. Somebody who asked for less is told.
-fn raise(wanted: &mut WantedParameters, demands: &Demands, version: BinaryVersion) {
+fn raise(wanted: &mut WantedParameters, demands: &Demands, version: Version) {
     let parameters = &mut wanted.parameters;
     for (name, demanded, default) in demands.limits() {
         let ours = parameters.get(name).map_or(Some(default), |text| text.trim().parse::<u64>().ok());

@@ -1,6 +1,6 @@
 use super::*;
 
-const V15: BinaryVersion = BinaryVersion { major: 15, minor: 4 };
+const V15: Version = Version { major: 15, minor: 4 };
 
 fn map(pairs: &[(&str, &str)]) -> Parameters {
     pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
@@ -20,7 +20,7 @@ fn goal(user: &[(&str, &str)]) -> ParameterGoal {
 }
 
 struct Facts {
-    version: BinaryVersion,
+    version: Version,
     captured: Option<Parameters>,
     demands: Option<Demands>,
     refusals: Refusals,
@@ -73,8 +73,8 @@ fn wal_level_may_only_be_raised_to_logical() {
     for (asked, version, expected) in [
         ("logical", V15, "logical"),
         ("minimal", V15, "replica"),
-        ("archive", BinaryVersion { major: 9, minor: 5 }, "hot_standby"),
-        ("replica", BinaryVersion { major: 9, minor: 6 }, "replica"),
+        ("archive", Version { major: 9, minor: 5 }, "hot_standby"),
+        ("replica", Version { major: 9, minor: 6 }, "replica"),
     ] {
         let facts = Facts { version, ..facts() };
         assert_eq!(
@@ -86,7 +86,7 @@ fn wal_level_may_only_be_raised_to_logical() {
 
 #[test]
 fn wal_is_kept_in_the_unit_of_the_version() {
-    let v12 = || Facts { version: BinaryVersion { major: 12, minor: 1 }, ..facts() };
+    let v12 = || Facts { version: Version { major: 12, minor: 1 }, ..facts() };
     for (facts, user, name, expected) in [
         (facts(), ("wal_keep_size", "1GB"), "wal_keep_size", Some("1GB")),
         (facts(), ("wal_keep_segments", "20"), "wal_keep_size", Some("320MB")),

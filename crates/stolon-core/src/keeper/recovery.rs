@@ -5,7 +5,7 @@ use stolon_model::{
     replication_name,
 };
 
-use super::version::BinaryVersion;
+use crate::postgres::Version;
 
 /// How a server starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct RecoverySettings {
 
 impl RecoverySettings {
     /// A standby of an instance of this cluster.
-    pub fn internal_standby(upstream: Upstream, version: BinaryVersion) -> Self {
+    pub fn internal_standby(upstream: Upstream, version: Version) -> Self {
         let mut settings = Self {
             mode: RecoveryMode::Standby,
             upstream: None,
@@ -65,7 +65,7 @@ impl RecoverySettings {
     pub fn external_standby(
         standby: Option<&StandbySettings>,
         archive: Option<&ArchiveRecoverySettings>,
-        version: BinaryVersion,
+        version: Version,
     ) -> Self {
         let parameters = recovery_parameters(standby, archive, None, version);
         Self { mode: RecoveryMode::Standby, upstream: None, parameters }
@@ -75,7 +75,7 @@ impl RecoverySettings {
     pub fn to_target(
         archive: Option<&ArchiveRecoverySettings>,
         target: Option<&RecoveryTargetSettings>,
-        version: BinaryVersion,
+        version: Version,
     ) -> Self {
         let parameters = recovery_parameters(None, archive, target, version);
         Self { mode: RecoveryMode::Recovery, upstream: None, parameters }
@@ -105,7 +105,7 @@ pub fn recovery_parameters(
     standby: Option<&StandbySettings>,
     archive: Option<&ArchiveRecoverySettings>,
     target: Option<&RecoveryTargetSettings>,
-    version: BinaryVersion,
+    version: Version,
 ) -> Parameters {
     let mut parameters = Parameters::new();
     let mut set = |name: &str, value: &str| {
@@ -153,8 +153,8 @@ pub fn exclusive_targets(parameters: &Parameters) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    const V15: BinaryVersion = BinaryVersion { major: 15, minor: 4 };
-    const V11: BinaryVersion = BinaryVersion { major: 11, minor: 0 };
+    const V15: Version = Version { major: 15, minor: 4 };
+    const V11: Version = Version { major: 11, minor: 0 };
 
     fn pairs(parameters: &Parameters) -> Vec<(&str, &str)> {
         parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()

@@ -9,8 +9,8 @@ use super::goal::{LeaveAlone, StopReason};
 use super::observation::{Config, Gate};
 use super::outcome::RejectedSetting;
 use super::recovery::Upstream;
-use super::version::BinaryVersion;
 use super::warrant::DestroyWarrant;
+use crate::postgres::Version;
 
 /// What to do now. A prefix of the way to the goal: where a step depends on what the one before it did, the plan
 /// ends with [`Step::Reobserve`].
@@ -309,9 +309,9 @@ pub enum Trouble {
     )]
     OtherMajor {
         /// Of the data.
-        data: BinaryVersion,
+        data: Version,
         /// Of the binaries.
-        binaries: BinaryVersion,
+        binaries: Version,
     },
     /// A primary cannot become a standby without being made anew.
     #[error("cannot go from master to standby: waiting for the sentinel to have this db made anew")]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use stolon_core::keeper::*;
+use stolon_core::postgres::Version;
 use stolon_model::{
     BootUuid, ClusterData, ClusterSpec, ClusterUid, FollowConfig, FollowType, InitMode, Instance,
     InstanceInitMode, InstanceUid, Keeper, KeeperUid, Phase, PitrConfig, Role, Timestamp,
 };
 
-pub const V15: BinaryVersion = BinaryVersion { major: 15, minor: 4 };
+pub const V15: Version = Version { major: 15, minor: 4 };
 pub const SYSTEM: &str = "7000000000000000001";
 
 pub fn identity() -> Identity {

@@ -1,6 +1,7 @@
 //! The situation matrix: one row each.
 
 use stolon_core::keeper::*;
+use stolon_core::postgres::Version;
 use stolon_model::{
     ArchiveRecoverySettings, FollowConfig, InstanceInitMode as Init, RecoveryTargetSettings, Role,
 };
@@ -294,7 +295,7 @@ fn data_that_is_gone_is_never_made_again_by_itself() {
 fn data_of_another_major_is_not_started() {
     let cluster = asked(Role::Primary, Init::None);
     let data = Data::Present(Present {
-        version: BinaryVersion { major: 14, minor: 0 },
+        version: Version { major: 14, minor: 0 },
         kind: DataKind::Primary,
         system_identifier: SYSTEM.into(),
     });
@@ -326,7 +327,7 @@ fn a_new_upstream_is_followed_with_a_reload_where_postgresql_can() {
     let mut seen = running(DataKind::Standby, &goal(&cluster));
     cluster.instances.get_mut(&"pp".into()).unwrap().status.port = "5433".into();
     assert_eq!(planned(&cluster, &seen), "configure:standby reload slots commit:3");
-    seen.version = BinaryVersion { major: 12, minor: 9 };
+    seen.version = Version { major: 12, minor: 9 };
     seen.data = Data::Present(Present {
         version: seen.version,
         kind: DataKind::Standby,

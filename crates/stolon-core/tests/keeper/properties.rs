@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use stolon_core::keeper::*;
+use stolon_core::postgres::Version;
 use stolon_model::{ClusterData, InstanceInitMode as Init, Role};
 
 use crate::given::*;
@@ -48,7 +49,7 @@ fn data() -> impl Strategy<Value = Data> {
         Just(present(DataKind::Primary)),
         Just(present(DataKind::Standby)),
         (9u16..18).prop_map(|major| Data::Present(Present {
-            version: BinaryVersion { major, minor: 0 },
+            version: Version { major, minor: 0 },
             kind: DataKind::Primary,
             system_identifier: "1".into(),
         })),

@@ -1,6 +1,7 @@
 //! Making an instance in several passes, with the failures between them.
 
 use stolon_core::keeper::*;
+use stolon_core::postgres::Version;
 use stolon_model::{InstanceInitMode as Init, Lsn, Role, Timeline, TimelineHistoryEntry};
 
 use crate::given::*;
@@ -38,7 +39,7 @@ fn a_restored_backup_is_recovered_and_then_complete() {
 #[test]
 fn a_restored_backup_of_another_major_is_fetched_again_and_said_so() {
     let cluster = asked(Role::Primary, Init::PointInTimeRecovery);
-    let version = BinaryVersion { major: 14, minor: 0 };
+    let version = Version { major: 14, minor: 0 };
     let data = Data::Present(Present { version, kind: DataKind::Primary, system_identifier: SYSTEM.into() });
     let seen = half_made(Stage::Restored, data);
     let plan = plan(&goal(&cluster), &seen);

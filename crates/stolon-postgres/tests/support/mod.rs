@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use stolon_core::keeper::{Config, ConfigMerge, Data, HbaLine, Present, RecoveryMode, Upstream};
 use stolon_postgres::*;
 use stolon_testkit::postgres::{as_unprivileged_user, bin_directory, free_port};
 use tokio::sync::watch;
@@ -126,7 +127,15 @@ impl Instance {
         LocalPostgres::new(self.postgres.options().clone())
     }
 
-    pub fn files(&self, more: &[(&str, &str)]) -> ConfigFiles {
+    /// What stands at PGDATA, which must be an instance.
+    pub fn present(&self) -> Present {
+        match self.postgres.facts().unwrap() {
+            Data::Present(present) => present,
+            other => panic!("{other:?} is no instance"),
+        }
+    }
+
+    pub fn files(&self, more: &[(&str, &str)]) -> Config {
         let mut parameters: BTreeMap<String, String> = [
             ("port", self.port.as_str()),
             ("listen_addresses", "127.0.0.1"),
@@ -153,10 +162,10 @@ impl Instance {
             "host replication repluser 127.0.0.1/32 md5",
             "host all all 127.0.0.1/32 md5",
         ];
-        ConfigFiles { parameters, recovery: Recovery::default(), hba: hba.map(str::to_owned).into() }
+        Config { parameters, hba: hba.map(str::to_owned).map(HbaLine::Verbatim).into(), ..Config::default() }
     }
 
-    pub fn standby_files(&self, of: &Instance, more: &[(&str, &str)]) -> ConfigFiles {
+    pub fn standby_files(&self, of: &Instance, more: &[(&str, &str)]) -> Config {
         let mut files = self.files(more);
         files.recovery.mode = RecoveryMode::Standby;
         let conninfo = self.postgres.replication_conninfo(&of.source_for(self));
@@ -169,13 +178,13 @@ impl Instance {
         format!("stolon_{}", self.name)
     }
 
-    pub fn source_for(&self, other: &Instance) -> Source {
-        Source { host: "127.0.0.1".into(), port: self.port.clone(), application_name: other.slot() }
+    pub fn source_for(&self, other: &Instance) -> Upstream {
+        Upstream { host: "127.0.0.1".into(), port: self.port.clone(), application_name: other.slot() }
     }
 
-    pub async fn start(&self, files: &ConfigFiles) {
-        self.postgres.write_config(files, Merge::Replace, &limit()).await.unwrap();
-        self.postgres.start(Merge::Replace, &limit()).await.unwrap();
+    pub async fn start(&self, files: &Config) {
+        self.postgres.write_config(files, ConfigMerge::Replace, &limit()).await.unwrap();
+        self.postgres.start(ConfigMerge::Replace, &limit()).await.unwrap();
         self.postgres.wait_ready(&limit()).await.unwrap();
     }
 

@@ -1,6 +1,9 @@
-//! Versions of PostgreSQL: reading them, and one predicate for each difference that matters.
+//! Versions of PostgreSQL: reading them, and one predicate for each difference that matters, with its source in the
+//! manual's release notes.
 
-/// A version such as 15.4 or 9.6 (`major` 9, `minor` 6).
+use stolon_model::PostgresVersion;
+
+/// A version such as 15.4 or 9.6 (`major` 9, `minor` 6), of binaries or of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     /// `15` of 15.4, `9` of 9.6.7.
@@ -8,6 +11,9 @@ pub struct Version {
     /// `4` of 15.4, `6` of 9.6.7; 0 when absent.
     pub minor: u16,
 }
+
+const V9_5: Version = Version { major: 9, minor: 5 };
+const V9_6: Version = Version { major: 9, minor: 6 };
 
 impl Version {
     /// Reads the output of `postgres -V`: the digits and dots after `(PostgreSQL) `.
@@ -28,9 +34,45 @@ impl Version {
         Some(Self { major, minor })
     }
 
-    /// The number that must be equal for binaries and data to fit: 15 for 15.4, 9.6 for 9.6.7.
-    pub fn same_major(self, data: Self) -> bool {
+    /// Binaries of this version can run data of that one: 15.4 those of 15, 9.6.7 those of 9.6
+    /// (manual, "Upgrading a PostgreSQL Cluster").
+    pub fn runs_data_of(self, data: Self) -> bool {
         self.major == data.major && (self.major >= 10 || self.minor == data.minor)
+    }
+
+    /// `wal_level` knows `replica` (release notes 9.6).
+    pub fn has_wal_level_replica(self) -> bool {
+        self >= V9_6
+    }
+
+    /// `wal_keep_size` instead of `wal_keep_segments` (release notes 13).
+    pub fn has_wal_keep_size(self) -> bool {
+        self.major >= 13
+    }
+
+    /// `wal_retrieve_retry_interval` exists (release notes 9.5).
+    pub fn has_wal_retrieve_retry_interval(self) -> bool {
+        self >= V9_5
+    }
+
+    /// `track_commit_timestamp` exists (release notes 9.5).
+    pub fn has_track_commit_timestamp(self) -> bool {
+        self >= V9_5
+    }
+
+    /// Recovery follows the latest timeline unless told otherwise (release notes 12).
+    pub fn follows_latest_timeline(self) -> bool {
+        self.major >= 12
+    }
+
+    /// A reload is enough for a recovery parameter (release notes 12, 13 and 14).
+    pub fn reloads_recovery_parameter(self, name: &str) -> bool {
+        match name {
+            "recovery_min_apply_delay" => self.major >= 12,
+            "primary_conninfo" | "primary_slot_name" => self.major >= 13,
+            "restore_command" => self.major >= 14,
+            _ => false,
+        }
     }
 
     /// Recovery settings live in `postgresql.conf`, with `standby.signal` and `recovery.signal`
@@ -46,7 +88,7 @@ impl Version {
 
     /// `pg_basebackup --slot` exists (release notes 9.6).
     pub fn base_backup_takes_slot(self) -> bool {
-        self >= Self { major: 9, minor: 6 }
+        self >= V9_6
     }
 
     /// `pg_replication_slots.temporary` exists (release notes 10).
@@ -72,12 +114,16 @@ impl Version {
 }
 
 impl std::fmt::Display for Version {
+    /// The part that data and binaries must share: `15`, or `9.6`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
+        match self.major {
+            10.. => write!(f, "{}", self.major),
+            _ => write!(f, "{}.{}", self.major, self.minor),
+        }
     }
 }
 
-impl From<Version> for stolon_model::PostgresVersion {
+impl From<Version> for PostgresVersion {
     fn from(version: Version) -> Self {
         Self { major: version.major.into(), minor: version.minor.into() }
     }
@@ -105,8 +151,8 @@ mod tests {
     #[test]
     fn data_of_another_major_is_told_apart() {
         let v = |text| Version::from_numbers(text).unwrap();
-        assert!(v("15.4").same_major(v("15")));
-        assert!(!v("15.4").same_major(v("14")));
-        assert!(!v("9.6.1").same_major(v("9.5")));
+        assert!(v("15.4").runs_data_of(v("15")));
+        assert!(!v("15.4").runs_data_of(v("14")));
+        assert!(!v("9.6.1").runs_data_of(v("9.5")));
     }
 }
