@@ -230,7 +230,7 @@ fn mirror() -> Result<String> {
         .filter_map(|line| line.split_once(' '))
         .find(|(_, suite)| suite.ends_with(" main") && !suite.contains('-'))
         .map(|(uri, _)| uri.to_owned())
-        .context("apt-get knows no Debian mirror\nhint: run apt-get update")
+        .context("apt-get knows no Debian mirror: run apt-get update")
 }
 
 fn only_file(directory: &Path, extension: &str) -> Result<PathBuf> {
@@ -255,8 +255,7 @@ fn check_sha256(file: &Path, expected: &str) -> Result<()> {
 fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(std::process::Stdio::null()).output();
-    let output =
-        output.with_context(|| format!("cannot run {program}\nhint: ./test installs what is needed"))?;
+    let output = output.with_context(|| format!("cannot run {program} (./test installs what is needed)"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} failed ({}): {}", output.status, said.trim());
     Ok(())

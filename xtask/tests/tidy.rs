@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-keeper", &["stolon-core", "stolon-model", "stolon-postgres", "stolon-runtime", "stolon-store"]),
     ("stolon-sentinel", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
     ("stolon-proxy", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
-    ("stolon-local", &[]),
+    ("stolon-local", &["stolon-model"]),
     ("stolonctl", &["stolon-core", "stolon-local", "stolon-model", "stolon-runtime", "stolon-store"]),
 ];
 

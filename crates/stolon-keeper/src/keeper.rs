@@ -8,7 +8,7 @@ use stolon_core::keeper::{
     Attempt, Config, DataKind, Demands, Gate, Goal, Identity, InstanceRole, LeaveAlone, LocalState, NextLook,
     Patience, PendingRestart, Plan, Refusals, Step, plan,
 };
-use stolon_model::{ClusterData, InstanceState, KeeperState, Parameters};
+use stolon_model::{Advise as _, ClusterData, Explained, InstanceState, KeeperState, Parameters};
 use stolon_postgres::{PostgresError, ServerState};
 use stolon_runtime::Backoff;
 use stolon_store::{Watch, WatchScope};
@@ -368,11 +368,10 @@ impl<'a> Keeper<'a> {
     /// A pass reached its end.
     fn finished(&mut self, plan: &Plan) -> Next {
         if let Some(trouble) = &plan.trouble {
-            return self.troubled_by(&trouble.to_string());
+            return self.troubled_by(&trouble.explained());
         }
         if let Goal::LeaveAlone(why @ (LeaveAlone::Unusable(_) | LeaveAlone::Impossible(_))) = &self.goal {
-            let sentence = why.to_string();
-            return self.troubled_by(&sentence);
+            return self.troubled_by(&Explained::new(why.to_string()));
         }
         self.backoff.reset();
         self.troubled = None;
@@ -400,19 +399,14 @@ impl<'a> Keeper<'a> {
             PassError::Postgres(error) => error.hint(),
             PassError::StateFile(_) | PassError::Refused(_) => None,
         };
-        let sentence = match hint {
-            Some(hint) => format!("{error}\nhint: {hint}"),
-            None => error.to_string(),
-        };
-        self.troubled_by(&sentence)
+        self.troubled_by(&Explained { sentence: error.to_string(), hint })
     }
 
     /// Says what is wrong, and when it will be tried again.
-    fn troubled_by(&mut self, sentence: &str) -> Next {
-        let sentence = stolon_runtime::redact(sentence).to_string();
+    fn troubled_by(&mut self, trouble: &Explained) -> Next {
         let pause = self.backoff.next_pause();
         let again = stolon_model::GoDuration::from(pause).to_string();
-        let line = sentence.replace("\nhint: ", "; hint: ").replace('\n', " ");
+        let line = stolon_runtime::redact(&trouble.on_one_line()).to_string();
         if self.troubled.as_deref() == Some(line.as_str()) {
             tracing::warn!(try_again_in = %again, "still: {line}");
         } else {

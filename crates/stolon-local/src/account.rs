@@ -5,6 +5,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use stolon_model::Explained;
 use tokio::process::Command;
 
 /// Users that may run PostgreSQL when we are root, best first: Debian's own, then one that owns nothing.
@@ -43,8 +44,11 @@ impl Account {
             }
         }
         bail!(
-            "PostgreSQL refuses to run as root, and there is no user {}\nhint: adduser --system --group postgres",
-            CANDIDATES.join(" or ")
+            Explained::new(format!(
+                "PostgreSQL refuses to run as root, and there is no user {}",
+                CANDIDATES.join(" or ")
+            ))
+            .with_hint("adduser --system --group postgres")
         )
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use stolon_model::Explained;
 
 use crate::Account;
 
@@ -22,8 +23,8 @@ pub async fn reachable_programs(
     for program in PROGRAMS {
         if !directory.join(program).is_file() {
             bail!(
-                "the program {program} is not in {}\nhint: build all of them with `cargo build --workspace`",
-                directory.display()
+                Explained::new(format!("the program {program} is not in {}", directory.display()))
+                    .with_hint("build all of them with `cargo build --workspace`")
             );
         }
     }
@@ -41,11 +42,18 @@ pub async fn reachable_programs(
     }
     if !reaches(copies, account).await? {
         bail!(
-            "the unprivileged user cannot run programs in {}\nhint: name a data directory that it can enter, on a file system mounted without noexec",
-            copies.display()
+            Explained::new(format!("the unprivileged user cannot run programs in {}", copies.display()))
+                .with_hint(
+                    "name a data directory that it can enter, on a file system mounted without noexec"
+                )
         );
     }
     Ok(copies.to_path_buf())
+}
+
+/// setpriv(1) cannot be run.
+pub fn no_setpriv() -> Explained {
+    Explained::new("setpriv cannot be run").with_hint("apt-get install util-linux")
 }
 
 /// True when the account can run the programs in a directory. Not setpriv itself looks for them: root's capabilities are still with it
@@ -53,6 +61,6 @@ pub async fn reachable_programs(
 async fn reaches(directory: &Path, account: &Account) -> anyhow::Result<bool> {
     let mut command = account.expendable_command("env");
     command.arg(directory.join(PROGRAMS[3])).arg("--version").current_dir("/");
-    let output = command.output().await.context("setpriv cannot be run\nhint: apt-get install util-linux")?;
+    let output = command.output().await.with_context(no_setpriv)?;
     Ok(output.status.success())
 }

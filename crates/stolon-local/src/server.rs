@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use stolon_model::Explained;
 use tokio::io::AsyncWriteExt;
 
 use crate::{Account, Process, Target};
@@ -161,6 +162,9 @@ impl Server {
         std::env::split_paths(&path)
             .chain([PathBuf::from("/usr/lib/postgresql/15/bin")])
             .find(|directory| has_server(directory))
-            .context("PostgreSQL's server programs were not found\nhint: apt-get install postgresql-15, or name their directory with --pg-bin-path")
+            .with_context(|| {
+                Explained::new("PostgreSQL's server programs were not found")
+                    .with_hint("apt-get install postgresql-15, or name their directory with --pg-bin-path")
+            })
     }
 }

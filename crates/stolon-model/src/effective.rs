@@ -1,6 +1,9 @@
 //! What a specification means once its defaults are filled in, and whether it can be worked with
 //! (docs: "Cluster specification").
 
+use std::borrow::Cow;
+
+use crate::explained::Advise;
 use crate::spec::{AccessMode, InitMode, Role};
 
 pub use crate::spec::EffectiveSpec;
@@ -64,31 +67,31 @@ pub enum InvalidSpec {
     UnknownRole(String),
 }
 
-impl InvalidSpec {
-    /// What to do about it, where that is not obvious from the message.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::NegativeDuration(_) => Some("0 is allowed, a negative span of time is not"),
-            Self::ProxyCheckInterval => Some(
-                "fields that are not set count with their defaults: stolonctl spec --defaults shows them",
-            ),
-            Self::SynchronousStandbys => {
-                Some("fields that are not set count with their defaults: set maxSynchronousStandbys too")
+impl Advise for InvalidSpec {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        let hint = match self {
+            Self::NegativeDuration(_) => "0 is allowed, a negative span of time is not",
+            Self::ProxyCheckInterval => {
+                "fields that are not set count with their defaults: stolonctl spec --defaults shows them"
             }
-            Self::NoInitMode => Some(
-                "give initMode \"new\", \"existing\" or \"pitr\"; a full replacement must repeat the stored one",
-            ),
-            Self::SlotName(_) => Some("a slot name consists of a-z, 0-9 and _"),
-            Self::ReservedSlotName(_) => Some("give the name without stolon_, it is put in front by itself"),
-            Self::HbaNewline => Some("make it several entries of the list"),
-            Self::NewStandbyCluster => Some("a standby cluster is made with initMode \"pitr\""),
-            Self::UnknownInitMode(_) => Some("initMode is \"new\", \"existing\" or \"pitr\""),
-            Self::UnknownAccessMode(_) => Some("defaultSUReplAccessMode is \"all\" or \"strict\""),
-            Self::UnknownRole(_) => Some("role is \"master\" or \"standby\""),
-            Self::NoStandbyConfig => Some("standbyConfig may be {} when only archived WAL is read"),
-            Self::RecoveryTargetOfStandbyCluster => Some("remove pitrConfig.recoveryTargetSettings"),
-            Self::BelowOne(_) | Self::ConfigMissing { .. } | Self::ConfigFieldEmpty(_) => None,
-        }
+            Self::SynchronousStandbys => {
+                "fields that are not set count with their defaults: set maxSynchronousStandbys too"
+            }
+            Self::NoInitMode => {
+                "give initMode \"new\", \"existing\" or \"pitr\"; a full replacement must repeat the stored one"
+            }
+            Self::SlotName(_) => "a slot name consists of a-z, 0-9 and _",
+            Self::ReservedSlotName(_) => "give the name without stolon_, it is put in front by itself",
+            Self::HbaNewline => "make it several entries of the list",
+            Self::NewStandbyCluster => "a standby cluster is made with initMode \"pitr\"",
+            Self::UnknownInitMode(_) => "initMode is \"new\", \"existing\" or \"pitr\"",
+            Self::UnknownAccessMode(_) => "defaultSUReplAccessMode is \"all\" or \"strict\"",
+            Self::UnknownRole(_) => "role is \"master\" or \"standby\"",
+            Self::NoStandbyConfig => "standbyConfig may be {} when only archived WAL is read",
+            Self::RecoveryTargetOfStandbyCluster => "remove pitrConfig.recoveryTargetSettings",
+            Self::BelowOne(_) | Self::ConfigMissing { .. } | Self::ConfigFieldEmpty(_) => return None,
+        };
+        Some(hint.into())
     }
 }
 

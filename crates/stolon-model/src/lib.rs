@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod effective;
+pub mod explained;
 pub mod json;
 pub mod lsn;
 pub mod nearest;
@@ -22,9 +23,10 @@ pub mod update;
 
 pub use cluster::*;
 pub use effective::{EffectiveSpec, InvalidSpec};
+pub use explained::{Advise, Explained};
 pub use json::{DecodeError, Document};
 pub use lsn::{Lsn, Timeline};
-pub use patch::{PatchError, merge_patch};
+pub use patch::{Patch, PatchError, PatchStep};
 pub use remark::SpecRemark;
 pub use report::*;
 pub use spec::*;

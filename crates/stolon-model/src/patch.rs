@@ -5,56 +5,118 @@
 //! `"$patch": "replace"`, `"$patch": "delete"` and `"$retainKeys": […]`. Keys are folded to their canonical
 //! spelling first, so that `primaryConnInfo` changes `primaryConninfo`.
 
-use crate::json::{Decode, DecodeError, Document, Node, NodeKind, Shape};
-use crate::spec::ClusterSpec;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-/// Why a patch cannot be applied.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatchError {
-    /// The patch is no JSON object.
-    #[error("failed to patch cluster spec: failed to merge patch cluster spec: invalid JSON document: {0}")]
-    NotAnObject(DecodeError),
-    /// A directive is wrong.
-    #[error("failed to patch cluster spec: failed to merge patch cluster spec: {0}")]
-    Directive(DecodeError),
-    /// A field was given a value of the wrong type.
-    #[error("failed to patch cluster spec: failed to unmarshal patched cluster spec: {0}")]
-    WrongType(DecodeError),
+use crate::explained::{Advise, Explained};
+use crate::json::{Decode, DecodeError, DecodeErrorKind, Document, Node, NodeKind, Position, Shape};
+use crate::spec::ClusterSpec;
+use crate::unknown::{UnknownField, unknown_in};
+
+/// A patch that has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch {
+    text: String,
+    position: Position,
+    /// `None` for `null`, which changes nothing.
+    changes: Option<Entries>,
 }
 
-impl PatchError {
+/// Why a patch cannot be read or applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchError {
+    /// At which step.
+    pub step: PatchStep,
     /// Where in the patch, and what is wrong there.
-    pub fn decode_error(&self) -> &DecodeError {
-        match self {
-            Self::NotAnObject(error) | Self::Directive(error) | Self::WrongType(error) => error,
-        }
+    pub cause: DecodeError,
+    text: String,
+}
+
+/// The steps of [`Patch::parse`] and [`Patch::apply`] that can fail. The texts are Stolon's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchStep {
+    /// The patch is no JSON object.
+    #[error("failed to patch cluster spec: failed to merge patch cluster spec: invalid JSON document")]
+    Parse,
+    /// A directive is wrong.
+    #[error("failed to patch cluster spec: failed to merge patch cluster spec")]
+    Merge,
+    /// A field was given a value of the wrong type.
+    #[error("failed to patch cluster spec: failed to unmarshal patched cluster spec")]
+    Decode,
+}
+
+impl std::fmt::Display for PatchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.step, self.cause)
     }
 }
 
-/// Lay `patch` over `spec`. The result is not validated; [`ClusterSpec::check_update`] does that.
-///
-/// # Errors
-/// The patch is no JSON object, or gives a field a value of the wrong type.
-pub fn merge_patch(spec: &ClusterSpec, patch: &str) -> Result<ClusterSpec, PatchError> {
-    let patch = Node::parse(patch).map_err(PatchError::NotAnObject)?;
-    let changes = match &patch.kind {
-        NodeKind::Null => return Ok(spec.clone()),
-        NodeKind::Object(entries) => entries,
-        _ => {
-            let message = format!("a patch is an object, this is {}", patch.describe());
-            return Err(PatchError::NotAnObject(patch.error(message)));
+impl std::error::Error for PatchError {}
+
+impl Advise for PatchError {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        self.cause.hint(&self.text).map(Cow::Owned)
+    }
+
+    /// With the line of the patch and a caret under the place.
+    fn explained(&self) -> Explained {
+        self.cause.explain(&self.text).after(self.step)
+    }
+}
+
+impl Patch {
+    /// Read a patch.
+    ///
+    /// # Errors
+    /// It is no JSON object.
+    pub fn parse(text: &str) -> Result<Patch, PatchError> {
+        let failed = |cause| PatchError { step: PatchStep::Parse, cause, text: text.to_owned() };
+        let node = Node::parse(text).map_err(failed)?;
+        let changes = match node.kind {
+            NodeKind::Null => None,
+            NodeKind::Object(entries) => Some(entries),
+            _ => return Err(failed(node.error(DecodeErrorKind::PatchIsNoObject(node.describe())))),
+        };
+        Ok(Patch { text: text.to_owned(), position: node.position, changes })
+    }
+
+    /// Lay the patch over `spec`. The result is not validated; [`ClusterSpec::check_update`] does that.
+    ///
+    /// # Errors
+    /// A directive is wrong, or a field is given a value of the wrong type.
+    pub fn apply(&self, spec: &ClusterSpec) -> Result<ClusterSpec, PatchError> {
+        let failed = |step| move |cause| PatchError { step, cause, text: self.text.clone() };
+        let Some(changes) = &self.changes else { return Ok(spec.clone()) };
+        let stored = match Node::parse(&spec.to_json()).map(|node| node.kind) {
+            Ok(NodeKind::Object(entries)) => entries,
+            // Our own encoding is always an object.
+            _ => Vec::new(),
+        };
+        let merged = merged(stored, changes, ClusterSpec::SHAPE).map_err(failed(PatchStep::Merge))?;
+        let mut patched = ClusterSpec::default();
+        let merged = Node { kind: NodeKind::Object(merged), position: self.position };
+        patched.decode_into(&merged).map_err(failed(PatchStep::Decode))?;
+        Ok(patched)
+    }
+
+    /// The keys that nobody reads, in the order of the text.
+    pub fn unknown_fields(&self) -> Vec<UnknownField> {
+        unknown_in(self.changes.as_deref().unwrap_or_default())
+    }
+
+    /// The PostgreSQL parameters that the patch sets or removes.
+    pub fn parameters(&self) -> BTreeSet<String> {
+        let is_parameters =
+            |key: &str| ClusterSpec::SHAPE.field(key).is_some_and(|(name, _)| name == "pgParameters");
+        let mut parameters = BTreeSet::new();
+        for (_, value) in self.changes.iter().flatten().filter(|(key, _)| is_parameters(key)) {
+            if let NodeKind::Object(entries) = &value.kind {
+                parameters.extend(entries.iter().map(|(name, _)| name.clone()));
+            }
         }
-    };
-    let stored = match Node::parse(&spec.to_json()).map(|node| node.kind) {
-        Ok(NodeKind::Object(entries)) => entries,
-        // Our own encoding is always an object.
-        _ => Vec::new(),
-    };
-    let merged = merged(stored, changes, ClusterSpec::SHAPE).map_err(PatchError::Directive)?;
-    let mut patched = ClusterSpec::default();
-    let merged = Node { kind: NodeKind::Object(merged), position: patch.position };
-    patched.decode_into(&merged).map_err(PatchError::WrongType)?;
-    Ok(patched)
+        parameters
+    }
 }
 
 type Entries = Vec<(String, Node)>;
@@ -130,7 +192,7 @@ fn directive(patch: &[(String, Node)]) -> Result<Directive, DecodeError> {
         NodeKind::String { value, .. } if value == "merge" => Ok(Directive::Merge),
         NodeKind::String { value, .. } if value == "replace" => Ok(Directive::Replace),
         NodeKind::String { value, .. } if value == "delete" => Ok(Directive::Delete),
-        _ => Err(node.error("$patch must be \"replace\" or \"delete\"").inside(PATCH)),
+        _ => Err(node.error(DecodeErrorKind::PatchDirective).inside(PATCH)),
     }
 }
 
@@ -141,7 +203,7 @@ fn retain(
     patch: &[(String, Node)],
     shape: Shape,
 ) -> Result<(), DecodeError> {
-    let wrong = |node: &Node| node.error("$retainKeys must be a list of keys").inside(RETAIN_KEYS);
+    let wrong = |node: &Node| node.error(DecodeErrorKind::RetainKeys).inside(RETAIN_KEYS);
     let NodeKind::Array(items) = &list.kind else { return Err(wrong(list)) };
     let mut kept = Vec::new();
     for item in items {
@@ -150,7 +212,7 @@ fn retain(
     }
     for (key, value) in patch.iter().filter(|(key, value)| !is_directive(key) && !value.is_null()) {
         if !kept.contains(&canonical(key, shape).0) {
-            return Err(value.error(format!("$retainKeys does not list {key:?}, which the patch sets")));
+            return Err(value.error(DecodeErrorKind::KeyNotRetained(key.clone())));
         }
     }
     stored.retain(|(key, _)| kept.contains(key));

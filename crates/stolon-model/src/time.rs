@@ -1,6 +1,6 @@
 //! Durations and timestamps in Go's notation.
 
-use crate::json::{Decode, DecodeError, Encode, Encoder, Node, NodeKind, Shape};
+use crate::json::{Decode, DecodeError, Encode, Encoder, Node, NodeKind, Shape, Wanted};
 
 /// A span of time: signed nanoseconds, written `1h30m0.5s` on the wire (docs: "JSON rules", durations).
 ///
@@ -216,7 +216,7 @@ impl Decode for GoDuration {
             NodeKind::Array(_) => "[...]",
             NodeKind::Object(_) => "{...}",
         };
-        *self = raw.parse().map_err(|error: BadDuration| node.error(error.to_string()))?;
+        *self = raw.parse().map_err(|error: BadDuration| node.error(error))?;
         Ok(())
     }
 }
@@ -355,10 +355,10 @@ impl Decode for Timestamp {
         match &node.kind {
             NodeKind::Null => Ok(()),
             NodeKind::String { value, .. } => {
-                *self = value.parse().map_err(|error: BadTimestamp| node.error(error.to_string()))?;
+                *self = value.parse().map_err(|error: BadTimestamp| node.error(error))?;
                 Ok(())
             }
-            _ => Err(node.error(format!("expected a timestamp, found {}", node.describe()))),
+            _ => Err(node.is_no(Wanted::Timestamp)),
         }
     }
 }

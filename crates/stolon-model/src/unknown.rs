@@ -23,21 +23,33 @@ impl std::fmt::Display for UnknownField {
     }
 }
 
-/// Every key of a specification, or of a patch of one, that has no meaning, in the order of the text.
+/// Every key of a specification that has no meaning, in the order of the text.
 ///
 /// # Errors
 /// The text is no JSON.
 pub fn unknown_fields(text: &str) -> Result<Vec<UnknownField>, DecodeError> {
-    let mut found = Vec::new();
-    collect(&Node::parse(text)?, ClusterSpec::SHAPE, "", &mut found);
-    Ok(found)
+    Ok(match Node::parse(text)?.kind {
+        NodeKind::Object(entries) => unknown_in(&entries),
+        _ => Vec::new(),
+    })
 }
 
-fn collect(node: &Node, shape: Shape, path: &str, found: &mut Vec<UnknownField>) {
-    let (NodeKind::Object(entries), Shape::Document(fields)) = (&node.kind, shape) else { return };
+/// The same of what stands in the outermost object.
+pub(crate) fn unknown_in(entries: &[(String, Node)]) -> Vec<UnknownField> {
+    let mut found = Vec::new();
+    collect(entries, ClusterSpec::SHAPE, "", &mut found);
+    found
+}
+
+fn collect(entries: &[(String, Node)], shape: Shape, path: &str, found: &mut Vec<UnknownField>) {
+    let Shape::Document(fields) = shape else { return };
     for (key, value) in entries.iter().filter(|(key, _)| !key.starts_with('$')) {
         match shape.field(key) {
-            Some((name, inner)) => collect(value, inner, &joined(path, name), found),
+            Some((name, inner)) => {
+                if let NodeKind::Object(entries) = &value.kind {
+                    collect(entries, inner, &joined(path, name), found);
+                }
+            }
             None => found.push(UnknownField {
                 path: joined(path, key),
                 nearest: nearest(key, fields.iter().map(|field| field.name)).map(|name| joined(path, name)),

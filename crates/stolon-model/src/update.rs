@@ -1,6 +1,9 @@
 //! Which changes of a specification a running cluster takes (docs: "Changing a running cluster").
 
+use std::borrow::Cow;
+
 use crate::effective::InvalidSpec;
+use crate::explained::Advise;
 use crate::spec::{ClusterSpec, Role};
 
 /// Why a changed specification is refused.
@@ -17,17 +20,16 @@ pub enum UpdateRefused {
     PrimaryToStandby,
 }
 
-impl UpdateRefused {
-    /// What to do about it, where that is not obvious from the message.
-    pub fn hint(&self) -> Option<&'static str> {
+impl Advise for UpdateRefused {
+    fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Invalid(invalid) => invalid.hint(),
             Self::InitModeChanged => {
-                Some("repeat the stored initMode, or make the cluster anew with stolonctl init")
+                Some("repeat the stored initMode, or make the cluster anew with stolonctl init".into())
             }
-            Self::PrimaryToStandby => {
-                Some("make the cluster anew with stolonctl init, initMode \"pitr\" and role \"standby\"")
-            }
+            Self::PrimaryToStandby => Some(
+                "make the cluster anew with stolonctl init, initMode \"pitr\" and role \"standby\"".into(),
+            ),
         }
     }
 }

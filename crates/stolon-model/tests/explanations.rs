@@ -2,8 +2,13 @@
 
 use stolon_model::{ClusterSpec, Document};
 
+/// As it is shown: the hint on a line of its own.
 fn explain(text: &str) -> String {
-    ClusterSpec::from_json(text).expect_err(text).explain(text)
+    let explained = ClusterSpec::from_json(text).expect_err(text).explain(text);
+    match explained.hint {
+        Some(hint) => format!("{}\nhint: {hint}", explained.sentence),
+        None => explained.sentence,
+    }
 }
 
 #[test]

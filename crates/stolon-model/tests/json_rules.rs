@@ -6,7 +6,7 @@ use stolon_model::{
 
 /// What a specification is stored as, or the message of the error.
 fn stored(text: &str) -> Result<String, String> {
-    ClusterSpec::from_json(text).map(|spec| spec.to_json()).map_err(|error| error.message)
+    ClusterSpec::from_json(text).map(|spec| spec.to_json()).map_err(|error| error.kind.to_string())
 }
 
 /// The four fields that are always written, in their places between the given parts.
@@ -108,7 +108,7 @@ fn decoding_refuses_what_go_refuses() {
         assert_eq!(stored(text), Err(message.to_owned()), "{rule}: {text}");
     }
     let null = InstanceSpec::from_json(r#"{"requestTimeout":null}"#).expect_err("D8");
-    assert_eq!(null.message, "time: invalid duration \"null\"");
+    assert_eq!(null.kind.to_string(), "time: invalid duration \"null\"");
     assert_eq!(null.path, "requestTimeout");
 }
 

@@ -1,11 +1,15 @@
 //! Patches of a specification.
 
-use stolon_model::{ClusterSpec, Document, merge_patch, unknown_fields};
+use stolon_model::{ClusterSpec, Document, Patch, PatchError, unknown_fields};
 
 /// What is set after a patch, or the error.
 fn patched(stored: &str, patch: &str) -> Result<String, String> {
     let spec = ClusterSpec::from_json(stored).unwrap_or_else(|error| panic!("{stored}: {error}"));
     merge_patch(&spec, patch).map(|spec| compact(&spec)).map_err(|error| error.to_string())
+}
+
+fn merge_patch(spec: &ClusterSpec, patch: &str) -> Result<ClusterSpec, PatchError> {
+    Patch::parse(patch)?.apply(spec)
 }
 
 fn compact(spec: &ClusterSpec) -> String {
@@ -132,4 +136,7 @@ fn keys_without_meaning_are_found() {
         ]
     );
     assert!(unknown_fields("{").is_err());
+    let patch = Patch::parse(text).expect("it is a patch");
+    assert_eq!(patch.unknown_fields(), unknown_fields(text).expect("it is JSON"));
+    assert!(patch.parameters().iter().eq(["max_conections"]));
 }

@@ -416,8 +416,8 @@ proptest! {
     fn specifications_survive(spec in spec()) {
         prop_assert_eq!(ClusterSpec::from_json(&spec.to_json()), Ok(spec.clone()));
         prop_assert_eq!(ClusterSpec::from_json(&spec.to_json_indented()), Ok(spec.clone()));
-        prop_assert_eq!(merge_patch(&spec, "{}"), Ok(spec.clone()));
-        let replaced = merge_patch(&ClusterSpec::default(), &spec.to_json_set_only());
+        prop_assert_eq!(Patch::parse("{}").and_then(|patch| patch.apply(&spec)), Ok(spec.clone()));
+        let replaced = Patch::parse(&spec.to_json_set_only()).and_then(|patch| patch.apply(&ClusterSpec::default()));
         prop_assert_eq!(replaced.map(|spec| spec.to_json_set_only()), Ok(spec.to_json_set_only()));
         // serde_json reads the same text, and agrees on what it says.
         prop_assert!(serde_json::from_str::<serde_json::Value>(&spec.to_json()).is_ok());

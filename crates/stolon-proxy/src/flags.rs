@@ -62,7 +62,7 @@ impl Flags {
         let interval = keepalive_value("interval", self.tcp_keepalive_interval, 32_767)?;
         if self.connect_timeout.is_zero() {
             return Err(
-                UsageError::new("--connect-timeout must be longer than nothing").hint("its default is 10s")
+                UsageError::new("--connect-timeout must be greater than zero").hint("its default is 10s")
             );
         }
         let seconds = |value: u32| match value {

@@ -21,7 +21,7 @@ mod socket;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use stolon_model::ProxyUid;
+use stolon_model::{Advise as _, ProxyUid};
 use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_registry, new_uid8, parse, serve,
 };
@@ -41,7 +41,10 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let settings = flags.settings()?;
     let open_files = stolon_runtime::raise_open_files_limit();
     let store = stolon_store::open(&options).map_err(|error| {
-        UsageError::new(format!("cannot create cluster checker: cannot create store: {error}"))
+        UsageError::because(
+            "cannot create cluster checker: cannot create store: cannot create kv store",
+            &error,
+        )
     })?;
 
     let mut registry = new_registry(Program::Proxy, &options.cluster_name);
@@ -53,7 +56,7 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         address => Some(
             serve(address, registry, readiness.clone())
                 .await
-                .map_err(|error| Failure::new(error.to_string()))?,
+                .map_err(|error| Failure::from(error.explained()))?,
         ),
     };
 

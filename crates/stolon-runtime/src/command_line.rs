@@ -7,9 +7,11 @@ use std::io::Write as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
+use stolon_model::Explained;
 
 use crate::common_args::CommonArgs;
 use crate::program::{Program, version};
+use crate::shutdown::show;
 use crate::usage::UsageError;
 use crate::values::go_bool;
 
@@ -31,8 +33,8 @@ pub fn parse<T: clap::Parser>(program: Program) -> T {
             let _ = std::io::stdout().write_all(text.as_bytes());
             std::process::exit(0)
         }
-        Err(Stop::Usage(error)) => {
-            eprintln!("{error}");
+        Err(Stop::Usage(UsageError { message, hint })) => {
+            show(program, &Explained { sentence: message, hint });
             std::process::exit(2)
         }
     }
@@ -294,7 +296,10 @@ mod tests {
         let arguments = std::iter::once(program.name()).chain(arguments.iter().copied());
         try_parse_from(program, arguments).map_err(|stop| match stop {
             Stop::Show(text) => text,
-            Stop::Usage(error) => error.to_string(),
+            Stop::Usage(UsageError { message, hint }) => match hint {
+                Some(hint) => format!("{message}\nhint: {hint}"),
+                None => message,
+            },
         })
     }
 

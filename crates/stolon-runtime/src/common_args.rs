@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use stolon_model::Advise as _;
 use stolon_store::{Backend, StoreOptions, TlsVerification};
 
 use crate::logging::{LogColor, LogLevel, init_logging};
@@ -105,10 +106,10 @@ impl CommonArgs {
         let backend: Backend = self
             .store_backend
             .parse()
-            .map_err(|error: stolon_store::BadBackend| UsageError::new(error.to_string()))?;
+            .map_err(|error: stolon_store::BadBackend| UsageError::from(error.explained()))?;
         if self.store_timeout.is_zero() {
             return Err(
-                UsageError::new("--store-timeout must be longer than nothing").hint("its default is 5s")
+                UsageError::new("--store-timeout must be greater than zero").hint("its default is 5s")
             );
         }
         Ok(StoreOptions {

@@ -57,5 +57,5 @@ pub use prometheus_client::registry::Registry;
 pub use secret::Secret;
 pub use shutdown::{Shutdown, run};
 pub use stolon_store::BootInstant;
-pub use usage::{Failure, UsageError};
+pub use usage::{Failure, UsageError, explained};
 pub use values::{go_bool, go_duration, go_integer};

@@ -1,5 +1,6 @@
 //! A small HTTP server: `/metrics`, `/healthz`, `/readyz`.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,17 +11,22 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+use stolon_model::Advise;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot serve metrics at {address}: {cause}\nhint: choose a free host:port for --metrics-listen-address"
-)]
+#[error("cannot serve metrics at {address}: {cause}")]
 pub struct MetricsError {
     address: String,
     cause: std::io::Error,
+}
+
+impl Advise for MetricsError {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        Some("choose a free host:port for --metrics-listen-address".into())
+    }
 }
 
 /// Whether the program does its work now; what `/readyz` answers.

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use stolon_model::Explained;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::usage::{Failure, UsageError};
+use crate::usage::{UsageError, explained};
 use crate::{Program, logging};
 
 /// Tells the parts of a program that it must stop.
@@ -85,23 +86,20 @@ fn is_ignored(kind: SignalKind) -> bool {
 }
 
 fn report(program: Program, error: &anyhow::Error) -> ExitCode {
-    if let Some(usage) = error.downcast_ref::<UsageError>() {
-        show(program, &usage.message, usage.hint.as_deref());
-        return ExitCode::from(2);
+    show(program, &explained(error));
+    match error.is::<UsageError>() {
+        true => ExitCode::from(2),
+        false => ExitCode::FAILURE,
     }
-    match error.downcast_ref::<Failure>() {
-        Some(failure) => show(program, &failure.message, failure.hint.as_deref()),
-        None => show(program, &format!("{error:#}"), None),
-    }
-    ExitCode::FAILURE
 }
 
-fn show(program: Program, message: &str, hint: Option<&str>) {
+/// Tell a person why the program ends.
+pub(crate) fn show(program: Program, explained: &Explained) {
     if program != Program::Ctl && logging::is_set_up() {
-        return logging::fatal(message, hint);
+        return logging::fatal(&explained.sentence, explained.hint.as_deref());
     }
-    eprintln!("{}", logging::redact(message));
-    if let Some(hint) = hint {
+    eprintln!("{}", logging::redact(&explained.sentence));
+    if let Some(hint) = &explained.hint {
         eprintln!("hint: {hint}");
     }
 }

@@ -1,6 +1,10 @@
 //! Errors that end a program, as people see them: one sentence and what to do.
 
-/// Bad input: the program printed this, changed nothing, and exits with status 2.
+use std::fmt::Display;
+
+use stolon_model::{Advise, Explained};
+
+/// Bad input: nothing was changed, and the program exits with status 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageError {
     /// One sentence.
@@ -21,15 +25,14 @@ pub struct Failure {
 macro_rules! sentence_with_hint {
     ($name:ident) => {
         impl $name {
-            /// A sentence. A last line that begins with `hint: ` becomes the hint.
+            /// A sentence without a hint.
             pub fn new(message: impl Into<String>) -> Self {
-                let message = message.into();
-                match message.rsplit_once("\nhint: ") {
-                    Some((sentence, hint)) => {
-                        Self { message: sentence.to_owned(), hint: Some(hint.to_owned()) }
-                    }
-                    None => Self { message, hint: None },
-                }
+                Self { message: message.into(), hint: None }
+            }
+
+            /// `what: cause`, with the hint of the cause.
+            pub fn because(what: impl Display, cause: &impl Advise) -> Self {
+                cause.explained().after(what).into()
             }
 
             /// The same with advice.
@@ -39,13 +42,16 @@ macro_rules! sentence_with_hint {
             }
         }
 
-        impl std::fmt::Display for $name {
+        impl From<Explained> for $name {
+            fn from(explained: Explained) -> Self {
+                Self { message: explained.sentence, hint: explained.hint }
+            }
+        }
+
+        /// The sentence alone: whoever shows it shows the hint on a line of its own.
+        impl Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(&self.message)?;
-                match &self.hint {
-                    Some(hint) => write!(f, "\nhint: {hint}"),
-                    None => Ok(()),
-                }
+                f.write_str(&self.message)
             }
         }
 
@@ -55,3 +61,33 @@ macro_rules! sentence_with_hint {
 
 sentence_with_hint!(UsageError);
 sentence_with_hint!(Failure);
+
+/// What a person is told about any error that ends a program.
+pub fn explained(error: &anyhow::Error) -> Explained {
+    if let Some(UsageError { message, hint }) = error.downcast_ref() {
+        return Explained { sentence: message.clone(), hint: hint.clone() };
+    }
+    if let Some(Failure { message, hint }) = error.downcast_ref() {
+        return Explained { sentence: message.clone(), hint: hint.clone() };
+    }
+    let hint = error.downcast_ref::<Explained>().and_then(|explained| explained.hint.clone());
+    Explained { sentence: format!("{error:#}"), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn hints_survive_the_way_to_the_person() {
+        let inner = Explained::new("setpriv cannot be run").with_hint("apt-get install util-linux");
+        let error = Err::<(), _>(std::io::Error::other("gone")).context(inner).context("no playground");
+        let shown = explained(&error.unwrap_err());
+        assert_eq!(shown.sentence, "no playground: setpriv cannot be run: gone");
+        assert_eq!(shown.hint.as_deref(), Some("apt-get install util-linux"));
+        let usage = UsageError::new("no").hint("yes");
+        assert_eq!(explained(&usage.into()).hint.as_deref(), Some("yes"));
+    }
+}

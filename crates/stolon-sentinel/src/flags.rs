@@ -32,10 +32,9 @@ impl Flags {
             .hint("--initial-cluster-spec must name a file with the specification as JSON")
         })?;
         let spec = ClusterSpec::from_json(&text).map_err(|error| {
-            UsageError::new(format!(
-                "cannot create sentinel: cannot parse provided initial cluster config: {path}: {}",
-                error.explain(&text)
-            ))
+            UsageError::from(error.explain(&text).after(format!(
+                "cannot create sentinel: cannot parse provided initial cluster config: {path}"
+            )))
         })?;
         spec.validate().map_err(|error| {
             UsageError::new(format!("cannot create sentinel: invalid initial cluster: {error}"))

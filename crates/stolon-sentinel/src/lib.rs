@@ -12,7 +12,8 @@ pub use sentinel::Sentinel;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use stolon_runtime::{Program, Readiness, Shutdown, UsageError, new_registry, new_uid8, parse};
+use stolon_model::Advise as _;
+use stolon_runtime::{Failure, Program, Readiness, Shutdown, UsageError, new_registry, new_uid8, parse};
 
 /// The program: from the flags to the exit status.
 ///
@@ -23,8 +24,9 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
     let options = flags.common.store_options()?;
     let initial_spec = flags.initial_spec()?;
-    let store = stolon_store::open(&options)
-        .map_err(|error| UsageError::new(format!("cannot create sentinel: cannot create store: {error}")))?;
+    let store = stolon_store::open(&options).map_err(|error| {
+        UsageError::because("cannot create sentinel: cannot create store: cannot create kv store", &error)
+    })?;
     let mut registry = new_registry(Program::Sentinel, &options.cluster_name);
     let metrics = metrics::Metrics::registered(&mut registry);
     stolon_runtime::register_store_requests(&mut registry, Arc::clone(&store));
@@ -33,7 +35,11 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let address = &flags.common.metrics_listen_address;
     let _metrics_server = match address.is_empty() {
         true => None,
-        false => Some(stolon_runtime::serve(address, registry, readiness).await?),
+        false => Some(
+            stolon_runtime::serve(address, registry, readiness)
+                .await
+                .map_err(|error| Failure::from(error.explained()))?,
+        ),
     };
     let uid = new_uid8();
     tracing::info!(uid, "sentinel uid");

@@ -1,11 +1,13 @@
 //! One round: read the view, reconcile, compare-and-put.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::sentinel::{Decision, Now, Standing, UidSource, View, Weight, reconcile};
 use stolon_model::{
-    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, KeeperReport, KeeperUid, Timestamp,
+    Advise, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, KeeperReport, KeeperUid,
+    Timestamp,
 };
 use stolon_runtime::new_uid8;
 use stolon_store::{Everything, Expected, Revision, StoreError};
@@ -28,9 +30,22 @@ enum Trouble {
     NoCluster,
     #[error(
         "the cluster data of cluster {0} are gone from the store: no new cluster is made in their place, since its keepers would \
-         overwrite their databases; hint: write the data back with `stolonctl clusterdata write`, or begin anew with `stolonctl init`"
+         overwrite their databases"
     )]
     Vanished(ClusterUid),
+}
+
+impl Advise for Trouble {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Trouble::View(error) | Trouble::OwnReport(error) | Trouble::Create(error) => error.hint(),
+            Trouble::Vanished(_) => Some(
+                "write the data back with `stolonctl clusterdata write`, or begin anew with `stolonctl init`"
+                    .into(),
+            ),
+            Trouble::Unusable(_) | Trouble::NoCluster => None,
+        }
+    }
 }
 
 struct RandomUids;
@@ -60,7 +75,7 @@ impl Sentinel {
     }
 
     fn log_once(&mut self, trouble: &Trouble) {
-        let text = trouble.to_string();
+        let text = trouble.explained().on_one_line();
         if self.trouble.as_ref() != Some(&text) {
             match trouble {
                 Trouble::NoCluster => tracing::info!("{text}"),

@@ -1,6 +1,9 @@
 //! What can go wrong with a store, in words for the people who run it.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use stolon_model::Advise;
 
 /// An operation on the store did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +34,7 @@ pub enum StoreError {
         cause: String,
     },
     /// The store could not be reached. Nothing was changed.
-    #[error("cannot reach the store: {cause}\nhint: {hint}")]
+    #[error("cannot reach the store: {cause}")]
     Unreachable {
         /// Which endpoint, and what it said.
         cause: String,
@@ -39,7 +42,7 @@ pub enum StoreError {
         hint: String,
     },
     /// The store was reached and said no. Nothing was changed.
-    #[error("the store refused {operation}: {cause}\nhint: {hint}")]
+    #[error("the store refused {operation}: {cause}")]
     Refused {
         /// What was asked.
         operation: String,
@@ -57,13 +60,24 @@ pub enum StoreError {
         cause: String,
     },
     /// The options make no store. Repeating the call cannot help.
-    #[error("{problem}\nhint: {hint}")]
+    #[error("{problem}")]
     Configuration {
         /// What is wrong.
         problem: String,
         /// What to do.
         hint: String,
     },
+}
+
+impl Advise for StoreError {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Unreachable { hint, .. }
+            | Self::Refused { hint, .. }
+            | Self::Configuration { hint, .. } => Some(hint.clone().into()),
+            Self::Conflict | Self::Unknown { .. } | Self::Timeout { .. } | Self::Decode { .. } => None,
+        }
+    }
 }
 
 impl StoreError {

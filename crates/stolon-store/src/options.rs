@@ -1,9 +1,12 @@
 //! Which store, where: what the common flags say.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use stolon_model::Advise;
 
 use crate::{ClusterStore, EtcdStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path};
 
@@ -55,11 +58,17 @@ pub enum Backend {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadBackend {
     /// Stolon has it, this version does not.
-    #[error("the store backend {0:?} is not in this version\nhint: use etcdv3, or sqlite for one machine")]
+    #[error("the store backend {0:?} is not in this version")]
     NotInThisVersion(String),
     /// Nobody has it.
-    #[error("Unknown store backend: {0:?}\nhint: use etcdv3, or sqlite for one machine")]
+    #[error("Unknown store backend: {0:?}")]
     Unknown(String),
+}
+
+impl Advise for BadBackend {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        Some("use etcdv3, or sqlite for one machine".into())
+    }
 }
 
 impl FromStr for Backend {

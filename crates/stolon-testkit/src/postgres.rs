@@ -35,7 +35,7 @@ pub fn bin_directory() -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .find(|directory| directory.join("postgres").is_file())
-        .context("no PostgreSQL is installed\nhint: apt-get install postgresql")
+        .context("no PostgreSQL is installed: apt-get install postgresql")
 }
 
 /// A port of 127.0.0.1 that was free a moment ago.
@@ -165,10 +165,7 @@ impl PostgresServer {
         if rustix::process::geteuid().is_root() {
             let owner = format!("{UNPRIVILEGED_USER}:{UNPRIVILEGED_USER}");
             let status = Command::new("chown").arg(owner).arg(directory.path()).status()?;
-            ensure!(
-                status.success(),
-                "there is no user {UNPRIVILEGED_USER}\nhint: apt-get install postgresql"
-            );
+            ensure!(status.success(), "there is no user {UNPRIVILEGED_USER}: apt-get install postgresql");
         }
         let mut server = Self { directory, bin, config, port: free_port()?, child: None };
         server.initdb()?;

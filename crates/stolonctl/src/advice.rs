@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use stolon_core::settings::{self, ProblemKind, SettingProblem};
-use stolon_model::json::{Decode, Node, NodeKind};
-use stolon_model::{ClusterDocument, ClusterSpec, Parameters};
+use stolon_model::{ClusterDocument, ClusterSpec, Parameters, UnknownField};
 use stolon_runtime::UsageError;
 
 use crate::output;
@@ -61,10 +60,9 @@ pub fn give(advice: &[Advice], strictness: Strictness) -> Result<(), UsageError>
     }
 }
 
-/// Keys that nobody reads, in a text that is known to be JSON.
-pub fn about_text(text: &str) -> Vec<Advice> {
-    let unknown = stolon_model::unknown_fields(text).unwrap_or_default();
-    unknown.iter().map(|field| Advice::Warning(field.to_string())).collect()
+/// Keys that nobody reads.
+pub fn about_unknown(fields: &[UnknownField]) -> Vec<Advice> {
+    fields.iter().map(|field| Advice::Warning(field.to_string())).collect()
 }
 
 /// Everything about a whole specification.
@@ -75,34 +73,17 @@ pub fn about_spec(spec: &ClusterSpec, majors: &BTreeSet<u16>) -> Vec<Advice> {
     advice
 }
 
-/// The same for a changed one; of the parameters only those that the change mentions (`None`: all).
+/// The same for a patched one; of the parameters only those that the patch mentions.
 pub fn about_changed_spec(
     spec: &ClusterSpec,
-    mentioned: Option<&BTreeSet<String>>,
+    mentioned: &BTreeSet<String>,
     majors: &BTreeSet<u16>,
 ) -> Vec<Advice> {
     let mut changed = spec.clone();
-    if let (Some(parameters), Some(mentioned)) = (changed.pg_parameters.as_mut(), mentioned) {
+    if let Some(parameters) = changed.pg_parameters.as_mut() {
         parameters.retain(|name, _| mentioned.contains(name));
     }
     about_spec(&changed, majors)
-}
-
-/// Names of the parameters that a patch mentions.
-pub fn parameters_mentioned(patch: &str) -> BTreeSet<String> {
-    let Ok(Node { kind: NodeKind::Object(entries), .. }) = Node::parse(patch) else { return BTreeSet::new() };
-    let is_parameters =
-        |key: &str| ClusterSpec::SHAPE.field(key).is_some_and(|(name, _)| name == "pgParameters");
-    entries
-        .iter()
-        .filter(|(key, _)| is_parameters(key))
-        .filter_map(|(_, value)| match &value.kind {
-            NodeKind::Object(parameters) => Some(parameters),
-            _ => None,
-        })
-        .flatten()
-        .map(|(name, _)| name.clone())
-        .collect()
 }
 
 fn about_fields(spec: &ClusterSpec) -> Vec<Advice> {

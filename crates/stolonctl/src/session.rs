@@ -33,16 +33,17 @@ impl Session {
     ///
     /// # Errors
     /// A flag is missing or wrong.
-    pub fn open(common: &CommonArgs) -> anyhow::Result<Session> {
+    pub fn open(common: &CommonArgs) -> Result<Session, UsageError> {
+        Self::open_or_say(common, "cannot create kv store")
+    }
+
+    /// [`Session::open`] with other words for a store that cannot be.
+    ///
+    /// # Errors
+    /// A flag is missing or wrong.
+    pub fn open_or_say(common: &CommonArgs, complaint: &str) -> Result<Session, UsageError> {
         let options: StoreOptions = common.store_options()?;
-        let store = stolon_store::open(&options).map_err(|error| {
-            // Some say so themselves.
-            let error = error.to_string();
-            UsageError::new(format!(
-                "cannot create kv store: {}",
-                error.trim_start_matches("cannot create kv store: ")
-            ))
-        })?;
+        let store = stolon_store::open(&options).map_err(|error| UsageError::because(complaint, &error))?;
         Ok(Session { store, timeout: options.timeout })
     }
 
@@ -70,6 +71,18 @@ impl Session {
     /// There are none, or they cannot be worked with.
     pub async fn cluster_data(&self) -> Result<ClusterData, Failure> {
         checked(self.document().await?.map(|found| found.value))
+    }
+
+    /// The same, for commands that say `cannot get cluster data` also of data that cannot be worked with.
+    ///
+    /// # Errors
+    /// There are none, or they cannot be worked with.
+    pub async fn cluster_data_to_change(&self) -> Result<ClusterData, Failure> {
+        let document = self.document().await?.map(|found| found.value);
+        checked(document).map_err(|Failure { message, hint }| Failure {
+            message: format!("cannot get cluster data: {message}"),
+            hint,
+        })
     }
 
     /// Change the document with a conditional write, begun anew when somebody else wrote in between.
@@ -115,11 +128,11 @@ pub fn checked(document: Option<ClusterDocument>) -> Result<ClusterData, Failure
 
 /// The store did not give the cluster data.
 pub fn cannot_get(error: StoreError) -> Failure {
-    Failure::new(format!("cannot get cluster data: {error}"))
+    Failure::because("cannot get cluster data", &error)
 }
 
 fn cannot_update(error: &StoreError) -> Failure {
-    let failure = Failure::new(format!("cannot update cluster data: {error}"));
+    let failure = Failure::because("cannot update cluster data", error);
     match error {
         StoreError::Unknown { .. } => {
             failure.hint("the change may have been made or not: stolonctl spec and stolonctl status show it")

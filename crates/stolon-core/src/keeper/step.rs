@@ -1,9 +1,10 @@
 //! Plans: what to do now, and why.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stolon_model::{InstanceUid, NewConfig};
+use stolon_model::{Advise, InstanceUid, NewConfig};
 
 use super::goal::{LeaveAlone, StopReason};
 use super::observation::{Config, Gate};
@@ -280,16 +281,10 @@ pub enum Reason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// The cluster data believes that the data is here.
-    #[error(
-        "this keeper's data does not belong to db {0}: it was lost or replaced\n\
-         hint: the sentinel replaces the db by itself when another one can take over"
-    )]
+    #[error("this keeper's data does not belong to db {0}: it was lost or replaced")]
     DataLost(InstanceUid),
     /// PGDATA is not what it was.
-    #[error(
-        "the data directory of db {instance} is not complete any more: {missing}\n\
-         hint: bring the data back; or, beside a primary that works, `stolonctl removekeeper` has this keeper make a new standby"
-    )]
+    #[error("the data directory of db {instance} is not complete any more: {missing}")]
     DataGone {
         /// Which instance.
         instance: InstanceUid,
@@ -303,10 +298,7 @@ pub enum Trouble {
     #[error("there is no database cluster to adopt in the data directory: {0}")]
     NothingToAdopt(String),
     /// The binaries cannot run the data.
-    #[error(
-        "the data is of PostgreSQL {data}, the binaries are of PostgreSQL {binaries}\n\
-         hint: restore data of PostgreSQL {binaries}, or point --pg-bin-path at PostgreSQL {data}"
-    )]
+    #[error("the data is of PostgreSQL {data}, the binaries are of PostgreSQL {binaries}")]
     OtherMajor {
         /// Of the data.
         data: Version,
@@ -326,12 +318,23 @@ pub enum Trouble {
     #[error("db {0} has not published its address yet")]
     NoAddress(InstanceUid),
     /// PostgreSQL refuses recovery without it.
-    #[error(
-        "recovery needs pitrConfig.archiveRecoverySettings.restoreCommand\n\
-         hint: without an archive, `/bin/false` will do for a complete backup"
-    )]
+    #[error("recovery needs pitrConfig.archiveRecoverySettings.restoreCommand")]
     NoRestoreCommand,
     /// PostgreSQL takes only one.
     #[error("only one recovery target can be set, not {0}")]
     SeveralTargets(String),
+}
+
+impl Advise for Trouble {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::DataLost(_) => "the sentinel replaces the db by itself when another one can take over".into(),
+            Self::DataGone { .. } => "bring the data back; or, beside a primary that works, `stolonctl removekeeper` has this keeper make a new standby".into(),
+            Self::OtherMajor { data, binaries } => {
+                format!("restore data of PostgreSQL {binaries}, or point --pg-bin-path at PostgreSQL {data}").into()
+            }
+            Self::NoRestoreCommand => "without an archive, `/bin/false` will do for a complete backup".into(),
+            _ => return None,
+        })
+    }
 }

@@ -2,53 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::node::{Node, NodeKind, Position};
-
-/// Why a text cannot be read, where, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeError {
-    /// Where in the text.
-    pub position: Position,
-    /// Dotted path of the field; empty at the top.
-    pub path: String,
-    /// What is wrong.
-    pub message: String,
-    /// True when the text is no JSON at all; false when it is JSON of the wrong shape.
-    pub is_syntax: bool,
-}
-
-impl DecodeError {
-    /// The text is JSON, but not what the field takes.
-    pub fn at(position: Position, message: impl Into<String>) -> Self {
-        DecodeError { position, path: String::new(), message: message.into(), is_syntax: false }
-    }
-
-    /// The text is no JSON.
-    pub fn syntax(position: Position, message: impl Into<String>) -> Self {
-        DecodeError { position, path: String::new(), message: message.into(), is_syntax: true }
-    }
-
-    /// The same error, seen from the object that holds the field.
-    pub fn inside(mut self, field: &str) -> Self {
-        self.path = match self.path.as_str() {
-            "" => field.to_owned(),
-            path if path.starts_with('[') => format!("{field}{path}"),
-            path => format!("{field}.{path}"),
-        };
-        self
-    }
-}
-
-impl std::fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        write!(f, "{} (line {}, column {})", self.message, self.position.line, self.position.column)
-    }
-}
-
-impl std::error::Error for DecodeError {}
+use super::error::{DecodeError, DecodeErrorKind, Wanted};
+use super::node::{Node, NodeKind};
 
 /// What a type takes, for those who must know its keys without having a value: patches, warnings, hints.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +82,7 @@ impl Decode for bool {
                 *self = *value;
                 Ok(())
             }
-            _ => Err(node.error(format!("expected true or false, found {}", node.describe()))),
+            _ => Err(node.is_no(Wanted::Bool)),
         }
     }
 }
@@ -142,7 +97,7 @@ impl Decode for String {
                 self.clone_from(value);
                 Ok(())
             }
-            _ => Err(node.error(format!("expected a string, found {}", node.describe()))),
+            _ => Err(node.is_no(Wanted::Text)),
         }
     }
 }
@@ -157,15 +112,15 @@ macro_rules! integers {
                     NodeKind::Null => Ok(()),
                     NodeKind::Number(digits) => {
                         *self = digits.parse().map_err(|_| {
-                            node.error(format!(
-                                "{digits} is not a whole number from {} to {}",
-                                <$type>::MIN,
-                                <$type>::MAX
-                            ))
+                            node.error(DecodeErrorKind::OutOfRange {
+                                digits: digits.clone(),
+                                least: <$type>::MIN.into(),
+                                greatest: <$type>::MAX.into(),
+                            })
                         })?;
                         Ok(())
                     }
-                    _ => Err(node.error(format!("expected a whole number, found {}", node.describe()))),
+                    _ => Err(node.is_no(Wanted::Integer)),
                 }
             }
         }
@@ -208,7 +163,7 @@ impl<T: Decode> Decode for Vec<T> {
         let items = match &node.kind {
             NodeKind::Array(items) => items.as_slice(),
             NodeKind::Null => &[],
-            _ => return Err(node.error(format!("expected an array, found {}", node.describe()))),
+            _ => return Err(node.is_no(Wanted::List)),
         };
         self.clear();
         for (index, item) in items.iter().enumerate() {
@@ -230,7 +185,7 @@ impl<K: From<String> + Ord, V: Decode> Decode for BTreeMap<K, V> {
                 self.clear();
                 return Ok(());
             }
-            _ => return Err(node.error(format!("expected an object, found {}", node.describe()))),
+            _ => return Err(node.is_no(Wanted::Object)),
         };
         for (key, item) in entries {
             if item.is_null() && matches!(V::SHAPE, Shape::Document(_)) {

@@ -1,7 +1,8 @@
 //! The macros that turn a table of fields into a document type.
 
-use super::decode::{Decode, DecodeError, Shape};
+use super::decode::{Decode, Shape};
 use super::encode::{Encode, Encoder};
+use super::error::DecodeError;
 use super::node::Node;
 
 /// A document: an object that can be read and written as Go does.
@@ -205,6 +206,6 @@ pub(crate) fn document_entries(
             Some((field, _)) => decode(field, value).map_err(|error| error.inside(field)),
             None => Ok(()),
         }),
-        _ => Err(node.error(format!("expected an object, found {}", node.describe()))),
+        _ => Err(node.is_no(super::error::Wanted::Object)),
     }
 }

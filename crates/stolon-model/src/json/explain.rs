@@ -1,33 +1,54 @@
 //! What a person is told about a text that cannot be read: the line, a caret under the place, and a hint.
 
-use super::decode::DecodeError;
+use super::error::{DecodeError, DecodeErrorKind as Kind, Token, Wanted};
 use super::node::Position;
+use crate::explained::Explained;
+use crate::time::BadDuration;
 
 /// Characters of a long line that are shown on each side of the place.
 const CONTEXT: usize = 60;
 
 impl DecodeError {
     /// The error with the line of `text` that it is about, a caret under the place, and what to do.
-    /// Several lines, without a newline at the end.
-    pub fn explain(&self, text: &str) -> String {
-        let mut explained = self.to_string();
+    /// The sentence has several lines, without a newline at the end.
+    pub fn explain(&self, text: &str) -> Explained {
+        let mut sentence = self.to_string();
         if let Some((line, caret)) = excerpt(text, self.position) {
-            explained.push_str(&format!("\n  {line}\n  {}^", " ".repeat(caret)));
+            sentence.push_str(&format!("\n  {line}\n  {}^", " ".repeat(caret)));
         }
-        if let Some(hint) = self.hint(text) {
-            explained.push_str(&format!("\nhint: {hint}"));
-        }
-        explained
+        Explained { sentence, hint: self.hint(text) }
     }
 
     /// What to do about it, where `text` gives it away.
     pub fn hint(&self, text: &str) -> Option<String> {
         let offset = offset_of(text, self.position)?;
         let (before, rest) = text.split_at_checked(offset)?;
-        if self.is_syntax {
-            syntax_hint(text, before, rest, &self.message)
-        } else {
-            type_hint(rest, &self.message)
+        match &self.kind {
+            _ if text.trim().is_empty() => {
+                Some("give a JSON object such as {\"initMode\":\"new\"}".to_owned())
+            }
+            Kind::TextAfterEnd => Some(match rest.chars().next() {
+                Some(bracket @ ('}' | ']')) => format!("there is one {bracket:?} too many: remove it"),
+                _ => "give one JSON object only".to_owned(),
+            }),
+            Kind::UnexpectedEnd(_) | Kind::Unexpected { .. } if !text.contains('"') && text.contains(':') => {
+                Some(
+                    "there is no double quote in it, a shell may have removed them: \
+                 put the whole text in single quotes, as in '{\"initMode\":\"new\"}'"
+                        .to_owned(),
+                )
+            }
+            Kind::UnexpectedEnd(_) => unfinished(text),
+            Kind::ControlCharacter => Some(
+                "is a closing '\"' missing before it? A line break inside a string is written \\n".to_owned(),
+            ),
+            Kind::Unexpected { wanted: Token::Escape, .. } => Some("a backslash is written \\\\".to_owned()),
+            Kind::Unexpected { wanted, .. } => {
+                unexpected_hint(before.trim_end().chars().next_back(), rest, *wanted)
+            }
+            Kind::Duration(bad) => Some(duration_hint(rest, bad)),
+            Kind::WrongType { wanted, .. } => type_hint(rest, *wanted),
+            _ => None,
         }
     }
 }
@@ -62,37 +83,6 @@ fn offset_of(text: &str, position: Position) -> Option<usize> {
     let line = text.get(line_start..)?;
     let within = line.char_indices().nth(position.column.checked_sub(1)?).map_or(line.len(), |(at, _)| at);
     Some(line_start + within)
-}
-
-fn syntax_hint(text: &str, before: &str, rest: &str, message: &str) -> Option<String> {
-    if text.trim().is_empty() {
-        return Some("give a JSON object such as {\"initMode\":\"new\"}".to_owned());
-    }
-    if message.starts_with("there is text after the end") {
-        return Some(match rest.chars().next() {
-            Some(bracket @ ('}' | ']')) => format!("there is one {bracket:?} too many: remove it"),
-            _ => "give one JSON object only".to_owned(),
-        });
-    }
-    if !text.contains('"') && text.contains(':') {
-        return Some(
-            "there is no double quote in it, a shell may have removed them: \
-             put the whole text in single quotes, as in '{\"initMode\":\"new\"}'"
-                .to_owned(),
-        );
-    }
-    if message.starts_with("unexpected end") {
-        return unfinished(text);
-    }
-    if message.starts_with("a control character") {
-        return Some(
-            "is a closing '\"' missing before it? A line break inside a string is written \\n".to_owned(),
-        );
-    }
-    if message.contains("an escape such as") {
-        return Some("a backslash is written \\\\".to_owned());
-    }
-    unexpected_hint(before.trim_end().chars().next_back(), rest, message)
 }
 
 /// The text ends too early: what would complete it.
@@ -131,8 +121,8 @@ fn open_brackets(text: &str) -> (Vec<char>, bool) {
     (owed, inside_string)
 }
 
-fn unexpected_hint(previous: Option<char>, rest: &str, message: &str) -> Option<String> {
-    let wants_comma = message.contains("expected ','");
+fn unexpected_hint(previous: Option<char>, rest: &str, wanted: Token) -> Option<String> {
+    let wants_comma = matches!(wanted, Token::CommaOrBrace | Token::CommaOrBracket);
     let word: String =
         rest.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '+')).collect();
     let hint = match rest.chars().next()? {
@@ -168,36 +158,44 @@ fn unexpected_hint(previous: Option<char>, rest: &str, message: &str) -> Option<
     Some(hint)
 }
 
-fn type_hint(rest: &str, message: &str) -> Option<String> {
-    let token: String =
-        rest.chars().take_while(|c| !matches!(c, ',' | '}' | ']') && !c.is_whitespace()).collect();
+/// The value that begins there, as written.
+fn token(rest: &str) -> String {
+    rest.chars().take_while(|c| !matches!(c, ',' | '}' | ']') && !c.is_whitespace()).collect()
+}
+
+fn duration_hint(rest: &str, bad: &BadDuration) -> String {
+    match bad {
+        BadDuration::MissingUnit(_) => format!(
+            "write the unit too, for example \"{}s\" (units: ns, us, ms, s, m, h)",
+            token(rest).trim_matches('"')
+        ),
+        BadDuration::Invalid(_) | BadDuration::UnknownUnit { .. } => {
+            "a span of time is a string such as \"5s\", \"1m30s\", \"1.5h\" or \"100ms\"; days are written in hours"
+                .to_owned()
+        }
+    }
+}
+
+fn type_hint(rest: &str, wanted: Wanted) -> Option<String> {
+    let token = token(rest);
     let bare = token.trim_matches('"');
-    if message.starts_with("time: missing unit") {
-        return Some(format!("write the unit too, for example \"{bare}s\" (units: ns, us, ms, s, m, h)"));
-    }
-    if message.starts_with("time:") {
-        return Some("a span of time is a string such as \"5s\", \"1m30s\", \"1.5h\" or \"100ms\"; days are written in hours".to_owned());
-    }
-    if message.starts_with("expected a whole number") && is_number(bare) && token.starts_with('"') {
-        return Some(format!("write {bare} without quotes"));
-    }
-    if message.starts_with("expected a string") && !token.is_empty() && !token.starts_with(['{', '[']) {
-        return Some(format!("write it in double quotes: \"{bare}\""));
-    }
-    if message.starts_with("expected true or false") {
-        return match bare.to_ascii_lowercase().as_str() {
+    let is_quoted = token.starts_with('"');
+    match wanted {
+        Wanted::Integer if is_number(bare) && is_quoted => Some(format!("write {bare} without quotes")),
+        Wanted::Text if !token.is_empty() && !token.starts_with(['{', '[']) => {
+            Some(format!("write it in double quotes: \"{bare}\""))
+        }
+        Wanted::Bool => match bare.to_ascii_lowercase().as_str() {
             "true" | "on" | "yes" | "1" => Some("write true, without quotes".to_owned()),
             "false" | "off" | "no" | "0" => Some("write false, without quotes".to_owned()),
             _ => None,
-        };
+        },
+        Wanted::List if is_quoted => {
+            Some("put it in square brackets, also when it is the only one: [\"…\"]".to_owned())
+        }
+        Wanted::Object => Some("an object is written {\"name\":\"value\"}".to_owned()),
+        _ => None,
     }
-    if message.starts_with("expected an array") && token.starts_with('"') {
-        return Some("put it in square brackets, also when it is the only one: [\"…\"]".to_owned());
-    }
-    if message.starts_with("expected an object") {
-        return Some("an object is written {\"name\":\"value\"}".to_owned());
-    }
-    None
 }
 
 fn is_number(text: &str) -> bool {

@@ -7,12 +7,14 @@
 mod decode;
 mod document;
 mod encode;
+mod error;
 mod explain;
 mod node;
 
 pub(crate) use decode::decode_pointer;
-pub use decode::{Decode, DecodeError, Field, Shape};
+pub use decode::{Decode, Field, Shape};
 pub use document::Document;
 pub(crate) use document::{decode_field, document, document_entries, encode_field, text_enum};
 pub use encode::{Encode, Encoder};
+pub use error::{DecodeError, DecodeErrorKind, Token, Wanted};
 pub use node::{Node, NodeKind, Position};

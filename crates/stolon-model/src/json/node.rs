@@ -1,7 +1,7 @@
 //! A parsed JSON text that keeps what decoding by Go's rules needs: the order of keys, repeated keys,
 //! numbers as written, the raw token of every scalar, and the place of each value.
 
-use super::decode::DecodeError;
+use super::error::{DecodeError, DecodeErrorKind, Token, Wanted};
 
 /// Deeper nesting than this is refused, so that no input can exhaust the stack.
 const DEPTH_LIMIT: usize = 256;
@@ -55,7 +55,7 @@ impl Node {
         parser.skip_space();
         match parser.peek() {
             None => Ok(node),
-            Some(_) => Err(parser.error("there is text after the end of the JSON value")),
+            Some(_) => Err(parser.error(DecodeErrorKind::TextAfterEnd)),
         }
     }
 
@@ -77,8 +77,13 @@ impl Node {
     }
 
     /// An error at this value.
-    pub fn error(&self, message: impl Into<String>) -> DecodeError {
-        DecodeError::at(self.position, message)
+    pub fn error(&self, kind: impl Into<DecodeErrorKind>) -> DecodeError {
+        DecodeError::at(self.position, kind)
+    }
+
+    /// The error that this value is not of the type that is wanted.
+    pub fn is_no(&self, wanted: Wanted) -> DecodeError {
+        self.error(DecodeErrorKind::WrongType { wanted, found: self.describe() })
     }
 }
 
@@ -125,14 +130,14 @@ impl Parser<'_> {
         Position { line: self.place.lines_before + 1, column: self.place.characters_before + 1 }
     }
 
-    fn error(&mut self, message: impl Into<String>) -> DecodeError {
-        DecodeError::syntax(self.position(), message)
+    fn error(&mut self, kind: DecodeErrorKind) -> DecodeError {
+        DecodeError::at(self.position(), kind)
     }
 
-    fn unexpected(&mut self, wanted: &str) -> DecodeError {
+    fn unexpected(&mut self, wanted: Token) -> DecodeError {
         match self.text.get(self.offset..).and_then(|rest| rest.chars().next()) {
-            None => self.error(format!("unexpected end of JSON input, {wanted} is missing")),
-            Some(found) => self.error(format!("unexpected {found:?}, expected {wanted}")),
+            None => self.error(DecodeErrorKind::UnexpectedEnd(wanted)),
+            Some(found) => self.error(DecodeErrorKind::Unexpected { found, wanted }),
         }
     }
 
@@ -156,7 +161,7 @@ impl Parser<'_> {
             Some(b't') => self.word("true", NodeKind::Bool(true))?,
             Some(b'f') => self.word("false", NodeKind::Bool(false))?,
             Some(b'n') => self.word("null", NodeKind::Null)?,
-            _ => return Err(self.unexpected("a value")),
+            _ => return Err(self.unexpected(Token::Value)),
         };
         Ok(Node { kind, position })
     }
@@ -166,7 +171,7 @@ impl Parser<'_> {
         parse: fn(&mut Self) -> Result<NodeKind, DecodeError>,
     ) -> Result<NodeKind, DecodeError> {
         if self.depth == DEPTH_LIMIT {
-            return Err(self.error(format!("values are nested more than {DEPTH_LIMIT} deep")));
+            return Err(self.error(DecodeErrorKind::TooDeep(DEPTH_LIMIT)));
         }
         self.depth += 1;
         self.offset += 1;
@@ -185,12 +190,12 @@ impl Parser<'_> {
         loop {
             self.skip_space();
             if self.peek() != Some(b'"') {
-                return Err(self.unexpected("a key in double quotes"));
+                return Err(self.unexpected(Token::Key));
             }
             let key = self.string()?;
             self.skip_space();
             if self.peek() != Some(b':') {
-                return Err(self.unexpected("':' after the key"));
+                return Err(self.unexpected(Token::Colon));
             }
             self.offset += 1;
             self.skip_space();
@@ -202,7 +207,7 @@ impl Parser<'_> {
                     self.offset += 1;
                     return Ok(NodeKind::Object(entries));
                 }
-                _ => return Err(self.unexpected("',' or '}'")),
+                _ => return Err(self.unexpected(Token::CommaOrBrace)),
             }
         }
     }
@@ -224,7 +229,7 @@ impl Parser<'_> {
                     self.offset += 1;
                     return Ok(NodeKind::Array(items));
                 }
-                _ => return Err(self.unexpected("',' or ']'")),
+                _ => return Err(self.unexpected(Token::CommaOrBracket)),
             }
         }
     }
@@ -234,13 +239,13 @@ impl Parser<'_> {
             self.offset += word.len();
             Ok(kind)
         } else {
-            Err(self.unexpected("a value"))
+            Err(self.unexpected(Token::Value))
         }
     }
 
     fn digits(&mut self) -> Result<(), DecodeError> {
         if !matches!(self.peek(), Some(b'0'..=b'9')) {
-            return Err(self.unexpected("a digit"));
+            return Err(self.unexpected(Token::Digit));
         }
         while matches!(self.peek(), Some(b'0'..=b'9')) {
             self.offset += 1;
@@ -277,7 +282,7 @@ impl Parser<'_> {
         let mut value = String::new();
         loop {
             let Some(character) = self.text.get(self.offset..).and_then(|rest| rest.chars().next()) else {
-                return Err(self.unexpected("a closing '\"'"));
+                return Err(self.unexpected(Token::ClosingQuote));
             };
             match character {
                 '"' => {
@@ -289,9 +294,7 @@ impl Parser<'_> {
                     value.push(self.escape()?);
                 }
                 control if (control as u32) < 0x20 => {
-                    return Err(
-                        self.error("a control character inside a string must be written as an escape")
-                    );
+                    return Err(self.error(DecodeErrorKind::ControlCharacter));
                 }
                 plain => {
                     self.offset += plain.len_utf8();
@@ -315,7 +318,7 @@ impl Parser<'_> {
                 self.offset += 1;
                 return self.unicode_escape();
             }
-            _ => return Err(self.unexpected("an escape such as \\n or \\u0041")),
+            _ => return Err(self.unexpected(Token::Escape)),
         };
         self.offset += 1;
         Ok(escaped)
@@ -349,7 +352,7 @@ impl Parser<'_> {
                 self.offset += 4;
                 Ok(code)
             }
-            None => Err(self.unexpected("four hexadecimal digits")),
+            None => Err(self.unexpected(Token::HexDigits)),
         }
     }
 }

@@ -79,7 +79,7 @@ impl Links {
             let endpoint = Endpoint::from_shared(url.clone())
                 .map_err(|error| {
                     StoreError::configuration(
-                        format!("cannot create kv store: {url} is no endpoint: {error}"),
+                        format!("{url} is no endpoint: {error}"),
                         "an endpoint looks like http://127.0.0.1:2379",
                     )
                 })?

@@ -1,7 +1,7 @@
 //! `stolonctl clusterdata read`, `check` and `write`
 
 use stolon_core::sentinel::violations;
-use stolon_model::{ClusterDocument, Document};
+use stolon_model::{Advise as _, ClusterDocument, Document, Explained};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::print_help;
@@ -104,18 +104,11 @@ async fn check(common: &CommonArgs) -> anyhow::Result<()> {
 }
 
 async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
-    let session = Session::open(common).map_err(|error| match error.downcast_ref::<UsageError>() {
-        Some(usage) if usage.message.starts_with("cannot create kv store") => UsageError {
-            message: format!("failed to create new store {}", usage.message),
-            hint: usage.hint.clone(),
-        }
-        .into(),
-        _ => error,
-    })?;
+    let session = Session::open_or_say(common, "failed to create new store cannot create kv store")?;
     let file = if args.file.is_empty() { STANDARD_INPUT } else { &args.file };
     let text = Text::read(file)?;
     let document = ClusterDocument::from_json(&text.text)
-        .map_err(|error| UsageError::new(format!("invalid cluster data: {}", error.explain(&text.text))))?;
+        .map_err(|error| UsageError::from(error.explain(&text.text).after("invalid cluster data")))?;
     let exists = session.document().await?.is_some();
     match (exists, args.yes) {
         (true, false) => {
@@ -126,11 +119,10 @@ async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
         (true, true) => output::remark("WARNING: The current cluster data will be removed\n"),
         (false, _) => {}
     }
-    session
-        .store
-        .put_cluster_document(&document)
-        .await
-        .map_err(|error| Failure::new(format!("failed to write cluster data into new store {error}")))?;
+    session.store.put_cluster_document(&document).await.map_err(|error| {
+        let Explained { sentence, hint } = error.explained();
+        Failure { message: format!("failed to write cluster data into new store {sentence}"), hint }
+    })?;
     output::remark("successfully wrote cluster data into the new store\n");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use stolon_model::KeeperUid;
 use stolon_runtime::CommonArgs;
 
-use crate::commands::removekeeper::{no_such_keeper, only_uid, with_prefix};
+use crate::commands::removekeeper::{no_such_keeper, only_uid};
 use crate::session::{Edit, Session};
 
 /// Flags of `failkeeper`.
@@ -21,7 +21,7 @@ pub struct Args {
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid: KeeperUid = only_uid(&args.uid, "failkeeper KEEPER")?;
     let session = Session::open(common)?;
-    session.cluster_data().await.map_err(with_prefix)?;
+    session.cluster_data_to_change().await?;
     session
         .change(|document| {
             let mut keepers = document.keepers.take().unwrap_or_default();

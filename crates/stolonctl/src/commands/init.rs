@@ -1,6 +1,9 @@
 //! `stolonctl init`
 
-use stolon_model::{ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Document, InitMode, Timestamp};
+use stolon_model::{
+    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, DecodeError, Document, InitMode, Timestamp,
+    UnknownField, unknown_fields,
+};
 use stolon_runtime::{CommonArgs, Failure, UsageError, new_uid8};
 
 use crate::advice::{self, Strictness};
@@ -38,11 +41,11 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "init [--file FILE] [--yes] [SPEC]")?;
     let session = Session::open(common)?;
     let text = given_text(&args)?;
-    let spec = parse(&text)?;
+    let (spec, unknown) = parse(&text)?;
 
     let old = session.document().await?.map(|found| found.value);
     let majors = advice::known_majors(&session, old.as_ref()).await;
-    let mut advice = advice::about_text(&text.text);
+    let mut advice = advice::about_unknown(&unknown);
     advice.extend(advice::about_spec(&spec, &majors));
     advice::give(&advice, Strictness::from_flag(args.strict))?;
 
@@ -66,7 +69,7 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         .store
         .put_cluster_document(&document)
         .await
-        .map_err(|error| Failure::new(format!("cannot update cluster data: {error}")).into())
+        .map_err(|error| Failure::because("cannot update cluster data", &error).into())
 }
 
 /// The argument wins over the file.
@@ -88,16 +91,11 @@ fn given_text(args: &Args) -> anyhow::Result<Text> {
     }
 }
 
-fn parse(text: &Text) -> anyhow::Result<ClusterSpec> {
-    let spec = ClusterSpec::from_json(&text.text).map_err(|error| {
-        UsageError::new(format!("failed to unmarshal cluster spec: {}", error.explain(&text.text)))
-    })?;
-    spec.validate().map_err(|invalid| {
-        let error = UsageError::new(format!("invalid cluster spec: {invalid}"));
-        match invalid.hint() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    })?;
-    Ok(spec)
+/// The specification, which is valid, and its keys that nobody reads.
+fn parse(text: &Text) -> Result<(ClusterSpec, Vec<UnknownField>), UsageError> {
+    let wrong = |error: DecodeError| error.explain(&text.text).after("failed to unmarshal cluster spec");
+    let spec = ClusterSpec::from_json(&text.text).map_err(wrong)?;
+    let unknown = unknown_fields(&text.text).map_err(wrong)?;
+    spec.validate().map_err(|invalid| UsageError::because("invalid cluster spec", &invalid))?;
+    Ok((spec, unknown))
 }

@@ -21,7 +21,7 @@ pub struct Args {
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid = only_uid(&args.uid, "removekeeper KEEPER")?;
     let session = Session::open(common)?;
-    session.cluster_data().await.map_err(with_prefix)?;
+    session.cluster_data_to_change().await?;
     session
         .change(|document| {
             let mut keepers = document.keepers.take().unwrap_or_default();
@@ -69,14 +69,5 @@ pub(super) fn no_such_keeper<'a>(uid: &KeeperUid, keepers: impl Iterator<Item = 
             uid.as_str(),
             known.join(", ")
         )),
-    }
-}
-
-/// These two commands say with every failure to read that it was one.
-pub(super) fn with_prefix(failure: Failure) -> Failure {
-    const PREFIX: &str = "cannot get cluster data: ";
-    match failure.message.starts_with(PREFIX) {
-        true => failure,
-        false => Failure { message: format!("{PREFIX}{}", failure.message), hint: failure.hint },
     }
 }

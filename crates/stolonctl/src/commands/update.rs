@@ -1,10 +1,11 @@
 //! `stolonctl update`
 
-use stolon_model::json::Node;
-use stolon_model::{ClusterSpec, Document, UpdateRefused, merge_patch};
+use std::collections::BTreeSet;
+
+use stolon_model::{Advise as _, ClusterSpec, DecodeError, Document, Patch, UnknownField, unknown_fields};
 use stolon_runtime::{CommonArgs, UsageError};
 
-use crate::advice::{self, Strictness};
+use crate::advice::{self, Advice, Strictness};
 use crate::commands::refuse_surplus;
 use crate::input::Text;
 use crate::session::{Edit, Session};
@@ -31,11 +32,11 @@ pub struct Args {
 
 /// What is done with the stored specification.
 enum Change {
-    Replace(Box<ClusterSpec>),
-    Patch(Text),
+    Replace { spec: Box<ClusterSpec>, unknown: Vec<UnknownField> },
+    Patch(Patch),
 }
 
-/// Check everything, then write.
+/// Parse the change, explain what it does, apply it, write.
 ///
 /// # Errors
 /// The specification is wrong, the cluster does not take the change, or the store does not answer.
@@ -43,42 +44,60 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "update [--patch] [--file FILE] [SPEC]")?;
     let session = Session::open(common)?;
     let text = given_text(&args)?;
-    let strictness = Strictness::from_flag(args.strict);
-    let about_text = advice::about_text(&text.text);
-    let mentioned = args.patch.then(|| advice::parameters_mentioned(&text.text));
-    let change = if args.patch { parsed_patch(text)? } else { parsed_replacement(&text)? };
+    let change = if args.patch { Change::parse_patch(&text)? } else { Change::parse_replacement(&text)? };
 
     let stored = session.workable_document().await?.value;
     let majors = advice::known_majors(&session, Some(&stored)).await;
-    let mut advised = false;
+    let now = stored.cluster.and_then(|cluster| cluster.spec).unwrap_or_default();
+    advice::give(&change.explain(&change.apply(&now)?, &majors), Strictness::from_flag(args.strict))?;
+
     session
         .change(|document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
-            let old = cluster.spec.take().unwrap_or_default();
-            let new = change.applied_to(&old)?;
-            old.check_update(&new).map_err(refused)?;
-            if !advised {
-                let mut advice = about_text.clone();
-                advice.extend(advice::about_changed_spec(&new, mentioned.as_ref(), &majors));
-                advice::give(&advice, strictness)?;
-                advised = true;
-            }
-            cluster.spec = Some(new);
+            cluster.spec = Some(change.apply(&cluster.spec.take().unwrap_or_default())?);
             Ok(Edit::Write)
         })
         .await
 }
 
 impl Change {
-    fn applied_to(&self, old: &ClusterSpec) -> anyhow::Result<ClusterSpec> {
+    fn parse_patch(text: &Text) -> Result<Change, UsageError> {
+        Ok(Change::Patch(Patch::parse(&text.text).map_err(|error| error.explained())?))
+    }
+
+    fn parse_replacement(text: &Text) -> Result<Change, UsageError> {
+        let wrong = |error: DecodeError| error.explain(&text.text).after("failed to unmarshal cluster spec");
+        Ok(Change::Replace {
+            spec: Box::new(ClusterSpec::from_json(&text.text).map_err(wrong)?),
+            unknown: unknown_fields(&text.text).map_err(wrong)?,
+        })
+    }
+
+    /// What of the change is legal and yet hardly meant, and what else its author should know.
+    fn explain(&self, new: &ClusterSpec, majors: &BTreeSet<u16>) -> Vec<Advice> {
         match self {
-            Change::Replace(spec) => Ok((**spec).clone()),
-            Change::Patch(patch) => merge_patch(old, &patch.text).map_err(|error| {
-                let explained = error.decode_error().explain(&patch.text);
-                let plain = error.decode_error().to_string();
-                UsageError::new(error.to_string().replace(&plain, &explained)).into()
-            }),
+            Change::Replace { unknown, .. } => {
+                let mut advice = advice::about_unknown(unknown);
+                advice.extend(advice::about_spec(new, majors));
+                advice
+            }
+            Change::Patch(patch) => {
+                let mut advice = advice::about_unknown(&patch.unknown_fields());
+                advice.extend(advice::about_changed_spec(new, &patch.parameters(), majors));
+                advice
+            }
         }
+    }
+
+    /// The specification that the cluster has afterwards.
+    fn apply(&self, old: &ClusterSpec) -> Result<ClusterSpec, UsageError> {
+        let new = match self {
+            Change::Replace { spec, .. } => (**spec).clone(),
+            Change::Patch(patch) => patch.apply(old).map_err(|error| error.explained())?,
+        };
+        old.check_update(&new)
+            .map_err(|refused| UsageError::because("Cannot update cluster spec", &refused))?;
+        Ok(new)
     }
 }
 
@@ -97,31 +116,5 @@ fn given_text(args: &Args) -> anyhow::Result<Text> {
         .into()),
         (Some(spec), _) => Ok(Text::argument(spec)),
         (None, file) => Text::read(file),
-    }
-}
-
-/// A text that is no JSON is refused before the store is asked anything.
-fn parsed_patch(text: Text) -> anyhow::Result<Change> {
-    Node::parse(&text.text).map_err(|error| {
-        UsageError::new(format!(
-            "failed to patch cluster spec: failed to merge patch cluster spec: invalid JSON document: {}",
-            error.explain(&text.text)
-        ))
-    })?;
-    Ok(Change::Patch(text))
-}
-
-fn parsed_replacement(text: &Text) -> anyhow::Result<Change> {
-    let spec = ClusterSpec::from_json(&text.text).map_err(|error| {
-        UsageError::new(format!("failed to unmarshal cluster spec: {}", error.explain(&text.text)))
-    })?;
-    Ok(Change::Replace(Box::new(spec)))
-}
-
-fn refused(reason: UpdateRefused) -> UsageError {
-    let error = UsageError::new(format!("Cannot update cluster spec: {reason}"));
-    match reason.hint() {
-        Some(hint) => error.hint(hint),
-        None => error,
     }
 }

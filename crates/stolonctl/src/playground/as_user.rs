@@ -16,7 +16,7 @@ use stolon_runtime::Failure;
 pub async fn restart(account: &Account, name: &str, directory: &Path) -> anyhow::Result<Infallible> {
     let mut probe = account.expendable_command("test");
     let status = probe.arg("-w").arg(directory).current_dir("/").status().await;
-    if !status.context("setpriv cannot be run\nhint: apt-get install util-linux")?.success() {
+    if !status.with_context(stolon_local::no_setpriv)?.success() {
         return Err(Failure::new(format!("the user {name} cannot enter {}", directory.display()))
             .hint("PostgreSQL refuses to run as root; name a directory that this user can enter, for example below /var/tmp")
             .into());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
 use stolon_local::{Account, LOGS, kill_tree, running_in};
-use stolon_runtime::{Failure, UsageError, new_uid8};
+use stolon_runtime::{Failure, UsageError, explained, new_uid8};
 
 use super::{Args, as_user};
 
@@ -48,7 +48,7 @@ impl Home {
             (None, Some(named)) => std::path::absolute(named)?,
             (None, None) => std::env::temp_dir().join(format!("stolon-playground-{}", new_uid8())),
         };
-        let account = Account::for_postgresql().map_err(|error| Failure::new(error.to_string()))?;
+        let account = Account::for_postgresql().map_err(|error| Failure::from(explained(&error)))?;
         account.make_directory(&directory)?;
         std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .with_context(|| format!("{} is not ours", directory.display()))?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 use stolon_local::{Layout, Target};
-use stolon_model::KeeperUid;
+use stolon_model::{Advise as _, KeeperUid};
 use stolon_runtime::{CommonArgs, Failure, Shutdown};
 use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
 use tokio::sync::mpsc;
@@ -60,7 +60,7 @@ impl Playground {
         layout.prepare()?;
         let store = stolon_store::open(&StoreOptions {
             backend: layout.store_backend.parse().map_err(|error: stolon_store::BadBackend| {
-                stolon_runtime::UsageError::new(error.to_string())
+                stolon_runtime::UsageError::from(error.explained())
             })?,
             endpoints: layout.store_endpoints.clone(),
             prefix: common.store_prefix.clone(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use stolon_local::{Account, Credentials, Layout, Ports, Server, is_free, try_port};
-use stolon_runtime::{CommonArgs, UsageError};
+use stolon_runtime::{CommonArgs, UsageError, explained};
 
 use super::Args;
 use super::directory::Home;
@@ -101,7 +101,7 @@ impl Settings {
     pub fn layout(&self, args: &Args, home: &Home) -> anyhow::Result<Layout> {
         let pg_bin = match &args.pg_bin_path {
             Some(named) => std::path::absolute(named)?,
-            None => Server::find_programs().map_err(|error| UsageError::new(error.to_string()))?,
+            None => Server::find_programs().map_err(|error| UsageError::from(explained(&error)))?,
         };
         if !pg_bin.join("postgres").is_file() {
             return Err(UsageError::new(format!("there is no program postgres in {}", pg_bin.display()))

@@ -88,14 +88,14 @@ pub async fn gather(session: &Session) -> Result<Status, Failure> {
         store.cluster_document(),
         store.keeper_reports(),
     );
-    let leader = leader.map_err(|error| Failure::new(format!("cannot get leader sentinel: {error}")))?;
-    let sentinels = sentinels.map_err(|error| Failure::new(format!("cannot get sentinels info: {error}")))?;
-    let proxies = proxies.map_err(|error| Failure::new(format!("cannot get proxies info: {error}")))?;
+    let leader = leader.map_err(|error| Failure::because("cannot get leader sentinel", &error))?;
+    let sentinels = sentinels.map_err(|error| Failure::because("cannot get sentinels info", &error))?;
+    let proxies = proxies.map_err(|error| Failure::because("cannot get proxies info", &error))?;
     let found: Option<Versioned<ClusterDocument>> = document.map_err(cannot_get)?;
     let document = found.map(|found| found.value);
     let available = document.as_ref().is_some_and(|document| document.instances.is_some());
     let data = checked(document)?;
-    let reports = keepers.map_err(|error| Failure::new(format!("cannot get keepers info: {error}")))?;
+    let reports = keepers.map_err(|error| Failure::because("cannot get keepers info", &error))?;
 
     let holds =
         leader.as_ref().and_then(|leader| sentinels.get(leader)).and_then(|report| report.holds.clone());

@@ -7,7 +7,8 @@ mod text;
 use std::time::Duration;
 
 use serde::Serialize;
-use stolon_runtime::{CommonArgs, Failure, UsageError};
+use stolon_model::Explained;
+use stolon_runtime::{CommonArgs, Failure, UsageError, explained};
 
 use crate::output;
 use crate::pretty::to_tabbed_json;
@@ -35,10 +36,10 @@ enum Format {
 
 /// What goes to stdout when there is no answer, so that readers of JSON always get JSON.
 #[derive(Serialize)]
-struct NoAnswer<'a> {
-    error: &'a str,
+struct NoAnswer {
+    error: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<&'a str>,
+    hint: Option<String>,
 }
 
 /// Show the cluster.
@@ -60,12 +61,8 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
         (Ok(status), Format::Json) => Ok(output::result(&format!("{}\n", to_tabbed_json(&status)))?),
         (Err(error), Format::Text) => Err(error),
         (Err(error), Format::Json) => {
-            let message = error.to_string();
-            let no_answer = match message.split_once("\nhint: ") {
-                Some((error, hint)) => NoAnswer { error, hint: Some(hint) },
-                None => NoAnswer { error: &message, hint: None },
-            };
-            output::remark(&format!("{}\n", to_tabbed_json(&no_answer)));
+            let Explained { sentence, hint } = explained(&error);
+            output::remark(&format!("{}\n", to_tabbed_json(&NoAnswer { error: sentence, hint })));
             Err(error)
         }
     }
