@@ -137,7 +137,7 @@ mod tests {
         ] {
             let error = urls(list).expect_err(list);
             assert!(error.to_string().starts_with(expected), "{list}: {error}");
-            assert!(error.hint().is_some(), "{list}: {error}");
+            assert!(stolon_model::Advise::hint(&error).is_some(), "{list}: {error}");
         }
     }
 }

@@ -98,9 +98,13 @@ async fn check(common: &CommonArgs) -> anyhow::Result<()> {
     }
     let lines: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
     output::result(&lines)?;
-    Err(Failure::new(format!("the cluster data break {} of the rules that sentinels keep", violations.len()))
+    Err(broken(violations.len()).into())
+}
+
+/// Cluster data that break rules end a command with exit status 1.
+pub(super) fn broken(rules: usize) -> Failure {
+    Failure::new(format!("the cluster data break {rules} of the rules that sentinels keep"))
         .hint("the sentinels mend what they can; stolonctl clusterdata write puts a saved document back")
-        .into())
 }
 
 async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {

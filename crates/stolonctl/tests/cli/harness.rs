@@ -63,6 +63,15 @@ impl Ctl {
         run.stdout
     }
 
+    /// It shows cluster data that break rules, and is no success.
+    #[track_caller]
+    pub fn broken(&self, arguments: &[&str]) -> String {
+        let run = self.run(arguments);
+        assert_eq!(run.code, Some(1), "{arguments:?}: {run:?}");
+        assert!(run.stderr.starts_with("the cluster data break "), "{arguments:?}: {run:?}");
+        run.stdout
+    }
+
     /// It fails with this status and this text on stderr, and does not change the cluster data.
     #[track_caller]
     pub fn refused(&self, arguments: &[&str], code: i32, stderr: &str) {

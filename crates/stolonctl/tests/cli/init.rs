@@ -134,7 +134,7 @@ fn a_wrong_specification_is_refused_before_the_question() {
         (
             r#"{"initMode":"new","proxyCheckInterval":"15s"}"#,
             "invalid cluster spec: proxyCheckInterval should be less than proxyTimeout\n\
-             hint: unset fields count with their defaults: proxyCheckInterval 5s, proxyTimeout 15s\n",
+             hint: fields that are not set count with their defaults: stolonctl spec --defaults shows them\n",
         ),
     ] {
         ctl.refused_with(&["init", spec], "yes\n", 2, stderr);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use stolon_core::sentinel::violations;
 use stolon_model::{ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid};
 use stolon_runtime::Failure;
 use stolon_store::Versioned;
@@ -21,6 +22,9 @@ pub struct Status {
     pub keepers: Vec<KeeperLine>,
     /// The cluster as a whole.
     pub cluster: ClusterLine,
+    /// How many rules the cluster data break; the sentences are among the problems.
+    #[serde(skip)]
+    pub broken_rules: usize,
     /// The tree of keepers below the primary; text only.
     #[serde(skip)]
     pub tree: Vec<String>,
@@ -112,6 +116,7 @@ pub async fn gather(session: &Session) -> Result<Status, Failure> {
         proxies,
         keepers: keeper_lines(&data, &reports),
         cluster: cluster_line(&data, &reports, holds.unwrap_or_default(), available),
+        broken_rules: violations(&data).len(),
         tree: tree(&data),
     })
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use stolon_model::Explained;
 use stolon_runtime::{CommonArgs, Failure, UsageError, explained};
 
+use crate::commands::clusterdata::broken;
 use crate::output;
 use crate::pretty::to_tabbed_json;
 use crate::session::Session;
@@ -45,7 +46,8 @@ struct NoAnswer {
 /// Show the cluster.
 ///
 /// # Errors
-/// There are no cluster data, they cannot be worked with, or the store does not answer in time.
+/// There are no cluster data, they cannot be worked with, or the store does not answer in time. Also cluster data that
+/// break rules: they are shown all the same, with what is broken.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let format = match args.format.as_str() {
         "" | "text" => Format::Text,
@@ -57,8 +59,16 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
         }
     };
     match (answer(common).await, format) {
-        (Ok(status), Format::Text) => Ok(output::result(&text::render(&status))?),
-        (Ok(status), Format::Json) => Ok(output::result(&format!("{}\n", to_tabbed_json(&status)))?),
+        (Ok(status), _) => {
+            output::result(&match format {
+                Format::Text => text::render(&status),
+                Format::Json => format!("{}\n", to_tabbed_json(&status)),
+            })?;
+            match status.broken_rules {
+                0 => Ok(()),
+                rules => Err(broken(rules).into()),
+            }
+        }
         (Err(error), Format::Text) => Err(error),
         (Err(error), Format::Json) => {
             let Explained { sentence, hint } = explained(&error);
