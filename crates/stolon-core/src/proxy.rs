@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, ClusterDocument, InstanceUid, ProxyUid};
+use stolon_model::{BadClusterData, ClusterData, ClusterDocument, InstanceUid, ProxyUid, UsableCluster};
 
 /// Where clients go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ impl std::fmt::Display for PrimaryAddress {
 pub enum ClosedBecause {
     /// The store holds no cluster.
     NoClusterData,
-    /// The cluster data cannot be worked with; the sentence says why.
-    BadClusterData(String),
+    /// The cluster data cannot be worked with.
+    BadClusterData(BadClusterData),
     /// No primary is elected, or proxies are asked to let go of the last one.
     NoPrimary,
     /// The proxy section names an instance that does not exist.
@@ -62,7 +62,7 @@ impl std::fmt::Display for ClosedBecause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ClosedBecause::NoClusterData => f.write_str("the store holds no cluster data"),
-            ClosedBecause::BadClusterData(sentence) => f.write_str(sentence),
+            ClosedBecause::BadClusterData(bad) => bad.fmt(f),
             ClosedBecause::NoPrimary => f.write_str("the cluster has no primary for clients now"),
             ClosedBecause::UnknownPrimary(uid) => write!(f, "the primary {uid} does not exist"),
             ClosedBecause::NoAddress(uid) => write!(f, "the primary {uid} has not said yet where it listens"),
@@ -102,20 +102,13 @@ pub fn route(document: Option<&ClusterDocument>, own: &ProxyUid) -> Verdict {
     let Some(document) = document else {
         return unknown(ClosedBecause::NoClusterData);
     };
-    let cluster = match ClusterData::try_from(document.clone()) {
+    let cluster = match UsableCluster::try_from(document.clone()) {
         Ok(cluster) => cluster,
-        Err(bad) => return unknown(ClosedBecause::BadClusterData(bad.to_string())),
+        Err(bad) => return unknown(ClosedBecause::BadClusterData(bad)),
     };
-    let spec = match cluster.cluster.spec.validate() {
-        Ok(spec) => spec,
-        Err(invalid) => {
-            return unknown(ClosedBecause::BadClusterData(format!(
-                "clusterdata validation failed: {invalid}"
-            )));
-        }
-    };
+    let spec = cluster.spec();
     let timings = Timings { check_interval: spec.proxy_check_interval, timeout: spec.proxy_timeout };
-    Verdict { route: route_of(&cluster, own), timings: Some(timings) }
+    Verdict { route: route_of(cluster.data(), own), timings: Some(timings) }
 }
 
 /// Nothing is known, so that nothing can be acknowledged.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stolon_core::keeper::{
     ConfigMerge, Goal, Ground, Identity, LocalState, Stage, Step, Upstream, captured_parameters,
 };
-use stolon_model::{ClusterData, GoDuration};
+use stolon_model::{GoDuration, UsableCluster};
 use stolon_postgres::{
     BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SlotPlan, SourceProblem, StopMode,
 };
@@ -44,9 +44,8 @@ async fn until_given_up(shared: &Shared, identity: &Identity, goal: &Goal) {
     let mut watch = shared.store.watch(WatchScope::ClusterData);
     loop {
         if let Ok(Some(document)) = shared.store.cluster_document().await
-            && let Ok(cluster) = ClusterData::try_from(document.value)
-            && let Ok(spec) = cluster.cluster.spec.validate()
-            && goal.is_given_up_by(&Goal::of(&cluster, &spec, identity))
+            && let Ok(cluster) = UsableCluster::try_from(document.value)
+            && goal.is_given_up_by(&Goal::of(&cluster, identity))
         {
             return;
         }

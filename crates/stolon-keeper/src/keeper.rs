@@ -8,7 +8,9 @@ use stolon_core::keeper::{
     Attempt, Config, DataKind, Demands, Gate, Goal, Identity, InstanceRole, LeaveAlone, LocalState, NextLook,
     Patience, PendingRestart, Plan, Refusals, Step, plan,
 };
-use stolon_model::{Advise as _, ClusterData, Explained, InstanceState, KeeperState, Parameters};
+use stolon_model::{
+    Advise as _, ClusterData, Explained, InstanceState, KeeperState, Parameters, UsableCluster,
+};
 use stolon_postgres::{PostgresError, ServerState};
 use stolon_runtime::Backoff;
 use stolon_store::{Watch, WatchScope};
@@ -283,7 +285,7 @@ impl<'a> Keeper<'a> {
                 Goal::LeaveAlone(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")))
             }
             Ok(None) => Goal::LeaveAlone(LeaveAlone::NoClusterData),
-            Ok(Some(document)) => match ClusterData::try_from(document.value) {
+            Ok(Some(document)) => match UsableCluster::try_from(document.value) {
                 Err(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string())),
                 Ok(cluster) => self.goal_of(&cluster),
             },
@@ -293,23 +295,17 @@ impl<'a> Keeper<'a> {
         changed
     }
 
-    fn goal_of(&mut self, cluster: &ClusterData) -> Goal {
-        let spec = match cluster.cluster.spec.validate() {
-            Ok(spec) => spec,
-            Err(error) => {
-                let sentence = format!("clusterdata validation failed: {error}");
-                return Goal::LeaveAlone(LeaveAlone::Unusable(sentence));
-            }
-        };
+    fn goal_of(&mut self, cluster: &UsableCluster) -> Goal {
+        let spec = cluster.spec();
         self.shared.metrics.valid_update_now();
         self.shared.metrics.set_sleep_interval(spec.sleep_interval);
         let pace = Pace::new(spec.sleep_interval, spec.request_timeout);
         self.shared.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
-        if let Err(error) = self.join_cluster(cluster) {
+        if let Err(error) = self.join_cluster(cluster.data()) {
             return Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string()));
         }
         let specified = Rc::new(spec.pg_parameters.clone().unwrap_or_default());
-        let goal = Goal::of(cluster, &spec, &self.identity);
+        let goal = Goal::of(cluster, &self.identity);
         self.shared.tell(|news| {
             news.specified = specified;
             news.upstream = goal.upstream_address();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::effective::InvalidSpec;
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::{
@@ -98,6 +99,9 @@ pub enum BadClusterData {
     /// `cluster.spec` is null or absent.
     #[error("clusterdata validation failed: the cluster has no specification")]
     NoSpec,
+    /// `cluster.spec` breaks a rule.
+    #[error("clusterdata validation failed: {0}")]
+    Spec(InvalidSpec),
 }
 
 impl TryFrom<ClusterDocument> for ClusterData {

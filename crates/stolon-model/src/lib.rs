@@ -20,6 +20,7 @@ pub mod time;
 pub mod uid;
 pub mod unknown;
 pub mod update;
+pub mod usable;
 
 pub use cluster::*;
 pub use effective::{EffectiveSpec, InvalidSpec};
@@ -36,3 +37,4 @@ pub use time::{GoDuration, Timestamp};
 pub use uid::*;
 pub use unknown::{UnknownField, unknown_fields};
 pub use update::UpdateRefused;
+pub use usable::UsableCluster;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use socket2::TcpKeepalive;
 use stolon_core::proxy::{ClosedBecause, PrimaryAddress, Route, Timings, Verdict, route};
-use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid};
+use stolon_model::{BadClusterData, GoDuration, InfoUid, ProxyReport, ProxyUid};
 use stolon_runtime::{Backoff, BootInstant, Readiness, Shutdown, new_uid8};
 use stolon_store::{ClusterStore, StoreError, WatchScope};
 use tokio::sync::{Semaphore, watch};
@@ -103,7 +103,7 @@ enum CheckError {
     #[error("cannot resolve the primary's address {name}: {cause}")]
     Resolve { name: PrimaryAddress, cause: std::io::Error },
     #[error("{0}")]
-    BadClusterData(String),
+    BadClusterData(BadClusterData),
     #[error("the check took longer than {}, what it read may be outdated", GoDuration::from(*.0))]
     TooOld(Duration),
     #[error("the cluster data changed while its route was being opened")]
@@ -222,8 +222,8 @@ impl Proxy {
                 if let Some(generation) = *generation {
                     self.publish(generation, &verdict).await?;
                 }
-                if let ClosedBecause::BadClusterData(sentence) = why {
-                    return Err(CheckError::BadClusterData(sentence.clone()));
+                if let ClosedBecause::BadClusterData(bad) = why {
+                    return Err(CheckError::BadClusterData(bad.clone()));
                 }
                 self.succeed(started)?;
             }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use stolon_core::sentinel::{Decision, Now, Standing, UidSource, View, Weight, reconcile};
 use stolon_model::{
-    Advise, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, KeeperReport, KeeperUid,
-    Timestamp,
+    Advise, BadClusterData, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, InstanceUid, KeeperReport,
+    KeeperUid, Timestamp, UsableCluster,
 };
 use stolon_runtime::new_uid8;
 use stolon_store::{Everything, Expected, Revision, StoreError};
@@ -20,8 +20,8 @@ use crate::sentinel::{Next, SHORTEST_SLEEP, Sentinel};
 enum Trouble {
     #[error("error retrieving cluster data: {0}")]
     View(StoreError),
-    #[error("{0}")]
-    Unusable(String),
+    #[error(transparent)]
+    Unusable(#[from] BadClusterData),
     #[error("cannot publish the own report: {0}")]
     OwnReport(StoreError),
     #[error("cannot create the cluster: {0}")]
@@ -89,9 +89,9 @@ impl Sentinel {
         let Everything { document, keepers, proxies } =
             self.store.everything().await.map_err(Trouble::View)?;
         let Some(read) = document else { return self.create_cluster(&keepers).await };
-        let cluster = usable(read.value)?;
-        self.last_seen = Some(cluster.cluster.uid.clone());
-        self.sleep_interval = cluster.cluster.spec.effective().sleep_interval.max(SHORTEST_SLEEP);
+        let cluster = UsableCluster::try_from(read.value)?;
+        self.last_seen = Some(cluster.data().cluster.uid.clone());
+        self.sleep_interval = cluster.spec().sleep_interval.max(SHORTEST_SLEEP);
         self.publish_report().await.map_err(Trouble::OwnReport)?;
         let view = View { cluster: &cluster, keepers: &keepers, proxies: &proxies, standing };
         let now = Now { monotonic: self.started.elapsed(), wall: wall_clock() };
@@ -179,15 +179,6 @@ impl Sentinel {
     fn remembered_cluster(&self, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Option<ClusterUid> {
         let reported = || keepers.values().map(|report| &report.cluster_uid).find(|uid| !uid.is_empty());
         self.last_seen.as_ref().or_else(reported).cloned()
-    }
-}
-
-/// A document that decisions can be made on.
-fn usable(document: ClusterDocument) -> Result<ClusterData, Trouble> {
-    let cluster = ClusterData::try_from(document).map_err(|error| Trouble::Unusable(error.to_string()))?;
-    match cluster.cluster.spec.validate() {
-        Ok(_) => Ok(cluster),
-        Err(error) => Err(Trouble::Unusable(format!("clusterdata validation failed: {error}"))),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_model::{ClusterData, ClusterDocument};
+use stolon_model::{BadClusterData, ClusterData, ClusterDocument, UsableCluster};
 use stolon_runtime::{Backoff, CommonArgs, Failure, UsageError};
 use stolon_store::{ClusterStore, Expected, StoreError, StoreOptions, Versioned};
 
@@ -69,7 +69,7 @@ impl Session {
     ///
     /// # Errors
     /// There are none, or they cannot be worked with.
-    pub async fn cluster_data(&self) -> Result<ClusterData, Failure> {
+    pub async fn cluster_data(&self) -> Result<UsableCluster, Failure> {
         checked(self.document().await?.map(|found| found.value))
     }
 
@@ -77,7 +77,7 @@ impl Session {
     ///
     /// # Errors
     /// There are none, or they cannot be worked with.
-    pub async fn cluster_data_to_change(&self) -> Result<ClusterData, Failure> {
+    pub async fn cluster_data_to_change(&self) -> Result<UsableCluster, Failure> {
         let document = self.document().await?.map(|found| found.value);
         checked(document).map_err(|Failure { message, hint }| Failure {
             message: format!("cannot get cluster data: {message}"),
@@ -117,13 +117,8 @@ impl Session {
 ///
 /// # Errors
 /// There are none, or they cannot be worked with.
-pub fn checked(document: Option<ClusterDocument>) -> Result<ClusterData, Failure> {
-    let data = ClusterData::try_from(document.ok_or_else(no_cluster_data)?).map_err(unworkable)?;
-    data.cluster.spec.validate().map_err(|invalid| {
-        Failure::new(format!("clusterdata validation failed: {invalid}"))
-            .hint("the stored specification is invalid; stolonctl update with a valid one repairs it")
-    })?;
-    Ok(data)
+pub fn checked(document: Option<ClusterDocument>) -> Result<UsableCluster, Failure> {
+    UsableCluster::try_from(document.ok_or_else(no_cluster_data)?).map_err(unworkable)
 }
 
 /// The store did not give the cluster data.
@@ -146,10 +141,15 @@ fn no_cluster_data() -> Failure {
         .hint("the store holds no cluster of this name; stolonctl init creates one, --cluster-name, --store-prefix and --store-endpoints say which one is meant")
 }
 
-fn unworkable(error: stolon_model::BadClusterData) -> Failure {
-    Failure::new(error.to_string()).hint(
-        "stolonctl clusterdata write puts a saved document back, stolonctl init creates the cluster anew",
-    )
+fn unworkable(error: BadClusterData) -> Failure {
+    Failure::new(error.to_string()).hint(match error {
+        BadClusterData::Spec(_) => {
+            "the stored specification is invalid; stolonctl update with a valid one repairs it"
+        }
+        _ => {
+            "stolonctl clusterdata write puts a saved document back, stolonctl init creates the cluster anew"
+        }
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stolon_model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, ClusterData, EffectiveSpec, FollowConfig, FollowType,
     Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, Role, STOLON_PREFIX,
-    StandbySettings, replication_name,
+    StandbySettings, UsableCluster, replication_name,
 };
 
 use super::hba::{HbaGoal, User};
@@ -199,7 +199,8 @@ pub enum RestartPolicy {
 
 impl Goal {
     /// What `cluster` asks of us. `spec` is its specification with the defaults filled in.
-    pub fn of(cluster: &ClusterData, spec: &EffectiveSpec, us: &Identity) -> Goal {
+    pub fn of(cluster: &UsableCluster, us: &Identity) -> Goal {
+        let (cluster, spec) = (cluster.data(), cluster.spec());
         let Some(keeper) = cluster.keepers.get(&us.keeper) else {
             return Goal::LeaveAlone(LeaveAlone::KeeperUnknown);
         };

@@ -46,7 +46,7 @@ impl<'a> Round<'a> {
         let now = self.now.monotonic;
         let life = if self.is_first { Life::Unproven } else { Life::Proven };
         let view = self.view;
-        let of_this_cluster = |report: &&KeeperReport| report.cluster_uid == view.cluster.cluster.uid;
+        let of_this_cluster = |report: &&KeeperReport| report.cluster_uid == view.cluster.data().cluster.uid;
         for (uid, report) in view.keepers {
             if !of_this_cluster(&report) {
                 continue;
@@ -57,7 +57,7 @@ impl<'a> Round<'a> {
                 self.memory.keepers.insert(uid.clone(), sighting);
             }
         }
-        for uid in view.cluster.keepers.keys() {
+        for uid in view.cluster.data().keepers.keys() {
             let missed = KeeperSighting { report: None, life: Life::Unproven, since: now };
             self.memory.keepers.entry(uid.clone()).or_insert(missed);
         }

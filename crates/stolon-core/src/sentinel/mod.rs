@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterData, InstanceUid, KeeperReport, KeeperUid, Phase, ProxyReport, ProxyUid, Timestamp,
+    ClusterData, InstanceUid, KeeperReport, KeeperUid, Phase, ProxyReport, ProxyUid, Timestamp, UsableCluster,
 };
 
 pub use check::{Violation, violations};
@@ -36,8 +36,8 @@ use round::Round;
 /// What a sentinel sees at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// The cluster data; its specification was validated.
-    pub cluster: &'a ClusterData,
+    /// The cluster data.
+    pub cluster: &'a UsableCluster,
     /// The reports of all keepers.
     pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
     /// The reports of all proxies.

@@ -68,9 +68,9 @@ pub(super) struct Round<'a> {
 
 impl<'a> Round<'a> {
     pub fn begin(view: &'a View<'a>, memory: &Memory, now: Now) -> Self {
-        let cluster = &view.cluster.cluster;
+        let cluster = &view.cluster.data().cluster;
         let same_cluster = memory.cluster_uid.as_ref() == Some(&cluster.uid);
-        let spec = cluster.spec.effective();
+        let spec = view.cluster.spec().clone();
         let takes_over = view.standing == Standing::Leader && !memory.led;
         let blindly = takes_over && memory.gap(now.monotonic, &spec).is_some();
         let mut memory = if same_cluster && !blindly { memory.clone() } else { Memory::default() };
@@ -84,7 +84,7 @@ impl<'a> Round<'a> {
             now,
             is_first,
             memory,
-            data: view.cluster.clone(),
+            data: view.cluster.data().clone(),
             fresh: BTreeMap::new(),
             working: BTreeMap::new(),
             active_proxies: Vec::new(),
@@ -103,21 +103,20 @@ impl<'a> Round<'a> {
 
     /// Remember, but leave the document as it is.
     pub fn pass_through(mut self) -> Decision {
-        self.data = self.view.cluster.clone();
+        self.data = self.before().clone();
         self.changes.clear();
         self.finish()
     }
 
     pub fn finish(mut self) -> Decision {
         self.remember_convergence();
-        let weight = match super::stamp::without_routine(&self.data, self.view.cluster) == *self.view.cluster
-        {
+        let weight = match super::stamp::without_routine(&self.data, self.before()) == *self.before() {
             true => Weight::Routine,
             false => Weight::Decisive,
         };
         self.stamp();
         debug_assert!(
-            super::check::no_new_violations(self.view.cluster, &self.data),
+            super::check::no_new_violations(self.before(), &self.data),
             "a decision must not break a rule: {:?}",
             super::violations(&self.data)
         );
@@ -132,6 +131,11 @@ impl<'a> Round<'a> {
             weight,
             wake_at,
         }
+    }
+
+    /// The document as it was read.
+    pub fn before(&self) -> &'a ClusterData {
+        self.view.cluster.data()
     }
 
     pub fn change(&mut self, change: Change) {

@@ -32,8 +32,9 @@ impl Round<'_> {
 
     /// One more for each instance of which something else is asked than before.
     pub fn count_generations(&mut self) {
+        let before = self.before();
         for (uid, instance) in &mut self.data.instances {
-            let Some(before) = self.view.cluster.instances.get(uid) else { continue };
+            let Some(before) = before.instances.get(uid) else { continue };
             if comparable(&before.spec) != comparable(&instance.spec) {
                 instance.generation += 1;
             }
@@ -42,7 +43,7 @@ impl Round<'_> {
 
     /// Change times are informational: the wall clock of this sentinel where something differs.
     pub fn stamp(&mut self) {
-        let (before, wall) = (self.view.cluster, self.now.wall);
+        let (before, wall) = (self.before(), self.now.wall);
         let data = &mut self.data;
         data.change_time = wall;
         if data.cluster != before.cluster {

@@ -88,7 +88,7 @@ pub fn external() -> FollowConfig {
 }
 
 pub fn goal(cluster: &ClusterData) -> Goal {
-    Goal::of(cluster, &cluster.cluster.spec.effective(), &identity())
+    Goal::of(&cluster.clone().try_into().unwrap(), &identity())
 }
 
 /// A keeper that has nothing.

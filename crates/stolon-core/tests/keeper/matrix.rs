@@ -225,7 +225,7 @@ fn data_of_the_same_system_is_rewound_when_rewinding_is_on() {
 
     let trust = Identity { rewind_credentials: RewindCredentials::Absent, ..identity() };
     let cluster = rewinding();
-    let goal = Goal::of(&cluster, &cluster.cluster.spec.effective(), &trust);
+    let goal = Goal::of(&cluster.try_into().unwrap(), &trust);
     assert_eq!(words(&plan(&goal, &old())), COPY);
 }
 

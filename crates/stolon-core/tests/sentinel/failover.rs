@@ -258,7 +258,8 @@ fn a_primary_that_cannot_do_what_is_asked_is_not_replaced_again_and_again() {
 fn the_head_of_a_standby_cluster_is_replaced_by_another_head() {
     let mut world = World::normal(2, 2).given(|world| {
         let spec = &mut world.data.cluster.spec;
-        spec.init_mode = Some(InitMode::PointInTimeRecovery);
+        spec.init_mode = Some(InitMode::Existing);
+        spec.existing_config = Some(ExistingConfig { keeper_uid: keeper_uid(1) });
         spec.role = Some(Role::Standby);
         spec.standby_config = Some(StandbyConfig::default());
         spec.synchronous_replication = Some(true);
@@ -288,22 +289,4 @@ fn a_standby_cluster_is_promoted_even_if_its_head_is_ill() {
         (world.db(1).spec.role.clone(), world.db(1).spec.follow_config.clone()),
         (Some(Role::Primary), None)
     );
-}
-
-/// D-18: no crash, and how the head follows stays as it is.
-#[test]
-fn a_head_that_follows_outside_stays_as_it_is_without_standby_config() {
-    World::normal(1, 1)
-        .given(|world| {
-            world.data.cluster.spec.role = Some(Role::Standby);
-            world.db(1).spec.role = Some(Role::Standby);
-            let settings =
-                StandbySettings { primary_conninfo: "host=a".into(), ..StandbySettings::default() };
-            world.db(1).spec.follow_config = Some(FollowConfig {
-                follow_type: Some(FollowType::External),
-                standby_settings: Some(settings),
-                ..FollowConfig::default()
-            });
-        })
-        .expect_unchanged("no standbyConfig");
 }

@@ -247,7 +247,8 @@ impl World {
     /// One round on these reports.
     pub fn round_on(&mut self, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Decision {
         let before = self.data.clone();
-        let view = View { cluster: &before, keepers, proxies: &self.proxies, standing: self.standing };
+        let cluster = before.clone().try_into().unwrap();
+        let view = View { cluster: &cluster, keepers, proxies: &self.proxies, standing: self.standing };
         let now = Now { monotonic: self.now, wall: wall(self.wall_seconds) };
         let decision = reconcile(&view, &self.memory, now, &mut Numbered(&mut self.last_uid));
         if self.standing == Standing::Leader {

@@ -92,7 +92,7 @@ async fn read(common: &CommonArgs, args: &ReadArgs) -> anyhow::Result<()> {
 /// One violation a line.
 async fn check(common: &CommonArgs) -> anyhow::Result<()> {
     let data = Session::open(common)?.cluster_data().await?;
-    let violations = violations(&data);
+    let violations = violations(data.data());
     if violations.is_empty() {
         return Ok(output::result("the cluster data break no rule\n")?);
     }

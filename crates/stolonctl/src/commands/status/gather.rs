@@ -98,7 +98,8 @@ pub async fn gather(session: &Session) -> Result<Status, Failure> {
     let found: Option<Versioned<ClusterDocument>> = document.map_err(cannot_get)?;
     let document = found.map(|found| found.value);
     let available = document.as_ref().is_some_and(|document| document.instances.is_some());
-    let data = checked(document)?;
+    let cluster = checked(document)?;
+    let data = cluster.data();
     let reports = keepers.map_err(|error| Failure::because("cannot get keepers info", &error))?;
 
     let holds =
@@ -114,10 +115,10 @@ pub async fn gather(session: &Session) -> Result<Status, Failure> {
     Ok(Status {
         sentinels,
         proxies,
-        keepers: keeper_lines(&data, &reports),
-        cluster: cluster_line(&data, &reports, holds.unwrap_or_default(), available),
-        broken_rules: violations(&data).len(),
-        tree: tree(&data),
+        keepers: keeper_lines(data, &reports),
+        cluster: cluster_line(data, &reports, holds.unwrap_or_default(), available),
+        broken_rules: violations(data).len(),
+        tree: tree(data),
     })
 }
 
