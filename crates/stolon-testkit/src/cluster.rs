@@ -207,7 +207,7 @@ impl Cluster {
     /// As [`Cluster::prepare`].
     pub async fn start(plan: &Plan) -> anyhow::Result<Cluster> {
         let mut cluster = Cluster::prepare(plan).await?;
-        for name in cluster.services.keys().cloned().collect::<Vec<_>>() {
+        for name in cluster.services() {
             cluster.start_service(&name)?;
         }
         Ok(cluster)
@@ -230,6 +230,11 @@ impl Cluster {
             return Err(error);
         }
         Ok(cluster)
+    }
+
+    /// The names of all programs, whether they run or not.
+    pub fn services(&self) -> Vec<String> {
+        self.services.keys().cloned().collect()
     }
 
     /// Start one program: `sentinel1`, `keeper2`, `proxy1`.

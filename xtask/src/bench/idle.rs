@@ -1,16 +1,25 @@
-//! What programs cost that have nothing to do.
+//! What programs cost that have nothing to do, and how that grows with the number of keepers.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::Pid;
-use stolon_testkit::{Cluster, PATIENCE, Plan};
+use serde_json::{Value, json};
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Options;
+use super::Idle;
 
-const NAMES: [&str; 4] = ["sentinel1", "keeper1", "keeper2", "proxy1"];
+/// So many keepers copy their data at the same time.
+const BATCH: usize = 4;
+/// What happened before the watching is over by then.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Timings that are measured.
+const TIMINGS: [(&str, [&str; 4]); 2] =
+    [("sleepInterval 1s", ["1s", "5s", "1s", "3s"]), ("default timings", ["5s", "20s", "5s", "15s"])];
 
 /// One look at a program.
 struct Look {
@@ -21,52 +30,223 @@ struct Look {
     /// Times that it was woken.
     switches: u64,
     /// Requests to the store.
-    requests: Option<f64>,
+    requests: f64,
 }
 
-/// Measure and print.
-pub async fn measure(options: &Options, programs: &Path) -> anyhow::Result<()> {
-    let plan = Plan { programs: Some(programs.to_path_buf()), ..Plan::new(2).store(options.store()) };
-    let mut cluster = Cluster::prepare(&plan).await?;
-    let mut ports = Vec::new();
-    for name in NAMES {
-        let port = cluster.ports.take()?;
-        cluster.add_flag(name, "--metrics-listen-address", &format!("127.0.0.1:{port}"))?;
-        cluster.start_service(name)?;
-        ports.push(port);
-    }
-    cluster.wait_writable(PATIENCE).await?;
-    cluster.wait_streaming(1, PATIENCE).await?;
-    let settle = Duration::from_secs(10);
-    tokio::time::sleep(settle).await;
+/// The cost of one kind of program, of all its processes together.
+#[derive(Default)]
+struct Cost {
+    processes: usize,
+    memory: u64,
+    most_memory: u64,
+    cpu: Duration,
+    switches: u64,
+    requests: f64,
+}
 
-    let watched = Duration::from_secs(options.idle_seconds);
-    let mut before = Vec::new();
-    for (name, port) in NAMES.iter().zip(&ports) {
-        before.push(look(&cluster, name, *port).await?);
+impl Cost {
+    fn add(&mut self, before: &Look, after: &Look) {
+        self.processes += 1;
+        self.memory += after.memory;
+        self.most_memory = self.most_memory.max(after.memory);
+        self.cpu += after.cpu.saturating_sub(before.cpu);
+        self.switches += after.switches.saturating_sub(before.switches);
+        self.requests += after.requests - before.requests;
     }
-    tokio::time::sleep(watched).await;
-    let minutes = watched.as_secs_f64() / 60.0;
-    println!("\nIdle programs, watched for {} s", watched.as_secs());
-    println!(
-        "  {:<12} {:>12} {:>8} {:>14} {:>22}",
-        "", "memory MiB", "cpu %", "wakes a second", "store requests a min"
-    );
-    for ((name, port), before) in NAMES.iter().zip(&ports).zip(before) {
-        let after = look(&cluster, name, *port).await?;
+
+    fn print(&self, name: &str, watched: Duration) {
+        let minutes = watched.as_secs_f64() / 60.0;
+        let each = self.processes.max(1) as f64;
         println!(
-            "  {name:<12} {:>12.1} {:>8.2} {:>14.1} {:>22}",
-            after.memory as f64 / 1024.0,
-            (after.cpu - before.cpu).as_secs_f64() / watched.as_secs_f64() * 100.0,
-            (after.switches - before.switches) as f64 / watched.as_secs_f64(),
-            match (before.requests, after.requests) {
-                (Some(before), Some(after)) => format!("{:.0}", (after - before) / minutes),
-                _ => "not told".to_owned(),
-            },
+            "    {name:<10} {:>5} {:>14.1} {:>14.1} {:>14.1} {:>12.1} {:>10.2} {:>12.1}",
+            self.processes,
+            self.requests / minutes,
+            self.requests / minutes / each,
+            self.memory as f64 / 1024.0 / each,
+            self.most_memory as f64 / 1024.0,
+            self.cpu.as_secs_f64() / watched.as_secs_f64() * 100.0 / each,
+            self.switches as f64 / watched.as_secs_f64() / each,
         );
     }
-    cluster.kill_everything().await;
+}
+
+/// Programs of a cluster with the ports of their metrics.
+struct Programs {
+    cluster: Cluster,
+    names: Vec<(String, u16)>,
+}
+
+/// Measure every number of keepers, and print tables.
+pub async fn measure(options: &Idle, programs: &Path) -> anyhow::Result<()> {
+    let stores = match options.etcd {
+        true => vec![StoreKind::Etcd],
+        false => vec![StoreKind::Etcd, StoreKind::Sqlite],
+    };
+    for store in stores {
+        for &keepers in &options.keepers {
+            let plan = Plan {
+                programs: Some(programs.to_path_buf()),
+                ..Plan::new(keepers).store(store).spec(light(keepers))
+            };
+            let mut running = Programs::start(&plan).await?;
+            let outcome = running.measure(&plan, Duration::from_secs(options.seconds)).await;
+            if outcome.is_err() {
+                running.cluster.dump_logs();
+            }
+            running.cluster.kill_everything().await;
+            outcome?;
+        }
+    }
     Ok(())
+}
+
+/// Instances that leave the machine to the programs that are measured.
+fn light(keepers: usize) -> Value {
+    json!({
+        "maxStandbys": keepers.max(20),
+        "maxStandbysPerSender": keepers.max(3),
+        "pgParameters": {
+            "autovacuum": "off",
+            "fsync": "off",
+            "max_connections": "20",
+            "max_parallel_workers": "0",
+            "max_wal_size": "64MB",
+            "shared_buffers": "1MB",
+            "wal_receiver_status_interval": "60s",
+        },
+    })
+}
+
+impl Programs {
+    /// All programs, and every standby streams. Standbys come a few at a time: they share one disk.
+    async fn start(plan: &Plan) -> anyhow::Result<Self> {
+        let progress = spinner(format!("{} keepers, {:?}: starting", plan.keepers, plan.store));
+        let mut cluster = Cluster::prepare(plan).await?;
+        let mut names = Vec::new();
+        for name in cluster.services() {
+            let port = cluster.ports.take()?;
+            cluster.add_flag(&name, "--metrics-listen-address", &format!("127.0.0.1:{port}"))?;
+            names.push((name, port));
+        }
+        let mut running = Programs { cluster, names };
+        let outcome = running.start_all(plan.keepers, &progress).await;
+        progress.finish_and_clear();
+        if let Err(error) = outcome {
+            running.cluster.dump_logs();
+            running.cluster.kill_everything().await;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
+    async fn start_all(&mut self, keepers: usize, progress: &ProgressBar) -> anyhow::Result<()> {
+        for name in ["sentinel1", "keeper1", "proxy1"] {
+            self.cluster.start_service(name)?;
+        }
+        self.cluster.wait_writable(PATIENCE).await?;
+        let mut started = 1;
+        while started < keepers {
+            let batch = BATCH.min(keepers - started);
+            for number in started + 1..=started + batch {
+                self.cluster.start_service(&format!("keeper{number}"))?;
+            }
+            started += batch;
+            progress.set_message(format!("{started} of {keepers} keepers started"));
+            self.cluster.wait_streaming(started - 1, PATIENCE * 3).await?;
+        }
+        Ok(())
+    }
+
+    async fn measure(&mut self, plan: &Plan, watched: Duration) -> anyhow::Result<()> {
+        for (title, [sleep, fail, check, timeout]) in TIMINGS {
+            self.cluster
+                .patch(json!({
+                    "sleepInterval": sleep, "failInterval": fail,
+                    "proxyCheckInterval": check, "proxyTimeout": timeout,
+                }))
+                .await?;
+            let progress = spinner(format!("{} keepers, {:?}, {title}", plan.keepers, plan.store));
+            sleep_with(&progress, "settling", SETTLE).await;
+            let (before, served) = (self.look().await?, self.served_by_etcd().await?);
+            sleep_with(&progress, "watching", watched).await;
+            let (after, served_then) = (self.look().await?, self.served_by_etcd().await?);
+            progress.finish_and_clear();
+            println!(
+                "\n  {} keepers, store {:?}, {title}, watched for {} s",
+                plan.keepers,
+                plan.store,
+                watched.as_secs()
+            );
+            self.print(&before, &after, watched);
+            if let (Some(before), Some(after)) = (served, served_then) {
+                let a_minute = (after - before) / watched.as_secs_f64() * 60.0;
+                println!("    etcd received {a_minute:.1} messages a minute");
+            }
+            self.is_quiet(plan.keepers).await?;
+        }
+        Ok(())
+    }
+
+    fn print(&self, before: &[Look], after: &[Look], watched: Duration) {
+        println!(
+            "    {:<10} {:>5} {:>14} {:>14} {:>14} {:>12} {:>10} {:>12}",
+            "", "", "requests/min", "each", "MiB each", "MiB at most", "cpu % each", "wakes/s each"
+        );
+        let mut all = Cost::default();
+        for kind in ["keeper", "sentinel", "proxy"] {
+            let mut cost = Cost::default();
+            for (((name, _), before), after) in self.names.iter().zip(before).zip(after) {
+                if name.starts_with(kind) {
+                    cost.add(before, after);
+                    all.add(before, after);
+                }
+            }
+            cost.print(kind, watched);
+        }
+        all.print("all", watched);
+    }
+
+    async fn look(&self) -> anyhow::Result<Vec<Look>> {
+        let mut looks = Vec::new();
+        for (name, port) in &self.names {
+            looks.push(look(&self.cluster, name, *port).await?);
+        }
+        Ok(looks)
+    }
+
+    /// Figures of a cluster that was not idle are worth nothing.
+    async fn is_quiet(&self, keepers: usize) -> anyhow::Result<()> {
+        let primary = self.cluster.primary().await?;
+        ensure!(primary == 1, "a failover came in between: keeper{primary} is the primary");
+        self.cluster.wait_streaming(keepers - 1, QUERY).await
+    }
+
+    /// All messages that clients sent to etcd, those of streams included.
+    async fn served_by_etcd(&self) -> anyhow::Result<Option<f64>> {
+        let Some(etcd) = &self.cluster.etcd else { return Ok(None) };
+        let endpoint = etcd.endpoint(0);
+        let port = endpoint.rsplit(':').next().and_then(|port| port.parse().ok()).context("no port")?;
+        let text = metrics(port).await?;
+        let lines = text.lines().filter(|line| line.starts_with("grpc_server_msg_received_total{"));
+        let counts = lines.filter_map(|line| line.split_whitespace().last()?.parse::<f64>().ok());
+        Ok(Some(counts.sum()))
+    }
+}
+
+fn spinner(message: String) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(message);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {prefix} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+async fn sleep_with(progress: &ProgressBar, what: &'static str, span: Duration) {
+    for second in 0..span.as_secs() {
+        progress.set_prefix(format!("{what} {second}/{} s", span.as_secs()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 async fn look(cluster: &Cluster, name: &str, port: u16) -> anyhow::Result<Look> {
@@ -81,7 +261,7 @@ async fn look(cluster: &Cluster, name: &str, port: u16) -> anyhow::Result<Look> 
         memory: field("VmRSS"),
         cpu: cpu(pid)?,
         switches: field("voluntary_ctxt_switches"),
-        requests: store_requests(port).await.with_context(|| format!("the metrics of {name}"))?,
+        requests: wait_for(name, QUERY, async || store_requests(port).await).await?,
     })
 }
 
@@ -96,10 +276,15 @@ fn cpu(pid: Pid) -> anyhow::Result<Duration> {
 
 /// The counter of requests that every program has among its metrics.
 async fn store_requests(port: u16) -> anyhow::Result<Option<f64>> {
+    let text = metrics(port).await?;
+    let line = text.lines().find(|line| line.contains("store_requests") && !line.starts_with('#'));
+    line.and_then(|line| line.split_whitespace().last()).map(str::parse).transpose().context("no number")
+}
+
+async fn metrics(port: u16) -> anyhow::Result<String> {
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
-    let line = text.lines().find(|line| line.contains("store_requests") && !line.starts_with('#'));
-    line.and_then(|line| line.split_whitespace().last()).map(str::parse).transpose().context("no number")
+    Ok(text)
 }

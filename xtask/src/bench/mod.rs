@@ -15,8 +15,10 @@ use stolon_testkit::StoreKind;
 /// What to measure.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Bench {
-    /// Time without writes after a kill, time to a new cluster, and what idle programs cost
+    /// Time without writes after a kill, and time to a new cluster
     Failover(Options),
+    /// What idle programs cost: requests to the store, memory, processor time
+    Idle(Idle),
     /// Faults of all kinds for a long time: nothing that was promised to a client may be lost
     Soak(Soak),
 }
@@ -52,11 +54,27 @@ pub struct Options {
     #[arg(long)]
     etcd: bool,
 
-    /// How long idle programs are watched, in seconds
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    idle_seconds: u64,
-
     /// Measure the programs in this directory instead of building them
+    #[arg(long, value_name = "DIRECTORY")]
+    programs: Option<PathBuf>,
+}
+
+/// How many programs are watched, and for how long.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Idle {
+    /// Clusters of so many keepers, one after the other
+    #[arg(long, default_value = "2,12,50", value_delimiter = ',', value_name = "COUNTS")]
+    keepers: Vec<usize>,
+
+    /// On etcd alone; otherwise on etcd and on a file
+    #[arg(long)]
+    etcd: bool,
+
+    /// For how long, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    seconds: u64,
+
+    /// Watch the programs in this directory instead of building them
     #[arg(long, value_name = "DIRECTORY")]
     programs: Option<PathBuf>,
 }
@@ -76,6 +94,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
     let options = match bench {
         Bench::Failover(options) => options,
         Bench::Soak(options) => return runtime.block_on(soak::run(options)),
+        Bench::Idle(options) => {
+            return runtime.block_on(idle::measure(options, &programs(&options.programs)?));
+        }
     };
     let programs = programs(&options.programs)?;
     runtime.block_on(async {
@@ -84,7 +105,6 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
             options.store()
         );
         new_cluster::measure(options, &programs).await?;
-        idle::measure(options, &programs).await?;
         failover::measure(options, &programs).await
     })
 }
