@@ -128,3 +128,23 @@ document! {
         proxy_timeout: i64 = "ProxyTimeout", keep;
     }
 }
+
+impl KeeperReport {
+    /// The report without what moves all the time and calls for nothing by itself: its uid, positions, bytes copied. Two reports
+    /// that are equal without them say the same.
+    pub fn without_positions(&self) -> KeeperReport {
+        let mut report = self.clone();
+        report.info_uid = InfoUid::default();
+        if let Some(state) = &mut report.postgres_state {
+            state.lsn = Lsn(0);
+            state.older_wal_file.clear();
+        }
+        if let Some(activity) = &mut report.activity {
+            activity.bytes_done = 0;
+            if let Some(served) = &mut activity.served {
+                served.lsn = Lsn(0);
+            }
+        }
+        report
+    }
+}

@@ -8,7 +8,7 @@ use stolon_model::{
     ClusterDocument, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
 };
 
-use crate::{Campaign, Expected, Revision, StoreError, Watch};
+use crate::{Campaign, DocumentFeed, EverythingFeed, Expected, Revision, StoreError, Watch};
 
 /// A value with the revision it was read at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,9 @@ pub trait ClusterStore: Send + Sync {
         expected: Expected,
     ) -> Result<Revision, StoreError>;
 
-    /// Publish a keeper's report; it vanishes `ttl` (at least [`crate::MINIMUM_TTL`]) later.
+    /// Publish a keeper's report. One in which only positions moved since this process' last one wakes nobody. The same
+    /// request reads the cluster document for the feeds of this store.
+    /// `ttl`: see [`crate::MINIMUM_TTL`] and the contract.
     async fn put_keeper_report(&self, report: &KeeperReport, ttl: Duration) -> Result<(), StoreError>;
 
     /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
@@ -75,7 +77,7 @@ pub trait ClusterStore: Send + Sync {
     /// Withdraw a keeper's report at once.
     async fn remove_keeper_report(&self, uid: &KeeperUid) -> Result<(), StoreError>;
 
-    /// Publish a sentinel's report; it vanishes `ttl` (at least [`crate::MINIMUM_TTL`]) later.
+    /// Publish a sentinel's report; it need not be repeated while it says the same, but see the contract: a lease can be lost.
     async fn put_sentinel_report(&self, report: &SentinelReport, ttl: Duration) -> Result<(), StoreError>;
 
     /// The reports of all sentinels, by the uid inside. What cannot be read is logged and left out.
@@ -84,7 +86,8 @@ pub trait ClusterStore: Send + Sync {
     /// Withdraw a sentinel's report at once.
     async fn remove_sentinel_report(&self, uid: &SentinelUid) -> Result<(), StoreError>;
 
-    /// Publish a proxy's report; it vanishes `ttl` (at least [`crate::MINIMUM_TTL`]) later.
+    /// Publish a proxy's report. The same request reads the cluster document for the feeds of this store.
+    /// `ttl`: three times as long as it must stay there after the proxy lost the store.
     async fn put_proxy_report(&self, report: &ProxyReport, ttl: Duration) -> Result<(), StoreError>;
 
     /// The reports of all proxies, by the uid inside. What cannot be read is logged and left out.
@@ -95,6 +98,14 @@ pub trait ClusterStore: Send + Sync {
 
     /// Wake after changes from now on. Make the watch first, then read. Call inside a tokio runtime.
     fn watch(&self, scope: WatchScope) -> Watch;
+
+    /// The cluster document, kept up to date: by what the store carries, by this store's own publications, and by reads where
+    /// somebody asks for something younger. Call inside a tokio runtime.
+    fn follow_document(&self) -> DocumentFeed;
+
+    /// The same for all that a sentinel decides on. Reports in which only positions moved wake nobody, see
+    /// [`crate::Feed::attend`]. Call inside a tokio runtime.
+    fn follow_everything(&self) -> EverythingFeed;
 
     /// The sentinel that leads, as the store sees it.
     async fn leader(&self) -> Result<Option<SentinelUid>, StoreError>;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Contender, StoreError, Watch};
+use crate::{Changes, Contender, StoreError, Watch};
 
-/// No report vanishes earlier than this after its last put, whatever its writer asked for.
+/// A time to live that is shorter counts as this.
 pub const MINIMUM_TTL: Duration = Duration::from_secs(20);
 
 /// A key of the store: words joined by `/`. See [`crate::cluster_path`] for how it starts.
@@ -92,6 +92,59 @@ impl Selector {
     }
 }
 
+impl From<Selector> for Key {
+    /// The key itself, or the one that all selected keys are below.
+    fn from(selector: Selector) -> Key {
+        match selector {
+            Selector::Key(key) | Selector::Below(key) => key,
+        }
+    }
+}
+
+/// A state of the whole store; later ones are greater, unless the store itself went back in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub i64);
+
+impl Version {
+    /// Before everything that was ever written.
+    pub const START: Version = Version(0);
+}
+
+/// What was found among the selected keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The keys that were written after the version that was asked from.
+    pub changed: Vec<Entry>,
+    /// How many keys there are, changed or not.
+    pub count: usize,
+    /// The state that was looked at.
+    pub version: Version,
+}
+
+/// Whether others are woken by a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// They are.
+    Wake,
+    /// They need not be: they find it when they next look. Where the store itself carries changes, they get it at once.
+    Quiet,
+}
+
+/// A report, and what its writer wants to know at the same time.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Where the report goes.
+    pub key: Key,
+    /// The report.
+    pub value: Vec<u8>,
+    /// See the contract: how long it may outlive its writer.
+    pub ttl: Duration,
+    /// Whether it is of interest at once.
+    pub notice: Notice,
+    /// The key to read.
+    pub read: Key,
+}
+
 /// A store of keys. The promises are those of the crate's documentation.
 #[async_trait]
 pub trait KvStore: Send + Sync + 'static {
@@ -100,6 +153,18 @@ pub trait KvStore: Send + Sync + 'static {
 
     /// All keys below `parent`, in order, linearizable.
     async fn list(&self, parent: &Key) -> Result<Vec<Entry>, StoreError>;
+
+    /// What was written among the selected keys after `since`, linearizable, in one request.
+    async fn look(&self, selector: &Selector, since: Version) -> Result<Look, StoreError>;
+
+    /// Changes of the selected keys as the store itself tells of them: with their values where it can, otherwise as a
+    /// request to look. Call inside a tokio runtime.
+    fn changes(&self, selector: Selector) -> Changes {
+        Changes::woken_by(self.watch(vec![selector]))
+    }
+
+    /// Write a report and read another key: one request, as of one moment.
+    async fn publish(&self, publication: Publication) -> Result<Look, StoreError>;
 
     /// Write, whatever is there. `ttl` below [`MINIMUM_TTL`] is raised to it.
     async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError>;

@@ -1,6 +1,7 @@
 //! A [`ClusterStore`] on top of any [`KvStore`]: the key layout and the JSON (docs: "Keys in the store").
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,21 +9,31 @@ use stolon_model::{
     ClusterDocument, Document, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
 };
 
+use crate::feed::{KvFeed, Weight};
 use crate::{
-    Campaign, ClusterStore, Entry, Everything, Expected, Key, KvStore, Revision, Selector, StoreError,
-    Versioned, Watch, WatchScope,
+    BootInstant, Campaign, ClusterStore, DocumentFeed, Entry, Everything, EverythingFeed, Expected, Feed,
+    Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Versioned, Watch, WatchScope,
 };
 
 /// The documents of one cluster in a key-value store.
 pub struct KvClusterStore<K> {
-    store: K,
+    store: Arc<K>,
     cluster: Key,
+    /// The feeds of the cluster document, which every publication confirms.
+    document_feeds: Mutex<Vec<Weak<KvFeed>>>,
+    /// What was last published of each report, to tell whether more than positions changed since.
+    published: Mutex<BTreeMap<Key, Entry>>,
 }
 
 impl<K: KvStore> KvClusterStore<K> {
     /// The cluster at `path` (see [`crate::cluster_path`]).
     pub fn new(store: K, path: &str) -> Self {
-        KvClusterStore { store, cluster: Key::new(path) }
+        KvClusterStore {
+            store: Arc::new(store),
+            cluster: Key::new(path),
+            document_feeds: Mutex::default(),
+            published: Mutex::default(),
+        }
     }
 
     /// The store itself.
@@ -31,15 +42,11 @@ impl<K: KvStore> KvClusterStore<K> {
     }
 
     fn document_key(&self) -> Key {
-        self.cluster.child("clusterdata")
+        document_key(&self.cluster)
     }
 
     fn reports_key(&self, kind: Reports) -> Key {
-        self.cluster.child(match kind {
-            Reports::Keepers => "keepers/info",
-            Reports::Sentinels => "sentinels/info",
-            Reports::Proxies => "proxies/info",
-        })
+        kind.below(&self.cluster)
     }
 
     fn election_key(&self) -> Key {
@@ -54,8 +61,34 @@ impl<K: KvStore> KvClusterStore<K> {
         ttl: Duration,
     ) -> Result<(), StoreError> {
         let key = self.reports_key(kind).child(uid);
-        let json = report.to_json().into_bytes();
-        self.store.put(&key, json, Some(ttl)).await
+        let value = report.to_json().into_bytes();
+        // The revision only has to differ from that of the report before it.
+        let number = self.locked(&self.published).get(&key).map_or(0, |last| last.revision.0 + 1);
+        let entry = Entry { key: key.clone(), value: value.clone(), revision: Revision(number) };
+        let notice = match weigh_report(kind, self.locked(&self.published).get(&key), Some(&entry)) {
+            Weight::Wakes => Notice::Wake,
+            Weight::Quiet => Notice::Quiet,
+        };
+        let feeds: Vec<_> = self.locked(&self.document_feeds).iter().filter_map(Weak::upgrade).collect();
+        let known: Vec<_> = feeds.iter().map(|feed| feed.version()).collect();
+        let asked_at = BootInstant::now();
+        let publication = Publication { key: key.clone(), value, ttl, notice, read: self.document_key() };
+        let look = self.store.publish(publication).await?;
+        for (feed, known) in feeds.iter().zip(known) {
+            feed.absorb_look(look.clone(), asked_at, known);
+        }
+        self.locked(&self.published).insert(key, entry);
+        Ok(())
+    }
+
+    async fn remove_report(&self, kind: Reports, uid: &str) -> Result<(), StoreError> {
+        let key = self.reports_key(kind).child(uid);
+        self.locked(&self.published).remove(&key);
+        self.store.delete(&key).await
+    }
+
+    fn locked<'a, T>(&self, mutex: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reports<R: Document, U: Ord>(
@@ -78,6 +111,94 @@ enum Reports {
     Keepers,
     Sentinels,
     Proxies,
+}
+
+impl Reports {
+    fn below(self, cluster: &Key) -> Key {
+        cluster.child(match self {
+            Reports::Keepers => "keepers/info",
+            Reports::Sentinels => "sentinels/info",
+            Reports::Proxies => "proxies/info",
+        })
+    }
+}
+
+fn document_key(cluster: &Key) -> Key {
+    cluster.child("clusterdata")
+}
+
+fn everything_in<'a>(
+    cluster: &Key,
+    entries: impl Iterator<Item = &'a Entry> + Clone,
+) -> Result<Everything, StoreError> {
+    let document = document_key(cluster);
+    let below = |kind: Reports| {
+        let selector = Selector::Below(kind.below(cluster));
+        entries.clone().filter(move |entry| selector.contains(entry.key.as_str()))
+    };
+    Ok(Everything {
+        document: StoredDocument::read(entries.clone().find(|entry| entry.key == document))?.present(),
+        keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
+        proxies: all_proxy_reports(below(Reports::Proxies))?,
+    })
+}
+
+/// What a change means to a sentinel. Reports of sentinels and the election are nothing to it.
+fn weigh_everything(cluster: &Selector, old: Option<&Entry>, new: Option<&Entry>) -> Weight {
+    let Some(key) = new.or(old).map(|entry| entry.key.as_str()) else { return Weight::Quiet };
+    let cluster = Key::from(cluster.clone());
+    if key == document_key(&cluster).as_str() {
+        return Weight::Wakes;
+    }
+    let is_below = |kind: &Reports| Selector::Below(kind.below(&cluster)).contains(key);
+    match [Reports::Keepers, Reports::Proxies].into_iter().find(is_below) {
+        Some(kind) => weigh_report(kind, old, new),
+        None => Weight::Quiet,
+    }
+}
+
+/// A report in which only positions moved can wait for the next look.
+fn weigh_report(kind: Reports, old: Option<&Entry>, new: Option<&Entry>) -> Weight {
+    let (Some(old), Some(new)) = (old, new) else { return Weight::Wakes };
+    let says_the_same = match kind {
+        Reports::Keepers => both(old, new).is_some_and(|(old, new): (KeeperReport, KeeperReport)| {
+            old.without_positions() == new.without_positions()
+        }),
+        Reports::Proxies => both(old, new).is_some_and(|(old, new): (ProxyReport, ProxyReport)| {
+            (old.uid, old.generation, old.proxy_timeout) == (new.uid, new.generation, new.proxy_timeout)
+        }),
+        Reports::Sentinels => true,
+    };
+    if says_the_same { Weight::Quiet } else { Weight::Wakes }
+}
+
+fn both<D: Document>(old: &Entry, new: &Entry) -> Option<(D, D)> {
+    Some((decode(old).ok()?, decode(new).ok()?))
+}
+
+/// Keeps what was made of the copy, until something else was written.
+fn remembering<K: PartialEq + Send + 'static, T: Clone + Send + 'static>(
+    key: impl Fn(&BTreeMap<String, Entry>) -> K + Send + 'static,
+    make: impl Fn(&BTreeMap<String, Entry>) -> Result<T, StoreError> + Send + 'static,
+) -> crate::cluster_feed::Read<T> {
+    let mut made: Option<(K, Result<T, StoreError>)> = None;
+    Box::new(move |copy| {
+        copy.with(|entries| {
+            let now = key(entries);
+            match &made {
+                Some((then, value)) if *then == now => value.clone(),
+                _ => {
+                    let value = make(entries);
+                    made = Some((now, value.clone()));
+                    value
+                }
+            }
+        })
+    })
+}
+
+fn revisions(entries: &BTreeMap<String, Entry>) -> Vec<(String, Revision)> {
+    entries.iter().map(|(key, entry)| (key.clone(), entry.revision)).collect()
 }
 
 enum StoredDocument {
@@ -152,16 +273,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
 
     async fn everything(&self) -> Result<Everything, StoreError> {
         let entries = self.store.list(&self.cluster).await?;
-        let document = self.document_key();
-        let below = |kind| {
-            let selector = Selector::Below(self.reports_key(kind));
-            entries.iter().filter(move |entry| selector.contains(entry.key.as_str()))
-        };
-        Ok(Everything {
-            document: StoredDocument::read(entries.iter().find(|entry| entry.key == document))?.present(),
-            keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
-            proxies: all_proxy_reports(below(Reports::Proxies))?,
-        })
+        everything_in(&self.cluster, entries.iter())
     }
 
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError> {
@@ -195,7 +307,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn remove_keeper_report(&self, uid: &KeeperUid) -> Result<(), StoreError> {
-        self.store.delete(&self.reports_key(Reports::Keepers).child(uid.as_str())).await
+        self.remove_report(Reports::Keepers, uid.as_str()).await
     }
 
     async fn put_sentinel_report(&self, report: &SentinelReport, ttl: Duration) -> Result<(), StoreError> {
@@ -207,7 +319,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn remove_sentinel_report(&self, uid: &SentinelUid) -> Result<(), StoreError> {
-        self.store.delete(&self.reports_key(Reports::Sentinels).child(uid.as_str())).await
+        self.remove_report(Reports::Sentinels, uid.as_str()).await
     }
 
     async fn put_proxy_report(&self, report: &ProxyReport, ttl: Duration) -> Result<(), StoreError> {
@@ -219,7 +331,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn remove_proxy_report(&self, uid: &ProxyUid) -> Result<(), StoreError> {
-        self.store.delete(&self.reports_key(Reports::Proxies).child(uid.as_str())).await
+        self.remove_report(Reports::Proxies, uid.as_str()).await
     }
 
     fn watch(&self, scope: WatchScope) -> Watch {
@@ -232,6 +344,29 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
                 Selector::Below(self.reports_key(Reports::Proxies)),
             ],
         })
+    }
+
+    fn follow_document(&self) -> DocumentFeed {
+        let key = self.document_key();
+        let selector = Selector::Key(key.clone());
+        let changes = self.store.changes(selector.clone());
+        let copy = Arc::new(KvFeed::new(self.store.clone(), selector, |_, _, _| Weight::Wakes));
+        let mut feeds = self.locked(&self.document_feeds);
+        feeds.retain(|feed| feed.strong_count() > 0);
+        feeds.push(Arc::downgrade(&copy));
+        let read = remembering(revisions, move |entries| {
+            Ok(StoredDocument::read(entries.get(key.as_str()))?.present())
+        });
+        Feed::start(copy, changes, read)
+    }
+
+    fn follow_everything(&self) -> EverythingFeed {
+        let cluster = self.cluster.clone();
+        let selector = Selector::Below(cluster.clone());
+        let changes = self.store.changes(selector.clone());
+        let copy = Arc::new(KvFeed::new(self.store.clone(), selector, weigh_everything));
+        let read = remembering(revisions, move |entries| everything_in(&cluster, entries.values()));
+        Feed::start(copy, changes, read)
     }
 
     async fn leader(&self) -> Result<Option<SentinelUid>, StoreError> {

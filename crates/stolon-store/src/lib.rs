@@ -16,21 +16,29 @@
 //! 4. **An unknown outcome is said, never hidden.** A write whose answer did not arrive is
 //!    [`StoreError::Unknown`]; it may take effect later and is never repeated by the store itself.
 //! 5. **Every call ends** within the store timeout, whatever the store does.
-//! 6. **Time to live** counts from the last put of the key, and is at least [`MINIMUM_TTL`].
-//!    A key whose time is over is absent. A put without a time to live takes an earlier one away.
+//! 6. **Time to live** ends with the process that put the key. As long as that goes on and reaches the store, the key stays.
+//!    After the process ended, or lost the store, the key is there for at least a third of its time to live after its last
+//!    put, and is gone one time to live later at the latest. A time to live below [`MINIMUM_TTL`] counts as that. A put
+//!    without one takes an earlier one away. A key that somebody removed is not made again.
 //! 7. **Watches never sleep through a change.** A [`Watch`] covers everything from the call that made
-//!    it on. It may wake for no reason, and it wakes after each reconnection.
+//!    it on. It may wake for no reason, and it wakes after each reconnection. A [`Notice::Quiet`] write wakes only where the
+//!    store carries changes by itself.
 //! 8. **One leader.** A [`Leadership`] knows that it is lost before a successor can win, also if the
 //!    process was frozen or cut off. A successor wins as soon as the leader resigns, and at the latest
 //!    one lease after the leader was last heard of.
+//! 9. **A feed never looks younger than it is.** A [`Feed`] holds everything that was acknowledged before the moment that it
+//!    names, whether its news came late, twice, or not at all.
 //!
 //! This crate knows nothing of what the documents mean, and decides nothing about clusters.
 
+mod changes;
 mod clock;
+mod cluster_feed;
 mod cluster_store;
 mod election;
 mod error;
 mod etcd;
+mod feed;
 mod kv;
 mod kv_cluster;
 mod memory;
@@ -39,12 +47,17 @@ mod path;
 mod sqlite;
 mod watch;
 
+pub use changes::{Change, Changes, News};
 pub use clock::BootInstant;
+pub use cluster_feed::{DocumentFeed, EverythingFeed, Feed, Seen};
 pub use cluster_store::{ClusterStore, Everything, Versioned, WatchScope};
 pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
 pub use error::StoreError;
 pub use etcd::EtcdStore;
-pub use kv::{Entry, Expected, Key, KvStore, MINIMUM_TTL, Revision, Selector};
+pub use feed::Attention;
+pub use kv::{
+    Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Revision, Selector, Version,
+};
 pub use kv_cluster::KvClusterStore;
 pub use memory::MemoryStore;
 pub use options::{Backend, BadBackend, StoreOptions, TlsVerification, open};

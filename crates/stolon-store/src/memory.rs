@@ -7,14 +7,43 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    BootInstant, Contender, Entry, Expected, Key, KvStore, MINIMUM_TTL, Renewal, Revision, Selector,
-    StoreError, Tenure, Waker, Watch,
+    BootInstant, Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Renewal,
+    Revision, Selector, StoreError, Tenure, Version, Waker, Watch,
 };
 
 /// A store that lives as long as its clones, which share it.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
+    session: Arc<Session>,
+}
+
+/// What a process is elsewhere: the keys that it put with a time to live end some time after it does.
+#[derive(Default)]
+struct Session {
     state: Arc<Mutex<State>>,
+}
+
+impl Session {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let number = self.number();
+        for stored in self.state().entries.values_mut() {
+            if let Life::OfSession { session, ttl } = stored.life
+                && session == number
+            {
+                stored.life = Life::Until(BootInstant::now() + ttl);
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -28,17 +57,46 @@ struct State {
 struct Stored {
     value: Vec<u8>,
     revision: Revision,
-    expires: Option<BootInstant>,
+    life: Life,
+}
+
+/// How long a key stays.
+#[derive(Clone, Copy, PartialEq)]
+enum Life {
+    ForEver,
+    OfSession { session: usize, ttl: Duration },
+    Until(BootInstant),
+}
+
+impl Stored {
+    fn is_over(&self) -> bool {
+        matches!(self.life, Life::Until(end) if end.is_past())
+    }
+
+    fn entry(&self, key: &str) -> Entry {
+        Entry { key: Key::new(key), value: self.value.clone(), revision: self.revision }
+    }
 }
 
 impl State {
-    fn write(&mut self, key: &str, value: Vec<u8>, ttl: Option<Duration>) -> Revision {
+    fn write(&mut self, key: &str, value: Vec<u8>, life: Life, notice: Notice) -> Revision {
         self.revision += 1;
         let revision = Revision(self.revision);
-        let expires = ttl.map(|ttl| BootInstant::now() + ttl.max(MINIMUM_TTL));
-        self.entries.insert(key.to_owned(), Stored { value, revision, expires });
-        self.wake(key);
+        self.entries.insert(key.to_owned(), Stored { value, revision, life });
+        if notice == Notice::Wake {
+            self.wake(key);
+        }
         revision
+    }
+
+    fn look(&self, selector: &Selector, since: Version) -> Look {
+        let selected: Vec<_> = self.entries.iter().filter(|(key, _)| selector.contains(key)).collect();
+        let newer = selected.iter().filter(|(_, stored)| stored.revision.0 > since.0);
+        Look {
+            changed: newer.map(|(key, stored)| stored.entry(key)).collect(),
+            count: selected.len(),
+            version: Version(self.revision),
+        }
     }
 
     fn remove(&mut self, key: &str) {
@@ -64,32 +122,28 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Let the time to live of every key pass at once.
-    pub fn expire_all(&self) {
-        let mut state = self.state();
-        let mortal: Vec<String> = state
-            .entries
-            .iter()
-            .filter(|(_, stored)| stored.expires.is_some())
-            .map(|(key, _)| key.clone())
-            .collect();
-        mortal.iter().for_each(|key| state.remove(key));
+    /// Another client of the same store, as another process is one.
+    pub fn another_client(&self) -> Self {
+        MemoryStore { session: Arc::new(Session { state: Arc::clone(&self.session.state) }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.session.state()
+    }
+
+    fn life(&self, ttl: Option<Duration>) -> Life {
+        match ttl {
+            None => Life::ForEver,
+            Some(ttl) => Life::OfSession { session: self.session.number(), ttl: ttl.max(MINIMUM_TTL) },
+        }
     }
 
     /// The state as a request sees it: counted, without what has expired.
     fn request(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
         state.requests += 1;
-        let gone: Vec<String> = state
-            .entries
-            .iter()
-            .filter(|(_, stored)| stored.expires.is_some_and(BootInstant::is_past))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let gone: Vec<String> =
+            state.entries.iter().filter(|(_, stored)| stored.is_over()).map(|(key, _)| key.clone()).collect();
         gone.iter().for_each(|key| state.remove(key));
         state
     }
@@ -98,28 +152,26 @@ impl MemoryStore {
 #[async_trait]
 impl KvStore for MemoryStore {
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        Ok(self.request().entries.get(key.as_str()).map(|stored| Entry {
-            key: key.clone(),
-            value: stored.value.clone(),
-            revision: stored.revision,
-        }))
+        Ok(self.request().entries.get(key.as_str()).map(|stored| stored.entry(key.as_str())))
     }
 
     async fn list(&self, parent: &Key) -> Result<Vec<Entry>, StoreError> {
-        let below = Selector::Below(parent.clone());
-        let state = self.request();
-        let inside = state.entries.iter().filter(|(key, _)| below.contains(key));
-        Ok(inside
-            .map(|(key, stored)| Entry {
-                key: Key::new(key),
-                value: stored.value.clone(),
-                revision: stored.revision,
-            })
-            .collect())
+        Ok(self.request().look(&Selector::Below(parent.clone()), Version::START).changed)
+    }
+
+    async fn look(&self, selector: &Selector, since: Version) -> Result<Look, StoreError> {
+        Ok(self.request().look(selector, since))
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Look, StoreError> {
+        let Publication { key, value, ttl, notice, read } = publication;
+        let mut state = self.request();
+        state.write(key.as_str(), value, self.life(Some(ttl)), notice);
+        Ok(state.look(&Selector::Key(read), Version::START))
     }
 
     async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError> {
-        self.request().write(key.as_str(), value, ttl);
+        self.request().write(key.as_str(), value, self.life(ttl), Notice::Wake);
         Ok(())
     }
 
@@ -137,7 +189,7 @@ impl KvStore for MemoryStore {
         if found != expected {
             return Err(StoreError::Conflict);
         }
-        Ok(state.write(key.as_str(), value, None))
+        Ok(state.write(key.as_str(), value, Life::ForEver, Notice::Wake))
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
@@ -185,7 +237,7 @@ impl Contender for MemoryContender {
         let key = {
             let mut state = self.store.request();
             let key = self.place.child(&format!("{:020}", state.revision + 1));
-            state.write(key.as_str(), self.name.clone().into_bytes(), None);
+            state.write(key.as_str(), self.name.clone().into_bytes(), Life::ForEver, Notice::Wake);
             key
         };
         let candidate = Candidate { store: self.store.clone(), key };

@@ -45,6 +45,13 @@ impl Watch {
         watch
     }
 
+    /// Whether something happened since the last return; does not wait.
+    pub fn take(&mut self) -> bool {
+        let changed = self.changes.has_changed().unwrap_or(false);
+        self.changes.mark_unchanged();
+        changed
+    }
+
     /// Returns after a change that happened since the last return (or since the watch was made).
     ///
     /// Several changes may give one return, and a return may come without a change. While the store

@@ -73,7 +73,7 @@ async fn keys_and_leases_are_those_that_stolon_knows() {
         store.put_keeper_report(&report, Duration::from_secs(5)).await.expect("put");
     }
     let leases = raw.leases().await.expect("leases");
-    assert_eq!(leases.leases().len(), 1, "each report keeps one lease");
+    assert_eq!(leases.leases().len(), 1, "each process keeps one lease");
     let first = leases.leases()[0].id();
     let time = raw.lease_time_to_live(first, None).await.expect("its time");
     assert_eq!(time.granted_ttl(), 20, "the floor");

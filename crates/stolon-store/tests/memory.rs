@@ -7,5 +7,5 @@ use stolon_store::MemoryStore;
 #[tokio::test]
 async fn conformance() {
     let store = MemoryStore::new();
-    suite::run(|| store.clone()).await;
+    suite::run(|| store.another_client()).await;
 }

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use stolon_model::*;
 use stolon_proxy::Metrics;
 use stolon_store::{
-    Backend, Campaign, ClusterStore, Everything, Expected, Revision, StoreError, StoreOptions,
-    TlsVerification, Versioned, Watch, WatchScope,
+    Backend, Campaign, ClusterStore, DocumentFeed, Everything, EverythingFeed, Expected, Revision,
+    StoreError, StoreOptions, TlsVerification, Versioned, Watch, WatchScope,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -350,6 +350,14 @@ impl ClusterStore for MoodyStore {
 
     fn watch(&self, scope: WatchScope) -> Watch {
         self.inner.watch(scope)
+    }
+
+    fn follow_document(&self) -> DocumentFeed {
+        self.inner.follow_document()
+    }
+
+    fn follow_everything(&self) -> EverythingFeed {
+        self.inner.follow_everything()
     }
 
     async fn leader(&self) -> Result<Option<SentinelUid>, StoreError> {

@@ -1,5 +1,5 @@
 //! etcd's standard election: the oldest key below a prefix leads, and each key hangs on a lease.
-//! The same recipe as that of etcd's own clients, which can take part.
+//! The same recipe as that of etcd's own clients, which can take part. Here it is the lease that the process has anyway.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +9,16 @@ use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTar
 use tokio_util::task::TaskTracker;
 
 use super::EtcdStore;
-use super::leases::{grant, keep_alive, revoke};
-use super::link::{Links, Repeat};
-use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError, Tenure};
+use super::leases::{Lease, Leases};
+use super::link::{Links, Repeat, is_lease_missing};
+use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError, Tenure, Watch};
 
 /// Whole seconds; all programs that share an election use the same.
 const LEASE_SECONDS: i64 = 20;
-const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 /// The leader stops that much before the store may let its lease end.
 const MARGIN: Duration = Duration::from_secs(2);
-/// A third of the lease, as etcd's own clients do.
-const RENEW_AFTER: Duration = Duration::from_millis(6_600);
+/// Time enough is left after it for a second attempt.
+const RENEW_AFTER: Duration = Duration::from_secs(9);
 
 /// The value of the oldest key below `place`. Reads only.
 pub async fn leader(links: &Links, place: &Key) -> Result<Option<String>, StoreError> {
@@ -41,28 +40,30 @@ pub struct EtcdContender {
     store: EtcdStore,
     place: Key,
     name: String,
-    revocations: TaskTracker,
+    removals: TaskTracker,
 }
 
 impl EtcdContender {
     pub fn new(store: EtcdStore, place: Key, name: String) -> Self {
-        EtcdContender { store, place, name, revocations: TaskTracker::new() }
+        EtcdContender { store, place, name, removals: TaskTracker::new() }
     }
 }
 
-/// A lease with its key in the queue.
+/// A key in the queue, which hangs on the lease of this process.
 struct Candidate {
     links: Arc<Links>,
+    leases: Arc<Leases>,
     place: Key,
     key: String,
-    lease: i64,
-    held_until: BootInstant,
-    revoked: Revoked,
-    revocations: TaskTracker,
+    lease: Lease,
+    /// Of the queue, since it was last looked at.
+    changes: Watch,
+    removed: Removed,
+    removals: TaskTracker,
 }
 
 #[derive(PartialEq)]
-enum Revoked {
+enum Removed {
     Yes,
     No,
 }
@@ -79,68 +80,74 @@ enum Standing {
 impl Contender for EtcdContender {
     async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError> {
         let mut candidate = Candidate::enter(self).await?;
-        let mut changes = self.store.watch(vec![Selector::Below(self.place.clone())]);
-        let gone = || StoreError::Refused {
-            operation: "standing for election".to_owned(),
-            cause: "the lease of this candidate has ended".to_owned(),
-            hint: "it stands again by itself".to_owned(),
-        };
         loop {
             match candidate.standing().await? {
-                Standing::First if !candidate.held_until.is_past() => return Ok(Box::new(candidate)),
-                Standing::First | Standing::Behind => {}
-                Standing::Gone => return Err(gone()),
-            }
-            let renewal = candidate.held_until.remaining().saturating_sub(LEASE - MARGIN - RENEW_AFTER);
-            tokio::select! {
-                () = changes.changed() => {}
-                () = tokio::time::sleep(renewal) => {
-                    if candidate.renew().await? == Renewal::Lost {
-                        return Err(gone());
+                Standing::First if !candidate.held_until().is_past() => return Ok(Box::new(candidate)),
+                Standing::First => {
+                    if candidate.live_on().await? == Renewal::Lost {
+                        return Err(lease_is_gone());
                     }
                 }
+                Standing::Behind => candidate.changes.changed().await,
+                Standing::Gone => return Err(lease_is_gone()),
             }
         }
     }
 
     async fn withdrawn(&self) {
-        self.revocations.close();
-        self.revocations.wait().await;
+        self.removals.close();
+        self.removals.wait().await;
+    }
+}
+
+fn lease_is_gone() -> StoreError {
+    StoreError::Refused {
+        operation: "standing for election".to_owned(),
+        cause: "the lease of this candidate has ended".to_owned(),
+        hint: "it stands again by itself".to_owned(),
     }
 }
 
 impl Candidate {
     /// Stand in the queue.
     async fn enter(contender: &EtcdContender) -> Result<Self, StoreError> {
-        let (links, place) = (Arc::clone(contender.store.links()), &contender.place);
-        let name = contender.name.as_str();
-        let started = BootInstant::now();
-        let lease = grant(&links, LEASE_SECONDS).await?;
-        let key = format!("{}{lease:x}", place.children_prefix());
+        let (store, place) = (&contender.store, &contender.place);
+        let changes = store.watch(vec![Selector::Below(place.clone())]);
+        let lease = store.leases().of(LEASE_SECONDS).await?;
         let candidate = Candidate {
-            links,
+            links: Arc::clone(store.links()),
+            leases: Arc::clone(store.leases()),
             place: place.clone(),
-            key,
+            key: contender.key_with(lease),
             lease,
-            held_until: started + (LEASE - MARGIN),
-            revoked: Revoked::No,
-            revocations: contender.revocations.clone(),
+            changes,
+            removed: Removed::No,
+            removals: contender.removals.clone(),
         };
-        let key = candidate.key.as_str();
-        // Repeating it finds the key that the first attempt made: nobody else has this lease.
-        candidate
+        let (key, name) = (candidate.key.as_str(), contender.name.as_str());
+        // Repeating it finds the key that the first attempt made: nobody else uses this one.
+        let stands = candidate
             .links
             .ask("standing for election", Repeat::Safe, move |mut client| async move {
-                let put = || TxnOp::put(key, name, Some(PutOptions::new().with_lease(lease)));
+                let put = || TxnOp::put(key, name, Some(PutOptions::new().with_lease(lease.id)));
                 let absent = Compare::create_revision(key, CompareOp::Equal, 0);
-                client.txn(Txn::new().when([absent]).and_then([put()]).or_else([TxnOp::get(key, None)])).await
+                match client.txn(Txn::new().when([absent]).and_then([put()])).await {
+                    Ok(_) => Ok(true),
+                    Err(error) if is_lease_missing(&error) => Ok(false),
+                    Err(error) => Err(error),
+                }
             })
             .await?;
+        if !stands {
+            candidate.leases.forget(lease.id);
+            return Err(lease_is_gone());
+        }
         Ok(candidate)
     }
 
     /// Whether this candidate's key is the oldest.
-    async fn standing(&self) -> Result<Standing, StoreError> {
+    async fn standing(&mut self) -> Result<Standing, StoreError> {
+        self.changes.take();
         let prefix = &self.place.children_prefix();
         let answer = self
             .links
@@ -158,12 +165,43 @@ impl Candidate {
             None => Standing::Gone,
         })
     }
+
+    /// Give the lease its whole time again.
+    async fn live_on(&mut self) -> Result<Renewal, StoreError> {
+        match self.leases.renew(LEASE_SECONDS, self.lease.id).await? {
+            Some(lease) => {
+                self.lease = lease;
+                Ok(Renewal::Extended)
+            }
+            None => Ok(Renewal::Lost),
+        }
+    }
+}
+
+impl EtcdContender {
+    /// As etcd's own clients name it. A later candidature on the same lease must not be mistaken for an earlier one, whose
+    /// removal may still be on its way.
+    fn key_with(&self, lease: Lease) -> String {
+        let (prefix, id) = (self.place.children_prefix(), lease.id);
+        match self.store.count_candidature() {
+            0 => format!("{prefix}{id:x}"),
+            number => format!("{prefix}{id:x}-{number}"),
+        }
+    }
+}
+
+async fn remove(links: &Links, key: &str) -> Result<(), StoreError> {
+    links
+        .ask("leaving the election", Repeat::Safe, move |mut client| async move {
+            client.delete(key, None).await.map(|_| ())
+        })
+        .await
 }
 
 #[async_trait]
 impl Tenure for Candidate {
     fn held_until(&self) -> BootInstant {
-        self.held_until
+        self.lease.lives_until(MARGIN)
     }
 
     fn renew_after(&self) -> Duration {
@@ -171,39 +209,34 @@ impl Tenure for Candidate {
     }
 
     async fn renew(&mut self) -> Result<Renewal, StoreError> {
-        let started = BootInstant::now();
-        if !keep_alive(&self.links, self.lease).await? {
+        // Somebody may have removed the key itself. The watch does not sleep through that.
+        if self.changes.take() && self.standing().await? == Standing::Gone {
             return Ok(Renewal::Lost);
         }
-        // Somebody may have removed the key itself.
-        if self.standing().await? == Standing::Gone {
-            return Ok(Renewal::Lost);
-        }
-        self.held_until = started + (LEASE - MARGIN);
-        Ok(Renewal::Extended)
+        self.live_on().await
     }
 
     async fn release(&mut self) {
-        self.revoked = Revoked::Yes;
-        if let Err(error) = revoke(&self.links, self.lease).await {
-            tracing::warn!(%error, "the leadership ends with its lease");
+        self.removed = Removed::Yes;
+        if let Err(error) = remove(&self.links, &self.key).await {
+            tracing::warn!(%error, "the leadership ends with the lease of this process");
         }
     }
 }
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        if self.revoked == Revoked::Yes {
+        if self.removed == Removed::Yes {
             return;
         }
-        let (links, lease) = (Arc::clone(&self.links), self.lease);
+        let (links, key) = (Arc::clone(&self.links), std::mem::take(&mut self.key));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let revocation = async move {
-                if let Err(error) = revoke(&links, lease).await {
-                    tracing::debug!(%error, "a candidature ends with its lease");
+            let removal = async move {
+                if let Err(error) = remove(&links, &key).await {
+                    tracing::debug!(%error, "a candidature ends with the lease of this process");
                 }
             };
-            self.revocations.spawn_on(revocation, &runtime);
+            self.removals.spawn_on(removal, &runtime);
         }
     }
 }

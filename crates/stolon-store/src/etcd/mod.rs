@@ -8,26 +8,29 @@ mod tls;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, SortOrder, SortTarget, Txn,
+    TxnOp, TxnOpResponse, TxnResponse,
 };
 
 use self::election::EtcdContender;
-use self::leases::Leases;
+use self::leases::{Leases, whole_seconds};
 use self::link::{Links, Repeat, is_lease_missing};
 use crate::{
-    Contender, Entry, Expected, Key, KvStore, MINIMUM_TTL, Revision, Selector, StoreError, StoreOptions,
-    Watch,
+    Changes, Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Publication, Revision, Selector,
+    StoreError, StoreOptions, Version, Watch,
 };
 
-/// A store in etcd. Clones share the connection.
+/// A store in etcd. Clones share the connection and the leases.
 #[derive(Clone)]
 pub struct EtcdStore {
     links: Arc<Links>,
     leases: Arc<Leases>,
+    candidatures: Arc<AtomicU64>,
 }
 
 impl EtcdStore {
@@ -36,52 +39,79 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError::Configuration`]: the endpoints or the TLS files make no sense.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        Ok(EtcdStore { links: Arc::new(Links::new(options)?), leases: Arc::default() })
+        let links = Arc::new(Links::new(options)?);
+        Ok(EtcdStore {
+            leases: Arc::new(Leases::new(Arc::clone(&links))),
+            links,
+            candidatures: Arc::default(),
+        })
     }
 
     fn links(&self) -> &Arc<Links> {
         &self.links
     }
 
-    /// Put a value that ends with a lease.
-    async fn put_mortal(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        let lease = self.leases.fresh(&self.links, key, ttl).await?;
-        if self.put_with_lease(key, value, lease).await? == Lease::Missing {
-            // It ended between two requests, and nothing was written.
-            let lease = self.leases.renewed(&self.links, key, ttl).await?;
-            self.put_with_lease(key, value, lease).await?;
-        }
-        Ok(())
+    fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
-    async fn put_with_lease(&self, key: &Key, value: &[u8], lease: i64) -> Result<Lease, StoreError> {
+    /// How many candidatures this process has made before.
+    fn count_candidature(&self) -> u64 {
+        self.candidatures.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Put a value that hangs on a lease of this process, and do `more` in the same transaction.
+    async fn put_mortal(
+        &self,
+        key: &Key,
+        value: &[u8],
+        ttl: Duration,
+        more: &[TxnOp],
+    ) -> Result<TxnResponse, StoreError> {
+        let seconds = whole_seconds(ttl.max(MINIMUM_TTL));
         let operation = format!("writing {key}");
-        self.links
-            .ask(&operation, Repeat::Never, move |mut client: Client| async move {
-                let options = PutOptions::new().with_lease(lease);
-                match client.put(key.as_str(), value, Some(options)).await {
-                    Ok(_) => Ok(Lease::Used),
-                    Err(error) if is_lease_missing(&error) => Ok(Lease::Missing),
+        let mut lost = 0;
+        loop {
+            let lease = self.leases.of(seconds).await?;
+            let put = |mut client: Client| async move {
+                let put = TxnOp::put(key.as_str(), value, Some(PutOptions::new().with_lease(lease.id)));
+                let operations = [&[put], more].concat();
+                match client.txn(Txn::new().and_then(operations)).await {
+                    Ok(answer) => Ok(Some(answer)),
+                    Err(error) if is_lease_missing(&error) => Ok(None),
                     Err(error) => Err(error),
                 }
-            })
-            .await
-    }
-
-    /// End the lease that a key had, if this process gave it one. It would end by itself, only later.
-    async fn drop_lease(&self, key: &Key) {
-        if let Some(lease) = self.leases.take(key)
-            && let Err(error) = leases::revoke(&self.links, lease).await
-        {
-            tracing::debug!(%error, %key, "a lease that is not needed any more is left to end by itself");
+            };
+            if let Some(answer) = self.links.ask(&operation, Repeat::Never, put).await? {
+                return Ok(answer);
+            }
+            // It ended without our knowing, and nothing was written.
+            self.leases.forget(lease.id);
+            lost += 1;
+            if lost > LEASES_LOST {
+                return Err(StoreError::Refused {
+                    operation,
+                    cause: "each new lease is gone at once".to_owned(),
+                    hint: "see the log of etcd, and whether something revokes all leases".to_owned(),
+                });
+            }
         }
     }
 }
 
-#[derive(PartialEq)]
-enum Lease {
-    Used,
-    Missing,
+/// So many leases may be found gone during one write.
+const LEASES_LOST: usize = 2;
+
+/// What the selected keys are to etcd.
+fn range(selector: &Selector, options: GetOptions) -> (String, GetOptions) {
+    match selector {
+        Selector::Key(key) => (key.to_string(), options),
+        Selector::Below(parent) => (parent.children_prefix(), options.with_prefix()),
+    }
+}
+
+fn version(header: Option<&ResponseHeader>) -> Version {
+    Version(header.map_or(0, ResponseHeader::revision))
 }
 
 fn entry(pair: &KeyValue) -> Entry {
@@ -118,9 +148,38 @@ impl KvStore for EtcdStore {
         Ok(answer.kvs().iter().map(entry).collect())
     }
 
+    async fn look(&self, selector: &Selector, since: Version) -> Result<Look, StoreError> {
+        // etcd leaves out what is older, and counts it all the same.
+        let newer = GetOptions::new().with_min_mod_revision(since.0.saturating_add(1));
+        let (key, options) = &range(selector, newer);
+        let answer = self
+            .links
+            .ask(&format!("reading {key}"), Repeat::Safe, move |mut client: Client| async move {
+                client.get(key.as_str(), Some(options.clone())).await
+            })
+            .await?;
+        Ok(Look {
+            changed: answer.kvs().iter().map(entry).collect(),
+            count: usize::try_from(answer.count()).unwrap_or(0),
+            version: version(answer.header()),
+        })
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Look, StoreError> {
+        let Publication { key, value, ttl, notice: _, read } = publication;
+        let read = TxnOp::get(read.as_str(), None);
+        let answer = self.put_mortal(&key, &value, ttl, &[read]).await?;
+        let found = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(found) => Some(found),
+            _ => None,
+        });
+        let changed: Vec<Entry> = found.iter().flat_map(|found| found.kvs().iter().map(entry)).collect();
+        Ok(Look { count: changed.len(), changed, version: version(answer.header()) })
+    }
+
     async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError> {
         if let Some(ttl) = ttl {
-            return self.put_mortal(key, &value, ttl.max(MINIMUM_TTL)).await;
+            return self.put_mortal(key, &value, ttl, &[]).await.map(|_| ());
         }
         let (operation, value) = (format!("writing {key}"), value.as_slice());
         self.links
@@ -128,7 +187,6 @@ impl KvStore for EtcdStore {
                 client.put(key.as_str(), value, None).await
             })
             .await?;
-        self.drop_lease(key).await;
         Ok(())
     }
 
@@ -168,13 +226,23 @@ impl KvStore for EtcdStore {
                 client.delete(key.as_str(), None).await
             })
             .await?;
-        self.drop_lease(key).await;
         Ok(())
     }
 
     fn watch(&self, selectors: Vec<Selector>) -> Watch {
         let links = Arc::clone(&self.links);
-        Watch::by_task(|waker| watch::watch(links, selectors, waker))
+        let mut changes = Changes::by_task(|news| watch::listen(links, selectors, news));
+        Watch::by_task(|waker| async move {
+            loop {
+                changes.next().await;
+                waker.wake();
+            }
+        })
+    }
+
+    fn changes(&self, selector: Selector) -> Changes {
+        let links = Arc::clone(&self.links);
+        Changes::by_task(|news| watch::listen(links, vec![selector], news))
     }
 
     async fn leader(&self, place: &Key) -> Result<Option<String>, StoreError> {

@@ -1,20 +1,21 @@
-//! Watches that outlive connections: whatever was missed in between wakes as well.
+//! Watches that outlive connections: that something may have been missed in between is a piece of news as well.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{WatchOptions, WatchStream};
+use etcd_client::{Event, EventType, WatchOptions, WatchStream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::link::{Link, Links};
 use super::tls::with_sources;
-use crate::{Selector, Waker};
+use crate::{Change, Key, News, Selector, Version};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keep a watch open, over as many connections as it takes.
-pub async fn watch(links: Arc<Links>, selectors: Vec<Selector>, waker: Waker) {
+pub async fn listen(links: Arc<Links>, selectors: Vec<Selector>, news: mpsc::Sender<News>) {
     let mut pause = FIRST_PAUSE;
     let mut silent = Silence::default();
     loop {
@@ -26,7 +27,7 @@ pub async fn watch(links: Arc<Links>, selectors: Vec<Selector>, waker: Waker) {
                     Ok(Ok(stream)) => {
                         silent.broken();
                         pause = FIRST_PAUSE;
-                        follow(&links, &link, stream, &waker).await
+                        follow(&links, &link, stream, &news).await
                     }
                     Ok(Err(error)) => Ended::Failed(Box::new(link), with_sources(&error)),
                     Err(_) => Ended::Failed(Box::new(link), "no answer".to_owned()),
@@ -36,6 +37,7 @@ pub async fn watch(links: Arc<Links>, selectors: Vec<Selector>, waker: Waker) {
         };
         match ended {
             Ended::Moved => continue,
+            Ended::NobodyListens => return,
             Ended::Failed(link, cause) => {
                 links.give_up(&link);
                 tracing::debug!(cause, "the watch of the store broke off, opening it again");
@@ -55,6 +57,8 @@ enum Ended {
     Failed(Box<Link>, String),
     /// There is none.
     NotConnected(String),
+    /// What is heard is of interest to nobody any more.
+    NobodyListens,
 }
 
 async fn open(link: &Link, selectors: &[Selector]) -> Result<WatchStream, etcd_client::Error> {
@@ -76,9 +80,9 @@ async fn open(link: &Link, selectors: &[Selector]) -> Result<WatchStream, etcd_c
     Ok(stream)
 }
 
-/// Wake at each event, and each time that a range begins to be watched: what was written before that is not
-/// an event. Ends when the stream does, or when the connection it runs over is given up.
-async fn follow(links: &Links, link: &Link, mut stream: WatchStream, waker: &Waker) -> Ended {
+/// Tell of each event, and each time that a range begins to be watched: what was written before that is not an event. Ends when
+/// the stream does, or when the connection it runs over is given up.
+async fn follow(links: &Links, link: &Link, mut stream: WatchStream, news: &mpsc::Sender<News>) -> Ended {
     let failed = |cause: String| Ended::Failed(Box::new(link.clone()), cause);
     let mut connections = links.subscribe();
     loop {
@@ -91,19 +95,38 @@ async fn follow(links: &Links, link: &Link, mut stream: WatchStream, waker: &Wak
             message = stream.message() => message,
             _ = connections.changed() => continue,
         };
-        match message {
+        let piece = match message {
             Ok(Some(response)) if response.canceled() => {
                 return failed(format!("the store ended it: {}", response.cancel_reason()));
             }
-            Ok(Some(response)) => {
-                if response.created() || !response.events().is_empty() {
-                    waker.wake();
-                }
-            }
+            Ok(Some(response)) if response.created() => News::Anew,
+            Ok(Some(response)) if response.events().is_empty() => continue,
+            Ok(Some(response)) => News::Carried {
+                changes: response.events().iter().filter_map(change).collect(),
+                version: newest(response.events()),
+            },
             Ok(None) => return failed("the store closed it".to_owned()),
             Err(error) => return failed(with_sources(&error)),
+        };
+        if news.send(piece).await.is_err() {
+            return Ended::NobodyListens;
         }
     }
+}
+
+fn change(event: &Event) -> Option<Change> {
+    let pair = event.kv()?;
+    let entry = match event.event_type() {
+        EventType::Put => Some(super::entry(pair)),
+        EventType::Delete => None,
+    };
+    Some(Change { key: Key::new(String::from_utf8_lossy(pair.key())), entry })
+}
+
+/// The state after these events. That of the header may be later, and is about other keys.
+fn newest(events: &[Event]) -> Version {
+    let revisions = events.iter().filter_map(|event| event.kv().map(etcd_client::KeyValue::mod_revision));
+    Version(revisions.max().unwrap_or(0))
 }
 
 /// Says once that the store cannot be reached, after every endpoint had its turn; and again once a minute.

@@ -9,7 +9,7 @@ use rusqlite::{
 
 use super::location::Location;
 use super::process::this_boot;
-use crate::{BootInstant, StoreError};
+use crate::{BootInstant, Notice, Selector, StoreError};
 
 /// `Stln`, in the header of the file, so that another database is not taken for a store.
 const APPLICATION_ID: i32 = 0x5374_6c6e;
@@ -128,6 +128,7 @@ impl Database {
         &mut self,
         operation: &str,
         durability: Durability,
+        notice: Notice,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let location = self.location.clone();
@@ -141,7 +142,9 @@ impl Database {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull) => fail(error),
             _ => StoreError::Unknown { operation: operation.to_owned(), cause: error.to_string() },
         })?;
-        self.announce();
+        if notice == Notice::Wake {
+            self.announce();
+        }
         Ok(changed)
     }
 
@@ -306,6 +309,48 @@ pub fn list(transaction: &Transaction<'_>, prefix: &str) -> rusqlite::Result<Vec
         )?
         .query_map(params![prefix, after(prefix), this_boot(), now()], row)?
         .collect()
+}
+
+/// What was written after `since` at these keys, how many of them there are, and the state that this is of.
+pub fn look(
+    transaction: &Transaction<'_>,
+    selector: &Selector,
+    since: i64,
+) -> rusqlite::Result<(Vec<Row>, usize, i64)> {
+    let (first, last) = match selector {
+        Selector::Key(key) => (key.to_string(), key.to_string()),
+        Selector::Below(parent) => (parent.children_prefix(), after(&parent.children_prefix())),
+    };
+    let rows: Vec<Row> = transaction
+        .prepare_cached(
+            "SELECT key, CASE WHEN revision > ?5 THEN value ELSE x'' END, revision FROM entry \
+             WHERE key >= ?1 AND key <= ?2 AND value IS NOT NULL \
+             AND (expires IS NULL OR boot = ?3 AND expires > ?4) ORDER BY key",
+        )?
+        .query_map(params![first, last, this_boot(), now(), since], row)?
+        .filter(|found| found.as_ref().map_or(true, |found| selector.contains(&found.key)))
+        .collect::<rusqlite::Result<_>>()?;
+    let count = rows.len();
+    let version =
+        transaction.prepare_cached("SELECT revision FROM counter")?.query_row([], |row| row.get(0))?;
+    Ok((rows.into_iter().filter(|row| row.revision > since).collect(), count, version))
+}
+
+/// Let a key live longer that nobody has written since. False: somebody has, or it is gone.
+pub fn live_on(
+    transaction: &Transaction<'_>,
+    key: &str,
+    revision: i64,
+    ttl: Duration,
+) -> rusqlite::Result<bool> {
+    let expires = milliseconds(BootInstant::now() + ttl);
+    let rows = transaction
+        .prepare_cached(
+            "UPDATE entry SET expires = ?3 WHERE key = ?1 AND revision = ?2 AND value IS NOT NULL \
+             AND boot = ?4 AND expires > ?5",
+        )?
+        .execute(params![key, revision, expires, this_boot(), now()])?;
+    Ok(rows > 0)
 }
 
 /// Write a key; gives its new revision.

@@ -9,14 +9,15 @@ use super::database::{Database, Durability, milliseconds, now};
 use super::process::{Life, Process, this_boot};
 use super::worker::{Effect, Worker};
 use super::{Shared, SqliteStore};
-use crate::{BootInstant, Contender, Key, Renewal, StoreError, Tenure};
+use crate::{BootInstant, Contender, Key, Notice, Renewal, StoreError, Tenure};
 
 /// A leader that does not renew for so long (frozen, or its disk hangs) is succeeded.
 /// One that has ended is succeeded at once.
-const LEASE: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(15);
 /// The leader stops that much before a successor may start.
 const MARGIN: Duration = Duration::from_secs(1);
-const RENEW_AFTER: Duration = Duration::from_secs(3);
+/// Time enough is left after it for a second attempt.
+const RENEW_AFTER: Duration = Duration::from_secs(7);
 
 /// The row of a place.
 struct Holder {
@@ -87,7 +88,7 @@ impl SqliteContender {
         self.store
             .worker()
             .run(operation, Effect::Writes, move |database| {
-                database.write(operation, Durability::ProcessLoss, |transaction| {
+                database.write(operation, Durability::ProcessLoss, Notice::Wake, |transaction| {
                     if holder(transaction, &place)?.is_some_and(|holder| !holder.is_over()) {
                         return Ok(Ok(Taking::Held));
                     }
@@ -189,7 +190,7 @@ enum Released {
 const RELEASING: &str = "giving up the leadership";
 
 fn release(database: &mut Database, place: &str, token: &str) -> Result<(), StoreError> {
-    database.write(RELEASING, Durability::ProcessLoss, |transaction| {
+    database.write(RELEASING, Durability::ProcessLoss, Notice::Wake, |transaction| {
         transaction.execute("DELETE FROM leadership WHERE place = ?1 AND token = ?2", [place, token])?;
         Ok(Ok(()))
     })
@@ -212,7 +213,7 @@ impl Tenure for SqliteTenure {
         let renewed = self
             .worker
             .run(operation, Effect::Writes, move |database| {
-                database.write(operation, Durability::ProcessLoss, |transaction| {
+                database.write(operation, Durability::ProcessLoss, Notice::Quiet, |transaction| {
                     let expires = milliseconds(BootInstant::now() + LEASE);
                     let rows = transaction
                         .prepare_cached(

@@ -11,6 +11,7 @@
 
 mod database;
 mod election;
+mod kept;
 mod location;
 mod process;
 mod watcher;
@@ -24,11 +25,13 @@ use tokio::io::unix::AsyncFd;
 
 use self::database::{Durability, Row};
 use self::election::SqliteContender;
+use self::kept::Kept;
 use self::location::Location;
 use self::watcher::Signal;
 use self::worker::{Effect, Worker};
 use crate::{
-    Contender, Entry, Expected, Key, KvStore, MINIMUM_TTL, Revision, Selector, StoreError, Waker, Watch,
+    Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Revision, Selector,
+    StoreError, Version, Waker, Watch,
 };
 
 /// A store in a file. Clones share one thread and one connection.
@@ -41,6 +44,8 @@ struct Shared {
     worker: Worker,
     location: Location,
     signal: OnceLock<Signal>,
+    /// What is to stay as long as this process.
+    kept: Kept,
 }
 
 impl Shared {
@@ -59,7 +64,8 @@ impl SqliteStore {
     pub fn new(endpoints: &str, timeout: Duration) -> Result<Self, StoreError> {
         let location = Location::from_endpoints(endpoints)?;
         let worker = Worker::start(location.clone(), timeout)?;
-        Ok(SqliteStore { shared: Arc::new(Shared { worker, location, signal: OnceLock::new() }) })
+        let kept = Kept::new(worker.clone());
+        Ok(SqliteStore { shared: Arc::new(Shared { worker, location, signal: OnceLock::new(), kept }) })
     }
 
     fn worker(&self) -> &Worker {
@@ -101,19 +107,50 @@ impl KvStore for SqliteStore {
             .map(|rows| rows.into_iter().map(Entry::from).collect())
     }
 
-    async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError> {
-        let operation = format!("writing {key}");
-        let key = key.to_string();
-        let ttl = ttl.map(|ttl| ttl.max(MINIMUM_TTL));
-        let durability = if ttl.is_some() { Durability::ProcessLoss } else { Durability::PowerLoss };
+    async fn look(&self, selector: &Selector, since: Version) -> Result<Look, StoreError> {
+        let operation = "looking for changes";
+        let selector = selector.clone();
         self.worker()
-            .run(&operation.clone(), Effect::Writes, move |database| {
-                database.write(&operation, durability, |transaction| {
-                    database::put(transaction, &key, &value, ttl)?;
-                    Ok(Ok(()))
-                })
+            .run(operation, Effect::Reads, move |database| {
+                database.read(operation, |transaction| database::look(transaction, &selector, since.0))
             })
             .await
+            .map(found)
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<Look, StoreError> {
+        let Publication { key, value, ttl, notice, read } = publication;
+        let (operation, name, ttl) = (format!("writing {key}"), key.to_string(), ttl.max(MINIMUM_TTL));
+        let (revision, look) = self
+            .worker()
+            .run(&operation.clone(), Effect::Writes, move |database| {
+                database.write(&operation, Durability::ProcessLoss, notice, |transaction| {
+                    let revision = database::put(transaction, &name, &value, Some(ttl))?;
+                    Ok(Ok((revision, database::look(transaction, &Selector::Key(read), 0)?)))
+                })
+            })
+            .await?;
+        self.shared.kept.keep(key, revision, ttl);
+        Ok(found(look))
+    }
+
+    async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError> {
+        let operation = format!("writing {key}");
+        let name = key.to_string();
+        let ttl = ttl.map(|ttl| ttl.max(MINIMUM_TTL));
+        let durability = if ttl.is_some() { Durability::ProcessLoss } else { Durability::PowerLoss };
+        let revision = self
+            .worker()
+            .run(&operation.clone(), Effect::Writes, move |database| {
+                database.write(&operation, durability, Notice::Wake, |transaction| {
+                    Ok(Ok(database::put(transaction, &name, &value, ttl)?))
+                })
+            })
+            .await?;
+        if let Some(ttl) = ttl {
+            self.shared.kept.keep(key.clone(), revision, ttl);
+        }
+        Ok(())
     }
 
     async fn compare_and_put(
@@ -126,7 +163,7 @@ impl KvStore for SqliteStore {
         let key = key.to_string();
         self.worker()
             .run(&operation.clone(), Effect::Writes, move |database| {
-                database.write(&operation, Durability::PowerLoss, |transaction| {
+                database.write(&operation, Durability::PowerLoss, Notice::Wake, |transaction| {
                     let found = match database::get(transaction, &key)? {
                         Some(row) => Expected::Revision(Revision(row.revision)),
                         None => Expected::Absent,
@@ -145,7 +182,7 @@ impl KvStore for SqliteStore {
         let key = key.to_string();
         self.worker()
             .run(&operation.clone(), Effect::Writes, move |database| {
-                database.write(&operation, Durability::PowerLoss, |transaction| {
+                database.write(&operation, Durability::PowerLoss, Notice::Wake, |transaction| {
                     database::delete(transaction, &key)?;
                     Ok(Ok(()))
                 })
@@ -170,6 +207,11 @@ impl KvStore for SqliteStore {
     fn requests(&self) -> u64 {
         self.worker().requests()
     }
+}
+
+fn found((rows, count, version): (Vec<Row>, usize, i64)) -> Look {
+    let changed = rows.into_iter().map(Entry::from).collect();
+    Look { changed, count, version: Version(version) }
 }
 
 /// A descriptor that can be waited for. tokio's warning is about descriptors that are closed while they are

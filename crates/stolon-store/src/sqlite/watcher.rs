@@ -117,6 +117,7 @@ async fn look_now_and_then(ticker: watch::Sender<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Notice;
     use crate::sqlite::database::{Database, Durability, put};
 
     /// Without the floor: only inotify can end the wait.
@@ -136,7 +137,7 @@ mod tests {
             // What is left of earlier events must not answer for the next commit.
             let _ = listener.read_events(listener.descriptor.get_ref());
             std::fs::write(directory.path().join("other"), "x").expect("write");
-            let written = database.write("a test", Durability::ProcessLoss, |transaction| {
+            let written = database.write("a test", Durability::ProcessLoss, Notice::Wake, |transaction| {
                 Ok(Ok(put(transaction, "a", b"x", None)?))
             });
             written.expect("write");

@@ -2,6 +2,8 @@
 //!
 //! A subject is a way to connect: each call gives a client of its own to the same store.
 
+pub mod feeds;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +18,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Run every check. `connect` gives a new client of the same store each time.
 pub async fn run<S: KvStore>(connect: impl Fn() -> S) {
-    let expiry = expiry(connect(), connect());
+    let expiry = expiry([connect(), connect(), connect()], connect());
     let rest = async {
         keys(connect()).await;
         compare_and_put(connect(), connect()).await;
         contention((0..4).map(|_| connect()).collect()).await;
         watches(connect(), connect()).await;
         documents(connect(), connect()).await;
+        feeds::run(connect(), connect(), connect()).await;
         elections(connect(), connect()).await;
         requests(connect()).await;
     };
@@ -129,36 +132,39 @@ pub async fn add_one<S: KvStore>(client: &S, key: &Key) {
     }
 }
 
-/// A time to live counts from the last put, is never short of the minimum, and ends.
-async fn expiry<S: KvStore>(writer: S, reader: S) {
+/// A key with a time to live stays as long as its writer, and ends some time after it.
+async fn expiry<S: KvStore>([ended, living, writer]: [S; 3], reader: S) {
     let parent = fresh("expiry");
-    let (mortal, renewed, freed) = (parent.child("mortal"), parent.child("renewed"), parent.child("freed"));
+    let at = |name: &str| parent.child(name);
     let short = Some(Duration::from_secs(1));
-    let begun = Instant::now();
-    for key in [&mortal, &renewed, &freed] {
-        writer.put(key, b"x".to_vec(), short).await.expect("put");
+    ended.put(&at("ended"), b"x".to_vec(), short).await.expect("put");
+    for name in ["living", "freed", "withdrawn", "removed"] {
+        living.put(&at(name), b"x".to_vec(), short).await.expect("put");
     }
-    writer.put(&freed, b"y".to_vec(), None).await.expect("put without a time to live");
-    let is_gone = async |key: &Key| reader.get(key).await.expect("get").is_none();
-    let mut last_renewal = Instant::now();
-    while !is_gone(&mortal).await {
-        assert!(begun.elapsed() < PATIENCE, "it never expires");
+    living.put(&at("freed"), b"y".to_vec(), None).await.expect("put without a time to live");
+    living.delete(&at("withdrawn")).await.expect("delete");
+    writer.delete(&at("removed")).await.expect("delete what somebody else put");
+    drop(ended);
+    let (end, is_gone) = (Instant::now(), async |name| reader.get(&at(name)).await.expect("get").is_none());
+    while !is_gone("ended").await {
+        assert!(end.elapsed() < PATIENCE, "it never expires");
         tokio::time::sleep(Duration::from_millis(250)).await;
-        if last_renewal.elapsed() > Duration::from_secs(5) {
-            last_renewal = Instant::now();
-            writer.put(&renewed, b"z".to_vec(), short).await.expect("put again");
-        }
     }
-    assert!(begun.elapsed() >= MINIMUM_TTL, "gone after {:?}", begun.elapsed());
-    assert!(!is_gone(&renewed).await, "each put starts the time anew");
-    let listed = reader.list(&parent).await.expect("list");
-    assert_eq!(listed.len(), 2, "the expired key is not listed");
-    writer.delete(&renewed).await.expect("delete");
-    assert!(is_gone(&renewed).await);
-    writer.put(&renewed, b"z".to_vec(), short).await.expect("put after a delete");
-    writer.put(&mortal, b"x".to_vec(), short).await.expect("put after expiry");
-    assert!(!is_gone(&renewed).await && !is_gone(&mortal).await);
-    assert!(!is_gone(&freed).await, "a put without a time to live takes the earlier one away");
+    assert!(end.elapsed() >= MINIMUM_TTL / 3, "gone after {:?}", end.elapsed());
+    assert_eq!(reader.list(&parent).await.expect("list").len(), 2, "the expired key is not listed");
+    // More than one whole time to live after its only put, and after anything else was written.
+    tokio::time::sleep(MINIMUM_TTL * 5 / 4 - end.elapsed().min(MINIMUM_TTL)).await;
+    assert!(!is_gone("living").await, "it stays while its writer goes on");
+    assert!(is_gone("withdrawn").await && is_gone("removed").await, "what was removed is not kept");
+    assert!(!is_gone("freed").await, "a put without a time to live takes the earlier one away");
+    drop(living);
+    let end = Instant::now();
+    writer.put(&at("ended"), b"x".to_vec(), short).await.expect("put after expiry");
+    while !is_gone("living").await {
+        assert!(end.elapsed() < PATIENCE, "it never expires");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert!(!is_gone("freed").await && !is_gone("ended").await);
 }
 
 /// A watch sees every kind of change by anybody, from the moment it was made.

@@ -1,0 +1,87 @@
+//! What a store tells of changes, in order.
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{Entry, Key, Version, Watch};
+
+/// So many pieces of news may wait for their reader; then the store is made to wait.
+const QUEUE: usize = 64;
+
+/// A key that was written or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub key: Key,
+    /// What is there now; `None`: nothing.
+    pub entry: Option<Entry>,
+}
+
+/// A piece of news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// All changes between the piece of news before this one and this version.
+    Carried {
+        /// In the order of the store.
+        changes: Vec<Change>,
+        /// The state after them.
+        version: Version,
+    },
+    /// Something may have changed.
+    Look,
+    /// The store is listened to from now on. Whatever was before this was not heard.
+    Anew,
+}
+
+/// News of some keys, for one reader. Dropping it ends the listening.
+pub struct Changes {
+    source: Source,
+}
+
+enum Source {
+    Task { news: mpsc::Receiver<News>, _listening: AbortOnDropHandle<()> },
+    Watch { watch: Watch, begun: Begun },
+}
+
+/// Whether a watch was asked for the first time: what was there before it is not a change.
+#[derive(PartialEq)]
+enum Begun {
+    No,
+    Yes,
+}
+
+impl Changes {
+    /// Changes that a task tells of, which ends with them. Call inside a tokio runtime.
+    pub fn by_task<F, L>(listening: L) -> Changes
+    where
+        L: FnOnce(mpsc::Sender<News>) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, news) = mpsc::channel(QUEUE);
+        let task = AbortOnDropHandle::new(tokio::spawn(listening(sender)));
+        Changes { source: Source::Task { news, _listening: task } }
+    }
+
+    /// A request to look after each wake of a watch.
+    pub fn woken_by(watch: Watch) -> Changes {
+        Changes { source: Source::Watch { watch, begun: Begun::No } }
+    }
+
+    /// The next piece of news. Cancel-safe.
+    pub async fn next(&mut self) -> News {
+        match &mut self.source {
+            Source::Task { news, .. } => match news.recv().await {
+                Some(news) => news,
+                None => std::future::pending().await,
+            },
+            Source::Watch { begun, .. } if *begun == Begun::No => {
+                *begun = Begun::Yes;
+                News::Anew
+            }
+            Source::Watch { watch, .. } => {
+                watch.changed().await;
+                News::Look
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The documents of a cluster, kept up to date.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stolon_model::ClusterDocument;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::feed::{Attention, KvFeed};
+use crate::{BootInstant, Changes, Everything, StoreError, Versioned};
+
+/// A value with the moment as of which it is known: it holds everything that was acknowledged before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen<T> {
+    /// The value.
+    pub value: T,
+    /// Not later than the question that confirmed it was asked.
+    pub as_of: BootInstant,
+}
+
+/// Makes the value of a feed from its copy of the keys.
+pub(crate) type Read<T> = Box<dyn FnMut(&KvFeed) -> Result<T, StoreError> + Send>;
+
+/// A document, or several, that follow the store. Dropping it ends the following.
+pub struct Feed<T> {
+    copy: Arc<KvFeed>,
+    read: Mutex<Read<T>>,
+    wakes: watch::Receiver<u64>,
+    _following: AbortOnDropHandle<()>,
+}
+
+/// The cluster document; a stored JSON `null` counts as absent.
+pub type DocumentFeed = Feed<Option<Versioned<ClusterDocument>>>;
+
+/// All that a sentinel decides on.
+pub type EverythingFeed = Feed<Everything>;
+
+impl<T> Feed<T> {
+    /// Begin to follow. Call inside a tokio runtime.
+    pub(crate) fn start(copy: Arc<KvFeed>, changes: Changes, read: Read<T>) -> Self {
+        let following = {
+            let copy = Arc::clone(&copy);
+            tokio::spawn(async move { copy.follow(changes).await })
+        };
+        Feed {
+            wakes: copy.wakes(),
+            copy,
+            read: Mutex::new(read),
+            _following: AbortOnDropHandle::new(following),
+        }
+    }
+
+    /// What is known now, however old; `None` before the store was read once. Asks nobody.
+    ///
+    /// # Errors
+    /// What lies in the store cannot be read.
+    pub fn latest(&self) -> Option<Result<Seen<T>, StoreError>> {
+        // The moment first: what arrives between the two is newer than it says.
+        let as_of = self.copy.as_of()?;
+        Some(self.value().map(|value| Seen { value, as_of }))
+    }
+
+    /// What is known as of at most `age` ago. Asks the store only where what is known is older; an age of zero always asks.
+    ///
+    /// # Errors
+    /// As those of a read.
+    pub async fn at_most(&self, age: Duration) -> Result<Seen<T>, StoreError> {
+        let is_young = |as_of: BootInstant| !(as_of + age).is_past();
+        let as_of = match self.copy.as_of().filter(|as_of| !age.is_zero() && is_young(*as_of)) {
+            Some(as_of) => as_of,
+            None => {
+                let asked_at = BootInstant::now();
+                self.copy.confirm().await?;
+                self.copy.as_of().unwrap_or(asked_at)
+            }
+        };
+        self.value().map(|value| Seen { value, as_of })
+    }
+
+    /// Returns after a change that matters since the last return (or since the feed was made), also one that a question
+    /// found. A return may come without a change. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.wakes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What to return after.
+    pub fn attend(&self, attention: Attention) {
+        self.copy.attend(attention);
+    }
+
+    fn value(&self) -> Result<T, StoreError> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&self.copy)
+    }
+}

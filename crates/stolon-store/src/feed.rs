@@ -1,0 +1,245 @@
+//! A copy of some keys that is kept up to date: by the changes that the store carries, and confirmed by a read now and
+//! then.
+//!
+//! The copy says as of when it is known to be complete: *everything that was acknowledged before that moment is in it*.
+//! Only an answer to a question proves that, and the moment is the one at which the question was asked. News that arrive
+//! by themselves make the copy newer, but never its age younger: they may have been long on their way.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::{BootInstant, Change, Changes, Entry, KvStore, Look, News, Selector, StoreError, Version};
+
+/// Pauses between attempts to read what was missed.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a change means to those who wait for some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// They must see it at once.
+    Wakes,
+    /// They see it when they next look.
+    Quiet,
+}
+
+/// Says what a change means: the key, what was there, what is there now.
+pub type Weigh = fn(&Selector, Option<&Entry>, Option<&Entry>) -> Weight;
+
+/// What wakes a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// What matters.
+    Matters,
+    /// Every change that the store carries, also one of a position.
+    Everything,
+}
+
+/// The copy.
+pub struct KvFeed {
+    store: Arc<dyn KvStore>,
+    selector: Selector,
+    weigh: Weigh,
+    attentive: AtomicBool,
+    copy: Mutex<Copied>,
+    wakes: watch::Sender<u64>,
+}
+
+/// What is known.
+#[derive(Default)]
+struct Copied {
+    entries: BTreeMap<String, Entry>,
+    /// Everything up to this state is in `entries`.
+    version: Version,
+    as_of: Option<BootInstant>,
+}
+
+/// Whether an answer made the copy complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absorbed {
+    Complete,
+    /// A removal was missed, or the store went back in time: only all of it helps.
+    NeedsAll,
+}
+
+impl KvFeed {
+    pub(crate) fn new(store: Arc<dyn KvStore>, selector: Selector, weigh: Weigh) -> Self {
+        KvFeed {
+            store,
+            selector,
+            weigh,
+            attentive: AtomicBool::new(false),
+            copy: Mutex::default(),
+            wakes: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn wakes(&self) -> watch::Receiver<u64> {
+        self.wakes.subscribe()
+    }
+
+    pub(crate) fn attend(&self, attention: Attention) {
+        self.attentive.store(attention == Attention::Everything, Ordering::Relaxed);
+    }
+
+    /// When the copy was complete; `None` before the first answer.
+    pub(crate) fn as_of(&self) -> Option<BootInstant> {
+        self.copy().as_of
+    }
+
+    /// Look at the copy.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&BTreeMap<String, Entry>) -> T) -> T {
+        look(&self.copy().entries)
+    }
+
+    fn copy(&self) -> MutexGuard<'_, Copied> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ask the store what is new since the copy was complete; one request, two after a missed removal.
+    pub(crate) async fn confirm(&self) -> Result<(), StoreError> {
+        let since = self.copy().version;
+        match self.ask(since).await? {
+            Absorbed::Complete => Ok(()),
+            Absorbed::NeedsAll => self.ask_for_all().await,
+        }
+    }
+
+    async fn ask_for_all(&self) -> Result<(), StoreError> {
+        self.ask(Version::START).await.map(|_| ())
+    }
+
+    async fn ask(&self, since: Version) -> Result<Absorbed, StoreError> {
+        let (asked_at, known) = (BootInstant::now(), self.copy().version);
+        let look = self.store.look(&self.selector, since).await?;
+        Ok(self.absorb_answer(look, since, known, asked_at))
+    }
+
+    /// An answer to a question that was asked at that moment, of everything after `since`, when `known` was the version of
+    /// the copy.
+    pub(crate) fn absorb_look(&self, look: Look, asked_at: BootInstant, known: Version) {
+        self.absorb_answer(look, Version::START, known, asked_at);
+    }
+
+    /// The version that a question that is asked now must be answered with, or a later one.
+    pub(crate) fn version(&self) -> Version {
+        self.copy().version
+    }
+
+    fn absorb_answer(&self, look: Look, since: Version, known: Version, asked_at: BootInstant) -> Absorbed {
+        let mut copy = self.copy();
+        let went_back = look.version < known;
+        if !went_back && look.version < copy.version {
+            // News were faster than the answer: the copy holds all of it already.
+            copy.as_of = copy.as_of.max(Some(asked_at));
+            return Absorbed::Complete;
+        }
+        let mut heavy = false;
+        if since == Version::START {
+            let new: BTreeMap<String, Entry> =
+                look.changed.into_iter().map(|entry| (entry.key.to_string(), entry)).collect();
+            let gone = copy.entries.iter().filter(|(key, _)| !new.contains_key(*key));
+            heavy |= gone.into_iter().any(|(_, old)| self.is_heavy(Some(old), None));
+            for (key, entry) in &new {
+                heavy |= self.is_heavy(copy.entries.get(key), Some(entry));
+            }
+            copy.entries = new;
+        } else {
+            let new = look.changed.iter().filter(|entry| !copy.entries.contains_key(entry.key.as_str()));
+            if went_back || copy.entries.len() + new.count() != look.count {
+                return Absorbed::NeedsAll;
+            }
+            for entry in look.changed {
+                heavy |= self.is_heavy(copy.entries.get(entry.key.as_str()), Some(&entry));
+                copy.entries.insert(entry.key.to_string(), entry);
+            }
+        }
+        copy.version = look.version;
+        copy.as_of = if went_back { Some(asked_at) } else { copy.as_of.max(Some(asked_at)) };
+        drop(copy);
+        self.wake_if(heavy);
+        Absorbed::Complete
+    }
+
+    fn absorb_changes(&self, changes: Vec<Change>, version: Version) {
+        let mut copy = self.copy();
+        if version <= copy.version {
+            return; // known from an answer, or told twice
+        }
+        let mut heavy = false;
+        for Change { key, entry } in changes {
+            let old = copy.entries.remove(key.as_str());
+            if let (Some(old), Some(entry)) = (&old, &entry)
+                && entry.revision.0 <= old.revision.0
+            {
+                copy.entries.insert(key.to_string(), old.clone());
+                continue;
+            }
+            heavy |= self.is_heavy(old.as_ref(), entry.as_ref());
+            if let Some(entry) = entry {
+                copy.entries.insert(key.to_string(), entry);
+            }
+        }
+        copy.version = version;
+        drop(copy);
+        self.wake_if(heavy);
+    }
+
+    fn is_heavy(&self, old: Option<&Entry>, new: Option<&Entry>) -> bool {
+        let changed = old.map(|entry| entry.revision) != new.map(|entry| entry.revision);
+        changed
+            && (self.attentive.load(Ordering::Relaxed)
+                || (self.weigh)(&self.selector, old, new) == Weight::Wakes)
+    }
+
+    fn wake_if(&self, heavy: bool) {
+        if heavy {
+            self.wakes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// Keep the copy up to date with what the store tells.
+    pub(crate) async fn follow(&self, mut changes: Changes) {
+        loop {
+            match changes.next().await {
+                News::Carried { changes, version } => self.absorb_changes(changes, version),
+                News::Look => self.catch_up(Missed::Changes).await,
+                News::Anew => self.catch_up(Missed::Unknown).await,
+            }
+        }
+    }
+
+    /// Read what was missed, however often it takes: news that come after it make no sense before.
+    async fn catch_up(&self, missed: Missed) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let outcome = match missed {
+                Missed::Changes => self.confirm().await,
+                Missed::Unknown => self.ask_for_all().await,
+            };
+            match outcome {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, "cannot read what the watch of the store missed"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// What a watch did not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missed {
+    /// Some changes.
+    Changes,
+    /// It was cut off: even the store may be another one.
+    Unknown,
+}
+
+#[cfg(test)]
+#[path = "feed_tests.rs"]
+mod tests;
