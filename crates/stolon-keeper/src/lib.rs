@@ -67,7 +67,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         keeper_directory: settings.data_dir.clone(),
         bin_path: settings.bin_path.clone(),
         port: settings.port.clone(),
-        socket_directory: "/tmp".into(),
+        public_socket_directory: "/tmp".into(),
         superuser: settings.superuser.clone(),
         replication: settings.replication.clone(),
     });

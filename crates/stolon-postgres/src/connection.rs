@@ -4,24 +4,22 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
-use crate::error::{PostgresError, Result};
+use crate::data_directory;
+use crate::error::{Mismatch, PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
+
+/// SQLSTATE `too_many_connections`.
+const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// The rows of each statement of a simple query, all values as text.
 pub(crate) type Answers = Vec<Vec<SimpleQueryRow>>;
 
 impl LocalPostgres {
-    fn connection_config(&self) -> Result<tokio_postgres::Config> {
+    fn connection_config(&self) -> tokio_postgres::Config {
         let options = &self.inner.options;
-        let port = options
-            .port
-            .parse::<u16>()
-            .map_err(|_| PostgresError::Invalid(format!("\"{}\" is not a port number", options.port)))?;
         let mut config = tokio_postgres::Config::new();
         config
-            .host_path(&options.socket_directory)
-            .port(port)
             .user(&options.superuser.username)
             .dbname("postgres")
             .application_name("stolon-keeper")
@@ -32,21 +30,52 @@ impl LocalPostgres {
         if let Some(password) = options.superuser.password_to_send() {
             config.password(password.reveal());
         }
-        Ok(config)
+        config
     }
 
-    /// A new connection.
+    /// A new connection, to a server that has shown that it is ours.
     pub(crate) async fn connect(&self, limit: &Limit) -> Result<Client> {
-        let config = self.connection_config()?;
+        const CONNECTING: &str = "connecting to the local PostgreSQL";
+        let stream = limit.guard(CONNECTING, self.dial()).await??;
         let (client, connection) = limit
-            .guard("connecting to the local PostgreSQL", config.connect(NoTls))
+            .guard(CONNECTING, self.connection_config().connect_raw(stream, NoTls))
             .await?
             .map_err(PostgresError::sql("connect to the local PostgreSQL"))?;
         // Ends when the client is dropped or the server goes away; errors reach the client's own calls.
         tokio::spawn(async move {
             let _ = connection.await;
         });
+        limit.guard(CONNECTING, self.has_our_data(&client)).await??;
         Ok(client)
+    }
+
+    /// The server says which data it works on, and they are ours.
+    async fn has_our_data(&self, client: &Client) -> Result<()> {
+        const IDENTITY: &str =
+            "SELECT current_setting('data_directory'), (SELECT system_identifier FROM pg_control_system())";
+        let messages = client
+            .simple_query(IDENTITY)
+            .await
+            .map_err(PostgresError::sql("ask the local PostgreSQL which data it works on"))?;
+        let rows = answers(messages);
+        let text = |column| {
+            rows.first().and_then(|rows| rows.first()).and_then(|row| row.get(column)).unwrap_or_default()
+        };
+        let (directory, identifier) = (text(0), text(1));
+        let ours = self.data_directory();
+        let same = |found: &str| {
+            std::fs::canonicalize(found)
+                .is_ok_and(|found| std::fs::canonicalize(&ours).is_ok_and(|ours| ours == found))
+        };
+        let wanted = data_directory::system_identifier(&ours)?;
+        let mismatch = match (same(directory), identifier == wanted) {
+            (true, true) => return Ok(()),
+            (true, false) => Mismatch::SystemIdentifier { found: identifier.to_owned(), wanted },
+            (false, _) => {
+                Mismatch::DataDirectory { found: directory.to_owned(), wanted: ours.display().to_string() }
+            }
+        };
+        Err(PostgresError::Stranger { address: self.socket_directory().display().to_string(), mismatch })
     }
 
     /// Runs statements over the kept connection, which is made anew when it has gone. After a timeout or a
@@ -57,18 +86,26 @@ impl LocalPostgres {
             Some(client) if !client.is_closed() => client,
             _ => self.connect(limit).await?,
         };
-        match limit.guard(what, client.simple_query(sql)).await? {
-            Ok(messages) => {
-                *kept = Some(client);
-                Ok(answers(messages))
+        let (answers, client) = ask(client, what, sql, limit).await;
+        *kept = client;
+        answers
+    }
+
+    /// Runs statements over a new connection, as a client would come in: a postmaster that hangs lets the sessions that it has
+    /// go on answering. It takes the place of the kept one.
+    pub(crate) async fn query_anew(&self, what: &str, sql: &str, limit: &Limit) -> Result<Answers> {
+        let client = match self.connect(limit).await {
+            // Said by a postmaster that does take connections: what is wanted to know can be asked over the kept one.
+            Err(PostgresError::Sql { code: Some(code), .. }) if code == TOO_MANY_CONNECTIONS => {
+                return self.query(what, sql, limit).await;
             }
-            Err(error) => {
-                if error.as_db_error().is_some() && !client.is_closed() {
-                    *kept = Some(client);
-                }
-                Err(PostgresError::sql(what)(error))
-            }
+            connected => connected?,
+        };
+        let (answers, client) = ask(client, what, sql, limit).await;
+        if let Ok(mut kept) = self.inner.connection.try_lock() {
+            *kept = client;
         }
+        answers
     }
 
     /// The single value of a query.
@@ -108,6 +145,18 @@ impl LocalPostgres {
                 tracing::warn!("{error}");
             }
         });
+    }
+}
+
+/// The answers, and the client where it can be used again: not after a timeout or a broken connection.
+async fn ask(client: Client, what: &str, sql: &str, limit: &Limit) -> (Result<Answers>, Option<Client>) {
+    match limit.guard(what, client.simple_query(sql)).await {
+        Ok(Ok(messages)) => (Ok(answers(messages)), Some(client)),
+        Ok(Err(error)) => {
+            let is_whole = error.as_db_error().is_some() && !client.is_closed();
+            (Err(PostgresError::sql(what)(error)), is_whole.then_some(client))
+        }
+        Err(over) => (Err(over), None),
     }
 }
 

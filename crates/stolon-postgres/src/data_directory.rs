@@ -62,7 +62,7 @@ pub(crate) fn data_version(path: &Path) -> Result<Option<Version>> {
 
 /// The system identifier: the first eight bytes of `pg_control`, in the machine's order
 /// (PostgreSQL source, `ControlFileData`).
-fn system_identifier(path: &Path) -> Result<String> {
+pub(crate) fn system_identifier(path: &Path) -> Result<String> {
     use std::io::Read;
     let file = path.join("global/pg_control");
     let mut bytes = [0_u8; 8];

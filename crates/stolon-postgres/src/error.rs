@@ -63,6 +63,25 @@ pub enum PostgresError {
         /// The last lines of its log.
         tail: Vec<String>,
     },
+    /// No server of ours runs.
+    #[error("PostgreSQL is not running")]
+    NotRunning,
+    /// A server runs in PGDATA that this keeper did not start.
+    #[error("a PostgreSQL that this keeper did not start runs in {} (process {process})", directory.display())]
+    AlreadyRuns {
+        /// PGDATA.
+        directory: PathBuf,
+        /// Of the postmaster.
+        process: u32,
+    },
+    /// Whoever answers is not the server that this keeper started. It was not logged in to, or nothing was done there.
+    #[error("at {address} answers what is not this keeper's PostgreSQL: {mismatch}; it is left alone")]
+    Stranger {
+        /// Path of the socket.
+        address: String,
+        /// How it shows.
+        mismatch: Mismatch,
+    },
     /// A query failed.
     #[error("{what}: {message}")]
     Sql {
@@ -87,6 +106,43 @@ pub enum PostgresError {
     /// Something on disk or in an answer is not what it must be.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// How a server shows that it is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// It runs as another user.
+    #[error("it runs as user {found}, not {wanted}")]
+    User {
+        /// Its uid.
+        found: u32,
+        /// Ours.
+        wanted: u32,
+    },
+    /// It is another process.
+    #[error("it is process {found}, not {wanted}")]
+    Process {
+        /// Of whoever listens; 0 when the kernel does not tell.
+        found: u32,
+        /// Of the postmaster that we started.
+        wanted: u32,
+    },
+    /// It has other data.
+    #[error("it works in {found}, not in {wanted}")]
+    DataDirectory {
+        /// Its `data_directory`.
+        found: String,
+        /// Ours.
+        wanted: String,
+    },
+    /// Its data are those of another cluster.
+    #[error("it has the system identifier {found}, not {wanted}")]
+    SystemIdentifier {
+        /// What it says.
+        found: String,
+        /// What our control file says.
+        wanted: String,
+    },
 }
 
 impl PostgresError {

@@ -19,19 +19,22 @@ mod files;
 mod initialise;
 pub mod limit;
 pub mod local;
+mod lock_files;
 mod process;
+mod process_table;
 pub mod quote;
 mod replication;
 pub mod sample;
 pub mod server;
 pub mod settings_check;
 mod slots;
+mod socket;
 pub mod source;
 pub mod sync_gate;
 
 pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials, Password};
-pub use error::{PostgresError, Result};
+pub use error::{Mismatch, PostgresError, Result};
 pub use explain::{explain_startup_failure, refused_hba_lines};
 pub use limit::Limit;
 pub use local::{

@@ -30,8 +30,8 @@ pub struct Options {
     pub bin_path: Option<PathBuf>,
     /// `--pg-port`.
     pub port: String,
-    /// Directory of the unix socket (`/tmp`).
-    pub socket_directory: PathBuf,
+    /// Directory of a second unix socket, for people (`/tmp`). The keeper's own is below its directory.
+    pub public_socket_directory: PathBuf,
     /// The superuser.
     pub superuser: Credentials,
     /// The replication user.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -270,36 +270,6 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
-}
-
-/// Processes of tools that work for the keeper in `directory`.
-pub(crate) fn tools_of(directory: &Path) -> Vec<u32> {
-    let marker = format!("{TOOL_OF}={}", directory.display());
-    let is_marked = |pid: &u32| words_of(*pid, "environ").any(|word| word == marker);
-    processes().filter(is_marked).collect()
-}
-
-/// The postmaster that was started in `data_directory` by a keeper: not only once it has a pid file.
-pub(crate) fn postmaster_of(data_directory: &Path) -> Option<u32> {
-    let directory = data_directory.display().to_string();
-    processes().find(|pid| {
-        let words: Vec<String> = words_of(*pid, "cmdline").take(3).collect();
-        matches!(words.as_slice(), [program, option, value]
-            if program.ends_with("postgres") && option == "-D" && *value == directory)
-    })
-}
-
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// The words of `/proc/<pid>/<file>`; none for processes of others.
-fn words_of(pid: u32, file: &str) -> impl Iterator<Item = String> {
-    let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let words: Vec<String> =
-        text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    words.into_iter()
 }
 
 pub(crate) fn pid(raw: u32) -> Option<Pid> {

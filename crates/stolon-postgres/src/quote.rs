@@ -1,6 +1,9 @@
 //! Quoting for every language that the keeper speaks. Nothing else in the workspace escapes anything.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 /// A string literal of SQL. Safe with either setting of `standard_conforming_strings`.
 pub fn sql_literal(text: &str) -> String {
@@ -55,6 +58,23 @@ fn conninfo_value(value: &str) -> String {
 pub fn pgpass_line(host: &str, port: &str, user: &str, password: &str) -> String {
     let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
     format!("{}:{}:*:{}:{}\n", escape(host), escape(port), escape(user), escape(password))
+}
+
+/// The value of a parameter that is a list of directories, such as `unix_socket_directories`
+/// (PostgreSQL source, varlena.c, `SplitDirectoriesString`).
+pub fn directory_list(directories: &[PathBuf]) -> OsString {
+    let mut list = Vec::new();
+    for directory in directories {
+        if !list.is_empty() {
+            list.push(b',');
+        }
+        list.push(b'"');
+        for &byte in directory.as_os_str().as_bytes() {
+            list.extend(std::iter::repeat_n(byte, if byte == b'"' { 2 } else { 1 }));
+        }
+        list.push(b'"');
+    }
+    OsString::from_vec(list)
 }
 
 /// A user or database name in `pg_hba.conf`, quoted only where it would mean something else

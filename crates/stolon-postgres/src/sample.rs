@@ -1,4 +1,4 @@
-//! What a running server says about itself, over one connection that is kept.
+//! What a running server says about itself.
 
 use std::path::{Path, PathBuf};
 
@@ -75,9 +75,10 @@ const POSITION: &str = "SELECT pg_is_in_recovery(), \
      greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), \
      (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming')";
 
+/// The directories of the sockets are given on the command line, so that what a file that came with the data says of them is for nothing.
 const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
      WHERE name IS NOT NULL AND setting IS NOT NULL ORDER BY seqno; \
-     SELECT name FROM pg_settings WHERE pending_restart ORDER BY 1";
+     SELECT name FROM pg_settings WHERE pending_restart AND name <> 'unix_socket_directories' ORDER BY 1";
 
 /// Settings that mean nothing to a server that is not in recovery.
 const RECOVERY_SETTINGS: &[&str] = &[
@@ -100,10 +101,11 @@ const RECOVERY_SETTINGS: &[&str] = &[
 const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
 
 impl LocalPostgres {
-    /// One look at the running server over the kept connection. An error says which query failed.
+    /// One look at the running server over a new connection, so that a success says that clients can come in. An error says
+    /// which query failed.
     pub async fn sample(&self, limit: &Limit) -> Result<Sample> {
         let sql = format!("{SETTINGS}; {REPLICATION}; {POSITION}");
-        let answers = self.query("look at the state of PostgreSQL", &sql, limit).await?;
+        let answers = self.query_anew("look at the state of PostgreSQL", &sql, limit).await?;
         let [settings, pending, replication, names, position] = answers.as_slice() else {
             return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
         };
@@ -165,7 +167,7 @@ impl LocalPostgres {
     /// Names of parameters that wait for a restart, without those that mean nothing to a primary.
     pub async fn pending_restart(&self, limit: &Limit) -> Result<Vec<String>> {
         let sql = format!(
-            "SELECT name FROM pg_settings WHERE pending_restart AND (pg_is_in_recovery() OR name <> ALL('{{{}}}'))",
+            "SELECT name FROM pg_settings WHERE pending_restart AND name <> 'unix_socket_directories' AND (pg_is_in_recovery() OR name <> ALL('{{{}}}'))",
             RECOVERY_SETTINGS.join(",")
         );
         let answers = self.query("ask what waits for a restart", &sql, limit).await?;

@@ -1,7 +1,6 @@
 //! The server process: our child, reaped at once, its last words kept.
 
 use std::future::Future;
-use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,9 +17,9 @@ use crate::explain;
 use crate::files::fresh_private_directory;
 use crate::limit::Limit;
 use crate::local::{ConfigProblem, LocalPostgres, OrphanOutcome};
-use crate::process::{
-    Environment, lock, postmaster_of, prepare_environment, push_tail, read_lines, status_in_words, tools_of,
-};
+use crate::process::{Environment, lock, prepare_environment, push_tail, read_lines, status_in_words};
+use crate::process_table::tools_of;
+use crate::quote;
 
 /// What is known of the server process without asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +63,6 @@ const READY_ASK: Duration = Duration::from_millis(500);
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const PID_FILE_POLL: Duration = Duration::from_millis(5);
-/// A server that starts writes into its lock file at once.
-const LOCK_FILE_GRACE: Duration = Duration::from_secs(2);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(50);
 const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
@@ -98,8 +95,8 @@ impl LocalPostgres {
         config::disable_alter_system(&directory)?;
         loop {
             self.forget_stale_pid_file()?;
-            self.forget_empty_lock_files()?;
-            let pid = self.spawn(merge)?;
+            let sockets = self.prepare_sockets().await?;
+            let pid = self.spawn(merge, &sockets)?;
             match self.wait_for_pid_file(pid, limit).await {
                 Err(PostgresError::ServerExited { tail, .. }) if previous_server_lingers(&tail) => {
                     // Backends of a killed postmaster notice within milliseconds that they are orphans.
@@ -110,7 +107,7 @@ impl LocalPostgres {
         }
     }
 
-    fn spawn(&self, merge: ConfigMerge) -> Result<u32> {
+    fn spawn(&self, merge: ConfigMerge, sockets: &[std::path::PathBuf]) -> Result<u32> {
         let directory = self.data_directory();
         let program = self.program("postgres");
         let mut command = Command::new(&program);
@@ -120,7 +117,7 @@ impl LocalPostgres {
             setting.push(value);
             command.arg("-c").arg(setting);
         };
-        set("unix_socket_directories", &self.inner.options.socket_directory);
+        set("unix_socket_directories", quote::directory_list(sockets).as_ref());
         // A configuration file that came with the data may name the places of another machine.
         set("data_directory", &directory);
         set("hba_file", &directory.join("pg_hba.conf"));
@@ -203,7 +200,7 @@ impl LocalPostgres {
     fn still_running(&self) -> Result<u32> {
         match &*self.inner.state.borrow() {
             ServerState::Running { pid } => Ok(*pid),
-            ServerState::Stopped => Err(PostgresError::Invalid("PostgreSQL is not running".to_owned())),
+            ServerState::Stopped => Err(PostgresError::NotRunning),
             ServerState::Died { status, explanation, tail } => Err(PostgresError::ServerExited {
                 status: status.clone(),
                 explanation: explanation.clone(),
@@ -219,7 +216,7 @@ impl LocalPostgres {
             biased;
             _ = state.wait_for(|state| !state.is_running()) => {
                 self.still_running()?;
-                Err(PostgresError::Invalid("PostgreSQL is not running".to_owned()))
+                Err(PostgresError::NotRunning)
             }
             done = work => done,
         }
@@ -396,8 +393,7 @@ impl LocalPostgres {
 
     fn signal_server(&self, signal: Signal) -> Result<()> {
         let pid = self.still_running()?;
-        let pid = crate::process::pid(pid)
-            .ok_or_else(|| PostgresError::Invalid("PostgreSQL is not running".to_owned()))?;
+        let pid = crate::process::pid(pid).ok_or_else(|| PostgresError::NotRunning)?;
         rustix::process::kill_process(pid, signal).map_err(|error| PostgresError::Io {
             what: "cannot signal PostgreSQL".to_owned(),
             source: error.into(),
@@ -448,75 +444,6 @@ impl LocalPostgres {
             }
             limit.pause("the end of what the previous keeper left running", EXIT_POLL).await?;
         }
-    }
-
-    /// The postmaster that runs in PGDATA without being our child.
-    pub(crate) fn live_orphan(&self) -> Result<Option<u32>> {
-        let named = self.pid_file()?.map(|file| file.pid).filter(|pid| self.works_in_our_directory(*pid));
-        Ok(named.or_else(|| postmaster_of(&self.data_directory())))
-    }
-
-    /// True when the process lives, is no zombie, and works in PGDATA, as every server process does.
-    fn works_in_our_directory(&self, pid: u32) -> bool {
-        let Ok(directory) = std::fs::canonicalize(self.data_directory()) else { return false };
-        let process = std::path::PathBuf::from(format!("/proc/{pid}"));
-        std::fs::read_link(process.join("cwd")).is_ok_and(|works_in| works_in == directory)
-    }
-
-    /// A pid file that names no process of this data directory would keep a server from starting when the number is in use again.
-    pub(crate) fn forget_stale_pid_file(&self) -> Result<()> {
-        let Some(file) = self.pid_file()? else { return Ok(()) };
-        if self.works_in_our_directory(file.pid) {
-            return Err(PostgresError::Invalid(format!(
-                "a PostgreSQL that this keeper did not start runs in {} (process {})",
-                self.data_directory().display(),
-                file.pid
-            )));
-        }
-        crate::files::remove_if_there(&self.data_directory().join("postmaster.pid")).map(|_| ())
-    }
-
-    /// A server that is killed between making a lock file and writing into it leaves an empty one, at which every later start ends
-    /// (PostgreSQL source, miscinit.c, `CreateLockFile`). That of PGDATA is nobody's when no server runs there. That of the
-    /// socket may belong to another server that starts at this very moment, so it is left to it for a while.
-    fn forget_empty_lock_files(&self) -> Result<()> {
-        let options = &self.inner.options;
-        let of_socket = options.socket_directory.join(format!(".s.PGSQL.{}.lock", options.port));
-        let of_data = self.data_directory().join("postmaster.pid");
-        for (path, grace) in [(of_data, Duration::ZERO), (of_socket, LOCK_FILE_GRACE)] {
-            let Ok(file) = std::fs::symlink_metadata(&path) else { continue };
-            let is_ours = file.is_file() && file.uid() == rustix::process::geteuid().as_raw();
-            let age = file.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
-            if is_ours && file.len() == 0 && age >= grace && postmaster_of(&self.data_directory()).is_none() {
-                tracing::warn!(path = %path.display(), "removing the empty lock file of a server that was killed");
-                crate::files::remove_if_there(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn pid_file(&self) -> Result<Option<PidFile>> {
-        let path = self.data_directory().join("postmaster.pid");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(PidFile::parse(&text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(PostgresError::io("read", &path)(error)),
-        }
-    }
-}
-
-/// What `postmaster.pid` says.
-struct PidFile {
-    pid: u32,
-    /// Connections are accepted.
-    ready: bool,
-}
-
-impl PidFile {
-    fn parse(text: &str) -> Option<Self> {
-        let pid = text.lines().next()?.trim().parse().ok()?;
-        let ready = text.lines().nth(7).is_some_and(|status| matches!(status.trim(), "ready" | "standby"));
-        Some(Self { pid, ready })
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stolon_core::keeper::Upstream;
 use stolon_model::{Lsn, Timeline};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use crate::credentials::Credentials;
 use crate::error::{PostgresError, Result};
@@ -208,9 +208,8 @@ impl LocalPostgres {
     /// What `IDENTIFY_SYSTEM` says of the local server.
     pub(crate) async fn identify_local(&self, limit: &Limit) -> Result<SourceFacts> {
         let options = &self.inner.options;
-        let socket = options.socket_directory.join(format!(".s.PGSQL.{}", options.port));
+        let stream = self.dial().await?;
         let ask = async {
-            let stream = UnixStream::connect(&socket).await.map_err(Failure::from)?;
             let mut connection =
                 ReplicationConnection::new(stream, &options.replication, "stolon-keeper").await?;
             facts_of(&connection.query("IDENTIFY_SYSTEM").await?)

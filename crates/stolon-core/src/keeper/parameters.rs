@@ -153,6 +153,8 @@ pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> Wan
         wanted.parameters.remove("wal_keep_segments");
     }
     wanted.parameters.extend(managed);
+    // Given on the command line: only whoever starts the server knows which directories it can have.
+    wanted.parameters.remove("unix_socket_directories");
     if let Some(demands) = facts.demands {
         raise(&mut wanted, demands, facts.version);
     }
@@ -208,7 +210,6 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
     let mut set = |name: &str, value: String| {
         managed.insert(name.to_owned(), value);
     };
-    set("unix_socket_directories", "/tmp".to_owned());
     set("hot_standby", "on".to_owned());
     set("wal_level", wal_level(version, theirs));
     if version.has_wal_keep_size() {

@@ -49,7 +49,13 @@ fn value(wanted: &WantedParameters, name: &str) -> Option<String> {
 #[test]
 fn managed_parameters_win() {
     let wanted = wanted(
-        &goal(&[("Port", "1"), ("hot_standby", "off"), ("max_wal_senders", "3"), ("work_mem", "8MB")]),
+        &goal(&[
+            ("Port", "1"),
+            ("hot_standby", "off"),
+            ("max_wal_senders", "3"),
+            ("unix_socket_directories", "/srv"),
+            ("work_mem", "8MB"),
+        ]),
         &facts(),
     );
     let expected = map(&[
@@ -59,7 +65,6 @@ fn managed_parameters_win() {
         ("max_wal_senders", "47"),
         ("port", "5432"),
         ("synchronous_standby_names", ""),
-        ("unix_socket_directories", "/tmp"),
         ("wal_keep_size", "128"),
         ("wal_level", "replica"),
         ("wal_retrieve_retry_interval", "200ms"),

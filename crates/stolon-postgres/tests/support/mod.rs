@@ -110,15 +110,26 @@ impl Instance {
     }
 
     pub fn in_directory(name: &str, passwords: &Passwords, directory: tempfile::TempDir) -> Self {
-        let port = free_port().unwrap().to_string();
-        let options = Options {
+        Self::with(name, passwords, directory, |_| {})
+    }
+
+    /// With options that `change` has changed.
+    pub fn with(
+        name: &str,
+        passwords: &Passwords,
+        directory: tempfile::TempDir,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let mut options = Options {
             keeper_directory: directory.path().to_owned(),
             bin_path: Some(bin_directory().unwrap()),
-            port: port.clone(),
-            socket_directory: directory.path().to_owned(),
+            port: free_port().unwrap().to_string(),
+            public_socket_directory: directory.path().to_owned(),
             superuser: credentials("stolon", &passwords.superuser),
             replication: credentials("repluser", &passwords.replication),
         };
+        change(&mut options);
+        let port = options.port.clone();
         Self { postgres: LocalPostgres::new(options), directory, port, name: name.into() }
     }
 
@@ -139,7 +150,6 @@ impl Instance {
         let mut parameters: BTreeMap<String, String> = [
             ("port", self.port.as_str()),
             ("listen_addresses", "127.0.0.1"),
-            ("unix_socket_directories", self.directory.path().to_str().unwrap()),
             ("wal_level", "replica"),
             ("hot_standby", "on"),
             ("max_wal_senders", "10"),
@@ -246,7 +256,7 @@ impl Instance {
     }
 
     pub fn data(&self) -> std::path::PathBuf {
-        self.directory.path().join("postgres")
+        self.postgres.data_directory()
     }
 }
 
