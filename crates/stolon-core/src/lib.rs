@@ -5,9 +5,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod backoff;
 pub mod keeper;
 pub mod postgres;
 pub mod proxy;
 pub mod sentinel;
 pub mod settings;
 pub mod timeline;
+
+pub use backoff::Backoff;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_model::{
-    BootUuid, ClusterData, EffectiveSpec, InstanceState, KeeperReport, KeeperState, Parameters,
+    BootUuid, ClusterData, EffectiveSpec, InstanceState, KeeperReport, KeeperState, Parameters, Served,
 };
 
 use super::look::Look;
@@ -127,8 +127,23 @@ pub enum StateFile {
     Keeper(KeeperState),
     /// The parameters that PostgreSQL last came up with.
     Proven(Parameters),
+    /// The highest point that this keeper served at.
+    Served(Served),
     /// Which run of a keeper reported last from here.
     Boot(BootUuid),
+}
+
+impl StateFile {
+    /// Which file it is.
+    pub fn kind(&self) -> StateFileKind {
+        match self {
+            Self::Instance(_) => StateFileKind::Instance,
+            Self::Keeper(_) => StateFileKind::Keeper,
+            Self::Proven(_) => StateFileKind::Proven,
+            Self::Served(_) => StateFileKind::Served,
+            Self::Boot(_) => StateFileKind::Boot,
+        }
+    }
 }
 
 /// Which file.
@@ -140,6 +155,8 @@ pub enum StateFileKind {
     Keeper,
     /// The parameters that PostgreSQL last came up with.
     Proven,
+    /// The highest point that this keeper served at.
+    Served,
     /// Which run of a keeper reported last from here.
     Boot,
 }

@@ -60,12 +60,43 @@ pub enum LeaveAlone {
     /// The store does not answer, or what it holds cannot be worked with.
     #[error("{0}")]
     Unusable(String),
+    /// The store went back in time, or somebody wrote back an old document. What is here is newer than what is asked for.
+    #[error("{0}: the store went back in time, so nothing is touched or started here")]
+    OlderThanServed(OlderThanServed),
     /// The sentinel has not registered us yet.
     #[error("our keeper data is not available, waiting for it to appear")]
     KeeperUnknown,
     /// The document asks for something that makes no sense.
     #[error("the cluster data asks for something impossible: {0}")]
     Impossible(String),
+}
+
+/// Cluster data that are older than what this keeper served under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the cluster data are older than what this keeper served under ({they} after {we})")]
+pub struct OlderThanServed {
+    /// Of the cluster data.
+    pub they: DocumentAge,
+    /// What we served under.
+    pub we: DocumentAge,
+}
+
+/// What says how old cluster data are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentAge {
+    /// The document's own count.
+    Epoch(u64),
+    /// That of our instance, in documents of Stolon.
+    Generation(i64),
+}
+
+impl std::fmt::Display for DocumentAge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Epoch(epoch) => write!(f, "epoch {epoch}"),
+            Self::Generation(generation) => write!(f, "generation {generation}"),
+        }
+    }
 }
 
 /// Why PostgreSQL must not run.

@@ -38,7 +38,7 @@ pub enum ServerLook {
     Starting,
     /// It runs, and did not answer every question within the time of the look.
     Silent(String),
-    /// Something that is not our child answers where our server should: it is believed nothing, and left alone.
+    /// Our child runs, and something else answers where it should: that is believed nothing, and left alone.
     Stranger(String),
     /// It answered every question.
     Answering(Box<Answer>),
@@ -47,7 +47,7 @@ pub enum ServerLook {
 impl ServerLook {
     /// True while our child runs.
     pub fn is_running(&self) -> bool {
-        matches!(self, Self::Starting | Self::Silent(_) | Self::Answering(_))
+        !matches!(self, Self::Stopped)
     }
 
     /// What it said, if it answered.

@@ -27,36 +27,291 @@
 //! goes on. Steps that only change what the machine remembers, or what it has written down, never reach an instance
 //! ([`super::Step::is_taken_by_machine`]).
 
+mod ailments;
+mod blame;
+mod course;
+mod deaths;
+mod files;
+mod looks;
+mod namesake;
+mod orders;
+mod patience;
+mod publisher;
+mod reporting;
+mod served;
+mod steps;
+mod sync_gate;
+mod voice;
+
 use std::time::Duration;
 
-use super::event::{Effect, Event};
+use stolon_model::{ClusterUid, KeeperState, Parameters, Served};
+
+use super::event::{ClusterRead, Effect, Event, Measure, StateFile};
 use super::goal::Identity;
 use super::observation::LocalState;
+use super::outcome::ServerDeath;
+use super::say::Saying;
+
+use blame::Blame;
+use course::{Making, Pursuit};
+use deaths::Deaths;
+use files::Files;
+use looks::Looks;
+pub use namesake::Predecessor;
+use orders::{Ask, Change, Orders};
+use patience::{RestartWait, Watchfulness};
+use reporting::Reporting;
+use served::ServedMark;
+use sync_gate::SyncGate;
+use voice::{Announcements, Complaint, Troubles};
+
+use super::observation::Gate;
 
 /// What a keeper is made from: its flags, and what its data directory holds.
 #[derive(Clone, Debug)]
 pub struct Beginning {
     /// Who we are.
     pub identity: Identity,
+    /// What we say of ourselves in every report.
+    pub advertised: Advertised,
+    /// `keeperstate`: the cluster that we last belonged to; empty before the first.
+    pub cluster: ClusterUid,
     /// `dbstate`.
     pub local: LocalState,
+    /// The parameters that PostgreSQL last came up with, if an earlier keeper wrote them down.
+    pub proven: Option<Parameters>,
+    /// The highest point that an earlier keeper served at.
+    pub served: Option<Served>,
+    /// Who reported last from the data directory.
+    pub predecessor: Predecessor,
+}
+
+/// What a keeper says of itself by its flags.
+#[derive(Clone, Debug)]
+pub struct Advertised {
+    /// `--pg-advertise-address`.
+    pub address: String,
+    /// `--pg-advertise-port`.
+    pub port: String,
+    /// `--can-be-master`.
+    pub can_be_primary: bool,
+    /// `--can-be-synchronous-replica`.
+    pub can_be_synchronous_replica: bool,
 }
 
 /// A keeper.
 #[derive(Debug)]
 pub struct Machine {
-    #[expect(dead_code, reason = "decisions move in next")]
-    beginning: Beginning,
+    identity: Identity,
+    now: Duration,
+    effects: Vec<Effect>,
+    stopping: bool,
+    orders: Orders,
+    pursuit: Pursuit,
+    making: Making,
+    server: ServerMemory,
+    blame: Blame,
+    looks: Looks,
+    disk: Disk,
+    reporting: Reporting,
+    voice: Voice,
+}
+
+/// What is remembered of the server process and of those who wait for it.
+#[derive(Debug)]
+struct ServerMemory {
+    deaths: Deaths,
+    /// One that dies again and again is not started before this.
+    not_before: Duration,
+    /// Whether clients are let in.
+    gate: Gate,
+    /// Who may count as synchronous.
+    sync: SyncGate,
+    restart: RestartWait,
+    watchful: Watchfulness,
+}
+
+/// What is in the data directory beside PostgreSQL.
+#[derive(Debug)]
+struct Disk {
+    files: Files,
+    local: LocalState,
+    served: ServedMark,
+}
+
+/// What is said.
+#[derive(Debug)]
+struct Voice {
+    troubles: Troubles,
+    announced: Announcements,
 }
 
 impl Machine {
     /// A keeper that has seen nothing yet.
     pub fn new(beginning: Beginning) -> Self {
-        Machine { beginning }
+        let Beginning { identity, advertised, cluster, local, proven, served, predecessor } = beginning;
+        Machine {
+            identity,
+            now: Duration::ZERO,
+            effects: Vec::new(),
+            stopping: false,
+            orders: Orders::new(cluster),
+            pursuit: Pursuit::Look,
+            making: Making::default(),
+            server: ServerMemory {
+                deaths: Deaths::new(),
+                not_before: Duration::ZERO,
+                gate: Gate::default(),
+                sync: SyncGate::default(),
+                restart: RestartWait::default(),
+                watchful: Watchfulness::default(),
+            },
+            blame: Blame::new(proven),
+            looks: Looks::default(),
+            disk: Disk { files: Files::default(), local, served: ServedMark::new(served) },
+            reporting: Reporting::new(advertised, predecessor),
+            voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
+        }
     }
 
     /// What is to be done about `event`, which happened at `now`.
-    pub fn handle(&mut self, _now: Duration, _event: Event) -> Vec<Effect> {
-        Vec::new()
+    pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        if self.stopping {
+            return Vec::new();
+        }
+        match event {
+            Event::Started => self.measure(Measure::SleepInterval(self.orders.pace().sleep)),
+            Event::Looked(look) => self.looked(*look),
+            Event::ServerDied(death) => self.server_died(&death),
+            Event::StepProgressed(progress) => self.reporting.progress = progress,
+            Event::StepEnded(outcome) => self.step_ended(outcome),
+            Event::ClusterChanged => self.read_cluster(),
+            Event::ClusterRead(read) => self.cluster_read(read),
+            Event::OwnReportRead(read) => self.own_report_read(read),
+            Event::ReportTaken => self.report_taken(),
+            Event::ReportRefused(why) => self.report_refused(why),
+            Event::Saved(kind, outcome) => self.saved(kind, outcome),
+            Event::TimePassed => {}
+            Event::StopRequested => self.stop(),
+        }
+        if !self.stopping {
+            self.pursue();
+            self.look_when_due();
+            self.read_cluster_when_due();
+            self.publish_when_due();
+            self.wake_when_due();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Nothing is begun any more.
+    fn stop(&mut self) {
+        self.stopping = true;
+        if self.pursuit.step_under_way().is_some() {
+            self.ask_for(Effect::CallOff);
+        }
+    }
+
+    /// Death is news at once, whatever is under way; unless the server is being started: then the step fails for it.
+    fn server_died(&mut self, death: &ServerDeath) {
+        self.looks.something_happened(self.now);
+        self.blame.stopped();
+        self.server.sync.reset();
+        if self.pursuit.is_starting() {
+            return;
+        }
+        self.say(Saying::ServerDied(death.clone()));
+        self.reporting.server_is_gone();
+        let pause = self.server.deaths.died(self.now);
+        self.server.not_before = self.now + pause;
+        if !pause.is_zero() {
+            let ServerDeath { status, explanation, .. } = death;
+            self.voice.troubles.died(format!("PostgreSQL ended ({status}): {explanation}"));
+        }
+        self.pursuit.plan_anew();
+    }
+
+    fn read_cluster(&mut self) {
+        if self.orders.ask(self.now) == Ask::Begin {
+            self.ask_for(Effect::ReadCluster);
+        }
+    }
+
+    fn read_cluster_when_due(&mut self) {
+        if self.orders.due().is_some_and(|due| self.now >= due) {
+            self.read_cluster();
+        }
+    }
+
+    fn cluster_read(&mut self, read: ClusterRead) {
+        let is_usable = matches!(read, ClusterRead::Usable(_));
+        let belonged_to = self.orders.cluster().clone();
+        let change = self.orders.read(self.now, read, &self.identity, &self.disk.served);
+        if is_usable {
+            self.measure(Measure::ValidUpdate);
+            self.measure(Measure::SleepInterval(self.orders.pace().sleep));
+        }
+        if *self.orders.cluster() != belonged_to {
+            let (uid, cluster_uid) = (self.identity.keeper.clone(), self.orders.cluster().clone());
+            self.save(StateFile::Keeper(KeeperState { uid, cluster_uid }));
+        }
+        if self.orders.must_read_again() {
+            self.read_cluster();
+        }
+        if change == Change::Goal {
+            self.voice.troubles.try_at_once();
+        }
+        match self.pursuit.orders_came(change, self.orders.goal()) {
+            course::Reaction::Nothing => {}
+            course::Reaction::CallOff => {
+                self.say(Saying::CallingOff);
+                self.ask_for(Effect::CallOff);
+            }
+        }
+    }
+
+    /// One time for everything that waits for one.
+    fn wake_when_due(&mut self) {
+        let times = [
+            self.pursuit_wake(),
+            self.looks.wake(self.orders.pace().sleep),
+            self.orders.due(),
+            self.publication_wake(),
+        ];
+        if let Some(time) = times.into_iter().flatten().min() {
+            self.ask_for(Effect::WakeAt(time));
+        }
+    }
+
+    /// Something keeps us from the goal: it is tried again after a pause, or when something happens.
+    fn troubled(&mut self, complaint: &Complaint) {
+        let (pause, said) = self.voice.troubles.troubled(complaint);
+        self.say(said);
+        self.measure(Measure::Ready(false));
+        self.pursuit = Pursuit::Rest { until: self.now + pause };
+    }
+
+    fn save(&mut self, file: StateFile) {
+        if let Some(file) = self.disk.files.save(file) {
+            self.ask_for(Effect::Save(Box::new(file)));
+        }
+    }
+
+    fn ask_for(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn say(&mut self, saying: Saying) {
+        self.effects.push(Effect::Say(Box::new(saying)));
+    }
+
+    fn say_all(&mut self, sayings: Vec<Saying>) {
+        sayings.into_iter().for_each(|saying| self.say(saying));
+    }
+
+    fn measure(&mut self, measure: Measure) {
+        self.effects.push(Effect::Measure(measure));
     }
 }

@@ -23,12 +23,12 @@ pub use event::{
     ClusterRead, Effect, Event, Exit, Measure, Progress, StateFile, StateFileKind, UsableDocument,
 };
 pub use goal::{
-    Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OtherData, Peer, PrimaryGoal,
-    RestartPolicy, RewindCredentials, StopReason,
+    DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
+    OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,
 };
 pub use hba::{Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, User, hba_lines};
 pub use look::{Answer, ControlLook, Look, ReplicationRow, ServerLook, WalReceiver};
-pub use machine::{Beginning, Machine};
+pub use machine::{Advertised, Beginning, Machine, Predecessor};
 pub use observation::{
     AlterSystem, Attempt, Config, Data, DataKind, Gate, Live, LocalState, Observation, Patience, Present,
     Server, Stage,
@@ -38,9 +38,9 @@ pub use outcome::{
     ServerDeath, SlotChanges, SourceTrouble, StepFailure, StepOutcome,
 };
 pub use parameters::{
-    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, Refusals, WantedParameters,
-    captured_parameters, instances_of, is_recovery_parameter, reported_parameters, synchronous_names,
-    wanted_parameters, with_what_was_left_out,
+    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals,
+    WantedParameters, captured_parameters, instances_of, is_recovery_parameter, reported_parameters,
+    synchronous_names, wanted_parameters, with_what_was_left_out,
 };
 pub use plan::plan;
 pub use recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters};

@@ -76,8 +76,19 @@ pub struct Refusal {
     pub value: String,
     /// What it takes instead; none: the setting is left out.
     pub instead: Option<String>,
+    /// How that is known.
+    pub ground: RefusalGround,
     /// One sentence for people.
     pub sentence: String,
+}
+
+/// How it is known that a setting is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalGround {
+    /// The binaries were asked; they can be asked again.
+    Asked,
+    /// A server did not start with it. Only a start can tell whether it is right now, so it waits for another value.
+    DidNotStart,
 }
 
 /// Refused settings by lower-case name.

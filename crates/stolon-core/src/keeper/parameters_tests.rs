@@ -219,6 +219,7 @@ fn captured_parameters_lose_what_is_managed_and_where_files_lie() {
 #[test]
 fn what_the_server_refused_is_left_out_until_its_value_changes() {
     let refusal = |instead: Option<&str>| Refusal {
+        ground: RefusalGround::Asked,
         value: "nonsense".into(),
         instead: instead.map(str::to_owned),
         sentence: "it will not".into(),

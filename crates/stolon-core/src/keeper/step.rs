@@ -175,6 +175,23 @@ impl Step {
         )
     }
 
+    /// True for what only its end, or somebody else, ends.
+    pub fn takes_long(&self) -> bool {
+        matches!(
+            self,
+            Step::Restore(_)
+                | Step::BaseBackup { .. }
+                | Step::Rewind { .. }
+                | Step::WaitRecoveryEnd(_)
+                | Step::WaitReady(None)
+        )
+    }
+
+    /// True for what brings a server up, and fails when it ends.
+    pub fn is_start(&self) -> bool {
+        matches!(self, Step::Start(_) | Step::WaitReady(_) | Step::WaitRecoveryEnd(_))
+    }
+
     /// In words, for people who wait for it; none for what takes no time.
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {

@@ -1,0 +1,450 @@
+//! On the way to the goal: resting, looking, or following a plan step by step.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use stolon_model::{Advise, Parameters};
+
+use crate::keeper::event::{Effect, Measure, StateFile};
+use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole, LeaveAlone};
+use crate::keeper::look::{ControlLook, Look, ServerLook};
+use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Live, Observation, Server, Stage};
+use crate::keeper::parameters::{Demands, Refusals};
+use crate::keeper::plan::plan;
+use crate::keeper::say::Saying;
+use crate::keeper::step::{ConfigMerge, NextLook, PendingRestart, Plan, Step};
+use crate::postgres::Version;
+
+use super::Machine;
+use super::looks::Worth;
+use super::orders::{Change, Freshness};
+use super::voice::Complaint;
+
+/// Where we are on the way to the goal.
+#[derive(Debug)]
+pub(super) enum Pursuit {
+    /// There is nothing to do until then, unless something happens.
+    Rest { until: Duration },
+    /// The next look decides what is to be done.
+    Look,
+    /// A plan is followed.
+    Course(Box<Course>),
+}
+
+/// A plan that is followed.
+#[derive(Debug)]
+pub(super) struct Course {
+    /// What it leads to.
+    pub(super) goal: Goal,
+    /// What it says besides its steps.
+    pub(super) trouble: Option<Complaint>,
+    pub(super) restart: PendingRestart,
+    pub(super) next_look: NextLook,
+    /// Not begun yet.
+    pub(super) steps: VecDeque<Step>,
+    pub(super) awaits: Awaits,
+    /// It makes an instance: what was begun is ended, unless it is of no use any more.
+    pub(super) making: bool,
+    /// Something happened that it was not made for: the steps that are left are not taken.
+    pub(super) outdated: bool,
+    called_off: bool,
+}
+
+/// What a course waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// Nothing: the next step can be taken.
+    Nothing,
+    /// The end of this step.
+    Step(Step),
+    /// The answer of the binaries, before this configuration is written.
+    Check(Step),
+    /// The answer of the binaries about settings that were refused before.
+    Reconsidering,
+    /// A file, which this step writes.
+    Save(Step),
+    /// The store's present word, before this step is taken.
+    Orders(Step),
+}
+
+/// What new orders mean for the step under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reaction {
+    Nothing,
+    CallOff,
+}
+
+/// What is remembered of the making of an instance.
+#[derive(Debug, Default)]
+pub(super) struct Making {
+    pub(super) attempt: Attempt,
+    /// Captured, not yet written down.
+    pub(super) captured: Option<Parameters>,
+    /// What the control data demanded when the server was stopped.
+    pub(super) demands: Option<Demands>,
+}
+
+impl Pursuit {
+    pub(super) fn step_under_way(&self) -> Option<&Step> {
+        match self {
+            Pursuit::Course(course) => match &course.awaits {
+                Awaits::Step(step) | Awaits::Check(step) => Some(step),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the step under way is one that fails when the server ends.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(
+            self,
+            Pursuit::Course(course) if matches!(&course.awaits, Awaits::Step(step) if step.is_start())
+        )
+    }
+
+    /// What was planned was planned for something else: the step under way is ended, then everything is looked at anew.
+    pub(super) fn plan_anew(&mut self) {
+        match self {
+            Pursuit::Course(course) if !matches!(course.awaits, Awaits::Nothing | Awaits::Orders(_)) => {
+                course.outdated = true;
+            }
+            _ => *self = Pursuit::Look,
+        }
+    }
+
+    /// The cluster data were read, and ask for `goal`.
+    pub(super) fn orders_came(&mut self, change: Change, goal: &Goal) -> Reaction {
+        if let Pursuit::Course(course) = self {
+            let given_up = course.goal.is_given_up_by(goal);
+            if course.making && !given_up {
+                // What is made comes first; parameters and the like come into force afterwards.
+                course.stop_awaiting_orders();
+                return Reaction::Nothing;
+            }
+            let long = matches!(&course.awaits, Awaits::Step(step) if step.takes_long());
+            if given_up && long && !std::mem::replace(&mut course.called_off, true) {
+                course.outdated = true;
+                return Reaction::CallOff;
+            }
+            if change == Change::Nothing {
+                course.stop_awaiting_orders();
+                return Reaction::Nothing;
+            }
+        }
+        if change == Change::Goal {
+            self.plan_anew();
+        }
+        Reaction::Nothing
+    }
+}
+
+impl Course {
+    fn stop_awaiting_orders(&mut self) {
+        if let Awaits::Orders(step) = std::mem::replace(&mut self.awaits, Awaits::Nothing) {
+            self.steps.push_front(step);
+        }
+    }
+}
+
+impl Machine {
+    /// The next step, or a look to plan on; as far as it goes without waiting.
+    pub(super) fn pursue(&mut self) {
+        loop {
+            match &mut self.pursuit {
+                Pursuit::Rest { until } if self.now >= *until => self.pursuit = Pursuit::Look,
+                Pursuit::Rest { .. } => return,
+                Pursuit::Look => {
+                    if self.may_plan() && !self.looks.is_under_way() {
+                        self.begin_look();
+                    }
+                    return;
+                }
+                Pursuit::Course(course) if course.awaits == Awaits::Nothing => {
+                    if course.outdated {
+                        self.pursuit = Pursuit::Look;
+                        continue;
+                    }
+                    match course.steps.pop_front() {
+                        Some(step) => self.begin_step(step),
+                        None => self.course_ended(),
+                    }
+                }
+                Pursuit::Course(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn pursuit_wake(&self) -> Option<Duration> {
+        match &self.pursuit {
+            Pursuit::Rest { until } => Some(*until),
+            Pursuit::Look if self.now < self.server.not_before => Some(self.server.not_before),
+            Pursuit::Look | Pursuit::Course(_) => None,
+        }
+    }
+
+    /// Nothing is planned before the store was asked once, nor while a server that dies again and again is given a pause.
+    fn may_plan(&self) -> bool {
+        self.now >= self.server.not_before && self.orders.is_known()
+    }
+
+    pub(super) fn look_when_due(&mut self) {
+        if self.looks.is_due(self.now) {
+            self.begin_look();
+        }
+        if self.looks.takes_long(self.now, self.orders.pace().sleep) {
+            self.say(Saying::LookTakesLong);
+            self.reporting.server_is_gone();
+        }
+    }
+
+    fn begin_look(&mut self) {
+        self.looks.begin(self.now);
+        self.ask_for(Effect::Look { within: self.orders.pace().request });
+    }
+
+    /// What a look found is remembered, reported, and planned on when a plan waits for it.
+    pub(super) fn looked(&mut self, look: Look) {
+        let usual = self.orders.pace().sleep / 2;
+        if self.looks.ended(self.now, usual) == Worth::Outdated {
+            return;
+        }
+        let kind = look.data.kind();
+        self.measure(Measure::LocalRole(kind));
+        match self.orders.goal() {
+            // The last one that was asked for still counts.
+            Goal::LeaveAlone(_) => {}
+            Goal::Stop(_) => self.measure(Measure::TargetRole(None)),
+            Goal::Reach(goal) => self.measure(Measure::TargetRole(Some(goal.role.kind()))),
+        }
+        match &look.server {
+            ServerLook::Stopped => self.blame.stopped(),
+            ServerLook::Answering(answer) => {
+                self.server.sync.looked(answer);
+                if let Some(proven) = self.blame.came_up(&answer.pending_restart) {
+                    self.save(StateFile::Proven(proven));
+                }
+            }
+            ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => {}
+        }
+        self.note_for_report(&look);
+        if matches!(self.pursuit, Pursuit::Look) && self.may_plan() {
+            self.plan_on(&look);
+        }
+    }
+
+    fn plan_on(&mut self, look: &Look) {
+        for file in self.disk.files.retry() {
+            self.ask_for(Effect::Save(Box::new(file)));
+        }
+        if let Goal::Reach(goal) = self.orders.goal() {
+            let uid = goal.uid.clone();
+            self.making.attempt = std::mem::take(&mut self.making.attempt).at(&uid);
+            if let Err(complaint) = self.note_demands(look) {
+                return self.troubled(&complaint);
+            }
+        }
+        let seen = self.observation(look);
+        let goal = self.orders.goal_for(&seen);
+        if let (Goal::Reach(_), Err(why)) = (&goal, self.reporting.version()) {
+            let sentence = format!("the version of the PostgreSQL binaries is not known: {why}");
+            return self.troubled(&Complaint::new(sentence, None));
+        }
+        if self.blame.wants_to_reconsider(self.now)
+            && let Some(config) = config_without_refusals(&goal, &seen)
+        {
+            self.pursuit = Pursuit::Course(Box::new(Course::question(goal)));
+            let step = Step::CheckSettings { config, merge: ConfigMerge::Replace };
+            return self.take(step);
+        }
+        let plan = plan(&goal, &seen);
+        self.announce(&goal, &plan);
+        self.pursuit = Pursuit::Course(Box::new(Course::of(goal, plan, &seen)));
+    }
+
+    /// Says what is about to be done, and what is wrong; each thing once.
+    fn announce(&mut self, goal: &Goal, plan: &Plan) {
+        let generation = match goal {
+            Goal::Reach(goal) => goal.generation,
+            Goal::LeaveAlone(_) | Goal::Stop(_) => 0,
+        };
+        let said = self.voice.announced.plan(plan, generation, &self.disk.local.uid);
+        self.say_all(said);
+        let problems = plan.parameter_problems.iter().chain(self.blame.line_problems()).cloned().collect();
+        if let Goal::LeaveAlone(_) = goal {
+            // Nothing was looked at, so nothing is known to be better.
+            return;
+        }
+        let said = self.voice.announced.parameter_problems(problems);
+        self.say_all(said);
+        let waits = plan.restart == PendingRestart::Yes;
+        self.reporting.pending_restart = waits;
+        self.measure(Measure::NeedsRestart(waits));
+    }
+
+    /// Data that replays WAL of another server has to be run with at least that server's limits.
+    fn note_demands(&mut self, look: &Look) -> Result<(), Complaint> {
+        let initializing = self.disk.local.initializing;
+        match &look.server {
+            ServerLook::Stopped => {
+                let half_made = initializing && self.making.attempt.stage != Stage::Nothing;
+                let kind = look.data.kind();
+                let counts = kind.is_some_and(|kind| kind == DataKind::Standby || half_made);
+                self.making.demands = match &look.control {
+                    ControlLook::Demands(demands) if counts => Some(*demands),
+                    ControlLook::Unreadable(why) if counts => return Err(Complaint::new(why, None)),
+                    _ => None,
+                };
+            }
+            // Recovery is over: what is asked for counts from the next restart on.
+            ServerLook::Answering(answer) if !answer.in_recovery && !initializing => {
+                self.making.demands = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Everything that a plan depends on besides the goal.
+    fn observation(&self, look: &Look) -> Observation {
+        Observation {
+            // Only what must be reached asks for the version, and is not planned for without it.
+            version: self.reporting.version().unwrap_or(Version { major: 0, minor: 0 }),
+            local: self.disk.local.clone(),
+            data: look.data.clone(),
+            demands: self.making.demands,
+            server: match &look.server {
+                ServerLook::Stopped => Server::Stopped,
+                ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => {
+                    Server::Running(None)
+                }
+                ServerLook::Answering(answer) => Server::Running(Some(Live {
+                    in_recovery: answer.in_recovery,
+                    timeline: answer.timeline,
+                    lsn: answer.lsn,
+                    history: answer.history.clone(),
+                    in_sync: self.server.sync.in_sync(answer),
+                    pending_restart: answer.pending_restart.clone(),
+                })),
+            },
+            applied: self.blame.applied().cloned(),
+            gate: self.server.gate,
+            refusals: self.blame.refusals().clone(),
+            refused_hba: self.blame.refused_hba().clone(),
+            slots_on_disk: look.slots_on_disk.clone(),
+            alter_system: look.alter_system,
+            attempt: self.making.attempt.clone(),
+            restart_patience: self.server.restart.patience(self.now),
+        }
+    }
+
+    /// All steps are taken.
+    fn course_ended(&mut self) {
+        let Pursuit::Course(course) = std::mem::replace(&mut self.pursuit, Pursuit::Look) else { return };
+        if let Some(complaint) = &course.trouble {
+            return self.troubled(complaint);
+        }
+        if let (Some(doubt), NextLook::Later) = (self.orders.doubt(), course.next_look) {
+            let complaint = Complaint::new(doubt, None);
+            return self.troubled(&complaint);
+        }
+        self.voice.troubles.over();
+        self.measure(Measure::Ready(true));
+        if matches!(course.goal, Goal::Reach(_)) {
+            self.measure(Measure::SyncSuccess);
+        }
+        self.server.restart.passed(self.now, course.restart);
+        let pause = match course.next_look {
+            NextLook::Soon => self.server.watchful.pause(self.now),
+            NextLook::Later => {
+                self.server.watchful.over();
+                self.orders.pace().sleep
+            }
+        };
+        self.pursuit = Pursuit::Rest { until: self.now + pause };
+    }
+
+    /// Whether this is something that only one may do, so that it is not done on an old word.
+    pub(super) fn needs_fresh_orders(&self, step: &Step, goal: &Goal) -> bool {
+        let Goal::Reach(goal) = goal else { return false };
+        let risky = match step {
+            Step::Promote => true,
+            Step::Start(_) => matches!(goal.role, InstanceRole::Primary(_)),
+            Step::SetGate(Gate::Open) => self.server.gate == Gate::Closed && is_primary(goal),
+            _ => false,
+        };
+        risky && self.orders.freshness(self.now) == Freshness::Stale
+    }
+}
+
+fn is_primary(goal: &InstanceGoal) -> bool {
+    matches!(goal.role, InstanceRole::Primary(_))
+}
+
+/// The configuration that would be written if nothing were refused.
+fn config_without_refusals(goal: &Goal, seen: &Observation) -> Option<Box<crate::keeper::Config>> {
+    let without = Observation { refusals: Refusals::new(), ..seen.clone() };
+    plan(goal, &without).steps.into_iter().find_map(|step| match step {
+        Step::Configure { config, merge: ConfigMerge::Replace } => Some(config),
+        _ => None,
+    })
+}
+
+impl Course {
+    fn of(goal: Goal, plan: Plan, seen: &Observation) -> Self {
+        let unusable = match &goal {
+            Goal::LeaveAlone(why @ (LeaveAlone::KeeperUnknown | LeaveAlone::NoClusterData)) => {
+                let _ = why;
+                None
+            }
+            Goal::LeaveAlone(why) => Some(Complaint::new(why, None)),
+            Goal::Stop(_) | Goal::Reach(_) => None,
+        };
+        let trouble =
+            plan.trouble.as_ref().map(|trouble| Complaint::new(trouble, trouble.hint().map(Into::into)));
+        Course {
+            making: matches!(&goal, Goal::Reach(goal) if seen.local.uid != goal.uid || seen.local.initializing),
+            trouble: trouble.or(unusable),
+            restart: plan.restart,
+            next_look: plan.next_look,
+            steps: plan.steps.into(),
+            awaits: Awaits::Nothing,
+            outdated: false,
+            called_off: false,
+            goal,
+        }
+    }
+
+    /// Something is asked; then everything is looked at again.
+    fn question(goal: Goal) -> Self {
+        Course {
+            goal,
+            trouble: None,
+            restart: PendingRestart::No,
+            next_look: NextLook::Later,
+            steps: VecDeque::from([Step::Reobserve]),
+            awaits: Awaits::Reconsidering,
+            making: false,
+            outdated: false,
+            called_off: false,
+        }
+    }
+}
+
+impl Data {
+    fn kind(&self) -> Option<DataKind> {
+        match self {
+            Data::Present(present) => Some(present.kind),
+            Data::Absent | Data::Incomplete { .. } | Data::Unreadable(_) => None,
+        }
+    }
+}
+
+impl InstanceRole {
+    fn kind(&self) -> DataKind {
+        match self {
+            InstanceRole::Primary(_) => DataKind::Primary,
+            InstanceRole::Standby(_) => DataKind::Standby,
+        }
+    }
+}

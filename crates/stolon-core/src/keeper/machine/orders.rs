@@ -1,0 +1,283 @@
+//! What is asked of us: the last cluster data that could be worked with, how old they are, and what is in doubt about them.
+
+use std::time::Duration;
+
+use stolon_model::{ClusterUid, EffectiveSpec, Parameters};
+
+use super::served::ServedMark;
+use crate::Backoff;
+use crate::keeper::event::{ClusterRead, UsableDocument};
+use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone};
+use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
+
+/// The store must not be flooded when somebody sets an interval to nothing.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+/// What is older is read again before something is done that only one may do. A store's answers may themselves take long: to this
+/// comes the time of two of them.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A store that does not answer is asked again after this, and then less and less often.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// What is asked of us.
+#[derive(Debug)]
+pub(super) struct Orders {
+    /// From the last cluster data that could be worked with.
+    goal: Goal,
+    /// Why the store's present word is not known.
+    doubt: Option<LeaveAlone>,
+    cluster: ClusterUid,
+    epoch: Option<u64>,
+    specified: Parameters,
+    pace: Pace,
+    reading: Reading,
+    retries: Backoff,
+}
+
+/// When the cluster data were read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    /// The reading under way was begun then.
+    asked: Option<Duration>,
+    /// What is known was asked for then.
+    known: Option<Duration>,
+    /// So long do answers take. One that takes far longer, because the process was frozen meanwhile, hardly counts.
+    latency: Duration,
+    /// Something changed since the reading under way was begun.
+    outdated: bool,
+    /// The store has answered at least once.
+    answered: bool,
+    /// The next reading is due then.
+    due: Duration,
+}
+
+/// How often things are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// `sleepInterval`, not below what the store can bear.
+    pub(super) sleep: Duration,
+    /// `requestTimeout`.
+    pub(super) request: Duration,
+}
+
+impl Pace {
+    fn of(spec: &EffectiveSpec) -> Self {
+        Pace {
+            sleep: spec.sleep_interval.max(LEAST_INTERVAL),
+            request: spec.request_timeout.max(LEAST_INTERVAL),
+        }
+    }
+}
+
+impl Default for Pace {
+    /// The defaults of a specification.
+    fn default() -> Self {
+        Pace { sleep: Duration::from_secs(5), request: Duration::from_secs(10) }
+    }
+}
+
+/// What a reading changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// We are asked for the same as before.
+    Nothing,
+    /// For something else.
+    Goal,
+}
+
+impl Orders {
+    /// Nothing is known yet but the cluster that an earlier keeper belonged to.
+    pub(super) fn new(cluster: ClusterUid) -> Self {
+        Orders {
+            goal: Goal::LeaveAlone(LeaveAlone::NoClusterData),
+            doubt: None,
+            cluster,
+            epoch: None,
+            specified: Parameters::new(),
+            pace: Pace::default(),
+            reading: Reading::default(),
+            retries: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
+        }
+    }
+
+    /// A reading is to begin now, unless one is under way: then another one follows it.
+    pub(super) fn ask(&mut self, now: Duration) -> Ask {
+        match self.reading.asked {
+            Some(_) => {
+                self.reading.outdated = true;
+                Ask::UnderWay
+            }
+            None => {
+                self.reading.asked = Some(now);
+                self.reading.outdated = false;
+                Ask::Begin
+            }
+        }
+    }
+
+    /// A reading has ended.
+    pub(super) fn read(
+        &mut self,
+        now: Duration,
+        read: ClusterRead,
+        us: &Identity,
+        served: &ServedMark,
+    ) -> Change {
+        let asked = self.reading.asked.take().unwrap_or(now);
+        let slower = 2 * self.reading.latency + LEAST_INTERVAL;
+        self.reading.latency = now.saturating_sub(asked).min(slower);
+        self.reading.answered |= !matches!(read, ClusterRead::Unanswered(_));
+        let goal = match read {
+            ClusterRead::Unanswered(error) => {
+                self.reading.due = now + self.retries.next_pause().min(self.pace.sleep);
+                return self.doubted(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")));
+            }
+            ClusterRead::Invalid(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error)),
+            ClusterRead::Absent => Goal::LeaveAlone(LeaveAlone::NoClusterData),
+            ClusterRead::Usable(document) => self.goal_of(&document, us, served),
+        };
+        self.retries.reset();
+        self.reading.known = Some(asked);
+        self.reading.due = now + self.pace.sleep;
+        let changed = self.doubt.take().is_some() || !goal.asks_the_same_as(&self.goal);
+        self.goal = goal;
+        if changed { Change::Goal } else { Change::Nothing }
+    }
+
+    /// A store that does not answer takes nothing back: what is known stays, in doubt.
+    fn doubted(&mut self, why: LeaveAlone) -> Change {
+        match self.doubt.replace(why) {
+            Some(_) => Change::Nothing,
+            None => Change::Goal,
+        }
+    }
+
+    fn goal_of(&mut self, document: &UsableDocument, us: &Identity, served: &ServedMark) -> Goal {
+        let UsableDocument { cluster, spec } = document;
+        self.pace = Pace::of(spec);
+        if let Some(older) = served.is_ahead_of(cluster) {
+            return Goal::LeaveAlone(LeaveAlone::OlderThanServed(older));
+        }
+        self.cluster = cluster.cluster.uid.clone();
+        self.epoch = cluster.cluster.epoch;
+        self.specified = spec.pg_parameters.clone().unwrap_or_default();
+        Goal::of(cluster, spec, us)
+    }
+
+    /// True when the reading that has just ended is not the last word.
+    pub(super) fn must_read_again(&self) -> bool {
+        self.reading.outdated
+    }
+
+    /// When the next reading is due if nothing happens before; none while one is under way.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.reading.asked.is_none().then_some(self.reading.due)
+    }
+
+    /// Whether the store was asked once, and has answered or not.
+    pub(super) fn is_known(&self) -> bool {
+        self.reading.known.is_some() || self.doubt.is_some()
+    }
+
+    /// Whether the store has answered once.
+    pub(super) fn has_answered(&self) -> bool {
+        self.reading.answered
+    }
+
+    /// Whether what is known is young enough for something that only one may do.
+    pub(super) fn freshness(&self, now: Duration) -> Freshness {
+        if self.doubt.is_some() {
+            return Freshness::InDoubt;
+        }
+        let limit = FRESH + 2 * self.reading.latency;
+        match self.reading.known {
+            Some(asked) if now.saturating_sub(asked) <= limit => Freshness::Fresh,
+            _ => Freshness::Stale,
+        }
+    }
+
+    /// What is to be pursued now. In doubt that is what an earlier word allows without the store's present one: a server that was
+    /// in our charge comes back where nobody can be harmed by it, as a standby, or as a primary behind its gate.
+    pub(super) fn goal_for(&self, seen: &Observation) -> Goal {
+        match (&self.doubt, &self.goal) {
+            (None, goal) => goal.clone(),
+            (Some(_), Goal::Reach(goal)) if is_harmless(goal, seen) => self.goal.clone(),
+            (Some(doubt), _) => Goal::LeaveAlone(doubt.clone()),
+        }
+    }
+
+    /// What is asked of us, as it was last known.
+    pub(super) fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    /// Why the store's present word is not known.
+    pub(super) fn doubt(&self) -> Option<&LeaveAlone> {
+        self.doubt.as_ref()
+    }
+
+    pub(super) fn cluster(&self) -> &ClusterUid {
+        &self.cluster
+    }
+
+    /// Of the last cluster data that could be worked with.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// What the specification sets by name, for the report of parameters.
+    pub(super) fn specified(&self) -> &Parameters {
+        &self.specified
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        self.pace
+    }
+}
+
+/// Whether a reading is to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// It is.
+    Begin,
+    /// One is under way.
+    UnderWay,
+}
+
+/// How sure we are of what is asked of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// It was read just now.
+    Fresh,
+    /// It was read a while ago.
+    Stale,
+    /// The store did not answer the last time.
+    InDoubt,
+}
+
+/// Nobody is harmed by a standby, nor by a primary that runs already and goes on. One that starts in synchronous mode opens its gate
+/// only when the standbys that acknowledged its commits follow it again, which they do not once another one was elected.
+fn is_harmless(goal: &InstanceGoal, seen: &Observation) -> bool {
+    if seen.local.uid != goal.uid || seen.local.initializing {
+        return false;
+    }
+    let Data::Present(present) = &seen.data else { return false };
+    let primary = match &goal.role {
+        InstanceRole::Standby(_) => return present.kind == DataKind::Standby,
+        InstanceRole::Primary(primary) => primary,
+    };
+    let has_standbys = primary.synchronous.as_ref().is_some_and(|standbys| !standbys.is_empty());
+    let is_deposed = primary.deposed_by.is_some();
+    match &seen.server {
+        Server::Stopped => has_standbys && !is_deposed && present.kind == DataKind::Primary,
+        Server::Running(None) => present.kind == DataKind::Primary,
+        Server::Running(Some(live)) => {
+            !live.in_recovery && (is_deposed || has_standbys || seen.gate == Gate::Open)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "orders_tests.rs"]
+mod tests;

@@ -1,0 +1,278 @@
+//! The report: what it says, and when it goes out.
+
+use std::time::Duration;
+
+use stolon_model::{
+    InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Served,
+};
+
+use crate::keeper::event::{Effect, Measure, Progress, StateFile};
+use crate::keeper::goal::Goal;
+use crate::keeper::look::{Answer, Look, ServerLook};
+use crate::keeper::observation::Data;
+use crate::keeper::parameters::{reported_parameters, with_what_was_left_out};
+use crate::keeper::say::Saying;
+use crate::postgres::Version;
+
+use super::ailments::Ailments;
+use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
+use super::publisher::Publisher;
+use super::{Advertised, Machine};
+
+/// Forks in the past that a report tells.
+const REPORTED_FORKS: usize = 2;
+
+/// What the others are told.
+#[derive(Debug)]
+pub(super) struct Reporting {
+    advertised: Advertised,
+    version: Result<Version, String>,
+    /// Of the last look; none before the first.
+    state: Option<PostgresState>,
+    /// Nothing runs, and nothing is left of the instance's data.
+    data_is_gone: bool,
+    ailments: Ailments,
+    pub(super) pending_restart: bool,
+    pub(super) progress: Progress,
+    /// Why the replication slots could not be looked after.
+    pub(super) slots_failed: Option<String>,
+    publisher: Publisher,
+    namesake: NamesakeWatch,
+    asking: bool,
+}
+
+impl Reporting {
+    pub(super) fn new(advertised: Advertised, predecessor: Predecessor) -> Self {
+        Reporting {
+            advertised,
+            version: Err("it was not looked at yet".to_owned()),
+            state: None,
+            data_is_gone: false,
+            ailments: Ailments::default(),
+            pending_restart: false,
+            progress: Progress::default(),
+            slots_failed: None,
+            publisher: Publisher::new(),
+            namesake: NamesakeWatch::new(predecessor),
+            asking: false,
+        }
+    }
+
+    /// Of the binaries: the last one that could be found out.
+    pub(super) fn version(&self) -> Result<Version, &str> {
+        self.version.as_ref().copied().map_err(String::as_str)
+    }
+
+    /// Whatever was seen of the server holds no more.
+    pub(super) fn server_is_gone(&mut self) {
+        if let Some(state) = &mut self.state {
+            state.healthy = false;
+        }
+    }
+
+    /// Returns why the version is not known, if that is news.
+    fn note_version(&mut self, version: &Result<Version, String>) -> Option<String> {
+        match (version, &self.version) {
+            (Ok(version), _) => {
+                self.version = Ok(*version);
+                None
+            }
+            // The binaries that were there a moment ago are being replaced, perhaps.
+            (Err(_), Ok(_)) => None,
+            (Err(why), Err(before)) => {
+                let is_news = why != before;
+                self.version = Err(why.clone());
+                is_news.then(|| why.clone())
+            }
+        }
+    }
+}
+
+impl Machine {
+    /// What a look found, for the report.
+    pub(super) fn note_for_report(&mut self, look: &Look) {
+        if let Some(why) = self.reporting.note_version(&look.version) {
+            self.say(Saying::VersionUnknown(why));
+        }
+        self.reporting.data_is_gone = look.data == Data::Absent && !look.server.is_running();
+        let upstream = self.orders.goal().upstream_address();
+        let patience = self.orders.pace().sleep * 2;
+        let said = self.reporting.ailments.looked(self.now, &look.server, upstream.as_deref(), patience);
+        self.say_all(said);
+        let is_instance = matches!(look.data, Data::Present(_));
+        let state = match &look.server {
+            ServerLook::Answering(answer) if is_instance => self.state_of(answer),
+            _ => PostgresState::default(),
+        };
+        self.measure(Measure::Healthy(state.healthy));
+        self.reporting.state = Some(state);
+        if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
+            self.note_served(answer);
+        }
+    }
+
+    fn state_of(&self, answer: &Answer) -> PostgresState {
+        let specified = self.orders.specified();
+        let is_specified = |name: &str| specified.keys().any(|key| key.eq_ignore_ascii_case(name));
+        let reported = reported_parameters(&answer.configured_parameters, is_specified);
+        let first = answer.history.len().saturating_sub(REPORTED_FORKS);
+        let history = answer.history[first..].to_vec();
+        PostgresState {
+            healthy: true,
+            system_identifier: answer.system_identifier.clone(),
+            timeline: answer.timeline,
+            lsn: answer.lsn,
+            timelines_history: (!history.is_empty()).then_some(history),
+            pg_parameters: Some(with_what_was_left_out(reported, specified)),
+            synchronous_standbys: Some(self.server.sync.in_sync(answer).into_iter().collect()),
+            older_wal_file: answer.older_wal_file.clone(),
+            ..PostgresState::default()
+        }
+    }
+
+    /// Our PostgreSQL works in the charge of the present cluster data.
+    fn note_served(&mut self, answer: &Answer) {
+        let Goal::Reach(goal) = self.orders.goal() else { return };
+        if self.orders.doubt().is_some() {
+            return;
+        }
+        let served = Served {
+            cluster_uid: self.orders.cluster().clone(),
+            epoch: self.orders.epoch().unwrap_or_default(),
+            instance: goal.uid.clone(),
+            generation: goal.generation,
+            ..Served::default()
+        };
+        self.disk.served.serves(served, answer);
+        if let Some(served) = self.disk.served.to_write(self.now).cloned() {
+            self.disk.served.writing(self.now, served.clone());
+            self.save(StateFile::Served(served));
+        }
+    }
+
+    /// What the others are told now.
+    fn report(&self) -> KeeperReport {
+        let Reporting { advertised, state, .. } = &self.reporting;
+        let local = &self.disk.local;
+        // An instance that was complete and is gone is for the sentinel to replace; one that is being made is not here yet.
+        let is_lost = self.reporting.data_is_gone && local.generation != 0;
+        let instance = if is_lost { InstanceUid::default() } else { local.uid.clone() };
+        let activity = self.activity();
+        KeeperReport {
+            info_uid: InfoUid::default(),
+            uid: self.identity.keeper.clone(),
+            cluster_uid: self.orders.cluster().clone(),
+            boot_uuid: self.identity.boot.clone(),
+            postgres_binary_version: self.reporting.version().map(PostgresVersion::from).unwrap_or_default(),
+            postgres_state: state.clone().map(|state| PostgresState {
+                uid: instance,
+                generation: local.generation,
+                listen_address: advertised.address.clone(),
+                port: advertised.port.clone(),
+                ..state
+            }),
+            can_be_primary: Some(advertised.can_be_primary),
+            can_be_synchronous_replica: Some(advertised.can_be_synchronous_replica),
+            activity: (activity != KeeperActivity::default()).then_some(activity),
+        }
+    }
+
+    fn activity(&self) -> KeeperActivity {
+        let problems = self.voice.announced.known_parameter_problems();
+        let step = self.pursuit.step_under_way().and_then(|step| step.name());
+        KeeperActivity {
+            step: step.unwrap_or_default().to_owned(),
+            bytes_done: self.reporting.progress.bytes_done,
+            bytes_total: self.reporting.progress.bytes_total,
+            problem: self.problem(),
+            replication_problem: self.reporting.ailments.replication_problem().to_owned(),
+            parameter_problems: (!problems.is_empty()).then(|| problems.iter().cloned().collect()),
+            pending_restart: self.reporting.pending_restart,
+            restarts: self.server.deaths.within_a_minute(self.now),
+            served: self.disk.served.highest().cloned(),
+        }
+    }
+
+    /// What keeps us from the goal, and what is wrong beside that.
+    fn problem(&self) -> String {
+        let slots = self.reporting.slots_failed.clone();
+        let troubles = self.voice.troubles.present().map(str::to_owned).into_iter();
+        let files = self.disk.files.problems().map(str::to_owned);
+        let all: Vec<String> = troubles.chain(slots).chain(files).collect();
+        all.join("; ")
+    }
+
+    /// Publishes when it is time, after making sure that we are alone.
+    pub(super) fn publish_when_due(&mut self) {
+        if self.orders.cluster().is_empty() || !self.orders.has_answered() || self.reporting.asking {
+            return;
+        }
+        let report = self.report();
+        if !self.reporting.publisher.wants(self.now, &report) {
+            return;
+        }
+        match self.reporting.namesake.permission(self.now) {
+            Permission::Granted => {
+                self.reporting.publisher.begins(&report);
+                let ttl = self.orders.pace().sleep * 2;
+                self.ask_for(Effect::Publish { report: Box::new(report), ttl });
+            }
+            Permission::ReadFirst => {
+                self.reporting.asking = true;
+                self.ask_for(Effect::ReadOwnReport);
+            }
+            Permission::NoteFirst => {
+                self.reporting.asking = true;
+                self.save(StateFile::Boot(self.identity.boot.clone()));
+            }
+            Permission::Wait(_) => {}
+        }
+    }
+
+    pub(super) fn publication_wake(&self) -> Option<Duration> {
+        if self.orders.cluster().is_empty() || !self.orders.has_answered() || self.reporting.asking {
+            return None;
+        }
+        match self.reporting.namesake.permission(self.now) {
+            Permission::Wait(until) => until,
+            _ => self.reporting.publisher.due(),
+        }
+    }
+
+    /// What stands in the store under our uid.
+    pub(super) fn own_report_read(&mut self, read: Result<Option<Box<KeeperReport>>, String>) {
+        self.reporting.asking = false;
+        let silence = self.orders.pace().sleep * 2 + Duration::from_secs(1);
+        let us = Us { boot: &self.identity.boot, has_instance: !self.disk.local.uid.is_empty() };
+        match self.reporting.namesake.read(self.now, read, us, silence) {
+            Found::Nothing => {}
+            Found::Say(saying) => self.say(saying),
+            Found::Yield(exit) => {
+                self.ask_for(Effect::Exit(exit));
+                self.stop();
+            }
+        }
+    }
+
+    /// The note for the next keeper is written, or cannot be: then nobody could tell it from a namesake.
+    pub(super) fn note_left(&mut self, outcome: Result<(), String>) {
+        self.reporting.asking = false;
+        match outcome {
+            Ok(()) => self.reporting.namesake.noted(),
+            Err(why) => {
+                self.ask_for(Effect::Exit(crate::keeper::event::Exit::NoNote(why)));
+                self.stop();
+            }
+        }
+    }
+
+    pub(super) fn report_taken(&mut self) {
+        self.reporting.namesake.reported();
+        self.reporting.publisher.taken(self.now, self.orders.pace().sleep);
+    }
+
+    pub(super) fn report_refused(&mut self, why: String) {
+        self.say(Saying::ReportRefused(why));
+        self.reporting.publisher.refused(self.now);
+    }
+}

@@ -1,0 +1,176 @@
+//! The highest point that this keeper ever served at, on its own disk: a store that goes back in time is noticed by it.
+
+use std::time::Duration;
+
+use stolon_model::{ClusterData, Served};
+
+use crate::keeper::goal::{DocumentAge, OlderThanServed};
+use crate::keeper::look::Answer;
+
+/// A position that only moves is written down again after this long.
+const WRITE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The highest point, and what of it is written down.
+#[derive(Debug, Default)]
+pub(super) struct ServedMark {
+    highest: Option<Served>,
+    written: Option<Served>,
+    written_at: Duration,
+}
+
+impl ServedMark {
+    /// What an earlier keeper wrote down.
+    pub(super) fn new(written: Option<Served>) -> Self {
+        ServedMark { highest: written.clone(), written, written_at: Duration::ZERO }
+    }
+
+    /// Our PostgreSQL works, in the charge of this. What is lower than what is known changes nothing; another cluster replaces it.
+    pub(super) fn serves(&mut self, mut now: Served, answer: &Answer) {
+        (now.timeline, now.lsn) = (answer.timeline, answer.lsn);
+        let is_higher = self.highest.as_ref().is_none_or(|highest| {
+            highest.cluster_uid != now.cluster_uid
+                || (highest.instance != now.instance && highest.epoch <= now.epoch)
+                || order(highest) < order(&now)
+        });
+        if is_higher {
+            self.highest = Some(now);
+        }
+    }
+
+    /// The highest point.
+    pub(super) fn highest(&self) -> Option<&Served> {
+        self.highest.as_ref()
+    }
+
+    /// What is to be written down now: at once when more than the position moved. Call [`ServedMark::written`] when it is.
+    pub(super) fn to_write(&self, now: Duration) -> Option<&Served> {
+        let highest = self.highest.as_ref().filter(|_| self.highest != self.written)?;
+        let moved = self
+            .written
+            .as_ref()
+            .is_none_or(|written| without_position(written) != without_position(highest));
+        (moved || now.saturating_sub(self.written_at) >= WRITE_INTERVAL).then_some(highest)
+    }
+
+    /// `served` is on its way to the disk.
+    pub(super) fn writing(&mut self, now: Duration, served: Served) {
+        (self.written, self.written_at) = (Some(served), now);
+    }
+
+    /// It did not arrive; it is tried again with the next position.
+    pub(super) fn not_written(&mut self) {
+        self.written = None;
+    }
+
+    /// Why `cluster` is older than what we served under, if it is. Epochs decide where both have one: an operator who accepts a loss raises
+    /// it. Otherwise a generation of the same instance that went back does.
+    pub(super) fn is_ahead_of(&self, cluster: &ClusterData) -> Option<OlderThanServed> {
+        let served = self.highest.as_ref().filter(|served| served.cluster_uid == cluster.cluster.uid)?;
+        let (they, we) = match cluster.cluster.epoch {
+            Some(epoch) if served.epoch > 0 => (epoch < served.epoch)
+                .then_some((DocumentAge::Epoch(epoch), DocumentAge::Epoch(served.epoch)))?,
+            _ => {
+                let generation = cluster.instances.get(&served.instance)?.generation;
+                (generation < served.generation).then_some((
+                    DocumentAge::Generation(generation),
+                    DocumentAge::Generation(served.generation),
+                ))?
+            }
+        };
+        Some(OlderThanServed { they, we })
+    }
+}
+
+fn order(served: &Served) -> (u64, i64, u64, u64) {
+    (served.epoch, served.generation, served.timeline.0, served.lsn.0)
+}
+
+fn without_position(served: &Served) -> Served {
+    Served { lsn: stolon_model::Lsn(0), ..served.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use stolon_model::{ClusterUid, Instance, Lsn, Timeline};
+
+    use super::*;
+
+    fn served(epoch: u64, generation: i64, lsn: u64) -> Served {
+        Served {
+            cluster_uid: "c1".into(),
+            epoch,
+            instance: "us".into(),
+            generation,
+            timeline: Timeline(1),
+            lsn: Lsn(lsn),
+        }
+    }
+
+    fn answer(lsn: u64) -> Answer {
+        Answer { timeline: Timeline(1), lsn: Lsn(lsn), ..Answer::default() }
+    }
+
+    fn document(uid: &str, epoch: Option<u64>, generation: i64) -> ClusterData {
+        let spec = stolon_model::ClusterSpec::default();
+        let mut cluster = ClusterData::initial(ClusterUid::from(uid), spec, stolon_model::Timestamp::ZERO);
+        cluster.cluster.epoch = epoch;
+        let instance = Instance { generation, ..Instance::default() };
+        cluster.instances.insert("us".into(), instance);
+        cluster
+    }
+
+    #[test]
+    fn older_cluster_data_are_told_by_the_epoch_and_without_one_by_the_generation() {
+        for (mine, uid, epoch, generation, older) in [
+            (served(5, 3, 0), "c1", Some(5), 3, false),
+            (served(5, 3, 0), "c1", Some(4), 9, true),
+            (served(5, 3, 0), "c1", Some(6), 1, false),
+            (served(5, 3, 0), "c2", Some(1), 1, false),
+            (served(5, 3, 0), "c1", None, 3, false),
+            (served(5, 3, 0), "c1", None, 2, true),
+            (served(0, 3, 0), "c1", Some(1), 2, true),
+            (served(0, 3, 0), "c1", Some(1), 4, false),
+        ] {
+            let mark = ServedMark::new(Some(mine.clone()));
+            let found = mark.is_ahead_of(&document(uid, epoch, generation)).is_some();
+            assert_eq!(found, older, "{mine:?} {uid} {epoch:?} {generation}");
+        }
+        let mut elsewhere = document("c1", None, 1);
+        elsewhere.instances.clear();
+        assert_eq!(ServedMark::new(Some(served(0, 3, 0))).is_ahead_of(&elsewhere), None);
+        assert_eq!(ServedMark::new(None).is_ahead_of(&elsewhere), None);
+    }
+
+    #[test]
+    fn the_highest_point_only_rises_and_another_cluster_replaces_it() {
+        let mut mark = ServedMark::new(Some(served(5, 3, 100)));
+        mark.serves(served(5, 3, 0), &answer(90));
+        assert_eq!(mark.highest(), Some(&served(5, 3, 100)), "a restored machine");
+        mark.serves(served(5, 3, 0), &answer(110));
+        assert_eq!(mark.highest(), Some(&served(5, 3, 110)));
+        mark.serves(served(6, 1, 0), &answer(20));
+        assert_eq!(mark.highest(), Some(&served(6, 1, 20)));
+        let anew = Served { instance: "anew".into(), ..served(6, 1, 0) };
+        mark.serves(anew, &answer(10));
+        assert_eq!(mark.highest().unwrap().lsn, Lsn(10), "an instance that was made anew");
+        let other = Served { cluster_uid: "c2".into(), ..served(1, 1, 0) };
+        mark.serves(other.clone(), &answer(0));
+        assert_eq!(mark.highest().unwrap().cluster_uid, other.cluster_uid);
+    }
+
+    #[test]
+    fn positions_are_written_down_now_and_then_and_everything_else_at_once() {
+        let mut mark = ServedMark::new(None);
+        assert_eq!(mark.to_write(Duration::ZERO), None);
+        mark.serves(served(5, 3, 0), &answer(100));
+        let first = mark.to_write(Duration::ZERO).unwrap().clone();
+        mark.writing(Duration::ZERO, first);
+        mark.serves(served(5, 3, 0), &answer(200));
+        assert_eq!(mark.to_write(Duration::from_secs(29)), None);
+        assert!(mark.to_write(Duration::from_secs(30)).is_some());
+        mark.serves(served(5, 4, 0), &answer(200));
+        assert!(mark.to_write(Duration::ZERO).is_some());
+        mark.not_written();
+        assert!(mark.to_write(Duration::ZERO).is_some());
+    }
+}

@@ -1,0 +1,315 @@
+//! Steps: how each begins, and what its end teaches.
+
+use stolon_model::InstanceState;
+
+use crate::keeper::event::{Effect, Measure, Progress, StateFile, StateFileKind};
+use crate::keeper::goal::Goal;
+use crate::keeper::observation::{LocalState, Stage};
+use crate::keeper::outcome::{FailureKind, Learned, StepFailure, StepOutcome};
+use crate::keeper::parameters::captured_parameters;
+use crate::keeper::say::Saying;
+use crate::keeper::step::{OldData, Step};
+
+use super::Machine;
+use super::blame::Verdict;
+use super::course::{Awaits, Pursuit};
+use super::voice::Complaint;
+
+impl Machine {
+    /// Begins a step of the course: takes it itself, or has it taken.
+    pub(super) fn begin_step(&mut self, step: Step) {
+        if self.lacks_fresh_orders(&step) {
+            self.await_with(Awaits::Orders(step));
+            return self.read_cluster();
+        }
+        match step {
+            Step::Reobserve => self.pursuit = Pursuit::Look,
+            Step::SetGate(gate) => self.server.gate = gate,
+            Step::MarkInitializing(ref uid) => {
+                let local = LocalState { uid: uid.clone(), initializing: true, ..LocalState::default() };
+                self.write_local(&local, step);
+            }
+            Step::Finish(ref uid) => {
+                let captured = self.making.captured.clone();
+                let local = LocalState { uid: uid.clone(), captured, ..LocalState::default() };
+                self.write_local(&local, step);
+            }
+            Step::Commit(generation) if self.disk.local.generation == generation => {}
+            Step::Commit(generation) => {
+                let local = LocalState { generation, initializing: false, ..self.disk.local.clone() };
+                self.write_local(&local, step);
+            }
+            Step::Configure { ref config, merge } if self.blame.must_ask(config, merge) => {
+                let question = Step::CheckSettings { config: config.clone(), merge };
+                self.have_taken(question);
+                self.await_with(Awaits::Check(step));
+            }
+            step => {
+                if step == Step::Reload {
+                    self.measure(Measure::NeedsReload(true));
+                }
+                self.take(step);
+            }
+        }
+    }
+
+    fn lacks_fresh_orders(&self, step: &Step) -> bool {
+        match &self.pursuit {
+            Pursuit::Course(course) => self.needs_fresh_orders(step, &course.goal),
+            _ => false,
+        }
+    }
+
+    /// Has a step taken, and waits for its end.
+    pub(super) fn take(&mut self, step: Step) {
+        let is_question =
+            matches!(&self.pursuit, Pursuit::Course(course) if course.awaits == Awaits::Reconsidering);
+        if is_question {
+            return self.have_taken(step);
+        }
+        self.say(Saying::Begins(Box::new(step.clone())));
+        self.have_taken(step.clone());
+        self.await_with(Awaits::Step(step));
+    }
+
+    fn have_taken(&mut self, step: Step) {
+        let request_timeout = self.orders.pace().request;
+        self.reporting.progress = Progress::default();
+        self.ask_for(Effect::Take { step: Box::new(step), request_timeout });
+    }
+
+    fn await_with(&mut self, awaits: Awaits) {
+        if let Pursuit::Course(course) = &mut self.pursuit {
+            course.awaits = awaits;
+        }
+    }
+
+    /// What the data directory holds is written down before the next step.
+    fn write_local(&mut self, local: &LocalState, step: Step) {
+        let state = InstanceState {
+            uid: local.uid.clone(),
+            generation: local.generation,
+            initializing: local.initializing,
+            init_pg_parameters: local.captured.clone(),
+        };
+        self.await_with(Awaits::Save(step));
+        self.save(StateFile::Instance(state));
+    }
+
+    /// A file is written, or is not.
+    pub(super) fn saved(&mut self, kind: StateFileKind, outcome: Result<(), String>) {
+        if let Err(why) = &outcome {
+            self.say(Saying::NotSaved(kind, why.clone()));
+        }
+        let next = self.disk.files.saved(kind, &outcome);
+        match kind {
+            StateFileKind::Instance if next.is_none() => self.local_written(outcome),
+            StateFileKind::Boot => self.note_left(outcome),
+            StateFileKind::Served if outcome.is_err() => self.disk.served.not_written(),
+            _ => {}
+        }
+        if let Some(file) = next {
+            self.ask_for(Effect::Save(Box::new(file)));
+        }
+    }
+
+    /// That a generation is reached is known without the file, too: one that cannot be written is shown, and tried again. What is begun or
+    /// ended with data has to be on the disk first.
+    fn local_written(&mut self, outcome: Result<(), String>) {
+        let Pursuit::Course(course) = &mut self.pursuit else { return };
+        let step = match std::mem::replace(&mut course.awaits, Awaits::Nothing) {
+            Awaits::Save(step) => step,
+            other => {
+                course.awaits = other;
+                return;
+            }
+        };
+        match (step, outcome) {
+            (Step::Commit(generation), _) => {
+                let local = LocalState { generation, initializing: false, ..self.disk.local.clone() };
+                self.say(Saying::GenerationReached(local.uid.clone(), generation));
+                self.set_local(local);
+                self.looks.something_happened(self.now);
+            }
+            (_, Err(why)) => self.troubled(&Complaint::new(why, None)),
+            (Step::MarkInitializing(uid), Ok(())) => {
+                self.set_local(LocalState { uid, initializing: true, ..LocalState::default() });
+            }
+            (Step::Finish(uid), Ok(())) => {
+                let captured = self.making.captured.take();
+                self.set_local(LocalState { uid, captured, ..LocalState::default() });
+                self.making.attempt.reached(Stage::Nothing);
+            }
+            _ => {}
+        }
+    }
+
+    fn set_local(&mut self, local: LocalState) {
+        if local.uid != self.disk.local.uid {
+            // What was seen was seen of another instance.
+            self.reporting.server_is_gone();
+        }
+        self.disk.local = local;
+    }
+
+    /// The step under way has ended.
+    pub(super) fn step_ended(&mut self, outcome: StepOutcome) {
+        self.reporting.progress = Progress::default();
+        let Pursuit::Course(course) = &mut self.pursuit else { return };
+        match std::mem::replace(&mut course.awaits, Awaits::Nothing) {
+            Awaits::Step(step) => {
+                if step.name().is_some() || step == Step::Reload {
+                    self.looks.something_happened(self.now);
+                }
+                match outcome {
+                    StepOutcome::Done(learned) => self.step_done(&step, learned),
+                    StepOutcome::Failed(failure) => self.step_failed(&step, &failure),
+                }
+            }
+            Awaits::Check(configure) => self.settings_checked(configure, outcome),
+            Awaits::Reconsidering => {
+                if let StepOutcome::Done(Learned::Rejected(rejected)) = outcome {
+                    self.blame.reconsidered(&rejected);
+                }
+            }
+            other => course.awaits = other,
+        }
+    }
+
+    /// The binaries were asked about a configuration before it is written.
+    fn settings_checked(&mut self, configure: Step, outcome: StepOutcome) {
+        let Step::Configure { config, merge } = &configure else { return };
+        let rejected = match outcome {
+            StepOutcome::Done(Learned::Rejected(rejected)) => rejected,
+            StepOutcome::Done(_) => Vec::new(),
+            StepOutcome::Failed(failure) => return self.step_failed(&configure, &failure),
+        };
+        match self.blame.answered(config, *merge, &rejected) {
+            Verdict::Accepted => self.take(configure),
+            Verdict::Replan => self.pursuit = Pursuit::Look,
+            Verdict::Refused(sentence) => self.troubled(&Complaint::new(sentence, None)),
+            Verdict::CommentOut(settings) => {
+                for setting in &settings {
+                    self.say(Saying::ParameterProblem(super::blame::sentence(setting)));
+                }
+                self.take(Step::CommentOut(settings));
+            }
+        }
+    }
+
+    fn step_done(&mut self, step: &Step, learned: Learned) {
+        match step {
+            Step::Stop => {
+                self.blame.stopped();
+                self.server.deaths.stopped();
+            }
+            Step::Wipe(_) => self.making.attempt.reached(Stage::Nothing),
+            Step::Restore(_) => self.making.attempt.reached(Stage::Restored),
+            Step::WaitRecoveryEnd(_) => self.making.attempt.reached(Stage::Recovered),
+            Step::Rewind { .. } => self.making.attempt.reached(Stage::Rewound),
+            Step::BaseBackup { .. } => {
+                self.making.attempt.old_data = OldData::KeepUntilCopied;
+                self.making.attempt.reached(Stage::Copied);
+            }
+            Step::CommentOut(_) => self.pursuit = Pursuit::Look,
+            Step::Configure { config, .. } => self.blame.written(config),
+            Step::Start(_) => {
+                self.server.sync.reset();
+                self.server.deaths.started(self.now);
+                self.blame.started();
+                // It has read everything, also what an earlier reload did not take.
+                self.measure(Measure::NeedsReload(false));
+            }
+            Step::Promote => {
+                self.server.sync.reset();
+                self.say(Saying::Promoted);
+            }
+            _ => {}
+        }
+        self.learned(step, learned);
+    }
+
+    fn learned(&mut self, step: &Step, learned: Learned) {
+        match learned {
+            Learned::NotInForce(problems) => {
+                self.measure(Measure::NeedsReload(false));
+                self.voice.announced.acted();
+                if self.blame.reloaded(&problems) == Verdict::Replan {
+                    self.pursuit = Pursuit::Look;
+                }
+            }
+            Learned::Nothing if *step == Step::Reload => self.learned(step, Learned::NotInForce(Vec::new())),
+            Learned::Configured(parameters) => {
+                self.making.captured = Some(captured_parameters(&parameters));
+            }
+            Learned::Roles(changes) => changes.into_iter().for_each(|change| self.say(Saying::Role(change))),
+            Learned::Slots(changes) => {
+                changes.created.into_iter().for_each(|slot| self.say(Saying::SlotCreated(slot)));
+                changes.dropped.into_iter().for_each(|slot| self.say(Saying::SlotDropped(slot)));
+                self.reporting.slots_failed = None;
+                let said = self.voice.announced.kept_slots(changes.kept);
+                self.say_all(said);
+            }
+            Learned::SessionsEnded(0) | Learned::Nothing | Learned::Rejected(_) => {}
+            Learned::SessionsEnded(count) => self.say(Saying::SessionsEnded(count)),
+            Learned::KeptAt(path) => {
+                if let Step::SetAside { instance, .. } = step {
+                    self.say(Saying::SetAside { instance: instance.clone(), path });
+                }
+            }
+        }
+    }
+
+    fn step_failed(&mut self, step: &Step, failure: &StepFailure) {
+        let called_off = failure.kind == FailureKind::CalledOff;
+        match step {
+            Step::BaseBackup { .. } => {
+                self.making.attempt.old_data = match failure.kind {
+                    FailureKind::DiskFullHere => OldData::DeleteFirst,
+                    _ => OldData::KeepUntilCopied,
+                };
+            }
+            Step::Rewind { .. } if called_off => self.making.attempt.rewind_is_useless(),
+            Step::Rewind { .. } => self.making.attempt.rewind_failures += 1,
+            _ => {}
+        }
+        if called_off {
+            self.pursuit = Pursuit::Look;
+            return;
+        }
+        let complaint = Complaint::new(&failure.sentence, failure.hint.clone());
+        match step {
+            // Successors meet the same limits, and commits do not wait for a slot: no reason to stay behind.
+            Step::EnsureSlots(_) => {
+                if self.reporting.slots_failed.as_ref() != Some(&failure.sentence) {
+                    self.say(Saying::SlotsFailed(failure.clone()));
+                }
+                self.reporting.slots_failed = Some(failure.sentence.clone());
+            }
+            step if step.is_start() => self.start_failed(failure, &complaint),
+            _ => self.troubled(&complaint),
+        }
+    }
+
+    /// A server did not start, or did not come up.
+    fn start_failed(&mut self, failure: &StepFailure, complaint: &Complaint) {
+        self.say(Saying::StartFailed(failure.clone()));
+        if self.disk.local.initializing {
+            self.making.attempt.start_failed();
+            return self.troubled(complaint);
+        }
+        match self.blame.did_not_start(failure) {
+            Verdict::Replan => self.pursuit = Pursuit::Look,
+            _ => self.troubled(complaint),
+        }
+    }
+
+    /// True when our instance is here, is complete, and has reached what is asked of it.
+    pub(super) fn is_converged(&self) -> bool {
+        let local = &self.disk.local;
+        matches!(
+            self.orders.goal(),
+            Goal::Reach(goal) if goal.uid == local.uid && goal.generation == local.generation && !local.initializing
+        )
+    }
+}
