@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use stolon_core::keeper::{Config, ConfigMerge, HbaLine, Live, Observation, Refusal, Refusals, Step, plan};
+use stolon_core::keeper::{
+    Config, ConfigMerge, HbaLine, Live, Observation, Refusal, RefusalGround, Refusals, Step, plan,
+};
 use stolon_model::Parameters;
 use stolon_postgres::{Origin, PostgresError, RejectedSetting, refused_hba_lines};
 use tokio::time::Instant;
@@ -69,7 +71,7 @@ impl Keeper<'_> {
             return;
         };
         let still = |name: &str| rejected.iter().any(|setting| setting.name.eq_ignore_ascii_case(name));
-        let unproven = |refusal: &Refusal| refusal.sentence.contains(DID_NOT_START);
+        let unproven = |refusal: &Refusal| refusal.ground == RefusalGround::DidNotStart;
         self.memory.refusals.retain(|name, refusal| still(name) || unproven(refusal));
         seen.refusals = self.memory.refusals.clone();
     }
@@ -144,6 +146,7 @@ impl Keeper<'_> {
     fn refuse(&mut self, name: &str, value: &str, setting: Option<&RejectedSetting>) -> bool {
         let refusal = Refusal {
             value: value.to_owned(),
+            ground: RefusalGround::Asked,
             instead: setting.and_then(|setting| setting.instead.clone()),
             sentence: match setting {
                 Some(setting) => sentence(setting),
@@ -170,7 +173,7 @@ impl Keeper<'_> {
         for (name, value) in suspects {
             let instead = proven.get(&name).cloned();
             let sentence = format!("{name} = {value:?} is left out, {DID_NOT_START}: {why}");
-            let refusal = Refusal { value, instead, sentence };
+            let refusal = Refusal { value, instead, sentence, ground: RefusalGround::DidNotStart };
             self.memory.suspects.push(name.clone());
             learned |= self.memory.refusals.insert(name, refusal.clone()) != Some(refusal);
         }
