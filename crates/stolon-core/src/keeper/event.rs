@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{
-    BootUuid, ClusterData, EffectiveSpec, InstanceState, KeeperReport, KeeperState, Parameters, Served,
-};
+use stolon_model::{BootUuid, InstanceState, KeeperReport, KeeperState, Parameters, Served, UsableCluster};
 
 use super::look::Look;
 use super::observation::DataKind;
@@ -47,22 +45,13 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub enum ClusterRead {
     /// Cluster data whose specification is valid.
-    Usable(Box<UsableDocument>),
+    Usable(Box<UsableCluster>),
     /// There is none.
     Absent,
     /// There is something that cannot be worked with: one sentence.
     Invalid(String),
     /// The store did not answer: one sentence.
     Unanswered(String),
-}
-
-/// Cluster data with its specification.
-#[derive(Clone, Debug)]
-pub struct UsableDocument {
-    /// The document.
-    pub cluster: ClusterData,
-    /// Its specification with the defaults filled in.
-    pub spec: EffectiveSpec,
 }
 
 /// Something is to be done. Effects of one event are to be begun in their order; none waits for another.

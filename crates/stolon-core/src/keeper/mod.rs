@@ -19,9 +19,7 @@ mod say;
 mod step;
 mod warrant;
 
-pub use event::{
-    ClusterRead, Effect, Event, Exit, Measure, Progress, StateFile, StateFileKind, UsableDocument,
-};
+pub use event::{ClusterRead, Effect, Event, Exit, Measure, Progress, StateFile, StateFileKind};
 pub use goal::{
     DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
     OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterUid, EffectiveSpec, Parameters};
+use stolon_model::{ClusterUid, EffectiveSpec, Parameters, UsableCluster};
 
 use super::served::ServedMark;
 use crate::Backoff;
-use crate::keeper::event::{ClusterRead, UsableDocument};
+use crate::keeper::event::ClusterRead;
 use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone};
 use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
 
@@ -135,7 +135,7 @@ impl Orders {
             }
             ClusterRead::Invalid(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error)),
             ClusterRead::Absent => Goal::LeaveAlone(LeaveAlone::NoClusterData),
-            ClusterRead::Usable(document) => self.goal_of(&document, us, served),
+            ClusterRead::Usable(cluster) => self.goal_of(&cluster, us, served),
         };
         self.retries.reset();
         self.reading.known = Some(asked);
@@ -153,16 +153,15 @@ impl Orders {
         }
     }
 
-    fn goal_of(&mut self, document: &UsableDocument, us: &Identity, served: &ServedMark) -> Goal {
-        let UsableDocument { cluster, spec } = document;
-        self.pace = Pace::of(spec);
-        if let Some(older) = served.is_ahead_of(cluster) {
+    fn goal_of(&mut self, cluster: &UsableCluster, us: &Identity, served: &ServedMark) -> Goal {
+        self.pace = Pace::of(cluster.spec());
+        if let Some(older) = served.is_ahead_of(cluster.data()) {
             return Goal::LeaveAlone(LeaveAlone::OlderThanServed(older));
         }
-        self.cluster = cluster.cluster.uid.clone();
-        self.epoch = cluster.cluster.epoch;
-        self.specified = spec.pg_parameters.clone().unwrap_or_default();
-        Goal::of(cluster, spec, us)
+        self.cluster = cluster.data().cluster.uid.clone();
+        self.epoch = cluster.data().cluster.epoch;
+        self.specified = cluster.spec().pg_parameters.clone().unwrap_or_default();
+        Goal::of(cluster, us)
     }
 
     /// True when the reading that has just ended is not the last word.

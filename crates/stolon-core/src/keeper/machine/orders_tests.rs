@@ -1,4 +1,4 @@
-use stolon_model::{ClusterData, ClusterSpec, Keeper, Timestamp};
+use stolon_model::{ClusterData, ClusterSpec, InitMode, Keeper, Timestamp};
 
 use super::*;
 use crate::keeper::{RewindCredentials, User};
@@ -17,10 +17,11 @@ fn us() -> Identity {
 }
 
 fn usable() -> ClusterRead {
-    let mut cluster = ClusterData::initial("c1".into(), ClusterSpec::default(), Timestamp::ZERO);
+    let mut spec = ClusterSpec::default();
+    spec.init_mode = Some(InitMode::New);
+    let mut cluster = ClusterData::initial("c1".into(), spec, Timestamp::ZERO);
     cluster.keepers.insert("k1".into(), Keeper::default());
-    let spec = cluster.cluster.spec.effective();
-    ClusterRead::Usable(Box::new(UsableDocument { cluster, spec }))
+    ClusterRead::Usable(Box::new(UsableCluster::try_from(cluster).unwrap()))
 }
 
 /// Asks at one time, is answered at another, in milliseconds.
