@@ -88,7 +88,7 @@ pub struct Cluster {
 }
 
 /// Why a document cannot be worked with.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadClusterData {
     /// Another format.
     #[error("unsupported cluster data format version {0}")]

@@ -10,7 +10,7 @@ pub use crate::spec::EffectiveSpec;
 
 /// Why a specification is refused. The texts are Stolon's, which operators search for; only the one about the
 /// role says more than it did.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum InvalidSpec {
     /// A span of time is negative.
     #[error("{0} must be positive")]

@@ -36,9 +36,9 @@ enum End {
 /// Connect the client to the destination and forward in both directions until both have ended, one breaks, or the
 /// destination is closed. Never fails: what goes wrong ends the connection.
 pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, settings: Arc<Settings>) {
-    prepare(&client, &settings.client_keepalive);
+    prepare(&client, &settings.client_socket);
     let Some(server) = connect(&destination, &settings).await else { return };
-    prepare(&server, &settings.server_keepalive);
+    prepare(&server, &settings.server_socket);
     let (mut client, mut server) = (client, server);
     let end = tokio::select! {
         biased;
@@ -153,7 +153,6 @@ async fn write_rest(to: &mut WriteHalf<'_>, mut rest: &[u8], destination: &Desti
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use stolon_core::proxy::PrimaryAddress;
     use stolon_runtime::BootInstant;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
@@ -165,9 +164,8 @@ mod tests {
     async fn no_byte_is_forwarded_when_the_time_is_over() {
         let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let name = PrimaryAddress { host: "127.0.0.1".to_owned(), port: "1".to_owned() };
         let past = BootInstant::from_milliseconds(1);
-        let destination = Arc::new(Destination::new(name, backend.local_addr().unwrap(), past));
+        let destination = Arc::new(Destination::new(backend.local_addr().unwrap(), past));
         let settings = Arc::new(crate::Flags::parse_from(["stolon-proxy"]).settings().unwrap());
 
         let mut client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();

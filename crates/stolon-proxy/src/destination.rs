@@ -1,19 +1,18 @@
 //! Where connections go, and until when they may.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use stolon_core::proxy::PrimaryAddress;
 use stolon_runtime::BootInstant;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A primary that clients are sent to, with everything that goes there.
 #[derive(Debug)]
 pub(crate) struct Destination {
-    /// As the cluster data has it.
-    pub name: PrimaryAddress,
-    /// What it was resolved to.
+    /// Where it listens.
     pub address: SocketAddr,
     /// Cancelled: every connection is reset at once.
     pub closed: CancellationToken,
@@ -23,17 +22,18 @@ pub(crate) struct Destination {
     pub unreachable: AtomicBool,
     /// Milliseconds since boot.
     deadline: AtomicU64,
+    moved: Notify,
 }
 
 impl Destination {
-    pub fn new(name: PrimaryAddress, address: SocketAddr, deadline: BootInstant) -> Self {
+    pub fn new(address: SocketAddr, deadline: BootInstant) -> Self {
         Destination {
-            name,
             address,
             closed: CancellationToken::new(),
             connections: TaskTracker::new(),
             unreachable: AtomicBool::new(false),
             deadline: AtomicU64::new(deadline.milliseconds()),
+            moved: Notify::new(),
         }
     }
 
@@ -42,8 +42,48 @@ impl Destination {
         BootInstant::now().milliseconds() >= self.deadline.load(Ordering::Relaxed)
     }
 
-    /// A good check: forwarding may go on until then.
+    /// Forwarding may go on until then, and no longer.
     pub fn set_deadline(&self, deadline: BootInstant) {
         self.deadline.store(deadline.milliseconds(), Ordering::Relaxed);
+        self.moved.notify_one();
+    }
+
+    /// Returns when the deadline has come.
+    async fn over(&self) {
+        while !self.is_over() {
+            let deadline = BootInstant::from_milliseconds(self.deadline.load(Ordering::Relaxed));
+            tokio::select! {
+                () = tokio::time::sleep(deadline.remaining()) => {}
+                () = self.moved.notified() => {}
+            }
+        }
+    }
+}
+
+/// Ends whatever is open when its deadline comes, whatever the loop that moves the deadline is doing.
+pub(crate) async fn enforce_deadlines(mut gate: watch::Receiver<Option<Arc<Destination>>>) {
+    loop {
+        let open = gate.borrow_and_update().clone();
+        let over = async {
+            match open {
+                Some(destination) if !destination.closed.is_cancelled() => {
+                    destination.over().await;
+                    destination.closed.cancel();
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => {
+                if gate.changed().await.is_err() {
+                    return;
+                }
+            }
+            changed = gate.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
     }
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use clap::Parser;
 use socket2::TcpKeepalive;
+use stolon_core::proxy::OnSilence;
 use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer};
 
 use crate::proxy::Settings;
+use crate::socket::SocketOptions;
 
 /// Sends PostgreSQL clients to the primary of a cluster.
 #[derive(Clone, Debug, Parser)]
@@ -48,8 +50,29 @@ pub struct Flags {
     pub drain_timeout: Duration,
 }
 
-/// Idle time and interval of probes where nothing else is asked for.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+/// When a silent peer counts as gone: so many probes in a row without an answer, the times in seconds.
+struct Probes {
+    idle: u32,
+    interval: u32,
+    count: u32,
+}
+
+/// Where nothing else is asked for. The count is the kernel's default (tcp(7)).
+const KEEPALIVE: Probes = Probes { idle: 15, interval: 15, count: 9 };
+
+impl Probes {
+    /// A peer that does not acknowledge what was sent to it counts as gone after the same time as one that answers no probe.
+    fn options(&self) -> SocketOptions {
+        let seconds = |value: u32| Duration::from_secs(value.into());
+        SocketOptions {
+            keepalive: TcpKeepalive::new()
+                .with_time(seconds(self.idle))
+                .with_interval(seconds(self.interval))
+                .with_retries(self.count),
+            user_timeout: Some(seconds(self.idle) + seconds(self.interval) * self.count),
+        }
+    }
+}
 
 impl Flags {
     /// What the flags say, checked.
@@ -65,21 +88,21 @@ impl Flags {
                 UsageError::new("--connect-timeout must be greater than zero").hint("its default is 10s")
             );
         }
-        let seconds = |value: u32| match value {
-            0 => KEEPALIVE,
-            value => Duration::from_secs(value.into()),
+        let or = |value: u32, default: u32| if value == 0 { default } else { value };
+        let client = Probes {
+            idle: or(idle, KEEPALIVE.idle),
+            interval: or(interval, KEEPALIVE.interval),
+            count: or(count, KEEPALIVE.count),
         };
-        let mut client_keepalive =
-            TcpKeepalive::new().with_time(seconds(idle)).with_interval(seconds(interval));
-        if count > 0 {
-            client_keepalive = client_keepalive.with_retries(count);
-        }
         Ok(Settings {
             listen_address: self.listen_address.clone(),
             port: self.port.clone(),
-            stop_listening: self.stop_listening,
-            client_keepalive,
-            server_keepalive: TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE),
+            on_silence: match self.stop_listening {
+                true => OnSilence::StopListening,
+                false => OnSilence::KeepListening,
+            },
+            client_socket: client.options(),
+            server_socket: KEEPALIVE.options(),
             connect_timeout: self.connect_timeout,
             drain_timeout: self.drain_timeout,
         })

@@ -16,6 +16,7 @@ mod listener;
 mod metrics;
 mod proxy;
 mod resolve;
+mod sentences;
 mod socket;
 
 use std::process::ExitCode;

@@ -486,3 +486,46 @@ async fn bad_cluster_data_closes_everything() {
     cluster.write(store.inner()).await;
     assert_eq!(Client::connect(proxy.address).await.1, "a");
 }
+
+/// Half a second a round trip with a timeout of three seconds: what opens a destination takes two seconds.
+#[tokio::test]
+async fn a_slow_store_closes_nothing_for_good() {
+    let a = Server::start("a").await;
+    let store = MoodyStore::new();
+    store.mood.send_replace(Mood::Slow(Duration::from_millis(500)));
+    let mut cluster = Cluster::new(&[("db1", a.address)]);
+    (cluster.check_interval_ms, cluster.timeout_ms) = (1000, 3000);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", &[]);
+    cluster.admit(store.inner(), "db1", 1).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    let before = store.published.lock().unwrap().len();
+    eventually("five more publications", async || match store.published.lock().unwrap().len() - before {
+        published if published >= 5 => Ok(()),
+        published => Err(format!("{published}")),
+    })
+    .await;
+    assert_eq!(client.ask("still").await.unwrap(), "a still");
+}
+
+/// The data go back to where another instance was the primary.
+#[tokio::test]
+async fn older_cluster_data_move_nobody() {
+    let (store, mut cluster, _a, b, proxy) = admitted(&[]).await;
+    let older = Cluster { primary: Some("db2"), ..cluster.clone() }.document();
+    cluster.write(store.inner()).await;
+    cluster.acknowledged(store.inner()).await;
+    let (mut client, _) = Client::connect(proxy.address).await;
+    store.inner().put_cluster_document(&older).await.unwrap();
+    eventually("a report that acknowledges nothing", async || {
+        let reports = store.inner().proxy_reports().await.map_err(|error| error.to_string())?;
+        match reports.values().all(|report| report.generation < 0) {
+            true => Ok(()),
+            false => Err(format!("{reports:?}")),
+        }
+    })
+    .await;
+    assert_eq!(client.ask("here").await.unwrap(), "a here");
+    assert_eq!(Client::connect(proxy.address).await.1, "a");
+    assert_eq!(b.received(), "");
+}

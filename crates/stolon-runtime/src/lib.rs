@@ -33,6 +33,7 @@ mod command_line;
 mod common_args;
 mod deadline;
 mod identity;
+mod limited_listener;
 mod limits;
 mod logging;
 mod metrics;

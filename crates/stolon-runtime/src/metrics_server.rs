@@ -3,17 +3,24 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use stolon_model::Advise;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::limited_listener::{LimitedListener, Limits};
+
+/// Scrapes and health checks are few and answered in milliseconds.
+const LIMITS: Limits = Limits { connections: 16, time: Duration::from_secs(10) };
 
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +95,15 @@ pub async fn serve(
     registry: Registry,
     readiness: Readiness,
 ) -> Result<MetricsServer, MetricsError> {
+    serve_within(LIMITS, address, registry, readiness).await
+}
+
+async fn serve_within(
+    limits: Limits,
+    address: &str,
+    registry: Registry,
+    readiness: Readiness,
+) -> Result<MetricsServer, MetricsError> {
     let failed = |cause| MetricsError { address: address.to_owned(), cause };
     let listener = match address.strip_prefix(':') {
         Some(port) => match TcpListener::bind(format!("[::]:{port}")).await {
@@ -101,7 +117,9 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
+        .layer(middleware::map_response(one_answer_per_connection))
         .with_state((Arc::new(registry), readiness));
+    let listener = LimitedListener::new(listener, limits);
     let serving = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "metrics http server error");
@@ -111,6 +129,12 @@ pub async fn serve(
 }
 
 type Shared = (Arc<Registry>, Readiness);
+
+/// A connection that waits for another request would keep others out.
+async fn one_answer_per_connection(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
 
 async fn readyz(State((_, readiness)): State<Shared>) -> (StatusCode, String) {
     readiness.answer()
@@ -195,5 +219,36 @@ mod tests {
         assert!(request(server.address(), "/other").await.starts_with("HTTP/1.1 404"));
         let taken = serve(&server.address().to_string(), Registry::default(), Readiness::default()).await;
         assert!(taken.unwrap_err().to_string().starts_with("cannot serve metrics at 127.0.0.1:"));
+    }
+
+    #[tokio::test]
+    async fn those_who_hold_connections_open_keep_nobody_out() {
+        let limits = Limits { connections: 2, time: Duration::from_millis(300) };
+        let server = serve_within(limits, "127.0.0.1:0", Registry::default(), Readiness::default());
+        let server = server.await.unwrap();
+        let mut idle = Vec::new();
+        for _ in 0..6 {
+            let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+            idle.push(stream);
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(30), request(server.address(), "/healthz"));
+        assert!(answer.await.unwrap().starts_with("HTTP/1.1 200"));
+        for mut stream in idle {
+            let mut rest = Vec::new();
+            let end = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await;
+            assert!(end.is_ok(), "every connection ends");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_with_its_answer() {
+        let server = serve("127.0.0.1:0", Registry::default(), Readiness::default()).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let reading = stream.read_to_string(&mut answer);
+        tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

@@ -22,6 +22,16 @@ impl BootInstant {
         BootInstant { nanoseconds: seconds.saturating_mul(1_000_000_000).saturating_add(fraction) }
     }
 
+    /// That long after boot.
+    pub fn from_boot(span: Duration) -> Self {
+        BootInstant { nanoseconds: 0 } + span
+    }
+
+    /// Time since boot.
+    pub fn since_boot(self) -> Duration {
+        Duration::from_nanos(self.nanoseconds)
+    }
+
     /// Milliseconds since boot, rounded down.
     pub fn milliseconds(self) -> u64 {
         self.nanoseconds / 1_000_000

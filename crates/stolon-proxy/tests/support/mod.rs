@@ -219,6 +219,8 @@ pub enum Mood {
     SilentForWrites,
     /// An error comes at once.
     Failing,
+    /// Each round trip takes so long; a report needs two.
+    Slow(Duration),
 }
 
 /// What happens in between.
@@ -271,6 +273,10 @@ impl MoodyStore {
         let answered = mood.wait_for(|mood| !silent(mood)).await.unwrap().to_owned();
         match answered {
             Mood::Failing => Err(StoreError::Conflict),
+            Mood::Slow(round_trip) => {
+                tokio::time::sleep(if is_write { round_trip * 2 } else { round_trip }).await;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

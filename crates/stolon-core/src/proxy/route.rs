@@ -1,14 +1,18 @@
-//! What the proxy decides: where clients go now.
+//! Where clients go, by one look at the cluster data.
 
 use std::time::Duration;
 
 use stolon_model::{BadClusterData, ClusterData, ClusterDocument, InstanceUid, ProxyUid, UsableCluster};
 
+use super::Version;
+
 /// Where clients go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
     /// To the primary.
     Open {
+        /// Which instance that is.
+        primary: InstanceUid,
         /// Its advertised address.
         address: PrimaryAddress,
         /// The generation of the proxy section that says so; to be acknowledged before a client is let through.
@@ -24,7 +28,7 @@ pub enum Route {
 }
 
 /// The advertised address of a primary, as its keeper gave it: names are not resolved.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrimaryAddress {
     /// Host name or address, without brackets.
     pub host: String,
@@ -42,7 +46,7 @@ impl std::fmt::Display for PrimaryAddress {
 }
 
 /// Why clients go nowhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClosedBecause {
     /// The store holds no cluster.
     NoClusterData,
@@ -56,23 +60,23 @@ pub enum ClosedBecause {
     NoAddress(InstanceUid),
     /// The sentinel has not admitted this proxy yet, or believed it to be dead.
     NotEnabled,
-}
-
-impl std::fmt::Display for ClosedBecause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ClosedBecause::NoClusterData => f.write_str("the store holds no cluster data"),
-            ClosedBecause::BadClusterData(bad) => bad.fmt(f),
-            ClosedBecause::NoPrimary => f.write_str("the cluster has no primary for clients now"),
-            ClosedBecause::UnknownPrimary(uid) => write!(f, "the primary {uid} does not exist"),
-            ClosedBecause::NoAddress(uid) => write!(f, "the primary {uid} has not said yet where it listens"),
-            ClosedBecause::NotEnabled => f.write_str("the sentinel has not admitted this proxy yet"),
-        }
-    }
+    /// The cluster data name another primary, or the primary has another address.
+    Moved,
+    /// No check succeeded within `proxyTimeout`: nobody knows who is primary.
+    Expired,
+    /// The store holds cluster data that are older than what this proxy has seen.
+    OlderThanSeen {
+        /// The newest that was seen.
+        seen: Version,
+        /// What the store holds.
+        found: Version,
+    },
+    /// The program stops.
+    Stopping,
 }
 
 /// How often a proxy looks, and when it gives up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timings {
     /// Pause between checks (`proxyCheckInterval`).
     pub check_interval: Duration,
@@ -87,12 +91,14 @@ impl Timings {
 }
 
 /// What one look at the cluster data tells a proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
     /// Where clients go.
     pub route: Route,
     /// What the specification asks for; `None` without one.
     pub timings: Option<Timings>,
+    /// How new the cluster data are; `None` without usable ones.
+    pub version: Option<Version>,
 }
 
 /// Where clients go, by the document in the store (docs: "Proxy").
@@ -108,12 +114,13 @@ pub fn route(document: Option<&ClusterDocument>, own: &ProxyUid) -> Verdict {
     };
     let spec = cluster.spec();
     let timings = Timings { check_interval: spec.proxy_check_interval, timeout: spec.proxy_timeout };
-    Verdict { route: route_of(cluster.data(), own), timings: Some(timings) }
+    let version = Some(Version::of(cluster.data()));
+    Verdict { route: route_of(cluster.data(), own), timings: Some(timings), version }
 }
 
 /// Nothing is known, so that nothing can be acknowledged.
 fn unknown(why: ClosedBecause) -> Verdict {
-    Verdict { route: Route::Closed { why, generation: None }, timings: None }
+    Verdict { route: Route::Closed { why, generation: None }, timings: None, version: None }
 }
 
 fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
@@ -134,7 +141,7 @@ fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
         return closed(ClosedBecause::NoAddress(uid.clone()));
     }
     let address = PrimaryAddress { host: status.listen_address.clone(), port: status.port.clone() };
-    Route::Open { address, generation }
+    Route::Open { primary: uid.clone(), address, generation }
 }
 
 #[cfg(test)]
@@ -191,7 +198,7 @@ mod tests {
         for (document, expected) in [
             (
                 document(Some("db1"), Some(&["other", OWN]), "10.0.0.1"),
-                Route::Open { address, generation: 7 },
+                Route::Open { primary: InstanceUid::from("db1"), address, generation: 7 },
             ),
             (document(Some("db1"), Some(&["other"]), "10.0.0.1"), closed(ClosedBecause::NotEnabled)),
             (document(Some("db1"), None, "10.0.0.1"), closed(ClosedBecause::NotEnabled)),

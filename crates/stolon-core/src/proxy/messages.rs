@@ -1,0 +1,193 @@
+//! What the machine is told, and what it wants done.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use stolon_model::{ClusterDocument, InstanceUid};
+
+use super::{ClosedBecause, PrimaryAddress, Version};
+
+/// What the flags ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// What becomes of the listening socket when the store is silent.
+    pub on_silence: OnSilence,
+    /// How long open connections may go on after a request to stop.
+    pub drain: Duration,
+}
+
+/// What becomes of the listening socket when no cluster data could be read within `proxyTimeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnSilence {
+    /// It is closed, so that a load balancer in front notices.
+    StopListening,
+    /// It stays: clients are accepted and closed at once.
+    KeepListening,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A moment that [`Effect::WakeAt`] named has come, or the program has just started.
+    TimePassed,
+    /// The cluster data may have changed.
+    ClusterChanged,
+    /// The answer to [`Effect::ReadDocument`]: a linearizable read; `None` where the store holds no cluster.
+    DocumentRead(Option<Box<ClusterDocument>>),
+    /// The other answer to [`Effect::ReadDocument`]: an error, or none within the limit.
+    DocumentUnreadable,
+    /// The answer to [`Effect::Publish`]: the report is in the store.
+    ReportTaken,
+    /// The other answer to [`Effect::Publish`]: an error, or none within the limit. The report may be in the store all the same.
+    ReportRefused,
+    /// The answer to [`Effect::Resolve`]: every address of the name.
+    Resolved(PrimaryAddress, Vec<SocketAddr>),
+    /// The other answer to [`Effect::Resolve`]: an error, or none within the limit.
+    ResolveFailed(PrimaryAddress),
+    /// The answer to [`Effect::Listen`].
+    Listening,
+    /// The other answer to [`Effect::Listen`].
+    ListenFailed,
+    /// The answer to [`Effect::Close`]: the last connection has ended.
+    Closed,
+    /// Somebody wants the program to stop; the second request wants it at once.
+    StopRequested,
+    /// No client is connected any more, after [`Effect::StopListening`] of a program that stops.
+    ConnectionsEnded,
+    /// The answer to [`Effect::Withdraw`], however it went.
+    Withdrawn,
+}
+
+/// What is to be done, in this order. Each of `ReadDocument`, `Publish`, `Resolve`, `Listen`, `Close` and `Withdraw` is answered
+/// by exactly one event; at most one of each is under way, except that a `Resolve` replaces the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Read the cluster document, linearizable, within the limit.
+    ReadDocument {
+        /// How long to wait.
+        limit: Duration,
+    },
+    /// Put the proxy's report into the store, within the limit.
+    Publish {
+        /// What the report says.
+        claim: Claim,
+        /// After how long the report vanishes.
+        ttl: Duration,
+        /// How long to wait.
+        limit: Duration,
+    },
+    /// Look up the addresses of a name, within the limit.
+    Resolve {
+        /// Host and port.
+        name: PrimaryAddress,
+        /// How long to wait.
+        limit: Duration,
+    },
+    /// Open the listening socket.
+    Listen,
+    /// Close the listening socket; accepted connections go on.
+    StopListening,
+    /// Send clients there, until the deadline.
+    Open {
+        /// Where.
+        destination: Destination,
+        /// From then on nothing may be forwarded, unless [`Effect::MoveDeadline`] comes before.
+        deadline: Duration,
+    },
+    /// Another deadline for the destination that is open; it may be an earlier one.
+    MoveDeadline(Duration),
+    /// End every connection at once, and let none through.
+    Close(ClosedBecause),
+    /// Remove the proxy's report from the store, within the limit.
+    Withdraw {
+        /// How long to wait.
+        limit: Duration,
+    },
+    /// Send [`Event::TimePassed`] then; replaces the moment named before.
+    WakeAt(Duration),
+    /// Tell people.
+    Say(Notice),
+    /// Set a metric.
+    Measure(Measurement),
+    /// The program is over.
+    Exit,
+}
+
+/// A primary that clients are sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Which instance it is.
+    pub primary: InstanceUid,
+    /// Its address as the cluster data have it.
+    pub name: PrimaryAddress,
+    /// What that was resolved to.
+    pub address: SocketAddr,
+}
+
+/// What a report of a proxy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The generation of the proxy section that this proxy does, or [`NOTHING`].
+    pub generation: i64,
+    /// Forwarding ends at the latest this long after the start of the publication, unless another one follows.
+    pub timeout: Duration,
+}
+
+/// Acknowledges no generation that a sentinel could wait for: those are not negative.
+pub const NOTHING: i64 = -1;
+
+/// What people may want to know.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// Clients are sent there from now on.
+    Forwarding(Destination),
+    /// Clients are sent nowhere from now on.
+    SentNowhere(ClosedBecause),
+    /// A check did not succeed.
+    CheckFailed {
+        /// What of it.
+        check: Check,
+        /// The pause before the next one.
+        retry_in: Duration,
+    },
+    /// A name could not be resolved.
+    LookupFailed {
+        /// Which.
+        name: PrimaryAddress,
+        /// The address that stays in use.
+        keeps: Option<SocketAddr>,
+        /// The pause before the next attempt.
+        retry_in: Duration,
+    },
+    /// The store holds cluster data that are older than what this proxy has seen: clients go on going where they go.
+    OlderThanSeen {
+        /// The newest that was seen.
+        seen: Version,
+        /// What the store holds.
+        found: Version,
+    },
+    /// The program stops when the connections have ended, or after this time.
+    Draining(Duration),
+}
+
+/// A part of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Check {
+    /// The cluster data could not be read.
+    Read,
+    /// The report could not be published.
+    Publish,
+    /// The listening socket could not be opened.
+    Listen,
+    /// The cluster data cannot be worked with.
+    BadClusterData,
+    /// The store answers, but so late that what it says is out of date.
+    TooSlow,
+}
+
+/// A metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Measurement {
+    /// A check succeeded now.
+    CheckSucceeded,
+}
