@@ -1,6 +1,7 @@
 //! Rules of this repository that are easier to test than to remember.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which crates of this workspace each one may use in its product code. What is not named here is forbidden.
@@ -96,4 +97,114 @@ fn only_licences_that_fit_and_one_tls_provider() {
         });
         assert!(fits, "{name} has the licence {licence:?}, which is not on the list of this test");
     }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The files of the repository with one of these endings, with their texts; not what is built or fetched.
+fn texts(endings: &[&str]) -> Vec<(String, String)> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git runs");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    let texts: Vec<(String, String)> = names
+        .lines()
+        .filter(|name| endings.iter().any(|ending| name.ends_with(ending)))
+        .filter_map(|name| Some((name.to_owned(), std::fs::read_to_string(root().join(name)).ok()?)))
+        .collect();
+    assert!(texts.len() > 3, "there is something to read: {endings:?}");
+    texts
+}
+
+/// `(docs: "Heading", …)` in a comment names a heading of a page in docs/, or of README.md or ARCHITECTURE.md.
+#[test]
+fn pointers_into_the_documentation_resolve() {
+    let headings: BTreeSet<String> = texts(&[".md"])
+        .iter()
+        .filter(|(name, _)| name.starts_with("docs/") || !name.contains('/'))
+        .flat_map(|(_, text)| text.lines())
+        .filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#').trim().replace('`', "")))
+        .collect();
+    // Put together, so that this file does not hold what it looks for.
+    let marker = ["(docs: ", "\""].concat();
+    let mut seen = 0;
+    for (name, text) in texts(&[".rs"]) {
+        for pointer in text.split(&marker).skip(1) {
+            let heading = pointer.split('"').next().unwrap_or_default();
+            assert!(headings.contains(heading), "{name} points at {heading:?}, which is no heading of docs/");
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "the pointers are written in another way by now");
+}
+
+/// Every file that ARCHITECTURE.md names in backticks or links to. A bare name is in the folder of the name before it.
+#[test]
+fn files_that_the_architecture_names_exist() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("it is there");
+    let quoted = text.split('`').skip(1).step_by(2);
+    let linked = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let mut folder = root();
+    let mut seen = 0;
+    for name in quoted.chain(linked.filter(|link| !link.contains("://"))) {
+        let is_file = name.ends_with(".rs") || name.ends_with(".md") || name.ends_with('/');
+        if !is_file || name.contains([' ', '*', '<', '{']) {
+            continue;
+        }
+        let places = [root().join(name), root().join("crates").join(name), folder.join(name)];
+        let found = places.iter().find(|place| place.exists());
+        let found = found.unwrap_or_else(|| panic!("ARCHITECTURE.md names {name}, which does not exist"));
+        folder = found.parent().map(Path::to_path_buf).unwrap_or_default();
+        seen += 1;
+    }
+    assert!(seen > 10, "the names are written in another way by now");
+}
+
+/// A reader cannot look up what a capital letter with a number stands for, unless a table of the repository has a row for it.
+#[test]
+fn comments_use_no_codes_that_nobody_explains() {
+    let files = texts(&[".rs", ".md"]);
+    let rows = files.iter().flat_map(|(_, text)| text.lines()).filter_map(|line| {
+        let row = line.trim_start().trim_start_matches("//!").trim_start().strip_prefix('|')?;
+        row.split('|').next()
+    });
+    let explained: BTreeSet<&str> = rows.flat_map(codes).collect();
+    for (name, text) in files.iter().filter(|(name, _)| name != "CHANGELOG.md") {
+        for (number, line) in text.lines().enumerate() {
+            let prose = match name.ends_with(".md") {
+                true => Some(line),
+                false => line.split_once("//").map(|(_, comment)| comment),
+            };
+            for code in prose.into_iter().flat_map(codes) {
+                assert!(
+                    explained.contains(code),
+                    "{name}:{}: {code:?} is explained nowhere: say it in words, or point into docs/",
+                    number + 1
+                );
+            }
+        }
+    }
+}
+
+/// The words of a text that look like codes: a capital letter and up to two digits, with or without a hyphen.
+fn codes(text: &str) -> Vec<&str> {
+    text.split(|character: char| !character.is_ascii_alphanumeric() && !"-_./:".contains(character))
+        .map(|word| word.trim_matches(['-', '_', '.', '/', ':']))
+        .filter(|word| {
+            let Some(rest) = word.strip_prefix(|first: char| first.is_ascii_uppercase()) else { return false };
+            let digits = rest.strip_prefix('-').unwrap_or(rest);
+            matches!(digits.len(), 1 | 2) && digits.bytes().all(|digit| digit.is_ascii_digit())
+        })
+        .collect()
+}
+
+#[test]
+fn codes_are_recognised() {
+    let text = "see D-22, A3 and (E7): not UTF-8, SHA-256, 0/3000148, v1, X509 or PostgreSQL 15";
+    assert_eq!(codes(text), ["D-22", "A3", "E7"]);
 }

@@ -153,7 +153,7 @@ impl From<ClusterData> for ClusterDocument {
 }
 
 impl ClusterData {
-    /// A cluster nobody has worked on yet, as `stolonctl init` writes it (docs: "Cluster data", example a).
+    /// A cluster nobody has worked on yet, as `stolonctl init` writes it (the golden document `after_init.json` of the tests).
     pub fn initial(uid: ClusterUid, spec: ClusterSpec, now: Timestamp) -> Self {
         ClusterData {
             change_time: Timestamp::ZERO,

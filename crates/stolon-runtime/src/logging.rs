@@ -57,10 +57,11 @@ pub enum LogColor {
     Never,
 }
 
-static SETTINGS: OnceLock<Settings> = OnceLock::new();
+static STYLE: OnceLock<Style> = OnceLock::new();
 
+/// What lines look like, and which are written.
 #[derive(Clone, Debug)]
-struct Settings {
+struct Style {
     least: Level,
     colored: bool,
     zone: jiff::tz::TimeZone,
@@ -73,10 +74,10 @@ pub fn init_logging(level: LogLevel, color: LogColor) {
         LogColor::Never => false,
         LogColor::OnTerminal => std::io::stderr().is_terminal(),
     };
-    let settings = Settings { least: level.least(), colored, zone: jiff::tz::TimeZone::system() };
-    if SETTINGS.set(settings.clone()).is_ok() {
+    let style = Style { least: level.least(), colored, zone: jiff::tz::TimeZone::system() };
+    if STYLE.set(style.clone()).is_ok() {
         // Only a test that made a subscriber of its own is here before us; it keeps it.
-        let _ = tracing::subscriber::set_global_default(Lines { form: Form::Log(settings) });
+        let _ = tracing::subscriber::set_global_default(Lines { form: Form::Log(style) });
     }
 }
 
@@ -87,7 +88,7 @@ pub fn init_bare_logging() {
 }
 
 pub(crate) fn is_set_up() -> bool {
-    SETTINGS.get().is_some()
+    STYLE.get().is_some()
 }
 
 /// Write a line of level FATAL. The program ends with status 1 or 2 after it.
@@ -98,12 +99,12 @@ pub fn fatal(message: &str, hint: Option<&str>) {
     if let Some(hint) = hint {
         fields.add("hint", &json_string(hint));
     }
-    let settings = SETTINGS.get().cloned().unwrap_or(Settings {
+    let style = STYLE.get().cloned().unwrap_or(Style {
         least: Level::INFO,
         colored: false,
         zone: jiff::tz::TimeZone::UTC,
     });
-    emit(&settings.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
+    emit(&style.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
 }
 
 /// The whole of our subscriber: it knows no spans.
@@ -114,7 +115,7 @@ struct Lines {
 /// What a line looks like, and which ones there are.
 enum Form {
     /// A line of a log, with its time and place.
-    Log(Settings),
+    Log(Style),
     /// What a command that somebody typed shows: warnings and errors, and only our own.
     Bare,
 }
@@ -122,7 +123,7 @@ enum Form {
 impl Form {
     fn least(&self) -> Level {
         match self {
-            Form::Log(settings) => settings.least,
+            Form::Log(style) => style.least,
             Form::Bare => Level::WARN,
         }
     }
@@ -153,8 +154,8 @@ impl Subscriber for Lines {
         let mut fields = Fields { message: String::new(), json: String::new() };
         event.record(&mut fields);
         let metadata = event.metadata();
-        let settings = match &self.form {
-            Form::Log(settings) => settings,
+        let style = match &self.form {
+            Form::Log(style) => style,
             Form::Bare => {
                 let word = if *metadata.level() == Level::WARN { "warning" } else { "error" };
                 let details =
@@ -169,7 +170,7 @@ impl Subscriber for Lines {
             Level::INFO => ("INFO", "34"),
             _ => ("DEBUG", "35"),
         };
-        emit(&settings.line(level, color, &place, &fields));
+        emit(&style.line(level, color, &place, &fields));
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -177,7 +178,7 @@ impl Subscriber for Lines {
     fn exit(&self, _: &span::Id) {}
 }
 
-impl Settings {
+impl Style {
     fn line(&self, level: &str, color: &str, place: &str, fields: &Fields) -> String {
         let now = jiff::Timestamp::now();
         let mut line = local_time(now, self.zone.to_offset(now));
@@ -401,11 +402,11 @@ mod tests {
 
     #[test]
     fn a_line_has_the_parts_that_scripts_cut() {
-        let settings = Settings { least: Level::INFO, colored: true, zone: jiff::tz::TimeZone::UTC };
+        let style = Style { least: Level::INFO, colored: true, zone: jiff::tz::TimeZone::UTC };
         let mut fields = Fields { message: "electing".to_owned(), json: String::new() };
         fields.add("db", "\"85ac816c\"");
         fields.add("count", "2");
-        let line = settings.line("INFO", "34", "a/b.rs:1", &fields);
+        let line = style.line("INFO", "34", "a/b.rs:1", &fields);
         let parts: Vec<&str> = line.split('\t').collect();
         assert_eq!(
             parts[1..],

@@ -187,7 +187,7 @@ mod tests {
         (changed, open().cluster_document().await.unwrap().unwrap().value)
     }
 
-    /// D-22: Stolon tries once, and fails under a busy leader. What the other one wrote is kept.
+    /// Stolon tries once, and fails under a busy leader. What the other one wrote is kept.
     #[tokio::test]
     async fn a_write_that_meets_another_one_is_begun_anew() {
         let (changed, document) = failed_keeper(3).await;

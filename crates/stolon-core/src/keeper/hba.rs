@@ -1,4 +1,4 @@
-//! The lines of `pg_hba.conf`, in order (docs: "Keeper", pg_hba.conf).
+//! The lines of `pg_hba.conf`, in order (docs: "Lines of pg_hba.conf").
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The parameters of `postgresql.conf` (docs: "Keeper", PostgreSQL parameters).
+//! The parameters of `postgresql.conf` (docs: "Parameters that the cluster manages").
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Recovery and standby settings (docs: "Keeper", recovery parameters).
+//! Recovery and standby settings (docs: "Parameters that the cluster manages").
 
 use stolon_model::{
     ArchiveRecoverySettings, InstanceUid, Parameters, RecoveryTargetSettings, StandbySettings,

@@ -101,7 +101,7 @@ pub struct Verdict {
     pub version: Option<Version>,
 }
 
-/// Where clients go, by the document in the store (docs: "Proxy").
+/// Where clients go, by the document in the store (docs: "Rules that keep it safe").
 ///
 /// The health of the primary does not count: who is primary is the sentinel's decision alone.
 pub fn route(document: Option<&ClusterDocument>, own: &ProxyUid) -> Verdict {

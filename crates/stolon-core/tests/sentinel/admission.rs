@@ -1,4 +1,4 @@
-//! D-3: a standby counts as synchronous only once it holds what was acknowledged before it was waited for.
+//! A standby counts as synchronous only once it holds what was acknowledged before it was waited for.
 
 use stolon_model::*;
 

@@ -71,7 +71,7 @@ fn after_a_failed_initialisation_another_keeper_tries() {
     }
 }
 
-/// D-5 again: a change of the specification does not turn a base backup under way into a failure.
+/// A change of the specification does not turn a base backup under way into a failure.
 #[test]
 fn a_first_copy_may_go_on_when_the_specification_changes() {
     let mut world = World::normal(5, 1).given(|world| {
@@ -174,7 +174,7 @@ fn a_report_from_before_the_fence_is_not_the_end_of_the_old_primary() {
     assert!(decision.changes.iter().any(|change| matches!(change, Change::PrimaryElected { .. })));
 }
 
-/// D-18: a document that contradicts itself is left as it is, keepers included.
+/// A document that contradicts itself is left as it is, keepers included.
 #[test]
 fn a_document_that_contradicts_itself_is_not_touched() {
     let mut world = World::normal(2, 1).given(|world| {

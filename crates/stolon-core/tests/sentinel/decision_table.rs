@@ -17,7 +17,7 @@
 //! | 16 | `synchronous::synchronous_mode_begins_with_the_standby_that_is_there` (what the row's caption promises) |
 //! | 17, 20, 24, 25, 27 | `synchronous::only_those_that_hold_every_commit_are_elected` |
 //! | 18, 19, 21, 22, 30 | `synchronous::the_set_of_standbys_to_wait_for` |
-//! | 26 | `synchronous::who_may_not_be_synchronous_is_not_added_but_may_stay`, and A23 |
+//! | 26, A23 | `synchronous::who_may_not_be_synchronous_is_not_added_but_may_stay` |
 //! | 10, 11, 13, 23, 29, 31 | here |
 //! | active proxies, five cases | `proxies::what_is_remembered_of_proxies` |
 //! | A1 | `failover::the_one_that_is_furthest_ahead_is_elected` |
@@ -33,17 +33,33 @@
 //! | A14, A19, A25, A26 | here |
 //! | A30 | `documents` of the conformance suite of stores: a stored `null` is no document, and is replaced |
 //!
-//! Defects of the original that are mended, with the test that fails without it: D-1 A1, A2 and
-//! `synchronous::the_newcomer_is_the_one_that_is_furthest_ahead`; D-2 A3; D-3 `admission`, and end to end
-//! `acknowledged_commits`; D-4 A7; D-5 A8; D-6 A9; D-7 A10; D-9 A20; D-10 A13; D-11 A11; D-12
-//! `initialise::a_keeper_that_may_be_primary_is_preferred`; D-13 `elections` of the conformance suite, and `etcd`; D-14
-//! `failover::a_primary_that_cannot_do_what_is_asked_…`; D-15 `failover::proxies_are_closed_before_the_promotion`; D-16
-//! `proxies::proxies_open_when_the_primary_is_ready_…`; D-18 A12, `initialise::what_is_not_understood_is_left_alone`,
-//! `corners::a_document_that_contradicts_itself_…`, `failover::a_head_that_follows_outside_…`; D-19 the proxy's
-//! `forwarding`; D-21 `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21; D-22 `session` of stolonctl; D-23
-//! `initialise::keepers_are_registered_although_nobody_is_chosen`. Kept: D-8
-//! `synchronous::after_an_election_nobody_else_is_elected_before_the_new_primary_reports`; D-17 A4. D-20 is about Consul,
-//! which is not in this version.
+//! Defects of Stolon that are mended, with the test that fails without it:
+//!
+//! | Defect | Test |
+//! |---|---|
+//! | of several standbys the one furthest behind is taken | A1, A2, `synchronous::the_newcomer_is_the_one_that_is_furthest_ahead` |
+//! | the limit of lag is ignored while synchronous mode is wanted and not reached | A3 |
+//! | a standby counts as synchronous while it lags | `admission`, and end to end `acknowledged_commits` |
+//! | more standbys than wanted make one on every free keeper | A7 |
+//! | copies under way do not count, so that more are begun | A8 |
+//! | a new leader acts on what another one stored | A9 |
+//! | an outage of the store counts as silence of the keepers | A10 |
+//! | what was learned is lost with a write that is refused | A20 |
+//! | an instance of which nothing is remembered is a crash | A13 |
+//! | without proxies their generation grows for ever | A11 |
+//! | the first primary is made anywhere | `initialise::a_keeper_that_may_be_primary_is_preferred` |
+//! | an election of leaders is over after an error | `elections` of the conformance suite, and `etcd` |
+//! | a primary that does not converge is replaced back and forth | `failover::a_primary_that_cannot_do_what_is_asked_…` |
+//! | a standby is promoted while proxies forward to the old primary | `failover::proxies_are_closed_before_the_promotion` |
+//! | proxies open before the promotion | `proxies::proxies_open_when_the_primary_is_ready_…` |
+//! | documents that contradict themselves are a crash | A12, `initialise::what_is_not_understood_is_left_alone`, `corners::a_document_that_contradicts_itself_…`, `failover::a_head_that_follows_outside_…` |
+//! | a proxy forwards on what it read long ago | `forwarding` of the proxy |
+//! | who is surplus is a matter of chance | `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21 |
+//! | stolonctl gives up after one conditional write | `session` of stolonctl |
+//! | keepers are not registered when nobody can be chosen | `initialise::keepers_are_registered_although_nobody_is_chosen` |
+//!
+//! Kept: nobody else is elected before a new synchronous primary has reported
+//! (`synchronous::after_an_election_nobody_else_is_elected_before_the_new_primary_reports`), and the default limit of lag (A4).
 
 use std::time::Duration;
 

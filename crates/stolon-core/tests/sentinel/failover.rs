@@ -72,7 +72,7 @@ fn who_was_never_complete_is_not_elected() {
     assert_eq!(rejected, &[(uid(2), Rejection::NeverReported)]);
 }
 
-/// D-1: Stolon sorts the other way round and takes the one that is furthest behind.
+/// Stolon sorts the other way round and takes the one that is furthest behind.
 #[test]
 fn the_one_that_is_furthest_ahead_is_elected() {
     let mut world = World::normal(3, 3).given(|world| {
@@ -98,7 +98,7 @@ fn the_lag_limit_is_exact() {
     }
 }
 
-/// D-2: synchronous mode is wanted but not reached: the lag limit still holds.
+/// Synchronous mode is wanted but not reached: the lag limit still holds.
 #[test]
 fn the_lag_limit_holds_until_the_primary_itself_is_synchronous() {
     let mut world = World::normal(3, 3).given(|world| {
@@ -143,7 +143,7 @@ fn who_must_not_be_primary_is_not_elected() {
         .expect_unchanged("forbidden");
 }
 
-/// D-15: clients are cut off before the promotion, so that nothing they are told is committed is lost.
+/// Clients are cut off before the promotion, so that nothing they are told is committed is lost.
 #[test]
 fn proxies_are_closed_before_the_promotion() {
     let mut world = World::normal(2, 2).given(|world| {
@@ -177,7 +177,7 @@ fn a_proxy_that_says_nothing_delays_the_promotion_only_for_so_long() {
     assert_eq!(world.data.proxy.spec.primary, None, "but clients wait until it is known to have closed");
 }
 
-/// A13, D-10: an instance of which nothing is remembered has just begun to converge.
+/// A13: an instance of which nothing is remembered has just begun to converge.
 #[test]
 fn without_a_timer_nothing_has_failed() {
     World::normal(2, 2)
@@ -185,7 +185,7 @@ fn without_a_timer_nothing_has_failed() {
         .expect_unchanged("converging");
 }
 
-/// A12, D-18: no crash.
+/// A12: no crash.
 #[test]
 fn an_instance_without_keeper_has_failed() {
     World::normal(2, 2)
@@ -237,7 +237,7 @@ fn a_forced_failure_without_successor_changes_nothing() {
     assert!(world.memory.handover.is_none());
 }
 
-/// D-14: a specification that nobody can apply must not send the primary back and forth.
+/// A specification that nobody can apply must not send the primary back and forth.
 #[test]
 fn a_primary_that_cannot_do_what_is_asked_is_not_replaced_again_and_again() {
     let mut world =

@@ -48,7 +48,7 @@ fn the_first_keeper_makes_the_first_instance() {
     }
 }
 
-/// D-12: a keeper that works and may be primary is preferred; any is better than none.
+/// A keeper that works and may be primary is preferred; any is better than none.
 #[test]
 fn a_keeper_that_may_be_primary_is_preferred() {
     let mut world = World::initializing(3).given(|world| {
@@ -62,7 +62,7 @@ fn a_keeper_that_may_be_primary_is_preferred() {
     assert_eq!(world.db(1).spec.keeper_uid, keeper_uid(1));
 }
 
-/// D-23: that nobody can be chosen does not keep keepers from being registered.
+/// That nobody can be chosen does not keep keepers from being registered.
 #[test]
 fn keepers_are_registered_although_nobody_is_chosen() {
     let mut world = World::initializing(1).given(|world| {
@@ -151,5 +151,5 @@ fn what_is_not_understood_is_left_alone() {
     let mut world =
         World::initializing(1).given(|world| world.data.cluster.status.primary = Some("gone".into()));
     let decision = world.round();
-    assert!(decision.next.instances.is_empty(), "D-18: no crash, no instance");
+    assert!(decision.next.instances.is_empty(), "no crash, no instance");
 }

@@ -82,7 +82,7 @@ fn enabled_proxies_follow_the_active_ones() {
     assert_eq!(world.data.proxy.generation, 2);
 }
 
-/// D-11, A11: no proxies is no proxies, also after a trip through JSON.
+/// A11: no proxies is no proxies, also after a trip through JSON.
 #[test]
 fn without_proxies_the_generation_stands_still() {
     let mut world = World::normal(1, 1);
@@ -94,7 +94,7 @@ fn without_proxies_the_generation_stands_still() {
     assert_eq!(world.data.proxy.generation, 1);
 }
 
-/// D-16: clients are let in once the primary does what is asked of it.
+/// Clients are let in once the primary does what is asked of it.
 #[test]
 fn proxies_open_when_the_primary_is_ready_or_after_a_grace() {
     let closed = |world: &mut World| {

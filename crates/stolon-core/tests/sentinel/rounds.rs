@@ -8,7 +8,7 @@ use stolon_model::*;
 
 use crate::world::*;
 
-/// D-6, A9: what another leader stored is no reason to do anything.
+/// A9: what another leader stored is no reason to do anything.
 #[test]
 fn a_new_sentinel_decides_nothing_in_its_first_round() {
     let mut world = World::normal(2, 2).given(|world| {
@@ -70,7 +70,7 @@ fn the_moment_of_a_failure_is_known_beforehand() {
     assert!(took > Duration::from_secs(6) && took <= Duration::from_millis(6010), "{took:?}");
 }
 
-/// D-7, A10: while the store was away nobody was silent.
+/// A10: while the store was away nobody was silent.
 #[test]
 fn an_outage_of_the_store_is_nobodys_silence() {
     let mut world = World::normal(2, 2);
@@ -89,7 +89,7 @@ fn an_outage_of_the_store_is_nobodys_silence() {
     assert!(world.memory.trouble.is_empty());
 }
 
-/// D-9, A20: a write that is refused is decided again on the same reports.
+/// A20: a write that is refused is decided again on the same reports.
 #[test]
 fn a_refused_write_loses_nothing() {
     let forced = World::synchronous(2, &[2], &[2]).given(|world| world.keeper(1).status.force_fail = true);

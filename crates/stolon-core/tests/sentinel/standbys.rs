@@ -95,7 +95,7 @@ fn a_standby_whose_data_are_gone_is_made_anew_after_a_while() {
     assert_eq!(world.db(3).spec.init_mode, Some(InstanceInitMode::Resync));
 }
 
-/// D-5, A8: a base backup that is under way counts.
+/// A8: a base backup that is under way counts.
 #[test]
 fn slow_standbys_are_not_made_again_and_again() {
     let mut world = World::normal(5, 1).given(|world| at_most(world, 1));
@@ -107,7 +107,7 @@ fn slow_standbys_are_not_made_again_and_again() {
     }
 }
 
-/// D-4, A7: Stolon computes 2 − 4 in sixteen bits and makes a standby on every free keeper.
+/// A7: Stolon computes 2 − 4 in sixteen bits and makes a standby on every free keeper.
 #[test]
 fn more_standbys_than_wanted_are_no_reason_for_more() {
     World::normal(10, 5)

@@ -211,10 +211,10 @@ fn when_the_maximum_is_lowered_the_best_stays() {
         world.db(3).status.lsn = Lsn(20);
     });
     world.round();
-    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]), "D-21: never the better one is dropped");
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]), "never the better one is dropped");
 }
 
-/// D-1 again: the newcomer is the one that has least to catch up.
+/// The newcomer is the one that has least to catch up.
 #[test]
 fn the_newcomer_is_the_one_that_is_furthest_ahead() {
     let mut world = World::normal(3, 3).given(|world| {
@@ -332,7 +332,7 @@ fn a_dead_synchronous_primary_stays_synchronous() {
     assert!(has_hold(&decision, |hold| matches!(hold, Hold::NoEligibleStandby { .. })));
 }
 
-/// D-8, kept: a new primary that dies before it has reported has acknowledged nothing, but nobody can tell.
+/// A new primary that dies before it has reported has acknowledged nothing, but nobody can tell.
 #[test]
 fn after_an_election_nobody_else_is_elected_before_the_new_primary_reports() {
     let mut world = World::synchronous(2, &[2], &[2]).given(|world| world.break_db(1));

@@ -95,7 +95,7 @@ fn follows(world: &mut World, lines: &[&str]) {
     assert_eq!(seen, lines, "{seen:#?}");
 }
 
-/// Trace 11.1. That the document is made is for the program's tests.
+/// The first trace. That the document is made is for the program's tests.
 #[test]
 fn trace_1_a_new_cluster_of_three_keepers() {
     let mut world = World::initializing(3);
@@ -114,7 +114,7 @@ fn trace_1_a_new_cluster_of_three_keepers() {
         &[
             "1 | 1@1 2/1 primary[] | 0 - []",
             "1 | 1@1 3/2 primary[2,3]; 2@2 1/0 resync <1[]; 3@3 1/0 resync <1[] | 1 1 []",
-            // The original counts the proxies' generation up here, for no reason (D-11).
+            // The original counts the proxies' generation up here, for no reason.
             "1 | 1@1 3/3 primary[2,3]; 2@2 2/1 <1[]; 3@3 2/1 <1[] | 1 1 []",
             "1 | 1@1 3/3 primary[2,3]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 1 1 []",
         ],
@@ -123,7 +123,7 @@ fn trace_1_a_new_cluster_of_three_keepers() {
     follows(&mut world, &["1 | 1@1 3/3 primary[2,3]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 2 1 [p1]"]);
 }
 
-/// Trace 11.2. The standby on keeper2 is the one that is ahead: the original waits for the other one, and elects it (D-1).
+/// With synchronous replication. The standby on keeper2 is the one that is ahead: the original waits for the other one, and elects it.
 #[test]
 fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
     let mut world =
@@ -142,7 +142,7 @@ fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
         &mut world,
         &[
             "1 | 1@1 4/3 primary[2,3] S=[2] E=[] T=[]; 2@2 2/1 <1[]; 3@3 2/1 <1[] | 1 1 []",
-            // The original believes the first report that shows it in sync (D-3).
+            // The original believes the first report that shows it in sync.
             "1 | 1@1 4/4 primary[2,3] S=[2] E=[] T=[]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 1 1 []",
             "1 | 1@1 4/4 primary[2,3] S=[2] E=[] T=[2]; 2@2 2/2 <1[]; 3@3 2/2 <1[] | 1 1 []",
         ],
@@ -154,7 +154,7 @@ fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
             "2 | 1@1 5/4 primary[] S=[2] E=[] T=[2]; 2@2 3/2 primary[] S=[1] E=[] T=null; 3@3 2/2 <1[] | 2 - []",
             "2 | 2@2 4/3 primary[3] S=[3] E=[] T=[]; 3@3 3/2 <2[] | 3 2 []",
             "2 | 2@2 4/4 primary[3] S=[3] E=[] T=[]; 3@3 3/3 <2[] | 3 2 []",
-            // It streams, but holds less than the primary held when it was waited for (D-3).
+            // It streams, but holds less than the primary held when it was waited for.
             "2 | 2@2 4/4 primary[3] S=[3] E=[] T=[]; 3@3 3/3 <2[] | 3 2 []",
         ],
     );
@@ -171,7 +171,7 @@ fn trace_2_the_same_in_synchronous_mode_and_the_loss_of_its_primary() {
     );
 }
 
-/// Trace 11.3. The original moves the primary at once, and loses what is written until the proxies have closed (D-15).
+/// In asynchronous mode. The original moves the primary at once, and loses what is written until the proxies have closed.
 #[test]
 fn trace_3_a_forced_failure() {
     let mut world = World::normal(2, 2).given(|world| world.keeper(1).status.force_fail = true);
