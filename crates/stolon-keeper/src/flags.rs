@@ -267,13 +267,7 @@ fn non_empty(text: &str) -> Option<&str> {
 
 /// The name of the user that runs this process: from the user database, else from `USER`.
 fn user_name() -> Option<String> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let database = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let from_database = database.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
+    let from_database = uzers::get_effective_username().and_then(|name| name.into_string().ok());
     from_database.or_else(|| std::env::var("USER").ok().filter(|name| !name.is_empty()))
 }
 

@@ -36,12 +36,12 @@ impl Account {
         if !rustix::process::geteuid().is_root() {
             return Ok(Account::Own);
         }
-        let users =
-            std::fs::read_to_string("/etc/passwd").context("the users of this machine cannot be read")?;
-        for candidate in CANDIDATES {
-            if let Some((uid, gid)) = find(&users, candidate) {
-                return Ok(Account::Other { name: candidate.to_owned(), uid, gid });
-            }
+        if let Some(user) = CANDIDATES.iter().find_map(uzers::get_user_by_name) {
+            return Ok(Account::Other {
+                name: user.name().to_string_lossy().into_owned(),
+                uid: user.uid(),
+                gid: user.primary_group_id(),
+            });
         }
         bail!(
             Explained::new(format!(
@@ -116,23 +116,5 @@ impl Account {
             .with_context(failed)?;
         file.write_all(text.as_bytes()).with_context(failed)?;
         self.own(path)
-    }
-}
-
-fn find(users: &str, name: &str) -> Option<(u32, u32)> {
-    let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
-    let mut fields = line.split(':').skip(2);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_is_found_by_its_whole_name() {
-        let users = "root:x:0:0:root:/root:/bin/bash\npostgresql:x:7:8::/:/bin/sh\npostgres:x:106:113:,,,:/var:/bin/bash\n";
-        assert_eq!(find(users, "postgres"), Some((106, 113)));
-        assert_eq!(find(users, "nobody"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Trees of processes, as `/proc` shows them.
+//! Trees of processes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 pub fn tree(root: Pid) -> Vec<Pid> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for pid in processes() {
-        if let Some(parent) = parent(pid) {
-            children.entry(parent).or_default().push(pid);
+        if let Some(stat) = stat(pid) {
+            children.entry(stat.ppid).or_default().push(pid);
         }
     }
     let mut found = vec![root.as_raw_nonzero().get()];
@@ -61,35 +61,25 @@ pub async fn kill_tree(root: Option<Pid>, directory: &Path) -> usize {
 
 /// True while a process runs; a zombie does not.
 pub(crate) fn is_alive(pid: Pid) -> bool {
-    stat(pid.as_raw_nonzero().get()).is_some_and(|(state, _)| state != "Z" && state != "X")
+    stat(pid.as_raw_nonzero().get()).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
-/// Our children of this name that have ended and wait for somebody to take notice.
+/// Our children of this name that have ended and that nobody has waited for yet.
 pub(crate) fn zombies(name: &str) -> Vec<Pid> {
     let own = std::process::id() as i32;
-    let ended = |pid: &i32| stat(*pid).is_some_and(|(state, parent)| state == "Z" && parent == own);
-    let named = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-    };
-    processes().filter(|pid| ended(pid) && named(pid)).filter_map(Pid::from_raw).collect()
+    processes()
+        .filter(|pid| stat(*pid).is_some_and(|stat| stat.state == 'Z' && stat.ppid == own && stat.comm == name))
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
+/// All processes, except those that end while they are looked at.
 fn processes() -> impl Iterator<Item = i32> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+    procfs::process::all_processes().into_iter().flatten().filter_map(|process| Some(process.ok()?.pid()))
 }
 
-fn parent(pid: i32) -> Option<i32> {
-    stat(pid).map(|(_, parent)| parent)
-}
-
-/// State and parent of a process. Its name, in parentheses, may hold anything.
-fn stat(pid: i32) -> Option<(String, i32)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+fn stat(pid: i32) -> Option<procfs::process::Stat> {
+    procfs::process::Process::new(pid).ok()?.stat().ok()
 }
 
 #[cfg(test)]

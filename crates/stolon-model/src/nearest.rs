@@ -1,44 +1,20 @@
 //! The name that somebody meant.
 
+use strsim::osa_distance;
+
 /// The candidate nearest to `name`, without regard to case, if it is near enough to be what was meant:
 /// a third of its letters, at most three, may be wrong, missing, surplus or swapped.
 ///
 /// Of several equally near ones the first.
 pub fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    let wanted: Vec<char> = name.chars().map(|c| c.to_ascii_lowercase()).collect();
-    let limit = (wanted.len() / 3).clamp(1, 3);
-    let mut best: Option<(usize, &str)> = None;
-    for candidate in candidates {
-        let letters: Vec<char> = candidate.chars().map(|c| c.to_ascii_lowercase()).collect();
-        if letters.len().abs_diff(wanted.len()) > limit {
-            continue;
-        }
-        let distance = distance(&wanted, &letters);
-        if distance <= limit && best.is_none_or(|(least, _)| distance < least) {
-            best = Some((distance, candidate));
-        }
-    }
-    best.map(|(_, candidate)| candidate)
-}
-
-/// Edits (replace, insert, remove, swap neighbours) that turn one word into the other.
-fn distance(from: &[char], to: &[char]) -> usize {
-    let mut before_last: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=to.len()).collect();
-    for (row, &letter) in from.iter().enumerate() {
-        let mut current = Vec::with_capacity(to.len() + 1);
-        current.push(row + 1);
-        for (column, &other) in to.iter().enumerate() {
-            let replaced = last[column] + usize::from(letter != other);
-            let mut least = replaced.min(last[column + 1] + 1).min(current[column] + 1);
-            if row > 0 && column > 0 && letter == to[column - 1] && from[row - 1] == other {
-                least = least.min(before_last[column - 1] + 1);
-            }
-            current.push(least);
-        }
-        before_last = std::mem::replace(&mut last, current);
-    }
-    last[to.len()]
+    let name = name.to_ascii_lowercase();
+    let limit = (name.chars().count() / 3).clamp(1, 3);
+    candidates
+        .into_iter()
+        .map(|candidate| (osa_distance(&name, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

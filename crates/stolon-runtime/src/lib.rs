@@ -31,7 +31,6 @@
 mod backoff;
 mod command_line;
 mod common_args;
-mod deadline;
 mod identity;
 mod limited_listener;
 mod limits;
@@ -47,7 +46,6 @@ mod values;
 pub use backoff::Backoff;
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::{COMMON_OPTIONS, CommonArgs};
-pub use deadline::{DeadlineError, with_deadline};
 pub use identity::{new_boot_uuid, new_uid8};
 pub use limits::raise_open_files_limit;
 pub use logging::{LogColor, LogLevel, fatal, init_bare_logging, init_logging, redact};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use procfs::process::{Process, Stat};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -42,7 +43,7 @@ impl Collector for ProcessMetrics {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None::<&Unit>, metric.metric_type())?)
         };
-        let memory = memory_pages();
+        let stat = Process::myself().and_then(|process| process.stat()).ok();
         let page = rustix::param::page_size() as u64;
         let files =
             std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1) as u64);
@@ -55,7 +56,7 @@ impl Collector for ProcessMetrics {
         gauge(
             "process_virtual_memory_bytes",
             "Virtual memory size in bytes",
-            memory.map(|(size, _)| size * page),
+            stat.as_ref().map(|stat| stat.vsize),
         )?;
         gauge(
             "process_virtual_memory_max_bytes",
@@ -65,9 +66,9 @@ impl Collector for ProcessMetrics {
         gauge(
             "process_resident_memory_bytes",
             "Resident memory size in bytes",
-            memory.map(|(_, resident)| resident * page),
+            stat.as_ref().map(|stat| stat.rss * page),
         )?;
-        let Some((cpu_seconds, start_seconds)) = times() else { return Ok(()) };
+        let Some((cpu_seconds, start_seconds)) = stat.as_ref().and_then(times) else { return Ok(()) };
         let start = ConstGauge::new(start_seconds);
         start.encode(encoder.encode_descriptor(
             "process_start_time_seconds",
@@ -85,22 +86,11 @@ impl Collector for ProcessMetrics {
     }
 }
 
-/// Virtual and resident size.
-fn memory_pages() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let mut numbers = text.split_ascii_whitespace().map(|word| word.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
-
 /// CPU time in seconds, and the start in seconds since 1970.
-fn times() -> Option<(f64, f64)> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let after_name: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    let ticks = |index: usize| after_name.get(index)?.parse::<f64>().ok();
-    let per_second = rustix::param::clock_ticks_per_second() as f64;
-    let boot = std::fs::read_to_string("/proc/stat").ok()?;
-    let boot: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Some(((ticks(11)? + ticks(12)?) / per_second, boot + ticks(19)? / per_second))
+fn times(stat: &Stat) -> Option<(f64, f64)> {
+    let per_second = procfs::ticks_per_second() as f64;
+    let boot = procfs::boot_time_secs().ok()? as f64;
+    Some(((stat.utime + stat.stime) as f64 / per_second, boot + stat.starttime as f64 / per_second))
 }
 
 /// Count the requests that this process sends to the store as `stolon_store_requests_total`.

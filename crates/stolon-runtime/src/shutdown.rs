@@ -79,9 +79,8 @@ async fn follow_signals(mut signals: Signal, name: &'static str, shutdown: Shutd
 
 /// Whether the parent process wants this process to outlive a signal, as `nohup` does (proc(5), `SigIgn`).
 fn is_ignored(kind: SignalKind) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    let mask = status.map_or(0, |status| status.sigign);
     mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
