@@ -1,4 +1,4 @@
-//! What the tests run against and Debian's own suite does not hold: other majors of PostgreSQL.
+//! Other majors of PostgreSQL than Debian's own suite has, for tests to run against.
 //!
 //! Everything lands in `target/fixtures/`, is fetched once, and is checked against a sha256 (packages of Debian's
 //! other suites by apt itself, with the archive's signature). The machine's own package sources stay as they are.
@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 /// A PostgreSQL to run.
 #[derive(Clone, Debug)]
 pub struct Postgres {
-    /// Where `postgres` and `initdb` are.
+    /// Directory of `postgres` and `initdb`.
     pub binaries: PathBuf,
     /// `LD_LIBRARY_PATH` that its binaries need.
     pub libraries: Option<PathBuf>,
 }
 
-/// How a major comes here.
+/// Where a major comes from.
 enum Source {
     /// Installed on the machine, in Debian's place.
     Installed,
@@ -113,8 +113,8 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("target/fixtures")
 }
 
-/// The directory `name`, filled by `fetch` when it is not there yet. A half-filled one is never taken for whole:
-/// it gets its name only when it is.
+/// The directory `name`, filled by `fetch` when it is not there yet. A directory gets this name only when it
+/// is complete.
 fn once(name: &str, fetch: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let done = directory().join(name);
     if done.exists() {
@@ -127,7 +127,7 @@ fn once(name: &str, fetch: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> 
     let partial = partial.keep();
     run(Command::new("chmod").args(["-R", "a+rX"]).arg(&partial))?;
     match std::fs::rename(&partial, &done) {
-        // Somebody else was faster.
+        // Another process has fetched it meanwhile.
         Err(_) if done.exists() => std::fs::remove_dir_all(&partial)?,
         renamed => renamed?,
     }
@@ -219,7 +219,7 @@ fn debian_packages(suite: &str, packages: &[&str], into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where this machine gets its own packages from.
+/// The mirror that this machine gets its packages from.
 fn mirror() -> Result<String> {
     let listed = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"])

@@ -31,7 +31,7 @@ pub fn run() -> Result<()> {
     for major in POSTGRES_MAJORS {
         println!("asking PostgreSQL {major} for its parameters");
         let listed = pg_settings(&fixtures::postgres(major)?);
-        let listed = listed.with_context(|| format!("PostgreSQL {major} does not tell"))?;
+        let listed = listed.with_context(|| format!("PostgreSQL {major} did not list its parameters"))?;
         ensure!(listed.lines().count() > 200, "PostgreSQL {major} shows suspiciously few parameters");
         for line in listed.lines() {
             let (name, rest) = line.split_once('\t').context("a row without columns")?;
@@ -71,12 +71,12 @@ fn pg_settings(postgres: &Postgres) -> Result<String> {
 }
 
 fn running_as_root() -> bool {
-    // The owner of a file of ours tells who we are.
+    // The owner of this process' own files is the user that it runs as.
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// A program of that PostgreSQL, which refuses to run as root: then as the user postgres.
+/// A program of that PostgreSQL; run as the user postgres if we are root, which PostgreSQL refuses.
 fn command(postgres: &Postgres, program: &str) -> Command {
     let path = postgres.binaries.join(program);
     let mut command = if running_as_root() {

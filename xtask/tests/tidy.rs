@@ -196,7 +196,9 @@ fn codes(text: &str) -> Vec<&str> {
     text.split(|character: char| !character.is_ascii_alphanumeric() && !"-_./:".contains(character))
         .map(|word| word.trim_matches(['-', '_', '.', '/', ':']))
         .filter(|word| {
-            let Some(rest) = word.strip_prefix(|first: char| first.is_ascii_uppercase()) else { return false };
+            let Some(rest) = word.strip_prefix(|first: char| first.is_ascii_uppercase()) else {
+                return false;
+            };
             let digits = rest.strip_prefix('-').unwrap_or(rest);
             matches!(digits.len(), 1 | 2) && digits.bytes().all(|digit| digit.is_ascii_digit())
         })

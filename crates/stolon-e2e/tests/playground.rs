@@ -231,7 +231,7 @@ fn an_interrupted_migration_is_no_failed_one() {
         playground.says("copying").await?;
         ensure!(playground.interrupt().await?.code() == Some(130));
         while let Some(line) = playground.output.next_line().await? {
-            ensure!(!line.contains("did NOT hold"), "{line}");
+            ensure!(!line.contains("did NOT succeed"), "{line}");
         }
         playground.nothing_runs()?;
         ensure!(!playground.directory.exists(), "{} is left", playground.directory.display());

@@ -1,4 +1,4 @@
-//! Who runs the programs: PostgreSQL refuses root.
+//! The account that the programs run under: PostgreSQL refuses root.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::chown;
@@ -14,11 +14,11 @@ const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 /// The account that a program runs under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// The one that we run under.
+    /// The account of this process.
     Own,
-    /// Another one, which only root can switch to.
+    /// Another account, which only root can switch to.
     Other {
-        /// Name.
+        /// Name of the user.
         name: String,
         /// User number.
         uid: u32,
@@ -52,7 +52,7 @@ impl Account {
         )
     }
 
-    /// A command that runs `program` under this account, gets SIGTERM when we die however that happens, and
+    /// A command that runs `program` under this account, gets SIGTERM when this process dies in whatever way, and
     /// has a process group of its own so that the terminal's Ctrl-C reaches it only through us.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
@@ -60,7 +60,7 @@ impl Account {
         self.wrap(command, program)
     }
 
-    /// The same, but killed with us: for programs that have nothing to tidy up.
+    /// The same, but killed together with this process: for programs that have nothing to tidy up.
     pub fn expendable_command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);

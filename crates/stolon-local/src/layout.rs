@@ -10,16 +10,16 @@ use crate::{Account, Process, Target};
 /// The directory of the logs, below that of the cluster.
 pub const LOGS: &str = "log";
 
-/// Who may do what in the databases.
+/// The two users of the databases, with their passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Name of the superuser that keepers and clients use.
     pub superuser: String,
-    /// Its password.
+    /// Password of the superuser.
     pub superuser_password: String,
     /// Name of the user that standbys stream with.
     pub replication_user: String,
-    /// Its password.
+    /// Password of that user.
     pub replication_password: String,
 }
 
@@ -32,7 +32,7 @@ impl std::fmt::Debug for Credentials {
 /// A cluster on this machine.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// Everything of the cluster lies here, and its processes work here.
+    /// The directory of all files of the cluster, and the working directory of its processes.
     pub directory: PathBuf,
     /// `--cluster-name`.
     pub cluster_name: String,
@@ -44,7 +44,7 @@ pub struct Layout {
     pub programs: PathBuf,
     /// Where PostgreSQL's programs are.
     pub pg_bin: PathBuf,
-    /// Who runs everything.
+    /// The account that runs everything.
     pub account: Account,
     /// Users and passwords.
     pub credentials: Credentials,
@@ -53,7 +53,7 @@ pub struct Layout {
 /// A program with its arguments, not started yet.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// What it is called: `keeper1`.
+    /// Name of the service, for example `keeper1`.
     pub name: String,
     program: PathBuf,
     arguments: Vec<OsString>,
@@ -63,7 +63,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Start it. Its log is appended to.
+    /// Start the program. Its log is appended to.
     ///
     /// # Errors
     /// See [`Process::start`].
@@ -74,7 +74,7 @@ impl Service {
         Process::start(&self.name, command, &self.log)
     }
 
-    /// Where its log is.
+    /// The file of the log.
     pub fn log(&self) -> &Path {
         &self.log
     }
@@ -106,7 +106,7 @@ impl Layout {
         self.directory.join(format!("keeper{number}"))
     }
 
-    /// The first keeper's database that is here; none in a new directory.
+    /// The database of the first keeper that has one; none in a new directory.
     pub fn first_database(&self) -> Option<PathBuf> {
         let keepers = (1..).map(|number| self.keeper_directory(number));
         let mut databases =

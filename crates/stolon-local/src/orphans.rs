@@ -1,6 +1,6 @@
 //! Orphans: when a keeper is killed, its PostgreSQL becomes somebody else's child. In a container that is often a
-//! first process that never looks after anybody; a dead postmaster then stays a zombie, which PostgreSQL takes
-//! for a running server, and refuses to start. So we adopt orphans, and take notice of their end.
+//! first process that never waits for its children; a dead postmaster then stays a zombie, which PostgreSQL takes
+//! for a running server, and refuses to start. So this process adopts orphans and waits for them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ static OURS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// Adopt what programs below us leave behind, for as long as this runtime runs. Call inside a tokio runtime.
 pub fn adopt_orphans() {
-    // Without it orphans go where they always went.
+    // If the kernel refuses, orphans are adopted by the first process, as before.
     let (Ok(()), Ok(mut ended)) = (set_child_subreaper(Some(getpid())), signal(SignalKind::child())) else {
         return;
     };
@@ -24,12 +24,12 @@ pub fn adopt_orphans() {
     });
 }
 
-/// A child that somebody waits for.
+/// Note a child that somebody waits for.
 pub(crate) fn is_ours(pid: Pid) {
     OURS.lock().unwrap_or_else(PoisonError::into_inner).insert(pid.as_raw_nonzero().get());
 }
 
-/// It was waited for: its number may come again.
+/// Forget a child that was waited for: its process id may be used again.
 pub(crate) fn is_no_more(pid: Pid) {
     OURS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.as_raw_nonzero().get());
 }
@@ -39,7 +39,7 @@ fn reap() {
     for pid in crate::tree::zombies("postgres") {
         let raw = pid.as_raw_nonzero().get();
         if !OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&raw) {
-            // Of several who look, one comes first.
+            // Somebody else may have waited for it first.
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }

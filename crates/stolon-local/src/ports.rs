@@ -22,7 +22,7 @@ impl Ports {
     /// A port of 127.0.0.1 that nobody listens on.
     ///
     /// # Errors
-    /// A thousand tries found none.
+    /// No free port was found in a thousand attempts.
     pub fn take(&mut self) -> anyhow::Result<u16> {
         for _ in 0..1000 {
             let random = RandomState::new().build_hasher().finish();
@@ -48,7 +48,7 @@ pub fn is_free(port: u16) -> bool {
 /// Whether a server could listen on 127.0.0.1 at this port, and PostgreSQL could make its socket file.
 ///
 /// # Errors
-/// Why it could not.
+/// Why no server could listen there.
 pub fn try_port(port: u16) -> io::Result<()> {
     TcpListener::bind(("127.0.0.1", port))?;
     let socket = format!("/tmp/.s.PGSQL.{port}");

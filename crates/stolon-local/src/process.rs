@@ -1,4 +1,4 @@
-//! One program that we started: its log, its end, signals to it.
+//! A program that this process started: its log, its end, signals to it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
@@ -16,13 +16,14 @@ use crate::orphans;
 /// How a stop went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// It ended by itself within the limit.
+    /// The program ended within the limit.
     InTime(ExitStatus),
-    /// It did not, and still runs.
+    /// The program still runs.
     Not,
 }
 
-/// A program that we started. All copies mean the same one. Dropping them leaves it running; it is told to end when we do.
+/// A program that this process started. All copies stand for the same program. Dropping them leaves it running; it gets a
+/// signal when this process ends.
 #[derive(Clone, Debug)]
 pub struct Process {
     name: String,
@@ -50,8 +51,10 @@ impl Process {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
-        let pid =
-            child.id().and_then(|pid| Pid::from_raw(pid as i32)).context("a new process has no number")?;
+        let pid = child
+            .id()
+            .and_then(|pid| Pid::from_raw(pid as i32))
+            .context("a new process has no process id")?;
         orphans::is_ours(pid);
         let (ended, exit) = watch::channel(None);
         tokio::spawn(async move {
@@ -63,27 +66,27 @@ impl Process {
         Ok(Process { name: name.to_owned(), pid, log: log.to_path_buf(), exit })
     }
 
-    /// What it is called.
+    /// Name of the program, for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its number. Gone with it.
+    /// Process id; may be used again after the end.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Where its output goes.
+    /// The file of the log, which both outputs go to.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// How it ended, if it did.
+    /// Exit status, if the program has ended.
     pub fn exit(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
 
-    /// Wait for its end.
+    /// Wait for the end of the program.
     pub async fn exited(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
         // The sender lives until it has sent.
@@ -94,10 +97,10 @@ impl Process {
             .unwrap_or_else(|| ExitStatus::from_raw(-1))
     }
 
-    /// Send a signal, unless it has ended.
+    /// Send a signal, unless the program has ended.
     pub fn signal(&self, signal: Signal) {
         if self.exit().is_none() {
-            // It may end at this very moment.
+            // The program may end at this very moment.
             let _ = kill_process(self.pid, signal);
         }
     }

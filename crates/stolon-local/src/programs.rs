@@ -56,8 +56,8 @@ pub fn no_setpriv() -> Explained {
     Explained::new("setpriv cannot be run").with_hint("apt-get install util-linux")
 }
 
-/// True when the account can run the programs in a directory. Not setpriv itself looks for them: root's capabilities are still with it
-/// then, and it would find what the account cannot.
+/// True if the account can run the programs in a directory. `env` looks for the program, not setpriv: setpriv still has root's
+/// capabilities at that moment, and would find what the account cannot reach.
 async fn reaches(directory: &Path, account: &Account) -> anyhow::Result<bool> {
     let mut command = account.expendable_command("env");
     command.arg(directory.join(PROGRAMS[3])).arg("--version").current_dir("/");

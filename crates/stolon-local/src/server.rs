@@ -10,19 +10,19 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{Account, Process, Target};
 
-/// How long initdb, createuser or pgbench may take before it is given up.
+/// How long initdb, createuser or pgbench may take.
 const TOOL_LIMIT: Duration = Duration::from_secs(600);
 
 /// A plain PostgreSQL server, with a superuser `postgres`.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Its data, logs and password file lie here.
+    /// Directory of the data, the logs and the password file.
     pub directory: PathBuf,
     /// PostgreSQL's programs.
     pub pg_bin: PathBuf,
-    /// Who runs it.
+    /// The account that runs the server.
     pub account: Account,
-    /// It listens on 127.0.0.1 here.
+    /// Port on 127.0.0.1.
     pub port: u16,
     /// The password of `postgres`.
     pub password: String,
@@ -32,7 +32,7 @@ impl Server {
     /// `initdb`, with `settings` appended to `postgresql.conf` and password authentication for everybody.
     ///
     /// # Errors
-    /// What initdb says.
+    /// initdb fails, with its own message.
     pub async fn create(&self, settings: &str) -> anyhow::Result<()> {
         self.account.make_directory(&self.directory)?;
         let password_file = self.directory.join("password");
@@ -59,10 +59,10 @@ impl Server {
         self.account.write_private(&configuration, &format!("{text}\n{fixed}"))
     }
 
-    /// Start it and wait until it accepts connections.
+    /// Start the server and wait until it accepts connections.
     ///
     /// # Errors
-    /// It ends or does not accept connections within a minute; with the end of its log.
+    /// The server ends, or accepts no connection within a minute; with the end of its log.
     pub async fn start(&self) -> anyhow::Result<Process> {
         let log = self.directory.join("server.log");
         let mut command = self.account.command(self.pg_bin.join("postgres"));
@@ -81,10 +81,10 @@ impl Server {
         }
     }
 
-    /// `createuser -P` with these options, as the migration guide says it; `password` answers its prompts.
+    /// `createuser -P` with these options, as the migration guide says; `password` answers its prompts.
     ///
     /// # Errors
-    /// What createuser says.
+    /// createuser fails, with its own message.
     pub async fn create_user(&self, options: &[&str], name: &str, password: &str) -> anyhow::Result<()> {
         let port = self.port.to_string();
         let mut arguments: Vec<&std::ffi::OsStr> = options.iter().map(|option| (*option).as_ref()).collect();
@@ -96,7 +96,7 @@ impl Server {
     /// Run one of PostgreSQL's programs as `postgres`, with `input` typed in. Returns what it printed.
     ///
     /// # Errors
-    /// What it says, when it fails.
+    /// The program fails, with its own message.
     pub async fn tool(
         &self,
         name: &str,
@@ -118,7 +118,7 @@ impl Server {
         let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
         let mut stdin = child.stdin.take().context("no input to write to")?;
         let typed = input.to_owned();
-        // A program that does not read what it was not asked for is no failure.
+        // A program need not read input that it does not ask for.
         let typing = tokio::spawn(async move { drop(stdin.write_all(typed.as_bytes()).await) });
         let Ok(output) = tokio::time::timeout(TOOL_LIMIT, child.wait_with_output()).await else {
             bail!("{name} did not end within {TOOL_LIMIT:?}");
@@ -131,12 +131,12 @@ impl Server {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Its data directory.
+    /// PGDATA.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")
     }
 
-    /// Itself, as superuser.
+    /// How to connect as superuser.
     pub fn target(&self) -> Target {
         Target {
             port: self.port,
@@ -156,7 +156,7 @@ impl Server {
     /// Where PostgreSQL's programs are: in `PATH`, or where Debian puts major 15.
     ///
     /// # Errors
-    /// Nowhere.
+    /// No directory holds them.
     pub fn find_programs() -> anyhow::Result<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)

@@ -27,7 +27,7 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// One connection. It ends with the session.
+/// One connection, which is closed with the session.
 pub struct Session {
     /// The client's end.
     pub client: Client,
@@ -43,7 +43,7 @@ impl Drop for Session {
 }
 
 impl Target {
-    /// Something to hand to `psql` and to drivers, password included.
+    /// A URI for `psql` and for drivers, with the password.
     pub fn uri(&self) -> String {
         format!("postgres://{}:{}@127.0.0.1:{}/{}", self.user, self.password, self.port, self.database)
     }
@@ -56,7 +56,7 @@ impl Target {
     /// Connect within `limit`.
     ///
     /// # Errors
-    /// PostgreSQL's own message, or that the time was over.
+    /// PostgreSQL's own message, or that the time limit was reached.
     pub async fn connect(&self, limit: Duration) -> anyhow::Result<Session> {
         let mut config = tokio_postgres::Config::new();
         config
@@ -93,7 +93,7 @@ impl Session {
     /// Run statements and return the rows of the last one, all values as text.
     ///
     /// # Errors
-    /// PostgreSQL's message, or that the time was over.
+    /// PostgreSQL's own message, or that the time limit was reached.
     pub async fn rows(&self, sql: &str, limit: Duration) -> anyhow::Result<Vec<SimpleQueryRow>> {
         let Ok(answer) = tokio::time::timeout(limit, self.client.simple_query(sql)).await else {
             bail!("no answer within {limit:?} to: {sql}");
@@ -119,13 +119,13 @@ impl Session {
         Ok(row.get(0).unwrap_or_default().to_owned())
     }
 
-    /// True once, after a commit was acknowledged without the standbys that it should have waited for.
+    /// True at the first call after a commit was acknowledged without the standbys that it should have waited for.
     pub(crate) fn take_wait_canceled(&self) -> bool {
         self.wait_canceled.swap(false, Ordering::SeqCst)
     }
 }
 
-/// What PostgreSQL said, which the client library keeps one level down.
+/// PostgreSQL's own message, which the client library keeps one level down.
 fn readable(error: tokio_postgres::Error) -> anyhow::Error {
     match error.as_db_error() {
         Some(said) => anyhow::anyhow!("{}: {} ({})", said.severity(), said.message(), said.code().code()),

@@ -23,7 +23,7 @@ pub fn tree(root: Pid) -> Vec<Pid> {
     found.into_iter().filter_map(Pid::from_raw).collect()
 }
 
-/// Living processes whose working directory is `directory` or below it. Whoever is started there stays to be
+/// Living processes whose working directory is `directory` or below it. A process that is started there is
 /// found there, also when its parent is gone.
 pub fn running_in(directory: &Path) -> Vec<Pid> {
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_path_buf());
@@ -68,7 +68,9 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
 pub(crate) fn zombies(name: &str) -> Vec<Pid> {
     let own = std::process::id() as i32;
     processes()
-        .filter(|pid| stat(*pid).is_some_and(|stat| stat.state == 'Z' && stat.ppid == own && stat.comm == name))
+        .filter(|pid| {
+            stat(*pid).is_some_and(|stat| stat.state == 'Z' && stat.ppid == own && stat.comm == name)
+        })
         .filter_map(Pid::from_raw)
         .collect()
 }
@@ -89,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn a_tree_and_its_orphans_are_found_and_killed() {
         let directory = tempfile::tempdir().unwrap();
-        // The inner shell is an orphan as soon as the outer one has gone on to sleep in its place.
+        // The inner shell becomes an orphan when the outer one goes on to its own sleep.
         let mut child = tokio::process::Command::new("sh")
             .args(["-c", "(sh -c 'sleep 300; true' &) ; sleep 300; true"])
             .current_dir(directory.path())

@@ -1,6 +1,6 @@
-//! Acknowledged writes: clients that write all the time and know what they were promised.
+//! Acknowledged writes: clients that write all the time and know what was acknowledged.
 //!
-//! Each client inserts single rows with numbers that nobody used before. What it knows of a row is one of three:
+//! Each client inserts single rows with numbers that nobody used before. A client knows one of three things of a row:
 //! the commit was acknowledged, it certainly failed, or the outcome is unknown (the connection ended before the
 //! answer, or PostgreSQL acknowledged with the warning that it stopped waiting for its standbys). Every
 //! acknowledged row must be there for ever; rows of unknown outcome may be there.
@@ -17,7 +17,7 @@ use crate::{Session, Target};
 /// How a workload writes.
 #[derive(Clone, Debug)]
 pub struct Writes {
-    /// Where to.
+    /// The server that rows are written to.
     pub target: Target,
     /// Connections at once.
     pub clients: usize,
@@ -30,15 +30,15 @@ pub struct Writes {
 /// What is known of the rows so far.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// Promised.
+    /// Rows whose commit was acknowledged.
     pub acknowledged: BTreeSet<i64>,
-    /// When each promise came, in order of time.
+    /// When each acknowledgement came, in order of time.
     pub times: Vec<Instant>,
-    /// Perhaps there.
+    /// Rows of unknown outcome.
     pub unknown: BTreeSet<i64>,
     /// Attempts that certainly left nothing behind.
     pub failed: u64,
-    /// The last thing that went wrong.
+    /// The last error of a client.
     pub last_failure: String,
 }
 
@@ -185,7 +185,7 @@ impl Writing {
         locked(&self.ledger).times.last().copied()
     }
 
-    /// The last thing that went wrong.
+    /// The last error of a client.
     pub fn last_failure(&self) -> String {
         locked(&self.ledger).last_failure.clone()
     }
@@ -194,13 +194,13 @@ impl Writing {
     pub async fn stop(self) -> Ledger {
         self.stop.send_replace(true);
         for client in self.clients {
-            // A client that panicked has told the test runner.
+            // The test runner has already shown the panic of a client.
             let _ = client.await;
         }
         locked(&self.ledger).clone()
     }
 
-    /// Where it writes to.
+    /// The server that rows are written to.
     pub fn target(&self) -> &Target {
         &self.target
     }

@@ -35,7 +35,7 @@ document! {
 document! {
     /// `cluster` as it lies in the store.
     pub struct ClusterSection {
-        /// Identity.
+        /// Uid of the cluster.
         uid: ClusterUid = "uid", omit;
         /// 1 at creation, never changed.
         generation: i64 = "generation", omit;
@@ -47,7 +47,7 @@ document! {
         status: ClusterStatus = "status", keep;
         /// Ours, absent in Stolon's documents: an operator has agreed that keepers overwrite the data of other clusters.
         overwrite_data: bool = "overwriteData", omit;
-        /// Ours, absent in Stolon's documents: one more with every write of a sentinel that somebody must act on.
+        /// Ours, absent in Stolon's documents: raised with every write of a sentinel that somebody must act on.
         epoch: Option<u64> = "epoch", omit;
     }
 }
@@ -70,7 +70,7 @@ pub struct ClusterData {
 /// The cluster: what is wanted of it and what was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// Identity.
+    /// Uid of the cluster.
     pub uid: ClusterUid,
     /// 1 at creation, never changed.
     pub generation: i64,
@@ -80,10 +80,10 @@ pub struct Cluster {
     pub spec: ClusterSpec,
     /// What the sentinel decided.
     pub status: ClusterStatus,
-    /// An operator has agreed that keepers overwrite the data of other clusters; otherwise they set it aside.
+    /// Whether an operator has agreed that keepers overwrite the data of other clusters; otherwise keepers set such data aside.
     pub overwrite_data: bool,
-    /// One more with every write of a sentinel that somebody must act on; none where a sentinel of Stolon wrote last.
-    /// By it a document that went back in time is told from the newest one.
+    /// Raised with every write of a sentinel that somebody must act on; none where a sentinel of Stolon wrote last.
+    /// Tells a document that went back in time from the newest one.
     pub epoch: Option<u64>,
 }
 
@@ -153,7 +153,7 @@ impl From<ClusterData> for ClusterDocument {
 }
 
 impl ClusterData {
-    /// A cluster nobody has worked on yet, as `stolonctl init` writes it (the golden document `after_init.json` of the tests).
+    /// A cluster that nobody has worked on yet, as `stolonctl init` writes it (the golden document `after_init.json` of the tests).
     pub fn initial(uid: ClusterUid, spec: ClusterSpec, now: Timestamp) -> Self {
         ClusterData {
             change_time: Timestamp::ZERO,
@@ -172,7 +172,7 @@ impl ClusterData {
         }
     }
 
-    /// The instance assigned to a keeper. Should several name it, the one with the lowest uid.
+    /// The instance assigned to a keeper; the one with the lowest uid if several name that keeper.
     pub fn instance_of(&self, keeper: &KeeperUid) -> Option<&Instance> {
         self.instances.values().find(|instance| &instance.spec.keeper_uid == keeper)
     }
@@ -196,7 +196,7 @@ text_enum! {
 document! {
     /// What the sentinel decided for the cluster.
     pub struct ClusterStatus {
-        /// Never set.
+        /// Part of Stolon's format; never set.
         current_generation: i64 = "currentGeneration", omit;
         /// How far the cluster is.
         phase: Option<Phase> = "phase", omit;
@@ -208,15 +208,15 @@ document! {
 document! {
     /// A registered keeper.
     pub struct Keeper {
-        /// Identity, the same as the key.
+        /// Uid, the same as the key.
         uid: KeeperUid = "uid", omit;
         /// Always 1.
         generation: i64 = "generation", omit;
         /// Last change by a sentinel.
         change_time: Timestamp = "changeTime", keep;
-        /// Always empty.
+        /// Part of Stolon's format; always empty.
         spec: Option<Empty> = "spec", omit;
-        /// What was observed.
+        /// What was observed of the keeper.
         status: KeeperStatus = "status", keep;
     }
 }
@@ -224,19 +224,19 @@ document! {
 document! {
     /// What was observed of a keeper.
     pub struct KeeperStatus {
-        /// It reports.
+        /// Whether the keeper reports.
         healthy: bool = "healthy", omit;
-        /// When it last was healthy.
+        /// When the keeper was healthy last.
         last_healthy_time: Timestamp = "lastHealthyTime", keep;
-        /// The process that reports. A keeper with another one keeps its PostgreSQL stopped.
+        /// The run of the keeper process that reports. A keeper that finds another run here keeps its PostgreSQL stopped.
         boot_uuid: BootUuid = "bootUUID", omit;
-        /// Of its binaries; 0.0 when unknown.
+        /// Version of the keeper's PostgreSQL binaries; 0.0 when unknown.
         postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
         /// Set by `stolonctl failkeeper`, consumed by the leader.
         force_fail: bool = "forceFail", omit;
-        /// Absent counts as true.
+        /// Whether the keeper's instance may be elected; absent counts as true.
         can_be_primary: Option<bool> = "canBeMaster", omit;
-        /// Absent counts as true.
+        /// Whether the keeper's instance may be a synchronous standby; absent counts as true.
         can_be_synchronous_replica: Option<bool> = "canBeSynchronousReplica", omit;
     }
 }
@@ -259,7 +259,7 @@ document! {
 text_enum! {
     /// How an instance comes to be.
     pub enum InstanceInitMode {
-        /// It is there.
+        /// The instance is there already.
         None => "none",
         /// Adopt the data in place.
         Existing => "existing",
@@ -275,15 +275,15 @@ text_enum! {
 document! {
     /// An assignment of a PostgreSQL instance to a keeper.
     pub struct Instance {
-        /// Identity, the same as the key.
+        /// Uid, the same as the key.
         uid: InstanceUid = "uid", omit;
         /// Starts at 1; one more whenever `spec` changes.
         generation: i64 = "generation", omit;
         /// Last change by a sentinel.
         change_time: Timestamp = "changeTime", keep;
-        /// What its keeper must reach.
+        /// What the keeper must reach.
         spec: InstanceSpec = "spec", omit;
-        /// What was observed.
+        /// What was observed of the instance.
         status: InstanceStatus = "status", keep;
     }
 }
@@ -297,7 +297,7 @@ document! {
         request_timeout: GoDuration = "requestTimeout", keep;
         /// Copy of the cluster's.
         max_standbys: u16 = "maxStandbys", omit;
-        /// This instance is a primary whose commits wait.
+        /// Whether this instance is a primary whose commits wait for standbys.
         synchronous_replication: bool = "synchronousReplication", omit;
         /// Copy of the cluster's.
         use_pg_rewind: bool = "usePgrewind", omit;
@@ -305,23 +305,23 @@ document! {
         additional_wal_senders: u16 = "additionalWalSenders", keep;
         /// Copy of the cluster's on the primary; null elsewhere.
         additional_replication_slots: Option<Vec<String>> = "additionalReplicationSlots", keep;
-        /// How it comes to be.
+        /// How the instance comes to be.
         init_mode: Option<InstanceInitMode> = "initMode", omit;
-        /// For [`InstanceInitMode::New`].
+        /// Options of `initdb`, read with [`InstanceInitMode::New`].
         new_config: Option<NewConfig> = "newConfig", omit;
-        /// For [`InstanceInitMode::PointInTimeRecovery`].
+        /// The backup to restore, read with [`InstanceInitMode::PointInTimeRecovery`].
         pitr_config: Option<PitrConfig> = "pitrConfig", omit;
         /// Copy of the cluster's.
         pg_parameters: Option<Parameters> = "pgParameters", omit;
         /// Copy of the cluster's; null and `[]` differ.
         pg_hba: Option<Vec<String>> = "pgHBA", keep;
-        /// What it is asked to be.
+        /// What the instance is asked to be.
         role: Option<Role> = "role", omit;
-        /// Whom it follows; absent for a primary.
+        /// Whom the instance follows; absent for a primary.
         follow_config: Option<FollowConfig> = "followConfig", omit;
-        /// Who follows it, sorted.
+        /// Instances that follow this one, sorted.
         followers: Option<Vec<InstanceUid>> = "followers", keep;
-        /// Keep the parameters found at initialisation.
+        /// Whether the parameters found at initialisation are kept.
         include_previous_config: bool = "includePreviousConfig", omit;
         /// Which standbys must acknowledge commits, sorted; null when not synchronous.
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
@@ -333,9 +333,9 @@ document! {
 text_enum! {
     /// Whether the followed instance belongs to this cluster.
     pub enum FollowType {
-        /// It does.
+        /// An instance of this cluster.
         Internal => "internal",
-        /// It does not.
+        /// A primary outside.
         External => "external",
     }
 }
@@ -343,13 +343,13 @@ text_enum! {
 document! {
     /// Whom an instance follows.
     pub struct FollowConfig {
-        /// Inside or outside.
+        /// Whether the followed instance is inside or outside.
         follow_type: Option<FollowType> = "type", omit;
-        /// The followed instance, when inside.
+        /// The followed instance, if it is inside.
         instance_uid: InstanceUid = "dbuid", omit;
-        /// Streaming, when outside.
+        /// How to stream from a primary outside.
         standby_settings: Option<StandbySettings> = "standbySettings", omit;
-        /// Archive, when outside.
+        /// Where archived WAL of a primary outside comes from.
         archive_recovery_settings: Option<ArchiveRecoverySettings> = "archiveRecoverySettings", omit;
     }
 }
@@ -364,7 +364,7 @@ impl FollowConfig {
 document! {
     /// What was observed of an instance.
     pub struct InstanceStatus {
-        /// It reports, and reports that it works.
+        /// Whether its keeper reports that PostgreSQL works.
         healthy: bool = "healthy", omit;
         /// The generation that its keeper has reached; 0 = never reported.
         current_generation: i64 = "currentGeneration", omit;
@@ -374,17 +374,17 @@ document! {
         port: String = "port", omit;
         /// PostgreSQL system identifier in decimal. Misspelt on the wire.
         system_identifier: String = "systemdID", omit;
-        /// Its timeline.
+        /// Timeline of PostgreSQL.
         timeline: Timeline = "timelineID", omit;
-        /// Its position.
+        /// Position in the WAL.
         lsn: Lsn = "xLogPos", omit;
-        /// The last two entries of its history.
+        /// The last two entries of the timeline history.
         timelines_history: Option<Vec<TimelineHistoryEntry>> = "timelinesHistory", omit;
-        /// Its parameters without the managed ones.
+        /// PostgreSQL parameters, except the managed ones.
         pg_parameters: Option<Parameters> = "pgParameters", omit;
         /// Standbys known to be in sync; maintained by the sentinel.
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
-        /// The oldest WAL file it still has.
+        /// Name of the oldest WAL file that is still there.
         older_wal_file: String = "olderWalFile", omit;
     }
 }
@@ -396,7 +396,7 @@ document! {
         timeline: Timeline = "timelineID", omit;
         /// Where it ended.
         switch_point: Lsn = "switchPoint", omit;
-        /// Why.
+        /// Reason, in PostgreSQL's words.
         reason: String = "reason", omit;
     }
 }
@@ -404,7 +404,7 @@ document! {
 document! {
     /// Where clients go.
     pub struct ProxySection {
-        /// Never set.
+        /// Part of Stolon's format; never set.
         uid: ProxyUid = "uid", omit;
         /// One more whenever `spec` changes.
         generation: i64 = "generation", omit;
@@ -412,7 +412,7 @@ document! {
         change_time: Timestamp = "changeTime", keep;
         /// What proxies must do.
         spec: ProxySpec = "spec", keep;
-        /// Always empty.
+        /// Part of Stolon's format; always empty.
         status: Empty = "status", keep;
     }
 }
@@ -420,7 +420,7 @@ document! {
 document! {
     /// What proxies must do.
     pub struct ProxySpec {
-        /// Send clients here; absent: nowhere.
+        /// The instance that clients are sent to; absent: none.
         primary: Option<InstanceUid> = "masterDbUid", omit;
         /// The proxies that may forward, sorted.
         enabled_proxies: Option<Vec<ProxyUid>> = "enabledProxies", omit;

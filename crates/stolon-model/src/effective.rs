@@ -18,7 +18,7 @@ pub enum InvalidSpec {
     /// The proxy would close its connections between two checks.
     #[error("proxyCheckInterval should be less than proxyTimeout")]
     ProxyCheckInterval,
-    /// A number is zero that must not be.
+    /// A number that must be at least 1 is zero.
     #[error("{0} must be at least 1")]
     BelowOne(&'static str),
     /// More synchronous standbys are demanded than allowed.
@@ -81,8 +81,8 @@ impl Advise for InvalidSpec {
                 "give initMode \"new\", \"existing\" or \"pitr\"; a full replacement must repeat the stored one"
             }
             Self::SlotName(_) => "a slot name consists of a-z, 0-9 and _",
-            Self::ReservedSlotName(_) => "give the name without stolon_, it is put in front by itself",
-            Self::HbaNewline => "make it several entries of the list",
+            Self::ReservedSlotName(_) => "give the name without stolon_: the prefix is added to it",
+            Self::HbaNewline => "write each line as an entry of its own",
             Self::NewStandbyCluster => "a standby cluster is made with initMode \"pitr\"",
             Self::UnknownInitMode(_) => "initMode is \"new\", \"existing\" or \"pitr\"",
             Self::UnknownAccessMode(_) => "defaultSUReplAccessMode is \"all\" or \"strict\"",

@@ -9,21 +9,21 @@ use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid
 document! {
     /// What a keeper says about itself and its PostgreSQL.
     pub struct KeeperReport {
-        /// New with each publication; its change is the only sign of life.
+        /// Identity of this publication: new each time, and the only sign of life.
         info_uid: InfoUid = "infoUID", omit;
-        /// Who.
+        /// Uid of the keeper.
         uid: KeeperUid = "uid", omit;
-        /// The cluster that the keeper believes to belong to.
+        /// The cluster that the keeper takes itself to belong to.
         cluster_uid: ClusterUid = "clusterUID", omit;
-        /// Which process.
+        /// The run of the keeper process that reports.
         boot_uuid: BootUuid = "bootUUID", omit;
-        /// Of its binaries.
+        /// Version of the PostgreSQL binaries that the keeper starts.
         postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
-        /// Absent until it was looked at once.
+        /// State of PostgreSQL; absent until the keeper has looked once.
         postgres_state: Option<PostgresState> = "postgresState", omit;
-        /// False: never elect it.
+        /// Whether the instance may be elected; absent counts as true.
         can_be_primary: Option<bool> = "canBeMaster", omit;
-        /// False: never choose it as a synchronous standby.
+        /// Whether the instance may be a synchronous standby; absent counts as true.
         can_be_synchronous_replica: Option<bool> = "canBeSynchronousReplica", omit;
         /// Ours, unknown to Stolon: what the keeper is doing and what troubles it.
         activity: Option<KeeperActivity> = "activity", omit;
@@ -33,29 +33,29 @@ document! {
 document! {
     /// What a keeper says about its PostgreSQL.
     pub struct PostgresState {
-        /// Which instance.
+        /// Uid of the instance.
         uid: InstanceUid = "uid", omit;
-        /// The generation that was reached.
+        /// The generation of the instance that the keeper has reached.
         generation: i64 = "generation", omit;
         /// Advertised address.
         listen_address: String = "listenAddress", omit;
         /// Advertised port.
         port: String = "port", omit;
-        /// Every query succeeded.
+        /// Whether every query of the last look succeeded.
         healthy: bool = "healthy", omit;
         /// PostgreSQL system identifier in decimal.
         system_identifier: String = "systemID", omit;
-        /// Its timeline.
+        /// Timeline of PostgreSQL.
         timeline: Timeline = "timelineID", omit;
-        /// Its position: flushed on a primary, received on a standby.
+        /// Position in the WAL: flushed on a primary, received on a standby.
         lsn: Lsn = "xLogPos", omit;
-        /// The last two entries of its history.
+        /// The last two entries of the timeline history.
         timelines_history: Option<Vec<TimelineHistoryEntry>> = "timelinesHistory", omit;
-        /// Its parameters without the managed ones.
+        /// PostgreSQL parameters, except the managed ones.
         pg_parameters: Option<Parameters> = "pgParameters", omit;
         /// Standbys that PostgreSQL shows in sync and that have caught up; null when not looked at.
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
-        /// The oldest WAL file it still has.
+        /// Name of the oldest WAL file that is still there.
         older_wal_file: String = "olderWalFile", omit;
     }
 }
@@ -69,13 +69,13 @@ document! {
         bytes_done: u64 = "bytesDone", omit;
         /// Bytes to copy in all; 0 when unknown.
         bytes_total: u64 = "bytesTotal", omit;
-        /// Why the last pass did not reach its goal: one sentence with what to do.
+        /// Why the last pass did not reach its goal: one sentence, with what to do about it.
         problem: String = "problem", omit;
         /// Why a standby receives nothing from the instance that it follows: one sentence.
         replication_problem: String = "replicationProblem", omit;
         /// Parameters that were left out or need attention, one sentence each.
         parameter_problems: Option<Vec<String>> = "parameterProblems", omit;
-        /// PostgreSQL must be restarted before all its parameters are in force.
+        /// Whether PostgreSQL must be restarted before all its parameters are in force.
         pending_restart: bool = "pendingRestart", omit;
         /// How often PostgreSQL ended unexpectedly within the last minute.
         restarts: u32 = "restarts", omit;
@@ -97,9 +97,9 @@ document! {
         instance: InstanceUid = "dbUID", omit;
         /// The generation of the instance.
         generation: i64 = "generation", omit;
-        /// Its timeline.
+        /// Timeline of PostgreSQL.
         timeline: Timeline = "timelineID", omit;
-        /// Its position: flushed on a primary, received on a standby.
+        /// Position in the WAL: flushed on a primary, received on a standby.
         lsn: Lsn = "xLogPos", omit;
     }
 }
@@ -107,10 +107,10 @@ document! {
 document! {
     /// What a sentinel says about itself.
     pub struct SentinelReport {
-        /// Who.
+        /// Uid of the sentinel.
         uid: SentinelUid = "UID", keep;
         /// Ours, unknown to Stolon: why the leader's last round left things as they are, one sentence each.
-        /// Absent when there is nothing to say, and for those who do not lead.
+        /// Absent when there is nothing to say, and in the reports of sentinels that do not lead.
         holds: Option<Vec<String>> = "holds", omit;
     }
 }
@@ -118,9 +118,9 @@ document! {
 document! {
     /// What a proxy says about itself.
     pub struct ProxyReport {
-        /// New with each publication.
+        /// Identity of this publication: new each time.
         info_uid: InfoUid = "infoUID", omit;
-        /// Who.
+        /// Uid of the proxy.
         uid: ProxyUid = "UID", keep;
         /// The generation that it has applied.
         generation: i64 = "Generation", keep;

@@ -14,7 +14,7 @@ use crate::uid::STOLON_PREFIX;
 pub struct SpecField {
     /// The key in JSON.
     pub name: &'static str,
-    /// The type.
+    /// The type of the value.
     pub shape: Shape,
     /// The documentation, as in the source.
     pub doc: &'static str,
@@ -37,9 +37,9 @@ impl SpecField {
 /// Whether a valid specification must set a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It must.
+    /// A specification without the field is invalid.
     Required,
-    /// It need not.
+    /// The field may be left out.
     Optional,
 }
 

@@ -7,9 +7,9 @@ use crate::uid::{ClusterUid, InstanceUid, KeeperUid};
 document! {
     /// File `keeperstate`: who this keeper is.
     pub struct KeeperState {
-        /// Chosen once, for ever.
+        /// Uid of the keeper, chosen once.
         uid: KeeperUid = "UID", keep;
-        /// The cluster it last belonged to; empty before the first.
+        /// The cluster that the keeper last belonged to; empty before the first.
         cluster_uid: ClusterUid = "ClusterUID", keep;
     }
 }
@@ -17,11 +17,11 @@ document! {
 document! {
     /// File `dbstate`: which instance lies in the data directory, and how far it is.
     pub struct InstanceState {
-        /// Empty: none.
+        /// Uid of the instance; empty: none.
         uid: InstanceUid = "UID", keep;
         /// The last generation that was fully reached.
         generation: i64 = "Generation", keep;
-        /// Its creation has begun and not ended: what lies there is worth nothing.
+        /// Whether the creation of the instance has begun and not ended: what lies there is worth nothing.
         initializing: bool = "Initializing", keep;
         /// Parameters found at initialisation.
         init_pg_parameters: Option<Parameters> = "InitPGParameters", keep;

@@ -1,4 +1,4 @@
-//! Pauses between attempts.
+//! Pauses between attempts. Kept here because the crates for it bring a retry loop with them, which a decision loop cannot use.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ pub fn parse<T: clap::Parser>(program: Program) -> T {
     match try_parse_from(program, std::env::args_os()) {
         Ok(flags) => flags,
         Err(Stop::Show(text)) => {
-            // Whoever closed the pipe has read enough.
+            // A reader that closed the pipe has seen enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
             std::process::exit(0)
         }
@@ -100,7 +100,7 @@ fn prepared(program: Program, command: Command) -> Command {
     command
 }
 
-/// The heading of the common flags reaches to the end of the flags into which they are flattened.
+/// clap lets the heading of a flattened group reach to the end of all flags; this ends it where the common flags end.
 fn own_heading(arg: Arg) -> Arg {
     let common = CommonArgs::augment_args(Command::new("common"));
     match common.get_arguments().any(|flag| flag.get_id() == arg.get_id()) {
@@ -140,7 +140,7 @@ fn flag_like_go(arg: Arg) -> Arg {
         .hide_possible_values(true)
 }
 
-/// clap takes an empty variable for a value, so that only those with one are named to it.
+/// clap takes an empty variable for a value, so only variables with a value are named to it.
 fn with_environment(program: Program, arg: Arg) -> Arg {
     let Some(flag) = arg.get_long().map(str::to_owned) else { return arg };
     let is_deprecated = program.deprecated_flags().iter().any(|(name, _)| *name == flag);
@@ -163,7 +163,7 @@ fn note_deprecated(program: Program, matches: &ArgMatches) {
     }
 }
 
-/// clap's error in one sentence with a hint.
+/// One sentence with a hint, made from an error of clap.
 fn explain(program: Program, arguments: &[OsString], error: &clap::Error) -> Stop {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -182,9 +182,8 @@ fn explain(program: Program, arguments: &[OsString], error: &clap::Error) -> Sto
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return Stop::Show(error.render().to_string());
         }
-        ErrorKind::UnknownArgument if !argument.starts_with('-') => {
-            UsageError::new("too many arguments").hint(format!("{argument:?} is one too many; {see_help}"))
-        }
+        ErrorKind::UnknownArgument if !argument.starts_with('-') => UsageError::new("too many arguments")
+            .hint(format!("{argument:?} is more than the command takes; {see_help}")),
         ErrorKind::UnknownArgument => unknown_flag(&argument, &text(ContextKind::SuggestedArg), see_help),
         ErrorKind::InvalidSubcommand => {
             let command = text(ContextKind::InvalidSubcommand);
@@ -228,7 +227,7 @@ fn unknown_flag(argument: &str, similar: &str, see_help: String) -> UsageError {
     })
 }
 
-/// Names the variable where the value came from one.
+/// The error about a value; it names the variable if the value came from the environment.
 fn invalid_value(
     program: Program,
     arguments: &[OsString],

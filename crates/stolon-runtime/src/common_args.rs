@@ -37,7 +37,7 @@ pub struct CommonArgs {
     #[arg(long, default_value = "stolon/cluster", value_name = "PREFIX")]
     pub store_prefix: String,
 
-    /// Certificate with which the store knows us (PEM)
+    /// Client certificate, for a store that asks for one (PEM)
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     pub store_cert_file: String,
 
@@ -45,11 +45,11 @@ pub struct CommonArgs {
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     pub store_key: String,
 
-    /// Certificates by which we know the store (PEM)
+    /// Certificates of the authorities that the store's certificate may come from (PEM; default: the system's)
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     pub store_ca_file: String,
 
-    /// Do not check who the store is
+    /// Do not verify the store's certificate
     #[arg(long)]
     pub store_skip_tls_verify: bool,
 
@@ -73,7 +73,7 @@ pub struct CommonArgs {
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     pub metrics_listen_address: String,
 
-    /// Least level of log lines: debug, info, warn or error
+    /// Lowest level of the log lines that are written: debug, info, warn or error
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log_level: LogLevel,
 

@@ -8,7 +8,7 @@ use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Least level of the lines that are written.
+/// Lowest level of the lines that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     /// Everything.
@@ -107,12 +107,12 @@ pub fn fatal(message: &str, hint: Option<&str>) {
     emit(&style.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
 }
 
-/// The whole of our subscriber: it knows no spans.
+/// Our subscriber. `tracing-subscriber` is not used: its formatter writes other lines than Stolon's, and nothing here has spans.
 struct Lines {
     form: Form,
 }
 
-/// What a line looks like, and which ones there are.
+/// What a line looks like, and which lines are written.
 enum Form {
     /// A line of a log, with its time and place.
     Log(Style),
@@ -130,7 +130,7 @@ impl Form {
 }
 
 impl Subscriber for Lines {
-    /// Libraries speak up from WARN on only: what they do is not what we do.
+    /// Of libraries only warnings and errors are written: the rest is not about what this program does.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let of_libraries = matches!(self.form, Form::Log(_)) && *metadata.level() <= Level::WARN;
         metadata.is_event()
@@ -277,7 +277,7 @@ impl Visit for Fields {
         self.add(field.name(), &json.unwrap_or_else(|| json_string(&value.to_string())));
     }
 
-    /// The sentence with its causes.
+    /// The message of an error, followed by its causes.
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         let mut text = value.to_string();
         let mut cause = value.source();
@@ -296,7 +296,7 @@ fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The text without what stands after `password=` (also in quotes) and between `user:` and `@` of a URI.
+/// The text with `***` in place of what follows `password=` (also in quotes) and of the password in a URI.
 pub fn redact(text: &str) -> std::borrow::Cow<'_, str> {
     let lower = text.to_ascii_lowercase();
     if !lower.contains("password") && !text.contains("://") {

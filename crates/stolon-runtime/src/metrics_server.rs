@@ -49,12 +49,12 @@ enum State_ {
 }
 
 impl Readiness {
-    /// The work is being done.
+    /// From now on `/readyz` answers that the work is being done.
     pub fn set_ready(&self) {
         self.set(State_::Ready);
     }
 
-    /// It is not, because of this.
+    /// From now on `/readyz` answers that the work is not being done, with the reason.
     pub fn set_not_ready(&self, reason: impl Into<String>) {
         self.set(State_::NotReady(reason.into()));
     }
@@ -80,7 +80,7 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -154,7 +154,8 @@ async fn metrics(State((registry, _)): State<Shared>, headers: HeaderMap) -> Res
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], as_text_format(&text)).into_response()
 }
 
-/// In the older format a counter is named with its `_total`, and nothing marks the end.
+/// The same in the older format, which Prometheus asks for: the name of a counter ends with `_total`, and nothing marks the
+/// end. `prometheus-client` writes only OpenMetrics.
 fn as_text_format(open_metrics: &str) -> String {
     let counters: Vec<&str> = open_metrics
         .lines()

@@ -1,4 +1,4 @@
-//! The four programs and what differs between them here.
+//! The four programs, and what this crate must know of each.
 
 /// One of the four programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

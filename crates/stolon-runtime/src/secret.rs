@@ -15,7 +15,7 @@ impl Secret {
         &self.0
     }
 
-    /// True when there is nothing to hide.
+    /// True if the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -65,7 +65,7 @@ where
         }
         body(shutdown).await
     });
-    // A name lookup or a read of stdin may hang in a helper thread: nobody waits for it.
+    // A name lookup or a read of stdin may hang in a helper thread, and is not waited for.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| report(program, &error))
 }

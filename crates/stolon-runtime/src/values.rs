@@ -1,4 +1,4 @@
-//! Values of flags, in Go's notation.
+//! Values of flags, in Go's notation, which no crate reads.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a test cluster keeps its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
-    /// A file.
+    /// One SQLite file.
     Sqlite,
     /// An etcd of one member that the cluster starts and stops.
     Etcd,
@@ -64,13 +64,13 @@ impl Plan {
         }
     }
 
-    /// Another store.
+    /// The same with another store.
     pub fn store(mut self, store: StoreKind) -> Plan {
         self.store = store;
         self
     }
 
-    /// Other values in the specification.
+    /// The same with other values in the specification.
     pub fn spec(mut self, changes: Value) -> Plan {
         let mut spec = self.spec.take().unwrap_or_else(|| json!({}));
         if let (Some(spec), Value::Object(changes)) = (spec.as_object_mut(), changes) {
@@ -80,7 +80,7 @@ impl Plan {
         self
     }
 
-    /// No specification: the test initialises the cluster itself.
+    /// The same without a specification: the test initialises the cluster itself.
     pub fn uninitialised(mut self) -> Plan {
         self.spec = None;
         self
@@ -260,7 +260,7 @@ impl Cluster {
     /// SIGTERM to one program, and its end, which must be in good order.
     ///
     /// # Errors
-    /// It does not run, does not end, or fails.
+    /// The program does not run, does not end, or fails.
     pub async fn stop_service(&mut self, name: &str) -> anyhow::Result<()> {
         let process = self.running.remove(name).with_context(|| format!("{name} does not run"))?;
         match process.stop(PATIENCE).await {
@@ -275,7 +275,7 @@ impl Cluster {
     /// A program that was started.
     ///
     /// # Errors
-    /// It was not.
+    /// No program of this name was started.
     pub fn process(&self, name: &str) -> anyhow::Result<&Process> {
         self.running.get(name).with_context(|| format!("{name} does not run"))
     }
@@ -283,7 +283,7 @@ impl Cluster {
     /// SIGKILL to one program alone; what it started stays.
     ///
     /// # Errors
-    /// It does not run.
+    /// The program does not run.
     pub async fn kill_service(&mut self, name: &str) -> anyhow::Result<()> {
         let process = self.running.remove(name).with_context(|| format!("{name} does not run"))?;
         process.signal(Signal::KILL);
@@ -294,7 +294,7 @@ impl Cluster {
     /// SIGKILL to a keeper and everything below it, PostgreSQL included.
     ///
     /// # Errors
-    /// It does not run.
+    /// The program does not run.
     pub async fn kill_keeper_and_postgres(&mut self, number: usize) -> anyhow::Result<()> {
         let process = self.running.remove(&format!("keeper{number}")).context("that keeper does not run")?;
         kill_tree(Some(process.pid()), &self.layout.keeper_directory(number)).await;
@@ -304,20 +304,20 @@ impl Cluster {
     /// SIGKILL to a keeper's postmaster alone.
     ///
     /// # Errors
-    /// It does not run.
+    /// The program does not run.
     pub fn kill_postmaster(&self, number: usize) -> anyhow::Result<()> {
         kill_process(self.postmaster(number)?, Signal::KILL).context("the postmaster is gone")
     }
 
-    /// The number of a keeper's postmaster.
+    /// The process id of a keeper's postmaster.
     ///
     /// # Errors
-    /// It does not run.
+    /// The program does not run.
     pub fn postmaster(&self, number: usize) -> anyhow::Result<Pid> {
         let file = self.data_directory(number).join("postmaster.pid");
         let text = std::fs::read_to_string(&file).context("PostgreSQL does not run")?;
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
-        pid.context("postmaster.pid has no number")
+        pid.context("postmaster.pid holds no process id")
     }
 
     /// PostgreSQL's processes of a keeper whose title holds a word, for example `walreceiver`.
@@ -338,12 +338,12 @@ impl Cluster {
         self.layout.keeper_directory(number).join("postgres")
     }
 
-    /// A keeper's PostgreSQL, past the proxies.
+    /// How to connect to a keeper's PostgreSQL directly.
     pub fn instance(&self, number: usize) -> Target {
         self.layout.target(self.keeper_ports[number - 1])
     }
 
-    /// The first proxy.
+    /// How to connect through the first proxy.
     pub fn proxy(&self) -> Target {
         self.layout.target(self.proxy_ports[0])
     }
@@ -351,7 +351,7 @@ impl Cluster {
     /// A session through the first proxy, with a primary behind it.
     ///
     /// # Errors
-    /// None within the limit.
+    /// No session within the limit.
     pub async fn session(&self) -> anyhow::Result<Session> {
         let target = self.proxy();
         wait_for("a session through the proxy", PATIENCE, async || target.connect(QUERY).await.map(Some))
@@ -367,10 +367,10 @@ impl Cluster {
         Ok(ClusterData::try_from(document.value)?)
     }
 
-    /// What a keeper says.
+    /// The report of a keeper.
     ///
     /// # Errors
-    /// Nothing.
+    /// The keeper has not reported.
     pub async fn report(&self, number: usize) -> anyhow::Result<KeeperReport> {
         let uid = KeeperUid(format!("keeper{number}"));
         self.store.keeper_reports().await?.remove(&uid).context("no report")
@@ -379,7 +379,7 @@ impl Cluster {
     /// The number of the keeper whose instance is the elected primary.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such thing in the store.
     pub async fn primary(&self) -> anyhow::Result<usize> {
         let data = self.data().await?;
         let keeper = &data.primary().context("no primary")?.spec.keeper_uid;
@@ -389,7 +389,7 @@ impl Cluster {
     /// Wait until another keeper is primary, and return its number.
     ///
     /// # Errors
-    /// It takes too long.
+    /// The time limit was reached.
     pub async fn wait_other_primary(&self, old: usize, limit: Duration) -> anyhow::Result<usize> {
         wait_for("another primary", limit, async || {
             Ok(Some(self.primary().await?).filter(|number| *number != old))
@@ -400,7 +400,7 @@ impl Cluster {
     /// Wait until writes through the first proxy succeed.
     ///
     /// # Errors
-    /// It takes too long.
+    /// The time limit was reached.
     pub async fn wait_writable(&self, limit: Duration) -> anyhow::Result<()> {
         let target = self.proxy();
         wait_for("writes through the proxy", limit, async || {
@@ -413,7 +413,7 @@ impl Cluster {
     /// Wait until so many standbys stream from the primary.
     ///
     /// # Errors
-    /// It takes too long.
+    /// The time limit was reached.
     pub async fn wait_streaming(&self, standbys: usize, limit: Duration) -> anyhow::Result<()> {
         let target = self.proxy();
         // A base backup streams too, under the same name; what it does not do is replay.
@@ -431,7 +431,7 @@ impl Cluster {
     /// Wait until exactly these keepers are the synchronous standbys, asked for and in sync.
     ///
     /// # Errors
-    /// It takes too long.
+    /// The time limit was reached.
     pub async fn wait_synchronous(&self, keepers: &[usize], limit: Duration) -> anyhow::Result<()> {
         let wanted: Vec<String> = keepers.iter().map(|number| format!("keeper{number}")).collect();
         self.wait_synchronous_set(limit, |found| found == wanted).await.map(drop)
@@ -440,7 +440,7 @@ impl Cluster {
     /// Wait until some set of keepers is asked for and in sync; returns their numbers.
     ///
     /// # Errors
-    /// It takes too long.
+    /// The time limit was reached.
     pub async fn wait_synchronous_set(
         &self,
         limit: Duration,
@@ -471,7 +471,7 @@ impl Cluster {
     /// Run `stolonctl` on this cluster, with `typed` on its input.
     ///
     /// # Errors
-    /// It cannot be run, or does not end.
+    /// The command cannot be run, or does not end.
     pub async fn stolonctl(&self, arguments: &[&str], typed: &str) -> anyhow::Result<Output> {
         let mut command = self.layout.stolonctl();
         command
@@ -494,7 +494,7 @@ impl Cluster {
     /// Run `stolonctl`, which must succeed; returns what it printed.
     ///
     /// # Errors
-    /// It fails.
+    /// The command fails.
     pub async fn stolonctl_ok(&self, arguments: &[&str], typed: &str) -> anyhow::Result<String> {
         let output = self.stolonctl(arguments, typed).await?;
         ensure!(
@@ -508,7 +508,7 @@ impl Cluster {
     /// `stolonctl update --patch`, which must succeed.
     ///
     /// # Errors
-    /// It fails.
+    /// The command fails.
     pub async fn patch(&self, patch: Value) -> anyhow::Result<()> {
         self.stolonctl_ok(&["update", "--patch", &patch.to_string()], "").await.map(drop)
     }
@@ -555,7 +555,7 @@ impl Drop for Cluster {
                 return;
             }
             for pid in left {
-                // It may have ended by itself in the meantime.
+                // The process may have ended by itself in the meantime.
                 let _ = kill_process(pid, Signal::KILL);
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -23,7 +23,7 @@ pub enum Access {
     Https {
         /// The members' certificate.
         certificate: PathBuf,
-        /// Its key.
+        /// Key of that certificate.
         key: PathBuf,
         /// Clients must have a certificate that this one has signed.
         client_authority: Option<PathBuf>,
@@ -115,7 +115,7 @@ impl Etcd {
     /// Freeze a member: it keeps its connections and answers nothing.
     ///
     /// # Errors
-    /// It does not run.
+    /// The member does not run.
     pub fn pause(&self, member: usize) -> anyhow::Result<()> {
         self.signal(member, Signal::STOP)
     }
@@ -123,7 +123,7 @@ impl Etcd {
     /// Let a frozen member go on.
     ///
     /// # Errors
-    /// It does not run.
+    /// The member does not run.
     pub fn resume(&self, member: usize) -> anyhow::Result<()> {
         self.signal(member, Signal::CONT)
     }
@@ -136,7 +136,7 @@ impl Etcd {
     /// Kill a member with SIGKILL, and wait until it is gone. Its data stays.
     ///
     /// # Errors
-    /// It does not run.
+    /// The member does not run.
     pub fn kill(&mut self, member: usize) -> anyhow::Result<()> {
         let mut process = self.members[member].process.take().context("this member of etcd does not run")?;
         process.kill().context("killing etcd")?;
@@ -147,7 +147,7 @@ impl Etcd {
     /// Start a killed member again, on the same ports and with the same data. Does not wait for it.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// etcd cannot be started.
     pub fn restart(&mut self, member: usize) -> anyhow::Result<()> {
         ensure!(self.members[member].process.is_none(), "this member of etcd still runs");
         self.spawn(member)
@@ -156,7 +156,7 @@ impl Etcd {
     /// Wait until every member that runs (and is not paused) answers, with a leader.
     ///
     /// # Errors
-    /// One of them ends, or does not answer.
+    /// A member ends, or does not answer.
     pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
         for member in 0..self.members.len() {
@@ -176,7 +176,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// A member is asked for its health over plain http; with https its log must do.
+    /// Whether a member is healthy: over plain http by its health endpoint, with https by its log.
     async fn is_healthy(&self, member: usize) -> bool {
         let Access::Http = self.access else {
             return self.log(member).contains("serving client traffic securely");

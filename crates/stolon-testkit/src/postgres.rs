@@ -77,7 +77,7 @@ pub fn as_unprivileged_user(name: &str, body: impl FnOnce()) {
     assert!(status.success(), "{name} failed as user {UNPRIVILEGED_USER}: see above");
 }
 
-/// Where a program of this project lies that a test runs: where it was built, or where the user that the test runs as reaches it.
+/// The path of a program of this project for a test to run: where it was built, or where the user that the test runs as can reach it.
 pub fn program(built: &str) -> PathBuf {
     let built = PathBuf::from(built);
     match (std::env::var_os(PROGRAMS), built.file_name()) {
@@ -104,7 +104,7 @@ fn reachable_test_binary() -> anyhow::Result<TestBinary> {
     let copy = directory.path().join("tests");
     std::fs::copy(&path, &copy)?;
     // Test binaries are in `deps`, programs one level up.
-    let built = path.ancestors().nth(2).context("the test binary lies nowhere")?;
+    let built = path.ancestors().nth(2).context("the test binary has no directory")?;
     for entry in std::fs::read_dir(built)?.flatten() {
         let name = entry.file_name();
         let is_program = name.to_str().is_some_and(|name| name.starts_with("stolon") && !name.contains('.'));
@@ -118,7 +118,7 @@ fn reachable_test_binary() -> anyhow::Result<TestBinary> {
 /// What a [`PostgresServer`] is like.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
-    /// Its first user.
+    /// Name of the first user.
     pub superuser: String,
     /// The password of that user.
     pub password: String,
@@ -269,12 +269,12 @@ impl PostgresServer {
         }
     }
 
-    /// Its port on 127.0.0.1.
+    /// Port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where its programs are.
+    /// Directory of PostgreSQL's programs.
     pub fn bin_directory(&self) -> &Path {
         &self.bin
     }
@@ -284,7 +284,7 @@ impl PostgresServer {
         self.directory.path().join("data")
     }
 
-    /// Where its socket is.
+    /// Directory of the socket.
     pub fn socket_directory(&self) -> &Path {
         self.directory.path()
     }
@@ -293,7 +293,7 @@ impl PostgresServer {
         self.directory.path().join("log")
     }
 
-    /// What it has logged.
+    /// The log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-/// Between two looks.
+/// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(40);
 
 /// Look again and again until `probe` finds something.
@@ -24,11 +24,11 @@ pub async fn wait_for<T>(
             Ok(Ok(None)) => {}
             Ok(Err(error)) => last = format!("{error:#}"),
             Err(_) => {
-                bail!("waited {limit:?} for {what}, in vain: the last look did not end; before: {last}")
+                bail!("{what}: not within {limit:?}; the last look did not end, the one before said: {last}")
             }
         }
         if tokio::time::Instant::now() >= deadline {
-            bail!("waited {limit:?} for {what}, in vain: {last}");
+            bail!("{what}: not within {limit:?}: {last}");
         }
         tokio::time::sleep(PAUSE).await;
     }

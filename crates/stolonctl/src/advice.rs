@@ -1,4 +1,4 @@
-//! What is legal and yet probably not meant: said on stderr, or refused with `--strict`.
+//! What is legal and yet probably a mistake: a warning on stderr, or a refusal with `--strict`.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use stolon_runtime::UsageError;
 use crate::output;
 use crate::session::Session;
 
-/// What becomes of advice.
+/// What is done about warnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
-    /// Say it and go on.
+    /// Print them and go on.
     Warn,
-    /// Say it and change nothing.
+    /// Print them and change nothing.
     Refuse,
 }
 
@@ -28,16 +28,16 @@ impl Strictness {
 /// One thing to say.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Advice {
-    /// It is probably a mistake.
+    /// Probably a mistake.
     Warning(String),
-    /// It has no effect, and does no harm.
+    /// Without effect, and harmless.
     Notice(String),
 }
 
-/// Say it all, once each.
+/// Print every piece of advice once.
 ///
 /// # Errors
-/// There are warnings, and they are to be refused.
+/// There are warnings, and `--strict` was given.
 pub fn give(advice: &[Advice], strictness: Strictness) -> Result<(), UsageError> {
     let mut said = BTreeSet::new();
     let mut warnings = 0;
@@ -114,7 +114,7 @@ fn uses_removed_option(command: &str) -> bool {
 }
 
 /// The major versions that the keepers have reported so far, as the cluster data and the keepers themselves say.
-/// What cannot be read is not known.
+/// Reports that cannot be read are left out.
 pub async fn known_majors(session: &Session, document: Option<&ClusterDocument>) -> BTreeSet<u16> {
     let keepers = document.and_then(|document| document.keepers.as_ref());
     let registered = keepers
@@ -142,7 +142,7 @@ fn about_parameters(parameters: &Parameters, majors: &BTreeSet<u16>) -> Vec<Advi
         .collect()
 }
 
-/// No keeper has said yet which PostgreSQL it runs: only what none of them would accept is worth a word.
+/// The problems that every supported version has, for a cluster of which no keeper has reported its version.
 fn refused_by_every_version(parameters: &Parameters) -> Vec<Advice> {
     let (first, last) = (*settings::MAJORS.start(), *settings::MAJORS.end());
     let older: Vec<Vec<SettingProblem>> =

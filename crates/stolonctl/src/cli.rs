@@ -11,19 +11,19 @@ use crate::playground;
 /// Create, inspect and change a PostgreSQL cluster
 ///
 /// The common options may stand before or after the command, or in the environment: --cluster-name is also
-/// STOLONCTL_CLUSTER_NAME, and so on. Exit status: 0 done, 1 the store or the cluster did not let it happen,
-/// 2 the input is wrong.
+/// STOLONCTL_CLUSTER_NAME, and so on. Exit status: 0 success, 1 the store or the cluster prevented it,
+/// 2 invalid input.
 #[derive(Debug, clap::Parser)]
 #[command(name = "stolonctl", subcommand_value_name = "COMMAND")]
-// Accepted like by the daemons, without any effect here.
+// Accepted because the daemons accept them; without effect here.
 #[command(mut_arg("metrics_listen_address", |arg| arg.hide(true)))]
 #[command(mut_arg("log_level", |arg| arg.hide(true)), mut_arg("log_color", |arg| arg.hide(true)))]
 pub struct Cli {
-    /// What all programs share.
+    /// The options that all programs share.
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// What to do; help when absent.
+    /// The command; without one the help is printed.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -31,13 +31,13 @@ pub struct Cli {
 /// One file per subcommand.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Create a new cluster; whatever the store holds of the old one is replaced
+    /// Create a new cluster, replacing the cluster data that the store holds under this name
     Init(init::Args),
     /// Replace the cluster specification, or patch parts of it
     Update(update::Args),
     /// Print the cluster specification
     Spec(spec::Args),
-    /// Show sentinels, proxies, keepers, who is primary, and what is going on
+    /// Show sentinels, proxies, keepers, the primary, and what is going on
     Status(status::Args),
     /// Make a standby cluster take writes
     Promote(promote::Args),

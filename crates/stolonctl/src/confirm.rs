@@ -18,7 +18,7 @@ pub enum Answer {
 /// Standard input is read on a thread of its own, so that the program still reacts to signals.
 ///
 /// # Errors
-/// Standard input ends, or cannot be read, before there was an answer.
+/// Standard input ended, or could not be read, before there was an answer.
 pub async fn ask() -> Result<Answer, Failure> {
     let (sender, mut lines) = tokio::sync::mpsc::channel(1);
     std::thread::spawn(move || {

@@ -25,7 +25,7 @@ impl Text {
     /// Read a file; `-` is standard input.
     ///
     /// # Errors
-    /// It cannot be read, or is no UTF-8.
+    /// The file cannot be read, or is no UTF-8.
     pub fn read(file: &str) -> anyhow::Result<Self> {
         if file == STANDARD_INPUT {
             let mut bytes = Vec::new();
@@ -53,7 +53,7 @@ impl Text {
     }
 }
 
-/// The operating system's words without Rust's `(os error N)`, as everybody knows them.
+/// The operating system's words, without the `(os error N)` that Rust adds.
 fn cause(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),

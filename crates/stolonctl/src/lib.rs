@@ -1,10 +1,10 @@
-//! The operator's hand, one file per subcommand.
+//! The operator's tool, one file per subcommand.
 //!
-//! A command reads the cluster data, changes it or shows it, and ends. It decides nothing about clusters: what a
+//! A command reads the cluster data, shows or changes them, and ends. Nothing about clusters is decided here: what a
 //! specification may say is in `stolon-model`, what PostgreSQL accepts is in `stolon-core`.
 //!
-//! Exit status: 0 done (also: the operator answered no), 1 the store or the cluster did not let it happen,
-//! 2 the input cannot be right. A refused command changed nothing.
+//! Exit status: 0 success (also when the operator answered no), 1 the store or the cluster prevented it,
+//! 2 invalid input. A refused command changed nothing.
 
 mod advice;
 mod cli;

@@ -9,7 +9,7 @@ use stolon_runtime::Failure;
 /// The result of a command, on stdout.
 ///
 /// # Errors
-/// It cannot be written. A reader that went away is no error: it has seen enough.
+/// The output cannot be written. A reader that went away is no error: it has seen enough.
 pub fn result(text: &str) -> Result<(), Failure> {
     match write(&mut std::io::stdout().lock(), text) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -19,12 +19,12 @@ pub fn result(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Something on stdout on the way to the result. That nobody reads it changes nothing.
+/// A remark on stdout before the result. A failed write is ignored.
 pub fn remark(text: &str) {
     let _ = write(&mut std::io::stdout().lock(), text);
 }
 
-/// One line on stderr. That nobody reads it changes nothing.
+/// One line on stderr. A failed write is ignored.
 pub fn note(line: &str) {
     let _ = write(&mut std::io::stderr().lock(), &format!("{line}\n"));
 }

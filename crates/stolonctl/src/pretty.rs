@@ -7,7 +7,7 @@ pub fn to_tabbed_json(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-    // Our own structures have string keys, and writing to memory does not fail.
+    // Serialising cannot fail: these structures have string keys, and memory takes every write.
     let _ = value.serialize(&mut serializer);
     String::from_utf8_lossy(&bytes)
         .replace('<', "\\u003c")

@@ -16,7 +16,7 @@ const ATTEMPTS: u32 = 10;
 pub enum Edit {
     /// Write the changed document.
     Write,
-    /// Everything is as it should be.
+    /// Write nothing: everything is as it should be.
     Unneeded,
 }
 
@@ -58,7 +58,7 @@ impl Session {
     /// The document, which must exist and be of our format, with a cluster and a specification.
     ///
     /// # Errors
-    /// It does not, or is not.
+    /// There is no such document, or it cannot be worked with.
     pub async fn workable_document(&self) -> Result<Versioned<ClusterDocument>, Failure> {
         let found = self.document().await?.ok_or_else(no_cluster_data)?;
         ClusterData::try_from(found.value.clone()).map_err(unworkable)?;
@@ -88,7 +88,7 @@ impl Session {
     /// Change the document with a conditional write, begun anew when somebody else wrote in between.
     ///
     /// # Errors
-    /// Those of `read` and `edit`, and of the write. Nothing was written unless the message says that this is not known.
+    /// Those of reading, of `edit` and of the write. Nothing was written unless the message says that this is not known.
     pub async fn change(
         &self,
         mut edit: impl FnMut(&mut ClusterDocument) -> anyhow::Result<Edit>,
@@ -121,7 +121,7 @@ pub fn checked(document: Option<ClusterDocument>) -> Result<UsableCluster, Failu
     UsableCluster::try_from(document.ok_or_else(no_cluster_data)?).map_err(unworkable)
 }
 
-/// The store did not give the cluster data.
+/// The error for cluster data that could not be read from the store.
 pub fn cannot_get(error: StoreError) -> Failure {
     Failure::because("cannot get cluster data", &error)
 }

@@ -1,4 +1,4 @@
-//! Tables with elastic tab stops, byte for byte as scripts know them.
+//! Tables with elastic tab stops, byte for byte as Go's `text/tabwriter` lays them out for Stolon; no crate does the same.
 //!
 //! Only cells that end in a tab take part in the layout. A column is as wide as its longest cell plus one, rounded
 //! up to a multiple of eight; cells are padded with tabs.
@@ -9,7 +9,7 @@ const PADDING: usize = 1;
 /// How the last cell of a row ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowEnd {
-    /// The last cell stands free.
+    /// The last cell is not padded.
     Free,
     /// The last cell is followed by a tab too, and so takes part in the layout.
     Tab,

@@ -125,7 +125,7 @@ async fn cell(options: &Options, programs: &Path, fault: Fault, mode: Mode) -> a
     Ok(runs)
 }
 
-/// Wait until everybody is well.
+/// Wait until every member of the cluster is healthy.
 pub async fn settle(cluster: &Cluster, keepers: usize, mode: Mode) -> anyhow::Result<()> {
     cluster.wait_writable(PATIENCE).await?;
     cluster.wait_streaming(keepers - 1, PATIENCE).await?;
@@ -187,7 +187,7 @@ async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Res
     Ok(split(before, after, seen, verdict.lost.len(), verdict.acknowledged))
 }
 
-/// Cut the time without writes at what was seen; what was not seen takes no time.
+/// Divide the time without writes at the moments that were seen; a moment that was not seen takes no time.
 fn split(before: Instant, after: Instant, seen: Sightings, lost: usize, acknowledged: usize) -> Run {
     let mut start = before;
     let mut part = |until: Option<Instant>| {

@@ -1,4 +1,4 @@
-//! What programs cost that have nothing to do, and how that grows with the number of keepers.
+//! What idle programs cost, and how that grows with the number of keepers.
 
 use std::path::Path;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use super::{Soak, programs};
 
 const KEEPERS: usize = 3;
 const SENTINELS: usize = 2;
-/// Longest time for writes to come back after everything that was taken away is there again.
+/// Longest time for writes to come back after all faults were undone.
 const BACK: Duration = Duration::from_secs(90);
 
 /// What is done to the cluster.
@@ -28,23 +28,23 @@ enum Fault {
     KillPrimary,
     /// SIGKILL to the primary's keeper alone: its PostgreSQL goes on.
     KillPrimaryKeeper,
-    /// The same to a standby, with its PostgreSQL.
+    /// SIGKILL to a standby's keeper and PostgreSQL.
     KillStandby,
-    /// The primary's keeper stands still, its PostgreSQL does not.
+    /// SIGSTOP to the primary's keeper; its PostgreSQL goes on.
     FreezePrimaryKeeper,
-    /// The primary's keeper and PostgreSQL stand still, as when a virtual machine is moved.
+    /// SIGSTOP to the primary's keeper and PostgreSQL, as when a virtual machine is moved.
     FreezePrimary,
-    /// The same to a standby.
+    /// SIGSTOP to a standby's keeper and PostgreSQL.
     FreezeStandby,
     /// SIGTERM to the primary's keeper.
     StopPrimary,
     /// SIGKILL to a sentinel.
     KillSentinel,
-    /// A sentinel stands still.
+    /// SIGSTOP to a sentinel.
     FreezeSentinel,
     /// SIGKILL to the proxy.
     KillProxy,
-    /// The proxy stands still.
+    /// SIGSTOP to the proxy.
     FreezeProxy,
     /// The store does not answer.
     FreezeStore,
@@ -72,7 +72,7 @@ const FAULTS: [Fault; 15] = [
     Fault::ChangeParameter,
 ];
 
-/// How what was done is undone.
+/// How a fault is undone.
 enum Cure {
     Nothing,
     Start(String),
@@ -80,7 +80,7 @@ enum Cure {
     ResumeStore,
 }
 
-/// Numbers that look random and can be had again (SplitMix64, Steele and others 2014).
+/// Random numbers that a seed gives again (SplitMix64, Steele and others 2014).
 struct Dice(u64);
 
 impl Dice {
@@ -194,7 +194,7 @@ async fn strike(cluster: &mut Cluster, dice: &mut Dice, fault: Fault) -> anyhow:
         Fault::KillProxy => kill(cluster, "proxy1".to_owned()).await,
         Fault::StopPrimary => match cluster.process(&primary) {
             Ok(process) if process.exit().is_none() => {
-                // One that stands still would not hear it.
+                // A stopped process would not handle the signal.
                 heal(cluster, Cure::Resume(tree(process.pid())))?;
                 cluster.stop_service(&primary).await?;
                 Cure::Start(primary)

@@ -25,7 +25,7 @@ pub enum DecodeErrorKind {
     Unexpected {
         /// What stands there.
         found: char,
-        /// What should.
+        /// What should stand there.
         wanted: Token,
     },
     /// No JSON: more than one value.

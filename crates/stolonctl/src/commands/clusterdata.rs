@@ -21,7 +21,7 @@ pub struct Args {
 enum Command {
     /// Print the cluster data
     Read(ReadArgs),
-    /// Say which rules the cluster data break; exit status 1 when there are any
+    /// List the rules that the cluster data break; exit status 1 if there are any
     Check(CheckArgs),
     /// Put a saved document in the place of the cluster data; its contents are not checked
     Write(WriteArgs),
@@ -32,7 +32,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ReadArgs {
-    /// Indent
+    /// Indent the document
     #[arg(long)]
     pretty: bool,
 

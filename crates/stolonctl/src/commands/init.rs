@@ -20,11 +20,11 @@ pub struct Args {
     #[arg(long, short, default_value = "", hide_default_value = true)]
     file: String,
 
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 
-    /// Refuse, with exit status 2, what would otherwise only be warned about
+    /// Refuse, with exit status 2, what otherwise only causes warnings
     #[arg(long)]
     strict: bool,
 
@@ -91,7 +91,7 @@ fn given_text(args: &Args) -> anyhow::Result<Text> {
     }
 }
 
-/// The specification, which is valid, and its keys that nobody reads.
+/// The specification, which is valid, and the keys that have no meaning.
 fn parse(text: &Text) -> Result<(ClusterSpec, Vec<UnknownField>), UsageError> {
     let wrong = |error: DecodeError| error.explain(&text.text).after("failed to unmarshal cluster spec");
     let spec = ClusterSpec::from_json(&text.text).map_err(wrong)?;

@@ -51,7 +51,7 @@ fn print_help(subcommand: Option<&str>) -> anyhow::Result<()> {
     Ok(output::result(&help)?)
 }
 
-/// At most `most` arguments.
+/// Refuse more than `most` arguments.
 fn refuse_surplus(arguments: &[String], most: usize, usage: &str) -> Result<(), UsageError> {
     if arguments.len() <= most {
         return Ok(());

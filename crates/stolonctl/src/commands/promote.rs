@@ -11,7 +11,7 @@ use crate::session::{Edit, Session};
 /// Flags of `promote`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 

@@ -2,14 +2,14 @@
 
 use stolon_runtime::UsageError;
 
-/// Whatever an existing script gives.
+/// Options of existing scripts, which are ignored.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     ignored: Vec<String>,
 }
 
-/// Say that this version does not have it.
+/// Refuse: this version does not have the command.
 ///
 /// # Errors
 /// Always.

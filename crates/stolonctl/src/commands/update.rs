@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, short, default_value = "", hide_default_value = true)]
     file: String,
 
-    /// Refuse, with exit status 2, what would otherwise only be warned about
+    /// Refuse, with exit status 2, what otherwise only causes warnings
     #[arg(long)]
     strict: bool,
 

@@ -9,7 +9,7 @@ use anyhow::Context;
 use stolon_local::{Account, reachable_programs};
 use stolon_runtime::Failure;
 
-/// Replace this process by itself under another account, which owns `directory`. Returns only when that fails.
+/// Replace this process by itself under another account, which owns `directory`. Returns only if that fails.
 ///
 /// # Errors
 /// The account cannot enter the directory or run the programs.
@@ -24,8 +24,8 @@ pub async fn restart(account: &Account, name: &str, directory: &Path) -> anyhow:
     let programs =
         reachable_programs(&super::directory::own_programs()?, account, &directory.join("bin")).await?;
     eprintln!("PostgreSQL refuses to run as root: everything runs as the user {name}");
-    // The same process on the same terminal: what starts and ends with it stays so. Paths on our command line may be
-    // relative: the working directory stays too.
+    // It stays the same process on the same terminal. The working directory stays too, since paths on the command line may be
+    // relative.
     let switch = account.command(programs.join("stolonctl"));
     let failure = std::process::Command::new(switch.as_std().get_program())
         .args(switch.as_std().get_args())

@@ -1,4 +1,4 @@
-//! Where a playground keeps everything: a directory of one's own that is kept, or a temporary one.
+//! The directory of a playground: one that the operator named and that is kept, or a temporary one.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::{Args, as_user};
 
 /// The directory of a playground. Its lock is held as long as this lives.
 pub struct Home {
-    /// Absolute.
+    /// Absolute path.
     pub directory: PathBuf,
     /// Where the programs are.
     pub programs: PathBuf,
@@ -21,16 +21,16 @@ pub struct Home {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keeping {
-    /// The operator named it.
+    /// Named by the operator.
     Kept,
     /// Removed at the end.
     Temporary,
 }
 
-/// Whether somebody will want to know what happened.
+/// Whether the logs may be needed after the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As it was asked for.
+    /// All went well.
     Orderly,
     /// Something went wrong.
     Failed,
@@ -40,7 +40,7 @@ impl Home {
     /// Make the directory or take the one that is there. As root, this starts the program anew as another user.
     ///
     /// # Errors
-    /// It cannot be made, or another playground works in it.
+    /// The directory cannot be made, or another playground works in it.
     pub async fn prepare(args: &Args) -> anyhow::Result<Home> {
         let keeping = if args.data_dir.is_some() { Keeping::Kept } else { Keeping::Temporary };
         let directory = match (&args.prepared_directory, &args.data_dir) {
@@ -64,7 +64,7 @@ impl Home {
         Ok(Home { directory, programs: own_programs()?, keeping, _lock: lock })
     }
 
-    /// See to it that no process works here any more, and remove what is temporary; what went wrong leaves its logs.
+    /// Kill every process that still works here, and remove a temporary directory; after a failure the logs stay.
     pub async fn tidy_up(self, ending: Ending) {
         if !running_in(&self.directory).is_empty() {
             let killed = kill_tree(None, &self.directory).await;
@@ -94,7 +94,7 @@ impl Home {
 
 /// The directory that this program lies in: the others lie beside it.
 pub fn own_programs() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("this program does not know where it is")?;
+    let own = std::env::current_exe().context("the path of this program is unknown")?;
     Ok(own.parent().unwrap_or(Path::new("/")).to_path_buf())
 }
 

@@ -20,27 +20,27 @@ use super::settings::Settings;
 use super::supervisor::{Order, Supervisor};
 use super::view::View;
 
-/// Least time between two looks at the store.
+/// Shortest pause between two looks at the store.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything that a playground is made of.
 pub struct Playground {
-    /// Its options.
+    /// The options.
     pub args: Args,
     /// Files and command lines.
     pub layout: Layout,
-    /// Its store, as every other program sees it.
+    /// The store, as every other program sees it.
     pub store: Arc<dyn ClusterStore>,
-    /// Its programs.
+    /// The programs.
     pub supervisor: Supervisor,
-    /// What happens to them.
+    /// What happens to the programs.
     pub events: mpsc::UnboundedReceiver<String>,
     /// What the operator sees.
     pub screen: Screen,
     settings: Settings,
     kept: bool,
     began: Instant,
-    /// Where proxies last sent clients.
+    /// The primary that proxies sent clients to at the last look.
     route: Option<KeeperUid>,
 }
 
@@ -130,7 +130,7 @@ impl Playground {
     /// Databases without the cluster data that they belong to would be overwritten by a new cluster.
     async fn refuse_lost_store(&self) -> anyhow::Result<()> {
         let Some(data) = self.layout.first_database() else { return Ok(()) };
-        // What the store cannot answer now it cannot be asked to begin anew either.
+        // A store that does not answer cannot be asked whether the cluster is new.
         match self.store.cluster_document().await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(Failure::new(format!(
@@ -145,7 +145,7 @@ impl Playground {
                 data.display()
             ))
             .hint(
-                "start the store first: without it nobody can tell whether the database would be overwritten",
+                "start the store first: only its cluster data tell whether the database would be overwritten",
             )
             .into()),
         }
@@ -172,7 +172,7 @@ impl Playground {
         Ok(())
     }
 
-    /// Stop everything in good order; at once when the operator insists.
+    /// Stop everything in order; at once after a second signal.
     pub async fn stop(&mut self, shutdown: &Shutdown) {
         self.screen.show(Vec::new());
         self.screen.say("stopping: proxies, sentinels, then PostgreSQL (Ctrl-C again kills)");
@@ -211,7 +211,7 @@ impl Playground {
         self.screen.show(lines);
     }
 
-    /// Another primary stays on the screen, also when nobody looked when it came.
+    /// Print a line that stays when clients are sent to another primary, also one that came between two looks.
     fn note_route(&mut self, view: &View) {
         let Some(route) = view.route().filter(|route| self.route.as_ref() != Some(route)).cloned() else {
             return;
@@ -222,7 +222,7 @@ impl Playground {
         }
     }
 
-    /// What to do with a cluster that runs.
+    /// Tell the operator what to try with the running cluster.
     async fn suggest(&mut self) {
         let Ok(view) = View::look(&self.store).await else { return };
         if let Some(primary) = view.primary_keeper().filter(|_| self.args.keepers > 1) {
@@ -262,7 +262,7 @@ impl Playground {
         }
     }
 
-    /// The specification of a new cluster: short timings, so that something can be seen.
+    /// The specification of a new cluster: short timings, so that a failover is quick to watch.
     fn write_spec(&self) -> anyhow::Result<PathBuf> {
         let spec = json!({
             "initMode": "new",

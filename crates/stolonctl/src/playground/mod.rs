@@ -18,9 +18,9 @@ use stolon_runtime::{CommonArgs, Shutdown};
 
 /// Options of `stolonctl playground`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Ctrl-C stops everything in good order and leaves no process.")]
+#[command(after_help = "Ctrl-C stops everything in order and leaves no process behind.")]
 pub struct Args {
-    /// What else to do than to run a cluster
+    /// Something else than running a cluster
     #[command(subcommand)]
     pub scenario: Option<Scenario>,
 
@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "DIRECTORY", global = true)]
     pub pg_bin_path: Option<PathBuf>,
 
-    /// Set when the program has restarted itself as another user: where it may write
+    /// Set when the program has restarted itself as another user: a directory that this user may write to
     #[arg(long, value_name = "DIRECTORY", global = true, hide = true)]
     pub prepared_directory: Option<PathBuf>,
 }
@@ -74,7 +74,7 @@ pub enum Scenario {
 /// Run the playground until it is told to stop, or the scenario until it ends.
 ///
 /// # Errors
-/// Bad input, or what keeps a cluster from running here.
+/// Bad input, or something on this machine that keeps a cluster from running.
 pub async fn run(common: &CommonArgs, args: Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     if let Some(Scenario::Migration(_)) = &args.scenario {
         migration::check(args.keepers)?;

@@ -26,7 +26,7 @@ impl Screen {
         self.kind == Kind::Terminal
     }
 
-    /// Something that happened: stays on the screen.
+    /// Print a line about something that happened; it stays on the screen.
     pub fn say(&mut self, text: &str) {
         let shown = std::mem::take(&mut self.shown);
         let mut output = String::new();
@@ -43,7 +43,7 @@ impl Screen {
         }
     }
 
-    /// How things are: replaces what was shown before.
+    /// Show the present state in place of what was shown before.
     pub fn show(&mut self, lines: Vec<String>) {
         if lines == self.shown {
             return;
@@ -79,7 +79,7 @@ fn width() -> usize {
     if columns == 0 { 110 } else { usize::from(columns) }
 }
 
-/// Nobody may be reading any more, which is no reason to leave the cluster alone.
+/// A failed write is ignored: the cluster must be looked after also when nobody reads.
 fn write(text: &str) {
     let mut output = std::io::stdout().lock();
     let _ = output.write_all(text.as_bytes());

@@ -94,7 +94,7 @@ impl Settings {
         Ok(self)
     }
 
-    /// Where everything is, and how the programs are called.
+    /// The paths of everything, and the command lines of the programs.
     ///
     /// # Errors
     /// PostgreSQL's programs are not found.
@@ -136,7 +136,7 @@ impl Settings {
     }
 }
 
-/// `count` ports: the named ones must be free, earlier ones are taken again where they are, others are found.
+/// `count` ports: named ones must be free, those of the last run are used again if they are free, others are chosen.
 fn choose(
     flag: &str,
     named: &[u16],

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use stolon_local::{Process, Service, describe_exit, tail};
 use tokio::sync::mpsc;
 
-/// After this long a program counts as having come up well.
+/// A program that has run for this long counts as started.
 const SETTLED: Duration = Duration::from_secs(30);
 /// Pause before a program is started again: the first one, doubled with each failure, and the longest one.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -23,7 +23,7 @@ struct Supervised {
     service: Service,
     state: State,
     failures: u32,
-    /// Tells what concerns this start from what concerns an earlier one.
+    /// Counts the starts, so that the end of an earlier run is not taken for the end of this one.
     start: u64,
 }
 
@@ -33,21 +33,21 @@ enum State {
         since: Instant,
     },
     Pausing,
-    /// Nobody wants it to run.
+    /// Not to be started again when it ends.
     Held,
 }
 
-/// How far a stop goes.
+/// How programs are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Each program ends its work.
+    /// SIGTERM, and each program finishes.
     Graceful,
     /// SIGKILL.
     AtOnce,
 }
 
 impl Supervisor {
-    /// No programs yet, and what there is to tell the operator.
+    /// Without programs yet. What the operator should know is sent to `news`.
     pub fn new() -> (Supervisor, mpsc::UnboundedReceiver<String>) {
         let (tell, events) = mpsc::unbounded_channel();
         (Supervisor { services: Arc::default(), tell }, events)
@@ -56,7 +56,7 @@ impl Supervisor {
     /// Start a program and keep it running. Call inside a tokio runtime.
     ///
     /// # Errors
-    /// It cannot be started at all.
+    /// The program cannot be started at all.
     pub fn add(&self, service: Service) -> anyhow::Result<()> {
         let index = {
             let mut services = self.lock();
@@ -66,7 +66,7 @@ impl Supervisor {
         self.launch(index)
     }
 
-    /// The number of a running program.
+    /// The process id of a running program.
     pub fn pid(&self, name: &str) -> Option<Pid> {
         let services = self.lock();
         let supervised = services.iter().find(|supervised| supervised.service.name == name)?;
@@ -87,7 +87,7 @@ impl Supervisor {
     /// Start a program that was held.
     ///
     /// # Errors
-    /// It cannot be started at all.
+    /// The program cannot be started at all.
     pub fn release(&self, name: &str) -> anyhow::Result<()> {
         let index = self.lock().iter().position(|supervised| supervised.service.name == name);
         index.map_or(Ok(()), |index| self.launch(index))
@@ -103,7 +103,7 @@ impl Supervisor {
                 process.signal(signal);
             }
             for process in stopping {
-                // One signal each: a second one would tell a keeper to hurry.
+                // One signal each: a second one would make a keeper stop PostgreSQL at once.
                 if tokio::time::timeout(Duration::from_secs(limit), process.exited()).await.is_err() {
                     eprintln!("{} did not stop within {limit} s and is killed", process.name());
                     process.signal(Signal::KILL);
@@ -150,7 +150,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A program ended: when that was not wanted, say so, and how long to wait before the next start.
+    /// Handle the end of a program: if it was not wanted, say so, and return how long to wait before the next start.
     fn ended(&self, index: usize, start: u64) -> Option<Duration> {
         let supervised = &mut self.lock()[index];
         let State::Running { process, since } = &supervised.state else { return None };
@@ -187,7 +187,7 @@ impl Supervisor {
     }
 
     fn say(&self, event: String) {
-        // Nobody listens any more once the playground stops.
+        // The receiver is gone once the playground stops.
         let _ = self.tell.send(event);
     }
 }

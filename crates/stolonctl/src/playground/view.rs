@@ -1,4 +1,4 @@
-//! How a cluster is, as its store says it.
+//! The state of a cluster, as its store tells it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use stolon_store::{ClusterStore, StoreError};
 pub struct View {
     /// The cluster, once there is one.
     pub data: Option<ClusterData>,
-    /// What keepers say.
+    /// Reports of keepers.
     pub keepers: BTreeMap<KeeperUid, KeeperReport>,
-    /// What proxies say.
+    /// Reports of proxies.
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
-    /// Who leads.
+    /// The leading sentinel.
     pub leader: Option<SentinelUid>,
 }
 
@@ -48,7 +48,7 @@ impl View {
         Some(&data.instances.get(uid)?.spec.keeper_uid)
     }
 
-    /// Lines for people: those that change all the time only where they are redrawn.
+    /// Lines for people. Positions, which change all the time, only where the lines are redrawn.
     pub fn lines(&self, with_positions: bool) -> Vec<String> {
         let Some(data) = &self.data else {
             return vec!["  no cluster yet".to_owned()];

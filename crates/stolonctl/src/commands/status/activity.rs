@@ -6,7 +6,7 @@ use serde::Serialize;
 use stolon_core::sentinel::violations;
 use stolon_model::{ClusterData, Instance, KeeperReport, KeeperUid};
 
-/// What a keeper says about itself beyond what Stolon's do.
+/// What a keeper reports beyond what Stolon's keepers report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Activity {
     /// The step under way, for example `base backup`.
@@ -109,8 +109,8 @@ fn bytes(count: u64) -> String {
     format!("{size:.1} {unit}")
 }
 
-/// What troubles the cluster as a whole. The leading sentinel knows best why nothing happens; one that does not say
-/// (Stolon's do not) is helped out with what the cluster data tell.
+/// What troubles the cluster as a whole. The reasons of the leading sentinel, or, where it gives none (Stolon's sentinels give none),
+/// what the cluster data tell.
 pub fn of_cluster(
     data: &ClusterData,
     reports: &BTreeMap<KeeperUid, KeeperReport>,

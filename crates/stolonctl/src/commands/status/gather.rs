@@ -11,7 +11,7 @@ use stolon_store::Versioned;
 use super::activity::{self, Activity};
 use crate::session::{Session, cannot_get, checked};
 
-/// The whole answer; the order of the fields is the order on the screen of scripts.
+/// The whole answer; the JSON has the fields in this order.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// Sorted by uid.
@@ -33,35 +33,35 @@ pub struct Status {
 /// A sentinel that reports.
 #[derive(Clone, Debug, Serialize)]
 pub struct SentinelLine {
-    /// Who.
+    /// Uid.
     pub uid: String,
-    /// It leads.
+    /// Whether it leads.
     pub leader: bool,
 }
 
 /// A proxy that reports.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProxyLine {
-    /// Who.
+    /// Uid.
     pub uid: String,
-    /// The generation that it has applied.
+    /// The generation that the proxy has applied.
     pub generation: i64,
 }
 
 /// A registered keeper.
 #[derive(Clone, Debug, Serialize)]
 pub struct KeeperLine {
-    /// Who.
+    /// Uid.
     pub uid: String,
     /// Where its PostgreSQL listens, or why that is not known.
     pub listen_address: String,
-    /// It reports.
+    /// Whether the keeper reports.
     pub healthy: bool,
-    /// Its PostgreSQL works.
+    /// Whether its PostgreSQL works.
     pub pg_healthy: bool,
-    /// What it must reach.
+    /// The generation that it must reach.
     pub pg_wanted_generation: i64,
-    /// What it has reached.
+    /// The generation that it has reached.
     pub pg_current_generation: i64,
     /// What it is doing and what troubles it, when there is something to say.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ pub struct KeeperLine {
 /// The cluster as a whole.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClusterLine {
-    /// There are cluster data to work with; says nothing about PostgreSQL.
+    /// Whether there are cluster data to work with; says nothing about PostgreSQL.
     pub available: bool,
     /// The keeper of the primary; empty when there is none.
     pub master_keeper_uid: String,

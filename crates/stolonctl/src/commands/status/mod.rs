@@ -79,7 +79,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
 }
 
 async fn answer(common: &CommonArgs) -> anyhow::Result<Status> {
-    /// The store keeps to its timeout by itself; this is for the case that it does not.
+    /// The store client keeps to its timeout by itself; this is for the case that it does not.
     const GRACE: Duration = Duration::from_secs(1);
     let session = Session::open(common)?;
     match tokio::time::timeout(session.timeout + GRACE, gather::gather(&session)).await {

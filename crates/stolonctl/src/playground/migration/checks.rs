@@ -26,10 +26,10 @@ impl Checks {
         self.rows.push(Row { what: what.to_owned(), found: found.to_owned(), held });
     }
 
-    /// Note whether something that was waited for came.
+    /// Note whether something happened within its time limit.
     ///
     /// # Errors
-    /// It did not, and there is no point in going on.
+    /// It did not, and the next steps depend on it.
     pub fn await_end(&mut self, what: &str, found: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
         match &outcome {
             Ok(()) => self.note(what, found, true),
@@ -60,7 +60,7 @@ impl Checks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     tables: BTreeMap<String, Content>,
-    /// What belongs to them, by kind.
+    /// What belongs to the tables, by kind.
     objects: BTreeMap<String, Content>,
 }
 
@@ -140,7 +140,7 @@ impl Fingerprint {
         format!("{rows} rows in {} tables and views", self.tables.len())
     }
 
-    /// Note for each table whether it is the same over there.
+    /// Note for each table whether the other database holds the same.
     pub fn compare(&self, other: &Fingerprint, when: &str, checks: &mut Checks) {
         let theirs = |name: &String| other.tables.get(name).or_else(|| other.objects.get(name));
         for (name, ours) in self.tables.iter().chain(&self.objects) {

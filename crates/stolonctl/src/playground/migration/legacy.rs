@@ -1,4 +1,4 @@
-//! The legacy PostgreSQL: what an operator has before.
+//! The legacy PostgreSQL that an operator has before the migration.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{QUERY, legacy_server};
 /// The application's database.
 pub const DATABASE: &str = "shop";
 
-/// What somebody has tuned over the years.
+/// Parameters that were tuned over the years.
 const SETTINGS: &str = "\
 max_connections = 300
 max_prepared_transactions = 100
@@ -37,13 +37,13 @@ grant select on orders to clerk;
 
 /// The running legacy server.
 pub struct Legacy {
-    /// Where it is.
+    /// How to connect.
     pub server: Server,
     process: Process,
 }
 
 impl Legacy {
-    /// Make it and start it, empty.
+    /// Make the server, empty, and start it.
     pub async fn start(layout: &Layout) -> anyhow::Result<Legacy> {
         let server = legacy_server(layout, Ports::default().take()?);
         server.create(SETTINGS).await?;
@@ -51,7 +51,7 @@ impl Legacy {
         Ok(Legacy { server, process })
     }
 
-    /// Load it, and create the two users that a cluster needs. Replication is allowed from this machine already.
+    /// Load the data, and create the two users that a cluster needs. Replication is allowed from this machine already.
     pub async fn fill(&self, layout: &Layout, scale: u32) -> anyhow::Result<()> {
         self.load(scale).await?;
         let users = &layout.credentials;
@@ -70,7 +70,7 @@ impl Legacy {
         let arguments =
             ["-i", "-q", "-s", &scale, "-h", "127.0.0.1", "-p", &port, "-U", "postgres", DATABASE];
         self.server.tool("pgbench", &arguments.map(std::ffi::OsStr::new), "").await?;
-        // Some history, so that no table is as it was made.
+        // Updates, so that no table is as it was made.
         let arguments =
             ["-n", "-t", "100", "-c", "4", "-h", "127.0.0.1", "-p", &port, "-U", "postgres", DATABASE];
         self.server.tool("pgbench", &arguments.map(std::ffi::OsStr::new), "").await?;
@@ -84,7 +84,7 @@ impl Legacy {
         self.server.target().database(DATABASE)
     }
 
-    /// What is special about it.
+    /// What is special about this server, in one phrase.
     pub async fn describe(&self) -> anyhow::Result<String> {
         let session = self.application().connect(QUERY).await?;
         let size =
@@ -92,10 +92,10 @@ impl Legacy {
         Ok(format!("{size}, max_connections 300, max_prepared_transactions 100, pg_stat_statements"))
     }
 
-    /// Stop it.
+    /// Stop the server.
     pub async fn stop(&self) {
         self.process.signal(rustix::process::Signal::INT);
-        // What does not stop is killed with everything that works in this directory.
+        // A server that does not stop is killed later with everything that works in this directory.
         let _ = tokio::time::timeout(Duration::from_secs(10), self.process.exited()).await;
     }
 }

@@ -29,7 +29,7 @@ use super::view::View;
 const LIMIT: Duration = Duration::from_secs(300);
 /// Longest time without writes that a failover may take.
 const WITHOUT_WRITES: Duration = Duration::from_secs(60);
-/// Exit status of what was interrupted, as a shell has it: 128 and the number of SIGINT.
+/// Exit status after an interruption, as shells define it: 128 plus the number of SIGINT.
 const INTERRUPTED: u8 = 130;
 /// Longest time for a query.
 const QUERY: Duration = Duration::from_secs(120);
@@ -59,7 +59,7 @@ enum End {
     Interrupted,
 }
 
-/// Refuse what cannot hold, before anything is made.
+/// Refuse options with which the migration cannot succeed, before anything is made.
 ///
 /// # Errors
 /// Too few keepers.
@@ -71,10 +71,10 @@ pub fn check(keepers: u16) -> Result<(), UsageError> {
     }
 }
 
-/// Migrate, check, and say what held. Exit status 0 only if all of it did.
+/// Migrate, check, and print the checks. Exit status 0 only if all of them held.
 ///
 /// # Errors
-/// A step that could not be done at all.
+/// A step could not be done at all.
 pub async fn run(mut playground: Playground, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     let stop = shutdown.token();
     let (mut checks, mut legacy) = (Checks::default(), None);
@@ -109,7 +109,7 @@ pub async fn run(mut playground: Playground, args: &Args, shutdown: &Shutdown) -
     if let End::Interrupted = end {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    playground.screen.say(if held { "the migration held" } else { "the migration did NOT hold" });
+    playground.screen.say(if held { "the migration succeeded" } else { "the migration did NOT succeed" });
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -250,8 +250,8 @@ async fn make_synchronous(playground: &mut Playground, steps: &mut Steps) -> any
     Ok(())
 }
 
-/// `kill -9` of the primary's whole process tree under writing clients. Returns the number of its keeper, which is a
-/// standby's again in the end.
+/// `kill -9` of the primary's whole process tree under writing clients. Returns the number of its keeper, which
+/// runs a standby in the end.
 async fn lose_primary(
     playground: &mut Playground,
     checks: &mut Checks,
@@ -364,7 +364,7 @@ async fn primary(playground: &Playground) -> anyhow::Result<(KeeperUid, usize)> 
 }
 
 async fn all_keepers_report(playground: &Playground) -> anyhow::Result<()> {
-    // Keepers publish nothing before there is a cluster: what shows that they are up is their lock.
+    // Keepers publish nothing before there is a cluster; their lock shows that they are up.
     let locked = async {
         for number in 1..=usize::from(playground.args.keepers) {
             let state = playground.layout.keeper_directory(number).join("keeperstate");
@@ -377,7 +377,7 @@ async fn all_keepers_report(playground: &Playground) -> anyhow::Result<()> {
 }
 
 async fn until_streaming(target: &Target, wanted: usize) {
-    // A base backup streams too, under the same name; what it does not do is replay.
+    // A base backup streams too, under the same name, but does not replay.
     let query =
         "select count(*) from pg_stat_replication where state = 'streaming' and replay_lsn is not null";
     let mut session: Option<Session> = None;
@@ -412,11 +412,11 @@ async fn until_replayed(standby: &Target, lsn: &str) {
 async fn within(limit: Duration, what: &str, done: impl Future<Output = ()>) -> anyhow::Result<()> {
     match tokio::time::timeout(limit, done).await {
         Ok(()) => Ok(()),
-        Err(_) => bail!("waited {} s for {what}, in vain", limit.as_secs()),
+        Err(_) => bail!("{what}: not within {} s", limit.as_secs()),
     }
 }
 
-/// Say what happens to programs, while the steps go on.
+/// Print what happens to programs while the steps go on.
 fn tell_events(playground: &mut Playground) -> tokio::task::JoinHandle<()> {
     let (_, none) = tokio::sync::mpsc::unbounded_channel();
     let mut events = std::mem::replace(&mut playground.events, none);
@@ -427,7 +427,7 @@ fn tell_events(playground: &mut Playground) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// What keepers say when the migration does not go on.
+/// The problems that keepers report, for a migration that got stuck.
 async fn report_troubles(playground: &mut Playground) {
     if let Ok(view) = View::look(&playground.store).await {
         let lines = view.lines(true).join("\n");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use stolon_store::ClusterStore;
 
-/// Between two looks at the reports.
+/// Pause between two looks at the reports.
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Shows copies while something is waited for.
@@ -33,7 +33,7 @@ impl Progress {
                 () = &mut done => break,
                 () = tokio::time::sleep(PAUSE) => {}
             }
-            // A store that does not answer now is asked again.
+            // A failed look is repeated after the pause.
             for (keeper, report) in store.keeper_reports().await.unwrap_or_default() {
                 let Some(activity) = report.activity else { continue };
                 if activity.bytes_total > 0 {
@@ -48,7 +48,7 @@ impl Progress {
         }
         if let Some(bar) = self.bar.take() {
             bar.finish();
-            // What follows has a line of its own.
+            // The next output begins on a line of its own.
             eprintln!();
         }
     }
@@ -60,7 +60,7 @@ impl Progress {
             bar.set_length(total);
             bar.set_position(bytes);
             if is_new {
-                // What was copied before the first look says nothing about the speed.
+                // The speed is measured from the first look on.
                 bar.reset_eta();
             }
             bar.set_message(name.to_owned());
@@ -79,7 +79,7 @@ fn new_bar() -> ProgressBar {
     let style =
         ProgressStyle::with_template("    {msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let bar = ProgressBar::new(0);
-    // The template is a constant: a wrong one would show in the first run.
+    // The template is a constant: a mistake in it would show in the first run.
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }

@@ -10,7 +10,7 @@ use stolon_local::Layout;
 /// Longest time for one command.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Says each step when it begins, and its time when it ends.
+/// Prints each step when it begins, and how long it took when it ends.
 pub struct Steps {
     number: usize,
     began: Instant,
@@ -44,7 +44,7 @@ impl Steps {
 /// Run `stolonctl` with `typed` on its input, and show what it prints.
 ///
 /// # Errors
-/// It fails, or does not end.
+/// The command fails, or does not end.
 pub async fn stolonctl(layout: &Layout, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = layout.stolonctl();
     command
