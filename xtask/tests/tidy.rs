@@ -121,7 +121,8 @@ fn texts(endings: &[&str]) -> Vec<(String, String)> {
     texts
 }
 
-/// `(docs: "Heading", …)` in a comment names a heading of a page in docs/, or of README.md or ARCHITECTURE.md.
+/// A pointer (the word docs, a colon and a quoted text, in parentheses) names a heading of a page in docs/, or of README.md or
+/// ARCHITECTURE.md.
 #[test]
 fn pointers_into_the_documentation_resolve() {
     let headings: BTreeSet<String> = texts(&[".md"])
@@ -131,7 +132,7 @@ fn pointers_into_the_documentation_resolve() {
         .filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#').trim().replace('`', "")))
         .collect();
     // Put together, so that this file does not hold what it looks for.
-    let marker = ["(docs: ", "\""].concat();
+    let marker = ["(docs", ": \""].concat();
     let mut seen = 0;
     for (name, text) in texts(&[".rs"]) {
         for pointer in text.split(&marker).skip(1) {

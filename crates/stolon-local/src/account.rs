@@ -9,7 +9,7 @@ use stolon_model::Explained;
 use tokio::process::Command;
 
 /// Users that may run PostgreSQL when we are root, best first: Debian's own, then one that owns nothing.
-const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
+const ACCEPTED: [&str; 2] = ["postgres", "nobody"];
 
 /// The account that a program runs under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +31,12 @@ impl Account {
     /// An account that PostgreSQL accepts: our own, or an unprivileged one if we are root.
     ///
     /// # Errors
-    /// We are root and no candidate exists.
+    /// We are root and none of these users exists.
     pub fn for_postgresql() -> anyhow::Result<Account> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Account::Own);
         }
-        if let Some(user) = CANDIDATES.iter().find_map(uzers::get_user_by_name) {
+        if let Some(user) = ACCEPTED.iter().find_map(uzers::get_user_by_name) {
             return Ok(Account::Other {
                 name: user.name().to_string_lossy().into_owned(),
                 uid: user.uid(),
@@ -46,7 +46,7 @@ impl Account {
         bail!(
             Explained::new(format!(
                 "PostgreSQL refuses to run as root, and there is no user {}",
-                CANDIDATES.join(" or ")
+                ACCEPTED.join(" or ")
             ))
             .with_hint("adduser --system --group postgres")
         )

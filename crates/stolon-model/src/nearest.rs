@@ -2,19 +2,19 @@
 
 use strsim::osa_distance;
 
-/// The candidate nearest to `name`, without regard to case, if it is near enough to be what was meant:
+/// The one of `names` that is nearest to `name`, without regard to case, if it is near enough to be what was meant:
 /// a third of its letters, at most three, may be wrong, missing, surplus or swapped.
 ///
-/// Of several equally near ones the first.
-pub fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+/// The first of several that are equally near.
+pub fn nearest<'c>(name: &str, names: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let name = name.to_ascii_lowercase();
     let limit = (name.chars().count() / 3).clamp(1, 3);
-    candidates
+    names
         .into_iter()
-        .map(|candidate| (osa_distance(&name, &candidate.to_ascii_lowercase()), candidate))
+        .map(|other| (osa_distance(&name, &other.to_ascii_lowercase()), other))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+        .map(|(_, nearest)| nearest)
 }
 
 #[cfg(test)]

@@ -30,6 +30,21 @@ pub enum Access {
     },
 }
 
+/// etcd ended before it was ready, as it does when another program has taken one of its ports.
+#[derive(Debug)]
+struct EndedAtOnce {
+    status: std::process::ExitStatus,
+    log: String,
+}
+
+impl std::fmt::Display for EndedAtOnce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "etcd ended at once ({}); its log:\n{}", self.status, self.log)
+    }
+}
+
+impl std::error::Error for EndedAtOnce {}
+
 /// A running etcd. Dropping it kills all members and removes their files.
 pub struct Etcd {
     members: Vec<Member>,
@@ -70,9 +85,7 @@ impl Etcd {
         for _ in 0..5 {
             match Self::try_start(members, access.clone()).await {
                 Ok(etcd) => return Ok(etcd),
-                Err(error) if format!("{error:#}").contains("address already in use") => {
-                    failure = Some(error)
-                }
+                Err(error) if error.is::<EndedAtOnce>() => failure = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -163,7 +176,7 @@ impl Etcd {
             while self.members[member].process.is_some() && !self.is_healthy(member).await {
                 let process = self.members[member].process.as_mut().context("it runs")?;
                 if let Some(status) = process.try_wait().context("looking after etcd")? {
-                    bail!("etcd ended at once ({status}); its log:\n{}", self.log(member));
+                    bail!(EndedAtOnce { status, log: self.log(member) });
                 }
                 ensure!(
                     Instant::now() < deadline,

@@ -52,7 +52,7 @@
 //! | a primary that does not converge is replaced back and forth | `failover::a_primary_that_cannot_do_what_is_asked_…` |
 //! | a standby is promoted while proxies forward to the old primary | `failover::proxies_are_closed_before_the_promotion` |
 //! | proxies open before the promotion | `proxies::proxies_open_when_the_primary_is_ready_…` |
-//! | documents that contradict themselves are a crash | A12, `initialise::what_is_not_understood_is_left_alone`, `corners::a_document_that_contradicts_itself_…`, `failover::a_head_that_follows_outside_…` |
+//! | documents that contradict themselves are a crash | A12, `initialise::what_is_not_understood_is_left_alone`, `corners::a_document_that_contradicts_itself_…` |
 //! | a proxy forwards on what it read long ago | `forwarding` of the proxy |
 //! | who is surplus is a matter of chance | `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21 |
 //! | stolonctl gives up after one conditional write | `session` of stolonctl |

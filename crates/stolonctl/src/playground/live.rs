@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::Args;
 use super::directory::Home;
 use super::screen::Screen;
-use super::settings::Settings;
+use super::choices::Choices;
 use super::supervisor::{Order, Supervisor};
 use super::view::View;
 
@@ -37,7 +37,7 @@ pub struct Playground {
     pub events: mpsc::UnboundedReceiver<String>,
     /// What the operator sees.
     pub screen: Screen,
-    settings: Settings,
+    choices: Choices,
     kept: bool,
     began: Instant,
     /// The primary that proxies sent clients to at the last look.
@@ -52,11 +52,11 @@ impl Playground {
     pub fn new(
         common: &CommonArgs,
         args: Args,
-        settings: Settings,
+        choices: Choices,
         home: &Home,
     ) -> anyhow::Result<Playground> {
         stolon_local::adopt_orphans();
-        let layout = settings.layout(&args, home)?;
+        let layout = choices.layout(&args, home)?;
         layout.prepare()?;
         let store = stolon_store::open(&StoreOptions {
             backend: layout.store_backend.parse().map_err(|error: stolon_store::BadBackend| {
@@ -80,7 +80,7 @@ impl Playground {
             supervisor,
             events,
             screen: Screen::new(),
-            settings,
+            choices,
             kept: home.is_kept(),
             began: Instant::now(),
             route: None,
@@ -163,10 +163,10 @@ impl Playground {
             }
             self.supervisor.add(service)?;
         }
-        for (index, port) in self.settings.keeper_ports().to_vec().into_iter().enumerate() {
+        for (index, port) in self.choices.keeper_ports().to_vec().into_iter().enumerate() {
             self.supervisor.add(self.layout.keeper(index + 1, port))?;
         }
-        for (index, port) in self.settings.proxy_ports().to_vec().into_iter().enumerate() {
+        for (index, port) in self.choices.proxy_ports().to_vec().into_iter().enumerate() {
             self.supervisor.add(self.layout.proxy(index + 1, port))?;
         }
         Ok(())
@@ -188,7 +188,7 @@ impl Playground {
 
     /// The first proxy, as superuser.
     pub fn proxy_target(&self) -> Target {
-        self.layout.target(self.settings.proxy_ports().first().copied().unwrap_or(0))
+        self.layout.target(self.choices.proxy_ports().first().copied().unwrap_or(0))
     }
 
     /// The PostgreSQL of a keeper, as superuser.
@@ -196,7 +196,7 @@ impl Playground {
     /// # Errors
     /// There is no such keeper.
     pub fn keeper_target(&self, number: usize) -> anyhow::Result<Target> {
-        let port = number.checked_sub(1).and_then(|index| self.settings.keeper_ports().get(index));
+        let port = number.checked_sub(1).and_then(|index| self.choices.keeper_ports().get(index));
         Ok(self.layout.target(*port.context("there is no such keeper")?))
     }
 
@@ -257,7 +257,7 @@ impl Playground {
             self.began.elapsed().as_secs_f64(),
             target.uri()
         ));
-        for port in self.settings.proxy_ports().iter().skip(1) {
+        for port in self.choices.proxy_ports().iter().skip(1) {
             self.screen.say(&format!("    {}\n", self.layout.target(*port).uri()));
         }
     }

@@ -3,11 +3,11 @@
 //! It knows the programs by their command lines and logs, and the cluster by its store, as an operator does.
 
 mod as_user;
+mod choices;
 mod directory;
 mod live;
 mod migration;
 mod screen;
-mod settings;
 mod supervisor;
 mod view;
 
@@ -95,8 +95,8 @@ async fn run_in(
     args: Args,
     shutdown: &Shutdown,
 ) -> anyhow::Result<ExitCode> {
-    let settings = settings::Settings::load_or_choose(common, &args, home)?;
-    let playground = live::Playground::new(common, args, settings, home)?;
+    let choices = choices::Choices::load_or_choose(common, &args, home)?;
+    let playground = live::Playground::new(common, args, choices, home)?;
     match playground.args.scenario.clone() {
         None => playground.run(shutdown).await,
         Some(Scenario::Migration(scenario)) => migration::run(playground, &scenario, shutdown).await,

@@ -1,4 +1,4 @@
-//! The live migration of a legacy PostgreSQL, from start to end, on real data (docs: "Live migration").
+//! The live migration of a legacy PostgreSQL, from start to end, on real data (docs: "Live migration of a PostgreSQL into a highly available cluster").
 //!
 //! The commands are those that an operator types. Every step says what it does and how long it took, and what
 //! it found goes into the table at the end.

@@ -12,7 +12,7 @@ use super::directory::Home;
 
 /// What is chosen once and then kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Settings {
+pub struct Choices {
     cluster_name: String,
     store_backend: String,
     store_endpoints: String,
@@ -24,30 +24,30 @@ pub struct Settings {
 
 const FILE: &str = "playground.json";
 
-impl Settings {
+impl Choices {
     /// What an earlier run left here, changed by today's options; or chosen anew.
     ///
     /// # Errors
     /// Options that cannot be met, for example a port that is in use.
-    pub fn load_or_choose(common: &CommonArgs, args: &Args, home: &Home) -> anyhow::Result<Settings> {
+    pub fn load_or_choose(common: &CommonArgs, args: &Args, home: &Home) -> anyhow::Result<Choices> {
         let file = home.directory.join(FILE);
         let earlier = match std::fs::read_to_string(&file) {
             Ok(text) => Some(
-                serde_json::from_str::<Settings>(&text)
+                serde_json::from_str::<Choices>(&text)
                     .with_context(|| format!("{} is damaged", file.display()))?,
             ),
             Err(_) => None,
         };
-        let settings = match earlier {
+        let choices = match earlier {
             Some(earlier) => earlier.resumed(common, args)?,
-            None => Settings::chosen(common, args, &home.directory)?,
+            None => Choices::chosen(common, args, &home.directory)?,
         };
-        let text = serde_json::to_string_pretty(&settings)?;
+        let text = serde_json::to_string_pretty(&choices)?;
         Account::Own.write_private(&file, &text)?;
-        Ok(settings)
+        Ok(choices)
     }
 
-    fn chosen(common: &CommonArgs, args: &Args, directory: &Path) -> anyhow::Result<Settings> {
+    fn chosen(common: &CommonArgs, args: &Args, directory: &Path) -> anyhow::Result<Choices> {
         let mut ports = Ports::default();
         let backend = if common.store_backend.is_empty() { "sqlite" } else { &common.store_backend };
         let endpoints = match (backend, common.store_endpoints.as_str()) {
@@ -61,7 +61,7 @@ impl Settings {
             "" => format!("playground-{}", stolon_runtime::new_uid8()),
             named => named.to_owned(),
         };
-        Ok(Settings {
+        Ok(Choices {
             cluster_name,
             store_backend: backend.to_owned(),
             store_endpoints: endpoints,
@@ -72,7 +72,7 @@ impl Settings {
         })
     }
 
-    fn resumed(mut self, common: &CommonArgs, args: &Args) -> anyhow::Result<Settings> {
+    fn resumed(mut self, common: &CommonArgs, args: &Args) -> anyhow::Result<Choices> {
         for (flag, now, then) in [
             ("--cluster-name", &common.cluster_name, &self.cluster_name),
             ("--store-backend", &common.store_backend, &self.store_backend),
