@@ -206,6 +206,23 @@ fn codes(text: &str) -> Vec<&str> {
         .collect()
 }
 
+/// A hint is a field of its own until a person reads it (`stolon_model::Advise`).
+#[test]
+fn no_sentence_carries_its_hint() {
+    let allowed = ["crates/stolon-model/src/explained.rs", "crates/stolon-runtime/src/shutdown.rs"];
+    for (name, text) in texts(&[".rs"]) {
+        if !name.contains("/src/") || allowed.contains(&name.as_str()) {
+            continue;
+        }
+        let product = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+        // Lines that are continued are one.
+        let joined: String = product.split("\\\n").map(str::trim_start).collect();
+        for marker in ["\\nhint: ", "; hint: "] {
+            assert!(!joined.contains(marker), "{name} has {marker:?} within a sentence");
+        }
+    }
+}
+
 #[test]
 fn codes_are_recognised() {
     let text = "see D-22, A3 and (E7): not UTF-8, SHA-256, 0/3000148, v1, X509 or PostgreSQL 15";

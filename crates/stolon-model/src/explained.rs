@@ -60,6 +60,21 @@ impl Display for Explained {
 
 impl std::error::Error for Explained {}
 
+/// The message of an error and those of its causes, joined by colons. A cause that the message quotes is not repeated.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let sentence = next.to_string();
+        if !text.contains(&sentence) {
+            text.push_str(": ");
+            text.push_str(&sentence);
+        }
+        cause = next.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

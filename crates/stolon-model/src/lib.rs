@@ -24,7 +24,7 @@ pub mod usable;
 
 pub use cluster::*;
 pub use effective::{EffectiveSpec, InvalidSpec};
-pub use explained::{Advise, Explained};
+pub use explained::{Advise, Explained, with_causes};
 pub use json::{DecodeError, Document};
 pub use lsn::{Lsn, Timeline};
 pub use patch::{Patch, PatchError, PatchStep};

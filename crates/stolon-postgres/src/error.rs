@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use stolon_model::with_causes;
+
 /// The result of every fallible call of this crate.
 pub type Result<T, E = PostgresError> = std::result::Result<T, E>;
 
@@ -182,23 +184,9 @@ impl PostgresError {
         move |error| {
             let (message, code) = match error.as_db_error() {
                 Some(answer) => (answer.message().to_owned(), Some(answer.code().code().to_owned())),
-                None => (chain(&error), None),
+                None => (with_causes(&error), None),
             };
             Self::Sql { what, message, code }
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }

@@ -279,16 +279,7 @@ impl Visit for Fields {
 
     /// The message of an error, followed by its causes.
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(next) = cause {
-            let sentence = next.to_string();
-            if !text.contains(&sentence) {
-                _ = write!(text, ": {sentence}");
-            }
-            cause = next.source();
-        }
-        self.add(field.name(), &json_string(&text));
+        self.add(field.name(), &json_string(&stolon_model::with_causes(value)));
     }
 }
 

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
+use stolon_model::with_causes;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
 use super::endpoints::{Endpoints, Scheme};
-use super::tls::{Tls, with_sources};
+use super::tls::Tls;
 use crate::{StoreError, StoreOptions, TlsVerification};
 
 /// How often an open watch is asked for a sign of life. etcd hangs up on clients that ask more than every 5 s.
@@ -259,32 +260,32 @@ fn turn_end(deadline: Instant, attempts: usize) -> Instant {
 
 /// Connect, and ask a small question that the endpoint can answer by itself.
 async fn connect(endpoint: &Endpoint) -> Result<Client, String> {
-    let channel = endpoint.connect().await.map_err(|error| with_sources(&error))?;
+    let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
     let options = ConnectOptions::new().with_require_leader(true);
     let mut client = Client::from_channel(Channel::Tonic(channel), Some(options))
         .await
-        .map_err(|error| with_sources(&error))?;
+        .map_err(|error| with_causes(&error))?;
     let question = GetOptions::new().with_serializable().with_count_only();
-    client.get("stolon", Some(question)).await.map_err(|error| with_sources(&error))?;
+    client.get("stolon", Some(question)).await.map_err(|error| with_causes(&error))?;
     Ok(client)
 }
 
 fn classify(operation: &str, error: etcd_client::Error) -> Failed {
     let etcd_client::Error::GRpcStatus(status) = &error else {
         return match error {
-            etcd_client::Error::TransportError(_) => Failed::NoAnswer(with_sources(&error)),
+            etcd_client::Error::TransportError(_) => Failed::NoAnswer(with_causes(&error)),
             other => Failed::NoAnswer(other.to_string()),
         };
     };
     if is_connect_error(status) {
-        return Failed::NotSent(with_sources(status));
+        return Failed::NotSent(with_causes(status));
     }
     let message = status.message().to_owned();
     match status.code() {
         // The member knows that it cannot pass the request on.
         Code::Unavailable if message.contains("no leader") => Failed::NotSent(message),
         Code::Unavailable | Code::Internal | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
-            Failed::NoAnswer(with_sources(status))
+            Failed::NoAnswer(with_causes(status))
         }
         code => Failed::Refused(StoreError::Refused {
             operation: operation.to_owned(),

@@ -8,6 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
+use stolon_model::with_causes;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::{StoreError, StoreOptions, TlsVerification};
@@ -54,7 +55,7 @@ impl Tls {
             TlsVerification::Full => endpoint.tls_config(config),
             TlsVerification::Skip => endpoint.tls_config_with_verifier(config, Arc::new(Anybody::new())),
         }
-        .map_err(|error| refuse(with_sources(&error)))
+        .map_err(|error| refuse(with_causes(&error)))
     }
 }
 
@@ -85,21 +86,6 @@ fn authorities(path: &Path) -> Result<Vec<u8>, StoreError> {
         return Err(refuse(format_args!("{}: there is no certificate in it", path.display())));
     }
     Ok(pem)
-}
-
-/// An error with what caused it: libraries put the useful half there.
-pub fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Takes everybody's certificate (`--store-skip-tls-verify`); the signatures of the handshake must hold.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Event, EventType, WatchOptions, WatchStream};
+use stolon_model::with_causes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::link::{Link, Links};
-use super::tls::with_sources;
 use crate::{Change, Key, News, Selector, Version};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ pub async fn listen(links: Arc<Links>, selectors: Vec<Selector>, news: mpsc::Sen
                         pause = FIRST_PAUSE;
                         follow(&links, &link, stream, &news).await
                     }
-                    Ok(Err(error)) => Ended::Failed(Box::new(link), with_sources(&error)),
+                    Ok(Err(error)) => Ended::Failed(Box::new(link), with_causes(&error)),
                     Err(_) => Ended::Failed(Box::new(link), "no answer".to_owned()),
                 }
             }
@@ -106,7 +106,7 @@ async fn follow(links: &Links, link: &Link, mut stream: WatchStream, news: &mpsc
                 version: newest(response.events()),
             },
             Ok(None) => return failed("the store closed it".to_owned()),
-            Err(error) => return failed(with_sources(&error)),
+            Err(error) => return failed(with_causes(&error)),
         };
         if news.send(piece).await.is_err() {
             return Ended::NobodyListens;
