@@ -3,7 +3,6 @@
 use clap::Parser;
 
 mod bench;
-mod docs;
 mod fixtures;
 mod settings;
 
@@ -15,11 +14,11 @@ enum Chore {
     Fixtures,
     /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
     Settings,
-    /// Make the parts of docs/ anew that come from tables in the code: the cluster specification and all options.
+    /// Make the parts of docs/ anew that come from tables in the code; --check only says which are stale
     Docs {
-        /// Change nothing; fail if a page is stale
-        #[arg(long)]
-        check: bool,
+        /// Options of the package xtask-docs
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Measure whole clusters of release builds.
     #[command(subcommand)]
@@ -30,8 +29,16 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures => fixtures::all(),
         Chore::Settings => settings::run(),
-        Chore::Docs { check: true } => docs::run(docs::Mode::Check),
-        Chore::Docs { check: false } => docs::run(docs::Mode::Write),
+        Chore::Docs { arguments } => make_docs(&arguments),
         Chore::Bench(bench) => bench::run(&bench),
     }
+}
+
+/// A package of its own, so that the other chores need not build every program.
+fn make_docs(arguments: &[String]) -> anyhow::Result<()> {
+    let mut command = std::process::Command::new(env!("CARGO"));
+    command.args(["run", "--quiet", "--package", "xtask-docs", "--"]).args(arguments);
+    let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
+    anyhow::ensure!(status.success(), "the pages were not made");
+    Ok(())
 }

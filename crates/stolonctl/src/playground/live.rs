@@ -14,9 +14,9 @@ use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
 use tokio::sync::mpsc;
 
 use super::Args;
+use super::choices::Choices;
 use super::directory::Home;
 use super::screen::Screen;
-use super::choices::Choices;
 use super::supervisor::{Order, Supervisor};
 use super::view::View;
 
@@ -49,12 +49,7 @@ impl Playground {
     ///
     /// # Errors
     /// Bad options, or files that cannot be written.
-    pub fn new(
-        common: &CommonArgs,
-        args: Args,
-        choices: Choices,
-        home: &Home,
-    ) -> anyhow::Result<Playground> {
+    pub fn new(common: &CommonArgs, args: Args, choices: Choices, home: &Home) -> anyhow::Result<Playground> {
         stolon_local::adopt_orphans();
         let layout = choices.layout(&args, home)?;
         layout.prepare()?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stolon_model::InstanceUid;
+use stolon_model::{Explained, InstanceUid};
 
 use crate::Backoff;
 use crate::keeper::say::Saying;
@@ -29,11 +29,8 @@ impl Complaint {
 impl std::fmt::Display for Complaint {
     /// One line.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.sentence.replace('\n', " "))?;
-        match &self.hint {
-            Some(hint) => write!(f, "; hint: {}", hint.replace('\n', " ")),
-            None => Ok(()),
-        }
+        let explained = Explained { sentence: self.sentence.clone(), hint: self.hint.clone() };
+        f.write_str(&explained.on_one_line())
     }
 }
 

@@ -4,14 +4,27 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Arg, Command};
+use clap::{Arg, Command, Parser};
 use stolon_model::json::{Decode, Shape};
 use stolon_model::{ClusterSpec, Presence, SpecField};
 use stolon_runtime::Program;
 
-/// What becomes of the pages.
+/// Make the parts of docs/ anew that come from tables in the code
+#[derive(Parser)]
+#[command(name = "cargo xtask docs")]
+struct Options {
+    /// Change nothing; fail if a page is stale
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> Result<()> {
+    run(if Options::parse().check { Mode::Check } else { Mode::Write })
+}
+
+/// What is done about stale pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+enum Mode {
     /// Write those that are stale.
     Write,
     /// Only say which are stale.
@@ -28,10 +41,10 @@ const END: &str = "<!-- End of what `cargo xtask docs` made. -->";
 ///
 /// # Errors
 /// A page cannot be read or written; with [`Mode::Check`] also a page that is stale.
-pub fn run(mode: Mode) -> Result<()> {
+fn run(mode: Mode) -> Result<()> {
     let mut stale = Vec::new();
     for (page, made) in [(SPECIFICATION, specification()?), (COMMAND_LINES, command_lines()?)] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
         if replace_made_part(&path, &made, mode).with_context(|| page.to_owned())? == Found::Stale {
             stale.push(page);
         }
