@@ -7,7 +7,7 @@ use stolon_model::{ClusterDocument, ClusterSpec, Parameters, UnknownField};
 use stolon_runtime::UsageError;
 
 use crate::output;
-use crate::session::Session;
+use crate::stored_cluster::StoredCluster;
 
 /// What is done about warnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,13 +115,13 @@ fn uses_removed_option(command: &str) -> bool {
 
 /// The major versions that the keepers have reported so far, as the cluster data and the keepers themselves say.
 /// Reports that cannot be read are left out.
-pub async fn known_majors(session: &Session, document: Option<&ClusterDocument>) -> BTreeSet<u16> {
+pub async fn known_majors(cluster: &StoredCluster, document: Option<&ClusterDocument>) -> BTreeSet<u16> {
     let keepers = document.and_then(|document| document.keepers.as_ref());
     let registered = keepers
         .into_iter()
         .flat_map(|keepers| keepers.values())
         .map(|keeper| &keeper.status.postgres_binary_version);
-    let reports = session.store.keeper_reports().await.unwrap_or_default();
+    let reports = cluster.store.keeper_reports().await.unwrap_or_default();
     let reported = reports.values().map(|report| &report.postgres_binary_version);
     registered
         .chain(reported)

@@ -14,7 +14,7 @@ mod input;
 mod output;
 pub mod playground;
 mod pretty;
-mod session;
+mod stored_cluster;
 mod table;
 
 pub use cli::command;

@@ -55,7 +55,7 @@
 //! | documents that contradict themselves are a crash | A12, `initialise::what_is_not_understood_is_left_alone`, `corners::a_document_that_contradicts_itself_…` |
 //! | a proxy forwards on what it read long ago | `forwarding` of the proxy |
 //! | who is surplus is a matter of chance | `synchronous::when_the_maximum_is_lowered_the_best_stays`, A21 |
-//! | stolonctl gives up after one conditional write | `session` of stolonctl |
+//! | stolonctl gives up after one conditional write | `stored_cluster` of stolonctl |
 //! | keepers are not registered when nobody can be chosen | `initialise::keepers_are_registered_although_nobody_is_chosen` |
 //!
 //! Kept: nobody else is elected before a new synchronous primary has reported

@@ -7,7 +7,7 @@ use stolon_runtime::{CommonArgs, Failure, UsageError};
 use crate::commands::print_help;
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::session::{Session, checked};
+use crate::stored_cluster::{StoredCluster, checked};
 
 /// Flags of `clusterdata`.
 #[derive(Debug, clap::Args)]
@@ -80,8 +80,8 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
 }
 
 async fn read(common: &CommonArgs, args: &ReadArgs) -> anyhow::Result<()> {
-    let session = Session::open(common)?;
-    let document = session.document().await?.map(|found| found.value);
+    let cluster = StoredCluster::open(common)?;
+    let document = cluster.document().await?.map(|found| found.value);
     checked(document.clone())?;
     // As it lies in the store: what is null there stays null.
     let document = document.unwrap_or_default();
@@ -91,7 +91,7 @@ async fn read(common: &CommonArgs, args: &ReadArgs) -> anyhow::Result<()> {
 
 /// One violation a line.
 async fn check(common: &CommonArgs) -> anyhow::Result<()> {
-    let data = Session::open(common)?.cluster_data().await?;
+    let data = StoredCluster::open(common)?.cluster_data().await?;
     let violations = violations(data.data());
     if violations.is_empty() {
         return Ok(output::result("the cluster data break no rule\n")?);
@@ -108,12 +108,12 @@ pub(super) fn broken(rules: usize) -> Failure {
 }
 
 async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
-    let session = Session::open_or_say(common, "failed to create new store cannot create kv store")?;
+    let cluster = StoredCluster::open_or_say(common, "failed to create new store cannot create kv store")?;
     let file = if args.file.is_empty() { STANDARD_INPUT } else { &args.file };
     let text = Text::read(file)?;
     let document = ClusterDocument::from_json(&text.text)
         .map_err(|error| UsageError::from(error.explain(&text.text).after("invalid cluster data")))?;
-    let exists = session.document().await?.is_some();
+    let exists = cluster.document().await?.is_some();
     match (exists, args.yes) {
         (true, false) => {
             return Err(Failure::new("WARNING: cluster data already available use --yes to override")
@@ -123,7 +123,7 @@ async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
         (true, true) => output::remark("WARNING: The current cluster data will be removed\n"),
         (false, _) => {}
     }
-    session.store.put_cluster_document(&document).await.map_err(|error| {
+    cluster.store.put_cluster_document(&document).await.map_err(|error| {
         let Explained { sentence, hint } = error.explained();
         Failure { message: format!("failed to write cluster data into new store {sentence}"), hint }
     })?;

@@ -4,7 +4,7 @@ use stolon_model::KeeperUid;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::removekeeper::{no_such_keeper, only_uid};
-use crate::session::{Edit, Session};
+use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `failkeeper`.
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,9 @@ pub struct Args {
 /// There is no such keeper, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid: KeeperUid = only_uid(&args.uid, "failkeeper KEEPER")?;
-    let session = Session::open(common)?;
-    session.cluster_data_to_change().await?;
-    session
+    let cluster = StoredCluster::open(common)?;
+    cluster.cluster_data_to_change().await?;
+    cluster
         .change(|document| {
             let mut keepers = document.keepers.take().unwrap_or_default();
             match keepers.get_mut(&uid) {

@@ -11,7 +11,7 @@ use crate::commands::refuse_surplus;
 use crate::confirm::{self, Answer};
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::session::Session;
+use crate::stored_cluster::StoredCluster;
 
 /// Flags of `init`.
 #[derive(Debug, clap::Args)]
@@ -39,12 +39,12 @@ pub struct Args {
 /// The specification is wrong, the operator gave no answer, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "init [--file FILE] [--yes] [SPEC]")?;
-    let session = Session::open(common)?;
+    let cluster = StoredCluster::open(common)?;
     let text = given_text(&args)?;
     let (spec, unknown) = parse(&text)?;
 
-    let old = session.document().await?.map(|found| found.value);
-    let majors = advice::known_majors(&session, old.as_ref()).await;
+    let old = cluster.document().await?.map(|found| found.value);
+    let majors = advice::known_majors(&cluster, old.as_ref()).await;
     let mut advice = advice::about_unknown(&unknown);
     advice.extend(advice::about_spec(&spec, &majors));
     advice::give(&advice, Strictness::from_flag(args.strict))?;
@@ -65,7 +65,7 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let document = ClusterDocument::from(data);
     // Unconditional on purpose: the leading sentinel of the old cluster writes all the time, and it is this
     // command's task to end that cluster.
-    session
+    cluster
         .store
         .put_cluster_document(&document)
         .await

@@ -6,7 +6,7 @@ use stolon_runtime::{CommonArgs, UsageError};
 use crate::commands::refuse_surplus;
 use crate::confirm::{self, Answer};
 use crate::output;
-use crate::session::{Edit, Session};
+use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `promote`.
 #[derive(Debug, clap::Args)]
@@ -25,12 +25,12 @@ pub struct Args {
 /// The operator gave no answer, the cluster does not take the change, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     refuse_surplus(&args.surplus, 0, "promote [--yes]")?;
-    let session = Session::open(common)?;
+    let cluster = StoredCluster::open(common)?;
     if !args.yes && confirm::ask().await? == Answer::No {
         return Ok(());
     }
-    session.cluster_data().await?;
-    session
+    cluster.cluster_data().await?;
+    cluster
         .change(|document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             let old = cluster.spec.take().unwrap_or_default();

@@ -4,7 +4,7 @@ use stolon_model::{InstanceUid, KeeperUid};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::refuse_surplus;
-use crate::session::{Edit, Session};
+use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `removekeeper`.
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,9 @@ pub struct Args {
 /// There is no such keeper, it has the primary, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid = only_uid(&args.uid, "removekeeper KEEPER")?;
-    let session = Session::open(common)?;
-    session.cluster_data_to_change().await?;
-    session
+    let cluster = StoredCluster::open(common)?;
+    cluster.cluster_data_to_change().await?;
+    cluster
         .change(|document| {
             let mut keepers = document.keepers.take().unwrap_or_default();
             if keepers.remove(&uid).is_none() {

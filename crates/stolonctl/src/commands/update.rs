@@ -8,7 +8,7 @@ use stolon_runtime::{CommonArgs, UsageError};
 use crate::advice::{self, Advice, Strictness};
 use crate::commands::refuse_surplus;
 use crate::input::Text;
-use crate::session::{Edit, Session};
+use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `update`.
 #[derive(Debug, clap::Args)]
@@ -42,16 +42,16 @@ enum Change {
 /// The specification is wrong, the cluster does not take the change, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "update [--patch] [--file FILE] [SPEC]")?;
-    let session = Session::open(common)?;
+    let cluster = StoredCluster::open(common)?;
     let text = given_text(&args)?;
     let change = if args.patch { Change::parse_patch(&text)? } else { Change::parse_replacement(&text)? };
 
-    let stored = session.workable_document().await?.value;
-    let majors = advice::known_majors(&session, Some(&stored)).await;
+    let stored = cluster.workable_document().await?.value;
+    let majors = advice::known_majors(&cluster, Some(&stored)).await;
     let now = stored.cluster.and_then(|cluster| cluster.spec).unwrap_or_default();
     advice::give(&change.explain(&change.apply(&now)?, &majors), Strictness::from_flag(args.strict))?;
 
-    session
+    cluster
         .change(|document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             cluster.spec = Some(change.apply(&cluster.spec.take().unwrap_or_default())?);

@@ -9,7 +9,7 @@ use stolon_runtime::Failure;
 use stolon_store::Versioned;
 
 use super::activity::{self, Activity};
-use crate::session::{Session, cannot_get, checked};
+use crate::stored_cluster::{StoredCluster, cannot_get, checked};
 
 /// The whole answer; the JSON has the fields in this order.
 #[derive(Clone, Debug, Serialize)]
@@ -83,8 +83,8 @@ pub struct ClusterLine {
 }
 
 /// Ask everything at once; the first failure, in this order, is the answer.
-pub async fn gather(session: &Session) -> Result<Status, Failure> {
-    let store = &session.store;
+pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
+    let store = &cluster.store;
     let (leader, sentinels, proxies, document, keepers) = tokio::join!(
         store.leader(),
         store.sentinel_reports(),

@@ -13,7 +13,7 @@ use stolon_runtime::{CommonArgs, Failure, UsageError, explained};
 use crate::commands::clusterdata::broken;
 use crate::output;
 use crate::pretty::to_tabbed_json;
-use crate::session::Session;
+use crate::stored_cluster::StoredCluster;
 
 use gather::Status;
 
@@ -81,8 +81,8 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
 async fn answer(common: &CommonArgs) -> anyhow::Result<Status> {
     /// The store client keeps to its timeout by itself; this is for the case that it does not.
     const GRACE: Duration = Duration::from_secs(1);
-    let session = Session::open(common)?;
-    match tokio::time::timeout(session.timeout + GRACE, gather::gather(&session)).await {
+    let cluster = StoredCluster::open(common)?;
+    match tokio::time::timeout(cluster.timeout + GRACE, gather::gather(&cluster)).await {
         Ok(gathered) => Ok(gathered?),
         Err(_) => Err(Failure::new("cannot get cluster data: the store does not answer")
             .hint("is it running at --store-endpoints? --store-timeout sets how long to wait")

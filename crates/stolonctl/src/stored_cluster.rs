@@ -21,30 +21,30 @@ pub enum Edit {
 }
 
 /// One cluster in its store.
-pub struct Session {
+pub struct StoredCluster {
     /// The store.
     pub store: Arc<dyn ClusterStore>,
     /// `--store-timeout`: no request takes longer.
     pub timeout: Duration,
 }
 
-impl Session {
+impl StoredCluster {
     /// Open the store that the flags name. Nothing is sent yet.
     ///
     /// # Errors
     /// A flag is missing or wrong.
-    pub fn open(common: &CommonArgs) -> Result<Session, UsageError> {
+    pub fn open(common: &CommonArgs) -> Result<StoredCluster, UsageError> {
         Self::open_or_say(common, "cannot create kv store")
     }
 
-    /// [`Session::open`] with other words for a store that cannot be.
+    /// [`StoredCluster::open`] with other words for a store that cannot be.
     ///
     /// # Errors
     /// A flag is missing or wrong.
-    pub fn open_or_say(common: &CommonArgs, complaint: &str) -> Result<Session, UsageError> {
+    pub fn open_or_say(common: &CommonArgs, complaint: &str) -> Result<StoredCluster, UsageError> {
         let options: StoreOptions = common.store_options()?;
         let store = stolon_store::open(&options).map_err(|error| UsageError::because(complaint, &error))?;
-        Ok(Session { store, timeout: options.timeout })
+        Ok(StoredCluster { store, timeout: options.timeout })
     }
 
     /// The document as it lies in the store, whatever it says.
@@ -167,9 +167,9 @@ mod tests {
         let spec = ClusterSpec::from_json(r#"{"initMode":"new"}"#).unwrap();
         let document = ClusterDocument::from(ClusterData::initial("c".into(), spec, Timestamp::ZERO));
         open().put_cluster_document(&document).await.unwrap();
-        let session = Session { store: Arc::new(open()), timeout: Duration::from_secs(5) };
+        let cluster = StoredCluster { store: Arc::new(open()), timeout: Duration::from_secs(5) };
         let mut attempts = 0;
-        let changed = session
+        let changed = cluster
             .change(|document| {
                 attempts += 1;
                 if attempts <= collisions {
