@@ -4,19 +4,18 @@ use std::future::Future;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    ConfigMerge, Goal, Ground, Identity, LocalState, Stage, Step, Upstream, captured_parameters,
+    ConfigFile, ConfigMerge, Goal, Ground, Identity, LocalState, OldData, Progress, RoleChange, SlotChanges,
+    Stage, Step, Upstream, captured_parameters,
 };
 use stolon_model::{GoDuration, UsableCluster};
-use stolon_postgres::{
-    BaseBackup, Limit, OldData, PostgresError, Progress, ProgressSender, SlotPlan, SourceProblem, StopMode,
-};
+use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
+use stolon_postgres::{BaseBackup, Disk, Limit, PostgresError, ProgressSender, SourceProblem, StopMode};
 use stolon_store::WatchScope;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::keeper::{Applied, Keeper, PassError};
 use crate::metrics::Flag;
 use crate::shared::Shared;
-use crate::{FAST_STOP_PATIENCE, STOP_LIMIT};
 
 /// How long a new standby waits for its slot before it says so and tries again.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -163,8 +162,13 @@ impl Keeper<'_> {
                 for line in postgres.set_up_roles(&request).await? {
                     let role = self.shared.settings.replication.username.as_str();
                     match line {
-                        "replication role created" => tracing::info!(role, "replication role created"),
-                        line => tracing::info!("{line}"),
+                        RoleChange::ReplicationRoleCreated => {
+                            tracing::info!(role, "replication role created")
+                        }
+                        RoleChange::SuperuserPasswordSet => tracing::info!("superuser password set"),
+                        RoleChange::ReplicationAddedToSuperuser => {
+                            tracing::info!("replication role added to superuser");
+                        }
                     }
                 }
             }
@@ -198,7 +202,7 @@ impl Keeper<'_> {
     }
 
     /// What became of the slots; what stays as it is only when it is news.
-    fn note_slots(&mut self, done: SlotPlan) {
+    fn note_slots(&mut self, done: SlotChanges) {
         done.created.iter().for_each(|slot| tracing::info!(slot, "replication slot created"));
         done.dropped.iter().for_each(|slot| tracing::info!(slot, "replication slot dropped"));
         for (slot, why) in done.kept.iter().filter(|kept| !self.memory.kept_slots.contains(kept)) {
@@ -244,13 +248,13 @@ impl Keeper<'_> {
         self.memory.line_problems = problems
             .iter()
             .map(|problem| match problem.name.as_str() {
-                "" => format!("{} line {} is not in force: {}", problem.file, problem.line, problem.error),
+                "" => format!("pg_hba.conf line {} is not in force: {}", problem.line, problem.error),
                 name => format!("{name} is not in force: {}", problem.error),
             })
             .collect();
         self.memory.applied = self.memory.configured.clone();
-        let refused = problems.into_iter().filter(|problem| problem.file == "pg_hba.conf");
-        let lines = refused.filter_map(|problem| Some((u32::try_from(problem.line).ok()?, problem.error)));
+        let refused = problems.into_iter().filter(|problem| problem.file == ConfigFile::Hba);
+        let lines = refused.filter_map(|problem| Some((problem.line, problem.error)));
         Ok(if self.refuse_hba_lines(lines) { Applied::Replan } else { Applied::Done })
     }
 
@@ -306,7 +310,8 @@ impl Keeper<'_> {
         let copied = self
             .with_progress("base backup", &progress, postgres.base_backup(&backup, &progress, &limit))
             .await;
-        self.memory.old_data_in_the_way = matches!(copied, Err(PostgresError::DiskFull { .. }));
+        self.memory.old_data_in_the_way =
+            matches!(copied, Err(PostgresError::DiskFull { disk: Disk::Ours, .. }));
         copied?;
         self.memory.attempt.reached(Stage::Copied);
         Ok(())

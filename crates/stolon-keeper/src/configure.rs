@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Config, ConfigMerge, HbaLine, Live, Observation, Refusal, RefusalGround, Refusals, Step, plan,
+    Config, ConfigMerge, HbaLine, Live, Observation, Origin, Refusal, RefusalGround, Refusals, RejectedSetting, Step, plan,
 };
 use stolon_model::Parameters;
-use stolon_postgres::{Origin, PostgresError, RejectedSetting, refused_hba_lines};
+use stolon_postgres::{PostgresError, refused_hba_lines};
 use tokio::time::Instant;
 
 use crate::keeper::{Applied, Keeper, PassError};

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use stolon_model::{BootUuid, InstanceState, KeeperState, KeeperUid};
+use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
 use stolon_postgres::{Limit, LocalPostgres, Options, OrphanOutcome, StopMode};
 use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_boot_uuid, new_registry, new_uid8,
@@ -34,11 +35,6 @@ pub use keeper::Keeper;
 use namesake::Predecessor;
 use shared::Shared;
 use state_files::{DataDirectoryLock, load, store};
-
-/// How long a server may take for a fast stop before it is told to end at once.
-const FAST_STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a stop may take in all.
-const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// Runs a keeper until it is told to stop. PostgreSQL does not outlive it.
 ///

@@ -3,16 +3,9 @@
 use std::collections::BTreeSet;
 
 use stolon_core::keeper::{AlterSystem, Data, DataKind, Goal, Live, Observation, Server, Stage};
-use stolon_postgres::{Limit, LocalPostgres};
+use stolon_postgres::Limit;
 
 use crate::keeper::{Keeper, PassError};
-
-/// True while the server itself says that it does not accept connections yet, so that asking it would only fill
-/// its log (PostgreSQL source, `pidfile.h`: the eighth line of `postmaster.pid`, since version 10).
-pub(crate) fn says_starting(postgres: &LocalPostgres) -> bool {
-    let text = std::fs::read_to_string(postgres.data_directory().join("postmaster.pid")).unwrap_or_default();
-    matches!(text.lines().nth(7).map(str::trim), Some("starting" | "stopping"))
-}
 
 impl Keeper<'_> {
     /// What a limit of `requestTimeout` from now gives.
@@ -76,7 +69,7 @@ impl Keeper<'_> {
 
     /// What a running server says; none when it does not answer.
     async fn look(&self, limit: &Limit) -> Option<Live> {
-        if says_starting(&self.shared.postgres) {
+        if self.shared.postgres.says_starting() {
             return None;
         }
         let sample = match self.shared.postgres.sample(limit).await {
@@ -94,7 +87,7 @@ impl Keeper<'_> {
             in_recovery: sample.in_recovery,
             timeline: sample.timeline,
             lsn: sample.lsn,
-            history: sample.timelines_history,
+            history: sample.history,
             in_sync: in_sync.into_iter().collect(),
             pending_restart: sample.pending_restart,
         })

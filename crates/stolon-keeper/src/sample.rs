@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use stolon_core::keeper::{Data, reported_parameters, with_what_was_left_out};
+use stolon_core::keeper::{Answer, Data, WalReceiver, reported_parameters, with_what_was_left_out};
 use stolon_model::PostgresState;
-use stolon_postgres::{Limit, PostgresError, Sample};
+use stolon_postgres::{Limit, PostgresError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Flag;
-use crate::observe::says_starting;
 use crate::shared::Shared;
 
 /// Between looks while what was begun may yet show its effect: a standby that was given another primary streams from it
@@ -82,7 +81,7 @@ async fn state(
     let is_instance = matches!(facts, Ok(Data::Present(_)));
     let nothing = matches!(facts, Ok(Data::Absent));
     shared.tell(|news| news.data_is_gone = nothing && !running);
-    if !running || !is_instance || says_starting(&shared.postgres) {
+    if !running || !is_instance || shared.postgres.says_starting() {
         ailments.note(shared, None);
         return state;
     }
@@ -116,14 +115,14 @@ impl Ailments {
     }
 
     /// Twice the interval, since a standby that changes its primary, or whose primary restarts, may well wait a moment.
-    fn note(&mut self, shared: &Shared, sample: Option<&Sample>) {
+    fn note(&mut self, shared: &Shared, sample: Option<&Answer>) {
         if sample.is_some() && std::mem::take(&mut self.unanswered) {
             tracing::info!("postgres answers again");
         }
         let upstream = shared.news.borrow().upstream.clone();
-        let sentence = match upstream
-            .filter(|_| sample.is_some_and(|sample| sample.in_recovery && !sample.receives_wal))
-        {
+        let sentence = match upstream.filter(|_| {
+            sample.is_some_and(|sample| sample.in_recovery && sample.receiver != WalReceiver::Streaming)
+        }) {
             Some(upstream) => {
                 let since = *self.since.get_or_insert_with(Instant::now);
                 (since.elapsed() > shared.pace().sleep * 2).then(|| {
@@ -150,7 +149,7 @@ impl Ailments {
     }
 }
 
-fn fill(shared: &Shared, state: &mut PostgresState, sample: Sample) {
+fn fill(shared: &Shared, state: &mut PostgresState, sample: Answer) {
     let in_sync = match sample.in_recovery {
         true => Vec::new(),
         false => shared.in_sync(&sample.synchronous_standby_names, &sample.replication, sample.lsn),
@@ -163,8 +162,8 @@ fn fill(shared: &Shared, state: &mut PostgresState, sample: Sample) {
     state.system_identifier = sample.system_identifier;
     state.timeline = sample.timeline;
     state.lsn = sample.lsn;
-    let first = sample.timelines_history.len().saturating_sub(2);
-    let history = sample.timelines_history[first..].to_vec();
+    let first = sample.history.len().saturating_sub(2);
+    let history = sample.history[first..].to_vec();
     state.timelines_history = (!history.is_empty()).then_some(history);
     state.older_wal_file = sample.older_wal_file;
     state.healthy = true;

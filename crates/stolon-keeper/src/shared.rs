@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Identity, RewindCredentials, User, instances_of};
+use stolon_core::keeper::{Identity, ReplicationRow, RewindCredentials, User, instances_of};
 use stolon_model::{
     BootUuid, ClusterUid, InstanceUid, KeeperActivity, KeeperState, KeeperUid, Lsn, Parameters,
     PostgresState, PostgresVersion,
 };
 use stolon_postgres::sync_gate::names_in;
-use stolon_postgres::{Credentials, LocalPostgres, ReplicationRow, SyncGate};
+use stolon_postgres::{Credentials, LocalPostgres, SyncGate};
 use stolon_runtime::Readiness;
 use stolon_store::ClusterStore;
 use tokio::sync::{Notify, watch};

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
-use stolon_core::keeper::Upstream;
+use stolon_core::keeper::{OldData, Upstream};
 
 use crate::credentials::Credentials;
 use crate::error::{PostgresError, Result};
 use crate::files::{SecretFile, Written, remove_if_there, sync_parent, write_atomically};
 use crate::initialise::parse_progress;
 use crate::limit::Limit;
-use crate::local::{BaseBackup, LocalPostgres, OldData, ProgressSender};
+use crate::local::{BaseBackup, LocalPostgres, ProgressSender};
 use crate::quote;
 use crate::server::previous_server_lingers;
 
@@ -109,7 +109,7 @@ impl LocalPostgres {
         if let Some(elsewhere) = wal_elsewhere {
             tool = tool.arg("--waldir").arg(elsewhere);
         }
-        tool.run(limit, |line| follow(line, progress)).await?.success("pg_basebackup").map(|_| ())
+        tool.run(limit, |line| follow(line, progress)).await?.success_of_copy("pg_basebackup").map(|_| ())
     }
 
     /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must

@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use stolon_core::keeper::RecoveryMode;
+use stolon_core::keeper::{Origin, RecoveryMode, RejectedSetting};
 use stolon_core::postgres::Version;
 
 use crate::config::{self, ConfigFiles};
 use crate::error::{PostgresError, Result};
 use crate::files::write_atomically;
 use crate::quote;
-use crate::settings_check::{Origin, RejectedSetting};
 
 /// Name under which a file that came with the data is tried.
 const EXISTING: &str = "existing.conf";

@@ -49,11 +49,13 @@ pub enum PostgresError {
         /// Its last lines, passwords removed.
         tail: Vec<String>,
     },
-    /// The disk is full: the last words of a tool or of the server said so.
-    #[error("no space left on device while {what}")]
+    /// A disk is full: the last words of a tool or of the server said so.
+    #[error("no space left on {disk} while {what}")]
     DiskFull {
         /// What ran out of space.
         what: String,
+        /// Whose disk it is.
+        disk: Disk,
     },
     /// The server ended while it was waited for.
     #[error("PostgreSQL ended ({status}): {explanation}")]
@@ -147,6 +149,24 @@ pub enum Mismatch {
     },
 }
 
+/// Whose disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// The one that our data are on.
+    Ours,
+    /// The one of the server that is copied from.
+    Source,
+}
+
+impl std::fmt::Display for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "device",
+            Self::Source => "the device of the server that is copied from",
+        })
+    }
+}
+
 impl PostgresError {
     /// What to do about it, without the word "hint:".
     pub fn hint(&self) -> Option<String> {
@@ -154,7 +174,13 @@ impl PostgresError {
             Self::Spawn { program, .. } => {
                 Some(format!("is {program} installed, and is --pg-bin-path the directory that holds it?"))
             }
-            Self::DiskFull { .. } => Some("free some space; the keeper tries again by itself".to_owned()),
+            Self::DiskFull { disk: Disk::Ours, .. } => {
+                Some("free some space; the keeper tries again by itself".to_owned())
+            }
+            Self::DiskFull { disk: Disk::Source, .. } => Some(
+                "free some space where the data are copied from; the keeper tries again by itself, and keeps what is here"
+                    .to_owned(),
+            ),
             Self::Source(problem) => problem.hint(),
             Self::CannotBeSetAside { .. } => Some(
                 "move the data away by hand, or agree to lose them: stolonctl init makes the cluster anew and has keepers overwrite"
@@ -173,7 +199,7 @@ impl PostgresError {
         let what = format!("cannot {what} {}", path.display());
         move |source| match source.kind() {
             std::io::ErrorKind::StorageFull => {
-                Self::DiskFull { what: what.replacen("cannot ", "trying to ", 1) }
+                Self::DiskFull { what: what.replacen("cannot ", "trying to ", 1), disk: Disk::Ours }
             }
             _ => Self::Io { what, source },
         }

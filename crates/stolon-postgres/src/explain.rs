@@ -2,6 +2,10 @@
 
 use std::borrow::Cow;
 
+use stolon_core::keeper::DeathCause;
+
+use crate::error::Disk;
+
 /// Replaces the value after each `password=` by `***`.
 pub(crate) fn mask_passwords(line: &str) -> Cow<'_, str> {
     const KEY: &str = "password=";
@@ -37,9 +41,24 @@ fn password_length(text: &str) -> usize {
     text.len()
 }
 
-/// True when the last words speak of a full disk.
-pub fn is_disk_full(tail: &[String]) -> bool {
-    tail.iter().rev().take(20).any(|line| line.contains("No space left on device"))
+/// Which disk is full, when the last words of something that runs here speak of one.
+pub(crate) fn full_disk(tail: &[String]) -> Option<Disk> {
+    lines_of_full_disk(tail).next().map(|_| Disk::Ours)
+}
+
+/// Which disk is full, when the last words of a tool that copies from a server speak of one. What that server says is handed on as
+/// libpq writes it: a severity in the server's language, a colon and two spaces (PostgreSQL source, fe-protocol3.c,
+/// `pqBuildErrorMessage3`); what the tool says of itself has one.
+pub(crate) fn full_disk_of_copy(tail: &[String]) -> Option<Disk> {
+    let is_of_server = |line: &String| line.contains(":  ");
+    match lines_of_full_disk(tail).all(is_of_server) {
+        true => lines_of_full_disk(tail).next().map(|_| Disk::Source),
+        false => Some(Disk::Ours),
+    }
+}
+
+fn lines_of_full_disk(tail: &[String]) -> impl Iterator<Item = &String> {
+    tail.iter().rev().take(20).filter(|line| line.contains("No space left on device"))
 }
 
 /// The line that says why a tool failed, without the tool's name before it.
@@ -246,6 +265,22 @@ pub fn refused_hba_lines(log_tail: &[String]) -> Vec<u32> {
     lines
 }
 
+/// What the last lines of a server's log give as the cause of its end, as far as that decides how to go on.
+pub(crate) fn death_cause(log_tail: &[String]) -> DeathCause {
+    let says =
+        |needles: &[&str]| log_tail.iter().any(|line| needles.iter().all(|needle| line.contains(needle)));
+    let hba_lines = refused_hba_lines(log_tail);
+    if full_disk(log_tail).is_some() {
+        DeathCause::DiskFull
+    } else if says(&["could not bind", "Address already in use"]) || says(&["lock file", "already exists"]) {
+        DeathCause::PortTaken
+    } else if !hba_lines.is_empty() {
+        DeathCause::HbaLines(hba_lines)
+    } else {
+        DeathCause::Other
+    }
+}
+
 /// The message of a log line without time, process and level.
 pub(crate) fn message_of(line: &str) -> &str {
     for level in ["PANIC:", "FATAL:", "ERROR:", "LOG:", "WARNING:", "DETAIL:", "HINT:", "CONTEXT:"] {
@@ -262,6 +297,53 @@ mod tests {
 
     fn tail(lines: &[&str]) -> Vec<String> {
         lines.iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    #[test]
+    fn whose_disk_is_full_is_told_by_who_says_so() {
+        const LOCAL: &str =
+            "pg_basebackup: error: could not write to file \"x/base.tar\": No space left on device";
+        const SOURCE: &str = "pg_basebackup: error: could not get COPY data stream: ERROR:  could not write to file \
+             \"base/pgsql_tmp/1\": No space left on device";
+        const GERMAN: &str =
+            "pg_basebackup: error: backup failed: FEHLER:  could not extend file: No space left on device";
+        for (lines, disk) in [
+            (&[LOCAL][..], Some(Disk::Ours)),
+            (&[SOURCE], Some(Disk::Source)),
+            (&[GERMAN, "pg_basebackup: removing data directory"], Some(Disk::Source)),
+            (&[SOURCE, LOCAL], Some(Disk::Ours)),
+            (&["pg_basebackup: error: connection to server failed: FATAL:  no"], None),
+        ] {
+            assert_eq!(full_disk_of_copy(&tail(lines)), disk, "{lines:?}");
+        }
+        let bootstrap = tail(&["PANIC:  could not write to file \"pg_wal/1\": No space left on device"]);
+        assert_eq!(full_disk(&bootstrap), Some(Disk::Ours), "initdb hands on what its own server says");
+    }
+
+    #[test]
+    fn the_causes_that_decide_something_are_told_apart() {
+        for (lines, cause) in [
+            (
+                &[
+                    "LOG:  could not bind IPv4 address \"0.0.0.0\": Address already in use",
+                    "FATAL:  could not create any TCP/IP sockets",
+                ][..],
+                DeathCause::PortTaken,
+            ),
+            (&["FATAL:  lock file \"/tmp/.s.PGSQL.5432.lock\" already exists"], DeathCause::PortTaken),
+            (&["PANIC:  could not write: No space left on device"], DeathCause::DiskFull),
+            (
+                &[
+                    "LOG:  invalid connection type \"nonsense\"",
+                    "CONTEXT:  line 7 of configuration file \"/data/pg_hba.conf\"",
+                    "FATAL:  could not load /data/pg_hba.conf",
+                ],
+                DeathCause::HbaLines(vec![7]),
+            ),
+            (&["FATAL:  something else"], DeathCause::Other),
+        ] {
+            assert_eq!(death_cause(&tail(lines)), cause, "{lines:?}");
+        }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use stolon_core::keeper::{Progress, RoleChange};
+use stolon_model::NewConfig;
+
 use crate::credentials::AuthMethod;
 use crate::error::{PostgresError, Result};
 use crate::files::SecretFile;
 use crate::limit::Limit;
-use crate::local::{InitdbOptions, LocalPostgres, Progress, ProgressSender};
+use crate::local::{LocalPostgres, ProgressSender};
 use crate::process::{Environment, Tool};
 use crate::quote::{sql_identifier, sql_literal};
 
@@ -14,7 +17,7 @@ const SIZE_POLL: Duration = Duration::from_secs(1);
 
 impl LocalPostgres {
     /// `initdb`. A failure leaves no PGDATA behind. The superuser's password is set at once when it has one.
-    pub async fn initdb(&self, options: &InitdbOptions, limit: &Limit) -> Result<()> {
+    pub async fn initdb(&self, options: &NewConfig, limit: &Limit) -> Result<()> {
         let superuser = &self.inner.options.superuser;
         let mut tool = self
             .tool("initdb")
@@ -98,12 +101,11 @@ impl LocalPostgres {
         }
     }
 
-    /// Sets passwords and makes the replication user, for a new cluster. Returns the lines to log, in the
-    /// words that existing tests wait for. The password never reaches the server's log.
-    pub async fn set_up_roles(&self, limit: &Limit) -> Result<Vec<&'static str>> {
+    /// Sets passwords and makes the replication user, for a new cluster. The password never reaches the server's log.
+    pub async fn set_up_roles(&self, limit: &Limit) -> Result<Vec<RoleChange>> {
         let superuser = &self.inner.options.superuser;
         let replication = &self.inner.options.replication;
-        let mut said = Vec::new();
+        let mut done = Vec::new();
         let password = |credentials: &crate::Credentials| match credentials.password_to_send() {
             Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.reveal())),
             None => String::new(),
@@ -112,19 +114,19 @@ impl LocalPostgres {
         if superuser.username == replication.username {
             let sql = format!("ALTER ROLE {su} WITH LOGIN REPLICATION{}", password(superuser));
             self.unlogged("give the superuser the right to replicate", &sql, limit).await?;
-            said.push("replication role added to superuser");
-            return Ok(said);
+            done.push(RoleChange::ReplicationAddedToSuperuser);
+            return Ok(done);
         }
         if superuser.auth != AuthMethod::Trust && !superuser.password.is_empty() {
             let sql = format!("ALTER ROLE {su} WITH{}", password(superuser));
             self.unlogged("set the superuser's password", &sql, limit).await?;
-            said.push("superuser password set");
+            done.push(RoleChange::SuperuserPasswordSet);
         }
         let role = sql_identifier(&replication.username);
         let sql = format!("CREATE ROLE {role} WITH LOGIN REPLICATION{}", password(replication));
         self.unlogged("create the replication role", &sql, limit).await?;
-        said.push("replication role created");
-        Ok(said)
+        done.push(RoleChange::ReplicationRoleCreated);
+        Ok(done)
     }
 
     /// One statement in a transaction that the server's log does not show.

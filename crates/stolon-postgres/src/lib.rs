@@ -17,6 +17,7 @@ pub mod error;
 pub mod explain;
 mod files;
 mod initialise;
+pub mod instance;
 pub mod limit;
 pub mod local;
 mod lock_files;
@@ -24,9 +25,9 @@ mod process;
 mod process_table;
 pub mod quote;
 mod replication;
-pub mod sample;
+mod sample;
 pub mod server;
-pub mod settings_check;
+mod settings_check;
 mod slots;
 mod socket;
 pub mod source;
@@ -34,15 +35,11 @@ pub mod sync_gate;
 
 pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials, Password};
-pub use error::{Mismatch, PostgresError, Result};
+pub use error::{Disk, Mismatch, PostgresError, Result};
 pub use explain::{explain_startup_failure, refused_hba_lines};
+pub use instance::LocalInstance;
 pub use limit::Limit;
-pub use local::{
-    BaseBackup, ConfigProblem, InitdbOptions, LocalPostgres, OldData, Options, OrphanOutcome, Progress,
-    ProgressSender, SlotPlan,
-};
-pub use sample::{ReplicationLook, ReplicationRow, Sample};
+pub use local::{BaseBackup, LocalPostgres, Options, OrphanOutcome, ProgressSender};
 pub use server::{ServerState, StopMode};
-pub use settings_check::{Origin, RejectedSetting};
 pub use source::{SourceFacts, SourceProblem};
 pub use sync_gate::SyncGate;

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stolon_core::keeper::{Config, ConfigMerge, Data, Upstream};
+use stolon_core::keeper::{Config, ConfigMerge, Data, OldData, Progress, Upstream};
 use stolon_core::postgres::Version;
-use stolon_model::{NewConfig, Timeline};
+use stolon_model::Timeline;
 use tokio::sync::watch;
 
 use crate::config::{self, ConfigFiles};
@@ -66,31 +66,8 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// Bytes copied, of how many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// So far.
-    pub bytes_done: u64,
-    /// In all; 0 when unknown.
-    pub bytes_total: u64,
-}
-
 /// Where long steps say how far they are.
 pub type ProgressSender = watch::Sender<Progress>;
-
-/// Options of [`LocalPostgres::initdb`].
-pub type InitdbOptions = NewConfig;
-
-/// What becomes of data that stands in PGDATA when a copy is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OldData {
-    /// Copied beside it (`postgres.new`) and exchanged when complete, so that the last good copy is never lost.
-    /// Needs room for both. Where PGDATA is a mount point, or has tablespaces or a `pg_wal` elsewhere,
-    /// this is the same as [`OldData::DeleteFirst`].
-    KeepUntilCopied,
-    /// Deleted before the copy starts.
-    DeleteFirst,
-}
 
 /// Options of [`LocalPostgres::base_backup`].
 #[derive(Clone, Debug)]
@@ -113,30 +90,6 @@ pub enum OrphanOutcome {
         /// Of the postmaster.
         pid: u32,
     },
-}
-
-/// A line of a configuration file that a running server did not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigProblem {
-    /// `postgresql.conf`, `pg_hba.conf`.
-    pub file: String,
-    /// From 1.
-    pub line: i32,
-    /// The parameter, empty for other files.
-    pub name: String,
-    /// PostgreSQL's words.
-    pub error: String,
-}
-
-/// What [`LocalPostgres::refresh_slots`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlotPlan {
-    /// Made.
-    pub created: Vec<String>,
-    /// Dropped.
-    pub dropped: Vec<String>,
-    /// Could not be changed, since it is in use, or since a logical slot has the name: tried again next time. With the reason.
-    pub kept: Vec<(String, String)>,
 }
 
 impl LocalPostgres {

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use crate::error::{PostgresError, Result};
+use crate::error::{Disk, PostgresError, Result};
 use crate::explain;
 use crate::limit::Limit;
 
@@ -55,11 +55,22 @@ pub(crate) struct Finished {
 impl Finished {
     /// The failure of a tool in words, unless it succeeded.
     pub(crate) fn success(self, tool: &str) -> Result<Finished> {
+        let full = explain::full_disk(&self.tail);
+        self.unless(full, tool)
+    }
+
+    /// The same for a tool that copies from another server, whose disk may be the full one.
+    pub(crate) fn success_of_copy(self, tool: &str) -> Result<Finished> {
+        let full = explain::full_disk_of_copy(&self.tail);
+        self.unless(full, tool)
+    }
+
+    fn unless(self, full: Option<Disk>, tool: &str) -> Result<Finished> {
         if self.status.success() {
             return Ok(self);
         }
-        if explain::is_disk_full(&self.tail) {
-            return Err(PostgresError::DiskFull { what: format!("running {tool}") });
+        if let Some(disk) = full {
+            return Err(PostgresError::DiskFull { what: format!("running {tool}"), disk });
         }
         let explanation = explain::tool_failure(tool, &self.tail)
             .unwrap_or_else(|| format!("it ended with {} and said nothing", status_in_words(self.status)));

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use stolon_core::keeper::{Answer, ReplicationRow, WalReceiver};
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
 use tokio_postgres::SimpleQueryRow;
 
@@ -11,59 +12,8 @@ use crate::local::LocalPostgres;
 use crate::process::lock;
 use crate::quote::sql_literal;
 
-/// One look at a server that answered every query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Decimal.
-    pub system_identifier: String,
-    /// Current timeline.
-    pub timeline: Timeline,
-    /// Primary: flushed. Standby: the greater of received and replayed.
-    pub lsn: Lsn,
-    /// `pg_is_in_recovery()`.
-    pub in_recovery: bool,
-    /// A standby receives WAL from the server that it follows (`pg_stat_wal_receiver`).
-    pub receives_wal: bool,
-    /// The whole history of `timeline`, oldest first (published: the last two).
-    pub timelines_history: Vec<TimelineHistoryEntry>,
-    /// `pg_file_settings`, later rows win, nothing filtered.
-    pub configured_parameters: Parameters,
-    /// `pg_stat_replication`.
-    pub replication: Vec<ReplicationRow>,
-    /// Names of parameters that wait for a restart.
-    pub pending_restart: Vec<String>,
-    /// Values in force of `synchronous_standby_names`.
-    pub synchronous_standby_names: String,
-    /// Name of the oldest WAL file; empty when segments are not 16 MiB.
-    pub older_wal_file: String,
-}
-
-/// A row of `pg_stat_replication`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicationRow {
-    /// `stolon_` and the instance UID for our standbys.
-    pub application_name: String,
-    /// `streaming`, `catchup`, …
-    pub state: String,
-    /// `sync`, `potential`, `quorum`, `async`.
-    pub sync_state: String,
-    /// What the standby has flushed.
-    pub flush_lsn: Option<Lsn>,
-}
-
-/// What the start gate of synchronous replication needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicationLook {
-    /// `pg_stat_replication`.
-    pub rows: Vec<ReplicationRow>,
-    /// Value in force of `synchronous_standby_names`.
-    pub synchronous_standby_names: String,
-    /// The primary's flush position, read after the other two; none on a standby.
-    pub flushed: Option<Lsn>,
-}
-
 /// Standbys only: what merely receives WAL, such as a base backup, replays nothing.
-const REPLICATION: &str = "SELECT application_name, state, sync_state, flush_lsn FROM pg_stat_replication \
+const REPLICATION: &str = "SELECT application_name, sync_state, flush_lsn FROM pg_stat_replication \
      WHERE replay_lsn IS NOT NULL ORDER BY 1; \
      SELECT current_setting('synchronous_standby_names')";
 
@@ -103,7 +53,7 @@ const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
 impl LocalPostgres {
     /// One look at the running server over a new connection, so that a success says that clients can come in. An error says
     /// which query failed.
-    pub async fn sample(&self, limit: &Limit) -> Result<Sample> {
+    pub async fn sample(&self, limit: &Limit) -> Result<Answer> {
         let sql = format!("{SETTINGS}; {REPLICATION}; {POSITION}");
         let answers = self.query_anew("look at the state of PostgreSQL", &sql, limit).await?;
         let [settings, pending, replication, names, position] = answers.as_slice() else {
@@ -122,13 +72,16 @@ impl LocalPostgres {
             // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.
             pending_restart.retain(|name| !RECOVERY_SETTINGS.contains(&name.as_str()));
         }
-        Ok(Sample {
+        Ok(Answer {
             system_identifier: position.get(1).unwrap_or_default().to_owned(),
             timeline,
             lsn,
             in_recovery,
-            receives_wal: position.get(5).is_some(),
-            timelines_history: timeline_history(&directory, timeline)?,
+            receiver: match in_recovery && position.get(5).is_none() {
+                true => WalReceiver::Absent(self.replication_failure()),
+                false => WalReceiver::Streaming,
+            },
+            history: timeline_history(&directory, timeline)?,
             configured_parameters: settings
                 .iter()
                 .filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())))
@@ -143,35 +96,11 @@ impl LocalPostgres {
         })
     }
 
-    /// Only what the start gate of synchronous replication needs: cheap enough to be polled.
-    pub async fn replication(&self, limit: &Limit) -> Result<ReplicationLook> {
-        let sql = format!("{REPLICATION}; {POSITION}");
-        let answers = self.query("look at the standbys", &sql, limit).await?;
-        let [replication, names, position] = answers.as_slice() else {
-            return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
-        };
-        Ok(ReplicationLook {
-            rows: replication.iter().map(replication_row).collect(),
-            synchronous_standby_names: column(names).pop().unwrap_or_default(),
-            flushed: position.first().and_then(|row| row.get(2)).and_then(|lsn| lsn.parse().ok()),
-        })
-    }
-
     /// The parameters in the files of the running server, all of them, as written.
     pub async fn configured_parameters(&self, limit: &Limit) -> Result<Parameters> {
         let answers = self.query("read the configured parameters", SETTINGS, limit).await?;
         let rows = answers.first().map(Vec::as_slice).unwrap_or_default();
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))).collect())
-    }
-
-    /// Names of parameters that wait for a restart, without those that mean nothing to a primary.
-    pub async fn pending_restart(&self, limit: &Limit) -> Result<Vec<String>> {
-        let sql = format!(
-            "SELECT name FROM pg_settings WHERE pending_restart AND name <> 'unix_socket_directories' AND (pg_is_in_recovery() OR name <> ALL('{{{}}}'))",
-            RECOVERY_SETTINGS.join(",")
-        );
-        let answers = self.query("ask what waits for a restart", &sql, limit).await?;
-        Ok(answers.first().map(|rows| column(rows)).unwrap_or_default())
     }
 
     /// Ends the sessions of all clients but the superuser and the replication user. Returns how many.
@@ -233,9 +162,8 @@ fn replication_row(row: &SimpleQueryRow) -> ReplicationRow {
     let text = |index| row.get(index).unwrap_or_default().to_owned();
     ReplicationRow {
         application_name: text(0),
-        state: text(1),
-        sync_state: text(2),
-        flush_lsn: row.get(3).and_then(|lsn| lsn.parse().ok()),
+        sync_state: text(1),
+        flush_lsn: row.get(2).and_then(|lsn| lsn.parse().ok()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stolon_core::keeper::ConfigMerge;
+use stolon_core::keeper::{ConfigFile, ConfigMerge, LineProblem};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use crate::error::{PostgresError, Result};
 use crate::explain;
 use crate::files::fresh_private_directory;
 use crate::limit::Limit;
-use crate::local::{ConfigProblem, LocalPostgres, OrphanOutcome};
+use crate::local::{LocalPostgres, OrphanOutcome};
 use crate::process::{Environment, lock, prepare_environment, push_tail, read_lines, status_in_words};
 use crate::process_table::tools_of;
 use crate::quote;
@@ -310,7 +310,7 @@ impl LocalPostgres {
 
     /// Makes the running server read its files again, waits until it has, and returns the lines it did not take; a timeout when it
     /// does not get to it. A server that does not accept connections yet is only told.
-    pub async fn reload(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
+    pub async fn reload(&self, limit: &Limit) -> Result<Vec<LineProblem>> {
         const LOADED: &str = "SELECT pg_conf_load_time()";
         let before = self.query_value("ask when the configuration was loaded", LOADED, limit).await;
         self.signal_server(Signal::HUP)?;
@@ -341,19 +341,19 @@ impl LocalPostgres {
 
     /// Lines of the configuration files that the running server does not take. A parameter that left the file and whose default
     /// waits for a restart is listed by PostgreSQL without a file: there is nothing wrong with any line.
-    pub async fn config_problems(&self, limit: &Limit) -> Result<Vec<ConfigProblem>> {
-        let sql = "SELECT 'postgresql.conf', coalesce(sourceline, 0), coalesce(name, ''), error FROM pg_file_settings f \
+    pub async fn config_problems(&self, limit: &Limit) -> Result<Vec<LineProblem>> {
+        let sql = "SELECT 'parameters', coalesce(sourceline, 0), coalesce(name, ''), error FROM pg_file_settings f \
                    WHERE error IS NOT NULL AND sourcefile IS NOT NULL AND NOT EXISTS \
                    (SELECT FROM pg_settings s WHERE s.name = lower(f.name) AND s.pending_restart); \
-                   SELECT 'pg_hba.conf', coalesce(line_number, 0), '', error FROM pg_hba_file_rules WHERE error IS NOT NULL";
+                   SELECT 'hba', coalesce(line_number, 0), '', error FROM pg_hba_file_rules WHERE error IS NOT NULL";
         let answers = self.query("look for mistakes in the configuration files", sql, limit).await?;
         let text =
             |row: &tokio_postgres::SimpleQueryRow, column| row.get(column).unwrap_or_default().to_owned();
         Ok(answers
             .iter()
             .flatten()
-            .map(|row| ConfigProblem {
-                file: text(row, 0),
+            .map(|row| LineProblem {
+                file: if text(row, 0) == "hba" { ConfigFile::Hba } else { ConfigFile::Parameters },
                 line: text(row, 1).parse().unwrap_or_default(),
                 name: text(row, 2),
                 error: text(row, 3),

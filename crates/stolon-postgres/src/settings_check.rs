@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use stolon_core::keeper::{Config, ConfigMerge};
+use stolon_core::keeper::{Config, ConfigMerge, Origin, RejectedSetting};
 
 use crate::candidate::{Candidate, Existing, Line, own_lines, replacement};
 use crate::config::{self, ConfigFiles};
@@ -12,39 +12,6 @@ use crate::explain;
 use crate::files::{fresh_private_directory, write_atomically};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
-
-/// A parameter that the binary refuses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RejectedSetting {
-    /// Its name as written; empty when the refusal names none.
-    pub name: String,
-    /// Its value as written.
-    pub value: String,
-    /// PostgreSQL's own words.
-    pub message: String,
-    /// A value that it would accept instead: the list of libraries without those that are missing.
-    pub instead: Option<String>,
-    /// Where it stands.
-    pub origin: Origin,
-}
-
-/// Where a refused parameter stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// In [`Config::parameters`]: leave it out (or take `instead`).
-    Parameters,
-    /// In [`Config::recovery`].
-    Recovery,
-    /// In a file that came with the data: [`crate::LocalPostgres::comment_out`] mends it.
-    ExistingFile {
-        /// Path of the file.
-        path: String,
-        /// Its line, from 1.
-        line: u32,
-    },
-    /// Nothing in particular: a combination, or the machine (`message` says).
-    Unknown,
-}
 
 /// Directory below the keeper's own in which candidates are tried.
 const SCRATCH: &str = "settings-check";

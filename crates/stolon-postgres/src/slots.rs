@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use stolon_core::keeper::SlotChanges;
 use stolon_core::postgres::Version;
 
-use crate::error::Result;
+use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
-use crate::local::{LocalPostgres, SlotPlan};
+use crate::local::LocalPostgres;
 use crate::quote::sql_literal;
 
 /// Prefix of the slots that belong to the cluster.
@@ -24,15 +25,16 @@ struct Slot {
 impl LocalPostgres {
     /// Makes exactly `wanted` the physical slots whose names start with `stolon_`, with WAL reserved at once;
     /// invalidated ones are made anew. Slots without the prefix, logical, temporary and synchronised ones are never
-    /// touched. A slot in use that is not wanted stays, and is tried again next time.
-    pub async fn refresh_slots(&self, wanted: &BTreeSet<String>, limit: &Limit) -> Result<SlotPlan> {
+    /// touched. What the server refuses (a slot in use that is not wanted, no room for another one) stays as it is, with the reason, and
+    /// is tried again next time. An error means that the server did not answer.
+    pub async fn refresh_slots(&self, wanted: &BTreeSet<String>, limit: &Limit) -> Result<SlotChanges> {
         let version = self.version(limit).await?;
         let existing = self.slots(version, limit).await?;
-        let mut plan = SlotPlan::default();
+        let mut changes = SlotChanges::default();
         let mut there: BTreeSet<String> = existing.iter().map(|slot| slot.name.clone()).collect();
         for slot in existing.iter().filter(|slot| !slot.physical && wanted.contains(&slot.name)) {
             let why = "a logical slot has the name that a physical one needs".to_owned();
-            plan.kept.push((slot.name.clone(), why));
+            changes.kept.push((slot.name.clone(), why));
         }
         for slot in existing.into_iter().filter(|slot| slot.physical && !slot.synced) {
             let is_wanted = wanted.contains(&slot.name);
@@ -43,17 +45,25 @@ impl LocalPostgres {
             match self.query(&format!("drop the replication slot {}", slot.name), &sql, limit).await {
                 Ok(_) => {
                     there.remove(&slot.name);
-                    plan.dropped.push(slot.name);
+                    changes.dropped.push(slot.name);
                 }
-                Err(error) => plan.kept.push((slot.name, error.to_string())),
+                Err(error @ PostgresError::Sql { code: Some(_), .. }) => {
+                    changes.kept.push((slot.name, error.to_string()));
+                }
+                Err(error) => return Err(error),
             }
         }
         for name in wanted.difference(&there) {
             let sql = format!("SELECT pg_create_physical_replication_slot({}, true)", sql_literal(name));
-            self.query(&format!("create the replication slot {name}"), &sql, limit).await?;
-            plan.created.push(name.clone());
+            match self.query(&format!("create the replication slot {name}"), &sql, limit).await {
+                Ok(_) => changes.created.push(name.clone()),
+                Err(error @ PostgresError::Sql { code: Some(_), .. }) => {
+                    changes.kept.push((name.clone(), error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(plan)
+        Ok(changes)
     }
 
     async fn slots(&self, version: Version, limit: &Limit) -> Result<Vec<Slot>> {

@@ -6,9 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use stolon_core::keeper::ReplicationRow;
 use stolon_model::Lsn;
-
-use crate::sample::ReplicationRow;
 
 /// Remembers, for each standby that is named now, how far it must have flushed to count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +83,6 @@ mod tests {
     fn row(name: &str, sync_state: &str, flushed: u64) -> ReplicationRow {
         ReplicationRow {
             application_name: name.into(),
-            state: "streaming".into(),
             sync_state: sync_state.into(),
             flush_lsn: Some(Lsn(flushed)),
         }

@@ -7,7 +7,11 @@ mod support;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stolon_core::keeper::{ConfigMerge, Data, DataKind, HbaLine, RecoveryMode, Upstream};
+use stolon_core::keeper::{
+    ConfigFile, ConfigMerge, Data, DataKind, HbaLine, OldData, Origin, RecoveryMode, RejectedSetting,
+    RoleChange, SlotChanges, Upstream,
+};
+use stolon_model::NewConfig;
 use stolon_postgres::*;
 use stolon_testkit::postgres::bin_directory;
 use support::*;
@@ -16,17 +20,17 @@ use tokio_util::sync::CancellationToken;
 instance_test!(a_new_cluster_is_made_started_and_looked_at, || async {
     let a = Instance::new("a", &Passwords::default());
     assert_eq!(a.postgres.facts().unwrap(), Data::Absent);
-    a.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    a.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
     let initialised = a.present();
     assert_eq!(initialised.kind, DataKind::Primary);
 
     a.start(&a.files(&[("fsync", "on")])).await;
     let said = a.postgres.set_up_roles(&limit()).await.unwrap();
-    assert_eq!(said, ["superuser password set", "replication role created"]);
+    assert_eq!(said, [RoleChange::SuperuserPasswordSet, RoleChange::ReplicationRoleCreated]);
     let sample = a.postgres.sample(&limit()).await.unwrap();
     assert_eq!(sample.system_identifier, initialised.system_identifier);
     assert_eq!(sample.timeline.0, 1);
-    assert!(!sample.in_recovery && sample.lsn.0 > 0 && sample.timelines_history.is_empty());
+    assert!(!sample.in_recovery && sample.lsn.0 > 0 && sample.history.is_empty());
     assert_eq!(sample.configured_parameters["shared_buffers"], "16MB");
     assert_eq!(sample.older_wal_file, "000000010000000000000001");
     assert!(sample.pending_restart.is_empty());
@@ -82,7 +86,7 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     let plan = a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
     assert_eq!(plan.created, [b.slot()]);
     let again = a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
-    assert_eq!(again, SlotPlan::default());
+    assert_eq!(again, SlotChanges::default());
 
     // A promotion right after the loss of the primary must not wait for the next retry: the startup process may just have gone to sleep.
     let standby = [("wal_retrieve_retry_interval", "600s")];
@@ -101,16 +105,12 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     let files = a.files(&[("synchronous_standby_names", &b.slot())]);
     a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(a.postgres.reload(&limit()).await.unwrap(), []);
-    let mut gate = SyncGate::new();
-    let waiting = limit();
-    loop {
-        let look = a.postgres.replication(&waiting).await.unwrap();
-        gate.observe(&sync_gate::names_in(&look.synchronous_standby_names), look.flushed.unwrap());
-        if gate.in_sync(&look.rows) == ["stolon_b"] {
-            break;
-        }
-        waiting.pause("the standby in sync", Duration::from_millis(10)).await.unwrap();
-    }
+    eventually("the standby in sync", || async {
+        let look = a.postgres.sample(&limit()).await.unwrap();
+        look.synchronous_standby_names == "stolon_b"
+            && look.replication.iter().any(|row| row.sync_state == "sync" && row.flush_lsn >= Some(look.lsn))
+    })
+    .await;
     a.run("INSERT INTO t VALUES (3)").await;
 
     a.crash().await;
@@ -120,12 +120,12 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
     b.run("INSERT INTO t VALUES (4)").await;
     let sample = b.postgres.sample(&limit()).await.unwrap();
     assert_eq!((sample.timeline.0, sample.in_recovery), (2, false));
-    assert_eq!(sample.timelines_history.len(), 1);
-    assert_eq!(sample.timelines_history[0].timeline.0, 1);
+    assert_eq!(sample.history.len(), 1);
+    assert_eq!(sample.history[0].timeline.0, 1);
     assert_eq!(b.present().kind, DataKind::Primary);
     b.postgres.write_config(&b.files(&[]), ConfigMerge::Replace, &limit()).await.unwrap();
     assert_eq!(b.postgres.reload(&limit()).await.unwrap(), []);
-    assert!(b.postgres.pending_restart(&limit()).await.unwrap().is_empty());
+    assert!(b.postgres.sample(&limit()).await.unwrap().pending_restart.is_empty());
 
     // The old primary wrote what nobody has; then it comes back as a standby.
     a.start(&a.files(&[])).await;
@@ -156,7 +156,7 @@ instance_test!(a_failed_copy_leaves_the_old_data, || async {
     let a = Instance::new("a", &Passwords::default());
     let b = Instance::new("b", &Passwords::default());
     a.create(&[]).await;
-    b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    b.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
     let before = fingerprint(&b.data());
     let own = b.present().system_identifier.clone();
 
@@ -260,10 +260,10 @@ instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accept
     files.hba.push(HbaLine::Verbatim("nonsense".into()));
     a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
     let problems = a.postgres.reload(&limit()).await.unwrap();
-    assert_eq!(problems.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["pg_hba.conf"]);
+    assert_eq!(problems.iter().map(|problem| problem.file).collect::<Vec<_>>(), [ConfigFile::Hba]);
     assert_eq!(problems[0].line, 6);
     eventually("max_connections waiting for a restart", || async {
-        a.postgres.pending_restart(&limit()).await.unwrap() == ["max_connections"]
+        a.postgres.sample(&limit()).await.unwrap().pending_restart == ["max_connections"]
     })
     .await;
     a.stop().await;
@@ -580,7 +580,7 @@ async fn full_disk() {
     let error = b.copy(&a, OldData::KeepUntilCopied).await.unwrap_err();
     assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
     assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
-    let error = b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap_err();
+    let error = b.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap_err();
     assert!(matches!(error, PostgresError::DiskFull { .. }), "{error}");
     assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
     a.stop().await;
@@ -588,7 +588,7 @@ async fn full_disk() {
 
 instance_test!(a_server_that_logs_to_files_explains_itself_too, || async {
     let a = Instance::new("a", &Passwords::default());
-    a.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    a.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
     let mut files = a.files(&[("logging_collector", "on")]);
     files.hba.push(HbaLine::Verbatim("nonsense".into()));
     a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();

@@ -10,7 +10,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stolon_core::keeper::ConfigMerge;
+use stolon_core::keeper::{ConfigMerge, SlotChanges};
+use stolon_model::NewConfig;
 use stolon_postgres::*;
 use support::*;
 
@@ -117,14 +118,14 @@ instance_test!(a_server_with_the_same_port_is_left_alone, || async {
         options.public_socket_directory = public.path().to_owned();
         options.port = a.port.clone();
     });
-    b.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+    b.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
     let no_slots = std::collections::BTreeSet::new();
     let asked = b.postgres.refresh_slots(&no_slots, &limit()).await.unwrap_err();
     assert!(matches!(asked, PostgresError::NotRunning), "{asked}");
 
     // The same port of another address: both run, and each is asked by its own keeper.
     b.start(&b.files(&[("listen_addresses", "127.0.0.2")])).await;
-    assert_eq!(b.postgres.refresh_slots(&no_slots, &limit()).await.unwrap(), SlotPlan::default());
+    assert_eq!(b.postgres.refresh_slots(&no_slots, &limit()).await.unwrap(), SlotChanges::default());
     let of = |instance: &Instance| instance.present().system_identifier.clone();
     assert_eq!(b.postgres.sample(&limit()).await.unwrap().system_identifier, of(&b));
     assert_eq!(a.postgres.sample(&limit()).await.unwrap().system_identifier, of(&a));

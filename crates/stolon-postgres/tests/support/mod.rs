@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use stolon_core::keeper::{Config, ConfigMerge, Data, HbaLine, Present, RecoveryMode, Upstream};
+use stolon_core::keeper::{
+    Config, ConfigMerge, Data, HbaLine, OldData, Present, Progress, RecoveryMode, Upstream,
+};
+use stolon_model::NewConfig;
 use stolon_postgres::*;
 use stolon_testkit::postgres::{as_unprivileged_user, bin_directory, free_port};
 use tokio::sync::watch;
@@ -212,7 +215,7 @@ impl Instance {
 
     /// initdb, start, roles: a new cluster as a keeper makes it.
     pub async fn create(&self, more: &[(&str, &str)]) {
-        self.postgres.initdb(&InitdbOptions::default(), &limit()).await.unwrap();
+        self.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
         self.start(&self.files(more)).await;
         self.postgres.set_up_roles(&limit()).await.unwrap();
     }

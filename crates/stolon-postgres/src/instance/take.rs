@@ -1,0 +1,109 @@
+//! Steps, each as it is.
+
+use std::time::Duration;
+
+use stolon_core::keeper::{Learned, Step, Upstream};
+use tokio_util::sync::CancellationToken;
+
+use super::LocalInstance;
+use crate::error::{PostgresError, Result};
+use crate::limit::Limit;
+use crate::local::{BaseBackup, ProgressSender};
+use crate::server::StopMode;
+use crate::source::SourceProblem;
+
+/// How long a new standby waits for its slot before it says so and tries again.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+/// A promotion that takes longer is tried again.
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(60);
+const INITDB_LIMIT: Duration = Duration::from_secs(300);
+/// How long a server may take for a fast stop before it is told to end at once.
+pub const FAST_STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a stop may take in all.
+pub const STOP_LIMIT: Duration = Duration::from_secs(90);
+
+impl LocalInstance {
+    pub(super) async fn run(
+        &self,
+        step: &Step,
+        request_timeout: Duration,
+        progress: &ProgressSender,
+        cancel: &CancellationToken,
+    ) -> Result<Learned> {
+        let postgres = &self.postgres;
+        let within = |duration| Limit::within(duration, cancel);
+        let request = within(request_timeout);
+        let unlimited = Limit::unlimited(cancel);
+        let unless_none = |timeout: Option<Duration>| timeout.map_or_else(|| unlimited.clone(), within);
+        match step {
+            Step::Stop => {
+                postgres.stop(StopMode::Fast, FAST_STOP_PATIENCE, &within(STOP_LIMIT)).await?;
+            }
+            Step::Wipe(_) => postgres.remove_data(&unlimited).await?,
+            Step::SetAside { instance, .. } => {
+                let kept = postgres.set_aside(instance.as_str()).await?;
+                return Ok(Learned::KeptAt(kept.display().to_string()));
+            }
+            Step::InitDb(options) => postgres.initdb(options, &within(INITDB_LIMIT)).await?,
+            Step::Restore(command) => postgres.restore(command, progress, &unlimited).await?,
+            Step::ExamineSource { upstream, system_identifier, slot } => {
+                self.examine(upstream, system_identifier.as_deref(), slot, &within(SLOT_PATIENCE)).await?;
+            }
+            Step::BaseBackup { upstream, slot, old_data, .. } => {
+                let (source, slot) = (upstream.clone(), Some(slot.clone()));
+                let backup = BaseBackup { source, slot, old_data: *old_data };
+                postgres.base_backup(&backup, progress, &unlimited).await?;
+            }
+            Step::Rewind { upstream, .. } => postgres.rewind(upstream, progress, &unlimited).await?,
+            Step::CheckSettings { config, merge } => {
+                return Ok(Learned::Rejected(postgres.check_settings(config, *merge, &request).await?));
+            }
+            Step::CommentOut(rejected) => postgres.comment_out(rejected)?,
+            Step::Configure { config, merge } => {
+                postgres.write_config(config, *merge, &request).await?;
+            }
+            Step::Start(merge) => postgres.start(*merge, &within(START_LIMIT)).await?,
+            Step::WaitReady(timeout) => postgres.wait_ready(&unless_none(*timeout)).await?,
+            Step::WaitRecoveryEnd(timeout) => postgres.wait_recovery_end(&unless_none(*timeout)).await?,
+            Step::CaptureParameters => {
+                return Ok(Learned::Configured(postgres.configured_parameters(&request).await?));
+            }
+            Step::SetUpRoles => return Ok(Learned::Roles(postgres.set_up_roles(&request).await?)),
+            Step::Reload => return Ok(Learned::NotInForce(postgres.reload(&request).await?)),
+            Step::Promote => postgres.promote(&within(PROMOTE_LIMIT)).await?,
+            Step::EnsureSlots(wanted) => {
+                return Ok(Learned::Slots(postgres.refresh_slots(wanted, &request).await?));
+            }
+            Step::TerminateClients => {
+                return Ok(Learned::SessionsEnded(postgres.terminate_clients(&request).await?));
+            }
+            Step::SetGate(_)
+            | Step::MarkInitializing(_)
+            | Step::Finish(_)
+            | Step::Commit(_)
+            | Step::Reobserve => {
+                return Err(PostgresError::Invalid(format!("{step:?} is no step of an instance")));
+            }
+        }
+        Ok(Learned::Nothing)
+    }
+
+    async fn examine(
+        &self,
+        upstream: &Upstream,
+        system_identifier: Option<&str>,
+        slot: &str,
+        limit: &Limit,
+    ) -> Result<()> {
+        match self.postgres.wait_for_source(upstream, system_identifier, Some(slot), limit).await {
+            Ok(_) => Ok(()),
+            // The copy speaks TLS, and meets whatever else is wrong with the source.
+            Err(PostgresError::Source(problem @ SourceProblem::NeedsTls { .. })) => {
+                tracing::info!("{problem}");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
