@@ -6,6 +6,7 @@ use std::time::Duration;
 use stolon_core::keeper::{
     Config, ConfigMerge, HbaLine, Live, Observation, Origin, Refusal, RefusalGround, Refusals, RejectedSetting, Step, plan,
 };
+use stolon_core::postgres::is_made_here;
 use stolon_model::Parameters;
 use stolon_postgres::{PostgresError, refused_hba_lines};
 use tokio::time::Instant;
@@ -20,10 +21,6 @@ const PROVEN: &str = "proven-parameters.json";
 const RECONSIDER_INTERVAL: Duration = Duration::from_secs(30);
 /// Only a start can tell whether these are right now, so they wait for another value.
 const DID_NOT_START: &str = "PostgreSQL did not start with it";
-
-/// Parameters whose values are made here and change with the topology: asking about them again finds nothing, and
-/// clients wait meanwhile.
-const MADE_HERE: [&str; 3] = ["synchronous_standby_names", "max_replication_slots", "restart_after_crash"];
 
 impl Keeper<'_> {
     /// Asks PostgreSQL itself about the configuration, then writes it. What it refuses is remembered, and planned
@@ -166,7 +163,7 @@ impl Keeper<'_> {
             .parameters
             .iter()
             .filter(|(name, value)| proven.get(*name) != Some(value))
-            .filter(|(name, _)| !MADE_HERE.contains(&name.as_str()))
+            .filter(|(name, _)| !is_made_here(name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         let mut learned = false;
@@ -254,9 +251,7 @@ pub(crate) struct Checked {
 impl Checked {
     fn of(config: &Config) -> Self {
         let mut parameters = config.parameters.clone();
-        MADE_HERE.iter().for_each(|name| {
-            parameters.remove(*name);
-        });
+        parameters.retain(|name, _| !is_made_here(name));
         Checked { parameters, recovery: config.recovery.parameters.clone() }
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use stolon_core::keeper::{Config, ConfigMerge, HbaDatabase, HbaLine, HbaUser, RecoveryMode, Upstream};
-use stolon_core::postgres::Version;
+use stolon_core::postgres::{Version, is_recovery_parameter};
 use stolon_model::Parameters;
 
 use crate::error::{PostgresError, Result};
@@ -64,10 +64,6 @@ pub(crate) const MERGED_FILE: &str = "stolon-temp-postgresql.conf";
 
 /// What `ALTER SYSTEM` had set where foreign data come from; PostgreSQL reads it after their `postgresql.conf`.
 const MERGED_ALTER_SYSTEM: &str = "stolon-temp-postgresql.auto.conf";
-
-/// What `ALTER SYSTEM`, or `pg_basebackup -R`, may have set for another recovery than the one that is to come.
-const OF_ANOTHER_RECOVERY: [&str; 5] =
-    ["recovery_", "primary_", "restore_command", "archive_cleanup_command", "promote_trigger_file"];
 
 /// Names that PostgreSQL can take in a configuration file.
 pub(crate) fn is_valid_name(name: &str) -> bool {
@@ -168,9 +164,11 @@ fn keep_alter_system(directory: &Path) -> Result<()> {
         return Ok(());
     }
     let text = std::fs::read_to_string(&path).map_err(PostgresError::io("read", &path))?;
+    // What it, or `pg_basebackup -R`, has set for a recovery was for another one than that which is to come.
     let is_wanted = |line: &&str| {
-        let name = line.trim_start().to_ascii_lowercase();
-        !name.starts_with('#') && !OF_ANOTHER_RECOVERY.iter().any(|start| name.starts_with(start))
+        let name =
+            line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+        !name.starts_with('#') && !is_recovery_parameter(name)
     };
     let lines: String = text.lines().filter(is_wanted).map(|line| format!("{line}\n")).collect();
     if !lines.trim().is_empty() {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use stolon_core::keeper::{Answer, ReplicationRow, WalReceiver};
+use stolon_core::postgres::is_recovery_parameter;
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
 use tokio_postgres::SimpleQueryRow;
 
@@ -30,23 +31,6 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
      WHERE name IS NOT NULL AND setting IS NOT NULL ORDER BY seqno; \
      SELECT name FROM pg_settings WHERE pending_restart AND name <> 'unix_socket_directories' ORDER BY 1";
 
-/// Settings that mean nothing to a server that is not in recovery.
-const RECOVERY_SETTINGS: &[&str] = &[
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_end_command",
-    "recovery_min_apply_delay",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "restore_command",
-];
-
 /// 16 MiB, the only size whose file names the wire format can express.
 const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
 
@@ -70,7 +54,7 @@ impl LocalPostgres {
         let mut pending_restart = column(pending);
         if !in_recovery {
             // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.
-            pending_restart.retain(|name| !RECOVERY_SETTINGS.contains(&name.as_str()));
+            pending_restart.retain(|name| !is_recovery_parameter(name));
         }
         Ok(Answer {
             system_identifier: position.get(1).unwrap_or_default().to_owned(),

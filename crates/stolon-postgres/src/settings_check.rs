@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use stolon_core::keeper::{Config, ConfigMerge, Origin, RejectedSetting};
+use stolon_core::postgres::{Owner, PARAMETERS, owner, parameter};
 
 use crate::candidate::{Candidate, Existing, Line, own_lines, replacement};
 use crate::config::{self, ConfigFiles};
@@ -17,17 +18,6 @@ use crate::local::LocalPostgres;
 const SCRATCH: &str = "settings-check";
 /// Each round takes out at least one setting; more than this many mistakes are reported by the next check.
 const MOST_ROUNDS: usize = 25;
-const LIBRARY_LISTS: &[&str] =
-    &["shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"];
-/// Files that PostgreSQL looks for in PGDATA when their names are not absolute.
-const FILES_OF_TLS: &[(&str, &str)] = &[
-    ("ssl_cert_file", "server.crt"),
-    ("ssl_key_file", "server.key"),
-    ("ssl_ca_file", ""),
-    ("ssl_crl_file", ""),
-    ("ssl_crl_dir", ""),
-    ("ssl_dh_params_file", ""),
-];
 
 impl LocalPostgres {
     /// Asks the real binary, beside the running server and without touching it or PGDATA, which of these settings it would
@@ -113,11 +103,12 @@ impl LocalPostgres {
         ] {
             set(name, Path::new(value));
         }
-        for (name, usual) in FILES_OF_TLS {
-            let wanted = lines.iter().rev().find(|line| line.name.eq_ignore_ascii_case(name));
-            let value = wanted.map_or(*usual, |line| line.value.as_str());
+        // The candidate stands elsewhere.
+        for (file, usual) in PARAMETERS.iter().filter_map(|file| Some((file, file.file_in_data?))) {
+            let wanted = lines.iter().rev().find(|line| line.name.eq_ignore_ascii_case(file.name));
+            let value = wanted.map_or(usual, |line| line.value.as_str());
             if !value.is_empty() && !Path::new(value).is_absolute() {
-                set(name, &directory.join(value));
+                set(file.name, &directory.join(value));
             }
         }
         let finished = tool.run(limit, |line| tracing::debug!("settings check: {line}")).await?;
@@ -205,9 +196,7 @@ fn missing_libraries(lines: &[Line], libraries: Option<&Path>) -> Vec<RejectedSe
         return Vec::new();
     }
     let mut rejected = Vec::new();
-    for line in
-        lines.iter().filter(|line| LIBRARY_LISTS.iter().any(|list| line.name.eq_ignore_ascii_case(list)))
-    {
+    for line in lines.iter().filter(|line| is_library_list(&line.name)) {
         let names = split_list(&line.value);
         let (there, missing): (Vec<String>, Vec<String>) =
             names.into_iter().partition(|name| library_exists(name, &line.name, directory));
@@ -326,15 +315,14 @@ fn attribute(message: &str, lines: &[Line], candidate: &Candidate) -> Option<Rej
 }
 
 fn is_library_list(name: &str) -> bool {
-    LIBRARY_LISTS.iter().any(|list| name.eq_ignore_ascii_case(list))
+    parameter(name).is_some_and(|parameter| parameter.is_library_list)
 }
 
 /// The setting that a message names: in quotes, else as a word. Of several, one that is not a matter of course for a cluster.
 fn named_setting<'a>(message: &str, lines: &'a [Line]) -> Option<&'a Line> {
     let words = message.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')));
     let is = |line: &&Line, word: &str| line.name.eq_ignore_ascii_case(word.trim_matches('.'));
-    let managed =
-        |line: &&Line| matches!(line.name.as_str(), "wal_level" | "max_wal_senders" | "port" | "hot_standby");
+    let managed = |line: &&Line| matches!(owner(&line.name), Owner::Managed | Owner::Shared);
     let mut named: Vec<&Line> = quoted(message)
         .chain(words)
         .filter_map(|word| lines.iter().find(|line| is(line, word)))

@@ -3,10 +3,11 @@
 use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
-use super::parameters::is_recovery_parameter;
 use super::plan::{config, usable};
 use super::recovery::{RecoveryMode, RecoverySettings, Upstream};
 use super::step::{ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
+use crate::postgres::{is_recovery_parameter, is_standby_limit};
+use crate::settings::may_need_restart;
 
 /// The next steps of a primary.
 pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation) -> Plan {
@@ -206,6 +207,12 @@ fn restart_or_commit(
     mut plan: Plan,
     synchronous: bool,
 ) -> Plan {
+    if goal.restart != RestartPolicy::Manual && restart_may_follow(seen, &config) {
+        // What a reload leaves waiting for a restart shows only afterwards, and until then nothing is reached: the primary would
+        // believe that its standbys have the limits that it is about to raise.
+        plan.steps.push(Step::Reobserve);
+        return plan;
+    }
     let pending: Vec<&str> =
         live.pending_restart.iter().map(String::as_str).filter(|name| !is_recovery_parameter(name)).collect();
     if !pending.is_empty() {
@@ -214,6 +221,9 @@ fn restart_or_commit(
     let now = match goal.restart {
         RestartPolicy::Manual => false,
         RestartPolicy::Now => true,
+        // Standbys stop replaying at a limit that is higher than theirs. A lowered one they have reached without a restart: they run
+        // with what the WAL demands.
+        RestartPolicy::AfterStandbys if pending.iter().any(|name| is_standby_limit(name)) => false,
         RestartPolicy::AfterStandbys => seen.restart_patience == Patience::Spent,
     };
     if pending.is_empty() || !now || plan.next_look == NextLook::Soon {
@@ -230,4 +240,13 @@ fn restart_or_commit(
     plan.steps.extend(start(&config));
     plan.steps.extend([Step::WaitReady(goal.ready_timeout), Step::Reobserve]);
     plan
+}
+
+/// Whether the reload that is to come changes a parameter that only a start takes.
+fn restart_may_follow(seen: &Observation, config: &Config) -> bool {
+    let Some(applied) = &seen.applied else { return true };
+    let names = applied.parameters.keys().chain(config.parameters.keys());
+    names
+        .filter(|name| applied.parameters.get(*name) != config.parameters.get(*name))
+        .any(|name| may_need_restart(seen.version.major, name))
 }

@@ -37,7 +37,7 @@ pub use outcome::{
 };
 pub use parameters::{
     Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals,
-    WantedParameters, captured_parameters, instances_of, is_recovery_parameter, reported_parameters,
+    WantedParameters, captured_parameters, instances_of, reported_parameters,
     synchronous_names, wanted_parameters, with_what_was_left_out,
 };
 pub use plan::plan;

@@ -4,36 +4,8 @@ use std::collections::BTreeMap;
 
 use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
 
-use crate::postgres::Version;
-use crate::settings::{self, FILE_LOCATIONS, RECOVERY_ONLY};
-
-/// Names that are removed from what is reported and from what is captured, beside [`RECOVERY_ONLY`]: they are managed here, and
-/// must not find their way into the cluster specification.
-const MANAGED: [&str; 12] = [
-    "unix_socket_directories",
-    "wal_keep_segments",
-    "wal_keep_size",
-    "hot_standby",
-    "listen_addresses",
-    "port",
-    "max_replication_slots",
-    "max_wal_senders",
-    "wal_log_hints",
-    "synchronous_standby_names",
-    "recovery_min_apply_delay",
-    "restore_command",
-];
-
-/// A standby asks for WAL again after this long. PostgreSQL's own 5 s is how long every commit would hang when a
-/// synchronous primary was restarted.
-const WAL_RETRIEVE_RETRY_INTERVAL: (&str, &str) = ("wal_retrieve_retry_interval", "200ms");
-
-/// A synchronous primary that recovers from the crash of a session opens by itself, with what no standby has confirmed
-/// in plain sight. When it ends instead, the keeper starts it anew, behind the start gate.
-const RESTART_AFTER_CRASH: (&str, &str) = ("restart_after_crash", "off");
-
-/// Our own defaults, which the operator may override.
-const OWN_DEFAULTS: [(&str, &str); 2] = [WAL_RETRIEVE_RETRY_INTERVAL, RESTART_AFTER_CRASH];
+use crate::postgres::{RESTART_AFTER_CRASH, Version, WAL_RETRIEVE_RETRY_INTERVAL, is_reported, parameter};
+use crate::settings;
 
 /// Kept for standbys even without slots: 8 segments of 16 MiB.
 const LEAST_WAL_SEGMENTS: u64 = 8;
@@ -58,13 +30,14 @@ pub struct Demands {
 }
 
 impl Demands {
-    fn limits(&self) -> [(&'static str, u64, u64); 5] {
+    /// The limits by name, in order.
+    pub(crate) fn limits(&self) -> [(&'static str, u64); 5] {
         [
-            ("max_connections", self.max_connections, 100),
-            ("max_locks_per_transaction", self.max_locks_per_transaction, 64),
-            ("max_prepared_transactions", self.max_prepared_transactions, 0),
-            ("max_wal_senders", self.max_wal_senders, 10),
-            ("max_worker_processes", self.max_worker_processes, 8),
+            ("max_connections", self.max_connections),
+            ("max_locks_per_transaction", self.max_locks_per_transaction),
+            ("max_prepared_transactions", self.max_prepared_transactions),
+            ("max_wal_senders", self.max_wal_senders),
+            ("max_worker_processes", self.max_worker_processes),
         ]
     }
 }
@@ -153,9 +126,8 @@ pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> Wan
     let mut wanted = WantedParameters::default();
     let mut theirs = Parameters::new();
     if goal.include_captured {
-        theirs.extend(
-            facts.captured.into_iter().flatten().filter(|(name, _)| is_reportable(name)).map(lowered),
-        );
+        theirs
+            .extend(facts.captured.into_iter().flatten().filter(|(name, _)| is_reported(name)).map(lowered));
     }
     theirs.extend(goal.user.iter().map(lowered));
     wanted.parameters = admit(theirs, facts, &mut wanted.problems);
@@ -243,10 +215,8 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
         (version.has_wal_retrieve_retry_interval(), WAL_RETRIEVE_RETRY_INTERVAL),
         (!goal.synchronous_names.is_empty(), RESTART_AFTER_CRASH),
     ];
-    for (_, (name, value)) in
-        defaults.iter().filter(|(applies, (name, _))| *applies && !theirs.contains_key(*name))
-    {
-        set(name, (*value).to_owned());
+    for (_, ours) in defaults.iter().filter(|(applies, ours)| *applies && !theirs.contains_key(ours.name)) {
+        set(ours.name, ours.own_default.unwrap_or_default().to_owned());
     }
     managed
 }
@@ -286,7 +256,8 @@ pub fn instances_of(application_names: &[String]) -> Vec<InstanceUid> {
 /// Raises limits to what the copied cluster was run with: with less, recovery stops. Somebody who asked for less is told.
 fn raise(wanted: &mut WantedParameters, demands: &Demands, version: Version) {
     let parameters = &mut wanted.parameters;
-    for (name, demanded, default) in demands.limits() {
+    for (name, demanded) in demands.limits() {
+        let default = parameter(name).and_then(|parameter| parameter.standby_limit).unwrap_or_default();
         let ours = parameters.get(name).map_or(Some(default), |text| text.trim().parse::<u64>().ok());
         let Some(ours) = ours.filter(|ours| *ours < demanded) else { continue };
         if parameters.insert(name.to_owned(), demanded.to_string()).is_some() && name != "max_wal_senders" {
@@ -310,13 +281,11 @@ pub fn captured_parameters(configured: &Parameters) -> Parameters {
 /// whether the operator set a parameter, so that our own defaults stay our own.
 pub fn reported_parameters(configured: &Parameters, specified: impl Fn(&str) -> bool) -> Parameters {
     let is_ours = |name: &str, value: &str| {
-        OWN_DEFAULTS
-            .iter()
-            .any(|&(ours, default)| name.eq_ignore_ascii_case(ours) && value == default && !specified(ours))
+        parameter(name).is_some_and(|ours| ours.own_default == Some(value) && !specified(ours.name))
     };
     configured
         .iter()
-        .filter(|(name, _)| is_reportable(name))
+        .filter(|(name, _)| is_reported(name))
         .filter(|(name, value)| !is_ours(name, value))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
@@ -326,26 +295,14 @@ pub fn reported_parameters(configured: &Parameters, specified: impl Fn(&str) -> 
 /// sentinel makes the first primary's report the specification's `pgParameters`; what is complained about, and tried again, must not be
 /// forgotten there.
 pub fn with_what_was_left_out(mut reported: Parameters, asked: &Parameters) -> Parameters {
-    let is_reported =
+    let is_there =
         |reported: &Parameters, name: &str| reported.keys().any(|known| known.eq_ignore_ascii_case(name));
     for (name, value) in asked {
-        if is_reportable(name) && !is_reported(&reported, name) {
+        if is_reported(name) && !is_there(&reported, name) {
             reported.insert(name.clone(), value.clone());
         }
     }
     reported
-}
-
-fn is_reportable(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let name = name.as_str();
-    !MANAGED.contains(&name) && !RECOVERY_ONLY.contains(&name) && !FILE_LOCATIONS.contains(&name)
-}
-
-/// True for a parameter that waits for a restart only because the instance was promoted.
-pub fn is_recovery_parameter(name: &str) -> bool {
-    RECOVERY_ONLY.contains(&name)
-        || matches!(name, "recovery_target_inclusive" | "restore_command" | "recovery_min_apply_delay")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use stolon_model::{
     replication_name,
 };
 
-use crate::postgres::Version;
+use crate::postgres::{Recovery, Version, parameter};
 
 /// How a server starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,14 +139,8 @@ pub fn recovery_parameters(
 
 /// The `recovery_target*` parameters of which PostgreSQL takes only one.
 pub fn exclusive_targets(parameters: &Parameters) -> Vec<&str> {
-    const EXCLUSIVE: [&str; 5] = [
-        "recovery_target",
-        "recovery_target_lsn",
-        "recovery_target_name",
-        "recovery_target_time",
-        "recovery_target_xid",
-    ];
-    EXCLUSIVE.into_iter().filter(|name| parameters.contains_key(*name)).collect()
+    let is_target = |name: &str| parameter(name).is_some_and(|found| found.recovery == Recovery::Target);
+    parameters.keys().map(String::as_str).filter(|name| is_target(name)).collect()
 }
 
 #[cfg(test)]

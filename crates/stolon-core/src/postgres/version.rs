@@ -65,14 +65,10 @@ impl Version {
         self.major >= 12
     }
 
-    /// A reload is enough for a recovery parameter (release notes 12, 13 and 14).
+    /// A reload is enough for a recovery parameter: with settings in `postgresql.conf` (release notes 12), where `pg_settings` says so
+    /// (release notes 13 and 14).
     pub fn reloads_recovery_parameter(self, name: &str) -> bool {
-        match name {
-            "recovery_min_apply_delay" => self.major >= 12,
-            "primary_conninfo" | "primary_slot_name" => self.major >= 13,
-            "restore_command" => self.major >= 14,
-            _ => false,
-        }
+        self.has_signal_files() && !crate::settings::may_need_restart(self.major, name)
     }
 
     /// Recovery settings live in `postgresql.conf`, with `standby.signal` and `recovery.signal`

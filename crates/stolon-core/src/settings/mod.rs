@@ -10,6 +10,8 @@ use stolon_model::Parameters;
 use stolon_model::nearest::nearest;
 
 pub use table::MAJORS;
+
+use crate::postgres::{Owner, owner};
 use table::Row;
 use value::Refusal;
 
@@ -58,34 +60,6 @@ impl std::fmt::Display for SettingProblem {
     }
 }
 
-/// Parameters that the cluster always sets itself.
-pub const MANAGED: [&str; 7] = [
-    "hot_standby",
-    "listen_addresses",
-    "max_replication_slots",
-    "max_wal_senders",
-    "port",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-];
-
-/// Where files lie is the keeper's business: a foreign `hba_file` would make the generated one ineffective.
-pub const FILE_LOCATIONS: [&str; 5] =
-    ["data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"];
-
-/// Recovery settings that belong to the specification's own fields, not to `pgParameters`.
-pub const RECOVERY_ONLY: [&str; 9] = [
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_target_timeline",
-    "recovery_target",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_xid",
-    "recovery_target_action",
-];
-
 /// What took the place of parameters that no longer exist.
 const REPLACED_BY: [(&str, &str); 9] = [
     ("checkpoint_segments", "max_wal_size"),
@@ -112,6 +86,17 @@ pub fn accepted(major: u16, parameters: &Parameters) -> (Parameters, Vec<Setting
     (kept, problems)
 }
 
+/// Whether a change of a parameter may come into force only with a restart of PostgreSQL `major`. Also true where that is not
+/// known: of the parameters of extensions, and of majors older than the table. Newer ones are taken for the newest that is known.
+pub fn may_need_restart(major: u16, name: &str) -> bool {
+    table::find(major.min(*MAJORS.end()), name).is_none_or(|row| row.needs_restart)
+}
+
+/// Whether PostgreSQL `major`, one of [`MAJORS`], has the parameter.
+pub fn exists(major: u16, name: &str) -> bool {
+    table::find(major, name).is_some()
+}
+
 fn problem(major: u16, parameters: &Parameters, name: &str, value: &str) -> Option<SettingProblem> {
     let found = |kind, sentence| Some(SettingProblem { name: name.to_owned(), kind, sentence });
     if !is_readable_name(name) {
@@ -126,7 +111,7 @@ fn problem(major: u16, parameters: &Parameters, name: &str, value: &str) -> Opti
     if let Some(sentence) = managed(name, value) {
         return found(ProblemKind::Managed, sentence);
     }
-    if FILE_LOCATIONS.iter().chain(&RECOVERY_ONLY).any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+    if owner(name) == Owner::Reserved {
         let sentence = format!("{name} is managed by the keeper and cannot be set in pgParameters");
         return found(ProblemKind::Reserved, sentence);
     }
@@ -160,7 +145,7 @@ fn row_problem(major: u16, row: &Row<'_>, value: &str) -> Option<(ProblemKind, S
 }
 
 fn managed(name: &str, value: &str) -> Option<String> {
-    if MANAGED.iter().any(|managed| managed.eq_ignore_ascii_case(name)) {
+    if owner(name) == Owner::Managed {
         return Some(format!("{name} is set by the cluster itself: the value given for it is ignored"));
     }
     if name.eq_ignore_ascii_case("wal_level") && !matches!(value, "replica" | "logical") {

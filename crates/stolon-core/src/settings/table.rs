@@ -62,6 +62,8 @@ pub(super) struct Row<'t> {
     pub kind: Kind<'t>,
     /// It tells something and cannot be set.
     pub is_read_only: bool,
+    /// Only a start takes a new value.
+    pub needs_restart: bool,
 }
 
 /// Every row of the table, by name and major.
@@ -93,7 +95,14 @@ fn row(line: &str) -> Option<Row<'_>> {
         "enum" => Kind::Enum(next()?.split(',').collect()),
         _ => Kind::Text,
     };
-    Some(Row { name, first, last, kind, is_read_only: context == "internal" })
+    Some(Row {
+        name,
+        first,
+        last,
+        kind,
+        is_read_only: context == "internal",
+        needs_restart: context == "postmaster",
+    })
 }
 
 /// The parameter as `major` knows it. Names match without regard to case.

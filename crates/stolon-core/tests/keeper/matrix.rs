@@ -494,21 +494,51 @@ fn restarts_wait_for_the_operator_or_happen_in_order() {
     let follower = cluster.instances.get_mut(&"pp".into()).unwrap();
     follower.status.healthy = true;
     follower.status.current_generation = 2;
-    let mut seen = pending(&["max_connections"], &cluster);
+    let mut seen = pending(&["shared_buffers"], &cluster);
     assert_eq!(planned(&cluster, &seen), "slots:stolon_pp commit:3", "the standby restarts first");
     seen.restart_patience = Patience::Spent;
     assert_eq!(planned(&cluster, &seen), RESTART);
+    let mut limits = pending(&["shared_buffers", "max_connections"], &cluster);
+    limits.restart_patience = Patience::Spent;
+    assert_eq!(
+        planned(&cluster, &limits),
+        "slots:stolon_pp commit:3",
+        "a limit waits for it, however long it takes"
+    );
+    cluster.instances.get_mut(&"pp".into()).unwrap().status.healthy = false;
+    assert_eq!(planned(&cluster, &limits), RESTART, "one that is down comes back with the new limit");
+    cluster.instances.get_mut(&"pp".into()).unwrap().status.healthy = true;
 
     ours(&mut cluster).spec.synchronous_replication = true;
     ours(&mut cluster).spec.synchronous_standbys = Some(Vec::new());
-    let mut seen = pending(&["max_connections"], &cluster);
+    let mut seen = pending(&["shared_buffers"], &cluster);
     seen.gate = Gate::Open;
     seen.restart_patience = Patience::Spent;
-    seen.applied = None;
     assert_eq!(
         planned(&cluster, &seen),
         "slots:stolon_pp configure:primary reload gate stop configure:primary start ready again"
     );
+}
+
+/// What a reload leaves waiting for a restart is seen only afterwards. A standby that said before that it has reached its generation
+/// would have the primary raise its limits at once.
+#[test]
+fn no_generation_is_reached_before_it_is_known_whether_a_restart_follows() {
+    for role in [Role::Primary, Role::Standby] {
+        let mut cluster = asked(role.clone(), Init::None);
+        let kind = if role == Role::Primary { DataKind::Primary } else { DataKind::Standby };
+        let seen = running(kind, &goal(&cluster));
+        let mut changed = |name: &str, automatic: bool| {
+            cluster.cluster.spec.automatic_pg_restart = Some(automatic);
+            ours(&mut cluster).spec.pg_parameters = Some([(name.to_owned(), "150".to_owned())].into());
+            let words = planned(&cluster, &seen);
+            words.rsplit(' ').next().map(str::to_owned)
+        };
+        assert_eq!(changed("max_connections", true).as_deref(), Some("again"), "{role:?}");
+        assert_eq!(changed("an.extension", true).as_deref(), Some("again"), "{role:?}");
+        assert_eq!(changed("work_mem", true).as_deref(), Some("commit:3"), "{role:?}");
+        assert_eq!(changed("max_connections", false).as_deref(), Some("commit:3"), "{role:?}");
+    }
 }
 
 #[test]
