@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Config, ConfigMerge, HbaLine, Live, Observation, Origin, Refusal, RefusalGround, Refusals, RejectedSetting, Step, plan,
+    Config, ConfigMerge, HbaLine, Live, Observation, Origin, Refusal, RefusalGround, Refusals,
+    RejectedSetting, Step, plan,
 };
 use stolon_core::postgres::is_made_here;
 use stolon_model::Parameters;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_core::keeper::{Look, Step, StepOutcome};
-use stolon_postgres::{Limit, ProgressSender};
+use stolon_postgres::{Limit, LocalInstance, ProgressSender};
 use tokio_util::sync::CancellationToken;
 
 /// Something that can be looked at and that takes steps (contract: `stolon_core::keeper::machine`).
@@ -20,4 +20,20 @@ pub(crate) trait Instance {
         progress: &ProgressSender,
         called_off: &CancellationToken,
     ) -> StepOutcome;
+}
+
+impl Instance for LocalInstance {
+    async fn look(&self, limit: &Limit) -> Look {
+        LocalInstance::look(self, limit).await
+    }
+
+    async fn take(
+        &self,
+        step: Step,
+        request_timeout: Duration,
+        progress: &ProgressSender,
+        called_off: &CancellationToken,
+    ) -> StepOutcome {
+        LocalInstance::take(self, &step, request_timeout, progress, called_off).await
+    }
 }

@@ -72,6 +72,12 @@ pub enum StateFileError {
         /// Where and why.
         cause: stolon_model::DecodeError,
     },
+    /// The file holds `null`.
+    #[error("{path} holds null instead of what a keeper writes there")]
+    Null {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The file cannot be replaced; the old one is still there.
     #[error("cannot write {path}: {cause}")]
     Write {
@@ -88,6 +94,8 @@ pub enum StateFileError {
 /// The file is there but cannot be read, or holds something else.
 pub fn load<D: stolon_model::Document>(path: &Path) -> Result<Option<D>, StateFileError> {
     match std::fs::read_to_string(path) {
+        // A document of the store may be null; a file that says nothing was not written by a keeper, and what stood there is lost.
+        Ok(text) if text.trim() == "null" => Err(StateFileError::Null { path: path.to_owned() }),
         Ok(text) => D::from_json(&text)
             .map(Some)
             .map_err(|cause| StateFileError::Parse { path: path.to_owned(), cause }),
@@ -123,4 +131,23 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stolon_model::InstanceState;
+
+    #[test]
+    fn only_a_file_that_is_not_there_is_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dbstate");
+        assert_eq!(load::<InstanceState>(&path).unwrap(), None);
+        for text in ["null", " null\n", "", "[]", "{"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(load::<InstanceState>(&path).is_err(), "{text:?}");
+        }
+        std::fs::write(&path, "{}").unwrap();
+        assert_eq!(load::<InstanceState>(&path).unwrap(), Some(InstanceState::default()));
+    }
 }

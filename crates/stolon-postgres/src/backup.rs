@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
 use stolon_core::keeper::{OldData, Upstream};
 
 use crate::credentials::Credentials;
@@ -231,10 +231,14 @@ fn can_be_exchanged(directory: &Path) -> bool {
         && tablespaces(directory).is_empty()
 }
 
+/// Also a directory of the same file system that is bound there, whose device tells nothing (Linux 5.8 and newer say so).
 fn is_mount_point(directory: &Path) -> bool {
+    let flags = (AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    let is_root = rustix::fs::statx(CWD, directory, flags.0, flags.1)
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     let parent = directory.parent().unwrap_or(Path::new("/"));
-    device(directory).is_some_and(|own| device(parent) != Some(own))
+    is_root || device(directory).is_some_and(|own| device(parent) != Some(own))
 }
 
 fn tablespaces(directory: &Path) -> Vec<PathBuf> {

@@ -35,6 +35,17 @@ pub(crate) fn works_in(pid: u32, directory: &Path) -> bool {
     Process::new(pid).and_then(|process| process.cwd()).is_ok_and(|works_in| works_in == directory)
 }
 
+/// What the startup process of the server in `data_directory` calls itself, which says what it replays (manual,
+/// `update_process_title`); none when no recovery is under way.
+pub(crate) fn startup_process_of(data_directory: &Path) -> Option<String> {
+    let directory = std::fs::canonicalize(data_directory).ok()?;
+    let title = |process: &Process| process.cmdline().map(|words| words.join(" ")).unwrap_or_default();
+    let is_it = |process: &Process| {
+        title(process).starts_with("postgres: startup") && process.cwd().is_ok_and(|cwd| cwd == directory)
+    };
+    processes().find(is_it).map(|process| title(&process))
+}
+
 fn processes() -> impl Iterator<Item = Process> {
     procfs::process::all_processes().into_iter().flatten().flatten()
 }

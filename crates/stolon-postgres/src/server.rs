@@ -309,12 +309,17 @@ impl LocalPostgres {
     }
 
     /// Makes the running server read its files again, waits until it has, and returns the lines it did not take; a timeout when it
-    /// does not get to it. A server that does not accept connections yet is only told.
+    /// does not get to it. A server that says that it does not accept connections yet is only told; one that does not answer although it
+    /// should is told, too, and an error, since nobody knows whether it listened.
     pub async fn reload(&self, limit: &Limit) -> Result<Vec<LineProblem>> {
         const LOADED: &str = "SELECT pg_conf_load_time()";
         let before = self.query_value("ask when the configuration was loaded", LOADED, limit).await;
         self.signal_server(Signal::HUP)?;
-        let Ok(before) = before else { return Ok(Vec::new()) };
+        let before = match before {
+            Ok(before) => before,
+            Err(_) if self.says_starting() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
         let short = limit.at_most(RELOAD_PATIENCE);
         while self.query_value("ask when the configuration was loaded", LOADED, limit).await? == before {
             if let Err(timeout) = short.pause("the reload", PID_FILE_POLL).await {

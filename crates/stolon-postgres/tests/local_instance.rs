@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::time::Duration;
+
 use stolon_core::keeper::{
-    AlterSystem, ConfigMerge, ControlLook, Data, DeathCause, FailureKind, Learned, Look, OldData, RoleChange,
-    ServerLook, SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome, Upstream,
+    AlterSystem, ConfigMerge, ControlLook, Data, DeathCause, FailureKind, Learned, Look, OldData,
+    RecoveryMode, RoleChange, ServerLook, SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome,
+    Upstream,
 };
 use stolon_model::NewConfig;
-use stolon_postgres::instance::Instance as _;
 use stolon_postgres::{BaseBackup, LocalInstance, LocalPostgres, Options, ProgressSender};
 use support::*;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ fn instance(of: &Instance) -> LocalInstance {
 }
 
 async fn look(instance: &LocalInstance) -> Look {
-    instance.look(DEADLINE, &CancellationToken::new()).await
+    instance.look(&limit()).await
 }
 
 async fn take(instance: &LocalInstance, step: Step) -> StepOutcome {
@@ -174,5 +176,95 @@ instance_test!(a_full_disk_of_the_source_is_not_ours, || async {
     let error = LocalPostgres::new(options).base_backup(&backup, &progress(), &limit()).await.unwrap_err();
     assert_eq!(StepFailure::from(error).kind, FailureKind::DiskFullAtSource);
     assert_eq!(fingerprint(&b.data()), before, "what is here stays");
+    a.stop().await;
+});
+
+instance_test!(a_reload_that_nobody_can_confirm_is_not_done, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    let it = instance(&a);
+    assert_eq!(done(&it, Step::Reload).await, Learned::NotInForce(Vec::new()));
+    let sql = a.sql().await;
+    let shut_out = "ALTER ROLE stolon NOLOGIN; \
+                    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'stolon-keeper'";
+    sql.batch_execute(shut_out).await.unwrap();
+    assert_eq!(failure(&it, Step::Reload).await, FailureKind::Other);
+    sql.batch_execute("ALTER ROLE stolon LOGIN").await.unwrap();
+    assert_eq!(done(&it, Step::Reload).await, Learned::NotInForce(Vec::new()));
+    a.stop().await;
+});
+
+#[test]
+fn data_on_a_mount_point_are_copied_in_place() {
+    let _bound = BoundDirectory::mount();
+    run("data_on_a_mount_point_are_copied_in_place", mounted);
+}
+
+async fn mounted() {
+    // Where the machine lets us make one.
+    let Some(directory) = BoundDirectory::of_parent() else { return };
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    let home = tempfile::tempdir().unwrap();
+    let b = Instance::with("b", &Passwords::default(), home, |options| options.keeper_directory = directory);
+    a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    for _ in 0..2 {
+        b.copy(&a, OldData::KeepUntilCopied).await.unwrap();
+        assert!(matches!(b.postgres.facts().unwrap(), Data::Present(_)));
+    }
+    b.postgres.remove_data(&limit()).await.unwrap();
+    assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
+    a.stop().await;
+}
+
+fn remove_wal(of: &Instance) {
+    for segment in std::fs::read_dir(of.data().join("pg_wal")).unwrap().flatten() {
+        if segment.file_type().unwrap().is_file() {
+            std::fs::remove_file(segment.path()).unwrap();
+        }
+    }
+}
+
+instance_test!(a_recovery_that_makes_progress_is_waited_for, || async {
+    const SEGMENTS: usize = 8;
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    let b = Instance::new("b", &Passwords::default());
+    // A backup that needs eight segments of WAL before it can be read, fetched one by one.
+    let sql = a.sql().await;
+    sql.batch_execute("SELECT pg_backup_start('slow', true)").await.unwrap();
+    let copied = std::process::Command::new("cp").args(["-a"]).arg(a.data()).arg(b.data()).status().unwrap();
+    assert!(copied.success());
+    for _ in 0..SEGMENTS {
+        let segment = "SELECT pg_logical_emit_message(false, 'x', 'x'); SELECT pg_switch_wal()";
+        sql.batch_execute(segment).await.unwrap();
+    }
+    let row = sql.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await.unwrap();
+    std::fs::write(b.data().join("backup_label"), row.get::<_, String>(0)).unwrap();
+    for stale in ["postmaster.pid", "postmaster.opts"] {
+        std::fs::remove_file(b.data().join(stale)).unwrap();
+    }
+    remove_wal(&b);
+    let it = instance(&b);
+    let fetching = |command: String| {
+        let mut config = b.files(&[]);
+        config.recovery.mode = RecoveryMode::Standby;
+        config.recovery.parameters.insert("restore_command".into(), command);
+        Step::Configure { config: Box::new(config), merge: ConfigMerge::Replace }
+    };
+    done(&it, fetching(format!("sleep 0.5; cp {}/pg_wal/%f %p", a.data().display()))).await;
+    done(&it, Step::Start(ConfigMerge::Replace)).await;
+    let begun = std::time::Instant::now();
+    let patience = Duration::from_secs(2);
+    done(&it, Step::WaitReady(Some(patience))).await;
+    assert!(begun.elapsed() > patience, "the recovery was over too early to show anything");
+
+    // One that stands still is not.
+    done(&it, Step::Stop).await;
+    std::fs::write(b.data().join("backup_label"), row.get::<_, String>(0)).unwrap();
+    done(&it, fetching("sleep 60".to_owned())).await;
+    remove_wal(&b);
+    done(&it, Step::Start(ConfigMerge::Replace)).await;
+    assert_eq!(failure(&it, Step::WaitReady(Some(patience))).await, FailureKind::TimedOut);
     a.stop().await;
 });

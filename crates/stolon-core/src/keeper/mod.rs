@@ -37,8 +37,8 @@ pub use outcome::{
 };
 pub use parameters::{
     Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals,
-    WantedParameters, captured_parameters, instances_of, reported_parameters,
-    synchronous_names, wanted_parameters, with_what_was_left_out,
+    WantedParameters, captured_parameters, instances_of, reported_parameters, synchronous_names,
+    wanted_parameters, with_what_was_left_out,
 };
 pub use plan::plan;
 pub use recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters};

@@ -118,7 +118,7 @@ pub enum Step {
     },
     /// Start PostgreSQL.
     Start(ConfigMerge),
-    /// Until it accepts connections; none = for ever.
+    /// Until it accepts connections. It is given up when it has shown no progress of its recovery for this long; none = never.
     WaitReady(Option<Duration>),
     /// Until recovery has ended; none = for ever.
     WaitRecoveryEnd(Option<Duration>),

@@ -1,27 +1,27 @@
 //! One look at everything.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use stolon_core::keeper::{AlterSystem, ControlLook, Data, Look, ServerLook};
-use tokio_util::sync::CancellationToken;
 
 use super::LocalInstance;
 use crate::error::PostgresError;
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
+use crate::process_table::startup_process_of;
 
 impl LocalInstance {
-    pub(super) async fn look_within(&self, within: Duration, cancel: &CancellationToken) -> Look {
-        let limit = Limit::within(within, cancel);
+    /// Looks at everything, which changes nothing and may run beside a step. What has not answered when the limit ends is silent.
+    pub async fn look(&self, limit: &Limit) -> Look {
         let postgres = &self.postgres;
         // Asked first: whether signal files or a recovery.conf make a standby is for the binaries to say.
-        let version = postgres.version(&limit).await.map_err(|error| error.to_string());
+        let version = postgres.version(limit).await.map_err(|error| error.to_string());
         let data = postgres.facts().unwrap_or_else(|error| Data::Unreadable(error.to_string()));
-        let server = self.server(&limit).await;
+        let server = self.server(limit).await;
         let is_instance = matches!(data, Data::Present(_));
         let control = match is_instance && server == ServerLook::Stopped {
-            true => self.control(&limit).await,
+            true => self.control(limit).await,
             false => ControlLook::NotRead,
         };
         let alter_system = match server.is_running() && !postgres.is_alter_system_disabled() {
@@ -61,7 +61,27 @@ impl LocalInstance {
     }
 }
 
+/// Where a recovery stands: what its process says that it replays, and when the control file was last written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RecoveryProgress {
+    /// `postgres: startup recovering 000000010000000000000007`.
+    replays: Option<String>,
+    /// Written with every restart point, and when pages reach the disk that demand more WAL.
+    control: Option<SystemTime>,
+}
+
 impl LocalPostgres {
+    /// Where a recovery stands, without asking the server, which does not answer yet.
+    pub(crate) fn recovery_progress(&self) -> RecoveryProgress {
+        let directory = self.data_directory();
+        RecoveryProgress {
+            replays: startup_process_of(&directory),
+            control: std::fs::metadata(directory.join("global/pg_control"))
+                .and_then(|file| file.modified())
+                .ok(),
+        }
+    }
+
     /// True while the server itself says that it does not accept connections yet, or no more, so that asking it would only fill its log
     /// (PostgreSQL source, `pidfile.h`: the eighth line of `postmaster.pid`, since version 10).
     pub fn says_starting(&self) -> bool {

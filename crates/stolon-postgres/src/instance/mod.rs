@@ -6,10 +6,9 @@ mod failure;
 mod look;
 mod take;
 
-use std::future::Future;
 use std::time::Duration;
 
-use stolon_core::keeper::{Look, ServerDeath, Step, StepOutcome};
+use stolon_core::keeper::{ServerDeath, Step, StepOutcome};
 use tokio_util::sync::CancellationToken;
 
 use crate::explain;
@@ -17,23 +16,6 @@ use crate::local::{LocalPostgres, ProgressSender};
 use crate::server::ServerState;
 
 pub use take::{FAST_STOP_PATIENCE, STOP_LIMIT};
-
-/// Something that a keeper's machine can be run with.
-pub trait Instance {
-    /// What there is to be seen; what has not answered within `within`, or when `cancel` ends the look, is silent. Changes nothing, and
-    /// may run beside a step.
-    fn look(&self, within: Duration, cancel: &CancellationToken) -> impl Future<Output = Look>;
-
-    /// Takes one step, and tells `progress` how far it is. `request_timeout` limits each request to PostgreSQL; `cancel` calls the step
-    /// off. Steps must not overlap.
-    fn take(
-        &self,
-        step: &Step,
-        request_timeout: Duration,
-        progress: &ProgressSender,
-        cancel: &CancellationToken,
-    ) -> impl Future<Output = StepOutcome>;
-}
 
 /// The real PostgreSQL of this machine.
 #[derive(Clone, Debug)]
@@ -46,21 +28,17 @@ impl LocalInstance {
     pub fn new(postgres: LocalPostgres) -> Self {
         Self { postgres }
     }
-}
 
-impl Instance for LocalInstance {
-    fn look(&self, within: Duration, cancel: &CancellationToken) -> impl Future<Output = Look> {
-        self.look_within(within, cancel)
-    }
-
-    async fn take(
+    /// Takes one step, and tells `progress` how far it is. `request_timeout` limits each request to PostgreSQL; `called_off` calls the
+    /// step off, which then leaves nothing running that works on the data. Steps must not overlap.
+    pub async fn take(
         &self,
         step: &Step,
         request_timeout: Duration,
         progress: &ProgressSender,
-        cancel: &CancellationToken,
+        called_off: &CancellationToken,
     ) -> StepOutcome {
-        match self.run(step, request_timeout, progress, cancel).await {
+        match self.run(step, request_timeout, progress, called_off).await {
             Ok(learned) => StepOutcome::Done(learned),
             Err(error) => StepOutcome::Failed(error.into()),
         }

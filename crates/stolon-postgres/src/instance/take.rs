@@ -64,7 +64,7 @@ impl LocalInstance {
                 postgres.write_config(config, *merge, &request).await?;
             }
             Step::Start(merge) => postgres.start(*merge, &within(START_LIMIT)).await?,
-            Step::WaitReady(timeout) => postgres.wait_ready(&unless_none(*timeout)).await?,
+            Step::WaitReady(patience) => self.wait_ready(*patience, &unlimited).await?,
             Step::WaitRecoveryEnd(timeout) => postgres.wait_recovery_end(&unless_none(*timeout)).await?,
             Step::CaptureParameters => {
                 return Ok(Learned::Configured(postgres.configured_parameters(&request).await?));
@@ -87,6 +87,24 @@ impl LocalInstance {
             }
         }
         Ok(Learned::Nothing)
+    }
+
+    /// A server that recovers may take long, and is given up only when it has shown no progress for `patience`.
+    async fn wait_ready(&self, patience: Option<Duration>, unlimited: &Limit) -> Result<()> {
+        let Some(patience) = patience else { return self.postgres.wait_ready(unlimited).await };
+        let mut seen = self.postgres.recovery_progress();
+        loop {
+            match self.postgres.wait_ready(&unlimited.at_most(patience)).await {
+                Err(PostgresError::Timeout { what }) => {
+                    let now = self.postgres.recovery_progress();
+                    if now == seen {
+                        return Err(PostgresError::Timeout { what });
+                    }
+                    seen = now;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     async fn examine(

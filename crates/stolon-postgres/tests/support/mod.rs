@@ -75,6 +75,44 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A keeper's directory whose PGDATA is a mount point of the same file system, bound by root for the test that it starts as another user.
+pub struct BoundDirectory {
+    path: PathBuf,
+}
+
+impl BoundDirectory {
+    /// None when we are not root, or root of a container that may not mount.
+    pub fn mount() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let path = Self::path_for(std::process::id());
+        let data = path.join("postgres");
+        std::fs::create_dir_all(&data).unwrap();
+        let owned = Command::new("chown").args(["-R", "postgres"]).arg(&path).status().unwrap();
+        let bound = Command::new("mount").arg("--bind").args([&data, &data]).status().unwrap();
+        (owned.success() && bound.success()).then_some(Self { path })
+    }
+
+    /// The one that our parent has bound.
+    pub fn of_parent() -> Option<PathBuf> {
+        let parent = rustix::process::getppid()?.as_raw_nonzero().get();
+        let path = Self::path_for(parent.try_into().ok()?);
+        path.exists().then_some(path)
+    }
+
+    fn path_for(pid: u32) -> PathBuf {
+        std::env::temp_dir().join(format!("stolon-bound-{pid}"))
+    }
+}
+
+impl Drop for BoundDirectory {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path.join("postgres")).status();
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
 pub fn limit() -> Limit {
     Limit::within(DEADLINE, &CancellationToken::new())
 }

@@ -16,13 +16,10 @@ use crate::keeper::outcome::{
 };
 use crate::keeper::parameters::{Refusal, RefusalGround, Refusals};
 use crate::keeper::step::ConfigMerge;
+use crate::postgres::is_made_here;
 
 /// Between questions about settings that were refused.
 const RECONSIDER_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Parameters whose values are made here and change with the topology: asking about them again finds nothing, and
-/// clients wait meanwhile.
-const MADE_HERE: [&str; 3] = ["synchronous_standby_names", "max_replication_slots", "restart_after_crash"];
 
 /// What is known of the configuration: written, in force, proven, refused.
 #[derive(Debug, Default)]
@@ -267,7 +264,7 @@ impl Blame {
             .parameters
             .iter()
             .filter(|(name, value)| proven.get(*name) != Some(value))
-            .filter(|(name, _)| !MADE_HERE.contains(&name.as_str()));
+            .filter(|(name, _)| !is_made_here(name));
         let mut learned = false;
         for (name, value) in changed {
             let refusal = Refusal {
@@ -293,9 +290,7 @@ struct Checked {
 impl Checked {
     fn of(config: &Config) -> Self {
         let mut parameters = config.parameters.clone();
-        MADE_HERE.iter().for_each(|name| {
-            parameters.remove(*name);
-        });
+        parameters.retain(|name, _| !is_made_here(name));
         Checked { parameters, recovery: config.recovery.parameters.clone() }
     }
 
