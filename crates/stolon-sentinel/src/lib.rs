@@ -1,10 +1,10 @@
-//! The sentinel: read the view, reconcile, compare-and-put.
+//! The sentinel: runs the machine of `stolon-core` against a store.
 
 mod flags;
 mod metrics;
 mod office;
-mod round;
 mod sentinel;
+mod words;
 
 pub use flags::Flags;
 pub use sentinel::Sentinel;

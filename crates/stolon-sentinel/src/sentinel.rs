@@ -1,53 +1,47 @@
-//! The loop of a sentinel.
+//! The loop of a sentinel: what happens goes to the machine, what the machine wants is begun.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use stolon_core::sentinel::{Hold, Memory};
-use stolon_model::{ClusterSpec, ClusterUid, SentinelReport, SentinelUid};
-use stolon_store::{ClusterStore, WatchScope};
+use stolon_core::sentinel::{
+    Effect, Event, Expected, Machine, Measure, Now, Reading, Setup, Standing, UidSource, WriteOutcome,
+};
+use stolon_model::{
+    Advise, ClusterDocument, ClusterSpec, InstanceUid, SentinelReport, SentinelUid, Timestamp,
+};
+use stolon_runtime::new_uid8;
+use stolon_store::{ClusterStore, Everything, Revision, StoreError, WatchScope};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::office::Office;
+use crate::words;
 
-/// Wakes that come closer together than this are answered by one round. A failover in synchronous mode takes four rounds, each
-/// of which answers what keepers did about the one before, so this is what clients wait for; on a quiet cluster nobody does.
-const COALESCE: Duration = Duration::from_millis(10);
-/// The sleep interval until a specification says another one.
-const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// `sleepInterval` below this would spin.
-pub(crate) const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 /// How long the farewell to the store may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// One sentinel process.
 pub struct Sentinel {
-    pub(crate) store: Arc<dyn ClusterStore>,
-    pub(crate) uid: SentinelUid,
-    pub(crate) initial_spec: Option<ClusterSpec>,
-    /// The cluster that was last seen in the store.
-    pub(crate) last_seen: Option<ClusterUid>,
-    pub(crate) metrics: Metrics,
-    pub(crate) started: Instant,
-    pub(crate) memory: Memory,
-    pub(crate) holds: Vec<Hold>,
-    pub(crate) sleep_interval: Duration,
-    /// When the document was last written, or found written by us.
-    pub(crate) last_write: Option<Instant>,
-    /// When our report was last published.
-    pub(crate) last_report: Option<Instant>,
-    /// The last trouble that was logged, so that it is logged once.
-    pub(crate) trouble: Option<String>,
+    store: Arc<dyn ClusterStore>,
+    uid: SentinelUid,
+    metrics: Metrics,
+    machine: Machine,
+    standing: Standing,
+    /// The zero of the machine's clock.
+    started: Instant,
+    wake_at: Instant,
+    /// Requests to the store that were not answered yet; none takes longer than the store's timeout.
+    requests: JoinSet<Answer>,
+    /// Of the document in the last reading.
+    revision: Option<Revision>,
 }
 
-/// When to look again, if nothing happens before.
-pub(crate) enum Next {
-    /// At once: somebody else wrote between our read and our write.
-    AtOnce,
-    /// At this moment.
-    At(Instant),
+/// What a request to the store gave.
+enum Answer {
+    Read(Instant, Result<Box<Everything>, StoreError>),
+    Other(Event),
 }
 
 impl Sentinel {
@@ -60,17 +54,14 @@ impl Sentinel {
     ) -> Self {
         Sentinel {
             store,
+            machine: Machine::new(Setup { uid: uid.clone(), initial_spec }),
             uid,
-            initial_spec,
-            last_seen: None,
             metrics,
+            standing: Standing::Follower,
             started: Instant::now(),
-            memory: Memory::default(),
-            holds: Vec::new(),
-            sleep_interval: DEFAULT_SLEEP_INTERVAL,
-            last_write: None,
-            last_report: None,
-            trouble: None,
+            wake_at: Instant::now(),
+            requests: JoinSet::new(),
+            revision: None,
         }
     }
 
@@ -78,24 +69,99 @@ impl Sentinel {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut watch = self.store.watch(WatchScope::Everything);
         let mut office = Office::candidate(self.store.as_ref(), self.uid.clone());
-        while !stop.is_cancelled() {
-            let began = Instant::now();
-            let next = tokio::select! {
+        let mut event = Event::Started;
+        loop {
+            self.note_standing(&office);
+            self.handle(event);
+            event = tokio::select! {
                 () = stop.cancelled() => break,
-                next = self.round(office.leads()) => next,
+                Some(answer) = self.requests.join_next() => match answer {
+                    Ok(answer) => self.event_of(answer),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                () = office.changed() => Event::StoreChanged,
+                () = watch.changed() => Event::StoreChanged,
+                () = sleep_until(self.wake_at) => Event::TimePassed,
             };
-            let floor = began + self.sleep_interval;
-            let next = match next {
-                Next::AtOnce => began + COALESCE,
-                Next::At(deadline) => deadline.min(floor),
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = sleep_until(next) => {}
-                () = office.changed() => self.note_office(office.leads()),
-                () = watch.changed() => sleep_until(began + COALESCE).await,
+        }
+        self.requests.shutdown().await;
+        self.say_farewell(office).await;
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Now { monotonic: self.started.elapsed(), wall: Timestamp::utc(jiff::Timestamp::now()) };
+        // Until the machine says otherwise: it does so whenever it waits for nothing but the time.
+        self.wake_at = Instant::now() + Duration::from_secs(3600);
+        for effect in self.machine.handle(now, event, &mut RandomUids) {
+            self.begin(effect);
+        }
+    }
+
+    fn begin(&mut self, effect: Effect) {
+        let store = Arc::clone(&self.store);
+        match effect {
+            Effect::ReadView => {
+                let asked_at = Instant::now();
+                self.requests
+                    .spawn(async move { Answer::Read(asked_at, store.everything().await.map(Box::new)) });
+            }
+            Effect::CompareAndPut { document, expected } => {
+                let expected = match (expected, self.revision) {
+                    (Expected::AsRead, Some(revision)) => stolon_store::Expected::Revision(revision),
+                    _ => stolon_store::Expected::Absent,
+                };
+                self.requests.spawn(async move { Answer::Other(write(&*store, &document, expected).await) });
+            }
+            Effect::PublishReport { report, ttl } => {
+                self.requests.spawn(async move { Answer::Other(publish(&*store, &report, ttl).await) });
+            }
+            Effect::WakeAt(at) => self.wake_at = self.started + at,
+            Effect::Say(saying) => words::log(&saying),
+            Effect::Measure(Measure::RoundCompleted) => {
+                self.metrics.last_success.set(unix_seconds());
+            }
+            Effect::Measure(Measure::Holds(count)) => {
+                self.metrics.holds.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
+    }
+
+    fn event_of(&mut self, answer: Answer) -> Event {
+        let (asked_at, read) = match answer {
+            Answer::Other(event) => return event,
+            Answer::Read(asked_at, read) => (asked_at, read),
+        };
+        match read {
+            Err(error) => Event::ViewUnreadable(error.explained()),
+            Ok(everything) => {
+                let Everything { document, keepers, proxies, unreadable_proxies } = *everything;
+                self.revision = document.as_ref().map(|document| document.revision);
+                Event::ViewRead(Box::new(Reading {
+                    as_of: asked_at.duration_since(self.started),
+                    document: document.map(|document| document.value),
+                    keepers,
+                    proxies,
+                    unreadable_proxies,
+                }))
+            }
+        }
+    }
+
+    /// The machine learns of a leadership, and of its loss, before anything else.
+    fn note_standing(&mut self, office: &Office) {
+        let standing = if office.leads() { Standing::Leader } else { Standing::Follower };
+        if standing == self.standing {
+            return;
+        }
+        self.standing = standing;
+        self.metrics.is_leader.set(i64::from(standing == Standing::Leader));
+        if standing == Standing::Leader {
+            self.metrics.leader_count.inc();
+        }
+        self.handle(Event::StandingChanged(standing));
+    }
+
+    async fn say_farewell(self, office: Office) {
         let farewell = async {
             office.resign().await;
             if let Err(error) = self.store.remove_sentinel_report(&self.uid).await {
@@ -108,30 +174,33 @@ impl Sentinel {
             );
         }
     }
+}
 
-    fn note_office(&mut self, leads: bool) {
-        self.metrics.is_leader.set(i64::from(leads));
-        if leads {
-            self.metrics.leader_count.inc();
-        }
-    }
+async fn write(
+    store: &dyn ClusterStore,
+    document: &ClusterDocument,
+    expected: stolon_store::Expected,
+) -> Event {
+    Event::WriteEnded(match store.compare_and_put_cluster_document(document, expected).await {
+        Ok(_) => WriteOutcome::Written,
+        Err(StoreError::Conflict) => WriteOutcome::Conflict,
+        Err(error @ StoreError::Unknown { .. }) => WriteOutcome::Unknown(error.explained()),
+        Err(error) => WriteOutcome::Failed(error.explained()),
+    })
+}
 
-    /// True when what was last done then must be done again by the round that comes once per sleep interval. Rounds begin
-    /// before they write, so this one may come a little early; it must not skip a beat for that.
-    pub(crate) fn is_due(&self, last: Instant) -> bool {
-        last.elapsed() >= self.sleep_interval.mul_f64(0.9)
-    }
+async fn publish(store: &dyn ClusterStore, report: &SentinelReport, ttl: Duration) -> Event {
+    Event::ReportEnded(store.put_sentinel_report(report, ttl).await.map_err(|error| error.explained()))
+}
 
-    /// Publish the own report when it is due. The TTL is the store's own floor or twice the period.
-    pub(crate) async fn publish_report(&mut self) -> Result<(), stolon_store::StoreError> {
-        let due = self.last_report.is_none_or(|at| self.is_due(at));
-        if due {
-            let holds: Vec<String> = self.holds.iter().map(ToString::to_string).collect();
-            let holds = (!holds.is_empty()).then_some(holds);
-            let report = SentinelReport { uid: self.uid.clone(), holds };
-            self.store.put_sentinel_report(&report, self.sleep_interval * 2).await?;
-            self.last_report = Some(Instant::now());
-        }
-        Ok(())
+struct RandomUids;
+
+impl UidSource for RandomUids {
+    fn instance_uid(&mut self) -> InstanceUid {
+        new_uid8().into()
     }
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }

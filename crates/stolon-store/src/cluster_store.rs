@@ -1,6 +1,6 @@
 //! What the programs see of a store: the documents of one cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,8 +26,10 @@ pub struct Everything {
     pub document: Option<Versioned<ClusterDocument>>,
     /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
     pub keepers: BTreeMap<KeeperUid, KeeperReport>,
-    /// The reports of all proxies, by the uid inside. One that cannot be read is an error: its proxy may be forwarding.
+    /// The reports of all proxies, by the uid inside, that can be read.
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
+    /// The proxies, by their keys, whose report cannot be read: they may be forwarding.
+    pub unreadable_proxies: BTreeSet<ProxyUid>,
 }
 
 /// What a watch is about.
@@ -48,9 +50,6 @@ pub trait ClusterStore: Send + Sync {
     async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError>;
 
     /// All that a sentinel decides on, linearizable, as of one moment and in one request.
-    ///
-    /// # Errors
-    /// Also [`StoreError::Decode`] when the report of a proxy cannot be read.
     async fn everything(&self) -> Result<Everything, StoreError>;
 
     /// Write the cluster document, whatever is there: for `init` and `clusterdata write` only.

@@ -1,6 +1,6 @@
 //! A [`ClusterStore`] on top of any [`KvStore`]: the key layout and the JSON (docs: "Keys in the store").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -139,7 +139,8 @@ fn everything_in<'a>(
     Ok(Everything {
         document: StoredDocument::read(entries.clone().find(|entry| entry.key == document))?.present(),
         keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
-        proxies: all_proxy_reports(below(Reports::Proxies))?,
+        proxies: readable_reports(below(Reports::Proxies), |report: &ProxyReport| report.uid.clone()),
+        unreadable_proxies: unreadable_proxies(below(Reports::Proxies)),
     })
 }
 
@@ -250,12 +251,12 @@ fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
 
 /// What a proxy does that cannot be understood is not known, and that is not the same as a proxy that has closed: nobody may
 /// take its silence for consent to another primary.
-fn all_proxy_reports<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
-) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError> {
-    let written = entries.filter(|entry| !entry.value.is_empty());
-    let reports = written.map(decode::<ProxyReport>);
-    reports.map(|report| report.map(|report| (report.uid.clone(), report))).collect()
+fn unreadable_proxies<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<ProxyUid> {
+    entries
+        .filter(|entry| !entry.value.is_empty() && decode::<ProxyReport>(entry).is_err())
+        .filter_map(|entry| entry.key.as_str().rsplit('/').next())
+        .map(ProxyUid::from)
+        .collect()
 }
 
 fn readable_reports<'a, R: Document, U: Ord>(

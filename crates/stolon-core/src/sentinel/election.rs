@@ -8,9 +8,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stolon_model::{FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceUid, Lsn, ProxyUid, Role};
+use stolon_model::{FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
 use super::memory::Handover;
+use super::proxy::Awaited;
 use super::round::{Kind, Progress, Round, Validity, validity};
 use super::{Change, Hold, PrimaryFault, Rejection};
 
@@ -19,7 +20,7 @@ enum Fence {
     /// No proxy sends anybody to the old primary.
     Closed,
     /// These may.
-    Waiting(Vec<ProxyUid>),
+    Waiting(Awaited),
 }
 
 impl Round<'_> {
@@ -108,12 +109,9 @@ impl Round<'_> {
         match self.fence(because) {
             Fence::Closed if !forced => true,
             Fence::Closed => self.has_caught_up(primary, successor),
-            Fence::Waiting(proxies) => {
+            Fence::Waiting(Awaited { proxies, until }) => {
                 self.restart_handover(primary);
-                let bound = self.spec.proxy_check_interval * 2 + self.spec.sleep_interval;
-                if self.closed_for_longer_than(bound) {
-                    return true;
-                }
+                self.deadlines.extend(until);
                 self.hold(Hold::AwaitingFence { successor: successor.clone(), proxies });
                 false
             }
@@ -123,8 +121,8 @@ impl Round<'_> {
     /// Take the primary away from the proxies, and see who has not let go of it yet.
     fn fence(&mut self, because: &PrimaryFault) -> Fence {
         self.close_proxies(because);
-        let waiting = self.unacknowledged();
-        if waiting.is_empty() { Fence::Closed } else { Fence::Waiting(waiting) }
+        let waiting = self.open_proxies_left();
+        if waiting.proxies.is_empty() { Fence::Closed } else { Fence::Waiting(waiting) }
     }
 
     fn close_proxies(&mut self, because: &PrimaryFault) {

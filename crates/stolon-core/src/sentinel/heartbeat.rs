@@ -11,16 +11,18 @@ use super::memory::{KeeperSighting, Life, Memory, Stall};
 use super::round::{Round, Working};
 
 impl Memory {
-    /// The time since the last read, if that is too long to have missed nothing.
-    pub(super) fn gap(&self, now: Duration, spec: &EffectiveSpec) -> Option<Duration> {
+    /// The time since the last read, if nothing could be read in it. A store that is always slow leaves no gaps: a round is a
+    /// reading and a write, and each may take as long as requests usually do.
+    pub(super) fn gap(&self, now: Duration, usual_delay: Duration, spec: &EffectiveSpec) -> Option<Duration> {
         let gap = now.saturating_sub(self.last_read?);
-        (gap > (spec.sleep_interval * 2).max(Duration::from_secs(1))).then_some(gap)
+        let limit = (spec.sleep_interval * 2).max(Duration::from_secs(1)) + usual_delay * 2;
+        (gap > limit).then_some(gap)
     }
 
     /// Time during which nothing could be read is nobody's silence: move every running clock by it, and leave everybody
     /// two sleep intervals to show life again.
-    pub(super) fn leave_out_gap(&mut self, now: Duration, spec: &EffectiveSpec) {
-        let Some(gap) = self.gap(now, spec) else { return };
+    pub(super) fn leave_out_gap(&mut self, now: Duration, usual_delay: Duration, spec: &EffectiveSpec) {
+        let Some(gap) = self.gap(now, usual_delay, spec) else { return };
         let latest_verdict = spec.fail_interval.saturating_sub(spec.sleep_interval * 2);
         let shift = |since: &mut Duration| {
             *since = (*since + gap).max(now.saturating_sub(latest_verdict)).min(now);

@@ -94,8 +94,10 @@ pub struct ProxySighting {
 pub struct Closed {
     /// The generation of the proxy section that says so.
     pub generation: i64,
-    /// Since when.
+    /// Since when: whoever read the document later knows.
     pub since: Duration,
+    /// Whether the document that says so was found in the store; until then `since` is only when it was decided.
+    pub in_store: bool,
 }
 
 /// How far a standby is on its way into the set of those that hold every acknowledged commit.

@@ -1,14 +1,17 @@
 //! What the sentinel decides.
 //!
-//! [`reconcile`] looks at one view of a cluster and says what the cluster data should be, what changed and why,
+//! [`Machine`] is the whole program without IO. [`reconcile`] is what it decides: it looks at one view of a cluster and says what the cluster data should be, what changed and why,
 //! and what did not change and why not. It remembers only what is in [`Memory`], and knows the time only from [`Now`].
 
 mod check;
 mod election;
+mod event;
 mod followers;
 mod health;
 mod heartbeat;
 mod init;
+mod latency;
+mod machine;
 mod memory;
 mod proxy;
 mod reasons;
@@ -19,14 +22,17 @@ mod standbys;
 mod steady;
 mod sync;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterData, InstanceUid, KeeperReport, KeeperUid, Phase, ProxyReport, ProxyUid, Timestamp, UsableCluster,
+    ClusterData, ClusterUid, InstanceUid, KeeperReport, KeeperUid, Phase, ProxyReport, ProxyUid, Timestamp,
+    UsableCluster,
 };
 
 pub use check::{Violation, violations};
+pub use event::{Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
+pub use machine::{Machine, Setup};
 pub use memory::{
     Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory, ProxySighting, Stall,
 };
@@ -42,8 +48,14 @@ pub struct View<'a> {
     pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
     /// The reports of all proxies.
     pub proxies: &'a BTreeMap<ProxyUid, ProxyReport>,
+    /// Proxies whose report cannot be read: they may be forwarding.
+    pub unreadable_proxies: &'a BTreeSet<ProxyUid>,
     /// Whether this sentinel may decide.
     pub standing: Standing,
+    /// When the reading of it began, on the clock of [`Now`]: it shows the store as it was then, or later.
+    pub read_at: Duration,
+    /// How long requests to the store take at the most.
+    pub usual_delay: Duration,
 }
 
 /// Whether a sentinel may decide.
@@ -68,6 +80,11 @@ pub struct Now {
 pub trait UidSource {
     /// A uid that was never used before.
     fn instance_uid(&mut self) -> InstanceUid;
+
+    /// The same for a cluster.
+    fn cluster_uid(&mut self) -> ClusterUid {
+        ClusterUid(self.instance_uid().0)
+    }
 }
 
 /// What a round decided.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{Instance, ProxyUid};
+use stolon_model::{Instance, ProxyReport, ProxyUid};
 
 use super::memory::{Closed, ProxySighting};
 use super::round::{Progress, Round};
@@ -11,43 +11,94 @@ use super::{Change, Hold};
 /// Stands in for `convergenceTimeout` where that is without limit.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
+/// The generation of a report that cannot be read: it acknowledges nothing.
+const UNKNOWN: i64 = -1;
+/// Clocks of different hosts do not run at the same rate.
+const CLOCK_TOLERANCE: f64 = 1.1;
+
+/// Proxies that are waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Awaited {
+    pub proxies: Vec<ProxyUid>,
+    /// When the last of them has certainly closed by itself.
+    pub until: Option<Duration>,
+}
+
 impl Round<'_> {
+    /// The time after which a proxy closes by itself, as it has published it.
+    fn timeout_of(&self, report: &ProxyReport) -> Duration {
+        match u64::try_from(report.proxy_timeout) {
+            Ok(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds),
+            _ => self.spec.proxy_timeout,
+        }
+    }
+
     /// Notice which proxies may be forwarding: those whose report changes, and those whose last report is not older than twice the
     /// time after which a proxy closes by itself. A proxy whose report is gone has closed.
     pub fn see_proxies(&mut self) {
-        let now = self.now.monotonic;
+        let now = self.arrived;
         let view = self.view;
-        self.memory.proxies.retain(|uid, _| view.proxies.contains_key(uid));
+        let is_there =
+            |uid: &ProxyUid| view.proxies.contains_key(uid) || view.unreadable_proxies.contains(uid);
+        self.memory.proxies.retain(|uid, _| is_there(uid));
         for (uid, report) in view.proxies {
             let known = self.memory.proxies.get(uid);
             if known.is_none_or(|known| known.report.info_uid != report.info_uid) {
                 self.memory.proxies.insert(uid.clone(), ProxySighting { report: report.clone(), since: now });
             }
         }
+        for uid in view.unreadable_proxies.iter().filter(|uid| !view.proxies.contains_key(uid)) {
+            let known = self.memory.proxies.get(uid).map_or(0, |known| known.report.proxy_timeout);
+            let timeout = i64::try_from(self.spec.proxy_timeout.as_nanos()).unwrap_or(i64::MAX).max(known);
+            let report = ProxyReport {
+                uid: uid.clone(),
+                generation: UNKNOWN,
+                proxy_timeout: timeout,
+                ..ProxyReport::default()
+            };
+            self.memory.proxies.insert(uid.clone(), ProxySighting { report, since: now });
+        }
         let sightings: Vec<(ProxyUid, ProxySighting)> =
             self.memory.proxies.iter().map(|(uid, sighting)| (uid.clone(), sighting.clone())).collect();
         for (uid, sighting) in sightings {
-            let timeout = Duration::from_nanos(u64::try_from(sighting.report.proxy_timeout).unwrap_or(0));
+            let timeout = self.timeout_of(&sighting.report);
             if sighting.since == now || !self.is_over(sighting.since, timeout.saturating_mul(2)) {
                 self.active_proxies.push(uid);
             }
         }
     }
 
-    /// Active proxies that have not said yet that they did what the proxy section asks for.
-    pub fn unacknowledged(&self) -> Vec<ProxyUid> {
+    /// Active proxies that may still be forwarding although the document says nowhere: they have not said that they did what it asks
+    /// for, and the time after which they close by themselves is not over. A proxy that read the document before it said so
+    /// closes `proxyTimeout` later, as it has published it, whatever else happens to it.
+    pub fn open_proxies_left(&self) -> Awaited {
         let generation = self.data.proxy.generation;
-        let acknowledged = |uid: &&ProxyUid| {
-            self.memory.proxies.get(*uid).is_some_and(|sighting| sighting.report.generation == generation)
-        };
-        self.active_proxies.iter().filter(|uid| !acknowledged(uid)).cloned().collect()
+        let closed_since = self.memory.closed.map_or(self.arrived, |closed| closed.since);
+        let mut awaited = Awaited::default();
+        for uid in &self.active_proxies {
+            let Some(sighting) = self.memory.proxies.get(uid) else { continue };
+            let closes_by =
+                closed_since.saturating_add(self.timeout_of(&sighting.report).mul_f64(CLOCK_TOLERANCE));
+            if sighting.report.generation != generation && self.now.monotonic <= closes_by {
+                awaited.proxies.push(uid.clone());
+                awaited.until = awaited.until.max(Some(closes_by + Duration::from_millis(1)));
+            }
+        }
+        awaited
     }
 
     /// Remember since when proxies are told to send clients nowhere.
     pub fn note_closed(&mut self) {
-        let (generation, since) = (self.data.proxy.generation, self.now.monotonic);
-        if self.memory.closed.is_none_or(|closed| closed.generation != generation) {
-            self.memory.closed = Some(Closed { generation, since });
+        let (generation, since) = (self.data.proxy.generation, self.arrived);
+        let in_store =
+            self.before().proxy.generation == generation && self.before().proxy.spec.primary.is_none();
+        match &mut self.memory.closed {
+            Some(closed) if closed.generation == generation => {
+                if in_store && !closed.in_store {
+                    *closed = Closed { generation, since, in_store };
+                }
+            }
+            _ => self.memory.closed = Some(Closed { generation, since, in_store }),
         }
     }
 
@@ -80,8 +131,9 @@ impl Round<'_> {
         if self.memory.handover.is_some() {
             return;
         }
-        let proxies = self.unacknowledged();
+        let Awaited { proxies, until } = self.open_proxies_left();
         if !proxies.is_empty() {
+            self.deadlines.extend(until);
             let generation = self.data.proxy.generation;
             return self.hold(Hold::AwaitingProxies { proxies, generation });
         }

@@ -48,7 +48,10 @@ pub(super) enum Condition {
 pub(super) struct Round<'a> {
     pub view: &'a View<'a>,
     pub spec: EffectiveSpec,
+    /// The moment that is judged: the view shows everything that was written before it.
     pub now: Now,
+    /// When the view had been read: what it shows may be as new as this.
+    pub arrived: Duration,
     pub is_first: bool,
     pub memory: Memory,
     pub data: ClusterData,
@@ -68,20 +71,23 @@ pub(super) struct Round<'a> {
 
 impl<'a> Round<'a> {
     pub fn begin(view: &'a View<'a>, memory: &Memory, now: Now) -> Self {
+        let arrived = now.monotonic.max(view.read_at);
+        let now = Now { monotonic: view.read_at, ..now };
         let cluster = &view.cluster.data().cluster;
         let same_cluster = memory.cluster_uid.as_ref() == Some(&cluster.uid);
         let spec = view.cluster.spec().clone();
         let takes_over = view.standing == Standing::Leader && !memory.led;
-        let blindly = takes_over && memory.gap(now.monotonic, &spec).is_some();
+        let blindly = takes_over && memory.gap(now.monotonic, view.usual_delay, &spec).is_some();
         let mut memory = if same_cluster && !blindly { memory.clone() } else { Memory::default() };
         let is_first = memory.last_read.is_none();
         memory.cluster_uid = Some(cluster.uid.clone());
-        memory.leave_out_gap(now.monotonic, &spec);
+        memory.leave_out_gap(now.monotonic, view.usual_delay, &spec);
         memory.last_read = Some(now.monotonic);
         Round {
             view,
             spec,
             now,
+            arrived,
             is_first,
             memory,
             data: view.cluster.data().clone(),

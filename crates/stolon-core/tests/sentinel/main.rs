@@ -8,6 +8,7 @@ mod decision_table;
 mod durability;
 mod failover;
 mod initialise;
+mod machine;
 mod more;
 mod properties;
 mod proxies;

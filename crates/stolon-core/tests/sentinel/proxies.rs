@@ -149,3 +149,46 @@ fn an_election_while_proxies_are_closed_does_not_close_them_again() {
     assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
     assert_eq!(world.data.proxy.generation, 1);
 }
+
+/// A proxy whose report cannot be read may be forwarding: it stops no decision, and it is waited for as long as it can last.
+#[test]
+fn a_proxy_that_cannot_be_understood_is_fenced_by_time() {
+    let mut world = World::normal(2, 2).given(|world| {
+        world.data.cluster.spec.proxy_check_interval = Some(GoDuration::from_seconds(1));
+        world.data.cluster.spec.proxy_timeout = Some(GoDuration::from_seconds(3));
+        world.unreadable_proxies.insert("odd".into());
+        world.break_db(1);
+    });
+    let decision = world.round();
+    assert_eq!(world.data.proxy.spec.primary, None, "clients are cut off all the same");
+    assert!(has_hold(&decision, |hold| matches!(hold, Hold::AwaitingFence { .. })), "{:?}", decision.holds);
+    for _ in 0..6 {
+        world.later(500).round();
+        assert_eq!(world.data.cluster.status.primary, Some(uid(1)), "it may be forwarding");
+    }
+    world.later(1000).round();
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+}
+
+/// A proxy that says nothing after it was told to close has closed when its own timeout is over, and not before, whatever the
+/// specification says now.
+#[test]
+fn the_fence_waits_for_what_each_proxy_has_published() {
+    let mut world = World::normal(2, 2).given(|world| {
+        world.data.cluster.spec.proxy_check_interval = Some(GoDuration::from_seconds(1));
+        world.data.cluster.spec.proxy_timeout = Some(GoDuration::from_seconds(3));
+        world.data.cluster.spec.sleep_interval = Some(GoDuration::from_seconds(1));
+        world.proxy("slow", 1);
+        world.break_db(1);
+    });
+    world.round();
+    for second in 1..=15 {
+        let decision = world.later(1000).round();
+        assert_eq!(world.data.cluster.status.primary, Some(uid(1)), "second {second}: it published 15 s");
+        assert!(has_hold(&decision, |hold| matches!(hold, Hold::AwaitingFence { .. })));
+    }
+    for _ in 0..3 {
+        world.later(1000).round();
+    }
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+}

@@ -229,3 +229,31 @@ fn a_cluster_from_birth_to_failover_and_back() {
     assert_eq!(back.spec.init_mode, Some(InstanceInitMode::Resync));
     assert_eq!(back.spec.follow_config, Some(FollowConfig::internal(uid(2))));
 }
+
+/// A keeper that dies under a slow store is noticed as fast as under a quick one, apart from the store's own delay.
+#[test]
+fn a_slow_store_moves_no_clocks() {
+    let failed_after = |delay: u64| {
+        let mut world = World::normal(2, 2).given(|world| {
+            world.data.cluster.spec.sleep_interval = Some(GoDuration::from_seconds(1));
+            world.data.cluster.spec.fail_interval = Some(GoDuration::from_seconds(5));
+            world.usual_delay = Duration::from_millis(delay);
+        });
+        // A round is a reading and a write: twice the delay, and the pause of the sleep interval if that is longer.
+        let round = (2 * delay + 10).max(1000);
+        for _ in 0..5 {
+            world.later(round).round();
+        }
+        world.silent.insert(keeper_uid(1));
+        let died = world.now;
+        while world.data.keepers[&keeper_uid(1)].status.healthy {
+            world.later(round).round();
+            assert!(world.now < died + Duration::from_secs(60), "never noticed at a delay of {delay} ms");
+        }
+        (world.now - died, Duration::from_millis(round))
+    };
+    for delay in [0, 500, 1100, 1500, 2500] {
+        let (took, round) = failed_after(delay);
+        assert!(took <= Duration::from_secs(6) + round * 2, "at {delay} ms: {took:?}");
+    }
+}

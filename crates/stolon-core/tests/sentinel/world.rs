@@ -26,6 +26,9 @@ pub struct World {
     /// What PostgreSQL shows in sync, by primary.
     pub in_sync: BTreeMap<InstanceUid, Vec<InstanceUid>>,
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
+    pub unreadable_proxies: BTreeSet<ProxyUid>,
+    /// How slow the store is.
+    pub usual_delay: Duration,
     pub standing: Standing,
     publication: u64,
     last_uid: u32,
@@ -105,6 +108,8 @@ impl World {
             down: BTreeSet::new(),
             in_sync: BTreeMap::new(),
             proxies: BTreeMap::new(),
+            unreadable_proxies: BTreeSet::new(),
+            usual_delay: Duration::ZERO,
             standing: Standing::Leader,
             publication: 0,
             last_uid: 0,
@@ -248,7 +253,15 @@ impl World {
     pub fn round_on(&mut self, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Decision {
         let before = self.data.clone();
         let cluster = before.clone().try_into().unwrap();
-        let view = View { cluster: &cluster, keepers, proxies: &self.proxies, standing: self.standing };
+        let view = View {
+            cluster: &cluster,
+            keepers,
+            proxies: &self.proxies,
+            unreadable_proxies: &self.unreadable_proxies,
+            standing: self.standing,
+            read_at: self.now,
+            usual_delay: self.usual_delay,
+        };
         let now = Now { monotonic: self.now, wall: wall(self.wall_seconds) };
         let decision = reconcile(&view, &self.memory, now, &mut Numbered(&mut self.last_uid));
         if self.standing == Standing::Leader {

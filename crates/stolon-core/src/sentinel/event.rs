@@ -1,0 +1,145 @@
+//! What a sentinel's machine is told, and what it asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use stolon_model::{
+    BadClusterData, ClusterDocument, ClusterUid, Explained, KeeperReport, KeeperUid, ProxyReport, ProxyUid,
+    SentinelReport,
+};
+
+use super::{Change, Hold, Standing};
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The first event.
+    Started,
+    /// The store may hold something else than before (its watch).
+    StoreChanged,
+    /// The answer to [`Effect::ReadView`].
+    ViewRead(Box<Reading>),
+    /// The store did not answer [`Effect::ReadView`].
+    ViewUnreadable(Explained),
+    /// The answer to [`Effect::CompareAndPut`].
+    WriteEnded(WriteOutcome),
+    /// The answer to [`Effect::PublishReport`].
+    ReportEnded(Result<(), Explained>),
+    /// This sentinel leads now, or leads no longer.
+    StandingChanged(Standing),
+    /// The time of [`Effect::WakeAt`] has come. May come too early, too often, and too late.
+    TimePassed,
+}
+
+/// All that a sentinel decides on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// It shows everything that was written before this time of the machine's clock.
+    pub as_of: Duration,
+    /// The cluster data.
+    pub document: Option<ClusterDocument>,
+    /// The reports of all keepers.
+    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    /// The reports of all proxies that can be read.
+    pub proxies: BTreeMap<ProxyUid, ProxyReport>,
+    /// Proxies whose report cannot be read: they may be forwarding.
+    pub unreadable_proxies: BTreeSet<ProxyUid>,
+}
+
+/// How a conditional write ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is in the store.
+    Written,
+    /// Somebody else wrote since the view was read. Nothing was changed.
+    Conflict,
+    /// No answer came: it may have happened, may still happen, or may not.
+    Unknown(Explained),
+    /// Nothing was changed.
+    Failed(Explained),
+}
+
+/// Something is to be done. Effects of one event are to be begun in their order; none waits for another.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Get the newest [`Reading`], linearizable, and answer with [`Event::ViewRead`] or [`Event::ViewUnreadable`]. Never asked for
+    /// while a reading or a write is under way.
+    ReadView,
+    /// Write the cluster data under a condition, and answer with [`Event::WriteEnded`]. Never asked for while a reading or another
+    /// write is under way.
+    CompareAndPut {
+        /// What.
+        document: Box<ClusterDocument>,
+        /// The condition.
+        expected: Expected,
+    },
+    /// Publish the own report, and answer with [`Event::ReportEnded`]. Never asked for while one is under way.
+    PublishReport {
+        /// What.
+        report: Box<SentinelReport>,
+        /// How long it counts.
+        ttl: Duration,
+    },
+    /// Send [`Event::TimePassed`] at this time of the machine's clock; replaces an earlier one.
+    WakeAt(Duration),
+    /// Something that people want to read.
+    Say(Saying),
+    /// Something to be counted.
+    Measure(Measure),
+}
+
+/// What must lie in the store for a write to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// What the last [`Reading`] had.
+    AsRead,
+    /// Nothing.
+    Absent,
+}
+
+/// What a sentinel says to people, as values. The program chooses words and levels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// Something was changed.
+    Changed(Change),
+    /// Something is not changed, for another reason than before.
+    Held(Hold),
+    /// A cluster was made from the initial specification.
+    Created,
+    /// Another sentinel made it at the same time.
+    CreatedByAnother,
+    /// Somebody else wrote at the same time; the decision is made again.
+    DecidingAgain,
+    /// A round could not be completed, for another reason than before.
+    Trouble(Trouble),
+    /// Rounds are completed again.
+    TroubleOver,
+    /// The own report did not reach the store, for another reason than before.
+    ReportRefused(Explained),
+}
+
+/// Why a round is not completed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The store does not answer.
+    Unreadable(Explained),
+    /// The cluster data cannot be worked with.
+    Unusable(BadClusterData),
+    /// There is no cluster, and nobody said how to make one.
+    NoCluster,
+    /// The cluster data are gone. No new cluster is made in their place: its keepers would overwrite their databases.
+    Vanished(ClusterUid),
+    /// What was decided was not written.
+    NotWritten(Explained),
+    /// Whether it was written is not known.
+    WriteUnknown(Explained),
+}
+
+/// Something to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// A round was completed as the leader.
+    RoundCompleted,
+    /// This many things were left undone, each with a reason.
+    Holds(usize),
+}

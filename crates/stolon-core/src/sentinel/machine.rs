@@ -1,0 +1,335 @@
+//! A sentinel without IO: what it is told goes in, what it wants done comes out.
+//!
+//! A round is a reading, a decision, and a write where one is due; one thing at a time, and another reading at the latest one
+//! sleep interval later. The own report goes out beside it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stolon_model::{
+    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Explained, KeeperReport, KeeperUid,
+    SentinelReport, SentinelUid, UsableCluster,
+};
+
+use super::event::{Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
+use super::latency::Latency;
+use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
+
+/// Wakes that come closer together than this are answered by one round. A failover in synchronous mode takes four rounds, each
+/// of which answers what keepers did about the one before, so this is what clients wait for; on a quiet cluster nobody does.
+const COALESCE: Duration = Duration::from_millis(10);
+/// The sleep interval until a specification says another one.
+const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// `sleepInterval` below this would spin.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
+
+/// What a sentinel was told when it was started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its identity.
+    pub uid: SentinelUid,
+    /// How to make the cluster when there is none yet.
+    pub initial_spec: Option<ClusterSpec>,
+}
+
+/// What is under way in the store.
+#[derive(Clone, Debug)]
+enum UnderWay {
+    Nothing,
+    Reading { since: Duration },
+    Writing { since: Duration, decision: Box<Decision> },
+    Creating,
+}
+
+/// One sentinel. `Clone` for the simulator and for model checking.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    setup: Setup,
+    standing: Standing,
+    memory: Memory,
+    latency: Latency,
+    sleep_interval: Duration,
+    under_way: UnderWay,
+    /// Something changed in the store since the last reading began.
+    stirred: bool,
+    /// When the last reading began.
+    began: Duration,
+    /// When the next one is due, if nothing happens before.
+    due: Duration,
+    /// When the document was last written.
+    last_write: Option<Duration>,
+    /// A write whose outcome is not known: the next reading tells.
+    unsure: Option<Box<Decision>>,
+    /// The cluster that was last seen in the store.
+    last_seen: Option<ClusterUid>,
+    own_report: OwnReport,
+    holds: Vec<Hold>,
+    trouble: Option<Trouble>,
+}
+
+/// The report about this sentinel.
+#[derive(Clone, Debug, Default)]
+struct OwnReport {
+    /// When it was last published.
+    last: Option<Duration>,
+    /// Being published, since then.
+    under_way: Option<Duration>,
+    /// Why it did not reach the store.
+    refused: Option<Explained>,
+}
+
+impl Machine {
+    /// A sentinel that has seen nothing yet.
+    pub fn new(setup: Setup) -> Self {
+        Machine {
+            setup,
+            standing: Standing::Follower,
+            memory: Memory::default(),
+            latency: Latency::default(),
+            sleep_interval: DEFAULT_SLEEP_INTERVAL,
+            under_way: UnderWay::Nothing,
+            stirred: false,
+            began: Duration::ZERO,
+            due: Duration::ZERO,
+            last_write: None,
+            unsure: None,
+            last_seen: None,
+            own_report: OwnReport::default(),
+            holds: Vec::new(),
+            trouble: None,
+        }
+    }
+
+    /// What to do about what happened.
+    pub fn handle(&mut self, now: Now, event: Event, uids: &mut dyn UidSource) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let out = &mut effects;
+        let at = now.monotonic;
+        match event {
+            Event::Started => self.due = at,
+            Event::TimePassed => {}
+            Event::StoreChanged => self.stirred = true,
+            Event::StandingChanged(standing) => {
+                self.standing = standing;
+                self.due = at;
+            }
+            Event::ViewRead(reading) => self.decide(now, *reading, uids, out),
+            Event::ViewUnreadable(why) => self.not_read(at, why, out),
+            Event::WriteEnded(outcome) => self.write_ended(at, outcome, out),
+            Event::ReportEnded(outcome) => self.report_ended(at, outcome, out),
+        }
+        self.go_on(at, out);
+        effects
+    }
+
+    /// Begin the next reading when it is due; otherwise say when it will be.
+    fn go_on(&mut self, now: Duration, out: &mut Vec<Effect>) {
+        if !matches!(self.under_way, UnderWay::Nothing) {
+            return;
+        }
+        let due = match self.stirred {
+            true => self.due.min(self.began + COALESCE),
+            false => self.due,
+        };
+        if now < due {
+            return out.push(Effect::WakeAt(due));
+        }
+        self.stirred = false;
+        self.began = now;
+        self.due = now + self.sleep_interval;
+        self.under_way = UnderWay::Reading { since: now };
+        out.push(Effect::ReadView);
+    }
+
+    fn decide(&mut self, now: Now, reading: Reading, uids: &mut dyn UidSource, out: &mut Vec<Effect>) {
+        let UnderWay::Reading { since: read_at } = self.under_way else { return };
+        self.under_way = UnderWay::Nothing;
+        let Some(document) = reading.document.clone() else {
+            return self.no_document(now, &reading.keepers, uids, out);
+        };
+        self.settle_unsure(&document, out);
+        let cluster = match UsableCluster::try_from(document) {
+            Ok(cluster) => cluster,
+            Err(bad) => return self.note_trouble(Trouble::Unusable(bad), out),
+        };
+        self.last_seen = Some(cluster.data().cluster.uid.clone());
+        self.sleep_interval = cluster.spec().sleep_interval.max(SHORTEST_SLEEP);
+        self.due = read_at + self.sleep_interval;
+        let view = View {
+            cluster: &cluster,
+            keepers: &reading.keepers,
+            proxies: &reading.proxies,
+            unreadable_proxies: &reading.unreadable_proxies,
+            standing: self.standing,
+            read_at: reading.as_of,
+            usual_delay: self.latency.usual(),
+        };
+        self.latency.note(now.monotonic.saturating_sub(read_at));
+        let decision = reconcile(&view, &self.memory, now, uids);
+        match self.standing {
+            Standing::Follower => {
+                // It has no verdicts to be in time with: what it sees it remembers when it sees it.
+                self.memory = decision.memory;
+                self.note_holds(Vec::new(), out);
+                self.no_more_trouble(out);
+            }
+            Standing::Leader => self.carry_out(now.monotonic, decision, out),
+        }
+        self.publish_report(now.monotonic, out);
+    }
+
+    /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
+    fn carry_out(&mut self, now: Duration, decision: Decision, out: &mut Vec<Effect>) {
+        let due = self.last_write.is_none_or(|at| self.comes_round(at, now));
+        if decision.weight == Weight::Routine && !due {
+            return self.completed(decision, out);
+        }
+        let document = Box::new(ClusterDocument::from(decision.next.clone()));
+        out.push(Effect::CompareAndPut { document, expected: Expected::AsRead });
+        self.under_way = UnderWay::Writing { since: now, decision: Box::new(decision) };
+    }
+
+    fn write_ended(&mut self, now: Duration, outcome: WriteOutcome, out: &mut Vec<Effect>) {
+        let (since, decision) = match std::mem::replace(&mut self.under_way, UnderWay::Nothing) {
+            UnderWay::Writing { since, decision } => (since, decision),
+            UnderWay::Creating => return self.creation_ended(now, outcome, out),
+            other => return self.under_way = other,
+        };
+        self.latency.note(now.saturating_sub(since));
+        match outcome {
+            WriteOutcome::Written => {
+                self.last_write = Some(now);
+                self.completed(*decision, out);
+                self.publish_report(now, out);
+            }
+            WriteOutcome::Conflict => {
+                out.push(Effect::Say(Saying::DecidingAgain));
+                self.due = self.began + COALESCE;
+                self.memory = decision.memory_of_refused_write(&self.memory);
+            }
+            WriteOutcome::Failed(why) => {
+                self.memory = decision.memory_of_refused_write(&self.memory);
+                self.note_trouble(Trouble::NotWritten(why), out);
+            }
+            WriteOutcome::Unknown(why) => {
+                self.unsure = Some(decision.clone());
+                self.memory = decision.memory_of_refused_write(&self.memory);
+                self.due = now + COALESCE;
+                self.note_trouble(Trouble::WriteUnknown(why), out);
+            }
+        }
+    }
+
+    /// The document tells whether a write without an answer was made. If it was, what it changed is said.
+    fn settle_unsure(&mut self, document: &ClusterDocument, out: &mut Vec<Effect>) {
+        let Some(decision) = self.unsure.take() else { return };
+        if ClusterDocument::from(decision.next.clone()) == *document {
+            out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
+        }
+    }
+
+    /// A round is over: say every change once, and what does not happen only when the reasons are other ones than before.
+    fn completed(&mut self, decision: Decision, out: &mut Vec<Effect>) {
+        self.no_more_trouble(out);
+        self.due = decision.wake_at.map_or(self.due, |at| at.min(self.due));
+        self.memory = decision.memory;
+        out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
+        self.note_holds(decision.holds, out);
+        out.push(Effect::Measure(Measure::RoundCompleted));
+    }
+
+    fn note_holds(&mut self, holds: Vec<Hold>, out: &mut Vec<Effect>) {
+        let is_known = |hold: &&Hold| self.holds.iter().any(|known| known.is_same_as(hold));
+        let new = holds.iter().filter(|hold| !is_known(hold)).cloned();
+        out.extend(new.map(|hold| Effect::Say(Saying::Held(hold))));
+        let same = self.holds.len() == holds.len() && holds.iter().all(|hold| is_known(&hold));
+        if !same {
+            // Published with the next report, which is due now.
+            self.own_report.last = None;
+        }
+        out.push(Effect::Measure(Measure::Holds(holds.len())));
+        self.holds = holds;
+    }
+
+    fn not_read(&mut self, now: Duration, why: Explained, out: &mut Vec<Effect>) {
+        let UnderWay::Reading { since } = self.under_way else { return };
+        self.under_way = UnderWay::Nothing;
+        self.due = now.max(since + self.sleep_interval);
+        self.note_trouble(Trouble::Unreadable(why), out);
+    }
+
+    fn note_trouble(&mut self, trouble: Trouble, out: &mut Vec<Effect>) {
+        if self.trouble.as_ref() != Some(&trouble) {
+            out.push(Effect::Say(Saying::Trouble(trouble.clone())));
+            self.trouble = Some(trouble);
+        }
+    }
+
+    fn no_more_trouble(&mut self, out: &mut Vec<Effect>) {
+        if self.trouble.take().is_some() {
+            out.push(Effect::Say(Saying::TroubleOver));
+        }
+    }
+
+    /// There is no document: make one if this sentinel was told how, and if nobody remembers another one. A store that was lost or
+    /// emptied is no operator's consent to overwrite databases.
+    fn no_document(
+        &mut self,
+        now: Now,
+        keepers: &BTreeMap<KeeperUid, KeeperReport>,
+        uids: &mut dyn UidSource,
+        out: &mut Vec<Effect>,
+    ) {
+        let reported = || keepers.values().map(|report| &report.cluster_uid).find(|uid| !uid.is_empty());
+        if let Some(cluster) = self.last_seen.as_ref().or_else(reported) {
+            return self.note_trouble(Trouble::Vanished(cluster.clone()), out);
+        }
+        let Some(spec) = self.setup.initial_spec.clone() else {
+            return self.note_trouble(Trouble::NoCluster, out);
+        };
+        let data = ClusterData::initial(uids.cluster_uid(), spec, now.wall);
+        out.push(Effect::CompareAndPut { document: Box::new(data.into()), expected: Expected::Absent });
+        self.under_way = UnderWay::Creating;
+    }
+
+    fn creation_ended(&mut self, now: Duration, outcome: WriteOutcome, out: &mut Vec<Effect>) {
+        match outcome {
+            WriteOutcome::Written => out.push(Effect::Say(Saying::Created)),
+            WriteOutcome::Conflict => out.push(Effect::Say(Saying::CreatedByAnother)),
+            WriteOutcome::Unknown(why) => return self.note_trouble(Trouble::WriteUnknown(why), out),
+            WriteOutcome::Failed(why) => return self.note_trouble(Trouble::NotWritten(why), out),
+        }
+        self.due = now;
+    }
+
+    /// True when what was last done then must be done again by the round that comes once per sleep interval. Rounds begin
+    /// before they write, so this one may come a little early; it must not skip a beat for that.
+    fn comes_round(&self, last: Duration, now: Duration) -> bool {
+        now.saturating_sub(last) >= self.sleep_interval.mul_f64(0.9)
+    }
+
+    /// Publish the own report when it is due. The TTL is the store's own floor or twice the period.
+    fn publish_report(&mut self, now: Duration, out: &mut Vec<Effect>) {
+        let due = self.own_report.last.is_none_or(|at| self.comes_round(at, now));
+        if !due || self.own_report.under_way.is_some() || matches!(self.under_way, UnderWay::Writing { .. }) {
+            return;
+        }
+        let holds: Vec<String> = self.holds.iter().map(ToString::to_string).collect();
+        let holds = (!holds.is_empty()).then_some(holds);
+        let report = Box::new(SentinelReport { uid: self.setup.uid.clone(), holds });
+        self.own_report.under_way = Some(now);
+        self.own_report.last = Some(now);
+        out.push(Effect::PublishReport { report, ttl: self.sleep_interval * 2 });
+    }
+
+    fn report_ended(&mut self, now: Duration, outcome: Result<(), Explained>, out: &mut Vec<Effect>) {
+        if let Some(since) = self.own_report.under_way.take() {
+            self.latency.note(now.saturating_sub(since));
+        }
+        let refused = outcome.err();
+        if let Some(why) = refused.as_ref().filter(|why| self.own_report.refused.as_ref() != Some(*why)) {
+            out.push(Effect::Say(Saying::ReportRefused(why.clone())));
+        }
+        self.own_report.refused = refused;
+    }
+}

@@ -1,0 +1,262 @@
+//! The machine: when it reads, what it writes, what a write without an answer means, what it says.
+
+use std::time::Duration;
+
+use stolon_core::sentinel::{
+    Effect, Event, Expected, Machine, Now, Reading, Saying, Setup, Standing, Trouble, UidSource, WriteOutcome,
+};
+use stolon_model::*;
+
+use crate::world::*;
+
+struct Uids(u32);
+
+impl UidSource for Uids {
+    fn instance_uid(&mut self) -> InstanceUid {
+        self.0 += 1;
+        format!("uid{}", self.0).into()
+    }
+}
+
+/// A machine, a store with one document, and the time.
+struct Bench {
+    machine: Machine,
+    world: World,
+    uids: Uids,
+}
+
+impl Bench {
+    fn new(world: World) -> Bench {
+        let setup = Setup { uid: "s1".into(), initial_spec: None };
+        Bench { machine: Machine::new(setup), world, uids: Uids(100) }
+    }
+
+    /// One that leads and has completed its first rounds.
+    fn leading(world: World) -> Bench {
+        let mut bench = Bench::new(world);
+        bench.handle(Event::StandingChanged(Standing::Leader));
+        for _ in 0..3 {
+            bench.answer_round(|_| WriteOutcome::Written);
+            bench.pass(1000);
+        }
+        bench
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        let now = Now { monotonic: self.world.now, wall: wall(0) };
+        self.machine.handle(now, event, &mut self.uids)
+    }
+
+    fn pass(&mut self, milliseconds: u64) -> Vec<Effect> {
+        self.world.later(milliseconds);
+        self.handle(Event::TimePassed)
+    }
+
+    fn reading(&mut self) -> Reading {
+        Reading {
+            as_of: self.world.now,
+            document: Some(self.world.data.clone().into()),
+            keepers: self.world.current_reports(),
+            proxies: self.world.proxies.clone(),
+            unreadable_proxies: self.world.unreadable_proxies.clone(),
+        }
+    }
+
+    fn read(&mut self) -> Vec<Effect> {
+        let reading = self.reading();
+        self.handle(Event::ViewRead(Box::new(reading)))
+    }
+
+    /// Answer a reading under way and the write that follows it.
+    fn answer_round(&mut self, outcome: impl Fn(&ClusterDocument) -> WriteOutcome) -> Vec<Effect> {
+        let mut effects = self.read();
+        if let Some(document) = written(&effects) {
+            let outcome = outcome(&document);
+            if outcome == WriteOutcome::Written {
+                self.world.data = document.try_into().unwrap();
+            }
+            effects.extend(self.handle(Event::WriteEnded(outcome)));
+        }
+        if effects.iter().any(|effect| matches!(effect, Effect::PublishReport { .. })) {
+            self.handle(Event::ReportEnded(Ok(())));
+        }
+        effects
+    }
+}
+
+fn written(effects: &[Effect]) -> Option<ClusterDocument> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::CompareAndPut { document, .. } => Some((**document).clone()),
+        _ => None,
+    })
+}
+
+fn reads(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::ReadView))
+}
+
+fn wakes_at(effects: &[Effect]) -> Option<Duration> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::WakeAt(at) => Some(*at),
+        _ => None,
+    })
+}
+
+fn sayings(effects: &[Effect]) -> Vec<Saying> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Say(saying) => Some(saying.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn elections(effects: &[Effect]) -> usize {
+    let is_election = |saying: &&Saying| {
+        matches!(saying, Saying::Changed(stolon_core::sentinel::Change::PrimaryElected { .. }))
+    };
+    sayings(effects).iter().filter(is_election).count()
+}
+
+fn failure() -> Explained {
+    Explained::new("no answer")
+}
+
+#[test]
+fn a_machine_reads_at_once_and_then_once_per_sleep_interval() {
+    let mut bench = Bench::new(World::normal(2, 2));
+    assert!(reads(&bench.handle(Event::Started)));
+    assert!(!reads(&bench.handle(Event::TimePassed)), "one reading at a time");
+    let effects = bench.read();
+    assert_eq!(
+        wakes_at(&effects),
+        Some(bench.world.now + Duration::from_secs(5)),
+        "a follower decides nothing"
+    );
+    assert_eq!(written(&effects), None);
+    assert!(!reads(&bench.pass(4000)));
+    assert!(reads(&bench.pass(1000)));
+}
+
+#[test]
+fn changes_in_the_store_are_answered_by_one_reading() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    bench.pass(5000);
+    bench.answer_round(|_| WriteOutcome::Written);
+    assert!(!reads(&bench.handle(Event::StoreChanged)), "they are collected");
+    assert!(!reads(&bench.handle(Event::StoreChanged)));
+    assert!(reads(&bench.pass(10)));
+    bench.handle(Event::StoreChanged);
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    let soon = bench.world.now + Duration::from_millis(10);
+    assert_eq!(wakes_at(&effects), Some(soon), "what came during the round is looked at after it");
+}
+
+#[test]
+fn a_leader_writes_a_sign_of_life_once_per_sleep_interval_and_decisions_at_once() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    bench.pass(5000);
+    assert!(written(&bench.answer_round(|_| WriteOutcome::Written)).is_some());
+    bench.handle(Event::StoreChanged);
+    bench.pass(1000);
+    assert_eq!(written(&bench.answer_round(|_| WriteOutcome::Written)), None, "positions can wait");
+    bench.world.proxy("p1", 1);
+    bench.handle(Event::StoreChanged);
+    bench.pass(1000);
+    assert!(written(&bench.answer_round(|_| WriteOutcome::Written)).is_some(), "a new proxy cannot");
+}
+
+fn forced_failure() -> Bench {
+    let mut bench = Bench::leading(World::synchronous(2, &[2], &[2]));
+    bench.world.in_sync.insert(uid(1), vec![uid(2)]);
+    bench.world.keeper(1).status.force_fail = true;
+    bench.handle(Event::StoreChanged);
+    bench.pass(1000);
+    bench
+}
+
+#[test]
+fn a_conflict_is_decided_again_at_once_and_nothing_is_forgotten() {
+    let mut bench = forced_failure();
+    let effects = bench.answer_round(|_| WriteOutcome::Conflict);
+    assert!(sayings(&effects).contains(&Saying::DecidingAgain));
+    assert_eq!(elections(&effects), 0, "what was not written is not said");
+    assert!(reads(&effects));
+    assert_eq!(elections(&bench.answer_round(|_| WriteOutcome::Written)), 1);
+}
+
+/// A write without an answer may have been made: the next reading says whether it was, and then it is told once.
+#[test]
+fn a_write_without_an_answer_is_told_when_it_turns_out_to_have_been_made() {
+    for was_made in [true, false] {
+        let mut bench = forced_failure();
+        let effects = bench.read();
+        let document = written(&effects).expect("an election");
+        let effects = bench.handle(Event::WriteEnded(WriteOutcome::Unknown(failure())));
+        assert_eq!(sayings(&effects), [Saying::Trouble(Trouble::WriteUnknown(failure()))]);
+        if was_made {
+            bench.world.data = document.try_into().unwrap();
+        }
+        bench.pass(10);
+        let effects = bench.answer_round(|_| WriteOutcome::Written);
+        assert_eq!(elections(&effects), 1, "was made: {was_made}");
+        assert_eq!(bench.world.data.cluster.status.primary, Some(uid(2)));
+    }
+}
+
+#[test]
+fn trouble_is_said_once_and_its_end_too() {
+    let mut bench = Bench::leading(World::normal(1, 1));
+    bench.pass(5000);
+    let effects = bench.handle(Event::ViewUnreadable(failure()));
+    assert_eq!(sayings(&effects), [Saying::Trouble(Trouble::Unreadable(failure()))]);
+    assert!(reads(&bench.pass(5000)));
+    assert_eq!(sayings(&bench.handle(Event::ViewUnreadable(failure()))), []);
+    bench.pass(5000);
+    assert!(sayings(&bench.answer_round(|_| WriteOutcome::Written)).contains(&Saying::TroubleOver));
+}
+
+#[test]
+fn a_cluster_is_made_where_there_is_none_and_nobody_remembers_one() {
+    let spec = ClusterSpec { init_mode: Some(InitMode::New), ..ClusterSpec::default() };
+    let setup = Setup { uid: "s1".into(), initial_spec: Some(spec) };
+    let mut bench = Bench::new(World::normal(1, 1));
+    bench.machine = Machine::new(setup);
+    bench.handle(Event::Started);
+    let effects = bench.handle(Event::ViewRead(Box::default()));
+    let Some(Effect::CompareAndPut { expected: Expected::Absent, .. }) = effects.first() else {
+        panic!("{effects:?}")
+    };
+    let effects = bench.handle(Event::WriteEnded(WriteOutcome::Written));
+    assert!(sayings(&effects).contains(&Saying::Created) && reads(&effects));
+    bench.read();
+    bench.pass(5000);
+    let effects = bench.handle(Event::ViewRead(Box::default()));
+    assert_eq!(sayings(&effects), [Saying::Trouble(Trouble::Vanished("cluster1".into()))], "it was there");
+    assert_eq!(written(&effects), None);
+}
+
+/// A sentinel that was started after the loss learns of the cluster from the reports of its keepers.
+#[test]
+fn no_cluster_is_made_while_keepers_report_to_another_one() {
+    let mut bench = Bench::new(World::normal(1, 1));
+    bench.handle(Event::Started);
+    let reading = Reading { document: None, ..bench.reading() };
+    let effects = bench.handle(Event::ViewRead(Box::new(reading)));
+    assert_eq!(sayings(&effects), [Saying::Trouble(Trouble::Vanished("cluster1".into()))]);
+}
+
+#[test]
+fn a_report_that_is_refused_stops_no_decision() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    bench.pass(5000);
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::PublishReport { .. })));
+    bench.pass(5000);
+    bench.answer_round(|_| WriteOutcome::Written);
+    let effects = bench.handle(Event::ReportEnded(Err(failure())));
+    assert_eq!(sayings(&effects), [Saying::ReportRefused(failure())]);
+    bench.pass(5000);
+    assert!(written(&bench.answer_round(|_| WriteOutcome::Written)).is_some());
+}

@@ -1,0 +1,40 @@
+//! What the machine says, in the words and at the levels of the log.
+
+use stolon_core::sentinel::{Saying, Trouble};
+use stolon_model::Explained;
+
+/// One line of the log.
+pub fn log(saying: &Saying) {
+    match saying {
+        Saying::Changed(change) => tracing::info!("{change}"),
+        Saying::Held(hold) => tracing::info!("{hold}"),
+        Saying::Created => tracing::info!("the cluster was created from the initial specification"),
+        Saying::CreatedByAnother => tracing::info!("another sentinel has created the cluster"),
+        Saying::DecidingAgain => {
+            tracing::info!("somebody else changed the cluster data meanwhile, deciding again");
+        }
+        Saying::Trouble(Trouble::NoCluster) => {
+            tracing::info!("no cluster data available: waiting for stolonctl init");
+        }
+        Saying::Trouble(trouble) => tracing::error!("{}; trying again", explained(trouble).on_one_line()),
+        Saying::TroubleOver => tracing::info!("rounds succeed again"),
+        Saying::ReportRefused(why) => {
+            tracing::warn!("{}", why.clone().after("cannot publish the own report").on_one_line());
+        }
+    }
+}
+
+fn explained(trouble: &Trouble) -> Explained {
+    match trouble {
+        Trouble::Unreadable(why) => why.clone().after("error retrieving cluster data"),
+        Trouble::Unusable(bad) => Explained::new(bad.to_string()),
+        Trouble::NoCluster => Explained::new("no cluster data available"),
+        Trouble::Vanished(uid) => Explained::new(format!(
+            "the cluster data of cluster {uid} are gone from the store: no new cluster is made in their place, since its keepers \
+             would overwrite their databases"
+        ))
+        .with_hint("write the data back with `stolonctl clusterdata write`, or begin anew with `stolonctl init`"),
+        Trouble::NotWritten(why) => why.clone().after("error saving clusterdata"),
+        Trouble::WriteUnknown(why) => why.clone().after("not known whether the clusterdata were saved"),
+    }
+}
