@@ -1,5 +1,6 @@
 //! The store in etcd keeps the contract, while etcd is killed, paused, restarted and compacted.
 
+mod slow;
 mod suite;
 
 use std::path::{Path, PathBuf};
@@ -340,9 +341,15 @@ struct Certificates {
 impl Certificates {
     /// An authority, a certificate for 127.0.0.1 and one for a client; and an authority that signed neither.
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let certificates = Certificates { directory: tempfile::tempdir().expect("a directory") };
+        certificates.make();
+        certificates
+    }
+
+    /// Make all of them, in the place of those that are there.
+    fn make(&self) {
         let write =
-            |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("write");
+            |name: &str, text: String| std::fs::write(self.directory.path().join(name), text).expect("write");
         let authority = |name: &str| {
             let mut parameters = rcgen::CertificateParams::default();
             parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -366,7 +373,6 @@ impl Certificates {
             write(&format!("{name}.pem"), certificate.pem());
             write(&format!("{name}.key"), key.serialize_pem());
         }
-        Certificates { directory }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -413,4 +419,39 @@ async fn tls_proves_both_sides() {
     let no_certificate = StoreOptions { ca_file: Some(certificates.path("client.key")), ..good };
     let error = ask(&no_certificate).await.expect_err("a key is no certificate");
     assert!(error.to_string().contains("no certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_that_were_replaced_are_used() {
+    let certificates = Certificates::new();
+    let access = Access::Https {
+        certificate: certificates.path("server.pem"),
+        key: certificates.path("server.key"),
+        client_authority: Some(certificates.path("ca.pem")),
+    };
+    let mut etcd = Etcd::start(1, access).await.expect("etcd");
+    let options = StoreOptions {
+        ca_file: Some(certificates.path("ca.pem")),
+        cert_file: Some(certificates.path("client.pem")),
+        key_file: Some(certificates.path("client.key")),
+        ..options(&etcd.endpoints(), TIMEOUT)
+    };
+    let store = EtcdStore::new(&options).expect("a store");
+    let key = Key::new("a");
+    within("the first answer", async { while store.put(&key, b"1".to_vec(), None).await.is_err() {} }).await;
+
+    // Files that make no sense do no harm, also not to a new connection.
+    etcd.kill(0).expect("kill");
+    let good = std::fs::read(certificates.path("client.key")).expect("read");
+    std::fs::write(certificates.path("client.key"), "half a key").expect("write");
+    etcd.restart(0).expect("restart");
+    within("an answer with the old files", async { while store.get(&key).await.is_err() {} }).await;
+    std::fs::write(certificates.path("client.key"), good).expect("write");
+
+    // Another authority signs all of them: what was read at the start proves nothing to anybody any more.
+    etcd.kill(0).expect("kill");
+    certificates.make();
+    etcd.restart(0).expect("restart");
+    within("an answer with the new files", async { while store.get(&key).await.is_err() {} }).await;
+    assert_eq!(store.get(&key).await.expect("get").expect("there").value, b"1");
 }

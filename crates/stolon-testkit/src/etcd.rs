@@ -118,6 +118,11 @@ impl Etcd {
         format!("{}://127.0.0.1:{}", self.scheme(), self.members[member].client_port)
     }
 
+    /// The port that clients of a member use.
+    pub fn client_port(&self, member: usize) -> u16 {
+        self.members[member].client_port
+    }
+
     fn scheme(&self) -> &'static str {
         match self.access {
             Access::Http => "http",

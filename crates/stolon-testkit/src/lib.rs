@@ -4,9 +4,11 @@ pub mod cluster;
 pub mod etcd;
 pub mod postgres;
 mod scenario;
+mod slow_road;
 mod wait;
 
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, StoreKind, short_timings};
 pub use scenario::{on_cluster, on_prepared};
+pub use slow_road::SlowRoad;
 pub use stolon_local as local;
 pub use wait::wait_for;

@@ -15,7 +15,7 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 
 use super::endpoints::{Endpoints, Scheme};
-use super::tls::Tls;
+use super::tls::TlsFiles;
 use crate::{StoreError, StoreOptions, TlsVerification};
 
 /// How often an open watch is asked for a sign of life. etcd hangs up on clients that ask more than every 5 s.
@@ -45,6 +45,7 @@ pub struct Link {
 /// All connections of a store, one at a time.
 pub struct Links {
     endpoints: Vec<(String, Endpoint)>,
+    tls: Option<TlsFiles>,
     timeout: Duration,
     current: watch::Sender<Option<Link>>,
     next_endpoint: AtomicUsize,
@@ -70,7 +71,7 @@ impl Links {
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
         let endpoints = Endpoints::parse(&options.endpoints)?;
         let tls = match endpoints.scheme {
-            Scheme::Https => Some(Tls::new(options)?),
+            Scheme::Https => Some(TlsFiles::new(options)?),
             Scheme::Http => {
                 warn_of_unused_tls(options);
                 None
@@ -90,14 +91,13 @@ impl Links {
                 .keep_alive_timeout(options.timeout.max(Duration::from_secs(1)))
                 .keep_alive_while_idle(false)
                 .buffer_size(64);
-            let endpoint = match &tls {
-                Some(tls) => tls.apply(endpoint)?,
-                None => endpoint,
-            };
+            // What cannot be used is found now, and not when it is first needed.
+            let _ = tls.as_ref().map(|tls| tls.apply(&endpoint)).transpose()?;
             Ok((url, endpoint))
         };
         Ok(Links {
             endpoints: endpoints.urls.into_iter().map(make).collect::<Result<_, StoreError>>()?,
+            tls,
             timeout: options.timeout,
             current: watch::Sender::new(None),
             next_endpoint: AtomicUsize::new(0),
@@ -205,7 +205,7 @@ impl Links {
         let at = self.next_endpoint.load(Ordering::Relaxed) % self.endpoints.len();
         let (url, endpoint) = &self.endpoints[at];
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let client = match tokio::time::timeout_at(deadline, connect(endpoint)).await {
+        let client = match tokio::time::timeout_at(deadline, self.connect(endpoint)).await {
             Ok(Ok(client)) => client,
             failed => {
                 self.next_endpoint.store(at + 1, Ordering::Relaxed);
@@ -234,6 +234,13 @@ impl Links {
             }
             is_in_use
         });
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Client, String> {
+        match &self.tls {
+            None => connect(endpoint).await,
+            Some(tls) => connect(&tls.apply(endpoint).map_err(|error| error.to_string())?).await,
+        }
     }
 
     fn blame(&self, link: &Link, cause: &str) -> String {

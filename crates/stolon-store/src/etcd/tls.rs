@@ -1,7 +1,7 @@
 //! How the endpoints prove who they are, and how we do.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -13,9 +13,47 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::{StoreError, StoreOptions, TlsVerification};
 
+/// The files that the TLS flags name. They are read anew for each connection, so that certificates can be replaced while the
+/// programs run. (A handshake is the only time at which they matter.)
+pub struct TlsFiles {
+    options: StoreOptions,
+    /// For when the files make no sense, as in the middle of their replacement.
+    last_good: Mutex<Tls>,
+}
+
+impl TlsFiles {
+    /// Read the files for the first time.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`], see [`Tls::new`].
+    pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+        Ok(TlsFiles { options: options.clone(), last_good: Mutex::new(Tls::new(options)?) })
+    }
+
+    /// An endpoint that is spoken to in this way.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: the certificates make no sense, and never did.
+    pub fn apply(&self, endpoint: &Endpoint) -> Result<Endpoint, StoreError> {
+        let mut last_good = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = Tls::new(&self.options).and_then(|tls| Ok((tls.apply(endpoint.clone())?, tls)));
+        match read {
+            Ok((endpoint, tls)) => {
+                *last_good = tls;
+                Ok(endpoint)
+            }
+            Err(error) => {
+                let with_old = last_good.apply(endpoint.clone())?;
+                tracing::warn!(%error, "the certificate files of the store make no sense now, those that were read last are used");
+                Ok(with_old)
+            }
+        }
+    }
+}
+
 /// What the TLS flags say.
 #[derive(Clone)]
-pub struct Tls {
+struct Tls {
     config: ClientTlsConfig,
     verification: TlsVerification,
 }
@@ -26,7 +64,7 @@ impl Tls {
     /// # Errors
     /// [`StoreError::Configuration`]: a file cannot be read or used, or only half of a client certificate is
     /// given.
-    pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+    fn new(options: &StoreOptions) -> Result<Self, StoreError> {
         let mut config = ClientTlsConfig::new();
         match (&options.cert_file, &options.key_file) {
             (Some(certificate), Some(key)) => {
@@ -49,7 +87,7 @@ impl Tls {
     ///
     /// # Errors
     /// [`StoreError::Configuration`]: the certificates make no sense.
-    pub fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, StoreError> {
+    fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, StoreError> {
         let config = self.config.clone();
         match self.verification {
             TlsVerification::Full => endpoint.tls_config(config),
