@@ -8,7 +8,7 @@ use stolon_core::proxy::{
 };
 use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid};
 use stolon_runtime::{BootInstant, Readiness, Shutdown, new_uid8};
-use stolon_store::{ClusterStore, WatchScope};
+use stolon_store::{ClusterStore, DocumentRead, WatchScope};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -127,11 +127,17 @@ impl Proxy {
 
     fn handle(&mut self, event: Event) -> Course {
         self.wake_at = None;
+        let mut reading = None;
         for effect in self.machine.handle(BootInstant::now().since_boot(), event) {
-            if effect == Effect::Exit {
-                return Course::Ends;
+            match effect {
+                Effect::Exit => return Course::Ends,
+                Effect::ReadDocument { limit } => reading = Some(limit),
+                Effect::Publish { claim, ttl, limit } => self.publish(claim, ttl, limit, reading.take()),
+                other => self.perform(other),
             }
-            self.perform(effect);
+        }
+        if let Some(limit) = reading {
+            self.read(limit);
         }
         self.trouble = None;
         Course::GoesOn
@@ -154,8 +160,7 @@ impl Proxy {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::ReadDocument { limit } => self.read(limit),
-            Effect::Publish { claim, ttl, limit } => self.publish(claim, ttl, limit),
+            Effect::ReadDocument { .. } | Effect::Publish { .. } => {} // in `handle`: they go together
             Effect::Resolve { name, limit } => {
                 let looking_up = async move {
                     match tokio::time::timeout(limit, resolve(&name.host, &name.port)).await {
@@ -203,31 +208,40 @@ impl Proxy {
 
     fn read(&self, limit: Duration) {
         let store = Arc::clone(&self.store);
-        self.spawn(async move {
-            match tokio::time::timeout(limit, store.cluster_document()).await {
-                Ok(Ok(document)) => {
-                    Answer::Event(Event::DocumentRead(document.map(|document| Box::new(document.value))))
-                }
-                Ok(Err(cause)) => Answer::Trouble(Event::DocumentUnreadable, Trouble::Store(cause)),
-                Err(_) => Answer::Trouble(Event::DocumentUnreadable, Trouble::Silence(limit)),
-            }
-        });
+        self.spawn(async move { read(&*store, limit).await });
     }
 
-    fn publish(&self, claim: Claim, ttl: Duration, limit: Duration) {
-        let store = Arc::clone(&self.store);
+    /// Publish; and read in the same request where that is wanted too. A document that is wanted within a time is still read
+    /// when the report was refused.
+    fn publish(&self, claim: Claim, ttl: Duration, limit: Duration, reading: Option<Duration>) {
+        let (store, answers) = (Arc::clone(&self.store), self.answers.clone());
         let report = ProxyReport {
             info_uid: InfoUid::from(new_uid8()),
             uid: self.uid.clone(),
             generation: claim.generation,
             proxy_timeout: GoDuration::from(claim.timeout).0,
         };
-        self.spawn(async move {
-            match tokio::time::timeout(limit, store.put_proxy_report(&report, ttl)).await {
-                Ok(Ok(())) => Answer::Event(Event::ReportTaken),
-                Ok(Err(cause)) => Answer::Trouble(Event::ReportRefused, Trouble::Store(cause)),
-                Err(_) => Answer::Trouble(Event::ReportRefused, Trouble::Silence(limit)),
-            }
+        tokio::spawn(async move {
+            let publishing = async {
+                match reading {
+                    Some(_) => store.publish_proxy_report(&report, ttl).await.map(Some),
+                    None => store.put_proxy_report(&report, ttl).await.map(|()| None),
+                }
+            };
+            let refused = |trouble| (Answer::Trouble(Event::ReportRefused, trouble), None);
+            let (published, found) = match tokio::time::timeout(limit, publishing).await {
+                Ok(Ok(found)) => (Answer::Event(Event::ReportTaken), found),
+                Ok(Err(cause)) => refused(Trouble::Store(cause)),
+                Err(_) => refused(Trouble::Silence(limit)),
+            };
+            // Nobody waits for answers once the loop has ended.
+            let _ = answers.send(published);
+            let read = match (found, reading) {
+                (Some(found), _) => document(found),
+                (None, Some(limit)) => read(&*store, limit).await,
+                (None, None) => return,
+            };
+            let _ = answers.send(read);
         });
     }
 
@@ -366,6 +380,20 @@ fn room_for(open_files: Option<u64>) -> usize {
     let Some(limit) = open_files else { return Semaphore::MAX_PERMITS };
     let reserved = RESERVED_FILES.min(limit / 2);
     usize::try_from((limit - reserved) / 2).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+async fn read(store: &dyn ClusterStore, limit: Duration) -> Answer {
+    match tokio::time::timeout(limit, store.cluster_document()).await {
+        Ok(found) => document(found),
+        Err(_) => Answer::Trouble(Event::DocumentUnreadable, Trouble::Silence(limit)),
+    }
+}
+
+fn document(found: DocumentRead) -> Answer {
+    match found {
+        Ok(document) => Answer::Event(Event::DocumentRead(document.map(|document| Box::new(document.value)))),
+        Err(cause) => Answer::Trouble(Event::DocumentUnreadable, Trouble::Store(cause)),
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,9 @@ pub enum WatchScope {
     Everything,
 }
 
+/// What was found where the cluster document lies; a stored JSON `null` counts as absent.
+pub type DocumentRead = Result<Option<Versioned<ClusterDocument>>, StoreError>;
+
 /// The store of one cluster. Every call ends within the store timeout.
 #[async_trait]
 pub trait ClusterStore: Send + Sync {
@@ -88,6 +91,19 @@ pub trait ClusterStore: Send + Sync {
     /// Publish a proxy's report. The same request reads the cluster document for the feeds of this store.
     /// `ttl`: three times as long as it must stay there after the proxy lost the store.
     async fn put_proxy_report(&self, report: &ProxyReport, ttl: Duration) -> Result<(), StoreError>;
+
+    /// Publish a proxy's report and read the cluster document, as of one moment and in one request.
+    ///
+    /// # Errors
+    /// Those of the publication; then nothing was read. Those of the reading are in the answer.
+    async fn publish_proxy_report(
+        &self,
+        report: &ProxyReport,
+        ttl: Duration,
+    ) -> Result<DocumentRead, StoreError> {
+        self.put_proxy_report(report, ttl).await?;
+        Ok(self.cluster_document().await)
+    }
 
     /// The reports of all proxies, by the uid inside. What cannot be read is logged and left out.
     async fn proxy_reports(&self) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError>;

@@ -11,8 +11,9 @@ use stolon_model::{
 
 use crate::feed::{KvFeed, Weight};
 use crate::{
-    BootInstant, Campaign, ClusterStore, DocumentFeed, Entry, Everything, EverythingFeed, Expected, Feed,
-    Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Versioned, Watch, WatchScope,
+    BootInstant, Campaign, ClusterStore, DocumentFeed, DocumentRead, Entry, Everything, EverythingFeed,
+    Expected, Feed, Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Versioned, Watch,
+    WatchScope,
 };
 
 /// The documents of one cluster in a key-value store.
@@ -59,7 +60,7 @@ impl<K: KvStore> KvClusterStore<K> {
         uid: &str,
         report: &impl Document,
         ttl: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<DocumentRead, StoreError> {
         let key = self.reports_key(kind).child(uid);
         let value = report.to_json().into_bytes();
         // The revision only has to differ from that of the report before it.
@@ -78,7 +79,7 @@ impl<K: KvStore> KvClusterStore<K> {
             feed.absorb_look(look.clone(), asked_at, known);
         }
         self.locked(&self.published).insert(key, entry);
-        Ok(())
+        Ok(StoredDocument::read(look.changed.first()).map(StoredDocument::present))
     }
 
     async fn remove_report(&self, kind: Reports, uid: &str) -> Result<(), StoreError> {
@@ -300,7 +301,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn put_keeper_report(&self, report: &KeeperReport, ttl: Duration) -> Result<(), StoreError> {
-        self.put_report(Reports::Keepers, report.uid.as_str(), report, ttl).await
+        self.put_report(Reports::Keepers, report.uid.as_str(), report, ttl).await.map(|_| ())
     }
 
     async fn keeper_reports(&self) -> Result<BTreeMap<KeeperUid, KeeperReport>, StoreError> {
@@ -312,7 +313,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn put_sentinel_report(&self, report: &SentinelReport, ttl: Duration) -> Result<(), StoreError> {
-        self.put_report(Reports::Sentinels, report.uid.as_str(), report, ttl).await
+        self.put_report(Reports::Sentinels, report.uid.as_str(), report, ttl).await.map(|_| ())
     }
 
     async fn sentinel_reports(&self) -> Result<BTreeMap<SentinelUid, SentinelReport>, StoreError> {
@@ -324,6 +325,14 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn put_proxy_report(&self, report: &ProxyReport, ttl: Duration) -> Result<(), StoreError> {
+        self.publish_proxy_report(report, ttl).await.map(|_| ())
+    }
+
+    async fn publish_proxy_report(
+        &self,
+        report: &ProxyReport,
+        ttl: Duration,
+    ) -> Result<DocumentRead, StoreError> {
         self.put_report(Reports::Proxies, report.uid.as_str(), report, ttl).await
     }
 

@@ -50,7 +50,7 @@ mod watch;
 pub use changes::{Change, Changes, News};
 pub use clock::BootInstant;
 pub use cluster_feed::{DocumentFeed, EverythingFeed, Feed, Seen};
-pub use cluster_store::{ClusterStore, Everything, Versioned, WatchScope};
+pub use cluster_store::{ClusterStore, DocumentRead, Everything, Versioned, WatchScope};
 pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
 pub use error::StoreError;
 pub use etcd::EtcdStore;

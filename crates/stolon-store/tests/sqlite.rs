@@ -319,5 +319,6 @@ async fn options_make_a_store() {
     assert!(raw.expect("get").is_some());
     let error =
         stolon_store::open(&StoreOptions { endpoints: String::new(), ..options }).err().expect("no file");
-    assert!(error.to_string().contains("--store-endpoints"), "{error}");
+    let hint = stolon_model::Advise::hint(&error).expect("advice");
+    assert!(hint.contains("--store-endpoints"), "{error}: {hint}");
 }

@@ -18,6 +18,7 @@ use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
 use tokio::io::AsyncWriteExt;
 
 use crate::etcd::Etcd;
+use crate::slow_road::SlowRoad;
 use crate::wait::wait_for;
 
 /// Longest time for one statement or connection of a test.
@@ -32,6 +33,11 @@ pub enum StoreKind {
     Sqlite,
     /// An etcd of one member that the cluster starts and stops.
     Etcd,
+    /// The same, far away from all programs but the test.
+    EtcdFarAway {
+        /// What each question costs at least.
+        round_trip: Duration,
+    },
 }
 
 /// What a test cluster consists of.
@@ -108,6 +114,8 @@ pub struct Cluster {
     pub store: Arc<dyn ClusterStore>,
     /// The etcd of this cluster, if it has one.
     pub etcd: Option<Etcd>,
+    /// Between the programs and an etcd that is far away.
+    _road: Option<SlowRoad>,
     /// Ports that nobody uses.
     pub ports: Ports,
     services: BTreeMap<String, Service>,
@@ -133,9 +141,9 @@ impl Cluster {
         };
         let etcd = match plan.store {
             StoreKind::Sqlite => None,
-            StoreKind::Etcd => Some(Etcd::single().await?),
+            StoreKind::Etcd | StoreKind::EtcdFarAway { .. } => Some(Etcd::single().await?),
         };
-        let layout = Layout {
+        let mut layout = Layout {
             programs: reachable_programs(&programs, &account, &directory.path().join("bin")).await?,
             directory: directory.path().canonicalize()?,
             cluster_name: "test".to_owned(),
@@ -155,10 +163,20 @@ impl Cluster {
         };
         layout.prepare()?;
         let store = open_store(&layout)?;
+        let road = match (plan.store, &etcd) {
+            (StoreKind::EtcdFarAway { round_trip }, Some(etcd)) => {
+                Some(SlowRoad::to(etcd.client_port(0), round_trip).await?)
+            }
+            _ => None,
+        };
+        if let Some(road) = &road {
+            layout.store_endpoints = road.endpoint();
+        }
         let mut cluster = Cluster {
             layout,
             store,
             etcd,
+            _road: road,
             ports: Ports::default(),
             services: BTreeMap::new(),
             running: BTreeMap::new(),

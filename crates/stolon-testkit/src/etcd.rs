@@ -135,7 +135,16 @@ impl Etcd {
     /// # Errors
     /// The member does not run.
     pub fn pause(&self, member: usize) -> anyhow::Result<()> {
-        self.signal(member, Signal::STOP)
+        self.signal(member, Signal::STOP)?;
+        // Its threads stop one after the other; until the last one has, it may still answer.
+        let process = self.members[member].process.as_ref().context("this member of etcd does not run")?;
+        let threads = format!("/proc/{}/task", process.id());
+        let deadline = Instant::now() + START;
+        while !all_stopped(&threads)? {
+            ensure!(Instant::now() < deadline, "etcd does not stop at SIGSTOP");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Let a frozen member go on.
@@ -274,6 +283,18 @@ impl Drop for Etcd {
             let _ = process.wait();
         }
     }
+}
+
+/// Whether every thread has stopped: the field after the name in its `stat` is `T`.
+fn all_stopped(threads: &str) -> anyhow::Result<bool> {
+    for thread in std::fs::read_dir(threads)? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+        let is_stopped = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+        if !is_stopped && !stat.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Ports that were free just now, all different.

@@ -15,6 +15,10 @@ use super::{
 /// How long withdrawing the report may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// The store keeps a report for a third of its time to live after it was last put, whatever becomes of the proxy. A proxy may
+/// forward for twice its timeout after that.
+const TTL_IN_TIMEOUTS: u32 = 6;
+
 /// All that a proxy remembers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -389,7 +393,7 @@ impl Machine {
         let limit = self.patience.limit(claim.timeout);
         self.promise.begin(now, claim, limit);
         self.shorten_deadline(out);
-        out.push(Effect::Publish { claim, ttl: claim.timeout.saturating_mul(2), limit });
+        out.push(Effect::Publish { claim, ttl: claim.timeout.saturating_mul(TTL_IN_TIMEOUTS), limit });
     }
 
     /// A lower timeout holds before it is published.

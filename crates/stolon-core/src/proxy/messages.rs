@@ -71,7 +71,7 @@ pub enum Effect {
     Publish {
         /// What the report says.
         claim: Claim,
-        /// After how long the report vanishes.
+        /// After how long the report vanishes at the latest; a third of it at the earliest.
         ttl: Duration,
         /// How long to wait.
         limit: Duration,

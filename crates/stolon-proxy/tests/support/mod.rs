@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use stolon_model::*;
 use stolon_proxy::Metrics;
 use stolon_store::{
-    Backend, Campaign, ClusterStore, DocumentFeed, Everything, EverythingFeed, Expected, Revision,
-    StoreError, StoreOptions, TlsVerification, Versioned, Watch, WatchScope,
+    Backend, Campaign, ClusterStore, DocumentFeed, DocumentRead, Everything, EverythingFeed, Expected,
+    Revision, StoreError, StoreOptions, TlsVerification, Versioned, Watch, WatchScope,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -219,7 +219,7 @@ pub enum Mood {
     SilentForWrites,
     /// An error comes at once.
     Failing,
-    /// Each round trip takes so long; a report needs two.
+    /// Each round trip takes so long.
     Slow(Duration),
 }
 
@@ -274,7 +274,7 @@ impl MoodyStore {
         match answered {
             Mood::Failing => Err(StoreError::Conflict),
             Mood::Slow(round_trip) => {
-                tokio::time::sleep(if is_write { round_trip * 2 } else { round_trip }).await;
+                tokio::time::sleep(round_trip).await;
                 Ok(())
             }
             _ => Ok(()),
@@ -344,6 +344,16 @@ impl ClusterStore for MoodyStore {
         self.inner.put_proxy_report(report, ttl).await?;
         run_hook(&self.on_publication);
         Ok(())
+    }
+
+    async fn publish_proxy_report(
+        &self,
+        report: &ProxyReport,
+        ttl: Duration,
+    ) -> Result<DocumentRead, StoreError> {
+        // Both at once: they are one request.
+        let (put, read) = tokio::join!(self.put_proxy_report(report, ttl), self.cluster_document());
+        put.map(|()| read)
     }
 
     async fn proxy_reports(&self) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError> {

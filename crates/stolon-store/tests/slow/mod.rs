@@ -53,7 +53,8 @@ async fn everything_costs_one_round_trip() {
 
         // A check of a proxy and a report of a keeper: both know afterwards what holds.
         let (bill, before) = (Bill::new(&far), BootInstant::now());
-        far.put_proxy_report(&proxy, TTL).await.expect("report");
+        let found = far.publish_proxy_report(&proxy, TTL).await.expect("a report").expect("a document");
+        assert_eq!(found.expect("there").value, document(&uid));
         let seen = feed.at_most(Duration::from_secs(5)).await.expect("known");
         bill.is(1, "a check");
         assert!(seen.as_of >= before, "it is as of the report");
