@@ -4,8 +4,9 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use stolon_postgres::{AuthMethod, Credentials, Password};
-use stolon_runtime::{CommonArgs, Secret, UsageError, go_bool};
+use secrecy::{ExposeSecret, SecretString};
+use stolon_postgres::{AuthMethod, Credentials};
+use stolon_runtime::{CommonArgs, UsageError, go_bool};
 
 /// A keeper runs one PostgreSQL for a cluster.
 #[derive(Debug, clap::Parser)]
@@ -62,7 +63,7 @@ pub struct Flags {
         hide_default_value = true,
         hide_env_values = true
     )]
-    pg_repl_password: Secret,
+    pg_repl_password: SecretString,
 
     /// File that holds the password of the replication user
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
@@ -84,7 +85,7 @@ pub struct Flags {
         hide_default_value = true,
         hide_env_values = true
     )]
-    pg_su_password: Secret,
+    pg_su_password: SecretString,
 
     /// File that holds the password of the superuser
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
@@ -291,7 +292,7 @@ fn auth_method(flag: &str, text: &str) -> Result<AuthMethod, UsageError> {
 struct PasswordSource<'a> {
     role: &'static str,
     auth: AuthMethod,
-    given: &'a Secret,
+    given: &'a SecretString,
     file: &'a Path,
 }
 
@@ -308,7 +309,7 @@ impl PasswordSource<'_> {
         tracing::warn!(
             "password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in"
         );
-        if self.given.is_empty() && !self.has_file() {
+        if self.given.expose_secret().is_empty() && !self.has_file() {
             return Ok(());
         }
         Err(UsageError::new(format!(
@@ -319,7 +320,7 @@ impl PasswordSource<'_> {
 
     fn check_given(&self) -> Result<(), UsageError> {
         let role = self.role;
-        match (self.auth, self.given.is_empty(), self.has_file()) {
+        match (self.auth, self.given.expose_secret().is_empty(), self.has_file()) {
             (AuthMethod::Md5, true, false) => Err(UsageError::new(format!(
                 "one of --pg-{role}-password or --pg-{role}-passwordfile is required"
             ))
@@ -334,7 +335,7 @@ impl PasswordSource<'_> {
 
     fn read(&self, user: &str) -> Result<String, UsageError> {
         if !self.has_file() {
-            return Ok(self.given.expose().to_owned());
+            return Ok(self.given.expose_secret().to_owned());
         }
         let role = self.role;
         let what = if role == "su" { "superuser" } else { "replication user" };
@@ -353,7 +354,7 @@ impl PasswordSource<'_> {
         })
     }
 
-    fn strip(&self, user: &str, password: String) -> Result<Password, UsageError> {
+    fn strip(&self, user: &str, password: String) -> Result<SecretString, UsageError> {
         let stripped = password.trim_end_matches(['\r', '\n']);
         if stripped.len() < password.len() {
             tracing::warn!("{user} password contain trailing new line, removing");
@@ -364,7 +365,7 @@ impl PasswordSource<'_> {
                 .hint("write the password into the file"));
             }
         }
-        Ok(Password::new(stripped))
+        Ok(SecretString::from(stripped))
     }
 }
 
@@ -379,7 +380,7 @@ fn check_same_user(superuser: &Credentials, replication: &Credentials) -> Result
         )
         .hint("give --pg-su-auth-method and --pg-repl-auth-method the same value"));
     }
-    if superuser.auth != AuthMethod::Trust && superuser.password != replication.password {
+    if superuser.auth != AuthMethod::Trust && superuser.password_to_send() != replication.password_to_send() {
         return Err(UsageError::new(
             "provided superuser name and replication user name are the same but provided passwords are different",
         )

@@ -122,7 +122,7 @@ specification! {
     pg_parameters: Parameters = "pgParameters", omit, optional;
     /// Lines of `pg_hba.conf` after the generated ones; absent: everybody with a password, `[]`: nobody else.
     pg_hba: Vec<String> = "pgHBA", keep, optional, rules [SINGLE_LINES];
-    /// Restart PostgreSQL when a changed parameter needs it.
+    /// Restart PostgreSQL when a changed parameter needs it, standbys first.
     automatic_pg_restart: bool = "automaticPgRestart", keep, default(false);
 }
 

@@ -206,7 +206,7 @@ impl LocalPostgres {
     }
 
     fn pass_file(&self, source: &Upstream, who: &Credentials) -> Result<SecretFile> {
-        let password = who.password_to_send().map_or("", |password| password.reveal());
+        let password = who.password_to_send().unwrap_or_default();
         let line = quote::pgpass_line(&source.host, &source.port, &who.username, password);
         SecretFile::new(&self.secrets_directory(), &line)
     }

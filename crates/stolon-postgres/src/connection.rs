@@ -28,7 +28,7 @@ impl LocalPostgres {
                 "-c synchronous_commit=local -c search_path=pg_catalog -c default_transaction_read_only=off",
             );
         if let Some(password) = options.superuser.password_to_send() {
-            config.password(password.reveal());
+            config.password(password);
         }
         config
     }

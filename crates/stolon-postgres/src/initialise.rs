@@ -5,7 +5,6 @@ use std::time::Duration;
 use stolon_core::keeper::{Progress, RoleChange};
 use stolon_model::NewConfig;
 
-use crate::credentials::AuthMethod;
 use crate::error::{PostgresError, Result};
 use crate::files::SecretFile;
 use crate::limit::Limit;
@@ -27,7 +26,7 @@ impl LocalPostgres {
             .args(["-U", &superuser.username]);
         let password = superuser.password_to_send();
         let file = match password {
-            Some(password) => Some(SecretFile::new(&self.secrets_directory(), password.reveal())?),
+            Some(password) => Some(SecretFile::new(&self.secrets_directory(), password)?),
             None => None,
         };
         if let Some(file) = &file {
@@ -107,7 +106,7 @@ impl LocalPostgres {
         let replication = &self.inner.options.replication;
         let mut done = Vec::new();
         let password = |credentials: &crate::Credentials| match credentials.password_to_send() {
-            Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.reveal())),
+            Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password)),
             None => String::new(),
         };
         let su = sql_identifier(&superuser.username);
@@ -117,7 +116,7 @@ impl LocalPostgres {
             done.push(RoleChange::ReplicationAddedToSuperuser);
             return Ok(done);
         }
-        if superuser.auth != AuthMethod::Trust && !superuser.password.is_empty() {
+        if superuser.password_to_send().is_some() {
             let sql = format!("ALTER ROLE {su} WITH{}", password(superuser));
             self.unlogged("set the superuser's password", &sql, limit).await?;
             done.push(RoleChange::SuperuserPasswordSet);

@@ -34,7 +34,7 @@ pub mod source;
 pub mod sync_gate;
 
 pub use control_data::{ClusterState, ControlData};
-pub use credentials::{AuthMethod, Credentials, Password};
+pub use credentials::{AuthMethod, Credentials};
 pub use error::{Disk, Mismatch, PostgresError, Result};
 pub use explain::{explain_startup_failure, refused_hba_lines};
 pub use instance::LocalInstance;

@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
     }
 
     async fn authenticate(&mut self, who: &Credentials) -> Result<(), Failure> {
-        let password = who.password_to_send().map_or("", |password| password.reveal());
+        let password = who.password_to_send().unwrap_or_default();
         let mut scram: Option<sasl::ScramSha256> = None;
         loop {
             let message = self.read().await?;

@@ -110,8 +110,7 @@ const SLOT_POLL: Duration = Duration::from_millis(100);
 impl LocalPostgres {
     /// `primary_conninfo` for following `source`, with the password, in the text of the reference.
     pub fn replication_conninfo(&self, source: &Upstream) -> String {
-        let password =
-            self.inner.options.replication.password_to_send().map_or("", |password| password.reveal());
+        let password = self.inner.options.replication.password_to_send().unwrap_or_default();
         self.conninfo(source, &self.inner.options.replication, &[("password", password)])
     }
 

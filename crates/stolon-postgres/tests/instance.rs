@@ -480,7 +480,7 @@ instance_test!(a_wrong_superuser_password_is_said_at_once, || async {
     a.create(&[]).await;
     a.stop().await;
     let mut options = a.postgres.options().clone();
-    options.superuser.password = Password::new("wrong");
+    options.superuser.password = "wrong".into();
     let other = LocalPostgres::new(options);
     other.start(ConfigMerge::Replace, &limit()).await.unwrap();
     let error = other.wait_ready(&limit()).await.unwrap_err();

@@ -142,7 +142,7 @@ impl Default for Passwords {
 }
 
 pub fn credentials(username: &str, password: &str) -> Credentials {
-    Credentials { username: username.into(), auth: AuthMethod::Md5, password: Password::new(password) }
+    Credentials { username: username.into(), auth: AuthMethod::Md5, password: password.into() }
 }
 
 impl Instance {
@@ -279,7 +279,7 @@ impl Instance {
             .port(self.port.parse().unwrap())
             .user(&superuser.username)
             .dbname("postgres");
-        config.password(superuser.password.reveal());
+        config.password(superuser.password_to_send().unwrap());
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client
