@@ -11,7 +11,7 @@ pub enum SpecRemark {
     AdoptionInStandbyCluster,
     /// A field is set that is not read.
     FieldWithoutEffect {
-        /// Its name.
+        /// Name of the field.
         field: &'static str,
         /// With what it would be read, such as `initMode "new"`.
         read_with: &'static str,

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::destination::Destination;
-use crate::proxy::Settings;
+use crate::proxy::ProxyOptions;
 use crate::socket::{prepare, reset_on_close};
 
 /// How much is read at once. The buffer belongs to the thread: an idle connection holds none.
@@ -25,20 +25,20 @@ thread_local! {
 
 /// Why forwarding ended.
 enum End {
-    /// Both sides said all they had to say.
+    /// Both sides sent everything.
     Finished,
-    /// One side broke.
+    /// The connection to one side broke.
     Broken(io::Error),
     /// The destination was closed, or its deadline passed.
     Closed,
 }
 
 /// Connect the client to the destination and forward in both directions until both have ended, one breaks, or the
-/// destination is closed. Never fails: what goes wrong ends the connection.
-pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, settings: Arc<Settings>) {
-    prepare(&client, &settings.client_socket);
-    let Some(server) = connect(&destination, &settings).await else { return };
-    prepare(&server, &settings.server_socket);
+/// destination is closed. Every error ends the connection.
+pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, options: Arc<ProxyOptions>) {
+    prepare(&client, &options.client_socket);
+    let Some(server) = connect(&destination, &options).await else { return };
+    prepare(&server, &options.server_socket);
     let (mut client, mut server) = (client, server);
     let end = tokio::select! {
         biased;
@@ -52,8 +52,8 @@ pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, sett
     }
 }
 
-async fn connect(destination: &Destination, settings: &Settings) -> Option<TcpStream> {
-    let connecting = tokio::time::timeout(settings.connect_timeout, TcpStream::connect(destination.address));
+async fn connect(destination: &Destination, options: &ProxyOptions) -> Option<TcpStream> {
+    let connecting = tokio::time::timeout(options.connect_timeout, TcpStream::connect(destination.address));
     let outcome = tokio::select! {
         biased;
         () = destination.closed.cancelled() => return None,
@@ -65,7 +65,7 @@ async fn connect(destination: &Destination, settings: &Settings) -> Option<TcpSt
             return Some(server);
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {}", stolon_model::GoDuration::from(settings.connect_timeout)),
+        Err(_) => format!("no answer within {}", stolon_model::GoDuration::from(options.connect_timeout)),
     };
     if !destination.unreachable.swap(true, Ordering::Relaxed) {
         tracing::warn!(address = %destination.address, error, "cannot connect to the primary, clients are turned away");
@@ -86,7 +86,7 @@ async fn forward_both(client: &mut TcpStream, server: &mut TcpStream, destinatio
     }
 }
 
-/// One direction, until its end was passed on.
+/// Forward in one direction, until its end was passed on.
 async fn forward(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -95,7 +95,7 @@ async fn forward(
     loop {
         let rest = copy(&mut from, &mut to, destination).await?;
         let Some(rest) = rest else {
-            // A peer that is gone already needs no more good-bye.
+            // The peer may be gone already.
             let _ = to.shutdown().await;
             return Ok(());
         };
@@ -103,7 +103,7 @@ async fn forward(
     }
 }
 
-/// Copy until the end (`None`) or until the receiver takes no more: what it did not take comes back.
+/// Copy until the end (`None`) or until the receiver blocks: the bytes that it did not take are returned.
 async fn copy(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,
@@ -166,11 +166,11 @@ mod tests {
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let past = BootInstant::from_milliseconds(1);
         let destination = Arc::new(Destination::new(backend.local_addr().unwrap(), past));
-        let settings = Arc::new(crate::Flags::parse_from(["stolon-proxy"]).settings().unwrap());
+        let options = Arc::new(crate::Flags::parse_from(["stolon-proxy"]).proxy_options().unwrap());
 
         let mut client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
         client.write_all(b"late").await.unwrap();
-        let serving = serve(front.accept().await.unwrap().0, destination, settings);
+        let serving = serve(front.accept().await.unwrap().0, destination, options);
         tokio::time::timeout(std::time::Duration::from_secs(30), serving).await.expect("an end");
         let (mut server, _) = backend.accept().await.unwrap();
         let mut received = Vec::new();

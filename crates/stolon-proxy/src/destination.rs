@@ -1,4 +1,4 @@
-//! Where connections go, and until when they may.
+//! The destination of connections, and the deadline of forwarding.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use tokio_util::task::TaskTracker;
 /// A primary that clients are sent to, with everything that goes there.
 #[derive(Debug)]
 pub(crate) struct Destination {
-    /// Where it listens.
+    /// The address of the primary.
     pub address: SocketAddr,
     /// Cancelled: every connection is reset at once.
     pub closed: CancellationToken,
-    /// The tasks of its connections.
+    /// The tasks of the connections.
     pub connections: TaskTracker,
     /// True while connecting fails, so that only the first failure is a line in the log.
     pub unreachable: AtomicBool,
@@ -37,12 +37,12 @@ impl Destination {
         }
     }
 
-    /// True once nothing may be forwarded any more. Cheap: asked before each write.
+    /// True once nothing may be forwarded any more. Cheap enough to be asked before each write.
     pub fn is_over(&self) -> bool {
         BootInstant::now().milliseconds() >= self.deadline.load(Ordering::Relaxed)
     }
 
-    /// Forwarding may go on until then, and no longer.
+    /// Set the moment at which forwarding ends.
     pub fn set_deadline(&self, deadline: BootInstant) {
         self.deadline.store(deadline.milliseconds(), Ordering::Relaxed);
         self.moved.notify_one();
@@ -60,10 +60,10 @@ impl Destination {
     }
 }
 
-/// Ends whatever is open when its deadline comes, whatever the loop that moves the deadline is doing.
-pub(crate) async fn enforce_deadlines(mut gate: watch::Receiver<Option<Arc<Destination>>>) {
+/// Closes a destination when its deadline comes, independently of the loop that moves the deadline.
+pub(crate) async fn enforce_deadlines(mut route: watch::Receiver<Option<Arc<Destination>>>) {
     loop {
-        let open = gate.borrow_and_update().clone();
+        let open = route.borrow_and_update().clone();
         let over = async {
             match open {
                 Some(destination) if !destination.closed.is_cancelled() => {
@@ -75,11 +75,11 @@ pub(crate) async fn enforce_deadlines(mut gate: watch::Receiver<Option<Arc<Desti
         };
         tokio::select! {
             () = over => {
-                if gate.changed().await.is_err() {
+                if route.changed().await.is_err() {
                     return;
                 }
             }
-            changed = gate.changed() => {
+            changed = route.changed() => {
                 if changed.is_err() {
                     return;
                 }

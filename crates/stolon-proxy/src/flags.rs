@@ -7,7 +7,7 @@ use socket2::TcpKeepalive;
 use stolon_core::proxy::OnSilence;
 use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer};
 
-use crate::proxy::Settings;
+use crate::proxy::ProxyOptions;
 use crate::socket::SocketOptions;
 
 /// Sends PostgreSQL clients to the primary of a cluster.
@@ -25,7 +25,7 @@ pub struct Flags {
     #[arg(long, default_value = "5432", value_name = "PORT")]
     pub port: String,
 
-    /// Stop listening when the store was silent for proxyTimeout
+    /// Stop listening while the store has been silent for proxyTimeout
     #[arg(long, default_value_t = true)]
     pub stop_listening: bool,
 
@@ -33,7 +33,7 @@ pub struct Flags {
     #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = go_integer)]
     pub tcp_keepalive_idle: i64,
 
-    /// Unanswered probes that end a client's connection; 0: as the system has it
+    /// Unanswered probes that end a client's connection; 0: the system's default
     #[arg(long, default_value = "0", value_name = "PROBES", value_parser = go_integer)]
     pub tcp_keepalive_count: i64,
 
@@ -50,7 +50,7 @@ pub struct Flags {
     pub drain_timeout: Duration,
 }
 
-/// When a silent peer counts as gone: so many probes in a row without an answer, the times in seconds.
+/// When a silent peer counts as gone: after a number of probes in a row without an answer; times in seconds.
 struct Probes {
     idle: u32,
     interval: u32,
@@ -79,7 +79,7 @@ impl Flags {
     ///
     /// # Errors
     /// A number is out of range.
-    pub fn settings(&self) -> Result<Settings, UsageError> {
+    pub fn proxy_options(&self) -> Result<ProxyOptions, UsageError> {
         let idle = keepalive_value("idle", self.tcp_keepalive_idle, 32_767)?;
         let count = keepalive_value("count", self.tcp_keepalive_count, 127)?;
         let interval = keepalive_value("interval", self.tcp_keepalive_interval, 32_767)?;
@@ -94,7 +94,7 @@ impl Flags {
             interval: or(interval, KEEPALIVE.interval),
             count: or(count, KEEPALIVE.count),
         };
-        Ok(Settings {
+        Ok(ProxyOptions {
             listen_address: self.listen_address.clone(),
             port: self.port.clone(),
             on_silence: match self.stop_listening {

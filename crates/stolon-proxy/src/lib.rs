@@ -1,4 +1,4 @@
-//! The proxy: it sends clients to the primary, and nowhere when it cannot know who that is.
+//! The proxy: it sends clients to the primary, and nowhere when it cannot know the primary.
 //!
 //! [`Proxy`] is the loop *look → decide → act*; [`stolon_core::proxy`] decides. Two rules keep clients away from
 //! a primary that was replaced:
@@ -29,7 +29,7 @@ use stolon_runtime::{
 
 pub use crate::flags::Flags;
 pub use crate::metrics::Metrics;
-pub use crate::proxy::{Proxy, Settings};
+pub use crate::proxy::{Proxy, ProxyOptions};
 
 /// The program `stolon-proxy`.
 ///
@@ -39,7 +39,7 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let flags: Flags = parse(Program::Proxy);
     flags.common.init_logging();
     let options = flags.common.store_options()?;
-    let settings = flags.settings()?;
+    let proxy_options = flags.proxy_options()?;
     let open_files = stolon_runtime::raise_open_files_limit();
     let store = stolon_store::open(&options).map_err(|error| {
         UsageError::because(
@@ -63,6 +63,6 @@ pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
 
     let uid = ProxyUid::from(new_uid8());
     tracing::info!(uid = %uid, version = stolon_runtime::version(), "proxy started");
-    Proxy::new(uid, store, settings, open_files, metrics, readiness).run(&shutdown).await;
+    Proxy::new(uid, store, proxy_options, open_files, metrics, readiness).run(&shutdown).await;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,22 +13,22 @@ use tokio::task::JoinHandle;
 use crate::connection::serve;
 use crate::destination::Destination;
 use crate::metrics::Metrics;
-use crate::proxy::Settings;
+use crate::proxy::ProxyOptions;
 use crate::resolve::resolve;
 
 /// Clients that may wait for `accept`.
 const BACKLOG: i32 = 4096;
 
-/// Pause after an error that a moment may mend, such as too many open files.
+/// Pause after an error that may pass, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What each accepted connection needs.
 #[derive(Clone)]
 pub(crate) struct Reception {
-    pub settings: Arc<Settings>,
+    pub options: Arc<ProxyOptions>,
     /// Where clients go now.
-    pub gate: watch::Receiver<Option<Arc<Destination>>>,
-    /// Connections that file descriptors are left for; some are kept for the store.
+    pub route: watch::Receiver<Option<Arc<Destination>>>,
+    /// How many more connections the file descriptors suffice for; some are kept for the store.
     pub room: Arc<Semaphore>,
     pub metrics: Metrics,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Listener {
 impl Listener {
     /// Listen and accept from now on.
     pub async fn open(reception: Reception) -> io::Result<Listener> {
-        let listener = bind(&reception.settings.listen_address, &reception.settings.port).await?;
+        let listener = bind(&reception.options.listen_address, &reception.options.port).await?;
         let address = listener.local_addr()?;
         Ok(Listener { address, accepting: tokio::spawn(accept(listener, reception)) })
     }
@@ -50,7 +50,7 @@ impl Listener {
     /// Close the socket. Accepted connections go on.
     pub async fn close(mut self) {
         self.accepting.abort();
-        // It was cancelled just now: how it ended says nothing.
+        // The task was cancelled just now, so its outcome says nothing.
         let _ = (&mut self.accepting).await;
     }
 }
@@ -105,7 +105,7 @@ async fn accept(listener: TcpListener, reception: Reception) {
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut in_trouble, true) {
-                    tracing::error!(%error, "cannot accept connections, trying on");
+                    tracing::error!(%error, "cannot accept connections, trying again");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -129,16 +129,16 @@ async fn room(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(room).acquire_owned().await.ok()
 }
 
-/// Start a connection, or close it at once when clients go nowhere.
+/// Start a connection, or close it at once while clients are sent nowhere.
 fn receive(client: TcpStream, permit: OwnedSemaphorePermit, reception: &Reception) {
-    let Some(destination) = reception.gate.borrow().clone().filter(|destination| !destination.is_over())
+    let Some(destination) = reception.route.borrow().clone().filter(|destination| !destination.is_over())
     else {
         return;
     };
     let metrics = reception.metrics.clone();
     metrics.connections_accepted.inc();
     metrics.connections.inc();
-    let serving = serve(client, Arc::clone(&destination), Arc::clone(&reception.settings));
+    let serving = serve(client, Arc::clone(&destination), Arc::clone(&reception.options));
     destination.connections.spawn(async move {
         serving.await;
         metrics.connections.dec();

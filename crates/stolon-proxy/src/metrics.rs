@@ -15,12 +15,12 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     /// 1 while clients are sent to a primary.
     pub forwarding: Gauge,
-    /// When the last good check ended, in seconds since 1970.
+    /// When the last successful check ended, in seconds since 1970.
     pub last_check_success: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
-    /// Made and registered.
+    /// Metrics that `registry` shows.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Metrics::default();
         registry.register("stolon_proxy_connections", "Connections open now", metrics.connections.clone());

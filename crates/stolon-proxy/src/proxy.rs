@@ -1,4 +1,4 @@
-//! The loop: what happens goes to the machine, what the machine wants is done.
+//! The loop: events go to the machine, and its effects are carried out.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use stolon_core::proxy::{
     Check, Claim, ClosedBecause, Effect, Event, Machine, Measurement, Notice, OnSilence, Policy,
 };
-use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid};
+use stolon_model::{Advise as _, GoDuration, InfoUid, ProxyReport, ProxyUid};
 use stolon_runtime::{BootInstant, Readiness, Shutdown, new_uid8};
 use stolon_store::{ClusterStore, DocumentRead, WatchScope};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -19,14 +19,14 @@ use crate::resolve::resolve;
 use crate::sentences::{self, Trouble};
 use crate::socket::SocketOptions;
 
-/// What the flags ask for.
+/// The options of the proxy, checked.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ProxyOptions {
     /// Address or name to listen on.
     pub listen_address: String,
     /// Number or name of a service.
     pub port: String,
-    /// What becomes of the listening socket when everything is closed because the store was silent.
+    /// What is done about the listening socket when everything is closed because the store was silent.
     pub on_silence: OnSilence,
     /// For the connections of clients.
     pub client_socket: SocketOptions,
@@ -46,21 +46,21 @@ pub struct Proxy {
     machine: Machine,
     uid: ProxyUid,
     store: Arc<dyn ClusterStore>,
-    settings: Arc<Settings>,
+    options: Arc<ProxyOptions>,
     /// Where new connections go.
-    gate: watch::Sender<Option<Arc<Destination>>>,
+    route: watch::Sender<Option<Arc<Destination>>>,
     listener: Option<Listener>,
     lookup: Option<AbortOnDropHandle<()>>,
     room: Arc<Semaphore>,
     answers: mpsc::UnboundedSender<Answer>,
-    /// Why what the event at hand tells of has failed: completes what the machine says of it.
+    /// Why the failure that the event at hand tells of happened: completes the machine's notice about it.
     trouble: Option<Trouble>,
     wake_at: Option<BootInstant>,
     metrics: Metrics,
     readiness: Readiness,
 }
 
-/// What came of something that the machine wanted.
+/// The answer to an effect.
 enum Answer {
     Event(Event),
     Trouble(Event, Trouble),
@@ -79,18 +79,18 @@ impl Proxy {
     pub fn new(
         uid: ProxyUid,
         store: Arc<dyn ClusterStore>,
-        settings: Settings,
+        options: ProxyOptions,
         open_files: Option<u64>,
         metrics: Metrics,
         readiness: Readiness,
     ) -> Self {
-        let policy = Policy { on_silence: settings.on_silence, drain: settings.drain_timeout };
+        let policy = Policy { on_silence: options.on_silence, drain: options.drain_timeout };
         Proxy {
             machine: Machine::new(uid.clone(), policy),
             uid,
             store,
-            settings: Arc::new(settings),
-            gate: watch::Sender::new(None),
+            options: Arc::new(options),
+            route: watch::Sender::new(None),
             listener: None,
             lookup: None,
             room: Arc::new(Semaphore::new(room_for(open_files))),
@@ -106,7 +106,7 @@ impl Proxy {
     pub async fn run(mut self, shutdown: &Shutdown) {
         let (sender, mut answers) = mpsc::unbounded_channel();
         self.answers = sender;
-        let _deadlines = AbortOnDropHandle::new(tokio::spawn(enforce_deadlines(self.gate.subscribe())));
+        let _deadlines = AbortOnDropHandle::new(tokio::spawn(enforce_deadlines(self.route.subscribe())));
         let mut changes = self.store.watch(WatchScope::ClusterData);
         let mut requests = StopRequests::new(shutdown);
         let mut event = Event::TimePassed;
@@ -175,12 +175,12 @@ impl Proxy {
             Effect::StopListening => self.stop_listening(),
             Effect::Open { destination, deadline } => {
                 let opened = Destination::new(destination.address, BootInstant::from_boot(deadline));
-                self.gate.send_replace(Some(Arc::new(opened)));
+                self.route.send_replace(Some(Arc::new(opened)));
                 self.metrics.forwarding.set(1);
                 self.readiness.set_ready();
             }
             Effect::MoveDeadline(deadline) => {
-                if let Some(destination) = &*self.gate.borrow() {
+                if let Some(destination) = &*self.route.borrow() {
                     destination.set_deadline(BootInstant::from_boot(deadline));
                 }
             }
@@ -197,11 +197,11 @@ impl Proxy {
         }
     }
 
-    /// Do something beside the loop, and hand its answer to the loop.
+    /// Run a task beside the loop, which sends its answer to the loop.
     fn spawn(&self, doing: impl Future<Output = Answer> + Send + 'static) -> tokio::task::JoinHandle<()> {
         let answers = self.answers.clone();
         tokio::spawn(async move {
-            // Nobody waits for answers once the loop has ended.
+            // The receiver is gone once the loop has ended.
             let _ = answers.send(doing.await);
         })
     }
@@ -234,7 +234,7 @@ impl Proxy {
                 Ok(Err(cause)) => refused(Trouble::Store(cause)),
                 Err(_) => refused(Trouble::Silence(limit)),
             };
-            // Nobody waits for answers once the loop has ended.
+            // The receiver is gone once the loop has ended.
             let _ = answers.send(published);
             let read = match (found, reading) {
                 (Some(found), _) => document(found),
@@ -253,19 +253,22 @@ impl Proxy {
                 Ok(Err(cause)) => Trouble::Store(cause),
                 Err(_) => Trouble::Silence(limit),
             };
-            tracing::warn!(error = %trouble, "cannot withdraw the proxy's report, it will expire");
+            tracing::warn!(
+                error = trouble.explained().on_one_line(),
+                "cannot withdraw the proxy's report, it will expire"
+            );
             Answer::Event(Event::Withdrawn)
         });
     }
 
     fn listen(&mut self) {
         let reception = Reception {
-            settings: Arc::clone(&self.settings),
-            gate: self.gate.subscribe(),
+            options: Arc::clone(&self.options),
+            route: self.route.subscribe(),
             room: Arc::clone(&self.room),
             metrics: self.metrics.clone(),
         };
-        let place = format!("{}:{}", self.settings.listen_address, self.settings.port);
+        let place = format!("{}:{}", self.options.listen_address, self.options.port);
         self.spawn(async move {
             match Listener::open(reception).await {
                 Ok(listener) => Answer::Listening(listener),
@@ -274,9 +277,9 @@ impl Proxy {
         });
     }
 
-    /// Nobody is accepted any more. What is open goes on; the machine hears when the last connection has ended.
+    /// Accept no more clients. Open connections go on; the machine is told when the last one has ended.
     fn stop_listening(&mut self) {
-        let (listener, open) = (self.listener.take(), self.gate.borrow().clone());
+        let (listener, open) = (self.listener.take(), self.route.borrow().clone());
         self.spawn(async move {
             if let Some(listener) = listener {
                 tracing::info!(address = %listener.address, "stopped listening");
@@ -293,7 +296,7 @@ impl Proxy {
     /// Let no connection through, and tell the machine when the last one has ended.
     fn close(&mut self) {
         self.metrics.forwarding.set(0);
-        let destination = self.gate.send_replace(None);
+        let destination = self.route.send_replace(None);
         self.spawn(async move {
             if let Some(destination) = destination {
                 destination.closed.cancel();
@@ -305,7 +308,8 @@ impl Proxy {
     }
 
     fn say(&mut self, notice: &Notice) {
-        let error = self.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
+        let error =
+            self.trouble.as_ref().map(|trouble| trouble.explained().on_one_line()).unwrap_or_default();
         match notice {
             Notice::Forwarding(destination) => {
                 tracing::info!("forwarding to the primary at {}", destination.address);
@@ -318,7 +322,7 @@ impl Proxy {
             Notice::CheckFailed { check, retry_in } => {
                 let why = match check {
                     Check::BadClusterData => "the cluster data cannot be worked with".to_owned(),
-                    Check::TooSlow => "the store answers so late that what it says is out of date".to_owned(),
+                    Check::TooSlow => "the store answers so late that its answers are out of date".to_owned(),
                     Check::Read => format!("cannot get cluster data: {error}"),
                     Check::Publish => format!("cannot publish proxy info: {error}"),
                     Check::Listen => error,
@@ -338,7 +342,7 @@ impl Proxy {
             }
             Notice::Draining(limit) => {
                 self.readiness.set_not_ready(&sentences::closed(&ClosedBecause::Stopping));
-                let open = self.gate.borrow().as_ref().map_or(0, |open| open.connections.len());
+                let open = self.route.borrow().as_ref().map_or(0, |open| open.connections.len());
                 tracing::info!(connections = open, limit = %GoDuration::from(*limit), "waiting for connections to end");
             }
         }

@@ -1,13 +1,14 @@
-//! What people read.
+//! Sentences for people.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
 use stolon_core::proxy::{ClosedBecause, Version};
-use stolon_model::GoDuration;
+use stolon_model::{Advise, GoDuration};
 use stolon_store::StoreError;
 
-/// Why something that the machine wanted did not come about.
+/// Why an effect could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
     #[error("{0}")]
@@ -20,6 +21,15 @@ pub(crate) enum Trouble {
     Listen { place: String, cause: io::Error },
 }
 
+impl Advise for Trouble {
+    fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Io(_) | Self::Silence(_) | Self::Listen { .. } => None,
+        }
+    }
+}
+
 /// Why clients go nowhere.
 pub(crate) fn closed(why: &ClosedBecause) -> String {
     match why {
@@ -27,7 +37,7 @@ pub(crate) fn closed(why: &ClosedBecause) -> String {
         ClosedBecause::BadClusterData(bad) => bad.to_string(),
         ClosedBecause::NoPrimary => "the cluster has no primary for clients now".to_owned(),
         ClosedBecause::UnknownPrimary(uid) => format!("the primary {uid} does not exist"),
-        ClosedBecause::NoAddress(uid) => format!("the primary {uid} has not said yet where it listens"),
+        ClosedBecause::NoAddress(uid) => format!("the primary {uid} has not published its address yet"),
         ClosedBecause::NotEnabled => "the sentinel has not admitted this proxy yet".to_owned(),
         ClosedBecause::Moved => "the primary moved".to_owned(),
         ClosedBecause::Expired => "no check succeeded within the proxy timeout".to_owned(),
@@ -36,7 +46,7 @@ pub(crate) fn closed(why: &ClosedBecause) -> String {
     }
 }
 
-/// That the store has gone back in time.
+/// The sentence about a store that has gone back in time.
 pub(crate) fn older(seen: &Version, found: &Version) -> String {
     let version = |version: &Version| match version.epoch {
         Some(epoch) => format!("epoch {epoch}, proxy generation {}", version.generation),

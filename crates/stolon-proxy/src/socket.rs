@@ -5,7 +5,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// When a peer that says nothing counts as gone.
+/// When a silent peer counts as gone.
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
     /// Probes on a connection without traffic.
@@ -16,8 +16,8 @@ pub struct SocketOptions {
     pub user_timeout: Option<Duration>,
 }
 
-/// No delay for small packets, and limits for a silent peer. A socket that refuses is used as it is: the next read or write tells
-/// what is wrong with it.
+/// No delay for small packets, and limits for a silent peer. A socket that refuses is used as it is: the next read or write
+/// shows what is wrong with it.
 pub(crate) fn prepare(stream: &TcpStream, options: &SocketOptions) {
     let socket = SockRef::from(stream);
     let outcome = socket
@@ -46,18 +46,18 @@ mod tests {
     use super::*;
     use crate::Flags;
 
-    fn settings(flags: &[&str]) -> crate::Settings {
+    fn options(flags: &[&str]) -> crate::ProxyOptions {
         let flags = ["stolon-proxy"].iter().chain(flags);
-        Flags::parse_from(flags).settings().unwrap()
+        Flags::parse_from(flags).proxy_options().unwrap()
     }
 
     #[test]
     fn unacknowledged_data_are_waited_for_as_long_as_unanswered_probes() {
-        let default = settings(&[]);
+        let default = options(&[]);
         assert_eq!(default.client_socket.user_timeout, Some(Duration::from_secs(150)));
         assert_eq!(default.server_socket.user_timeout, Some(Duration::from_secs(150)));
         let flags = ["--tcp-keepalive-idle=60", "--tcp-keepalive-interval=10", "--tcp-keepalive-count=3"];
-        let patient = settings(&flags);
+        let patient = options(&flags);
         assert_eq!(patient.client_socket.user_timeout, Some(Duration::from_secs(90)));
         assert_eq!(patient.server_socket.user_timeout, Some(Duration::from_secs(150)));
     }
@@ -66,7 +66,7 @@ mod tests {
     async fn the_options_are_the_sockets() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare(&stream, &settings(&[]).client_socket);
+        prepare(&stream, &options(&[]).client_socket);
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));

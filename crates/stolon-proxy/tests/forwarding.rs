@@ -35,10 +35,10 @@ fn start(store: &Arc<MoodyStore>, uid: &str, flags: &[&str]) -> Running {
             .chain(flags.iter().copied().filter(|flag| !flag.starts_with("--stop-listening"))),
     );
     parsed.stop_listening = !flags.contains(&"--stop-listening=false");
-    let settings = parsed.settings().unwrap();
+    let options = parsed.proxy_options().unwrap();
     let shared: Arc<dyn ClusterStore> = store.clone();
     let metrics = store.metrics.clone();
-    let proxy = Proxy::new(ProxyUid::from(uid), shared, settings, None, metrics, Readiness::default());
+    let proxy = Proxy::new(ProxyUid::from(uid), shared, options, None, metrics, Readiness::default());
     let shutdown = Shutdown::default();
     let stop = shutdown.clone();
     let task = tokio::spawn(async move { proxy.run(&stop).await });

@@ -5,15 +5,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Entry, Key, Version, Watch};
 
-/// So many pieces of news may wait for their reader; then the store is made to wait.
+/// How many pieces of news may wait for their reader before the store is made to wait.
 const QUEUE: usize = 64;
 
 /// A key that was written or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which.
+    /// The key.
     pub key: Key,
-    /// What is there now; `None`: nothing.
+    /// The entry that is there now; `None`: the key was removed.
     pub entry: Option<Entry>,
 }
 
@@ -29,7 +29,7 @@ pub enum News {
     },
     /// Something may have changed.
     Look,
-    /// The store is listened to from now on. Whatever was before this was not heard.
+    /// Listening begins here. Earlier changes were not heard.
     Anew,
 }
 
@@ -43,7 +43,7 @@ enum Source {
     Watch { watch: Watch, begun: Begun },
 }
 
-/// Whether a watch was asked for the first time: what was there before it is not a change.
+/// Whether a watch was asked for the first time: what existed before is not a change.
 #[derive(PartialEq)]
 enum Begun {
     No,
@@ -51,7 +51,7 @@ enum Begun {
 }
 
 impl Changes {
-    /// Changes that a task tells of, which ends with them. Call inside a tokio runtime.
+    /// Changes that a task sends; the task ends when the receiver is dropped. Call inside a tokio runtime.
     pub fn by_task<F, L>(listening: L) -> Changes
     where
         L: FnOnce(mpsc::Sender<News>) -> F,
@@ -62,7 +62,7 @@ impl Changes {
         Changes { source: Source::Task { news, _listening: task } }
     }
 
-    /// A request to look after each wake of a watch.
+    /// After each wake of a watch a request to look.
     pub fn woken_by(watch: Watch) -> Changes {
         Changes { source: Source::Watch { watch, begun: Begun::No } }
     }

@@ -22,7 +22,7 @@ impl BootInstant {
         BootInstant { nanoseconds: seconds.saturating_mul(1_000_000_000).saturating_add(fraction) }
     }
 
-    /// That long after boot.
+    /// The moment this long after boot.
     pub fn from_boot(span: Duration) -> Self {
         BootInstant { nanoseconds: 0 } + span
     }
@@ -37,7 +37,7 @@ impl BootInstant {
         self.nanoseconds / 1_000_000
     }
 
-    /// That many milliseconds after boot.
+    /// The moment this many milliseconds after boot.
     pub fn from_milliseconds(milliseconds: u64) -> Self {
         BootInstant { nanoseconds: milliseconds.saturating_mul(1_000_000) }
     }

@@ -15,7 +15,7 @@ use crate::{BootInstant, Changes, Everything, StoreError, Versioned};
 pub struct Seen<T> {
     /// The value.
     pub value: T,
-    /// Not later than the question that confirmed it was asked.
+    /// At the latest the moment when the request that confirmed the value was sent.
     pub as_of: BootInstant,
 }
 
@@ -51,12 +51,12 @@ impl<T> Feed<T> {
         }
     }
 
-    /// What is known now, however old; `None` before the store was read once. Asks nobody.
+    /// What is known now, however old; `None` before the store was read once. Sends no request.
     ///
     /// # Errors
     /// What lies in the store cannot be read.
     pub fn latest(&self) -> Option<Result<Seen<T>, StoreError>> {
-        // The moment first: what arrives between the two is newer than it says.
+        // The moment is taken first: what arrives between the two is newer than the moment says.
         let as_of = self.copy.as_of()?;
         Some(self.value().map(|value| Seen { value, as_of }))
     }
@@ -64,7 +64,7 @@ impl<T> Feed<T> {
     /// What is known as of at most `age` ago. Asks the store only where what is known is older; an age of zero always asks.
     ///
     /// # Errors
-    /// As those of a read.
+    /// Those of a read.
     pub async fn at_most(&self, age: Duration) -> Result<Seen<T>, StoreError> {
         let is_young = |as_of: BootInstant| !(as_of + age).is_past();
         let as_of = match self.copy.as_of().filter(|as_of| !age.is_zero() && is_young(*as_of)) {

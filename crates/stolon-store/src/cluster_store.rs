@@ -19,12 +19,12 @@ pub struct Versioned<T> {
     pub revision: Revision,
 }
 
-/// All that a sentinel decides on.
+/// Everything that a sentinel decides on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Everything {
     /// The cluster document; a stored JSON `null` counts as absent.
     pub document: Option<Versioned<ClusterDocument>>,
-    /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
+    /// The reports of all keepers, by the uid inside. Reports that cannot be read are logged and left out.
     pub keepers: BTreeMap<KeeperUid, KeeperReport>,
     /// The reports of all proxies, by the uid inside, that can be read.
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
@@ -37,7 +37,7 @@ pub struct Everything {
 pub enum WatchScope {
     /// The cluster document.
     ClusterData,
-    /// All that a sentinel decides on: the cluster document and the reports of keepers and proxies.
+    /// Everything that a sentinel decides on: the cluster document and the reports of keepers and proxies.
     /// Reports of sentinels and the election wake nobody.
     Everything,
 }
@@ -52,7 +52,7 @@ pub trait ClusterStore: Send + Sync {
     /// [`Expected::Absent`].
     async fn cluster_document(&self) -> Result<Option<Versioned<ClusterDocument>>, StoreError>;
 
-    /// All that a sentinel decides on, linearizable, as of one moment and in one request.
+    /// Everything that a sentinel decides on, linearizable, as of one moment and in one request.
     async fn everything(&self) -> Result<Everything, StoreError>;
 
     /// Write the cluster document, whatever is there: for `init` and `clusterdata write` only.
@@ -73,7 +73,7 @@ pub trait ClusterStore: Send + Sync {
     /// `ttl`: see [`crate::MINIMUM_TTL`] and the contract.
     async fn put_keeper_report(&self, report: &KeeperReport, ttl: Duration) -> Result<(), StoreError>;
 
-    /// The reports of all keepers, by the uid inside. What cannot be read is logged and left out.
+    /// The reports of all keepers, by the uid inside. Reports that cannot be read are logged and left out.
     async fn keeper_reports(&self) -> Result<BTreeMap<KeeperUid, KeeperReport>, StoreError>;
 
     /// Withdraw a keeper's report at once.
@@ -82,7 +82,7 @@ pub trait ClusterStore: Send + Sync {
     /// Publish a sentinel's report; it need not be repeated while it says the same, but see the contract: a lease can be lost.
     async fn put_sentinel_report(&self, report: &SentinelReport, ttl: Duration) -> Result<(), StoreError>;
 
-    /// The reports of all sentinels, by the uid inside. What cannot be read is logged and left out.
+    /// The reports of all sentinels, by the uid inside. Reports that cannot be read are logged and left out.
     async fn sentinel_reports(&self) -> Result<BTreeMap<SentinelUid, SentinelReport>, StoreError>;
 
     /// Withdraw a sentinel's report at once.
@@ -105,7 +105,7 @@ pub trait ClusterStore: Send + Sync {
         Ok(self.cluster_document().await)
     }
 
-    /// The reports of all proxies, by the uid inside. What cannot be read is logged and left out.
+    /// The reports of all proxies, by the uid inside. Reports that cannot be read are logged and left out.
     async fn proxy_reports(&self) -> Result<BTreeMap<ProxyUid, ProxyReport>, StoreError>;
 
     /// Withdraw a proxy's report at once.
@@ -118,11 +118,11 @@ pub trait ClusterStore: Send + Sync {
     /// somebody asks for something younger. Call inside a tokio runtime.
     fn follow_document(&self) -> DocumentFeed;
 
-    /// The same for all that a sentinel decides on. Reports in which only positions moved wake nobody, see
+    /// The same for everything that a sentinel decides on. Reports in which only positions moved wake nobody, see
     /// [`crate::Feed::attend`]. Call inside a tokio runtime.
     fn follow_everything(&self) -> EverythingFeed;
 
-    /// The sentinel that leads, as the store sees it.
+    /// The leading sentinel, as the store sees it.
     async fn leader(&self) -> Result<Option<SentinelUid>, StoreError>;
 
     /// Try to become the leader, for as long as the campaign lives. Call inside a tokio runtime.

@@ -1,9 +1,10 @@
-//! Leadership: who may decide. Advice that saves work; compare-and-put is what guards the documents.
+//! Leadership: who may decide. It saves work and is no guard: compare-and-put guards the documents.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use stolon_model::Advise as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a resignation is waited for; afterwards the lease runs out by itself.
 const RESIGNATION: Duration = Duration::from_secs(5);
 
-/// Somebody who wants to lead: the part of an election that a backend implements.
+/// A contender for leadership: the part of an election that a backend implements.
 #[async_trait]
 pub trait Contender: Send + Sync {
     /// Returns when the election is won. Cancelling it withdraws.
@@ -39,40 +40,40 @@ pub trait Tenure: Send {
     /// When to renew next.
     fn renew_after(&self) -> Duration;
 
-    /// Put the end off.
+    /// Extend the lease.
     ///
     /// # Errors
     /// The store could not be asked; try again while time is left.
     async fn renew(&mut self) -> Result<Renewal, StoreError>;
 
-    /// Give it back, so that a successor can win at once.
+    /// Give the leadership back, so that a successor can win at once.
     async fn release(&mut self);
 }
 
 /// The answer to a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// [`Tenure::held_until`] was put off.
+    /// The lease was extended: [`Tenure::held_until`] is later now.
     Extended,
-    /// It is lost for good.
+    /// The leadership is lost for good.
     Lost,
 }
 
-/// A standing candidature. Dropping it withdraws.
+/// A running campaign. Dropping it withdraws.
 pub struct Campaign {
     contender: Arc<dyn Contender>,
     attempt: Option<AbortOnDropHandle<Leadership>>,
 }
 
 impl Campaign {
-    /// A candidature of this contender. It begins with the first call of [`Campaign::elected`].
+    /// A campaign of this contender. It begins with the first call of [`Campaign::elected`].
     pub fn new(contender: Box<dyn Contender>) -> Self {
         Campaign { contender: contender.into(), attempt: None }
     }
 
     /// Returns when the election is won; call it again after the leadership has ended.
     ///
-    /// Errors of the store are logged and retried with growing pauses. Cancel-safe: the candidature
+    /// Errors of the store are logged and retried with growing pauses. Cancel-safe: the campaign
     /// goes on in the background, and a leadership won meanwhile is handed out by the next call.
     pub async fn elected(&mut self) -> Leadership {
         loop {
@@ -86,7 +87,10 @@ impl Campaign {
                 Ok(leadership) if leadership.is_held() => return leadership,
                 Ok(_) => tracing::info!("leadership was won and lost before it was used"),
                 Err(error) => {
-                    tracing::error!(%error, "the candidature broke off, starting it again");
+                    tracing::error!(
+                        %error,
+                        "the campaign broke off, starting it again"
+                    );
                     tokio::time::sleep(LONGEST_PAUSE).await;
                 }
             }
@@ -95,7 +99,7 @@ impl Campaign {
 }
 
 impl Campaign {
-    /// Stand no longer, and wait (shortly) until the store knows, so that others need not wait for a lease
+    /// Withdraw, and wait (shortly) until the store knows, so that others need not wait for a lease
     /// to end. For the end of a program; a dropped campaign does the same in the background.
     pub async fn withdraw(mut self) {
         if let Some(attempt) = self.attempt.take() {
@@ -105,7 +109,7 @@ impl Campaign {
             }
         }
         if tokio::time::timeout(RESIGNATION, self.contender.withdrawn()).await.is_err() {
-            tracing::warn!("the store was not told in time that this candidate withdraws");
+            tracing::warn!("the store was not told in time that this contender withdraws");
         }
     }
 }
@@ -116,7 +120,11 @@ async fn win(contender: Arc<dyn Contender>) -> Leadership {
         match contender.contend().await {
             Ok(tenure) => return Leadership::begin(tenure),
             Err(error) => {
-                tracing::warn!(%error, ?pause, "cannot take part in the election, trying again");
+                tracing::warn!(
+                    error = error.explained().on_one_line(),
+                    ?pause,
+                    "cannot take part in the election, trying again"
+                );
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -124,7 +132,7 @@ async fn win(contender: Arc<dyn Contender>) -> Leadership {
     }
 }
 
-/// The right to decide, until it is lost. Dropping it resigns, as well as that can be done.
+/// The right to decide, until it is lost. Dropping it resigns if the store can be reached.
 pub struct Leadership {
     held_until: watch::Receiver<BootInstant>,
     resigning: CancellationToken,
@@ -158,7 +166,7 @@ impl Leadership {
             tokio::select! {
                 () = ended => {}
                 changed = held_until.changed() => if changed.is_err() && *held_until.borrow() == end {
-                    return; // nobody renews it any more
+                    return; // it is not renewed any more
                 },
             }
         }
@@ -214,7 +222,11 @@ async fn keep(
             }
             Err(error) => {
                 pause = FIRST_PAUSE.max(tenure.renew_after() / 8);
-                tracing::warn!(%error, ?pause, "leadership could not be renewed, trying again");
+                tracing::warn!(
+                    error = error.explained().on_one_line(),
+                    ?pause,
+                    "leadership could not be renewed, trying again"
+                );
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_model::Advise;
 
-/// An operation on the store did not do what was asked.
+/// Why an operation on the store did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Somebody else wrote the document since it was read. Read it again, decide again.
@@ -41,7 +41,7 @@ pub enum StoreError {
         /// What to do.
         hint: String,
     },
-    /// The store was reached and said no. Nothing was changed.
+    /// The store was reached and refused. Nothing was changed.
     #[error("the store refused {operation}: {cause}")]
     Refused {
         /// What was asked.
@@ -54,12 +54,12 @@ pub enum StoreError {
     /// What lies in the store cannot be read.
     #[error("the value of {key} in the store cannot be read: {cause}")]
     Decode {
-        /// Its key.
+        /// The key.
         key: String,
         /// What is wrong with it, and where.
         cause: String,
     },
-    /// The options make no store. Repeating the call cannot help.
+    /// The options do not describe a store that can be used. Repeating the call cannot help.
     #[error("{problem}")]
     Configuration {
         /// What is wrong.

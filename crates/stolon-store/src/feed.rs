@@ -2,8 +2,8 @@
 //! then.
 //!
 //! The copy says as of when it is known to be complete: *everything that was acknowledged before that moment is in it*.
-//! Only an answer to a question proves that, and the moment is the one at which the question was asked. News that arrive
-//! by themselves make the copy newer, but never its age younger: they may have been long on their way.
+//! Only an answer to a question proves that, and the moment is the one at which the question was asked. News that arrives
+//! by itself makes the copy newer, but never its age younger: it may have been long on its way.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +21,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What a change means to those who wait for some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
-    /// They must see it at once.
+    /// Readers must see it at once.
     Wakes,
-    /// They see it when they next look.
+    /// Readers see it when they next look.
     Quiet,
 }
 
@@ -134,7 +134,7 @@ impl KvFeed {
         let mut copy = self.copy();
         let went_back = look.version < known;
         if !went_back && look.version < copy.version {
-            // News were faster than the answer: the copy holds all of it already.
+            // News was faster than the answer: the copy holds all of it already.
             copy.as_of = copy.as_of.max(Some(asked_at));
             return Absorbed::Complete;
         }
@@ -168,7 +168,7 @@ impl KvFeed {
     fn absorb_changes(&self, changes: Vec<Change>, version: Version) {
         let mut copy = self.copy();
         if version <= copy.version {
-            return; // known from an answer, or told twice
+            return; // known from an answer, or received twice
         }
         let mut heavy = false;
         for Change { key, entry } in changes {
@@ -213,7 +213,7 @@ impl KvFeed {
         }
     }
 
-    /// Read what was missed, however often it takes: news that come after it make no sense before.
+    /// Read what was missed, as often as it takes: later news makes no sense before that.
     async fn catch_up(&self, missed: Missed) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -236,7 +236,7 @@ impl KvFeed {
 enum Missed {
     /// Some changes.
     Changes,
-    /// It was cut off: even the store may be another one.
+    /// The watch was cut off: even the store may be another one.
     Unknown,
 }
 

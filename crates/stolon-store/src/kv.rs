@@ -29,7 +29,7 @@ impl Key {
         &self.0
     }
 
-    /// What all keys below this one begin with.
+    /// The common beginning of all keys below this one.
     pub fn children_prefix(&self) -> String {
         format!("{}/", self.0)
     }
@@ -54,7 +54,7 @@ impl std::fmt::Display for Revision {
 /// What must be in the store for a compare-and-put to succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Nothing.
+    /// No such key.
     Absent,
     /// Exactly what was written there.
     Revision(Revision),
@@ -63,11 +63,11 @@ pub enum Expected {
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where.
+    /// The key.
     pub key: Key,
-    /// What.
+    /// The value.
     pub value: Vec<u8>,
-    /// Written when.
+    /// The write that put it there.
     pub revision: Revision,
 }
 
@@ -124,22 +124,22 @@ pub struct Look {
 /// Whether others are woken by a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// They are.
+    /// Others are woken.
     Wake,
-    /// They need not be: they find it when they next look. Where the store itself carries changes, they get it at once.
+    /// Others need not be woken and find the change when they next look. Where the store itself carries changes, they get it at once.
     Quiet,
 }
 
 /// A report, and what its writer wants to know at the same time.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// Where the report goes.
+    /// The key of the report.
     pub key: Key,
     /// The report.
     pub value: Vec<u8>,
     /// See the contract: how long it may outlive its writer.
     pub ttl: Duration,
-    /// Whether it is of interest at once.
+    /// Whether others are woken.
     pub notice: Notice,
     /// The key to read.
     pub read: Key,
@@ -180,16 +180,16 @@ pub trait KvStore: Send + Sync + 'static {
         expected: Expected,
     ) -> Result<Revision, StoreError>;
 
-    /// Remove the key; that there is none is no error.
+    /// Remove the key, if there is one.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
 
     /// Wake after changes of any of these keys.
     fn watch(&self, selectors: Vec<Selector>) -> Watch;
 
-    /// Who leads at `place`: the name that the leader gave.
+    /// The leader at `place`: the name that it gave.
     async fn leader(&self, place: &Key) -> Result<Option<String>, StoreError>;
 
-    /// Somebody who wants to lead at `place`.
+    /// A contender for the leadership at `place`.
     fn contender(&self, place: &Key, name: &str) -> Box<dyn Contender>;
 
     /// Requests sent so far.

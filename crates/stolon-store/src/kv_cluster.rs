@@ -101,7 +101,7 @@ impl<K: KvStore> KvClusterStore<K> {
         Ok(readable_reports(entries.iter(), uid))
     }
 
-    /// What lies at the document's key.
+    /// The value at the document's key.
     async fn stored_document(&self) -> Result<StoredDocument, StoreError> {
         StoredDocument::read(self.store.get(&self.document_key()).await?.as_ref())
     }
@@ -145,7 +145,7 @@ fn everything_in<'a>(
     })
 }
 
-/// What a change means to a sentinel. Reports of sentinels and the election are nothing to it.
+/// What a change means to a sentinel. Reports of sentinels and the election do not concern it.
 fn weigh_everything(cluster: &Selector, old: Option<&Entry>, new: Option<&Entry>) -> Weight {
     let Some(key) = new.or(old).map(|entry| entry.key.as_str()) else { return Weight::Quiet };
     let cluster = Key::from(cluster.clone());
@@ -250,8 +250,8 @@ fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
     }
 }
 
-/// What a proxy does that cannot be understood is not known, and that is not the same as a proxy that has closed: nobody may
-/// take its silence for consent to another primary.
+/// A proxy whose report cannot be read may be forwarding, which is not the same as a proxy that has closed: its silence must not
+/// be taken for consent to another primary.
 fn unreadable_proxies<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<ProxyUid> {
     entries
         .filter(|entry| !entry.value.is_empty() && decode::<ProxyReport>(entry).is_err())

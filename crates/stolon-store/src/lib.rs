@@ -1,6 +1,6 @@
 //! The stores: one contract, several backends, one conformance suite.
 //!
-//! A store holds the truth about a cluster. Programs speak to [`ClusterStore`], which knows the
+//! A store holds the cluster data and the reports. Programs speak to [`ClusterStore`], which knows the
 //! documents; backends implement [`KvStore`], which knows keys and bytes; [`KvClusterStore`] joins
 //! the two. [`open`] makes the one that the flags ask for.
 //!

@@ -17,7 +17,7 @@ pub struct MemoryStore {
     session: Arc<Session>,
 }
 
-/// What a process is elsewhere: the keys that it put with a time to live end some time after it does.
+/// Stands for a process: the keys that it put with a time to live end some time after it does.
 #[derive(Default)]
 struct Session {
     state: Arc<Mutex<State>>,
@@ -204,9 +204,9 @@ impl KvStore for MemoryStore {
     }
 
     async fn leader(&self, place: &Key) -> Result<Option<String>, StoreError> {
-        let mut candidates = self.list(place).await?;
-        candidates.sort_by_key(|candidate| candidate.revision.0);
-        Ok(candidates.first().map(|leader| String::from_utf8_lossy(&leader.value).into_owned()))
+        let mut entrants = self.list(place).await?;
+        entrants.sort_by_key(|entrant| entrant.revision.0);
+        Ok(entrants.first().map(|leader| String::from_utf8_lossy(&leader.value).into_owned()))
     }
 
     fn contender(&self, place: &Key, name: &str) -> Box<dyn Contender> {
@@ -224,8 +224,8 @@ struct MemoryContender {
     name: String,
 }
 
-/// A place in the queue; whoever stands first leads.
-struct Candidate {
+/// A place in the queue; the first one leads.
+struct Entrant {
     store: MemoryStore,
     key: Key,
 }
@@ -240,11 +240,11 @@ impl Contender for MemoryContender {
             state.write(key.as_str(), self.name.clone().into_bytes(), Life::ForEver, Notice::Wake);
             key
         };
-        let candidate = Candidate { store: self.store.clone(), key };
+        let entrant = Entrant { store: self.store.clone(), key };
         loop {
             let queue = self.store.list(&self.place).await?;
-            match queue.iter().position(|entry| entry.key == candidate.key) {
-                Some(0) => return Ok(Box::new(candidate)),
+            match queue.iter().position(|entry| entry.key == entrant.key) {
+                Some(0) => return Ok(Box::new(entrant)),
                 Some(_) => changes.changed().await,
                 None => return Err(StoreError::Conflict),
             }
@@ -253,7 +253,7 @@ impl Contender for MemoryContender {
 }
 
 #[async_trait]
-impl Tenure for Candidate {
+impl Tenure for Entrant {
     fn held_until(&self) -> BootInstant {
         BootInstant::NEVER
     }
@@ -274,7 +274,7 @@ impl Tenure for Candidate {
     }
 }
 
-impl Drop for Candidate {
+impl Drop for Entrant {
     fn drop(&mut self) {
         self.store.state().remove(self.key.as_str());
     }

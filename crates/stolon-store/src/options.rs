@@ -36,10 +36,10 @@ pub struct StoreOptions {
 /// Whether the store must prove who it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsVerification {
-    /// Its certificate is checked.
+    /// The certificate of the store is checked.
     #[default]
     Full,
-    /// Any certificate will do (`--store-skip-tls-verify`).
+    /// Any certificate is accepted (`--store-skip-tls-verify`).
     Skip,
 }
 
@@ -60,7 +60,7 @@ pub enum BadBackend {
     /// Stolon has it, this version does not.
     #[error("the store backend {0:?} is not in this version")]
     NotInThisVersion(String),
-    /// Nobody has it.
+    /// No version has it.
     #[error("Unknown store backend: {0:?}")]
     Unknown(String),
 }

@@ -19,13 +19,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// forward for twice its timeout after that.
 const TTL_IN_TIMEOUTS: u32 = 6;
 
-/// All that a proxy remembers.
+/// Everything that a proxy remembers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
     own: ProxyUid,
     policy: Policy,
     stage: Stage,
-    gate: Gate,
+    passage: Passage,
     listener: Listener,
     /// The last reading of the cluster data that counts.
     reading: Option<Reading>,
@@ -42,20 +42,20 @@ pub struct Machine {
     failures: u32,
     /// When the next check begins; none while one is under way.
     next_check: Option<Duration>,
-    /// Without cluster data until then the store counts as silent; none once it does.
+    /// If no cluster data are read until then, the store counts as silent; `None` once it does.
     silent_at: Option<Duration>,
-    /// Where clients go, as people were told last.
+    /// Where clients go, as it was last logged.
     said: Option<Notice>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Serving,
-    /// Nobody is accepted; connections may go on until then.
+    /// No client is accepted; connections may go on until then.
     Draining {
         until: Duration,
     },
-    /// Everything is closed. A publication under way is waited for until then: it could come after the withdrawal.
+    /// Everything is closed. A publication under way is awaited until then: it could arrive after the withdrawal.
     Leaving {
         until: Duration,
     },
@@ -63,9 +63,9 @@ enum Stage {
     Over,
 }
 
-/// What clients can go through.
+/// Whether clients are let through.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Gate {
+enum Passage {
     Shut,
     Open {
         destination: Destination,
@@ -128,7 +128,7 @@ impl Machine {
             own,
             policy,
             stage: Stage::Serving,
-            gate: Gate::Shut,
+            passage: Passage::Shut,
             listener: Listener::Closed,
             reading: None,
             newest: None,
@@ -146,7 +146,7 @@ impl Machine {
         }
     }
 
-    /// Take an event in. `now` never goes back, and goes on while the process is frozen or the machine sleeps.
+    /// Handle an event. `now` never goes back, and goes on while the process is frozen or the machine sleeps.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         if self.stage == Stage::Over {
@@ -185,7 +185,7 @@ impl Machine {
                 self.listener = Listener::Closed;
                 self.fail(now, Check::Listen, &mut out);
             }
-            Event::Closed => self.gate = Gate::Shut,
+            Event::Closed => self.passage = Passage::Shut,
             Event::StopRequested => self.stop(now, &mut out),
             Event::ConnectionsEnded => self.drained(now, &mut out),
             Event::Withdrawn => {
@@ -201,7 +201,7 @@ impl Machine {
 
     /// Deadlines come first, whatever has happened.
     fn expire(&mut self, now: Duration, out: &mut Vec<Effect>) {
-        if let Gate::Open { deadline, .. } = self.gate
+        if let Passage::Open { deadline, .. } = self.passage
             && now >= deadline
         {
             self.reading = None;
@@ -225,11 +225,11 @@ impl Machine {
 
     /// Do what is due now.
     fn settle(&mut self, now: Duration, out: &mut Vec<Effect>) {
-        if matches!(self.stage, Stage::Draining { .. }) && self.gate == Gate::Shut {
+        if matches!(self.stage, Stage::Draining { .. }) && self.passage == Passage::Shut {
             self.leave(now, out);
         }
         if let Stage::Leaving { until } = self.stage {
-            if self.gate == Gate::Shut && (!self.promise.is_sending() || now >= until) {
+            if self.passage == Passage::Shut && (!self.promise.is_sending() || now >= until) {
                 self.stage = Stage::Withdrawing;
                 out.push(Effect::Withdraw { limit: FAREWELL });
             }
@@ -298,7 +298,7 @@ impl Machine {
     }
 
     /// The store has gone back in time. Clients stay where they are, and nothing that the old data say of them is acknowledged;
-    /// a gate that is shut stays shut, and that can be acknowledged.
+    /// a passage that is shut stays shut, and that can be acknowledged.
     fn keep(
         &mut self,
         asked: Asked,
@@ -307,7 +307,7 @@ impl Machine {
         found: Version,
         out: &mut Vec<Effect>,
     ) {
-        if let (Gate::Open { .. }, Some(reading)) = (&self.gate, &mut self.reading) {
+        if let (Passage::Open { .. }, Some(reading)) = (&self.passage, &mut self.reading) {
             (reading.at, reading.cover) = (asked.at, asked.cover);
             if reading.age == Age::Newest {
                 reading.age = Age::Kept;
@@ -355,9 +355,9 @@ impl Machine {
     }
 
     fn destination(&self) -> Option<&Destination> {
-        match &self.gate {
-            Gate::Open { destination, .. } => Some(destination),
-            Gate::Shut | Gate::Closing => None,
+        match &self.passage {
+            Passage::Open { destination, .. } => Some(destination),
+            Passage::Shut | Passage::Closing => None,
         }
     }
 
@@ -372,9 +372,9 @@ impl Machine {
         }
     }
 
-    /// What can be said truthfully; none while connections are ending, and without usable cluster data.
+    /// What can be published truthfully; `None` while connections are ending, and without usable cluster data.
     fn claim(&self) -> Option<Claim> {
-        let reading = self.reading.as_ref().filter(|_| self.gate != Gate::Closing)?;
+        let reading = self.reading.as_ref().filter(|_| self.passage != Passage::Closing)?;
         let generation = match (&reading.verdict.route, reading.age) {
             (_, Age::Kept) => NOTHING,
             (Route::Open { generation, .. }, Age::Newest) => *generation,
@@ -383,7 +383,7 @@ impl Machine {
         Some(Claim { generation, timeout: self.timings.timeout })
     }
 
-    /// Publish what is new at once, and what is not as a sign of life with each check.
+    /// Publish a change at once, and the same again with each check as a sign of life.
     fn publish(&mut self, now: Duration, out: &mut Vec<Effect>) {
         let Some(claim) = self.claim().filter(|_| !self.promise.is_sending()) else { return };
         if self.promise.was_attempted(claim) && self.sign_of_life == SignOfLife::Given {
@@ -399,7 +399,7 @@ impl Machine {
     /// A lower timeout holds before it is published.
     fn shorten_deadline(&mut self, out: &mut Vec<Effect>) {
         let allowed = self.allowed_until();
-        if let (Gate::Open { deadline, .. }, Some(allowed)) = (&mut self.gate, allowed)
+        if let (Passage::Open { deadline, .. }, Some(allowed)) = (&mut self.passage, allowed)
             && allowed < *deadline
         {
             *deadline = allowed;
@@ -407,7 +407,7 @@ impl Machine {
         }
     }
 
-    /// Until when the last reading lets clients be forwarded.
+    /// Until when clients may be forwarded by the last reading.
     fn allowed_until(&self) -> Option<Duration> {
         let reading = self.reading.as_ref()?;
         self.promise.deadline(reading.at, reading.cover)
@@ -415,7 +415,7 @@ impl Machine {
 
     fn wants_to_open(&self) -> bool {
         self.stage == Stage::Serving
-            && self.gate == Gate::Shut
+            && self.passage == Passage::Shut
             && self
                 .reading
                 .as_ref()
@@ -447,14 +447,14 @@ impl Machine {
         };
         let Route::Open { primary, address: name, .. } = &reading.verdict.route else { return };
         let destination = Destination { primary: primary.clone(), name: name.clone(), address };
-        self.gate = Gate::Open { destination: destination.clone(), deadline };
+        self.passage = Passage::Open { destination: destination.clone(), deadline };
         out.push(Effect::Open { destination: destination.clone(), deadline });
         self.announce(Notice::Forwarding(destination), out);
     }
 
     fn move_deadline(&mut self, now: Duration, out: &mut Vec<Effect>) {
         let allowed = self.allowed_until().filter(|until| now < *until);
-        if let (Gate::Open { deadline, .. }, Some(allowed)) = (&mut self.gate, allowed)
+        if let (Passage::Open { deadline, .. }, Some(allowed)) = (&mut self.passage, allowed)
             && allowed > *deadline
         {
             *deadline = allowed;
@@ -464,12 +464,12 @@ impl Machine {
 
     /// A check is over when nothing that it asked for is under way.
     fn conclude(&mut self, now: Duration, out: &mut Vec<Effect>) {
-        let busy = self.asked.is_some() || self.promise.is_sending() || self.gate == Gate::Closing;
+        let busy = self.asked.is_some() || self.promise.is_sending() || self.passage == Passage::Closing;
         if self.next_check.is_some() || busy {
             return;
         }
         match self.reading.as_ref().map(|reading| &reading.verdict.route) {
-            // It was too old by the time that everything was done.
+            // The reading was too old by the time that everything was done.
             None => return self.fail(now, Check::TooSlow, out),
             Some(Route::Closed { why: ClosedBecause::BadClusterData(_), .. }) => {
                 return self.fail(now, Check::BadClusterData, out);
@@ -481,11 +481,11 @@ impl Machine {
         out.push(Effect::Measure(Measurement::CheckSucceeded));
         let usual = now.saturating_add(self.timings.check_interval);
         // Where the store is slow the next check begins early enough to end before the deadline.
-        let latest = match self.gate {
-            Gate::Open { deadline, .. } => {
+        let latest = match self.passage {
+            Passage::Open { deadline, .. } => {
                 deadline.saturating_sub(self.patience.limit(self.timings.timeout)).max(now)
             }
-            Gate::Shut | Gate::Closing => usual,
+            Passage::Shut | Passage::Closing => usual,
         };
         self.next_check = Some(usual.min(latest));
     }
@@ -517,13 +517,13 @@ impl Machine {
 
     fn close(&mut self, why: ClosedBecause, out: &mut Vec<Effect>) {
         if self.destination().is_some() {
-            self.gate = Gate::Closing;
+            self.passage = Passage::Closing;
             out.push(Effect::Close(why.clone()));
         }
         self.announce(Notice::SentNowhere(why), out);
     }
 
-    /// Say where clients go, when that changes.
+    /// Log where clients go, when that changes.
     fn announce(&mut self, notice: Notice, out: &mut Vec<Effect>) {
         if self.said.as_ref() != Some(&notice) {
             self.said = Some(notice.clone());
@@ -535,13 +535,13 @@ impl Machine {
         match self.stage {
             Stage::Serving => {
                 self.stop_listening(out);
-                match self.gate {
-                    Gate::Open { .. } => {
+                match self.passage {
+                    Passage::Open { .. } => {
                         let limit = self.policy.drain;
                         self.stage = Stage::Draining { until: now.saturating_add(limit) };
                         out.push(Effect::Say(Notice::Draining(limit)));
                     }
-                    Gate::Shut | Gate::Closing => self.leave(now, out),
+                    Passage::Shut | Passage::Closing => self.leave(now, out),
                 }
             }
             Stage::Draining { .. } => self.leave(now, out),
@@ -563,12 +563,12 @@ impl Machine {
 
     /// The next moment at which something is to be done without an event.
     fn wake_at(&self) -> Option<Duration> {
-        let deadline = match self.gate {
-            Gate::Open { deadline, .. } => Some(deadline),
-            Gate::Shut | Gate::Closing => None,
+        let deadline = match self.passage {
+            Passage::Open { deadline, .. } => Some(deadline),
+            Passage::Shut | Passage::Closing => None,
         };
         match self.stage {
-            Stage::Leaving { until } => Some(until).filter(|_| self.gate == Gate::Shut),
+            Stage::Leaving { until } => Some(until).filter(|_| self.passage == Passage::Shut),
             Stage::Withdrawing | Stage::Over => None,
             Stage::Serving | Stage::Draining { .. } => {
                 let drained = match self.stage {

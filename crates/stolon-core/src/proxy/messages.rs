@@ -1,4 +1,4 @@
-//! What the machine is told, and what it wants done.
+//! What the machine is told, and what it asks for.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::{ClosedBecause, PrimaryAddress, Version};
 /// What the flags ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
-    /// What becomes of the listening socket when the store is silent.
+    /// What is done about the listening socket when the store is silent.
     pub on_silence: OnSilence,
     /// How long open connections may go on after a request to stop.
     pub drain: Duration,
 }
 
-/// What becomes of the listening socket when no cluster data could be read within `proxyTimeout`.
+/// What is done about the listening socket when no cluster data could be read within `proxyTimeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnSilence {
-    /// It is closed, so that a load balancer in front notices.
+    /// The socket is closed, so that a load balancer in front notices.
     StopListening,
-    /// It stays: clients are accepted and closed at once.
+    /// The socket stays: clients are accepted and closed at once.
     KeepListening,
 }
 
@@ -52,7 +52,7 @@ pub enum Event {
     Closed,
     /// Somebody wants the program to stop; the second request wants it at once.
     StopRequested,
-    /// No client is connected any more, after [`Effect::StopListening`] of a program that stops.
+    /// The last client has disconnected, after [`Effect::StopListening`] of a program that stops.
     ConnectionsEnded,
     /// The answer to [`Effect::Withdraw`], however it went.
     Withdrawn,
@@ -69,7 +69,7 @@ pub enum Effect {
     },
     /// Put the proxy's report into the store, within the limit.
     Publish {
-        /// What the report says.
+        /// The content of the report.
         claim: Claim,
         /// After how long the report vanishes at the latest; a third of it at the earliest.
         ttl: Duration,
@@ -89,7 +89,7 @@ pub enum Effect {
     StopListening,
     /// Send clients there, until the deadline.
     Open {
-        /// Where.
+        /// The primary.
         destination: Destination,
         /// From then on nothing may be forwarded, unless [`Effect::MoveDeadline`] comes before.
         deadline: Duration,
@@ -105,7 +105,7 @@ pub enum Effect {
     },
     /// Send [`Event::TimePassed`] then; replaces the moment named before.
     WakeAt(Duration),
-    /// Tell people.
+    /// Log a notice.
     Say(Notice),
     /// Set a metric.
     Measure(Measurement),
@@ -116,11 +116,11 @@ pub enum Effect {
 /// A primary that clients are sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
-    /// Which instance it is.
+    /// Uid of the instance.
     pub primary: InstanceUid,
-    /// Its address as the cluster data have it.
+    /// Its address in the cluster data.
     pub name: PrimaryAddress,
-    /// What that was resolved to.
+    /// What the address was resolved to.
     pub address: SocketAddr,
 }
 
@@ -136,7 +136,7 @@ pub struct Claim {
 /// Acknowledges no generation that a sentinel could wait for: those are not negative.
 pub const NOTHING: i64 = -1;
 
-/// What people may want to know.
+/// What is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Notice {
     /// Clients are sent there from now on.
@@ -145,14 +145,14 @@ pub enum Notice {
     SentNowhere(ClosedBecause),
     /// A check did not succeed.
     CheckFailed {
-        /// What of it.
+        /// The part of it that failed.
         check: Check,
         /// The pause before the next one.
         retry_in: Duration,
     },
     /// A name could not be resolved.
     LookupFailed {
-        /// Which.
+        /// The name.
         name: PrimaryAddress,
         /// The address that stays in use.
         keeps: Option<SocketAddr>,
@@ -161,9 +161,9 @@ pub enum Notice {
     },
     /// The store holds cluster data that are older than what this proxy has seen: clients go on going where they go.
     OlderThanSeen {
-        /// The newest that was seen.
+        /// The newest version that was seen.
         seen: Version,
-        /// What the store holds.
+        /// The version in the store.
         found: Version,
     },
     /// The program stops when the connections have ended, or after this time.

@@ -25,17 +25,17 @@ pub(super) struct Names {
     address: Option<SocketAddr>,
     asking: Option<PrimaryAddress>,
     failures: u32,
-    /// When to ask; none: not before somebody wants it.
+    /// When to ask; `None`: not before the address is wanted.
     next: Option<Duration>,
 }
 
-/// The address that a numeric name is.
+/// The address, if the name is numeric.
 fn literal(name: &PrimaryAddress) -> Option<SocketAddr> {
     Some(SocketAddr::new(name.host.parse::<IpAddr>().ok()?, name.port.parse().ok()?))
 }
 
 impl Names {
-    /// This target is wanted from now on; `None`: none is.
+    /// Want this target from now on; `None`: no target.
     pub fn want(&mut self, now: Duration, target: Option<Target>) {
         if self.wanted == target {
             return;
@@ -51,7 +51,7 @@ impl Names {
         self.address
     }
 
-    /// Names change their addresses: ask again.
+    /// Ask again, since a name may have got another address.
     pub fn refresh(&mut self, now: Duration) {
         if self.wanted.as_ref().is_some_and(|target| literal(&target.name).is_none()) {
             self.next = Some(self.next.map_or(now, |next| next.min(now)));
@@ -105,7 +105,7 @@ impl Names {
         Some(Notice::LookupFailed { name: name.clone(), keeps: self.address, retry_in })
     }
 
-    /// True if the answer is to the last question and still of use.
+    /// True if the answer is to the last question and still needed.
     fn is_answer(&mut self, name: &PrimaryAddress) -> bool {
         if self.asking.as_ref() != Some(name) {
             return false;

@@ -5,7 +5,7 @@ use stolon_model::{ClusterData, ClusterUid};
 /// What tells older cluster data from newer ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Which cluster.
+    /// Uid of the cluster.
     pub cluster: ClusterUid,
     /// Raised with every decision of a sentinel of ours; absent where Stolon wrote.
     pub epoch: Option<u64>,
@@ -14,14 +14,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// Of these cluster data.
+    /// The version of these cluster data.
     pub fn of(cluster: &ClusterData) -> Version {
         let head = &cluster.cluster;
         Version { cluster: head.uid.clone(), epoch: head.epoch, generation: cluster.proxy.generation }
     }
 
     /// True if these cluster data are an earlier state of the same cluster than `seen`. A higher epoch is newer whatever the
-    /// generation is: somebody has accepted that the cluster goes on from an earlier state.
+    /// generation is: an operator has accepted that the cluster goes on from an earlier state.
     pub fn is_older_than(&self, seen: &Version) -> bool {
         if self.cluster != seen.cluster {
             return false;

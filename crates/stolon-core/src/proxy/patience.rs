@@ -1,4 +1,4 @@
-//! How long to wait for the store, by how fast it has answered.
+//! How long to wait for the store, given how fast it has answered.
 
 use std::time::Duration;
 

@@ -13,14 +13,14 @@ pub(super) struct Promise {
     lease: Option<Lease>,
     /// The publication under way.
     sending: Option<Sending>,
-    /// What was last published, or tried to.
+    /// What was last published, or was to be published.
     attempted: Option<Claim>,
 }
 
 /// A confirmed publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Lease {
-    /// Its start plus the timeout that it named, or less where a lower timeout was published since.
+    /// The start of the publication plus the timeout that it named, or less where a lower timeout was published since.
     until: Duration,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Cover {
 pub(super) struct Sent {
     /// How long it took.
     pub took: Duration,
-    /// How long it could have taken.
+    /// The limit of the publication.
     pub limit: Duration,
 }
 
@@ -62,7 +62,7 @@ impl Promise {
         self.sending.is_some()
     }
 
-    /// True if exactly this was published last, or tried to.
+    /// True if exactly this was published last, or was to be published.
     pub fn was_attempted(&self, claim: Claim) -> bool {
         self.attempted == Some(claim)
     }
@@ -91,17 +91,17 @@ impl Promise {
         Some(sending.ended(now))
     }
 
-    /// Nobody knows whether the publication took place.
+    /// The outcome of the publication is unknown.
     pub fn refused(&mut self, now: Duration) -> Option<Sent> {
         Some(self.sending.take()?.ended(now))
     }
 
-    /// For a reading of the cluster data that begins now; none: what it says must be read again before it opens anything.
+    /// What covers a reading of the cluster data that begins now; `None`: another reading is needed before anything opens.
     pub fn cover(&self, now: Duration) -> Option<Cover> {
         self.is_in_force(now).then_some(Cover { timeout: self.timeout })
     }
 
-    /// Until when a reading that began at `read_at` lets clients be forwarded.
+    /// Until when clients may be forwarded by a reading that began at `read_at`.
     ///
     /// A sentinel that has moved on without this proxy saw its report for twice the timeout without a change, and it saw the
     /// report that covers the reading or a later one: so the reading's start plus the timeout that held then is early enough.

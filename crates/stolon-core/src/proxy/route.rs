@@ -11,14 +11,14 @@ use super::Version;
 pub enum Route {
     /// To the primary.
     Open {
-        /// Which instance that is.
+        /// Uid of the instance.
         primary: InstanceUid,
         /// Its advertised address.
         address: PrimaryAddress,
         /// The generation of the proxy section that says so; to be acknowledged before a client is let through.
         generation: i64,
     },
-    /// Nowhere.
+    /// No client is let through.
     Closed {
         /// The reason.
         why: ClosedBecause,
@@ -56,19 +56,19 @@ pub enum ClosedBecause {
     NoPrimary,
     /// The proxy section names an instance that does not exist.
     UnknownPrimary(InstanceUid),
-    /// The primary's keeper has not said yet where it listens.
+    /// The primary's keeper has not published its address yet.
     NoAddress(InstanceUid),
     /// The sentinel has not admitted this proxy yet, or believed it to be dead.
     NotEnabled,
     /// The cluster data name another primary, or the primary has another address.
     Moved,
-    /// No check succeeded within `proxyTimeout`: nobody knows who is primary.
+    /// No check succeeded within `proxyTimeout`, so the primary may be another one by now.
     Expired,
     /// The store holds cluster data that are older than what this proxy has seen.
     OlderThanSeen {
-        /// The newest that was seen.
+        /// The newest version that was seen.
         seen: Version,
-        /// What the store holds.
+        /// The version in the store.
         found: Version,
     },
     /// The program stops.
@@ -80,7 +80,7 @@ pub enum ClosedBecause {
 pub struct Timings {
     /// Pause between checks (`proxyCheckInterval`).
     pub check_interval: Duration,
-    /// Without a good check for this long everything is closed (`proxyTimeout`).
+    /// Without a successful check for this long everything is closed (`proxyTimeout`).
     pub timeout: Duration,
 }
 
@@ -118,7 +118,7 @@ pub fn route(document: Option<&ClusterDocument>, own: &ProxyUid) -> Verdict {
     Verdict { route: route_of(cluster.data(), own), timings: Some(timings), version }
 }
 
-/// Nothing is known, so that nothing can be acknowledged.
+/// Closed, without a generation that could be acknowledged.
 fn unknown(why: ClosedBecause) -> Verdict {
     Verdict { route: Route::Closed { why, generation: None }, timings: None, version: None }
 }

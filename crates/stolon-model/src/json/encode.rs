@@ -34,7 +34,7 @@ enum Omission {
     AsDeclared,
     /// Every field that is unset.
     Unset,
-    /// None.
+    /// No field is left out.
     Never,
 }
 

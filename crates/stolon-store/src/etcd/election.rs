@@ -1,5 +1,5 @@
 //! etcd's standard election: the oldest key below a prefix leads, and each key hangs on a lease.
-//! The same recipe as that of etcd's own clients, which can take part. Here it is the lease that the process has anyway.
+//! The same recipe as that of etcd's own clients, which can take part. The lease is the one that the process has anyway.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError,
 
 /// Whole seconds; all programs that share an election use the same.
 const LEASE_SECONDS: i64 = 20;
-/// The leader stops that much before the store may let its lease end.
+/// How long before the end of its lease in the store a leader stops.
 const MARGIN: Duration = Duration::from_secs(2);
-/// Time enough is left after it for a second attempt.
+/// How often a lease is renewed; leaves time for a second attempt.
 const RENEW_AFTER: Duration = Duration::from_secs(9);
 
 /// The value of the oldest key below `place`. Reads only.
@@ -35,7 +35,7 @@ pub async fn leader(links: &Links, place: &Key) -> Result<Option<String>, StoreE
     Ok(answer.kvs().first().map(|oldest| String::from_utf8_lossy(oldest.value()).into_owned()))
 }
 
-/// Somebody who wants to lead.
+/// A contender for leadership.
 pub struct EtcdContender {
     store: EtcdStore,
     place: Key,
@@ -50,7 +50,7 @@ impl EtcdContender {
 }
 
 /// A key in the queue, which hangs on the lease of this process.
-struct Candidate {
+struct Entrant {
     links: Arc<Links>,
     leases: Arc<Leases>,
     place: Key,
@@ -68,7 +68,7 @@ enum Removed {
     No,
 }
 
-/// Where a candidate stands.
+/// The place of a contender in the queue.
 #[derive(PartialEq)]
 enum Standing {
     First,
@@ -79,16 +79,16 @@ enum Standing {
 #[async_trait]
 impl Contender for EtcdContender {
     async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError> {
-        let mut candidate = Candidate::enter(self).await?;
+        let mut entrant = Entrant::enter(self).await?;
         loop {
-            match candidate.standing().await? {
-                Standing::First if !candidate.held_until().is_past() => return Ok(Box::new(candidate)),
+            match entrant.standing().await? {
+                Standing::First if !entrant.held_until().is_past() => return Ok(Box::new(entrant)),
                 Standing::First => {
-                    if candidate.live_on().await? == Renewal::Lost {
+                    if entrant.live_on().await? == Renewal::Lost {
                         return Err(lease_is_gone());
                     }
                 }
-                Standing::Behind => candidate.changes.changed().await,
+                Standing::Behind => entrant.changes.changed().await,
                 Standing::Gone => return Err(lease_is_gone()),
             }
         }
@@ -103,18 +103,18 @@ impl Contender for EtcdContender {
 fn lease_is_gone() -> StoreError {
     StoreError::Refused {
         operation: "standing for election".to_owned(),
-        cause: "the lease of this candidate has ended".to_owned(),
-        hint: "it stands again by itself".to_owned(),
+        cause: "the lease of this contender has ended".to_owned(),
+        hint: "it tries again by itself".to_owned(),
     }
 }
 
-impl Candidate {
+impl Entrant {
     /// Stand in the queue.
     async fn enter(contender: &EtcdContender) -> Result<Self, StoreError> {
         let (store, place) = (&contender.store, &contender.place);
         let changes = store.watch(vec![Selector::Below(place.clone())]);
         let lease = store.leases().of(LEASE_SECONDS).await?;
-        let candidate = Candidate {
+        let entrant = Entrant {
             links: Arc::clone(store.links()),
             leases: Arc::clone(store.leases()),
             place: place.clone(),
@@ -124,9 +124,9 @@ impl Candidate {
             removed: Removed::No,
             removals: contender.removals.clone(),
         };
-        let (key, name) = (candidate.key.as_str(), contender.name.as_str());
-        // Repeating it finds the key that the first attempt made: nobody else uses this one.
-        let stands = candidate
+        let (key, name) = (entrant.key.as_str(), contender.name.as_str());
+        // A repetition finds the key that the first attempt made: nobody else uses this key.
+        let stands = entrant
             .links
             .ask("standing for election", Repeat::Safe, move |mut client| async move {
                 let put = || TxnOp::put(key, name, Some(PutOptions::new().with_lease(lease.id)));
@@ -139,19 +139,19 @@ impl Candidate {
             })
             .await?;
         if !stands {
-            candidate.leases.forget(lease.id);
+            entrant.leases.forget(lease.id);
             return Err(lease_is_gone());
         }
-        Ok(candidate)
+        Ok(entrant)
     }
 
-    /// Whether this candidate's key is the oldest.
+    /// Whether this entrant's key is the oldest.
     async fn standing(&mut self) -> Result<Standing, StoreError> {
         self.changes.take();
         let prefix = &self.place.children_prefix();
         let answer = self
             .links
-            .ask("counting the candidates", Repeat::Safe, move |mut client| async move {
+            .ask("counting the entrants", Repeat::Safe, move |mut client| async move {
                 let queue = GetOptions::new()
                     .with_prefix()
                     .with_keys_only()
@@ -166,7 +166,7 @@ impl Candidate {
         })
     }
 
-    /// Give the lease its whole time again.
+    /// Renew the lease.
     async fn live_on(&mut self) -> Result<Renewal, StoreError> {
         match self.leases.renew(LEASE_SECONDS, self.lease.id).await? {
             Some(lease) => {
@@ -179,11 +179,11 @@ impl Candidate {
 }
 
 impl EtcdContender {
-    /// As etcd's own clients name it. A later candidature on the same lease must not be mistaken for an earlier one, whose
+    /// As etcd's own clients name it. A later entry on the same lease must not be mistaken for an earlier one, whose
     /// removal may still be on its way.
     fn key_with(&self, lease: Lease) -> String {
         let (prefix, id) = (self.place.children_prefix(), lease.id);
-        match self.store.count_candidature() {
+        match self.store.count_entry() {
             0 => format!("{prefix}{id:x}"),
             number => format!("{prefix}{id:x}-{number}"),
         }
@@ -199,7 +199,7 @@ async fn remove(links: &Links, key: &str) -> Result<(), StoreError> {
 }
 
 #[async_trait]
-impl Tenure for Candidate {
+impl Tenure for Entrant {
     fn held_until(&self) -> BootInstant {
         self.lease.lives_until(MARGIN)
     }
@@ -224,7 +224,7 @@ impl Tenure for Candidate {
     }
 }
 
-impl Drop for Candidate {
+impl Drop for Entrant {
     fn drop(&mut self) {
         if self.removed == Removed::Yes {
             return;
@@ -233,7 +233,7 @@ impl Drop for Candidate {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let removal = async move {
                 if let Err(error) = remove(&links, &key).await {
-                    tracing::debug!(%error, "a candidature ends with the lease of this process");
+                    tracing::debug!(%error, "a campaign ends with the lease of this process");
                 }
             };
             self.removals.spawn_on(removal, &runtime);

@@ -1,4 +1,4 @@
-//! The list that `--store-endpoints` gives, and what of it counts.
+//! The list in `--store-endpoints`, and the parts of it that are used.
 
 use crate::StoreError;
 
@@ -25,14 +25,14 @@ impl Scheme {
 /// The endpoints, each as `<scheme>://<host>:<port>`; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Of all of them.
+    /// The scheme of all endpoints.
     pub scheme: Scheme,
     /// In the order of the flag.
     pub urls: Vec<String>,
 }
 
 impl Endpoints {
-    /// Read the list: items parted by commas, blanks around them do not count, `http` unless said otherwise.
+    /// Read the list: items separated by commas, blanks around them are ignored, `http` is the default scheme.
     ///
     /// # Errors
     /// [`StoreError::Configuration`], in Stolon's words where it has some.
@@ -84,14 +84,14 @@ fn scheme_and_rest(item: &str) -> (&str, &str) {
     }
 }
 
-/// Only host and port count; a path and user information are left out, and that is said.
+/// Only host and port are used; a path and user information are left out with a warning.
 fn url(scheme: Scheme, rest: &str) -> Result<String, StoreError> {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
     let host_and_port = authority.rsplit('@').next().unwrap_or("");
     if host_and_port.len() != authority.len() {
         tracing::warn!(
             endpoint = host_and_port,
-            "the user in this endpoint is not used: etcd is asked without one (use client certificates)"
+            "the user in this endpoint is not used: requests to etcd carry none (use client certificates)"
         );
     }
     if rest.len() > authority.len() + 1 {

@@ -11,32 +11,32 @@ use tokio_util::task::AbortOnDropHandle;
 use super::link::{Links, Repeat, is_lease_missing};
 use crate::{BootInstant, StoreError};
 
-/// Between attempts to keep a lease alive.
+/// Pause between attempts to keep a lease alive.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A lease that the store knew of when it was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its number in the store.
+    /// Id of the lease in the store.
     pub id: i64,
     /// What the store granted, which may be more than was asked for.
     length: Duration,
-    /// When it was last asked for, or asked to live on. The store's clock for it began later.
+    /// When the lease was last requested or renewed. The store's clock for it began later.
     asked_at: BootInstant,
 }
 
 impl Lease {
-    /// Until then it lives in any case.
+    /// The moment until which the lease lives in any case.
     pub fn lives_until(&self, margin: Duration) -> BootInstant {
         self.asked_at + self.length.saturating_sub(margin)
     }
 
-    /// From then on less than a third of its time is left: too little to hang anything on it.
+    /// The moment from which less than a third of its time is left: too little for a new key.
     fn is_short(&self) -> bool {
         self.lives_until(self.length / 3).is_past()
     }
 
-    /// Renewed then, nobody who hangs something on it has to wait for that.
+    /// When to renew it, so that no new key has to wait for a renewal.
     fn due(&self) -> BootInstant {
         self.lives_until(self.length / 3 + self.length / 20)
     }
@@ -57,7 +57,7 @@ struct Known {
 }
 
 impl Leases {
-    /// None yet.
+    /// Without leases yet.
     pub fn new(links: Arc<Links>) -> Self {
         let known = Known { links, held: Mutex::default(), changed: Notify::new() };
         Leases { known: Arc::new(known), granting: tokio::sync::Mutex::default(), keeping: OnceLock::new() }
@@ -86,12 +86,12 @@ impl Leases {
         Ok(lease)
     }
 
-    /// Give a lease its whole time again. `None`: the store has no such lease any more, and what hung on it is gone.
+    /// Renew a lease. `None`: the store has no such lease any more, and what hung on it is gone.
     pub async fn renew(&self, seconds: i64, id: i64) -> Result<Option<Lease>, StoreError> {
         self.known.renew(seconds, id).await
     }
 
-    /// The store says that this lease is gone.
+    /// Forget a lease that the store does not know any more.
     pub fn forget(&self, id: i64) {
         self.known.forget(id);
     }
@@ -113,7 +113,7 @@ impl Known {
         let kept = self.keep_alive(lease).await?;
         match kept {
             Some(lease) => {
-                // Another one may have taken its place meanwhile.
+                // Another lease may have taken its place meanwhile.
                 self.held().entry(seconds).and_modify(|held| {
                     if held.id == id {
                         *held = lease;
@@ -129,7 +129,7 @@ impl Known {
         self.held().retain(|_, lease| lease.id != id);
     }
 
-    /// A lease whose number did not arrive ends by itself.
+    /// A lease whose id did not arrive ends by itself.
     async fn grant(&self, seconds: i64) -> Result<Lease, StoreError> {
         let asked_at = BootInstant::now();
         let answer = self

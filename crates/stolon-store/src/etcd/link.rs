@@ -20,22 +20,22 @@ use crate::{StoreError, StoreOptions, TlsVerification};
 
 /// How often an open watch is asked for a sign of life. etcd hangs up on clients that ask more than every 5 s.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(7);
-/// The least time that an endpoint gets before the next one is tried.
+/// The shortest time that an endpoint gets before the next one is tried.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 
 /// Whether a request may be sent again when its answer did not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// Doing it twice is doing it once.
+    /// Sending it twice has the effect of sending it once.
     Safe,
-    /// Doing it twice may be wrong: without an answer its outcome is unknown.
+    /// Sending it twice may be wrong: without an answer the outcome is unknown.
     Never,
 }
 
 /// A connection that has answered.
 #[derive(Clone)]
 pub struct Link {
-    /// To speak through it.
+    /// The client of this connection.
     pub client: Client,
     endpoint: usize,
     /// Names this connection; later ones have higher numbers.
@@ -59,7 +59,7 @@ enum Failed {
     NotSent(String),
     /// The request may have reached the store.
     NoAnswer(String),
-    /// The store said no.
+    /// The store refused.
     Refused(StoreError),
 }
 
@@ -81,7 +81,7 @@ impl Links {
             let endpoint = Endpoint::from_shared(url.clone())
                 .map_err(|error| {
                     StoreError::configuration(
-                        format!("{url} is no endpoint: {error}"),
+                        format!("{url} is not an endpoint: {error}"),
                         "an endpoint looks like http://127.0.0.1:2379",
                     )
                 })?
@@ -111,7 +111,7 @@ impl Links {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// To be told when the connection is given up or replaced.
+    /// Tells when the connection is given up or replaced.
     pub fn subscribe(&self) -> watch::Receiver<Option<Link>> {
         self.current.subscribe()
     }
@@ -289,7 +289,7 @@ fn classify(operation: &str, error: etcd_client::Error) -> Failed {
     }
     let message = status.message().to_owned();
     match status.code() {
-        // The member knows that it cannot pass the request on.
+        // The member knows that it cannot pass the request on. etcd has no code of its own for this, only these words.
         Code::Unavailable if message.contains("no leader") => Failed::NotSent(message),
         Code::Unavailable | Code::Internal | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
             Failed::NoAnswer(with_causes(status))

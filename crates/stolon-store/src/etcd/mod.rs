@@ -30,7 +30,7 @@ use crate::{
 pub struct EtcdStore {
     links: Arc<Links>,
     leases: Arc<Leases>,
-    candidatures: Arc<AtomicU64>,
+    entries: Arc<AtomicU64>,
 }
 
 impl EtcdStore {
@@ -40,11 +40,7 @@ impl EtcdStore {
     /// [`StoreError::Configuration`]: the endpoints or the TLS files make no sense.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
         let links = Arc::new(Links::new(options)?);
-        Ok(EtcdStore {
-            leases: Arc::new(Leases::new(Arc::clone(&links))),
-            links,
-            candidatures: Arc::default(),
-        })
+        Ok(EtcdStore { leases: Arc::new(Leases::new(Arc::clone(&links))), links, entries: Arc::default() })
     }
 
     fn links(&self) -> &Arc<Links> {
@@ -55,9 +51,9 @@ impl EtcdStore {
         &self.leases
     }
 
-    /// How many candidatures this process has made before.
-    fn count_candidature(&self) -> u64 {
-        self.candidatures.fetch_add(1, Ordering::Relaxed)
+    /// How often this process has entered an election.
+    fn count_entry(&self) -> u64 {
+        self.entries.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Put a value that hangs on a lease of this process, and do `more` in the same transaction.
@@ -85,7 +81,7 @@ impl EtcdStore {
             if let Some(answer) = self.links.ask(&operation, Repeat::Never, put).await? {
                 return Ok(answer);
             }
-            // It ended without our knowing, and nothing was written.
+            // The lease had ended unnoticed, and nothing was written.
             self.leases.forget(lease.id);
             lost += 1;
             if lost > LEASES_LOST {
@@ -99,7 +95,7 @@ impl EtcdStore {
     }
 }
 
-/// So many leases may be found gone during one write.
+/// How many leases may be found gone during one write.
 const LEASES_LOST: usize = 2;
 
 /// What the selected keys are to etcd.

@@ -1,4 +1,4 @@
-//! How the endpoints prove who they are, and how we do.
+//! TLS: the certificates of the endpoints and of this client.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ impl TlsFiles {
         Ok(TlsFiles { options: options.clone(), last_good: Mutex::new(Tls::new(options)?) })
     }
 
-    /// An endpoint that is spoken to in this way.
+    /// An endpoint with this TLS configuration.
     ///
     /// # Errors
     /// [`StoreError::Configuration`]: the certificates make no sense, and never did.
@@ -83,7 +83,7 @@ impl Tls {
         Ok(Tls { config, verification: options.tls_verification })
     }
 
-    /// An endpoint that is spoken to in this way.
+    /// An endpoint with this TLS configuration.
     ///
     /// # Errors
     /// [`StoreError::Configuration`]: the certificates make no sense.
@@ -121,12 +121,12 @@ fn authorities(path: &Path) -> Result<Vec<u8>, StoreError> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refuse(format_args!("{}: {error}", path.display())))?;
     if certificates.is_empty() {
-        return Err(refuse(format_args!("{}: there is no certificate in it", path.display())));
+        return Err(refuse(format_args!("{}: it holds no certificate", path.display())));
     }
     Ok(pem)
 }
 
-/// Takes everybody's certificate (`--store-skip-tls-verify`); the signatures of the handshake must hold.
+/// Accepts any certificate (`--store-skip-tls-verify`); the signatures of the handshake must hold.
 #[derive(Debug)]
 struct Anybody {
     provider: CryptoProvider,

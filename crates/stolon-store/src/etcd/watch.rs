@@ -1,4 +1,4 @@
-//! Watches that outlive connections: that something may have been missed in between is a piece of news as well.
+//! Watches that outlive connections: a gap between two connections is a piece of news as well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,9 +55,9 @@ enum Ended {
     Moved,
     /// This connection does not work.
     Failed(Box<Link>, String),
-    /// There is none.
+    /// There is no connection.
     NotConnected(String),
-    /// What is heard is of interest to nobody any more.
+    /// The receiver was dropped.
     NobodyListens,
 }
 

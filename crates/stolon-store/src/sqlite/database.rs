@@ -15,7 +15,7 @@ use crate::{BootInstant, Notice, Selector, StoreError};
 const APPLICATION_ID: i32 = 0x5374_6c6e;
 const SCHEMA_VERSION: i32 = 1;
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
-/// A removed key is remembered for that many writes, so that watches see its removal.
+/// For how many writes a removed key is remembered, so that watches see its removal.
 const REMOVALS_KEPT: i64 = 10_000;
 
 /// Moments count since boot, hence the column `boot` beside each of them.
@@ -108,7 +108,7 @@ impl Database {
             .map_err(|error| failure("setting a timeout", &self.location, &error))
     }
 
-    /// Look, without changing anything: one consistent view.
+    /// Read from one consistent view.
     pub fn read<T>(
         &mut self,
         operation: &str,
@@ -123,7 +123,7 @@ impl Database {
         look(&mut self.connection).map_err(|error| failure(operation, &self.location, &error))
     }
 
-    /// Change, all or nothing. What `change` refuses changes nothing.
+    /// Write, all or nothing. If `change` fails, nothing is written.
     pub fn write<T>(
         &mut self,
         operation: &str,
@@ -264,7 +264,7 @@ fn failure(operation: &str, location: &Location, error: &rusqlite::Error) -> Sto
             "the file is damaged: stop all programs, move it away, and write the cluster data anew"
                 .to_owned(),
         ),
-        _ => refused(format!("look after the disk of {}", location.directory.display())),
+        _ => refused(format!("check the disk of {}", location.directory.display())),
     }
 }
 
@@ -277,11 +277,11 @@ pub fn next_revision(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
 
 /// A row of `entry` that is there: not removed, not expired.
 pub struct Row {
-    /// Where.
+    /// The key.
     pub key: String,
-    /// What.
+    /// The value.
     pub value: Vec<u8>,
-    /// Written when.
+    /// The write that put it there.
     pub revision: i64,
 }
 
@@ -336,7 +336,7 @@ pub fn look(
     Ok((rows.into_iter().filter(|row| row.revision > since).collect(), count, version))
 }
 
-/// Let a key live longer that nobody has written since. False: somebody has, or it is gone.
+/// Extend the life of a key that nobody has written since. False: it was written, or it is gone.
 pub fn live_on(
     transaction: &Transaction<'_>,
     key: &str,
@@ -424,12 +424,12 @@ fn remove_expired(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Now, as the tables have it.
+/// The present moment, in the form of the tables.
 pub fn now() -> i64 {
     milliseconds(BootInstant::now())
 }
 
-/// A moment, as the tables have it.
+/// A moment, in the form of the tables.
 pub fn milliseconds(moment: BootInstant) -> i64 {
     i64::try_from(moment.milliseconds()).unwrap_or(i64::MAX)
 }

@@ -14,9 +14,9 @@ use crate::{BootInstant, Contender, Key, Notice, Renewal, StoreError, Tenure};
 /// A leader that does not renew for so long (frozen, or its disk hangs) is succeeded.
 /// One that has ended is succeeded at once.
 const LEASE: Duration = Duration::from_secs(15);
-/// The leader stops that much before a successor may start.
+/// How long before a successor may start a leader stops.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Time enough is left after it for a second attempt.
+/// How often a leadership is renewed; leaves time for a second attempt.
 const RENEW_AFTER: Duration = Duration::from_secs(7);
 
 /// The row of a place.
@@ -53,7 +53,7 @@ fn holder(transaction: &Transaction<'_>, place: &str) -> rusqlite::Result<Option
         .optional()
 }
 
-/// Who leads at `place`.
+/// The leader at `place`.
 pub async fn leader(worker: &Worker, place: &Key) -> Result<Option<String>, StoreError> {
     let holder = look(worker, place).await?;
     Ok(holder.filter(|holder| !holder.is_over()).map(|holder| holder.name))
@@ -69,7 +69,7 @@ async fn look(worker: &Worker, place: &Key) -> Result<Option<Holder>, StoreError
         .await
 }
 
-/// Somebody who wants the row.
+/// A contender for the row.
 pub struct SqliteContender {
     store: SqliteStore,
     place: Key,
@@ -171,7 +171,7 @@ impl Contender for SqliteContender {
     }
 }
 
-/// The row, held.
+/// The row, while this process holds it.
 struct SqliteTenure {
     worker: Worker,
     _store: std::sync::Arc<Shared>,

@@ -1,5 +1,5 @@
-//! Keys that stay as long as this process: their time is put off before it ends. Whoever writes a key anew in time, as
-//! keepers and proxies do, costs nothing here.
+//! Keys that stay as long as this process: their life is extended before it ends. A key that is written anew in time, as
+//! those of keepers and proxies are, costs nothing here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,7 +12,7 @@ use super::database::{Durability, live_on};
 use super::worker::{Effect, Worker};
 use crate::{BootInstant, Key, Notice, StoreError};
 
-/// Between attempts to put the end off.
+/// Pause between attempts to extend the life of keys.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The keys.
@@ -43,7 +43,7 @@ impl Put {
 }
 
 impl Kept {
-    /// None yet.
+    /// Without keys yet.
     pub fn new(worker: Worker) -> Self {
         let keys = Keys { worker, put: Mutex::default(), added: Notify::new() };
         Kept { keys: Arc::new(keys), keeping: OnceLock::new() }
@@ -64,7 +64,7 @@ impl Keys {
         self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Put off what is due; gives the moment at which something will be.
+    /// Extend what is due; returns the next moment at which something is due.
     async fn keep_due(&self) -> Option<BootInstant> {
         let due: Vec<(Key, Put)> = {
             let put = self.put();

@@ -164,7 +164,7 @@ fn network_kind(magic: i64) -> Option<&'static str> {
     }
 }
 
-/// FUSE is a way to write file systems: those that are known to be local pass, the others may be anywhere.
+/// A FUSE file system may be anywhere: only those that are known to be local are accepted.
 fn network_fuse(kind: &str) -> Option<String> {
     let local = ["fuseblk", "fuse.fuse-overlayfs", "virtiofs", "fuse.gocryptfs", "fuse.encfs", "fuse.bindfs"];
     (!local.contains(&kind)).then(|| kind.to_owned())

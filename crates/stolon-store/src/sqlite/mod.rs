@@ -44,7 +44,7 @@ struct Shared {
     worker: Worker,
     location: Location,
     signal: OnceLock<Signal>,
-    /// What is to stay as long as this process.
+    /// The keys that stay as long as this process.
     kept: Kept,
 }
 

@@ -5,27 +5,27 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, PidfdFlags};
 
-/// A process of this machine, so exactly that a later one with the same number is another.
+/// A process of this machine, told from a later one with the same process id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// `/proc/sys/kernel/random/boot_id`: other moments and processes belong to other boots.
     pub boot: String,
-    /// The pid namespace in which the number counts.
+    /// The pid namespace of the process id.
     pub namespace: String,
-    /// Its number.
+    /// Process id.
     pub pid: i32,
-    /// Clock ticks from boot to its start.
+    /// Start of the process, in clock ticks since boot.
     pub started: i64,
 }
 
 /// Whether a process still runs.
 #[derive(Debug)]
 pub enum Life {
-    /// It runs; the descriptor becomes readable when it ends.
+    /// The process runs; the descriptor becomes readable when it ends.
     Running(OwnedFd),
-    /// It has ended.
+    /// The process has ended.
     Gone,
-    /// It cannot be seen from here.
+    /// The process cannot be seen from here.
     Hidden,
 }
 
@@ -54,7 +54,7 @@ impl Process {
         else {
             return Life::Hidden;
         };
-        // The descriptor first: from then on the number cannot pass to another process unnoticed.
+        // The descriptor is taken first: from then on the process id cannot pass to another process unnoticed.
         let descriptor = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(descriptor) => descriptor,
             Err(rustix::io::Errno::SRCH) => return Life::Gone,

@@ -1,4 +1,4 @@
-//! Waking up when another process has written: through inotify, with a slow look as floor.
+//! Waking up when another process has written: through inotify, and at the latest by a slow timer.
 
 use std::ffi::{CString, OsStr};
 use std::mem::MaybeUninit;
@@ -14,9 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::location::Location;
 
-/// How long a change can stay unseen whose writer died before it could say so.
+/// How long a change can stay unseen if its writer died before it could signal it.
 const FLOOR: Duration = Duration::from_secs(5);
-/// The same when the machine gives no inotify.
+/// The same without inotify.
 const FLOOR_WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 
 /// Ticks after each change of the file, and at least as often as the floor.
@@ -39,7 +39,7 @@ impl Signal {
         Signal { ticks, _listening: AbortOnDropHandle::new(listening) }
     }
 
-    /// To wait for ticks from now on.
+    /// A receiver of the ticks from now on.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.ticks.clone()
     }

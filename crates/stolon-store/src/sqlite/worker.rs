@@ -11,9 +11,9 @@ use super::database::Database;
 use super::location::Location;
 use crate::StoreError;
 
-/// Operations that may wait for the thread. More means that the disk has stopped answering.
+/// How many operations may wait for the thread. More mean that the disk has stopped answering.
 const QUEUE: usize = 256;
-/// SQLite gives up waiting for a lock that much before its caller does, so that the answer is a definite one.
+/// How long before its caller SQLite gives up waiting for a lock, so that the answer is a definite one.
 const HEADROOM: Duration = Duration::from_millis(50);
 /// SQLite keeps its own large buffers on the heap.
 const STACK: usize = 512 * 1024;
@@ -22,7 +22,7 @@ const WAITING: u8 = 0;
 const RUNNING: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-/// What it means when no answer comes.
+/// What a missing answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing can have changed.
@@ -68,7 +68,7 @@ impl Worker {
     /// Start the thread. The file is opened by the first operation.
     ///
     /// # Errors
-    /// The machine gives no thread.
+    /// The operating system refuses a thread.
     pub fn start(location: Location, timeout: Duration) -> Result<Self, StoreError> {
         let (queue, work) = mpsc::sync_channel::<Work>(QUEUE);
         let mut opener = Opener { location, database: None };
@@ -141,7 +141,7 @@ impl Worker {
         }
     }
 
-    /// Run `work` on the thread some time, and wait for nothing. For tidying up.
+    /// Run `work` on the thread at some time, without waiting. For tidying up.
     pub fn run_later(&self, work: impl FnOnce(&mut Database) -> Result<(), StoreError> + Send + 'static) {
         let deadline = Instant::now() + self.timeout;
         let job: Work = Box::new(move |opener: &mut Opener| {
@@ -150,7 +150,7 @@ impl Worker {
             }
         });
         if self.queue.try_send(job).is_err() {
-            tracing::debug!("tidying up the store was given up, too many operations wait");
+            tracing::debug!("tidying up the store was skipped: too many operations wait");
         }
     }
 }
