@@ -7,7 +7,6 @@ use stolon_postgres::{Limit, LocalInstance, ProgressSender};
 use tokio_util::sync::CancellationToken;
 
 /// Something that can be looked at and that takes steps (contract: `stolon_core::keeper::machine`).
-#[expect(dead_code, reason = "the loop moves onto it next")]
 pub(crate) trait Instance {
     /// Looks at everything. Ends within the limit, with what was found out until then.
     async fn look(&self, limit: &Limit) -> Look;

@@ -1,486 +1,337 @@
-//! The loop of a keeper: observe, plan, apply.
+//! The loop of a keeper: the machine decides, this does what it asks for and tells it what became of it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use stolon_core::keeper::{
-    Attempt, Config, DataKind, Demands, Gate, Goal, Identity, InstanceRole, LeaveAlone, LocalState, NextLook,
-    Patience, PendingRestart, Plan, Refusals, Step, plan,
+    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Look, Machine, Measure, Progress, ServerDeath,
+    ServerLook, StateFile, Step, StepFailure, StepOutcome,
 };
-use stolon_model::{
-    Advise as _, ClusterData, Explained, InstanceState, KeeperState, Parameters, UsableCluster,
-};
-use stolon_postgres::{PostgresError, ServerState};
-use stolon_runtime::Backoff;
-use stolon_store::{Watch, WatchScope};
+use stolon_model::{ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster};
+use stolon_postgres::{Limit, ProgressSender, ServerState};
+use stolon_runtime::{Readiness, UsageError, new_uid8, redact};
+use stolon_store::{BootInstant, ClusterStore, DocumentFeed, Seen, StoreError};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::configure::{Checked, proven_parameters};
-use crate::metrics::{Flag, RoleLabel};
-use crate::shared::{Pace, Shared};
-use crate::state_files::{StateFileError, store};
+use crate::instance::Instance;
+use crate::metrics::Metrics;
+use crate::state_files::KeeperDirectory;
+use crate::voice;
 
-/// Between looks while somebody waits for what is about to happen.
-const SOON: Duration = Duration::from_millis(25);
-/// The same when it has not happened for a while.
-const NOT_SO_SOON: Duration = Duration::from_millis(250);
-const SOON_LASTS: Duration = Duration::from_secs(10);
-/// First pause after a failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause between attempts to copy or restore.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// A server that lived shorter than this is not started again at once.
-const LIVES_WELL: Duration = Duration::from_secs(3);
-/// How long a primary's restart waits for its standbys to restart first.
-const RESTART_PATIENCE: Duration = Duration::from_secs(10);
+/// Between looks at how far a long step is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// Between log lines about it.
+const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The activity that brings PostgreSQL to what the cluster data asks for.
-pub struct Keeper<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) stop: CancellationToken,
-    identity: Identity,
-    watch: Watch,
+/// What the loop works with.
+pub(crate) struct Hands<I> {
+    pub(crate) instance: I,
+    /// The server process, as its parent sees it.
+    pub(crate) server: watch::Receiver<ServerState>,
+    pub(crate) store: Arc<dyn ClusterStore>,
+    pub(crate) directory: KeeperDirectory,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Readiness,
+}
+
+/// What is under way ends with an event; a reading gives the feed back that it borrowed.
+struct Ended {
+    event: Event,
+    feed: Option<DocumentFeed>,
+}
+
+impl From<Event> for Ended {
+    fn from(event: Event) -> Self {
+        Ended { event, feed: None }
+    }
+}
+
+type Activity<'a> = Pin<Box<dyn Future<Output = Ended> + 'a>>;
+
+/// Runs until `stop`, or until the machine ends by itself. The step under way has ended then.
+///
+/// # Errors
+/// The reason for which the machine ends by itself.
+pub(crate) async fn run<I: Instance>(
+    hands: &Hands<I>,
+    beginning: Beginning,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut keeper = Loop {
+        hands,
+        uid: beginning.identity.keeper.clone(),
+        activities: FuturesUnordered::new(),
+        feed: Some(hands.store.follow_document()),
+        server: hands.server.clone(),
+        looks: CancellationToken::new(),
+        wake: None,
+        step: None,
+        stopping: false,
+        ended: Ok(()),
+    };
+    let mut machine = Machine::new(beginning);
+    let mut event = Event::Started;
+    loop {
+        for effect in machine.handle(now(), event) {
+            keeper.begin(effect);
+        }
+        if keeper.stopping && keeper.step.is_none() {
+            // Neither a store that does not answer nor a disk that hangs keeps PostgreSQL from being stopped. Files are replaced
+            // whole, or not at all.
+            return keeper.ended;
+        }
+        event = keeper.next(stop).await;
+    }
+}
+
+/// The machine's clock goes on while the computer sleeps: what was learned before a lid was closed is old afterwards.
+fn now() -> Duration {
+    time_of(BootInstant::now())
+}
+
+fn time_of(instant: BootInstant) -> Duration {
+    Duration::from_millis(instant.milliseconds())
+}
+
+struct Loop<'a, I> {
+    hands: &'a Hands<I>,
+    uid: KeeperUid,
+    activities: FuturesUnordered<Activity<'a>>,
+    /// The cluster data; none while a reading is under way.
+    feed: Option<DocumentFeed>,
     server: watch::Receiver<ServerState>,
-    goal: Goal,
-    pub(crate) local: LocalState,
-    pub(crate) memory: Memory,
-    backoff: Backoff,
-    troubled: Option<String>,
-    announced: Announced,
+    /// Ends looks when the keeper ends.
+    looks: CancellationToken,
+    wake: Option<Instant>,
+    step: Option<StepUnderWay>,
+    stopping: bool,
+    ended: anyhow::Result<()>,
 }
 
-/// What this process remembers between passes.
-pub(crate) struct Memory {
-    pub(crate) gate: Gate,
-    /// What the running server was given.
-    pub(crate) applied: Option<Config>,
-    /// What was written last, for the next start or reload.
-    pub(crate) configured: Option<Config>,
-    /// The parameters that a server last came up with.
-    pub(crate) proven: Option<Parameters>,
-    /// The parameters that PostgreSQL itself last found nothing wrong with.
-    pub(crate) checked: Checked,
-    /// When refused settings were last asked about.
-    pub(crate) reconsidered: Option<Instant>,
-    pub(crate) refusals: Refusals,
-    /// Lines of `pgHBA` that PostgreSQL refused, with its words, until the parameters change.
-    pub(crate) refused_hba: BTreeMap<String, String>,
-    /// Refused because the server did not start with them; not yet confirmed by a start without them.
-    pub(crate) suspects: Vec<String>,
-    pub(crate) demands: Option<Demands>,
-    pub(crate) attempt: Attempt,
-    /// Captured, not yet written down.
-    pub(crate) captured: Option<Parameters>,
-    /// Lines that the running server did not take.
-    pub(crate) line_problems: Vec<String>,
-    /// Slots that could not be changed, with the reason.
-    pub(crate) kept_slots: Vec<(String, String)>,
-    /// The disk has no room for two copies.
-    pub(crate) old_data_in_the_way: bool,
-    pub(crate) waiting_to_restart: Option<Instant>,
-    /// When the server was started.
-    pub(crate) started: Option<Instant>,
-    early_deaths: Backoff,
-    gated_since: Option<Instant>,
+/// The step under way, as far as others see it.
+struct StepUnderWay {
+    name: Option<&'static str>,
+    progress: watch::Receiver<Progress>,
+    called_off: CancellationToken,
+    begun: Instant,
+    ticks: Interval,
+    next_line: Instant,
 }
 
-impl Memory {
-    fn new(proven: Option<Parameters>) -> Self {
-        Memory {
-            gate: Gate::default(),
-            applied: None,
-            configured: None,
-            proven,
-            checked: Checked::default(),
-            reconsidered: None,
-            refusals: Refusals::new(),
-            refused_hba: BTreeMap::new(),
-            suspects: Vec::new(),
-            demands: None,
-            attempt: Attempt::default(),
-            captured: None,
-            line_problems: Vec::new(),
-            kept_slots: Vec::new(),
-            old_data_in_the_way: false,
-            waiting_to_restart: None,
-            started: None,
-            early_deaths: Backoff::new(FIRST_PAUSE, Duration::from_secs(5)),
-            gated_since: None,
+impl<'a, I: Instance> Loop<'a, I> {
+    /// What happens next. The death of the server comes before the end of the step that fails for it.
+    async fn next(&mut self, stop: &CancellationToken) -> Event {
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !self.stopping => {
+                self.hands.metrics.shutdown_now();
+                self.looks.cancel();
+                self.stopping = true;
+                Event::StopRequested
+            }
+            death = next_death(&mut self.server) => Event::ServerDied(death),
+            Some(Ended { event, feed }) = self.activities.next() => {
+                self.feed = self.feed.take().or(feed);
+                if matches!(event, Event::StepEnded(_)) {
+                    self.step = None;
+                }
+                event
+            }
+            () = next_change(&mut self.feed), if !self.stopping => Event::ClusterChanged,
+            progress = next_progress(&mut self.step) => Event::StepProgressed(progress),
+            () = sleep_until(self.wake), if !self.stopping => {
+                self.wake = None;
+                Event::TimePassed
+            }
         }
     }
-}
 
-/// What was logged last, so that it is logged once.
-#[derive(Default)]
-struct Announced {
-    reasons: Vec<String>,
-    generation: i64,
-    parameter_problems: BTreeSet<String>,
-}
+    fn begin(&mut self, effect: Effect) {
+        let hands = self.hands;
+        match effect {
+            Effect::Look { within } => self.begin_look(within),
+            Effect::Take { step, request_timeout } => self.begin_step(*step, request_timeout),
+            Effect::CallOff => {
+                if let Some(step) = &self.step {
+                    step.called_off.cancel();
+                }
+            }
+            Effect::ReadCluster { at_most } => {
+                let Some(feed) = self.feed.take() else { return };
+                self.activities.push(Box::pin(read_cluster(feed, at_most)));
+            }
+            Effect::ReadOwnReport => self.read_own_report(),
+            Effect::Publish { report, ttl } => {
+                let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };
+                self.activities.push(Box::pin(async move {
+                    let put = hands.store.put_keeper_report(&report, ttl).await;
+                    put.map_or_else(|error| Event::ReportRefused(error.to_string()), |()| Event::ReportTaken)
+                        .into()
+                }));
+            }
+            Effect::Save(file) => self.activities.push(Box::pin(save(hands, *file))),
+            Effect::WakeAt(at) => self.wake = Some(Instant::now() + at.saturating_sub(now())),
+            Effect::Say(saying) => voice::say(&saying, &hands.readiness),
+            Effect::Measure(Measure::Ready) => hands.readiness.set_ready(),
+            Effect::Measure(measure) => hands.metrics.measure(measure),
+            Effect::Exit(exit) => {
+                self.looks.cancel();
+                self.stopping = true;
+                self.ended = Err(refusal(&self.uid, exit));
+            }
+        }
+    }
 
-/// Why a pass ended early.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PassError {
-    /// PostgreSQL or one of its tools.
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
-    /// Our own files.
-    #[error(transparent)]
-    StateFile(#[from] StateFileError),
-    /// One sentence.
-    #[error("{0}")]
-    Refused(String),
-}
+    fn begin_look(&mut self, within: Duration) {
+        let (hands, called_off) = (self.hands, self.looks.clone());
+        self.activities.push(Box::pin(async move {
+            let look = hands.instance.look(&Limit::within(within, &called_off)).await;
+            Event::Looked(Box::new(without_secrets_in_look(look))).into()
+        }));
+    }
 
-/// When the next pass is due.
-enum Next {
-    /// At once.
-    Now,
-    /// In some tens of milliseconds.
-    Soon,
-    /// After this, unless something happens before.
-    After(Duration),
-}
-
-/// What a step says about the steps after it.
-pub(crate) enum Applied {
-    /// Go on.
-    Done,
-    /// Something was learned: look and plan again.
-    Replan,
-}
-
-impl<'a> Keeper<'a> {
-    /// A keeper whose data directory holds `instance`, according to its state file.
-    pub(crate) fn new(shared: &'a Shared, instance: InstanceState, stop: CancellationToken) -> Self {
-        let mut keeper = Keeper {
-            shared,
-            stop,
-            identity: shared.identity(),
-            watch: shared.store.watch(WatchScope::ClusterData),
-            server: shared.postgres.server(),
-            goal: Goal::LeaveAlone(LeaveAlone::NoClusterData),
-            local: LocalState::default(),
-            memory: Memory::new(proven_parameters(&shared.settings.data_dir)),
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            troubled: None,
-            announced: Announced::default(),
-        };
-        keeper.set_local(LocalState {
-            uid: instance.uid,
-            generation: instance.generation,
-            initializing: instance.initializing,
-            captured: instance.init_pg_parameters,
+    fn begin_step(&mut self, step: Step, request_timeout: Duration) {
+        let hands = self.hands;
+        let (progress, called_off) = (ProgressSender::default(), CancellationToken::new());
+        let now = Instant::now();
+        let mut ticks = tokio::time::interval_at(now + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.step = Some(StepUnderWay {
+            name: step.name().filter(|_| step.takes_long()),
+            progress: progress.subscribe(),
+            called_off: called_off.clone(),
+            begun: now,
+            ticks,
+            next_line: now + PROGRESS_LINE_INTERVAL,
         });
-        keeper
+        self.activities.push(Box::pin(async move {
+            let outcome = hands.instance.take(step, request_timeout, &progress, &called_off).await;
+            Event::StepEnded(without_secrets(outcome)).into()
+        }));
     }
 
-    /// Runs until told to stop; what is under way then is called off.
-    pub(crate) async fn run(mut self) {
-        self.read_goal().await;
-        while !self.stop.is_cancelled() {
-            let next = match self.pass().await {
-                Ok(next) => next,
-                Err(_) if self.stop.is_cancelled() => return,
-                Err(error) => {
-                    // Deaths during the pass are what failed it.
-                    self.server.borrow_and_update();
-                    self.failed(&error)
-                }
-            };
-            self.wait(next).await;
+    fn read_own_report(&mut self) {
+        let (hands, uid) = (self.hands, self.uid.clone());
+        self.activities.push(Box::pin(async move {
+            let reports = hands.store.keeper_reports().await;
+            let own = reports.map(|mut reports| reports.remove(&uid).map(Box::new));
+            Event::OwnReportRead(own.map_err(|error| error.to_string())).into()
+        }));
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => pending().await,
+    }
+}
+
+/// The next end of the server that nobody asked for.
+async fn next_death(server: &mut watch::Receiver<ServerState>) -> ServerDeath {
+    loop {
+        // The channel lives as long as the instance.
+        if server.changed().await.is_err() {
+            pending::<()>().await;
+        }
+        let death = server.borrow_and_update().death();
+        if let Some(death) = death {
+            return death_without_secrets(death);
         }
     }
+}
 
-    async fn pass(&mut self) -> Result<Next, PassError> {
-        if self.server.has_changed().unwrap_or_default()
-            && let Some(pause) = self.death().filter(|pause| !pause.is_zero())
-        {
-            return Ok(Next::After(pause));
-        }
-        let mut seen = self.observe().await?;
-        self.reconsider_refusals(&mut seen).await;
-        let plan = plan(&self.goal, &seen);
-        self.announce(&plan);
-        for step in &plan.steps {
-            if matches!(step, Step::Reobserve) {
-                self.read_goal().await;
-                return Ok(Next::Now);
-            }
-            match self.take(step).await? {
-                Applied::Done => {}
-                Applied::Replan => return Ok(Next::Now),
-            }
-        }
-        Ok(self.finished(&plan))
+/// How far the step under way is, now and then; and a line in the log for those who wait for it.
+async fn next_progress(step: &mut Option<StepUnderWay>) -> Progress {
+    let Some(StepUnderWay { name: Some(name), progress, begun, ticks, next_line, .. }) = step else {
+        return pending().await;
+    };
+    ticks.tick().await;
+    let Progress { bytes_done, bytes_total } = *progress.borrow();
+    if Instant::now() >= *next_line {
+        *next_line = Instant::now() + PROGRESS_LINE_INTERVAL;
+        let elapsed = GoDuration::from_seconds(begun.elapsed().as_secs().try_into().unwrap_or(i64::MAX));
+        tracing::info!(bytes_done, bytes_total, %elapsed, "{name} under way");
     }
+    Progress { bytes_done, bytes_total }
+}
 
-    /// Until the next pass is due. Cluster data that asks for nothing new wakes nobody.
-    async fn wait(&mut self, next: Next) {
-        let due = match next {
-            Next::Now => return,
-            Next::Soon => Instant::now() + self.soon(),
-            Next::After(pause) => Instant::now() + pause,
-        };
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                _ = self.server.changed() => {
-                    if let Some(pause) = self.death() {
-                        self.stop.clone().run_until_cancelled(tokio::time::sleep(pause)).await;
-                        return;
-                    }
-                }
-                () = self.watch.changed() => {
-                    if self.read_goal().await == Changed::Yes {
-                        self.backoff.reset();
-                        return;
-                    }
-                }
-                () = tokio::time::sleep_until(due) => {
-                    if matches!(next, Next::After(_)) {
-                        self.read_goal().await;
-                    }
-                    return;
-                }
-            }
-        }
+async fn next_change(feed: &mut Option<DocumentFeed>) {
+    match feed {
+        Some(feed) => feed.changed().await,
+        None => pending().await,
     }
+}
 
-    /// The pause to make when the server's last change was its death.
-    fn death(&mut self) -> Option<Duration> {
-        let state = self.server.borrow_and_update().clone();
-        match state {
-            ServerState::Died { status, explanation, .. } => Some(self.server_died(&status, &explanation)),
-            ServerState::Stopped | ServerState::Running { .. } => None,
-        }
+async fn read_cluster(feed: DocumentFeed, at_most: Duration) -> Ended {
+    let asked = now();
+    let (read, as_of) = match feed.at_most(at_most).await {
+        Err(error @ StoreError::Decode { .. }) => (ClusterRead::Invalid(error.to_string()), now()),
+        Err(error) => (ClusterRead::Unanswered(error.to_string()), asked),
+        Ok(Seen { value: None, as_of }) => (ClusterRead::Absent, time_of(as_of)),
+        Ok(Seen { value: Some(document), as_of }) => (usable(document.value), time_of(as_of)),
+    };
+    Ended { event: Event::ClusterRead { read, as_of }, feed: Some(feed) }
+}
+
+fn usable(document: ClusterDocument) -> ClusterRead {
+    match UsableCluster::try_from(document) {
+        Ok(cluster) => ClusterRead::Usable(Box::new(cluster)),
+        Err(error) => ClusterRead::Invalid(error.to_string()),
     }
+}
 
-    /// A server that lived for a while is started again at once; one that dies again and again is given pauses.
-    fn server_died(&mut self, status: &str, explanation: &str) -> Duration {
-        tracing::error!(status, "postgres ended unexpectedly: {explanation}");
-        let lived = self.memory.started.take().map_or(LIVES_WELL, |started| started.elapsed());
-        if lived >= LIVES_WELL {
-            self.memory.early_deaths.reset();
-            return Duration::ZERO;
-        }
-        self.shared
-            .tell(|news| news.activity.problem = format!("PostgreSQL ended ({status}): {explanation}"));
-        self.memory.early_deaths.next_pause()
-    }
+/// On a thread of its own: a disk that hangs must not silence the keeper.
+async fn save<I>(hands: &Hands<I>, file: StateFile) -> Ended {
+    let (kind, directory) = (file.kind(), hands.directory.clone());
+    let saved = tokio::task::spawn_blocking(move || directory.save(&file)).await;
+    let outcome = match saved {
+        Ok(saved) => saved.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    Event::Saved(kind, outcome).into()
+}
 
-    fn soon(&mut self) -> Duration {
-        let since = *self.memory.gated_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < SOON_LASTS { SOON } else { NOT_SO_SOON }
-    }
-
-    /// Reads the cluster data; a store that does not answer asks us to leave everything as it is.
-    pub(crate) async fn read_goal(&mut self) -> Changed {
-        let goal = match self.shared.store.cluster_document().await {
-            Err(error) => {
-                Goal::LeaveAlone(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")))
-            }
-            Ok(None) => Goal::LeaveAlone(LeaveAlone::NoClusterData),
-            Ok(Some(document)) => match UsableCluster::try_from(document.value) {
-                Err(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string())),
-                Ok(cluster) => self.goal_of(&cluster),
+/// PostgreSQL's own words may hold a password; nothing below this line does.
+fn without_secrets(outcome: StepOutcome) -> StepOutcome {
+    match outcome {
+        StepOutcome::Failed(failure) => StepOutcome::Failed(StepFailure {
+            sentence: redact(&failure.sentence).into_owned(),
+            kind: match failure.kind {
+                FailureKind::ServerExited(death) => FailureKind::ServerExited(death_without_secrets(death)),
+                kind => kind,
             },
-        };
-        let changed = if goal.asks_the_same_as(&self.goal) { Changed::No } else { Changed::Yes };
-        self.goal = goal;
-        changed
-    }
-
-    fn goal_of(&mut self, cluster: &UsableCluster) -> Goal {
-        let spec = cluster.spec();
-        self.shared.metrics.valid_update_now();
-        self.shared.metrics.set_sleep_interval(spec.sleep_interval);
-        let pace = Pace::new(spec.sleep_interval, spec.request_timeout);
-        self.shared.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
-        if let Err(error) = self.join_cluster(cluster.data()) {
-            return Goal::LeaveAlone(LeaveAlone::Unusable(error.to_string()));
-        }
-        let specified = Rc::new(spec.pg_parameters.clone().unwrap_or_default());
-        let goal = Goal::of(cluster, &self.identity);
-        self.shared.tell(|news| {
-            news.specified = specified;
-            news.upstream = goal.upstream_address();
-        });
-        goal
-    }
-
-    /// Remembers the cluster that we belong to, so that we can report to it.
-    fn join_cluster(&mut self, cluster: &ClusterData) -> Result<(), StateFileError> {
-        let uid = &cluster.cluster.uid;
-        if &self.shared.news.borrow().cluster_uid == uid {
-            return Ok(());
-        }
-        let state = KeeperState { uid: self.shared.uid.clone(), cluster_uid: uid.clone() };
-        store(&self.shared.settings.data_dir.join("keeperstate"), &state)?;
-        self.shared.tell(|news| news.cluster_uid = uid.clone());
-        Ok(())
-    }
-
-    /// Says what is about to be done, and what is wrong; each thing once.
-    fn announce(&mut self, plan: &Plan) {
-        let reasons: Vec<String> = plan.because.iter().map(ToString::to_string).collect();
-        let generation = match &self.goal {
-            Goal::Reach(goal) => goal.generation,
-            Goal::LeaveAlone(_) | Goal::Stop(_) => 0,
-        };
-        if reasons != self.announced.reasons || generation != self.announced.generation {
-            let db = self.local.uid.as_str();
-            if reasons != self.announced.reasons {
-                reasons.iter().for_each(|reason| tracing::info!(db, "{reason}"));
-            }
-            if reasons.is_empty() && plan.trouble.is_none() && generation != 0 {
-                tracing::info!("postgres parameters not changed");
-            }
-            (self.announced.reasons, self.announced.generation) = (reasons, generation);
-        }
-        let problems: BTreeSet<String> =
-            plan.parameter_problems.iter().chain(&self.memory.line_problems).cloned().collect();
-        for problem in problems.difference(&self.announced.parameter_problems) {
-            tracing::warn!("{problem}");
-        }
-        if let Goal::LeaveAlone(_) = self.goal {
-            // Nothing was looked at, so nothing is known to be better.
-            return;
-        }
-        let waits_for_restart = plan.restart == PendingRestart::Yes;
-        self.shared.metrics.set_needs_restart(Flag::from(waits_for_restart));
-        self.shared.tell(|news| {
-            let list: Vec<String> = problems.iter().cloned().collect();
-            news.activity.parameter_problems = (!list.is_empty()).then_some(list);
-            news.activity.pending_restart = waits_for_restart;
-        });
-        self.announced.parameter_problems = problems;
-    }
-
-    /// A pass reached its end.
-    fn finished(&mut self, plan: &Plan) -> Next {
-        if let Some(trouble) = &plan.trouble {
-            return self.troubled_by(&trouble.explained());
-        }
-        if let Goal::LeaveAlone(why @ (LeaveAlone::Unusable(_) | LeaveAlone::Impossible(_))) = &self.goal {
-            return self.troubled_by(&Explained::new(why.to_string()));
-        }
-        self.backoff.reset();
-        self.troubled = None;
-        self.shared.readiness.set_ready();
-        self.shared.tell(|news| news.activity.problem.clear());
-        if matches!(self.goal, Goal::Reach(_)) {
-            self.shared.metrics.sync_success_now();
-        }
-        if plan.restart == PendingRestart::Yes {
-            self.memory.waiting_to_restart.get_or_insert_with(Instant::now);
-        } else {
-            self.memory.waiting_to_restart = None;
-        }
-        match plan.next_look {
-            NextLook::Soon => Next::Soon,
-            NextLook::Later => {
-                self.memory.gated_since = None;
-                Next::After(self.shared.pace().sleep)
-            }
-        }
-    }
-
-    fn failed(&mut self, error: &PassError) -> Next {
-        let hint = match error {
-            PassError::Postgres(error) => error.hint(),
-            PassError::StateFile(_) | PassError::Refused(_) => None,
-        };
-        self.troubled_by(&Explained { sentence: error.to_string(), hint })
-    }
-
-    /// Says what is wrong, and when it will be tried again.
-    fn troubled_by(&mut self, trouble: &Explained) -> Next {
-        let pause = self.backoff.next_pause();
-        let again = stolon_model::GoDuration::from(pause).to_string();
-        let line = stolon_runtime::redact(&trouble.on_one_line()).to_string();
-        if self.troubled.as_deref() == Some(line.as_str()) {
-            tracing::warn!(try_again_in = %again, "still: {line}");
-        } else {
-            tracing::error!(try_again_in = %again, "{line}");
-        }
-        self.troubled = Some(line.clone());
-        self.shared.readiness.set_not_ready(line.clone());
-        self.shared.tell(|news| {
-            news.activity.problem = line;
-            news.activity.step.clear();
-        });
-        Next::After(pause)
-    }
-
-    pub(crate) fn goal(&self) -> &Goal {
-        &self.goal
-    }
-
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// True when we are asked to be a standby.
-    pub(crate) fn follows(&self) -> bool {
-        matches!(&self.goal, Goal::Reach(goal) if matches!(goal.role, InstanceRole::Standby(_)))
-    }
-
-    pub(crate) fn restart_patience(&self) -> Patience {
-        match self.memory.waiting_to_restart {
-            Some(since) if since.elapsed() > RESTART_PATIENCE => Patience::Spent,
-            _ => Patience::Left,
-        }
-    }
-
-    pub(crate) fn show_roles(&self, local: Option<DataKind>) {
-        let target = match &self.goal {
-            Goal::Reach(goal) => Some(match goal.role {
-                InstanceRole::Primary(_) => RoleLabel::Master,
-                InstanceRole::Standby(_) => RoleLabel::Standby,
-            }),
-            Goal::Stop(_) => Some(RoleLabel::Undefined),
-            // The last one that was asked for still counts.
-            Goal::LeaveAlone(_) => None,
-        };
-        self.shared.metrics.set_roles(target, local.map_or(RoleLabel::Undefined, RoleLabel::from));
-    }
-
-    /// Writes down what the data directory holds.
-    pub(crate) fn write_local(&mut self, local: LocalState) -> Result<(), StateFileError> {
-        let state = InstanceState {
-            uid: local.uid.clone(),
-            generation: local.generation,
-            initializing: local.initializing,
-            init_pg_parameters: local.captured.clone(),
-        };
-        store(&self.shared.settings.data_dir.join("dbstate"), &state)?;
-        self.set_local(local);
-        Ok(())
-    }
-
-    fn set_local(&mut self, local: LocalState) {
-        self.shared.tell(|news| {
-            if let Some(state) = news.state.as_mut().filter(|_| news.instance != local.uid) {
-                // What was seen was seen of another instance.
-                state.healthy = false;
-            }
-            news.instance = local.uid.clone();
-            news.generation = local.generation;
-        });
-        self.local = local;
+            hint: failure.hint,
+        }),
+        done @ StepOutcome::Done(_) => done,
     }
 }
 
-/// Whether the goal is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Changed {
-    /// It is.
-    Yes,
-    /// It asks the same of us.
-    No,
+fn death_without_secrets(death: ServerDeath) -> ServerDeath {
+    ServerDeath { explanation: redact(&death.explanation).into_owned(), ..death }
+}
+
+fn without_secrets_in_look(mut look: Look) -> Look {
+    if let ServerLook::Silent(why) | ServerLook::Stranger(why) = &mut look.server {
+        *why = redact(why).into_owned();
+    }
+    look
+}
+
+fn refusal(uid: &KeeperUid, exit: Exit) -> anyhow::Error {
+    match exit {
+        Exit::Namesake { address } => {
+            let place = address.map(|address| format!(" (its PostgreSQL: {address})")).unwrap_or_default();
+            UsageError::new(format!("another keeper with the uid \"{uid}\" is running{place}"))
+                .hint("give every keeper a --uid of its own; stop the other one first if this is to take its place")
+                .into()
+        }
+        Exit::NoNote(why) => anyhow::Error::msg(why),
+    }
 }

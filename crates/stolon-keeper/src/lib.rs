@@ -1,40 +1,37 @@
 //! The keeper: it runs one PostgreSQL and brings it to what the cluster data asks for.
 //!
-//! Three activities share one thread: [`Keeper`] observes, plans and applies; the sampler looks at PostgreSQL;
-//! the publisher reports. None of them waits for another.
+//! `stolon_core::keeper::Machine` decides; [`keeper`] does what it asks for, on one thread: steps, looks, publications and files run
+//! beside each other, and none waits for another.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
-mod apply;
-mod configure;
 mod flags;
 mod instance;
 mod keeper;
 mod metrics;
-mod namesake;
-mod observe;
-mod publish;
-mod sample;
-mod shared;
 mod state_files;
+mod voice;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use stolon_model::{BootUuid, InstanceState, KeeperState, KeeperUid};
+use stolon_core::keeper::{Advertised, Beginning, Identity, LocalState, RewindCredentials, StateFile, User};
+use stolon_model::{BootUuid, KeeperState, KeeperUid};
 use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
-use stolon_postgres::{Limit, LocalPostgres, Options, OrphanOutcome, StopMode};
+use stolon_postgres::{Credentials, Limit, LocalInstance, LocalPostgres, Options, OrphanOutcome, StopMode};
 use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_boot_uuid, new_registry, new_uid8,
 };
+use stolon_store::ClusterStore;
 use tokio_util::sync::CancellationToken;
 
 pub use flags::{Flags, Locking, Settings};
-pub use keeper::Keeper;
 
-use namesake::Predecessor;
-use shared::Shared;
-use state_files::{DataDirectoryLock, load, store};
+use keeper::Hands;
+use state_files::{DataDirectoryLock, KeeperDirectory};
+
+/// How long a keeper that ends tries to take its report along.
+const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs a keeper until it is told to stop. PostgreSQL does not outlive it.
 ///
@@ -54,10 +51,9 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         UsageError::because("cannot create keeper: cannot create store: cannot create kv store", &error)
     })?;
     stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));
-    let predecessor = Predecessor::of(&settings.data_dir)?;
-    let state = keeper_state(&settings)?;
-    let instance: InstanceState = load(&settings.data_dir.join("dbstate"))?.unwrap_or_default();
-    tracing::info!(uid = %state.uid, "keeper uid");
+    let directory = KeeperDirectory::new(&settings.data_dir);
+    let beginning = beginning(&settings, &directory)?;
+    tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
 
     let postgres = LocalPostgres::new(Options {
         keeper_directory: settings.data_dir.clone(),
@@ -71,25 +67,76 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let _metrics_server = serve_metrics(&flags.common.metrics_listen_address, registry, &readiness).await;
     stop_orphan(&postgres, &shutdown).await?;
 
-    let boot = BootUuid::from(new_boot_uuid());
-    let shared = Shared::new(settings, state, boot, cluster_store, postgres.clone(), metrics, readiness);
-    let stop = shutdown.token();
-    let ((), (), (), published) = tokio::join!(
-        async {
-            stop.cancelled().await;
-            shared.metrics.shutdown_now();
-        },
-        Keeper::new(&shared, instance, stop.clone()).run(),
-        sample::run(&shared, &stop),
-        async {
-            let published = publish::run(&shared, &predecessor, &stop).await;
-            // Nothing is managed that is not reported.
-            stop.cancel();
-            published
-        },
-    );
+    let uid = beginning.identity.keeper.clone();
+    let hands = Hands {
+        instance: LocalInstance::new(postgres.clone()),
+        server: postgres.server(),
+        store: std::sync::Arc::clone(&cluster_store),
+        directory,
+        metrics,
+        readiness,
+    };
+    let kept = keeper::run(&hands, beginning, &shutdown.token()).await;
     let stopped = stop_for_good(&postgres, &shutdown).await;
-    published.and(stopped)
+    if kept.is_ok() {
+        withdraw_report(&*cluster_store, &uid).await;
+    }
+    kept.and(stopped)
+}
+
+/// What the machine begins with.
+fn beginning(settings: &Settings, directory: &KeeperDirectory) -> anyhow::Result<Beginning> {
+    let predecessor = directory.predecessor()?;
+    let state = keeper_state(settings, directory)?;
+    let instance = directory.instance()?.unwrap_or_default();
+    Ok(Beginning {
+        identity: identity(settings, state.uid),
+        advertised: Advertised {
+            address: settings.advertise_address.clone(),
+            port: settings.advertise_port.clone(),
+            can_be_primary: settings.can_be_primary,
+            can_be_synchronous_replica: settings.can_be_synchronous_replica,
+        },
+        cluster: state.cluster_uid,
+        local: LocalState {
+            uid: instance.uid,
+            generation: instance.generation,
+            initializing: instance.initializing,
+            captured: instance.init_pg_parameters,
+        },
+        proven: directory.proven(),
+        served: directory.served()?,
+        predecessor,
+    })
+}
+
+fn identity(settings: &Settings, keeper: KeeperUid) -> Identity {
+    let user = |credentials: &Credentials| User {
+        name: credentials.username.clone(),
+        method: credentials.auth.as_str().to_owned(),
+    };
+    let superuser = &settings.superuser;
+    Identity {
+        keeper,
+        boot: BootUuid::from(new_boot_uuid()),
+        listen_address: settings.listen_address.clone(),
+        port: settings.port.clone(),
+        superuser: user(superuser),
+        rewind_credentials: match superuser.password_to_send() {
+            Some(_) if !superuser.username.is_empty() => RewindCredentials::Present,
+            _ => RewindCredentials::Absent,
+        },
+        replication: user(&settings.replication),
+    }
+}
+
+/// The last word of a keeper must not outlive it where that can be helped.
+async fn withdraw_report(store: &dyn ClusterStore, uid: &KeeperUid) {
+    match tokio::time::timeout(WITHDRAWAL_LIMIT, store.remove_keeper_report(uid)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "cannot withdraw the keeper info"),
+        Err(_) => tracing::warn!("cannot withdraw the keeper info in time"),
+    }
 }
 
 /// PostgreSQL refuses root, so a keeper that is root could only fail later.
@@ -102,9 +149,8 @@ fn refuse_root() -> Result<(), UsageError> {
 }
 
 /// Who we are: saved, given, or new.
-fn keeper_state(settings: &Settings) -> anyhow::Result<KeeperState> {
-    let path = settings.data_dir.join("keeperstate");
-    let mut state: KeeperState = load(&path)?.unwrap_or_default();
+fn keeper_state(settings: &Settings, directory: &KeeperDirectory) -> anyhow::Result<KeeperState> {
+    let mut state = directory.keeper()?.unwrap_or_default();
     let other =
         settings.uid.as_ref().filter(|uid| !state.uid.is_empty() && state.uid.as_str() != uid.as_str());
     if let Some(uid) = other {
@@ -117,7 +163,7 @@ fn keeper_state(settings: &Settings) -> anyhow::Result<KeeperState> {
     }
     if state.uid.is_empty() {
         state.uid = KeeperUid::from(settings.uid.clone().unwrap_or_else(new_uid8));
-        store(&path, &state)?;
+        directory.save(&StateFile::Keeper(state.clone()))?;
     }
     Ok(state)
 }

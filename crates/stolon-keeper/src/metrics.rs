@@ -1,12 +1,11 @@
 //! What a keeper measures (docs: "Metrics").
 
 use std::sync::atomic::AtomicI64;
-use std::time::Duration;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use stolon_core::keeper::DataKind;
+use stolon_core::keeper::{DataKind, Measure};
 
 type Number = Gauge<i64, AtomicI64>;
 type RoleFamily = Family<Vec<(&'static str, &'static str)>, Number>;
@@ -23,41 +22,6 @@ pub(crate) struct Metrics {
     sleep_interval: Number,
     shutdown: Number,
     healthy: Number,
-}
-
-/// A role as the metrics name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RoleLabel {
-    /// There is none.
-    Undefined,
-    /// Takes writes.
-    Master,
-    /// Follows.
-    Standby,
-}
-
-impl From<DataKind> for RoleLabel {
-    fn from(kind: DataKind) -> Self {
-        match kind {
-            DataKind::Primary => Self::Master,
-            DataKind::Standby => Self::Standby,
-        }
-    }
-}
-
-/// Whether something is so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flag {
-    /// It is.
-    Set,
-    /// It is not.
-    Clear,
-}
-
-impl From<bool> for Flag {
-    fn from(set: bool) -> Self {
-        if set { Flag::Set } else { Flag::Clear }
-    }
 }
 
 impl Metrics {
@@ -94,46 +58,35 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn valid_update_now(&self) {
-        self.last_valid_update.set(unix_seconds());
-    }
-
-    pub(crate) fn sync_success_now(&self) {
-        self.last_sync_success.set(unix_seconds());
+    /// A gauge changes.
+    pub(crate) fn measure(&self, measure: Measure) {
+        let flag = |gauge: &Number, set: bool| _ = gauge.set(i64::from(set));
+        match measure {
+            Measure::ValidUpdate => _ = self.last_valid_update.set(unix_seconds()),
+            Measure::SyncSuccess => _ = self.last_sync_success.set(unix_seconds()),
+            Measure::SleepInterval(interval) => {
+                self.sleep_interval.set(i64::try_from(interval.as_secs()).unwrap_or(i64::MAX));
+            }
+            Measure::TargetRole(role) => set_role(&self.target_role, role),
+            Measure::LocalRole(role) => set_role(&self.local_role, role),
+            Measure::NeedsReload(set) => flag(&self.needs_reload, set),
+            Measure::NeedsRestart(set) => flag(&self.needs_restart, set),
+            Measure::Healthy(set) => flag(&self.healthy, set),
+            Measure::Ready => {}
+        }
     }
 
     pub(crate) fn shutdown_now(&self) {
         self.shutdown.set(unix_seconds());
     }
+}
 
-    /// `target`: none leaves the last one.
-    pub(crate) fn set_roles(&self, target: Option<RoleLabel>, local: RoleLabel) {
-        for (family, now) in [(&self.target_role, target), (&self.local_role, Some(local))] {
-            let Some(now) = now else { continue };
-            for (label, role) in [
-                ("undefined", RoleLabel::Undefined),
-                ("master", RoleLabel::Master),
-                ("standby", RoleLabel::Standby),
-            ] {
-                family.get_or_create(&vec![("role", label)]).set(i64::from(role == now));
-            }
-        }
-    }
-
-    pub(crate) fn set_needs_reload(&self, flag: Flag) {
-        self.needs_reload.set(i64::from(flag == Flag::Set));
-    }
-
-    pub(crate) fn set_needs_restart(&self, flag: Flag) {
-        self.needs_restart.set(i64::from(flag == Flag::Set));
-    }
-
-    pub(crate) fn set_healthy(&self, flag: Flag) {
-        self.healthy.set(i64::from(flag == Flag::Set));
-    }
-
-    pub(crate) fn set_sleep_interval(&self, interval: Duration) {
-        self.sleep_interval.set(i64::try_from(interval.as_secs()).unwrap_or(i64::MAX));
+/// A role as the metrics name it; none: undefined.
+fn set_role(family: &RoleFamily, role: Option<DataKind>) {
+    for (label, kind) in
+        [("undefined", None), ("master", Some(DataKind::Primary)), ("standby", Some(DataKind::Standby))]
+    {
+        family.get_or_create(&vec![("role", label)]).set(i64::from(kind == role));
     }
 }
 

@@ -7,6 +7,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use stolon_core::keeper::{Predecessor, StateFile};
+use stolon_model::{BootUuid, Document, InstanceState, KeeperState, Parameters, Served};
 use stolon_runtime::UsageError;
 
 /// The lock on a data directory; the kernel gives it back when the process ends.
@@ -88,11 +90,76 @@ pub enum StateFileError {
     },
 }
 
-/// Read a document; an absent file is `None`.
-///
-/// # Errors
-/// The file is there but cannot be read, or holds something else.
-pub fn load<D: stolon_model::Document>(path: &Path) -> Result<Option<D>, StateFileError> {
+/// A keeper's data directory, without PostgreSQL's below it.
+#[derive(Clone, Debug)]
+pub(crate) struct KeeperDirectory {
+    path: PathBuf,
+}
+
+impl KeeperDirectory {
+    const KEEPER: &str = "keeperstate";
+    const INSTANCE: &str = "dbstate";
+    const PROVEN: &str = "proven-parameters.json";
+    const SERVED: &str = "served.json";
+    const BOOT: &str = "boot";
+
+    pub(crate) fn new(path: &Path) -> Self {
+        KeeperDirectory { path: path.to_owned() }
+    }
+
+    /// Who the keeper is; none before the first one.
+    pub(crate) fn keeper(&self) -> Result<Option<KeeperState>, StateFileError> {
+        load(&self.path.join(Self::KEEPER))
+    }
+
+    /// Which instance lies here.
+    pub(crate) fn instance(&self) -> Result<Option<InstanceState>, StateFileError> {
+        load(&self.path.join(Self::INSTANCE))
+    }
+
+    /// The highest point that a keeper served at from here.
+    pub(crate) fn served(&self) -> Result<Option<Served>, StateFileError> {
+        load(&self.path.join(Self::SERVED))
+    }
+
+    /// The parameters that PostgreSQL last came up with; a file that cannot be read proves nothing.
+    pub(crate) fn proven(&self) -> Option<Parameters> {
+        serde_json::from_slice(&std::fs::read(self.path.join(Self::PROVEN)).ok()?).ok()
+    }
+
+    /// Who reported last from here.
+    pub(crate) fn predecessor(&self) -> Result<Predecessor, StateFileError> {
+        let path = self.path.join(Self::BOOT);
+        match std::fs::read_to_string(&path) {
+            Ok(boot) => Ok(Predecessor::Boot(BootUuid::from(boot.trim()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                match self.path.join(Self::KEEPER).exists() {
+                    true => Ok(Predecessor::Unknown),
+                    false => Ok(Predecessor::None),
+                }
+            }
+            Err(cause) => Err(StateFileError::Read { path, cause }),
+        }
+    }
+
+    /// Replaces a file so that a crash leaves the old content or the new one, flushed.
+    pub(crate) fn save(&self, file: &StateFile) -> Result<(), StateFileError> {
+        let (name, content) = match file {
+            StateFile::Instance(state) => (Self::INSTANCE, state.to_json()),
+            StateFile::Keeper(state) => (Self::KEEPER, state.to_json()),
+            StateFile::Proven(parameters) => {
+                (Self::PROVEN, serde_json::to_string(parameters).unwrap_or_default())
+            }
+            StateFile::Served(served) => (Self::SERVED, served.to_json()),
+            StateFile::Boot(boot) => (Self::BOOT, boot.to_string()),
+        };
+        let path = self.path.join(name);
+        replace(&path, content.as_bytes()).map_err(|cause| StateFileError::Write { path, cause })
+    }
+}
+
+/// An absent file is `None`.
+fn load<D: Document>(path: &Path) -> Result<Option<D>, StateFileError> {
     match std::fs::read_to_string(path) {
         // A document of the store may be null; a file that says nothing was not written by a keeper, and what stood there is lost.
         Ok(text) if text.trim() == "null" => Err(StateFileError::Null { path: path.to_owned() }),
@@ -104,17 +171,7 @@ pub fn load<D: stolon_model::Document>(path: &Path) -> Result<Option<D>, StateFi
     }
 }
 
-/// Replace a file by a document so that a crash leaves the old one or the new one.
-///
-/// # Errors
-/// The disk is full, read-only, or not there.
-pub fn store<D: stolon_model::Document>(path: &Path, document: &D) -> Result<(), StateFileError> {
-    replace(path, document.to_json().as_bytes())
-        .map_err(|cause| StateFileError::Write { path: path.to_owned(), cause })
-}
-
-/// Replace a file so that a crash leaves the old content or the new one.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let written = (|| {
@@ -136,7 +193,6 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stolon_model::InstanceState;
 
     #[test]
     fn only_a_file_that_is_not_there_is_absent() {
@@ -149,5 +205,37 @@ mod tests {
         }
         std::fs::write(&path, "{}").unwrap();
         assert_eq!(load::<InstanceState>(&path).unwrap(), Some(InstanceState::default()));
+    }
+
+    #[test]
+    fn a_data_directory_knows_who_reported_from_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = KeeperDirectory::new(temporary.path());
+        assert_eq!(directory.predecessor().unwrap(), Predecessor::None);
+        directory.save(&StateFile::Keeper(KeeperState::default())).unwrap();
+        assert_eq!(directory.predecessor().unwrap(), Predecessor::Unknown, "a directory of Stolon");
+        directory.save(&StateFile::Boot("a".into())).unwrap();
+        assert_eq!(directory.predecessor().unwrap(), Predecessor::Boot("a".into()));
+    }
+
+    #[test]
+    fn what_is_saved_is_found_again() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = KeeperDirectory::new(temporary.path());
+        assert_eq!((directory.instance().unwrap(), directory.served().unwrap()), (None, None));
+        let mut served = Served::default();
+        (served.epoch, served.generation) = (7, 3);
+        directory.save(&StateFile::Served(served.clone())).unwrap();
+        assert_eq!(directory.served().unwrap(), Some(served));
+        let proven: Parameters = [("work_mem".to_owned(), "4MB".to_owned())].into_iter().collect();
+        directory.save(&StateFile::Proven(proven.clone())).unwrap();
+        assert_eq!(directory.proven(), Some(proven));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_says_which_and_why() {
+        let directory = KeeperDirectory::new(Path::new("/dev/null"));
+        let error = directory.save(&StateFile::Boot("a".into())).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write /dev/null/boot: "), "{error}");
     }
 }

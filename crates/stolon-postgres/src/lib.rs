@@ -31,7 +31,6 @@ mod settings_check;
 mod slots;
 mod socket;
 pub mod source;
-pub mod sync_gate;
 
 pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials};
@@ -42,4 +41,3 @@ pub use limit::Limit;
 pub use local::{BaseBackup, LocalPostgres, Options, OrphanOutcome, ProgressSender};
 pub use server::{ServerState, StopMode};
 pub use source::{SourceFacts, SourceProblem};
-pub use sync_gate::SyncGate;

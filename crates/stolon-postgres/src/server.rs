@@ -242,7 +242,8 @@ impl LocalPostgres {
                         let what = format!("the superuser \"{user}\" cannot log in to the local PostgreSQL");
                         return Err(PostgresError::Sql { what, message, code });
                     }
-                    Err(PostgresError::Sql { .. }) => {}
+                    // Not yet: it says no, or has not made its socket.
+                    Err(PostgresError::Sql { .. } | PostgresError::Io { .. }) => {}
                     Err(other) => return Err(other),
                 }
             }
@@ -276,6 +277,7 @@ impl LocalPostgres {
             Err(PostgresError::Sql { code, .. }) if !code.as_deref().is_some_and(is_final_refusal) => {
                 Ok(true)
             }
+            Err(PostgresError::Io { .. }) => Ok(true),
             other => other,
         }
     }

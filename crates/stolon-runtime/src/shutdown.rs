@@ -37,8 +37,8 @@ impl Shutdown {
 }
 
 /// Run a program on a runtime of one thread. SIGINT and SIGTERM are handled from the very first moment, also
-/// where the parent process left them ignored, so parse the flags inside `body`. For `stolonctl`, SIGHUP is one of
-/// them: what it runs belongs to its terminal. Under `nohup` it stays ignored.
+/// where the parent process left them ignored, so parse the flags inside `body`. For `stolonctl` and the
+/// keeper, SIGHUP is one of them: what they run belongs to their terminal, and must not outlive them. Under `nohup` it stays ignored.
 ///
 /// An error ends the program: [`UsageError`] with status 2, everything else with status 1. Daemons write it as
 /// a line of level FATAL once logging was set up; `stolonctl` prints it bare.
@@ -59,7 +59,7 @@ where
         let terminate = signal(SignalKind::terminate())?;
         tokio::spawn(follow_signals(interrupt, "SIGINT", shutdown.clone()));
         tokio::spawn(follow_signals(terminate, "SIGTERM", shutdown.clone()));
-        if program == Program::Ctl && !is_ignored(SignalKind::hangup()) {
+        if matches!(program, Program::Ctl | Program::Keeper) && !is_ignored(SignalKind::hangup()) {
             let hangup = signal(SignalKind::hangup())?;
             tokio::spawn(follow_signals(hangup, "SIGHUP", shutdown.clone()));
         }

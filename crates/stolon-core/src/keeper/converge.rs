@@ -1,9 +1,10 @@
 //! Bringing an instance that is here to what it is asked to be.
 
+use super::configuration::{config, usable};
 use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
-use super::plan::{config, usable};
+
 use super::recovery::{RecoveryMode, RecoverySettings, Upstream};
 use super::step::{ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{is_recovery_parameter, is_standby_limit};

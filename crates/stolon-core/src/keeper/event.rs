@@ -26,7 +26,12 @@ pub enum Event {
     /// The cluster data may be others than before (a store's watch).
     ClusterChanged,
     /// The answer to [`Effect::ReadCluster`].
-    ClusterRead(ClusterRead),
+    ClusterRead {
+        /// What the cluster data are.
+        read: ClusterRead,
+        /// They hold everything that was acknowledged before this time of the machine's clock.
+        as_of: Duration,
+    },
     /// The answer to [`Effect::ReadOwnReport`]: what stands in the store under our uid. `Err`: the store did not answer.
     OwnReportRead(Result<Option<Box<KeeperReport>>, String>),
     /// The report is in the store.
@@ -74,7 +79,10 @@ pub enum Effect {
     /// Call off the step under way, which then ends with [`super::FailureKind::CalledOff`] unless it has just ended otherwise.
     CallOff,
     /// Read the cluster data, and answer with [`Event::ClusterRead`]. Never asked for while a reading is under way.
-    ReadCluster,
+    ReadCluster {
+        /// What is known already will do if it is not older.
+        at_most: Duration,
+    },
     /// Read the report that stands in the store under our uid, and answer with [`Event::OwnReportRead`].
     ReadOwnReport,
     /// Put a report into the store, with a new `info_uid`, and answer with [`Event::ReportTaken`] or [`Event::ReportRefused`]. Never
@@ -169,8 +177,8 @@ pub enum Measure {
     NeedsRestart(bool),
     /// Whether the last look succeeded.
     Healthy(bool),
-    /// Whether the keeper does its work; otherwise why not.
-    Ready(bool),
+    /// The keeper does its work. That it does not is said by [`Saying::Trouble`].
+    Ready,
 }
 
 /// Why the keeper ends by itself.

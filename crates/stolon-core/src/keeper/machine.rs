@@ -45,7 +45,7 @@ mod voice;
 
 use std::time::Duration;
 
-use stolon_model::{ClusterUid, KeeperState, Parameters, Served};
+use stolon_model::{ClusterUid, Explained, KeeperState, Parameters, Served};
 
 use super::event::{ClusterRead, Effect, Event, Measure, StateFile};
 use super::goal::Identity;
@@ -59,12 +59,12 @@ use deaths::Deaths;
 use files::Files;
 use looks::Looks;
 pub use namesake::Predecessor;
-use orders::{Ask, Change, Orders};
+use orders::{Change, Orders};
 use patience::{RestartWait, Watchfulness};
 use reporting::Reporting;
 use served::ServedMark;
 use sync_gate::SyncGate;
-use voice::{Announcements, Complaint, Troubles};
+use voice::{Announcements, Troubles};
 
 use super::observation::Gate;
 
@@ -187,8 +187,8 @@ impl Machine {
             Event::ServerDied(death) => self.server_died(&death),
             Event::StepProgressed(progress) => self.reporting.progress = progress,
             Event::StepEnded(outcome) => self.step_ended(outcome),
-            Event::ClusterChanged => self.read_cluster(),
-            Event::ClusterRead(read) => self.cluster_read(read),
+            Event::ClusterChanged => self.read_cluster(self.orders.pace().sleep),
+            Event::ClusterRead { read, as_of } => self.cluster_read(read, as_of),
             Event::OwnReportRead(read) => self.own_report_read(read),
             Event::ReportTaken => self.report_taken(),
             Event::ReportRefused(why) => self.report_refused(why),
@@ -233,22 +233,23 @@ impl Machine {
         self.pursuit.plan_anew();
     }
 
-    fn read_cluster(&mut self) {
-        if self.orders.ask(self.now) == Ask::Begin {
-            self.ask_for(Effect::ReadCluster);
+    /// Reads the cluster data; what is known already will do if it is not older than `at_most`.
+    fn read_cluster(&mut self, at_most: Duration) {
+        if let Some(at_most) = self.orders.ask(self.now, at_most) {
+            self.ask_for(Effect::ReadCluster { at_most });
         }
     }
 
     fn read_cluster_when_due(&mut self) {
         if self.orders.due().is_some_and(|due| self.now >= due) {
-            self.read_cluster();
+            self.read_cluster(self.orders.pace().sleep);
         }
     }
 
-    fn cluster_read(&mut self, read: ClusterRead) {
+    fn cluster_read(&mut self, read: ClusterRead, as_of: Duration) {
         let is_usable = matches!(read, ClusterRead::Usable(_));
         let belonged_to = self.orders.cluster().clone();
-        let change = self.orders.read(self.now, read, &self.identity, &self.disk.served);
+        let change = self.orders.read(self.now, read, as_of, &self.identity, &self.disk.served);
         if is_usable {
             self.measure(Measure::ValidUpdate);
             self.measure(Measure::SleepInterval(self.orders.pace().sleep));
@@ -257,18 +258,15 @@ impl Machine {
             let (uid, cluster_uid) = (self.identity.keeper.clone(), self.orders.cluster().clone());
             self.save(StateFile::Keeper(KeeperState { uid, cluster_uid }));
         }
-        if self.orders.must_read_again() {
-            self.read_cluster();
+        if let Some(at_most) = self.orders.must_read_again() {
+            self.read_cluster(at_most);
         }
         if change == Change::Goal {
             self.voice.troubles.try_at_once();
         }
-        match self.pursuit.orders_came(change, self.orders.goal()) {
-            course::Reaction::Nothing => {}
-            course::Reaction::CallOff => {
-                self.say(Saying::CallingOff);
-                self.ask_for(Effect::CallOff);
-            }
+        if self.pursuit.orders_came(change, self.orders.goal()) == course::Reaction::CallOff {
+            self.say(Saying::CallingOff);
+            self.ask_for(Effect::CallOff);
         }
     }
 
@@ -286,10 +284,9 @@ impl Machine {
     }
 
     /// Something keeps us from the goal: it is tried again after a pause, or when something happens.
-    fn troubled(&mut self, complaint: &Complaint) {
+    fn troubled(&mut self, complaint: &Explained) {
         let (pause, said) = self.voice.troubles.troubled(complaint);
         self.say(said);
-        self.measure(Measure::Ready(false));
         self.pursuit = Pursuit::Rest { until: self.now + pause };
     }
 

@@ -4,10 +4,11 @@ use stolon_model::PitrConfig;
 
 use crate::timeline::{Branch, is_different_branch};
 
+use super::configuration::{config, usable};
 use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer};
 use super::hba::Admission;
 use super::observation::{Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage};
-use super::plan::{config, usable};
+
 use super::recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets};
 use super::step::{ConfigMerge, Plan, Reason, Step, Trouble};
 use super::warrant::{DestroyWarrant, Ground, assigned_anew, half_made, to_set_aside};

@@ -3,6 +3,7 @@
 //! [`Machine`] is the whole keeper without its hands: [`Goal::of`] reads the cluster data, [`plan()`] compares the goal with an
 //! [`Observation`]. Doing the steps, and looking again, is the business of the program.
 
+mod configuration;
 mod converge;
 mod event;
 mod goal;

@@ -46,8 +46,8 @@ pub enum Saying {
     SlotKept(String, String),
     /// The slots could not be looked after.
     SlotsFailed(StepFailure),
-    /// A role was made or changed.
-    Role(RoleChange),
+    /// The replication role, of this name, or the superuser was made or changed.
+    Role(RoleChange, String),
     /// Clients were disconnected.
     SessionsEnded(u64),
     /// Data of another cluster were kept.

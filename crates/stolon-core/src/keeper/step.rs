@@ -31,6 +31,28 @@ pub struct Plan {
     pub next_look: NextLook,
 }
 
+impl Plan {
+    /// Steps with their reason.
+    pub(super) fn of(because: Reason, steps: Vec<Step>) -> Self {
+        Plan { steps, because: vec![because], ..Plan::default() }
+    }
+
+    /// Nothing can be done here.
+    pub(super) fn stuck(trouble: Trouble) -> Self {
+        Plan { trouble: Some(trouble), ..Plan::default() }
+    }
+
+    pub(super) fn troubled(mut self, trouble: Option<Trouble>) -> Self {
+        self.trouble = trouble;
+        self
+    }
+
+    pub(super) fn with_problems(mut self, config: &Config) -> Self {
+        self.parameter_problems = config.problems.iter().map(|problem| problem.sentence.clone()).collect();
+        self
+    }
+}
+
 /// Whether PostgreSQL waits for a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PendingRestart {

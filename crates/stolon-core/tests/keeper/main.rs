@@ -2,7 +2,9 @@
 
 #![allow(clippy::field_reassign_with_default, clippy::unwrap_used)]
 
+mod fake;
 mod given;
+mod machine;
 mod matrix;
 mod properties;
 mod sequences;

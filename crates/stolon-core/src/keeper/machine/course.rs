@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stolon_model::{Advise, Parameters};
+use stolon_model::{Advise, Explained, Parameters};
 
 use crate::keeper::event::{Effect, Measure, StateFile};
 use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole, LeaveAlone};
@@ -18,7 +18,6 @@ use crate::postgres::Version;
 use super::Machine;
 use super::looks::Worth;
 use super::orders::{Change, Freshness};
-use super::voice::Complaint;
 
 /// Where we are on the way to the goal.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub(super) struct Course {
     /// What it leads to.
     pub(super) goal: Goal,
     /// What it says besides its steps.
-    pub(super) trouble: Option<Complaint>,
+    pub(super) trouble: Option<Explained>,
     pub(super) restart: PendingRestart,
     pub(super) next_look: NextLook,
     /// Not begun yet.
@@ -141,8 +140,9 @@ impl Pursuit {
 
 impl Course {
     fn stop_awaiting_orders(&mut self) {
-        if let Awaits::Orders(step) = std::mem::replace(&mut self.awaits, Awaits::Nothing) {
-            self.steps.push_front(step);
+        if let Awaits::Orders(step) = &self.awaits {
+            self.steps.push_front(step.clone());
+            self.awaits = Awaits::Nothing;
         }
     }
 }
@@ -218,7 +218,10 @@ impl Machine {
             Goal::Reach(goal) => self.measure(Measure::TargetRole(Some(goal.role.kind()))),
         }
         match &look.server {
-            ServerLook::Stopped => self.blame.stopped(),
+            ServerLook::Stopped => {
+                self.blame.stopped();
+                self.looks.nothing_runs(self.now, usual);
+            }
             ServerLook::Answering(answer) => {
                 self.server.sync.looked(answer);
                 if let Some(proven) = self.blame.came_up(&answer.pending_restart) {
@@ -248,7 +251,7 @@ impl Machine {
         let goal = self.orders.goal_for(&seen);
         if let (Goal::Reach(_), Err(why)) = (&goal, self.reporting.version()) {
             let sentence = format!("the version of the PostgreSQL binaries is not known: {why}");
-            return self.troubled(&Complaint::new(sentence, None));
+            return self.troubled(&Explained::new(sentence));
         }
         if self.blame.wants_to_reconsider(self.now)
             && let Some(config) = config_without_refusals(&goal, &seen)
@@ -283,7 +286,7 @@ impl Machine {
     }
 
     /// Data that replays WAL of another server has to be run with at least that server's limits.
-    fn note_demands(&mut self, look: &Look) -> Result<(), Complaint> {
+    fn note_demands(&mut self, look: &Look) -> Result<(), Explained> {
         let initializing = self.disk.local.initializing;
         match &look.server {
             ServerLook::Stopped => {
@@ -292,7 +295,7 @@ impl Machine {
                 let counts = kind.is_some_and(|kind| kind == DataKind::Standby || half_made);
                 self.making.demands = match &look.control {
                     ControlLook::Demands(demands) if counts => Some(*demands),
-                    ControlLook::Unreadable(why) if counts => return Err(Complaint::new(why, None)),
+                    ControlLook::Unreadable(why) if counts => return Err(Explained::new(why.to_string())),
                     _ => None,
                 };
             }
@@ -345,11 +348,11 @@ impl Machine {
             return self.troubled(complaint);
         }
         if let (Some(doubt), NextLook::Later) = (self.orders.doubt(), course.next_look) {
-            let complaint = Complaint::new(doubt, None);
+            let complaint = Explained::new(doubt.to_string());
             return self.troubled(&complaint);
         }
         self.voice.troubles.over();
-        self.measure(Measure::Ready(true));
+        self.measure(Measure::Ready);
         if matches!(course.goal, Goal::Reach(_)) {
             self.measure(Measure::SyncSuccess);
         }
@@ -393,15 +396,11 @@ fn config_without_refusals(goal: &Goal, seen: &Observation) -> Option<Box<crate:
 impl Course {
     fn of(goal: Goal, plan: Plan, seen: &Observation) -> Self {
         let unusable = match &goal {
-            Goal::LeaveAlone(why @ (LeaveAlone::KeeperUnknown | LeaveAlone::NoClusterData)) => {
-                let _ = why;
-                None
-            }
-            Goal::LeaveAlone(why) => Some(Complaint::new(why, None)),
+            Goal::LeaveAlone(LeaveAlone::KeeperUnknown | LeaveAlone::NoClusterData) => None,
+            Goal::LeaveAlone(why) => Some(Explained::new(why.to_string())),
             Goal::Stop(_) | Goal::Reach(_) => None,
         };
-        let trouble =
-            plan.trouble.as_ref().map(|trouble| Complaint::new(trouble, trouble.hint().map(Into::into)));
+        let trouble = plan.trouble.as_ref().map(|trouble| trouble.explained());
         Course {
             making: matches!(&goal, Goal::Reach(goal) if seen.local.uid != goal.uid || seen.local.initializing),
             trouble: trouble.or(unusable),

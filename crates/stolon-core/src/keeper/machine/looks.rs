@@ -52,6 +52,11 @@ impl Looks {
         if outdated { Worth::Outdated } else { Worth::Valid }
     }
 
+    /// The look found that no server runs: nothing shows an effect by itself.
+    pub(super) fn nothing_runs(&mut self, now: Duration, usual: Duration) {
+        (self.restless_until, self.due) = (now, now + usual);
+    }
+
     /// Something happened to PostgreSQL: what a look under way finds may be of before, and the next one is due.
     pub(super) fn something_happened(&mut self, now: Duration) {
         if let Some(look) = &mut self.under_way {
@@ -112,6 +117,11 @@ mod tests {
         looks.begin(Duration::from_millis(2099));
         looks.ended(Duration::from_millis(2100), USUAL);
         assert_eq!(looks.wake(USUAL), Some(Duration::from_millis(4600)), "calm again");
+        looks.something_happened(Duration::from_millis(5000));
+        looks.begin(Duration::from_millis(5000));
+        looks.ended(Duration::from_millis(5010), USUAL);
+        looks.nothing_runs(Duration::from_millis(5010), USUAL);
+        assert_eq!(looks.wake(USUAL), Some(Duration::from_millis(7510)), "nothing runs that could change");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// What is older is read again before something is done that only one may do. A store's answers may themselves take long: to this
 /// comes the time of two of them.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 /// A store that does not answer is asked again after this, and then less and less often.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -40,12 +40,12 @@ pub(super) struct Orders {
 struct Reading {
     /// The reading under way was begun then.
     asked: Option<Duration>,
-    /// What is known was asked for then.
+    /// What is known holds everything that was acknowledged before.
     known: Option<Duration>,
     /// So long do answers take. One that takes far longer, because the process was frozen meanwhile, hardly counts.
     latency: Duration,
-    /// Something changed since the reading under way was begun.
-    outdated: bool,
+    /// When the reading under way has ended, another one is to follow it, no older than this.
+    again: Option<Duration>,
     /// The store has answered at least once.
     answered: bool,
     /// The next reading is due then.
@@ -101,26 +101,24 @@ impl Orders {
         }
     }
 
-    /// A reading is to begin now, unless one is under way: then another one follows it.
-    pub(super) fn ask(&mut self, now: Duration) -> Ask {
-        match self.reading.asked {
-            Some(_) => {
-                self.reading.outdated = true;
-                Ask::UnderWay
-            }
-            None => {
-                self.reading.asked = Some(now);
-                self.reading.outdated = false;
-                Ask::Begin
-            }
+    /// Something no older than `at_most` is to be read now. Returns that age if the reading is to begin; where one is under way, another
+    /// one follows it.
+    pub(super) fn ask(&mut self, now: Duration, at_most: Duration) -> Option<Duration> {
+        if self.reading.asked.is_some() {
+            let again = self.reading.again.map_or(at_most, |age| age.min(at_most));
+            self.reading.again = Some(again);
+            return None;
         }
+        (self.reading.asked, self.reading.again) = (Some(now), None);
+        Some(at_most)
     }
 
-    /// A reading has ended.
+    /// A reading has ended, and gave what was known at `as_of`.
     pub(super) fn read(
         &mut self,
         now: Duration,
         read: ClusterRead,
+        as_of: Duration,
         us: &Identity,
         served: &ServedMark,
     ) -> Change {
@@ -138,7 +136,7 @@ impl Orders {
             ClusterRead::Usable(cluster) => self.goal_of(&cluster, us, served),
         };
         self.retries.reset();
-        self.reading.known = Some(asked);
+        self.reading.known = Some(as_of.min(now));
         self.reading.due = now + self.pace.sleep;
         let changed = self.doubt.take().is_some() || !goal.asks_the_same_as(&self.goal);
         self.goal = goal;
@@ -155,18 +153,18 @@ impl Orders {
 
     fn goal_of(&mut self, cluster: &UsableCluster, us: &Identity, served: &ServedMark) -> Goal {
         self.pace = Pace::of(cluster.spec());
+        self.cluster = cluster.data().cluster.uid.clone();
         if let Some(older) = served.is_ahead_of(cluster.data()) {
             return Goal::LeaveAlone(LeaveAlone::OlderThanServed(older));
         }
-        self.cluster = cluster.data().cluster.uid.clone();
         self.epoch = cluster.data().cluster.epoch;
         self.specified = cluster.spec().pg_parameters.clone().unwrap_or_default();
         Goal::of(cluster, us)
     }
 
-    /// True when the reading that has just ended is not the last word.
-    pub(super) fn must_read_again(&self) -> bool {
-        self.reading.outdated
+    /// How old the reading may be that is to follow the one that has just ended, if one is.
+    pub(super) fn must_read_again(&mut self) -> Option<Duration> {
+        self.reading.again.take()
     }
 
     /// When the next reading is due if nothing happens before; none while one is under way.
@@ -191,7 +189,7 @@ impl Orders {
         }
         let limit = FRESH + 2 * self.reading.latency;
         match self.reading.known {
-            Some(asked) if now.saturating_sub(asked) <= limit => Freshness::Fresh,
+            Some(as_of) if now.saturating_sub(as_of) <= limit => Freshness::Fresh,
             _ => Freshness::Stale,
         }
     }
@@ -233,15 +231,6 @@ impl Orders {
     pub(super) fn pace(&self) -> Pace {
         self.pace
     }
-}
-
-/// Whether a reading is to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// It is.
-    Begin,
-    /// One is under way.
-    UnderWay,
 }
 
 /// How sure we are of what is asked of us.

@@ -26,8 +26,9 @@ fn usable() -> ClusterRead {
 
 /// Asks at one time, is answered at another, in milliseconds.
 fn read(orders: &mut Orders, asked: u64, answered: u64, read: ClusterRead) -> Change {
-    assert_eq!(orders.ask(Duration::from_millis(asked)), Ask::Begin);
-    orders.read(Duration::from_millis(answered), read, &us(), &ServedMark::new(None))
+    let [asked, answered] = [asked, answered].map(Duration::from_millis);
+    assert_eq!(orders.ask(asked, FRESH), Some(FRESH));
+    orders.read(answered, read, asked, &us(), &ServedMark::new(None))
 }
 
 fn freshness(orders: &Orders, millis: u64) -> Freshness {
@@ -94,13 +95,24 @@ fn what_cannot_be_worked_with_is_a_word_of_its_own() {
 }
 
 #[test]
-fn a_change_while_a_reading_is_under_way_is_read_afterwards() {
+fn what_is_asked_while_a_reading_is_under_way_is_read_afterwards() {
     let mut orders = Orders::new("".into());
-    assert_eq!(orders.ask(Duration::ZERO), Ask::Begin);
-    assert_eq!(orders.ask(Duration::ZERO), Ask::UnderWay);
+    let (old, young) = (Duration::from_secs(5), FRESH);
+    assert_eq!(orders.ask(Duration::ZERO, old), Some(old));
+    assert_eq!(orders.ask(Duration::ZERO, young), None);
+    assert_eq!(orders.ask(Duration::ZERO, old), None);
     assert_eq!(orders.due(), None);
-    orders.read(Duration::ZERO, usable(), &us(), &ServedMark::new(None));
-    assert!(orders.must_read_again());
-    assert_eq!(orders.ask(Duration::ZERO), Ask::Begin);
-    assert!(!orders.must_read_again());
+    orders.read(Duration::ZERO, usable(), Duration::ZERO, &us(), &ServedMark::new(None));
+    assert_eq!(orders.must_read_again(), Some(young), "the youngest that somebody wants");
+    assert_eq!(orders.ask(Duration::ZERO, young), Some(young));
+    assert_eq!(orders.must_read_again(), None);
+}
+
+#[test]
+fn what_was_known_long_before_it_was_asked_for_is_as_old_as_it_is() {
+    let mut orders = Orders::new("".into());
+    let now = Duration::from_secs(60);
+    orders.ask(now, Duration::from_secs(5));
+    orders.read(now, usable(), now - Duration::from_secs(4), &us(), &ServedMark::new(None));
+    assert_eq!(orders.freshness(now), Freshness::Stale);
 }

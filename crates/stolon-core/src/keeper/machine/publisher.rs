@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{KeeperReport, Lsn};
+use stolon_model::KeeperReport;
 
 use crate::Backoff;
 
@@ -54,24 +54,16 @@ impl Publisher {
 
 /// What somebody waits for: everything but positions and counters.
 fn matter(report: &KeeperReport) -> KeeperReport {
-    let mut matter = report.clone();
+    let mut matter = report.without_positions();
     if let Some(activity) = &mut matter.activity {
-        activity.bytes_done = 0;
         activity.restarts = 0;
-        if let Some(served) = &mut activity.served {
-            served.lsn = Lsn(0);
-        }
-    }
-    if let Some(state) = &mut matter.postgres_state {
-        state.lsn = Lsn(0);
-        state.older_wal_file.clear();
     }
     matter
 }
 
 #[cfg(test)]
 mod tests {
-    use stolon_model::{KeeperActivity, PostgresState, Served};
+    use stolon_model::{KeeperActivity, Lsn, PostgresState, Served};
 
     use super::*;
 

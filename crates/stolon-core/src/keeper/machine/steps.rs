@@ -1,6 +1,6 @@
 //! Steps: how each begins, and what its end teaches.
 
-use stolon_model::InstanceState;
+use stolon_model::{Explained, InstanceState};
 
 use crate::keeper::event::{Effect, Measure, Progress, StateFile, StateFileKind};
 use crate::keeper::goal::Goal;
@@ -13,14 +13,14 @@ use crate::keeper::step::{OldData, Step};
 use super::Machine;
 use super::blame::Verdict;
 use super::course::{Awaits, Pursuit};
-use super::voice::Complaint;
+use super::orders::FRESH;
 
 impl Machine {
     /// Begins a step of the course: takes it itself, or has it taken.
     pub(super) fn begin_step(&mut self, step: Step) {
         if self.lacks_fresh_orders(&step) {
             self.await_with(Awaits::Orders(step));
-            return self.read_cluster();
+            return self.read_cluster(FRESH);
         }
         match step {
             Step::Reobserve => self.pursuit = Pursuit::Look,
@@ -131,7 +131,7 @@ impl Machine {
                 self.set_local(local);
                 self.looks.something_happened(self.now);
             }
-            (_, Err(why)) => self.troubled(&Complaint::new(why, None)),
+            (_, Err(why)) => self.troubled(&Explained::new(why.to_string())),
             (Step::MarkInitializing(uid), Ok(())) => {
                 self.set_local(LocalState { uid, initializing: true, ..LocalState::default() });
             }
@@ -187,7 +187,7 @@ impl Machine {
         match self.blame.answered(config, *merge, &rejected) {
             Verdict::Accepted => self.take(configure),
             Verdict::Replan => self.pursuit = Pursuit::Look,
-            Verdict::Refused(sentence) => self.troubled(&Complaint::new(sentence, None)),
+            Verdict::Refused(sentence) => self.troubled(&Explained::new(sentence)),
             Verdict::CommentOut(settings) => {
                 for setting in &settings {
                     self.say(Saying::ParameterProblem(super::blame::sentence(setting)));
@@ -242,7 +242,10 @@ impl Machine {
             Learned::Configured(parameters) => {
                 self.making.captured = Some(captured_parameters(&parameters));
             }
-            Learned::Roles(changes) => changes.into_iter().for_each(|change| self.say(Saying::Role(change))),
+            Learned::Roles(changes) => {
+                let role = self.identity.replication.name.clone();
+                changes.into_iter().for_each(|change| self.say(Saying::Role(change, role.clone())));
+            }
             Learned::Slots(changes) => {
                 changes.created.into_iter().for_each(|slot| self.say(Saying::SlotCreated(slot)));
                 changes.dropped.into_iter().for_each(|slot| self.say(Saying::SlotDropped(slot)));
@@ -277,7 +280,7 @@ impl Machine {
             self.pursuit = Pursuit::Look;
             return;
         }
-        let complaint = Complaint::new(&failure.sentence, failure.hint.clone());
+        let complaint = Explained { sentence: failure.sentence.clone(), hint: failure.hint.clone() };
         match step {
             // Successors meet the same limits, and commits do not wait for a slot: no reason to stay behind.
             Step::EnsureSlots(_) => {
@@ -292,7 +295,7 @@ impl Machine {
     }
 
     /// A server did not start, or did not come up.
-    fn start_failed(&mut self, failure: &StepFailure, complaint: &Complaint) {
+    fn start_failed(&mut self, failure: &StepFailure, complaint: &Explained) {
         self.say(Saying::StartFailed(failure.clone()));
         if self.disk.local.initializing {
             self.making.attempt.start_failed();

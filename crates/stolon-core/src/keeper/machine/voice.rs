@@ -13,27 +13,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between attempts to copy or restore.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// What keeps us from the goal: a sentence, and what a person can do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
-    pub(super) sentence: String,
-    pub(super) hint: Option<String>,
-}
-
-impl Complaint {
-    pub(super) fn new(sentence: impl std::fmt::Display, hint: Option<String>) -> Self {
-        Complaint { sentence: sentence.to_string(), hint }
-    }
-}
-
-impl std::fmt::Display for Complaint {
-    /// One line.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let explained = Explained { sentence: self.sentence.clone(), hint: self.hint.clone() };
-        f.write_str(&explained.on_one_line())
-    }
-}
-
 /// Troubles, and the pauses that they cause.
 #[derive(Debug)]
 pub(super) struct Troubles {
@@ -47,8 +26,8 @@ impl Troubles {
     }
 
     /// Something keeps us from the goal. Returns when it is tried again, and what is to be said.
-    pub(super) fn troubled(&mut self, complaint: &Complaint) -> (Duration, Saying) {
-        let sentence = complaint.to_string();
+    pub(super) fn troubled(&mut self, trouble: &Explained) -> (Duration, Saying) {
+        let sentence = trouble.on_one_line();
         let again_in = self.pauses.next_pause();
         let repeated = self.present.as_deref() == Some(sentence.as_str());
         self.present = Some(sentence.clone());
@@ -162,15 +141,15 @@ mod tests {
     #[test]
     fn pauses_grow_until_something_else_is_asked() {
         let mut troubles = Troubles::new();
-        let complaint = Complaint::new("no\nway", Some("go\naround".into()));
-        let mut again = || match troubles.troubled(&complaint) {
+        let trouble = Explained::new("no\nway").with_hint("go\naround");
+        let mut again = || match troubles.troubled(&trouble) {
             (pause, Saying::Trouble { sentence, repeated, .. }) => (pause.as_millis(), sentence, repeated),
             other => panic!("{other:?}"),
         };
         assert_eq!(again(), (200, "no way; hint: go around".into(), false));
         assert_eq!(again(), (400, "no way; hint: go around".into(), true));
         troubles.try_at_once();
-        assert_eq!(troubles.troubled(&complaint).0, FIRST_PAUSE);
+        assert_eq!(troubles.troubled(&trouble).0, FIRST_PAUSE);
         troubles.over();
         assert_eq!(troubles.present(), None);
     }

@@ -1,0 +1,52 @@
+//! What every plan needs: the configuration that is wanted, and data that these binaries can run.
+
+use super::goal::InstanceGoal;
+use super::hba::{Admission, HbaLine, hba_lines};
+use super::observation::{Config, Data, Observation, Present};
+use super::parameters::{ParameterFacts, ParameterProblem, wanted_parameters};
+use super::recovery::RecoverySettings;
+use super::step::Trouble;
+
+/// The whole configuration of an instance.
+pub(super) fn config(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    recovery: RecoverySettings,
+    admission: Admission,
+) -> Config {
+    let facts = ParameterFacts {
+        version: seen.version,
+        captured: seen.local.captured.as_ref(),
+        demands: seen.demands.as_ref(),
+        refusals: &seen.refusals,
+        slots: seen.slots_on_disk.union(&goal.slots).count() as u64,
+    };
+    let mut wanted = wanted_parameters(&goal.parameters, facts);
+    let mut hba = hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission);
+    // One line that PostgreSQL refuses makes it ignore the others, or not start.
+    hba.retain(|line| match line {
+        HbaLine::Verbatim(text) => !seen.refused_hba.contains_key(text),
+        HbaLine::Rule(_) => true,
+    });
+    let refused = goal.hba.operator_lines.iter().flatten().filter_map(|line| {
+        let why = seen.refused_hba.get(line)?;
+        let sentence = format!("the line {line:?} of pgHBA is left out: {why}");
+        Some(ParameterProblem { name: "pgHBA".to_owned(), sentence })
+    });
+    wanted.problems.extend(refused);
+    Config { parameters: wanted.parameters, problems: wanted.problems, hba, recovery }
+}
+
+/// The instance at PGDATA if these binaries can run it.
+pub(super) fn usable<'a>(goal: &InstanceGoal, seen: &'a Observation) -> Result<&'a Present, Trouble> {
+    let missing = match &seen.data {
+        Data::Present(present) if seen.version.runs_data_of(present.version) => return Ok(present),
+        Data::Present(present) => {
+            return Err(Trouble::OtherMajor { data: present.version, binaries: seen.version });
+        }
+        Data::Absent => "it is empty".to_owned(),
+        Data::Incomplete { missing } => format!("{} missing", missing.join(", ")),
+        Data::Unreadable(why) => why.clone(),
+    };
+    Err(Trouble::DataGone { instance: goal.uid.clone(), missing })
+}

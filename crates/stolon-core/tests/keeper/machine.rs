@@ -1,0 +1,398 @@
+//! The whole keeper on a fake PostgreSQL: what it does about what happens.
+
+use std::time::Duration;
+
+use stolon_core::keeper::*;
+use stolon_model::{ClusterData, InstanceInitMode as Init, KeeperReport, Role, Served};
+
+use crate::fake::{Store, World};
+use crate::given::*;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn is_deposed(cluster: &mut ClusterData) {
+    cluster.cluster.status.primary = Some("pp".into());
+    ours(cluster).generation += 1;
+}
+
+/// A synchronous primary with one standby.
+fn synchronous() -> ClusterData {
+    let mut cluster = asked(Role::Primary, Init::None);
+    add(&mut cluster, "bb", "k3", Role::Standby, Init::None);
+    let spec = &mut ours(&mut cluster).spec;
+    spec.synchronous_replication = true;
+    spec.synchronous_standbys = Some(vec!["bb".into()]);
+    spec.followers = Some(vec!["bb".into()]);
+    cluster
+}
+
+/// A primary that serves.
+fn serving(cluster: ClusterData) -> World {
+    let mut world = World::with(cluster, DataKind::Primary);
+    world.postgres.standby_streams("bb");
+    world.run(seconds(30));
+    assert_eq!(world.reported(), (true, 3), "{:?}", world.log);
+    assert!(world.postgres.admits_clients(), "{:?}", world.log);
+    world
+}
+
+#[test]
+fn a_new_primary_is_made_started_and_reported() {
+    let cluster = asked(Role::Primary, Init::New);
+    let mut world = World::new(cluster, LocalState::default(), Data::Absent);
+    world.run(seconds(5));
+    let steps: Vec<&str> =
+        world.log.iter().map(|(_, word)| word.as_str()).filter(|word| *word != "read").collect();
+    assert_eq!(
+        steps.join(" "),
+        "stop wipe initdb check configure:primary+merged start ready roles stop configure:primary start ready slots"
+    );
+    assert_eq!(world.reported(), (true, 3));
+    assert_eq!(world.problem(), "");
+    assert!(world.postgres.admits_clients());
+}
+
+#[test]
+fn a_backup_is_called_off_when_it_is_of_no_use_any_more() {
+    let cluster = asked(Role::Standby, Init::Resync);
+    let mut world = World::new(cluster, LocalState::default(), Data::Absent);
+    world.run(seconds(10));
+    assert!(world.steps_since(0).ends_with("copy read"), "{:?}", world.log);
+    assert_eq!(world.report().activity.as_ref().unwrap().step, "base backup");
+    world.change(|cluster| ours(cluster).generation += 1);
+    world.run(seconds(10));
+    assert!(!world.steps_since(0).contains("called-off"), "parameters come later");
+    world.change(|cluster| cluster.instances.get_mut(&"pp".into()).unwrap().status.port = "9".into());
+    world.run(seconds(1));
+    assert!(world.steps_since(0).contains("called-off"), "{:?}", world.log);
+    assert_eq!(world.log.iter().filter(|(_, word)| word == "copy").count(), 2, "it begins anew");
+}
+
+#[test]
+fn without_the_store_a_synchronous_primary_comes_back_behind_its_gate() {
+    let mut world = serving(synchronous());
+    world.store = Store::Silent;
+    world.run(seconds(20));
+    world.postgres.replication.clear();
+    let mark = world.mark();
+    world.server_dies();
+    world.run(seconds(20));
+    assert!(world.steps_since(mark).contains("start"), "{:?}", &world.log[mark..]);
+    assert!(world.postgres.running && !world.postgres.admits_clients(), "its standby is not there yet");
+    world.postgres.standby_streams("bb");
+    world.run(seconds(5));
+    assert!(world.postgres.admits_clients(), "{:?}", &world.log[mark..]);
+}
+
+#[test]
+fn without_the_store_nothing_is_started_that_another_primary_could_stand_beside() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    world.store = Store::Silent;
+    world.run(seconds(20));
+    world.server_dies();
+    world.run(seconds(60));
+    assert!(!world.postgres.running, "{:?}", world.log);
+    world.store = Store::Answers;
+    world.run(seconds(10));
+    assert!(world.postgres.running && world.postgres.admits_clients());
+}
+
+#[test]
+fn without_the_store_a_standby_comes_back_and_what_troubles_is_said() {
+    let mut world = World::with(asked(Role::Standby, Init::None), DataKind::Standby);
+    world.run(seconds(10));
+    world.store = Store::Silent;
+    world.run(seconds(20));
+    world.server_dies();
+    world.run(seconds(20));
+    assert!(world.postgres.running);
+    world.store = Store::Answers;
+    world.run(Duration::from_millis(5100));
+    assert_eq!(world.problem(), "", "the trouble is over");
+    let troubled = world.sayings.iter().any(
+        |saying| matches!(saying, Saying::Trouble { sentence, .. } if sentence.contains("cluster data")),
+    );
+    assert!(troubled, "{:?}", world.sayings);
+}
+
+#[test]
+fn a_thawed_keeper_reads_again_before_it_starts_a_primary() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    let mark = world.mark();
+    world.freeze(seconds(60));
+    is_deposed(&mut world.cluster);
+    world.server_dies();
+    world.run(seconds(10));
+    let steps = world.steps_since(mark);
+    let first = |word: &str| steps.split(' ').position(|step| step == word);
+    assert!(first("read") < first("start"), "{steps}");
+    assert!(!world.postgres.admits_clients(), "what it knew before the freeze is over: {steps}");
+}
+
+#[test]
+fn a_promotion_and_an_opening_gate_wait_for_the_present_word_of_the_store() {
+    // The look on which the promotion is planned takes long, and meanwhile another one is elected.
+    let mut world = World::with(asked(Role::Standby, Init::None), DataKind::Standby);
+    world.cluster.cluster.spec.sleep_interval = Some(stolon_model::GoDuration::from_seconds(60));
+    world.run(seconds(70));
+    assert!(world.postgres.in_recovery, "{:?}", world.log);
+    world.look_takes = seconds(5);
+    let standby = world.cluster.clone();
+    world.change(|cluster| {
+        cluster.cluster.status.primary = Some("us".into());
+        let ours = ours(cluster);
+        (ours.spec.role, ours.spec.follow_config) = (Some(Role::Primary), None);
+        ours.generation += 1;
+    });
+    world.run(seconds(1));
+    world.cluster = standby;
+    world.run(seconds(20));
+    assert!(world.postgres.in_recovery, "{:?}", world.log);
+
+    // Its standby is in sync, but another one was elected, and no watch told.
+    let mut world = World::with(synchronous(), DataKind::Primary);
+    world.cluster.cluster.spec.sleep_interval = Some(stolon_model::GoDuration::from_seconds(60));
+    world.run(seconds(20));
+    assert!(world.postgres.running && !world.postgres.admits_clients());
+    is_deposed(&mut world.cluster);
+    world.postgres.standby_streams("bb");
+    world.run(seconds(20));
+    assert!(!world.postgres.admits_clients(), "{:?}", world.log);
+}
+
+#[test]
+fn slots_that_cannot_be_made_are_shown_and_keep_nobody_from_the_generation() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    world.postgres.failures.insert("slots".into(), FailureKind::Other);
+    world.run(seconds(20));
+    assert_eq!(world.reported(), (true, 3));
+    assert_eq!(world.problem(), "slots failed");
+    let said = world.sayings.iter().filter(|saying| matches!(saying, Saying::SlotsFailed(_))).count();
+    assert_eq!(said, 1, "once");
+    world.postgres.failures.clear();
+    world.run(seconds(20));
+    assert_eq!(world.problem(), "");
+}
+
+#[test]
+fn a_generation_is_reached_although_it_cannot_be_written_down() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    world.disk_fails = Some((StateFileKind::Instance, "cannot write dbstate: read-only file system"));
+    world.run(seconds(20));
+    assert_eq!(world.reported(), (true, 3));
+    assert!(world.problem().contains("read-only"), "{}", world.problem());
+    world.disk_fails = None;
+    world.run(seconds(20));
+    assert_eq!(world.problem(), "");
+    let reached = |file: &StateFile| matches!(file, StateFile::Instance(state) if state.generation == 3);
+    assert!(world.files.iter().any(reached), "written down later: {:?}", world.files);
+}
+
+#[test]
+fn data_are_not_touched_before_it_is_written_down_that_they_are_half_made() {
+    let local = LocalState { uid: "old".into(), generation: 2, ..LocalState::default() };
+    let cluster = asked(Role::Primary, Init::New);
+    let mut world = World::new(cluster, local, present(DataKind::Primary));
+    world.disk_fails = Some((StateFileKind::Instance, "full"));
+    world.run(seconds(60));
+    assert!(!world.steps_since(0).contains("wipe"), "{:?}", world.log);
+    assert!(world.problem().contains("full"));
+}
+
+#[test]
+fn a_server_that_must_stop_is_stopped_although_the_version_is_not_known() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    cluster.instances.remove(&"us".into());
+    let mut world = World::with(cluster, DataKind::Primary);
+    world.postgres.version = Err("cannot run postgres: no such file".into());
+    world.postgres.running = true;
+    world.run(seconds(10));
+    assert!(!world.postgres.running, "{:?}", world.log);
+}
+
+#[test]
+fn without_a_version_nothing_is_planned_and_with_an_earlier_one_everything_goes_on() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    world.postgres.version = Err("no such file".into());
+    world.run(seconds(10));
+    assert!(!world.postgres.running);
+    assert!(world.problem().contains("no such file"), "{}", world.problem());
+    world.postgres.version = Ok(V15);
+    world.run(seconds(20));
+    assert!(world.postgres.running);
+    world.postgres.version = Err("no such file".into());
+    world.change(is_deposed);
+    world.run(seconds(10));
+    assert!(!world.postgres.admits_clients(), "{:?}", world.log);
+}
+
+#[test]
+fn cluster_data_older_than_what_was_served_under_are_not_followed() {
+    let mut served = Served::default();
+    (served.cluster_uid, served.epoch, served.instance) = ("c1".into(), 5, "old".into());
+    for (epoch, followed) in [(Some(4), false), (Some(5), true), (Some(6), true)] {
+        let mut cluster = asked(Role::Standby, Init::Resync);
+        cluster.cluster.epoch = epoch;
+        let local = LocalState { uid: "old".into(), generation: 2, ..LocalState::default() };
+        let mut world = World::after(cluster, local, present(DataKind::Primary), Some(served.clone()));
+        world.run(seconds(60));
+        assert_eq!(world.steps_since(0).contains("copy"), followed, "{epoch:?} {:?}", world.log);
+        assert_eq!(world.problem().contains("older"), !followed, "{:?}", world.problem());
+        assert!(world.report().activity.as_ref().unwrap().served.is_some(), "the sentinel is told");
+    }
+}
+
+#[test]
+fn what_was_served_under_is_remembered_on_the_disk() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    cluster.cluster.epoch = Some(7);
+    let mut world = serving(cluster);
+    let served = |world: &World| {
+        let file = world.files.iter().rev().find_map(|file| match file {
+            StateFile::Served(served) => Some(served.clone()),
+            _ => None,
+        });
+        file.expect("served").epoch
+    };
+    assert_eq!(served(&world), 7);
+    world.change(|cluster| cluster.cluster.epoch = Some(8));
+    world.run(seconds(10));
+    assert_eq!(served(&world), 8);
+    let old = world.cluster.clone();
+    world.change(|cluster| {
+        cluster.cluster.epoch = Some(6);
+        cluster.instances.remove(&"us".into());
+    });
+    world.run(seconds(30));
+    assert!(world.postgres.running, "an older document does not even stop it");
+    assert_eq!(served(&world), 8);
+    world.change(|cluster| *cluster = old);
+    world.run(seconds(30));
+    assert_eq!(world.problem(), "");
+}
+
+#[test]
+fn unexpected_ends_are_counted_for_a_minute_and_reported_at_once() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    let restarts = |world: &World| world.report().activity.as_ref().map_or(0, |activity| activity.restarts);
+    for count in 1..=3 {
+        world.server_dies();
+        world.run(Duration::from_millis(4));
+        assert_eq!(world.reported(), (false, 3), "at once");
+        world.run(seconds(8));
+        assert_eq!(world.reported(), (true, 3), "it is started again");
+        assert_eq!(restarts(&world), count);
+    }
+    world.run(seconds(60));
+    assert_eq!(restarts(&world), 0);
+}
+
+#[test]
+fn a_start_that_fails_is_no_restart() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    let death = ServerDeath { status: "1".into(), explanation: "no".into(), cause: DeathCause::PortTaken };
+    world.postgres.failures.insert("start".into(), FailureKind::ServerExited(death));
+    world.run(seconds(30));
+    assert!(world.problem().contains("start failed"), "{}", world.problem());
+    let begun = world.log.iter().filter(|(_, word)| word == "start").count();
+    assert!((3..20).contains(&begun), "with pauses: {begun}");
+}
+
+#[test]
+fn a_refused_setting_is_left_out_and_the_keeper_goes_on() {
+    let mut cluster = asked(Role::Primary, Init::None);
+    let parameters = [("work_mem".to_owned(), "4MB".to_owned())];
+    ours(&mut cluster).spec.pg_parameters = Some(parameters.into_iter().collect());
+    let mut world = World::with(cluster, DataKind::Primary);
+    world.postgres.rejected = vec![RejectedSetting {
+        name: "work_mem".into(),
+        value: "4MB".into(),
+        message: "not today".into(),
+        instead: None,
+        origin: Origin::Parameters,
+    }];
+    world.run(seconds(10));
+    assert_eq!(world.reported(), (true, 3));
+    let in_force = world.postgres.in_force.as_ref().unwrap();
+    assert_eq!(in_force.parameters.get("work_mem"), None);
+    let problems = world.report().activity.clone().unwrap().parameter_problems.unwrap();
+    assert!(problems[0].contains("not today"), "{problems:?}");
+    world.run(seconds(40));
+    let in_force = world.postgres.in_force.as_ref().unwrap();
+    assert_eq!(in_force.parameters.get("work_mem").map(String::as_str), Some("4MB"), "asked about again");
+}
+
+#[test]
+fn a_disk_that_is_full_here_makes_room_and_one_at_the_source_does_not() {
+    for (kind, old_data) in [
+        (FailureKind::DiskFullHere, OldData::DeleteFirst),
+        (FailureKind::DiskFullAtSource, OldData::KeepUntilCopied),
+    ] {
+        let local = LocalState { uid: "old".into(), generation: 2, ..LocalState::default() };
+        let mut world = World::new(asked(Role::Standby, Init::Resync), local, present(DataKind::Primary));
+        world.postgres.failures.insert("copy".into(), kind);
+        world.run(seconds(150));
+        let asked = world.sayings.iter().rev().find_map(|saying| match saying {
+            Saying::Begins(step) => match &**step {
+                Step::BaseBackup { old_data, .. } => Some(*old_data),
+                _ => None,
+            },
+            _ => None,
+        });
+        assert_eq!(asked, Some(old_data));
+    }
+}
+
+#[test]
+fn parameters_that_change_are_announced_each_time() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    let changed = |world: &World| {
+        let is_it =
+            |saying: &&Saying| matches!(saying, Saying::Reason { reason: Reason::ParametersChanged, .. });
+        world.sayings.iter().filter(is_it).count()
+    };
+    let not_changed =
+        |world: &World| world.sayings.iter().filter(|saying| **saying == Saying::NothingChanged).count();
+    let (before, unchanged) = (changed(&world), not_changed(&world));
+    for (number, value) in ["1MB", "2MB", "3MB"].into_iter().enumerate() {
+        world.change(|cluster| {
+            let ours = ours(cluster);
+            ours.spec.pg_parameters = Some([("work_mem".to_owned(), value.to_owned())].into_iter().collect());
+            ours.generation += 1;
+        });
+        world.run(Duration::from_millis(50));
+        assert_eq!(changed(&world), before + number + 1, "{value}");
+    }
+    world.change(|cluster| ours(cluster).generation += 1);
+    world.run(seconds(1));
+    assert_eq!(not_changed(&world), unchanged + 1);
+}
+
+#[test]
+fn a_namesake_that_wrote_last_ends_a_keeper_without_an_instance() {
+    for (local, ends) in [
+        (LocalState::default(), true),
+        (LocalState { uid: "us".into(), generation: 2, ..LocalState::default() }, false),
+    ] {
+        let mut world = World::new(cluster(), local, Data::Absent);
+        let mut other = KeeperReport::default();
+        other.boot_uuid = "another".into();
+        world.namesake = Some(other);
+        world.run(seconds(20));
+        assert_eq!(world.exit.is_some(), ends, "{:?}", world.exit);
+        assert_eq!(world.reports.len() == 1, ends, "before the second report");
+    }
+}
+
+#[test]
+fn a_stopped_keeper_calls_off_what_is_under_way_and_asks_for_nothing_more() {
+    let mut world = World::new(asked(Role::Standby, Init::Resync), LocalState::default(), Data::Absent);
+    world.run(seconds(10));
+    world.tell(Event::StopRequested);
+    assert!(world.steps_since(0).ends_with("called-off"), "{:?}", world.log);
+    let mark = world.mark();
+    world.run(seconds(60));
+    assert_eq!(world.steps_since(mark), "");
+}

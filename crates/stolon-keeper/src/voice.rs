@@ -1,0 +1,108 @@
+//! What the machine says, in words: levels, fields and sentences of the log.
+
+use stolon_core::keeper::{Ground, Reason, RoleChange, Saying, ServerDeath, StateFileKind, Step};
+use stolon_model::GoDuration;
+use stolon_runtime::Readiness;
+
+/// Writes it into the log; a trouble also tells those who ask whether the keeper is ready.
+pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
+    match saying {
+        Saying::Reason { instance, reason } => reason_line(instance.as_str(), reason),
+        Saying::NothingChanged => tracing::info!("postgres parameters not changed"),
+        Saying::Begins(step) => begins(step),
+        Saying::CallingOff => {
+            tracing::info!("the cluster data asks for something else, calling off what is under way");
+        }
+        Saying::ServerDied(ServerDeath { status, explanation, .. }) => {
+            tracing::error!(status, "postgres ended unexpectedly: {explanation}");
+        }
+        Saying::StartFailed(failure) => {
+            tracing::error!(error = %failure.sentence, "failed to start postgres");
+        }
+        Saying::Trouble { sentence, again_in, repeated } => {
+            let again = GoDuration::from(*again_in).to_string();
+            match repeated {
+                true => tracing::warn!(try_again_in = %again, "still: {sentence}"),
+                false => tracing::error!(try_again_in = %again, "{sentence}"),
+            }
+            readiness.set_not_ready(sentence.clone());
+        }
+        Saying::ParameterProblem(problem) => tracing::warn!("{problem}"),
+        Saying::SlotCreated(slot) => tracing::info!(slot, "replication slot created"),
+        Saying::SlotDropped(slot) => tracing::info!(slot, "replication slot dropped"),
+        Saying::SlotKept(slot, why) => {
+            tracing::warn!(slot, why, "replication slot not changed, trying again")
+        }
+        Saying::SlotsFailed(failure) => {
+            tracing::warn!(error = %failure.sentence, "the replication slots are left as they are, trying again");
+        }
+        Saying::Role(change, role) => role_line(*change, role),
+        Saying::SessionsEnded(sessions) => tracing::warn!(sessions, "ended the sessions of clients"),
+        Saying::SetAside { instance, path } => tracing::warn!(
+            kept = %path,
+            "the data of db {instance} of another cluster were set aside: this cluster was made without stolonctl init, so nobody \
+             agreed to overwrite them; delete them when you are sure that nobody needs them"
+        ),
+        Saying::Promoted => tracing::info!("postgres is promoted"),
+        Saying::GenerationReached(db, generation) => tracing::info!(%db, generation, "generation reached"),
+        Saying::NoAnswer(error) => tracing::warn!(%error, "cannot get pg state, reporting it as unhealthy"),
+        Saying::AnswersAgain => tracing::info!("postgres answers again"),
+        Saying::LookTakesLong => tracing::warn!("postgres takes long to answer, reporting it as unhealthy"),
+        Saying::VersionUnknown(error) => {
+            tracing::warn!(%error, "cannot find out the version of the postgres binaries");
+        }
+        Saying::ReceivesNoWal(sentence) => tracing::warn!("{sentence}"),
+        Saying::ReceivesWalAgain => tracing::info!("the standby receives WAL again"),
+        Saying::ReportRefused(error) => tracing::error!(%error, "failed to update keeper info"),
+        Saying::NotSaved(kind, error) => {
+            tracing::error!(%error, "cannot write the file of {}, trying again", file_of(*kind));
+        }
+        Saying::PerhapsNamesake { within } => tracing::info!(
+            ?within,
+            "the store holds a report under our uid that is not ours: waiting whether its writer lives"
+        ),
+        Saying::CannotLookForNamesake(error) => {
+            tracing::warn!(%error, "cannot look for another keeper with our uid, trying again");
+        }
+    }
+}
+
+fn reason_line(db: &str, reason: &Reason) {
+    tracing::info!(db, "{reason}");
+}
+
+fn role_line(change: RoleChange, role: &str) {
+    match change {
+        RoleChange::ReplicationAddedToSuperuser => tracing::info!("replication role added to superuser"),
+        RoleChange::SuperuserPasswordSet => tracing::info!("superuser password set"),
+        RoleChange::ReplicationRoleCreated => tracing::info!(role, "replication role created"),
+    }
+}
+
+fn file_of(kind: StateFileKind) -> &'static str {
+    match kind {
+        StateFileKind::Instance => "the instance",
+        StateFileKind::Keeper => "the keeper",
+        StateFileKind::Proven => "proven parameters",
+        StateFileKind::Served => "what was served",
+        StateFileKind::Boot => "the keeper's boot",
+    }
+}
+
+/// Steps whose beginning people wait for.
+fn begins(step: &Step) {
+    match step {
+        Step::Stop => tracing::info!("stopping database"),
+        Step::Wipe(warrant) => {
+            let (db, interrupted) = (warrant.instance(), warrant.ground() == Ground::HalfMade);
+            tracing::info!(%db, interrupted, "removing the data directory");
+        }
+        Step::BaseBackup { upstream, warrant, .. } => {
+            tracing::info!(db = %warrant.instance(), source = %upstream.host, "running pg_basebackup");
+        }
+        Step::Rewind { upstream, warrant } => {
+            tracing::info!(db = %warrant.instance(), source = %upstream.host, "running pg_rewind");
+        }
+        _ => {}
+    }
+}
