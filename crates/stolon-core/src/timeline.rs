@@ -5,7 +5,7 @@ use stolon_model::{InstanceStatus, Lsn, Timeline, TimelineHistoryEntry};
 /// Where an instance stands: its timeline, its position, and the last forks in its past.
 #[derive(Clone, Copy, Debug)]
 pub struct Branch<'a> {
-    /// Its timeline.
+    /// Timeline of the instance.
     pub timeline: Timeline,
     /// Its position on that timeline.
     pub lsn: Lsn,

@@ -109,7 +109,7 @@ pub struct Flags {
 /// Whether the data directory is locked against a second keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locking {
-    /// It is.
+    /// The directory is locked.
     Exclusive,
     /// `--disable-data-dir-locking`.
     Disabled,

@@ -63,7 +63,7 @@ pub enum StateFileError {
     Read {
         /// Which file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         cause: std::io::Error,
     },
     /// The file holds something else.
@@ -85,7 +85,7 @@ pub enum StateFileError {
     Write {
         /// Which file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         cause: std::io::Error,
     },
 }

@@ -1,4 +1,7 @@
 //! Last words of PostgreSQL and its tools, turned into one sentence.
+//!
+//! This is the one place that goes by the words of a message: postgres, initdb, pg_basebackup and pg_rewind give nothing else, no
+//! code and no exit status that tells one failure from another.
 
 use std::borrow::Cow;
 

@@ -10,13 +10,13 @@ pub struct Flags {
     #[command(flatten)]
     pub(crate) common: CommonArgs,
 
-    /// File with the specification of the cluster to make when there is none yet (JSON)
+    /// File with the specification (JSON) of the cluster to make if the store holds none
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     initial_cluster_spec: String,
 }
 
 impl Flags {
-    /// The specification of `--initial-cluster-spec`. It must be right even if the cluster exists already.
+    /// The specification of `--initial-cluster-spec`, which must be valid even if the cluster exists already.
     ///
     /// # Errors
     /// The file cannot be read, is no JSON, or cannot be worked with.
@@ -38,7 +38,7 @@ impl Flags {
         })?;
         spec.validate().map_err(|error| {
             UsageError::new(format!("cannot create sentinel: invalid initial cluster: {error}"))
-                .hint(format!("mend {path} and start again"))
+                .hint(format!("correct {path} and start again"))
         })?;
         Ok(Some(spec))
     }

@@ -1,4 +1,4 @@
-//! What the machine says, in the words and at the levels of the log.
+//! What the machine says, in words and at levels for the log.
 
 use stolon_core::sentinel::{Saying, Trouble};
 use stolon_model::Explained;
@@ -11,7 +11,7 @@ pub fn log(saying: &Saying) {
         Saying::Created => tracing::info!("the cluster was created from the initial specification"),
         Saying::CreatedByAnother => tracing::info!("another sentinel has created the cluster"),
         Saying::DecidingAgain => {
-            tracing::info!("somebody else changed the cluster data meanwhile, deciding again");
+            tracing::info!("the cluster data were changed meanwhile, deciding again");
         }
         Saying::Trouble(Trouble::NoCluster) => {
             tracing::info!("no cluster data available: waiting for stolonctl init");
@@ -19,7 +19,7 @@ pub fn log(saying: &Saying) {
         Saying::Trouble(trouble) => tracing::error!("{}; trying again", explained(trouble).on_one_line()),
         Saying::TroubleOver => tracing::info!("rounds succeed again"),
         Saying::ReportRefused(why) => {
-            tracing::warn!("{}", why.clone().after("cannot publish the own report").on_one_line());
+            tracing::warn!("{}", why.clone().after("cannot publish this sentinel's report").on_one_line());
         }
     }
 }
@@ -35,6 +35,6 @@ fn explained(trouble: &Trouble) -> Explained {
         ))
         .with_hint("write the data back with `stolonctl clusterdata write`, or begin anew with `stolonctl init`"),
         Trouble::NotWritten(why) => why.clone().after("error saving clusterdata"),
-        Trouble::WriteUnknown(why) => why.clone().after("not known whether the clusterdata were saved"),
+        Trouble::WriteUnknown(why) => why.clone().after("it is not known whether the cluster data were saved"),
     }
 }

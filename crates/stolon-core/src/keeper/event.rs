@@ -71,7 +71,7 @@ pub enum Effect {
     /// Take a step, and answer with [`Event::StepEnded`]. Never asked for while a step is under way, and never with a step that is
     /// taken by the machine itself ([`Step::is_taken_by_machine`]).
     Take {
-        /// Which.
+        /// The step.
         step: Box<Step>,
         /// Limit of one request to PostgreSQL.
         request_timeout: Duration,

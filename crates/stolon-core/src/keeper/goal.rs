@@ -15,7 +15,7 @@ use super::parameters::{ParameterGoal, synchronous_names};
 /// What a keeper is and was told by its flags; constant while it runs.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Who.
+    /// Uid of the keeper.
     pub keeper: KeeperUid,
     /// This run of the process.
     pub boot: BootUuid,
@@ -36,7 +36,7 @@ pub struct Identity {
 pub enum RewindCredentials {
     /// The superuser has a name and a password.
     Present,
-    /// It does not.
+    /// The superuser has no password.
     Absent,
 }
 
@@ -178,7 +178,7 @@ pub enum Follow {
 /// Another instance of this cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Which.
+    /// Uid of the instance.
     pub uid: InstanceUid,
     /// What was observed of it.
     pub status: stolon_model::InstanceStatus,

@@ -39,8 +39,8 @@ mod patience;
 mod publisher;
 mod reporting;
 mod served;
+mod standby_admission;
 mod steps;
-mod sync_gate;
 mod voice;
 
 use std::time::Duration;
@@ -63,7 +63,7 @@ use orders::{Change, Orders};
 use patience::{RestartWait, Watchfulness};
 use reporting::Reporting;
 use served::ServedMark;
-use sync_gate::SyncGate;
+use standby_admission::StandbyAdmission;
 use voice::{Announcements, Troubles};
 
 use super::observation::Gate;
@@ -127,7 +127,7 @@ struct ServerMemory {
     /// Whether clients are let in.
     gate: Gate,
     /// Who may count as synchronous.
-    sync: SyncGate,
+    sync: StandbyAdmission,
     restart: RestartWait,
     watchful: Watchfulness,
 }
@@ -163,7 +163,7 @@ impl Machine {
                 deaths: Deaths::new(),
                 not_before: Duration::ZERO,
                 gate: Gate::default(),
-                sync: SyncGate::default(),
+                sync: StandbyAdmission::default(),
                 restart: RestartWait::default(),
                 watchful: Watchfulness::default(),
             },

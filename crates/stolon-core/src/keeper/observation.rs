@@ -105,11 +105,11 @@ pub enum Server {
 pub struct Live {
     /// It replays WAL.
     pub in_recovery: bool,
-    /// Its timeline.
+    /// Timeline of PostgreSQL.
     pub timeline: Timeline,
-    /// Its position.
+    /// Position in the WAL.
     pub lsn: Lsn,
-    /// Its history.
+    /// History of the timeline.
     pub history: Vec<TimelineHistoryEntry>,
     /// Standbys that are in sync and have flushed what they must.
     pub in_sync: BTreeSet<InstanceUid>,
@@ -130,7 +130,7 @@ pub enum Gate {
 /// Whether `ALTER SYSTEM` can work. Its file is a link to `/dev/null`, which a server with `fsync = off` replaces by a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AlterSystem {
-    /// It fails.
+    /// `ALTER SYSTEM` fails.
     #[default]
     Refused,
     /// It works, or has worked.
@@ -140,7 +140,7 @@ pub enum AlterSystem {
 /// Whether a wait may go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Patience {
-    /// It may.
+    /// The wait may go on.
     #[default]
     Left,
     /// It has lasted long enough.

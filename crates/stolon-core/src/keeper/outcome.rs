@@ -20,7 +20,7 @@ impl StepOutcome {
 /// What a step that succeeded has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Learned {
-    /// Nothing.
+    /// The step has nothing to tell.
     Nothing,
     /// [`super::Step::CheckSettings`]: these would be refused; empty: the server would start as far as settings go.
     Rejected(Vec<RejectedSetting>),

@@ -14,7 +14,7 @@ pub enum Saying {
     Reason {
         /// Of which instance.
         instance: InstanceUid,
-        /// Why.
+        /// The reason of the steps.
         reason: Reason,
     },
     /// A pass found nothing to change.

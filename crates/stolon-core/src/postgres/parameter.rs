@@ -18,7 +18,7 @@ pub enum Owner {
 /// What a parameter has to do with recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nothing.
+    /// No special meaning.
     None,
     /// It means something only to a server in recovery (manual, "Write Ahead Log", archive recovery and recovery target; "Replication",
     /// standby servers). A primary may wait for a restart because of it that would change nothing.

@@ -1,4 +1,4 @@
-//! What must hold for any cluster data, whoever wrote it.
+//! Rules that must hold for any cluster data, whoever wrote them.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
@@ -14,7 +14,7 @@ pub enum Violation {
     KeeperMissing(InstanceUid, KeeperUid),
     /// A keeper is in charge of several instances.
     SeveralInstances(KeeperUid),
-    /// An object's uid is not its key.
+    /// The uid of an object differs from its key.
     WrongKey(String),
     /// Proxies are sent to an instance that is not in `dbs`.
     ProxyTargetMissing(InstanceUid),

@@ -75,7 +75,7 @@ impl Round<'_> {
 
     fn await_first(&mut self, instance: &Instance) {
         let (uid, keeper) = (instance.uid.clone(), instance.spec.keeper_uid.clone());
-        // Restoring a backup or adopting data takes as long as it takes.
+        // Restoring a backup or adopting data has no limit.
         let limit = match self.spec.init_mode {
             InitMode::New => self.spec.init_timeout,
             _ => std::time::Duration::ZERO,

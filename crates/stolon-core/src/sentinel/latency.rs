@@ -1,8 +1,8 @@
-//! How slow the store is.
+//! The latency of the store.
 
 use std::time::Duration;
 
-/// No request takes longer than the store's own limit; what took longer was this process being stopped.
+/// No request takes longer than the store's own limit; a longer one means that this process was stopped meanwhile.
 const CEILING: Duration = Duration::from_secs(5);
 
 /// How long requests to the store take: the longest of the last ones, forgotten by and by.
@@ -12,12 +12,12 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// A request took so long.
+    /// Note how long a request took.
     pub fn note(&mut self, took: Duration) {
         self.usual = took.min(CEILING).max(self.usual.mul_f64(0.9));
     }
 
-    /// What a request usually takes at the most.
+    /// How long a request usually takes at the most.
     pub fn usual(&self) -> Duration {
         self.usual
     }

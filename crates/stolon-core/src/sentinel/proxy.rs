@@ -8,7 +8,7 @@ use super::memory::{Closed, ProxySighting};
 use super::round::{Progress, Round};
 use super::{Change, Hold};
 
-/// Stands in for `convergenceTimeout` where that is without limit.
+/// Used in place of a `convergenceTimeout` without limit.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 /// The generation of a report that cannot be read: it acknowledges nothing.
@@ -16,11 +16,11 @@ const UNKNOWN: i64 = -1;
 /// Clocks of different hosts do not run at the same rate.
 const CLOCK_TOLERANCE: f64 = 1.1;
 
-/// Proxies that are waited for.
+/// Proxies that must close first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Awaited {
     pub proxies: Vec<ProxyUid>,
-    /// When the last of them has certainly closed by itself.
+    /// When the last of these proxies has certainly closed by itself.
     pub until: Option<Duration>,
 }
 
@@ -117,7 +117,7 @@ impl Round<'_> {
                 }
             }
             Some(_) => {
-                // Somebody edited the document. From one primary to another only by way of none.
+                // Somebody edited the document. Clients go from one primary to another only after they were sent nowhere.
                 self.data.proxy.spec.primary = None;
                 self.data.proxy.generation += 1;
                 self.note_closed();
@@ -155,7 +155,7 @@ impl Round<'_> {
         self.change(Change::ProxiesOpened { to: primary.uid.clone(), generation });
     }
 
-    /// No proxies, said as it was said before: null and `[]` mean the same here.
+    /// No proxies, in the form that was there before: null and `[]` mean the same here.
     fn enable(&mut self, enabled: Vec<ProxyUid>) {
         let current = &mut self.data.proxy.spec.enabled_proxies;
         if !(enabled.is_empty() && current.as_ref().is_none_or(Vec::is_empty)) {

@@ -5,7 +5,7 @@ use stolon_model::{ClusterData, FollowType, GoDuration, InstanceSpec};
 use super::round::{Kind, Round};
 
 impl Round<'_> {
-    /// Every instance carries what its keeper needs of the cluster's specification.
+    /// Copy what keepers need of the cluster's specification into every instance.
     pub fn copy_specification(&mut self) {
         let effective = &self.spec;
         for instance in self.data.instances.values_mut() {
@@ -30,7 +30,7 @@ impl Round<'_> {
         }
     }
 
-    /// One more for each instance of which something else is asked than before.
+    /// Raise the generation of each instance of which something else is asked than before.
     pub fn count_generations(&mut self) {
         let before = self.before();
         for (uid, instance) in &mut self.data.instances {
@@ -65,14 +65,14 @@ impl Round<'_> {
     }
 }
 
-/// No followers is the same, however it is written. For all other lists null and `[]` differ.
+/// Null and `[]` mean the same for followers. For all other lists they differ.
 fn comparable(spec: &InstanceSpec) -> InstanceSpec {
     let mut spec = spec.clone();
     spec.followers = Some(spec.followers.unwrap_or_default());
     spec
 }
 
-/// `data` with the times and positions of `before`, which change all the time and matter to nobody in between.
+/// `data` with the times and positions of `before`, which change all the time and need no write of their own.
 pub(super) fn without_routine(data: &ClusterData, before: &ClusterData) -> ClusterData {
     let mut data = data.clone();
     for (uid, keeper) in &mut data.keepers {

@@ -1,4 +1,4 @@
-//! How many standbys there are.
+//! The number of standbys.
 
 use std::cmp::Reverse;
 
@@ -11,7 +11,7 @@ use super::{Change, Hold, RemovalReason, UidSource};
 #[derive(Clone, Debug)]
 pub(super) struct Census {
     pub good: Vec<InstanceUid>,
-    /// On their way: doing what was asked of them, or being made.
+    /// Standbys that still do what was asked of them, or are being made.
     pub under_way: usize,
 }
 
@@ -48,7 +48,7 @@ impl Round<'_> {
         }
     }
 
-    /// Take away what is too much, or have more made.
+    /// Remove surplus standbys, or have more made.
     pub fn adjust_standbys(&mut self, primary: &Instance, census: &Census, uids: &mut dyn UidSource) {
         let wanted = usize::from(self.spec.max_standbys_per_sender);
         if census.good.len() >= wanted {

@@ -31,7 +31,7 @@ impl Round<'_> {
             primary.status.synchronous_standbys.iter().flatten().cloned().collect();
         let good: BTreeSet<InstanceUid> = good.iter().cloned().collect();
         let (listed, known) = self.settle(primary, listed, known, &good);
-        // Whoever is listed again later has missed what was acknowledged in between: it begins anew.
+        // A standby that is listed again later has missed what was acknowledged in between, so it begins anew.
         self.memory.admissions.retain(|uid, _| listed.contains(uid) && !known.contains(uid));
         if listed != known {
             let standbys = listed.difference(&known).cloned().collect();
@@ -140,7 +140,7 @@ impl Round<'_> {
                 next.insert(newcomer);
             }
         }
-        // Those that do not work may come back: better wait for them than for nobody.
+        // Standbys that do not work may come back: waiting for them is better than waiting for nobody.
         for uid in previous.iter().filter(exists) {
             if next.len() < limits.minimum {
                 next.insert(uid.clone());
@@ -168,7 +168,7 @@ impl Round<'_> {
         newcomers.into_iter().map(|instance| instance.uid.clone()).collect()
     }
 
-    /// `blocked`: whether commits must wait for nobody known; none leaves that as it is.
+    /// `blocked`: whether commits must wait for a standby that does not exist; `None` leaves that as it is.
     fn write_lists(
         &mut self,
         primary: &InstanceUid,
@@ -199,7 +199,7 @@ impl Round<'_> {
         }
     }
 
-    /// Commits wait for nobody.
+    /// Commits wait for no standby.
     pub fn leave_synchronous_mode(&mut self, primary: &InstanceUid) {
         self.memory.admissions.clear();
         let Some(instance) = self.data.instances.get_mut(primary) else { return };

@@ -13,7 +13,7 @@ use crate::keeper::parameters::instances_of;
 
 /// Remembers, for each standby that is named now, how far it must have flushed to count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SyncGate {
+pub(super) struct StandbyAdmission {
     marks: BTreeMap<String, Mark>,
 }
 
@@ -25,7 +25,7 @@ enum Mark {
     Reach(Lsn),
 }
 
-impl SyncGate {
+impl StandbyAdmission {
     /// A server was looked at. A newly named standby must reach the position of the second look; one that is no longer named is
     /// forgotten.
     pub(super) fn looked(&mut self, answer: &Answer) {
@@ -100,45 +100,45 @@ mod tests {
         }
     }
 
-    fn in_sync(gate: &SyncGate, rows: Vec<ReplicationRow>) -> Vec<String> {
-        gate.in_sync(&answer("", 0, rows)).iter().map(ToString::to_string).collect()
+    fn in_sync(admission: &StandbyAdmission, rows: Vec<ReplicationRow>) -> Vec<String> {
+        admission.in_sync(&answer("", 0, rows)).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_newly_named_standby_counts_once_it_has_flushed_what_was_there() {
-        let mut gate = SyncGate::default();
-        gate.looked(&answer("stolon_a", 90, vec![]));
-        assert!(in_sync(&gate, vec![row("a", "sync", 900)]).is_empty(), "one look is not enough");
-        gate.looked(&answer("stolon_a", 100, vec![]));
-        assert!(in_sync(&gate, vec![row("a", "sync", 99)]).is_empty());
-        gate.looked(&answer("stolon_a", 500, vec![]));
-        assert_eq!(in_sync(&gate, vec![row("a", "sync", 100)]), ["a"]);
-        assert!(in_sync(&gate, vec![row("a", "async", 900)]).is_empty());
+        let mut admission = StandbyAdmission::default();
+        admission.looked(&answer("stolon_a", 90, vec![]));
+        assert!(in_sync(&admission, vec![row("a", "sync", 900)]).is_empty(), "one look is not enough");
+        admission.looked(&answer("stolon_a", 100, vec![]));
+        assert!(in_sync(&admission, vec![row("a", "sync", 99)]).is_empty());
+        admission.looked(&answer("stolon_a", 500, vec![]));
+        assert_eq!(in_sync(&admission, vec![row("a", "sync", 100)]), ["a"]);
+        assert!(in_sync(&admission, vec![row("a", "async", 900)]).is_empty());
     }
 
     #[test]
     fn a_second_standby_has_its_own_mark_and_the_first_keeps_its() {
-        let mut gate = SyncGate::default();
+        let mut admission = StandbyAdmission::default();
         for flushed in [90, 100] {
-            gate.looked(&answer("stolon_a", flushed, vec![]));
+            admission.looked(&answer("stolon_a", flushed, vec![]));
         }
         for flushed in [900, 1000] {
-            gate.looked(&answer("2 (stolon_a,stolon_b)", flushed, vec![]));
+            admission.looked(&answer("2 (stolon_a,stolon_b)", flushed, vec![]));
         }
-        assert_eq!(in_sync(&gate, vec![row("a", "sync", 700), row("b", "sync", 700)]), ["a"]);
-        gate.looked(&answer("stolon_b", 2000, vec![]));
-        assert_eq!(in_sync(&gate, vec![row("a", "sync", 9000), row("b", "sync", 1000)]), ["b"]);
-        gate.reset();
-        assert!(in_sync(&gate, vec![row("b", "sync", 9000)]).is_empty());
+        assert_eq!(in_sync(&admission, vec![row("a", "sync", 700), row("b", "sync", 700)]), ["a"]);
+        admission.looked(&answer("stolon_b", 2000, vec![]));
+        assert_eq!(in_sync(&admission, vec![row("a", "sync", 9000), row("b", "sync", 1000)]), ["b"]);
+        admission.reset();
+        assert!(in_sync(&admission, vec![row("b", "sync", 9000)]).is_empty());
     }
 
     #[test]
     fn asking_who_is_in_sync_moves_nobody_forward() {
-        let mut gate = SyncGate::default();
-        gate.looked(&answer("stolon_a", 90, vec![]));
-        let before = gate.clone();
-        assert!(in_sync(&gate, vec![row("a", "sync", 900)]).is_empty());
-        assert_eq!(gate, before);
+        let mut admission = StandbyAdmission::default();
+        admission.looked(&answer("stolon_a", 90, vec![]));
+        let before = admission.clone();
+        assert!(in_sync(&admission, vec![row("a", "sync", 900)]).is_empty());
+        assert_eq!(admission, before);
     }
 
     #[test]
