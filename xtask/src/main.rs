@@ -20,6 +20,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Check every order of turns and every placement of faults within a bound; --help shows its options
+    Model {
+        /// Options of the package stolon-check
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure whole clusters of release builds.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -29,16 +35,17 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures => fixtures::all(),
         Chore::Settings => settings::run(),
-        Chore::Docs { arguments } => make_docs(&arguments),
+        Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),
+        Chore::Model { arguments } => run_package(&["--release", "--package", "stolon-check"], &arguments),
         Chore::Bench(bench) => bench::run(&bench),
     }
 }
 
-/// A package of its own, so that the other chores need not build every program.
-fn make_docs(arguments: &[String]) -> anyhow::Result<()> {
+/// Some chores are packages of their own, so that the others need not build what those need.
+fn run_package(how: &[&str], arguments: &[String]) -> anyhow::Result<()> {
     let mut command = std::process::Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--package", "xtask-docs", "--"]).args(arguments);
+    command.args(["run", "--quiet"]).args(how).arg("--").args(arguments);
     let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
-    anyhow::ensure!(status.success(), "the pages were not made");
+    anyhow::ensure!(status.success(), "{} has failed", how.last().copied().unwrap_or_default());
     Ok(())
 }

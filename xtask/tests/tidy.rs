@@ -9,6 +9,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-model", &[]),
     ("stolon-core", &["stolon-model"]),
     ("stolon-store", &["stolon-model"]),
+    ("stolon-check", &["stolon-core", "stolon-model"]),
     ("stolon-postgres", &["stolon-core", "stolon-model"]),
     ("stolon-runtime", &["stolon-model", "stolon-store"]),
     ("stolon-keeper", &["stolon-core", "stolon-model", "stolon-postgres", "stolon-runtime", "stolon-store"]),
