@@ -10,7 +10,7 @@ use stolon_model::{
     Advise, ClusterDocument, ClusterSpec, InstanceUid, SentinelReport, SentinelUid, Timestamp,
 };
 use stolon_runtime::new_uid8;
-use stolon_store::{ClusterStore, Everything, Revision, StoreError, WatchScope};
+use stolon_store::{Attention, ClusterStore, Everything, EverythingFeed, Revision, Seen, StoreError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -34,13 +34,14 @@ pub struct Sentinel {
     wake_at: Instant,
     /// Requests to the store that were not answered yet; none takes longer than the store's timeout.
     requests: JoinSet<Answer>,
+    feed: Arc<EverythingFeed>,
     /// Of the document in the last reading.
     revision: Option<Revision>,
 }
 
 /// What a request to the store gave.
 enum Answer {
-    Read(Instant, Result<Box<Everything>, StoreError>),
+    Read(Result<Box<Seen<Everything>>, StoreError>),
     Other(Event),
 }
 
@@ -52,8 +53,12 @@ impl Sentinel {
         initial_spec: Option<ClusterSpec>,
         metrics: Metrics,
     ) -> Self {
+        let feed = store.follow_everything();
+        // What the machine does not wait for costs no request, and tells when a keeper gave its last sign of life.
+        feed.attend(Attention::Everything);
         Sentinel {
             store,
+            feed: Arc::new(feed),
             machine: Machine::new(Setup { uid: uid.clone(), initial_spec }),
             uid,
             metrics,
@@ -67,7 +72,7 @@ impl Sentinel {
 
     /// Watch over the cluster until told to stop; then hand the leadership over.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut watch = self.store.watch(WatchScope::Everything);
+        let mut news = self.feed.news();
         let mut office = Office::candidate(self.store.as_ref(), self.uid.clone());
         let mut event = Event::Started;
         loop {
@@ -80,7 +85,7 @@ impl Sentinel {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 () = office.changed() => Event::StoreChanged,
-                () = watch.changed() => Event::StoreChanged,
+                () = news.changed() => Event::StoreChanged,
                 () = sleep_until(self.wake_at) => Event::TimePassed,
             };
         }
@@ -100,10 +105,9 @@ impl Sentinel {
     fn begin(&mut self, effect: Effect) {
         let store = Arc::clone(&self.store);
         match effect {
-            Effect::ReadView => {
-                let asked_at = Instant::now();
-                self.requests
-                    .spawn(async move { Answer::Read(asked_at, store.everything().await.map(Box::new)) });
+            Effect::ReadView { at_most } => {
+                let feed = Arc::clone(&self.feed);
+                self.requests.spawn(async move { Answer::Read(feed.at_most(at_most).await.map(Box::new)) });
             }
             Effect::CompareAndPut { document, expected } => {
                 let expected = match (expected, self.revision) {
@@ -127,17 +131,18 @@ impl Sentinel {
     }
 
     fn event_of(&mut self, answer: Answer) -> Event {
-        let (asked_at, read) = match answer {
+        let read = match answer {
             Answer::Other(event) => return event,
-            Answer::Read(asked_at, read) => (asked_at, read),
+            Answer::Read(read) => read,
         };
         match read {
             Err(error) => Event::ViewUnreadable(error.explained()),
-            Ok(everything) => {
-                let Everything { document, keepers, proxies, unreadable_proxies } = *everything;
+            Ok(seen) => {
+                let Seen { value, as_of } = *seen;
+                let Everything { document, keepers, proxies, unreadable_proxies } = value;
                 self.revision = document.as_ref().map(|document| document.revision);
                 Event::ViewRead(Box::new(Reading {
-                    as_of: asked_at.duration_since(self.started),
+                    as_of: self.started.elapsed().saturating_sub(as_of.elapsed()),
                     document: document.map(|document| document.value),
                     keepers,
                     proxies,

@@ -33,6 +33,15 @@ pub enum News {
     Anew,
 }
 
+/// What a store tells by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// Every change.
+    Everything,
+    /// No quiet write ([`crate::Notice::Quiet`]).
+    WhatWakes,
+}
+
 /// News of some keys, for one reader. Dropping it ends the listening.
 pub struct Changes {
     source: Source,
@@ -65,6 +74,14 @@ impl Changes {
     /// After each wake of a watch a request to look.
     pub fn woken_by(watch: Watch) -> Changes {
         Changes { source: Source::Watch { watch, begun: Begun::No } }
+    }
+
+    /// What these news leave out.
+    pub fn tells(&self) -> Tells {
+        match self.source {
+            Source::Task { .. } => Tells::Everything,
+            Source::Watch { .. } => Tells::WhatWakes,
+        }
     }
 
     /// The next piece of news. Cancel-safe.

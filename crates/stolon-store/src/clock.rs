@@ -47,6 +47,11 @@ impl BootInstant {
         Self::now() >= self
     }
 
+    /// How long ago the moment was; zero if it is still to come.
+    pub fn elapsed(self) -> Duration {
+        Duration::from_nanos(Self::now().nanoseconds.saturating_sub(self.nanoseconds))
+    }
+
     /// How long until the moment comes; zero if it has.
     pub fn remaining(self) -> Duration {
         Duration::from_nanos(self.nanoseconds.saturating_sub(Self::now().nanoseconds))

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::feed::{Attention, KvFeed};
-use crate::{BootInstant, Changes, Everything, StoreError, Versioned};
+use crate::{BootInstant, Changes, Everything, StoreError, Tells, Versioned};
 
 /// A value with the moment as of which it is known: it holds everything that was acknowledged before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +25,25 @@ pub(crate) type Read<T> = Box<dyn FnMut(&KvFeed) -> Result<T, StoreError> + Send
 /// A document, or several, that follow the store. Dropping it ends the following.
 pub struct Feed<T> {
     copy: Arc<KvFeed>,
+    /// What the store tells of these keys.
+    tells: Tells,
     read: Mutex<Read<T>>,
     wakes: watch::Receiver<u64>,
     _following: AbortOnDropHandle<()>,
+}
+
+/// Wakes after changes of a [`Feed`].
+pub struct FeedNews {
+    wakes: watch::Receiver<u64>,
+}
+
+impl FeedNews {
+    /// See [`Feed::changed`]. Never returns once the feed is dropped. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.wakes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The cluster document; a stored JSON `null` counts as absent.
@@ -38,7 +54,7 @@ pub type EverythingFeed = Feed<Everything>;
 
 impl<T> Feed<T> {
     /// Begin to follow. Call inside a tokio runtime.
-    pub(crate) fn start(copy: Arc<KvFeed>, changes: Changes, read: Read<T>) -> Self {
+    pub(crate) fn start(copy: Arc<KvFeed>, changes: Changes, tells: Tells, read: Read<T>) -> Self {
         let following = {
             let copy = Arc::clone(&copy);
             tokio::spawn(async move { copy.follow(changes).await })
@@ -46,6 +62,7 @@ impl<T> Feed<T> {
         Feed {
             wakes: copy.wakes(),
             copy,
+            tells,
             read: Mutex::new(read),
             _following: AbortOnDropHandle::new(following),
         }
@@ -61,13 +78,15 @@ impl<T> Feed<T> {
         Some(self.value().map(|value| Seen { value, as_of }))
     }
 
-    /// What is known as of at most `age` ago. Asks the store only where what is known is older; an age of zero always asks.
+    /// What is known as of at most `age` ago. Asks the store only where what is known is older, or where the store does not tell
+    /// of every change; an age of zero always asks.
     ///
     /// # Errors
     /// Those of a read.
     pub async fn at_most(&self, age: Duration) -> Result<Seen<T>, StoreError> {
         let is_young = |as_of: BootInstant| !(as_of + age).is_past();
-        let as_of = match self.copy.as_of().filter(|as_of| !age.is_zero() && is_young(*as_of)) {
+        let may_be_known = self.tells == Tells::Everything && !age.is_zero();
+        let as_of = match self.copy.as_of().filter(|as_of| may_be_known && is_young(*as_of)) {
             Some(as_of) => as_of,
             None => {
                 let asked_at = BootInstant::now();
@@ -76,6 +95,11 @@ impl<T> Feed<T> {
             }
         };
         self.value().map(|value| Seen { value, as_of })
+    }
+
+    /// To wait for changes elsewhere than where the feed is asked.
+    pub fn news(&self) -> FeedNews {
+        FeedNews { wakes: self.wakes.clone() }
     }
 
     /// Returns after a change that matters since the last return (or since the feed was made), also one that a question

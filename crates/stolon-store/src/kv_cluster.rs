@@ -12,8 +12,8 @@ use stolon_model::{
 use crate::feed::{KvFeed, Weight};
 use crate::{
     BootInstant, Campaign, ClusterStore, DocumentFeed, DocumentRead, Entry, Everything, EverythingFeed,
-    Expected, Feed, Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Versioned, Watch,
-    WatchScope,
+    Expected, Feed, Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Tells, Versioned,
+    Watch, WatchScope,
 };
 
 /// The documents of one cluster in a key-value store.
@@ -367,16 +367,18 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         let read = remembering(revisions, move |entries| {
             Ok(StoredDocument::read(entries.get(key.as_str()))?.present())
         });
-        Feed::start(copy, changes, read)
+        // A document is never written quietly.
+        Feed::start(copy, changes, Tells::Everything, read)
     }
 
     fn follow_everything(&self) -> EverythingFeed {
         let cluster = self.cluster.clone();
         let selector = Selector::Below(cluster.clone());
         let changes = self.store.changes(selector.clone());
-        let copy = Arc::new(KvFeed::new(self.store.clone(), selector, weigh_everything));
+        let (tells, copy) =
+            (changes.tells(), Arc::new(KvFeed::new(self.store.clone(), selector, weigh_everything)));
         let read = remembering(revisions, move |entries| everything_in(&cluster, entries.values()));
-        Feed::start(copy, changes, read)
+        Feed::start(copy, changes, tells, read)
     }
 
     async fn leader(&self) -> Result<Option<SentinelUid>, StoreError> {

@@ -62,9 +62,12 @@ pub enum WriteOutcome {
 /// Something is to be done. Effects of one event are to be begun in their order; none waits for another.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Get the newest [`Reading`], linearizable, and answer with [`Event::ViewRead`] or [`Event::ViewUnreadable`]. Never asked for
-    /// while a reading or a write is under way.
-    ReadView,
+    /// Get a [`Reading`], and answer with [`Event::ViewRead`] or [`Event::ViewUnreadable`]. Never asked for while a reading or a
+    /// write is under way.
+    ReadView {
+        /// It may be as of so long ago. Where what is known is older, the store is asked; zero always asks, linearizable.
+        at_most: Duration,
+    },
     /// Write the cluster data under a condition, and answer with [`Event::WriteEnded`]. Never asked for while a reading or another
     /// write is under way.
     CompareAndPut {

@@ -12,10 +12,11 @@ use super::round::{Round, Working};
 
 impl Memory {
     /// The time since the last read, if nothing could be read in it. A store that is always slow leaves no gaps: a round is a
-    /// reading and a write, and each may take as long as requests usually do.
+    /// reading and a write, and each may take as long as requests usually do. Where nothing happens only every second reading
+    /// asks the store.
     pub(super) fn gap(&self, now: Duration, usual_delay: Duration, spec: &EffectiveSpec) -> Option<Duration> {
         let gap = now.saturating_sub(self.last_read?);
-        let limit = (spec.sleep_interval * 2).max(Duration::from_secs(1)) + usual_delay * 2;
+        let limit = (spec.sleep_interval * 3).max(Duration::from_secs(1)) + usual_delay * 2;
         (gap > limit).then_some(gap)
     }
 
@@ -45,7 +46,7 @@ impl Memory {
 impl<'a> Round<'a> {
     /// Notice which keepers have reported anew.
     pub fn see_keepers(&mut self) {
-        let now = self.now.monotonic;
+        let now = self.arrived;
         let life = if self.is_first { Life::Unproven } else { Life::Proven };
         let view = self.view;
         let of_this_cluster = |report: &&KeeperReport| report.cluster_uid == view.cluster.data().cluster.uid;

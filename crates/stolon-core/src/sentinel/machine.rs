@@ -20,6 +20,10 @@ use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reco
 const COALESCE: Duration = Duration::from_millis(10);
 /// The sleep interval until a specification says another one.
 const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// What was known so many sleep intervals ago is good enough to see that nothing happened: one reading in two asks the store.
+const KNOWN: f64 = 1.5;
+/// Where nothing but times changes, the cluster data and the own report are written only so often.
+const AT_REST: Duration = Duration::from_secs(60);
 /// `sleepInterval` below this would spin.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 
@@ -30,6 +34,15 @@ pub struct Setup {
     pub uid: SentinelUid,
     /// How to make the cluster when there is none yet.
     pub initial_spec: Option<ClusterSpec>,
+}
+
+/// How young the next reading must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// What is known will do.
+    Known,
+    /// What is known is wrong or must be proven.
+    Fresh,
 }
 
 /// What is under way in the store.
@@ -56,6 +69,9 @@ pub struct Machine {
     began: Duration,
     /// When the next one is due, if nothing happens before.
     due: Duration,
+    need: Need,
+    /// When the last decision must be looked at again. A verdict needs a fresh reading, and must not wait for one.
+    verdict_at: Option<Duration>,
     /// When the document was last written.
     last_write: Option<Duration>,
     /// A write whose outcome is not known: the next reading tells.
@@ -65,6 +81,24 @@ pub struct Machine {
     own_report: OwnReport,
     holds: Vec<Hold>,
     trouble: Option<Trouble>,
+}
+
+/// Whether more than times changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Positions move: an election after the loss of this sentinel goes by those in the document.
+    Moving,
+    /// They do not.
+    Still,
+}
+
+impl Rest {
+    fn between(before: &ClusterData, next: &ClusterData) -> Rest {
+        let lsn = |data: &ClusterData| -> Vec<_> {
+            data.instances.iter().map(|(uid, instance)| (uid.clone(), instance.status.lsn)).collect()
+        };
+        if lsn(before) == lsn(next) { Rest::Still } else { Rest::Moving }
+    }
 }
 
 /// The report about this sentinel.
@@ -91,6 +125,8 @@ impl Machine {
             stirred: false,
             began: Duration::ZERO,
             due: Duration::ZERO,
+            need: Need::Fresh,
+            verdict_at: None,
             last_write: None,
             unsure: None,
             last_seen: None,
@@ -111,7 +147,7 @@ impl Machine {
             Event::StoreChanged => self.stirred = true,
             Event::StandingChanged(standing) => {
                 self.standing = standing;
-                self.due = at;
+                self.ask_again(at);
             }
             Event::ViewRead(reading) => self.decide(now, *reading, uids, out),
             Event::ViewUnreadable(why) => self.not_read(at, why, out),
@@ -134,17 +170,33 @@ impl Machine {
         if now < due {
             return out.push(Effect::WakeAt(due));
         }
+        let verdict_is_due = self.verdict_at.take_if(|at| now >= *at).is_some();
+        let at_most = match self.need {
+            Need::Known if !verdict_is_due => self.sleep_interval.mul_f64(KNOWN),
+            Need::Known | Need::Fresh => Duration::ZERO,
+        };
+        self.need = Need::Known;
         self.stirred = false;
         self.began = now;
         self.due = now + self.sleep_interval;
         self.under_way = UnderWay::Reading { since: now };
-        out.push(Effect::ReadView);
+        out.push(Effect::ReadView { at_most });
+    }
+
+    /// The next reading asks the store, at that time at the latest.
+    fn ask_again(&mut self, at: Duration) {
+        self.need = Need::Fresh;
+        self.due = self.due.min(at);
     }
 
     fn decide(&mut self, now: Now, reading: Reading, uids: &mut dyn UidSource, out: &mut Vec<Effect>) {
         let UnderWay::Reading { since: read_at } = self.under_way else { return };
         self.under_way = UnderWay::Nothing;
+        let is_fresh = reading.as_of >= read_at;
         let Some(document) = reading.document.clone() else {
+            if !is_fresh {
+                return self.ask_again(now.monotonic);
+            }
             return self.no_document(now, &reading.keepers, uids, out);
         };
         self.settle_unsure(&document, out);
@@ -164,7 +216,9 @@ impl Machine {
             read_at: reading.as_of,
             usual_delay: self.latency.usual(),
         };
-        self.latency.note(now.monotonic.saturating_sub(read_at));
+        if is_fresh {
+            self.latency.note(now.monotonic.saturating_sub(read_at));
+        }
         let decision = reconcile(&view, &self.memory, now, uids);
         match self.standing {
             Standing::Follower => {
@@ -173,14 +227,24 @@ impl Machine {
                 self.note_holds(Vec::new(), out);
                 self.no_more_trouble(out);
             }
-            Standing::Leader => self.carry_out(now.monotonic, decision, out),
+            // What others must act on is decided on what the store says now.
+            Standing::Leader if decision.weight == Weight::Decisive && !is_fresh => {
+                return self.ask_again(now.monotonic);
+            }
+            Standing::Leader => {
+                let rest = Rest::between(cluster.data(), &decision.next);
+                self.carry_out(now.monotonic, decision, rest, out);
+            }
         }
         self.publish_report(now.monotonic, out);
     }
 
     /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
-    fn carry_out(&mut self, now: Duration, decision: Decision, out: &mut Vec<Effect>) {
-        let due = self.last_write.is_none_or(|at| self.comes_round(at, now));
+    fn carry_out(&mut self, now: Duration, decision: Decision, rest: Rest, out: &mut Vec<Effect>) {
+        let due = self.last_write.is_none_or(|at| match rest {
+            Rest::Moving => self.comes_round(at, now),
+            Rest::Still => now.saturating_sub(at) >= AT_REST.max(self.sleep_interval),
+        });
         if decision.weight == Weight::Routine && !due {
             return self.completed(decision, out);
         }
@@ -199,12 +263,13 @@ impl Machine {
         match outcome {
             WriteOutcome::Written => {
                 self.last_write = Some(now);
+                self.need = Need::Fresh;
                 self.completed(*decision, out);
                 self.publish_report(now, out);
             }
             WriteOutcome::Conflict => {
                 out.push(Effect::Say(Saying::DecidingAgain));
-                self.due = self.began + COALESCE;
+                self.ask_again(self.began + COALESCE);
                 self.memory = decision.memory_of_refused_write(&self.memory);
             }
             WriteOutcome::Failed(why) => {
@@ -214,7 +279,7 @@ impl Machine {
             WriteOutcome::Unknown(why) => {
                 self.unsure = Some(decision.clone());
                 self.memory = decision.memory_of_refused_write(&self.memory);
-                self.due = now + COALESCE;
+                self.ask_again(now + COALESCE);
                 self.note_trouble(Trouble::WriteUnknown(why), out);
             }
         }
@@ -231,6 +296,7 @@ impl Machine {
     /// A round is over: say every change once, and what does not happen only when the reasons are other ones than before.
     fn completed(&mut self, decision: Decision, out: &mut Vec<Effect>) {
         self.no_more_trouble(out);
+        self.verdict_at = decision.wake_at;
         self.due = decision.wake_at.map_or(self.due, |at| at.min(self.due));
         self.memory = decision.memory;
         out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
@@ -299,7 +365,7 @@ impl Machine {
             WriteOutcome::Unknown(why) => return self.note_trouble(Trouble::WriteUnknown(why), out),
             WriteOutcome::Failed(why) => return self.note_trouble(Trouble::NotWritten(why), out),
         }
-        self.due = now;
+        self.ask_again(now);
     }
 
     /// True when what was last done then must be done again by the round that comes once per sleep interval. Rounds begin
@@ -308,9 +374,10 @@ impl Machine {
         now.saturating_sub(last) >= self.sleep_interval.mul_f64(0.9)
     }
 
-    /// Publish the own report when it is due. The TTL is the store's own floor or twice the period.
+    /// Publish the own report when it is due. The store keeps it as long as this process goes on; that it says the same again now
+    /// and then is for the case that somebody took it away.
     fn publish_report(&mut self, now: Duration, out: &mut Vec<Effect>) {
-        let due = self.own_report.last.is_none_or(|at| self.comes_round(at, now));
+        let due = self.own_report.last.is_none_or(|at| now.saturating_sub(at) >= AT_REST);
         if !due || self.own_report.under_way.is_some() || matches!(self.under_way, UnderWay::Writing { .. }) {
             return;
         }

@@ -67,6 +67,14 @@ impl Bench {
         self.handle(Event::ViewRead(Box::new(reading)))
     }
 
+    /// Answer a reading under way with reports that all have this position.
+    fn read_moved(&mut self, lsn: Lsn) -> Vec<Effect> {
+        let mut reading = self.reading();
+        let states = reading.keepers.values_mut().filter_map(|report| report.postgres_state.as_mut());
+        states.for_each(|state| state.lsn = lsn);
+        self.handle(Event::ViewRead(Box::new(reading)))
+    }
+
     /// Answer a reading under way and the write that follows it.
     fn answer_round(&mut self, outcome: impl Fn(&ClusterDocument) -> WriteOutcome) -> Vec<Effect> {
         let mut effects = self.read();
@@ -92,7 +100,15 @@ fn written(effects: &[Effect]) -> Option<ClusterDocument> {
 }
 
 fn reads(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::ReadView))
+    effects.iter().any(|effect| matches!(effect, Effect::ReadView { .. }))
+}
+
+/// How old the reading that is asked for may be.
+fn age(effects: &[Effect]) -> Option<Duration> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::ReadView { at_most } => Some(*at_most),
+        _ => None,
+    })
 }
 
 fn wakes_at(effects: &[Effect]) -> Option<Duration> {
@@ -154,13 +170,23 @@ fn changes_in_the_store_are_answered_by_one_reading() {
 }
 
 #[test]
-fn a_leader_writes_a_sign_of_life_once_per_sleep_interval_and_decisions_at_once() {
+fn a_leader_writes_positions_once_per_sleep_interval_times_once_a_minute_and_decisions_at_once() {
     let mut bench = Bench::leading(World::normal(2, 2));
+    for _ in 0..10 {
+        bench.pass(5000);
+        let effects = bench.answer_round(|_| WriteOutcome::Written);
+        assert_eq!(written(&effects), None, "nothing moves: times can wait for a minute");
+    }
+    bench.pass(10_000);
+    assert!(written(&bench.answer_round(|_| WriteOutcome::Written)).is_some(), "but not for longer");
     bench.pass(5000);
-    assert!(written(&bench.answer_round(|_| WriteOutcome::Written)).is_some());
+    let effects = bench.read_moved(Lsn(1));
+    assert!(written(&effects).is_some(), "a position moved");
+    bench.handle(Event::WriteEnded(WriteOutcome::Written));
+    bench.handle(Event::ReportEnded(Ok(())));
     bench.handle(Event::StoreChanged);
     bench.pass(1000);
-    assert_eq!(written(&bench.answer_round(|_| WriteOutcome::Written)), None, "positions can wait");
+    assert_eq!(written(&bench.read_moved(Lsn(2))), None, "positions can wait");
     bench.world.proxy("p1", 1);
     bench.handle(Event::StoreChanged);
     bench.pass(1000);
@@ -224,7 +250,8 @@ fn a_cluster_is_made_where_there_is_none_and_nobody_remembers_one() {
     let mut bench = Bench::new(World::normal(1, 1));
     bench.machine = Machine::new(setup);
     bench.handle(Event::Started);
-    let effects = bench.handle(Event::ViewRead(Box::default()));
+    let nothing = |bench: &Bench| Box::new(Reading { as_of: bench.world.now, ..Reading::default() });
+    let effects = bench.handle(Event::ViewRead(nothing(&bench)));
     let Some(Effect::CompareAndPut { expected: Expected::Absent, .. }) = effects.first() else {
         panic!("{effects:?}")
     };
@@ -232,7 +259,7 @@ fn a_cluster_is_made_where_there_is_none_and_nobody_remembers_one() {
     assert!(sayings(&effects).contains(&Saying::Created) && reads(&effects));
     bench.read();
     bench.pass(5000);
-    let effects = bench.handle(Event::ViewRead(Box::default()));
+    let effects = bench.handle(Event::ViewRead(nothing(&bench)));
     assert_eq!(sayings(&effects), [Saying::Trouble(Trouble::Vanished("cluster1".into()))], "it was there");
     assert_eq!(written(&effects), None);
 }
@@ -250,13 +277,51 @@ fn no_cluster_is_made_while_keepers_report_to_another_one() {
 #[test]
 fn a_report_that_is_refused_stops_no_decision() {
     let mut bench = Bench::leading(World::normal(2, 2));
-    bench.pass(5000);
-    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    bench.pass(60_000);
+    let mut effects = bench.read();
+    effects.extend(bench.handle(Event::WriteEnded(WriteOutcome::Written)));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::PublishReport { .. })));
-    bench.pass(5000);
-    bench.answer_round(|_| WriteOutcome::Written);
     let effects = bench.handle(Event::ReportEnded(Err(failure())));
     assert_eq!(sayings(&effects), [Saying::ReportRefused(failure())]);
+    bench.world.proxy("p1", 1);
     bench.pass(5000);
     assert!(written(&bench.answer_round(|_| WriteOutcome::Written)).is_some());
+}
+
+/// What is known is good enough to see that nothing happened; what others must act on is decided on a fresh reading.
+#[test]
+fn a_decision_on_what_was_known_is_made_again_on_what_the_store_says() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    bench.pass(5000);
+    bench.answer_round(|_| WriteOutcome::Written);
+    let effects = bench.pass(5000);
+    assert_eq!(age(&effects), Some(Duration::from_millis(7500)));
+    bench.world.proxy("p1", 1);
+    let old = Reading { as_of: bench.world.now - Duration::from_secs(3), ..bench.reading() };
+    let effects = bench.handle(Event::ViewRead(Box::new(old.clone())));
+    assert_eq!((age(&effects), written(&effects)), (Some(Duration::ZERO), None));
+    // The store says something else: the old reading is forgotten.
+    bench.world.proxies.clear();
+    assert_eq!(written(&bench.answer_round(|_| WriteOutcome::Written)), None);
+    bench.world.proxy("p1", 1);
+    bench.pass(5000);
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    assert!(written(&effects).is_some(), "it is fresh already");
+}
+
+/// A keeper's silence is judged at its time, and by asking.
+#[test]
+fn a_verdict_that_is_due_asks_the_store() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    let verdict = wakes_at(&effects).expect("a time");
+    assert!(verdict <= bench.world.now + Duration::from_secs(5));
+    bench.world.silence_keeper(2);
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        let effects = bench.pass(5000);
+        asked.extend(age(&effects));
+        bench.answer_round(|_| WriteOutcome::Written);
+    }
+    assert!(asked.contains(&Duration::ZERO), "{asked:?}");
 }

@@ -18,7 +18,7 @@ const LEASE_SECONDS: i64 = 20;
 /// How long before the end of its lease in the store a leader stops.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How often a lease is renewed; leaves time for a second attempt.
-const RENEW_AFTER: Duration = Duration::from_secs(9);
+const RENEW_AFTER: Duration = Duration::from_secs(10);
 
 /// The value of the oldest key below `place`. Reads only.
 pub async fn leader(links: &Links, place: &Key) -> Result<Option<String>, StoreError> {
@@ -125,6 +125,7 @@ impl Entrant {
             removals: contender.removals.clone(),
         };
         let (key, name) = (entrant.key.as_str(), contender.name.as_str());
+        entrant.leases.hang(key, LEASE_SECONDS);
         // A repetition finds the key that the first attempt made: nobody else uses this key.
         let stands = entrant
             .links
@@ -226,6 +227,7 @@ impl Tenure for Entrant {
 
 impl Drop for Entrant {
     fn drop(&mut self) {
+        self.leases.let_go(&self.key);
         if self.removed == Removed::Yes {
             return;
         }

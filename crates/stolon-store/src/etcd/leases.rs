@@ -53,14 +53,26 @@ pub struct Leases {
 struct Known {
     links: Arc<Links>,
     held: Mutex<BTreeMap<i64, Lease>>,
+    /// What hangs on them, by its key.
+    hung: Mutex<BTreeMap<String, i64>>,
     changed: Notify,
 }
 
 impl Leases {
     /// Without leases yet.
     pub fn new(links: Arc<Links>) -> Self {
-        let known = Known { links, held: Mutex::default(), changed: Notify::new() };
+        let known = Known { links, held: Mutex::default(), hung: Mutex::default(), changed: Notify::new() };
         Leases { known: Arc::new(known), granting: tokio::sync::Mutex::default(), keeping: OnceLock::new() }
+    }
+
+    /// The key hangs on the lease of this length, until it is let go. Leases on which nothing hangs are not kept.
+    pub fn hang(&self, key: &str, seconds: i64) {
+        self.known.hung().insert(key.to_owned(), seconds);
+    }
+
+    /// The key hangs on no lease any more.
+    pub fn let_go(&self, key: &str) {
+        self.known.hung().remove(key);
     }
 
     /// A lease with at least a third of its time left. Asks for one, or for more time, only where that is needed.
@@ -102,6 +114,10 @@ impl Known {
         self.held().get(&seconds).copied().filter(|lease| !lease.is_short())
     }
 
+    fn hung(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn held(&self) -> MutexGuard<'_, BTreeMap<i64, Lease>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +132,7 @@ impl Known {
                 // Another lease may have taken its place meanwhile.
                 self.held().entry(seconds).and_modify(|held| {
                     if held.id == id {
-                        *held = lease;
+                        held.asked_at = lease.asked_at;
                     }
                 });
             }
@@ -159,6 +175,11 @@ impl Known {
     async fn keep_due(&self) -> Option<BootInstant> {
         let held: Vec<(i64, Lease)> = self.held().iter().map(|(seconds, lease)| (*seconds, *lease)).collect();
         for (seconds, lease) in held {
+            if !self.hung().values().any(|used| *used == seconds) {
+                // It ends by itself.
+                self.forget(lease.id);
+                continue;
+            }
             if lease.due().is_past()
                 && let Err(error) = self.renew(seconds, lease.id).await
             {

@@ -66,6 +66,7 @@ impl EtcdStore {
     ) -> Result<TxnResponse, StoreError> {
         let seconds = whole_seconds(ttl.max(MINIMUM_TTL));
         let operation = format!("writing {key}");
+        self.leases.hang(key.as_str(), seconds);
         let mut lost = 0;
         loop {
             let lease = self.leases.of(seconds).await?;
@@ -183,6 +184,7 @@ impl KvStore for EtcdStore {
                 client.put(key.as_str(), value, None).await
             })
             .await?;
+        self.leases.let_go(key.as_str());
         Ok(())
     }
 
@@ -222,6 +224,7 @@ impl KvStore for EtcdStore {
                 client.delete(key.as_str(), None).await
             })
             .await?;
+        self.leases.let_go(key.as_str());
         Ok(())
     }
 

@@ -101,7 +101,7 @@ async fn leadership_is_kept_from_afar() {
     let longer_than_a_lease = Duration::from_secs(22);
     assert!(tokio::time::timeout(longer_than_a_lease, leadership.lost()).await.is_err(), "it is not lost");
     assert!(leadership.is_held());
-    // Renewed every nine seconds, and the queue looked at once more since a candidate came.
+    // Renewed every ten seconds, and the queue looked at once more since a candidate came.
     assert!(first.requests() - held.before <= 4, "{}", first.requests() - held.before);
     assert!(second.requests() - waited.before <= 2, "{}", second.requests() - waited.before);
     leadership.resign().await;

@@ -19,6 +19,10 @@ use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
 use super::publisher::Publisher;
 use super::{Advertised, Machine};
 
+/// A keeper that was killed is found out by its silence long before its report is gone: what the report hangs on need not be
+/// short, and is kept less often then.
+const TTL_IN_INTERVALS: u32 = 6;
+
 /// Forks in the past that a report tells.
 const REPORTED_FORKS: usize = 2;
 
@@ -214,7 +218,7 @@ impl Machine {
         match self.reporting.namesake.permission(self.now) {
             Permission::Granted => {
                 self.reporting.publisher.begins(&report);
-                let ttl = self.orders.pace().sleep * 2;
+                let ttl = self.orders.pace().sleep * TTL_IN_INTERVALS;
                 self.ask_for(Effect::Publish { report: Box::new(report), ttl });
             }
             Permission::ReadFirst => {
