@@ -130,7 +130,7 @@ impl World {
     }
 
     fn identity(&self, keeper: usize) -> Identity {
-        let user = |name: &str| User { name: name.into(), method: "md5".into() };
+        let user = |name: &str| User { name: name.into(), method: "md5".into(), local_method: "md5".into() };
         Identity {
             keeper: keeper_uid(keeper),
             boot: boot_of(keeper, self.keepers[keeper].boots),

@@ -18,7 +18,9 @@ use std::time::Duration;
 use stolon_core::keeper::{Advertised, Beginning, Identity, LocalState, RewindCredentials, StateFile, User};
 use stolon_model::{BootUuid, KeeperState, KeeperUid};
 use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
-use stolon_postgres::{Credentials, Limit, LocalInstance, LocalPostgres, Options, OrphanOutcome, StopMode};
+use stolon_postgres::{
+    Credentials, Limit, LocalInstance, LocalPostgres, LogSink, Options, OrphanOutcome, StopMode,
+};
 use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_boot_uuid, new_registry, new_uid8,
 };
@@ -39,6 +41,7 @@ const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(5);
 /// Bad flags, a data directory in use, unreadable state files; or PostgreSQL could not be stopped.
 pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
+    let _log = stolon_runtime::queue_log();
     let settings = flags.check()?;
     refuse_root()?;
     let _lock = match settings.locking {
@@ -52,17 +55,18 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     })?;
     stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));
     let directory = KeeperDirectory::new(&settings.data_dir);
-    let beginning = beginning(&settings, &directory)?;
-    tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
-
     let postgres = LocalPostgres::new(Options {
         keeper_directory: settings.data_dir.clone(),
         bin_path: settings.bin_path.clone(),
+        listen_addresses: settings.listen_address.clone(),
         port: settings.port.clone(),
         public_socket_directory: "/tmp".into(),
         superuser: settings.superuser.clone(),
         replication: settings.replication.clone(),
+        log: LogSink::new(stolon_runtime::write_log_line),
     });
+    let beginning = beginning(&settings, &directory, postgres.local_method())?;
+    tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
     let readiness = Readiness::default();
     let _metrics_server = serve_metrics(&flags.common.metrics_listen_address, registry, &readiness).await;
     stop_orphan(&postgres, &shutdown).await?;
@@ -85,12 +89,16 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
 }
 
 /// What the machine begins with.
-fn beginning(settings: &Settings, directory: &KeeperDirectory) -> anyhow::Result<Beginning> {
+fn beginning(
+    settings: &Settings,
+    directory: &KeeperDirectory,
+    local_method: String,
+) -> anyhow::Result<Beginning> {
     let predecessor = directory.predecessor()?;
     let state = keeper_state(settings, directory)?;
     let instance = directory.instance()?.unwrap_or_default();
     Ok(Beginning {
-        identity: identity(settings, state.uid),
+        identity: identity(settings, state.uid, local_method),
         advertised: Advertised {
             address: settings.advertise_address.clone(),
             port: settings.advertise_port.clone(),
@@ -110,10 +118,11 @@ fn beginning(settings: &Settings, directory: &KeeperDirectory) -> anyhow::Result
     })
 }
 
-fn identity(settings: &Settings, keeper: KeeperUid) -> Identity {
-    let user = |credentials: &Credentials| User {
-        name: credentials.username.clone(),
-        method: credentials.auth.as_str().to_owned(),
+/// `local_method` is how the superuser logs in over a unix socket.
+fn identity(settings: &Settings, keeper: KeeperUid, local_method: String) -> Identity {
+    let user = |credentials: &Credentials| {
+        let method = credentials.auth.as_str().to_owned();
+        User { name: credentials.username.clone(), local_method: method.clone(), method }
     };
     let superuser = &settings.superuser;
     Identity {
@@ -121,7 +130,7 @@ fn identity(settings: &Settings, keeper: KeeperUid) -> Identity {
         boot: BootUuid::from(new_boot_uuid()),
         listen_address: settings.listen_address.clone(),
         port: settings.port.clone(),
-        superuser: user(superuser),
+        superuser: User { local_method, ..user(superuser) },
         rewind_credentials: match superuser.password_to_send() {
             Some(_) if !superuser.username.is_empty() => RewindCredentials::Present,
             _ => RewindCredentials::Absent,

@@ -14,7 +14,7 @@ use crate::files::{SecretFile, Written, remove_if_there, sync_parent, write_atom
 use crate::initialise::parse_progress;
 use crate::limit::Limit;
 use crate::local::{BaseBackup, LocalPostgres, ProgressSender};
-use crate::quote;
+use crate::quote::{self, PgpassHost};
 use crate::server::previous_server_lingers;
 
 /// Where a copy is made while the old data is still of use; no other program looks there.
@@ -48,6 +48,7 @@ impl LocalPostgres {
         limit: &Limit,
     ) -> Result<()> {
         self.must_be_stopped()?;
+        self.port_must_be_free(limit).await?;
         let directory = self.data_directory();
         let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
         let target = match backup.old_data {
@@ -77,7 +78,11 @@ impl LocalPostgres {
             return Err(error);
         }
         if target != directory {
-            exchange(&target, &directory)?;
+            let (new, old) = (target.clone(), directory);
+            // Once begun it is not called off.
+            let limit = Limit::for_tidying_up();
+            let exchange = move || exchange(&new, &old);
+            self.on_disk("exchanging the data directories", &limit, exchange).await?;
             remove_tree(target).await?;
         }
         Ok(())
@@ -101,7 +106,7 @@ impl LocalPostgres {
             .args(["-R", "-v", "-P", "-Xs", "-w", "--checkpoint=fast", "-D"])
             .arg(target)
             .arg("-d")
-            .arg(self.conninfo(&copying, who, &TOOL_CONNECTION))
+            .arg(self.conninfo(&copying, who, version, &TOOL_CONNECTION))
             .env("PGPASSFILE", secret.path());
         if let Some(slot) = backup.slot.as_ref().filter(|_| version.base_backup_takes_slot()) {
             tool = tool.args(["--slot", slot]);
@@ -116,6 +121,7 @@ impl LocalPostgres {
     /// have been stopped in order, later versions recover it first. Its configuration files are the source's afterwards.
     pub async fn rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         self.must_be_stopped()?;
+        self.port_must_be_free(limit).await?;
         self.forget_stale_pid_file()?;
         let directory = self.data_directory();
         // pg_rewind stops at a file that is a link on one side only.
@@ -144,7 +150,8 @@ impl LocalPostgres {
         let who = &self.inner.options.superuser;
         let secret = self.pass_file(source, who)?;
         let more = [&[("dbname", "postgres")], &TOOL_CONNECTION[..]].concat();
-        let conninfo = self.conninfo(source, who, &more);
+        let version = self.version(limit).await?;
+        let conninfo = self.conninfo(source, who, version, &more);
         let tool = self
             .tool("pg_rewind")
             .arg("--progress")
@@ -207,7 +214,8 @@ impl LocalPostgres {
 
     fn pass_file(&self, source: &Upstream, who: &Credentials) -> Result<SecretFile> {
         let password = who.password_to_send().unwrap_or_default();
-        let line = quote::pgpass_line(&source.host, &source.port, &who.username, password);
+        let host = PgpassHost::Named { host: &source.host, port: &source.port };
+        let line = quote::pgpass_line(host, &who.username, password);
         SecretFile::new(&self.secrets_directory(), &line)
     }
 }
@@ -327,11 +335,12 @@ async fn in_background(
     work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
 ) -> Result<()> {
     let what = format!("removing {}", path.display());
-    let shown = path.clone();
-    let done = tokio::task::spawn_blocking(move || work(&path)).await;
-    match done {
-        Ok(result) => result.map_err(PostgresError::io("remove", &shown))?,
-        Err(error) => return Err(PostgresError::Invalid(format!("{what}: {error}"))),
+    let done = tokio::task::spawn_blocking(move || {
+        work(&path).map_err(PostgresError::io("remove", &path))?;
+        sync_parent(&path)
+    });
+    match done.await {
+        Ok(done) => done,
+        Err(error) => Err(PostgresError::Invalid(format!("{what}: {error}"))),
     }
-    sync_parent(&shown)
 }

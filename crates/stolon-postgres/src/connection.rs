@@ -45,37 +45,38 @@ impl LocalPostgres {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        limit.guard(CONNECTING, self.has_our_data(&client)).await??;
+        self.has_our_data(&client, limit).await?;
         Ok(client)
     }
 
     /// The server says which data it works on, and they are ours.
-    async fn has_our_data(&self, client: &Client) -> Result<()> {
+    async fn has_our_data(&self, client: &Client, limit: &Limit) -> Result<()> {
+        const WHAT: &str = "asking the local PostgreSQL which data it works on";
         const IDENTITY: &str =
             "SELECT current_setting('data_directory'), (SELECT system_identifier FROM pg_control_system())";
-        let messages = client
-            .simple_query(IDENTITY)
-            .await
+        let messages = limit
+            .guard(WHAT, client.simple_query(IDENTITY))
+            .await?
             .map_err(PostgresError::sql("ask the local PostgreSQL which data it works on"))?;
         let rows = answers(messages);
-        let text = |column| {
-            rows.first().and_then(|rows| rows.first()).and_then(|row| row.get(column)).unwrap_or_default()
-        };
+        let row = rows.first().and_then(|rows| rows.first());
+        let text = |column| row.and_then(|row| row.get(column)).unwrap_or_default().to_owned();
         let (directory, identifier) = (text(0), text(1));
-        let ours = self.data_directory();
-        let same = |found: &str| {
-            std::fs::canonicalize(found)
-                .is_ok_and(|found| std::fs::canonicalize(&ours).is_ok_and(|ours| ours == found))
+        let (ours, address) = (self.data_directory(), self.socket_directory().display().to_string());
+        let compare = move || {
+            let same = std::fs::canonicalize(&directory)
+                .is_ok_and(|found| std::fs::canonicalize(&ours).is_ok_and(|ours| ours == found));
+            let wanted = data_directory::system_identifier(&ours)?;
+            let mismatch = match (same, identifier == wanted) {
+                (true, true) => return Ok(()),
+                (true, false) => Mismatch::SystemIdentifier { found: identifier, wanted },
+                (false, _) => {
+                    Mismatch::DataDirectory { found: directory, wanted: ours.display().to_string() }
+                }
+            };
+            Err(PostgresError::Stranger { address, mismatch })
         };
-        let wanted = data_directory::system_identifier(&ours)?;
-        let mismatch = match (same(directory), identifier == wanted) {
-            (true, true) => return Ok(()),
-            (true, false) => Mismatch::SystemIdentifier { found: identifier.to_owned(), wanted },
-            (false, _) => {
-                Mismatch::DataDirectory { found: directory.to_owned(), wanted: ours.display().to_string() }
-            }
-        };
-        Err(PostgresError::Stranger { address: self.socket_directory().display().to_string(), mismatch })
+        self.on_disk(WHAT, limit, compare).await
     }
 
     /// Runs statements over the kept connection, which is made anew when it has gone. After a timeout or a

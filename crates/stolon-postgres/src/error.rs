@@ -1,5 +1,6 @@
 //! What can go wrong with one PostgreSQL, in sentences that an operator can act on.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use stolon_model::with_causes;
@@ -77,6 +78,14 @@ pub enum PostgresError {
         directory: PathBuf,
         /// Of the postmaster.
         process: u32,
+    },
+    /// Another process listens where our server is to listen. Nothing was touched.
+    #[error("port {port} of {address} is taken by another process, so that PostgreSQL could not run here")]
+    PortTaken {
+        /// One of the addresses of `--pg-listen-address`.
+        address: IpAddr,
+        /// `--pg-port`.
+        port: u16,
     },
     /// Whoever answers is not the server that this keeper started. It was not logged in to, or nothing was done there.
     #[error("at {address} answers what is not this keeper's PostgreSQL: {mismatch}; it is left alone")]
@@ -182,6 +191,9 @@ impl PostgresError {
                     .to_owned(),
             ),
             Self::Source(problem) => problem.hint(),
+            Self::PortTaken { .. } => {
+                Some("stop what listens there, or give this keeper another --pg-port".to_owned())
+            }
             Self::CannotBeSetAside { .. } => Some(
                 "move the data away by hand, or agree to lose them: stolonctl init makes the cluster anew and has keepers overwrite"
                     .to_owned(),

@@ -33,6 +33,7 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<Written> {
     name.push(unique());
     let temporary = PathBuf::from(name);
     let written = write_new(&temporary, content)
+        .and_then(|file| file.sync_all())
         .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(PostgresError::io("write", path));
     if written.is_err() {
@@ -43,11 +44,11 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<Written> {
     Ok(Written::Replaced)
 }
 
-fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
+fn write_new(path: &Path, content: &[u8]) -> std::io::Result<std::fs::File> {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_all()?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Makes a rename, creation or removal in the directory of `path` durable.

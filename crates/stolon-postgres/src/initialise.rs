@@ -5,11 +5,12 @@ use std::time::Duration;
 use stolon_core::keeper::{Progress, RoleChange};
 use stolon_model::NewConfig;
 
+use crate::environment::Environment;
 use crate::error::{PostgresError, Result};
 use crate::files::SecretFile;
 use crate::limit::Limit;
 use crate::local::{LocalPostgres, ProgressSender};
-use crate::process::{Environment, Tool};
+use crate::process::Tool;
 use crate::quote::{sql_identifier, sql_literal};
 
 const SIZE_POLL: Duration = Duration::from_secs(1);
@@ -17,6 +18,7 @@ const SIZE_POLL: Duration = Duration::from_secs(1);
 impl LocalPostgres {
     /// `initdb`. A failure leaves no PGDATA behind. The superuser's password is set at once when it has one.
     pub async fn initdb(&self, options: &NewConfig, limit: &Limit) -> Result<()> {
+        self.port_must_be_free(limit).await?;
         let superuser = &self.inner.options.superuser;
         let mut tool = self
             .tool("initdb")
@@ -53,6 +55,7 @@ impl LocalPostgres {
     /// the size of PGDATA. A failure leaves no PGDATA behind.
     pub async fn restore(&self, command: &str, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
+        self.port_must_be_free(limit).await?;
         let directory = self.data_directory();
         std::fs::DirBuilder::new()
             .recursive(true)

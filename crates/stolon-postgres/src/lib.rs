@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod account;
 mod backup;
 mod candidate;
 mod config;
@@ -13,6 +14,8 @@ mod connection;
 pub mod control_data;
 pub mod credentials;
 mod data_directory;
+pub mod ending;
+mod environment;
 pub mod error;
 pub mod explain;
 mod files;
@@ -21,6 +24,8 @@ pub mod instance;
 pub mod limit;
 pub mod local;
 mod lock_files;
+mod log_sink;
+mod port;
 mod process;
 mod process_table;
 pub mod quote;
@@ -31,13 +36,16 @@ mod settings_check;
 mod slots;
 mod socket;
 pub mod source;
+mod tls;
 
 pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials};
+pub use ending::StopMode;
 pub use error::{Disk, Mismatch, PostgresError, Result};
 pub use explain::{explain_startup_failure, refused_hba_lines};
 pub use instance::LocalInstance;
 pub use limit::Limit;
 pub use local::{BaseBackup, LocalPostgres, Options, OrphanOutcome, ProgressSender};
-pub use server::{ServerState, StopMode};
-pub use source::{SourceFacts, SourceProblem};
+pub use log_sink::LogSink;
+pub use server::ServerState;
+pub use source::{SourceFacts, SourceProblem, WeakProof};

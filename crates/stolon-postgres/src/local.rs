@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use stolon_core::keeper::{Config, ConfigMerge, Data, OldData, Progress, Upstream};
@@ -16,9 +16,11 @@ use crate::control_data::ControlData;
 use crate::credentials::Credentials;
 use crate::data_directory;
 use crate::error::{PostgresError, Result};
-use crate::files::Written;
+use crate::files::{Written, remove_if_there, write_atomically};
 use crate::limit::Limit;
+use crate::log_sink::LogSink;
 use crate::process::{TOOL_OF, Tool, lock};
+use crate::quote::{self, PgpassHost};
 use crate::server::ServerState;
 
 /// What does not change while a keeper runs.
@@ -28,6 +30,8 @@ pub struct Options {
     pub keeper_directory: PathBuf,
     /// `--pg-bin-path`; none: found through `PATH`.
     pub bin_path: Option<PathBuf>,
+    /// `--pg-listen-address`: where nobody else may listen on the port.
+    pub listen_addresses: String,
     /// `--pg-port`.
     pub port: String,
     /// Directory of a second unix socket, for people (`/tmp`). The keeper's own is below its directory.
@@ -36,6 +40,8 @@ pub struct Options {
     pub superuser: Credentials,
     /// The replication user.
     pub replication: Credentials,
+    /// Gets the server's log.
+    pub log: LogSink,
 }
 
 /// One PostgreSQL. Cheap to clone; all clones are the same one. Calls that change it
@@ -55,6 +61,10 @@ pub(crate) struct Inner {
     /// The highest timeline that this server, as a standby, was seen to receive.
     pub(crate) last_timeline: Mutex<Option<Timeline>>,
     pub(crate) connection: tokio::sync::Mutex<Option<tokio_postgres::Client>>,
+    /// Whose turn it is to work with files.
+    disk: Arc<tokio::sync::Mutex<()>>,
+    /// The name of the account that we run under, once looked up.
+    pub(crate) account: OnceLock<Option<String>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -104,6 +114,8 @@ impl LocalPostgres {
             version: Mutex::new(None),
             last_timeline: Mutex::new(None),
             connection: tokio::sync::Mutex::new(None),
+            disk: Arc::default(),
+            account: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -173,9 +185,30 @@ impl LocalPostgres {
         ControlData::parse(&tool.output(&limit.at_most(VERSION_LIMIT)).await?.stdout)
     }
 
-    /// The text of the configuration; here the password joins the connection string.
-    pub(crate) fn files(&self, config: &Config) -> ConfigFiles {
-        ConfigFiles::of(config, |upstream| self.replication_conninfo(upstream))
+    /// The text of the configuration.
+    pub(crate) fn files(&self, config: &Config, version: Version) -> ConfigFiles {
+        ConfigFiles::of(config, |upstream| self.replication_conninfo(upstream, version))
+    }
+
+    /// Holds the password that the server logs in with where it streams from: beside PGDATA, so that no copy of it takes the file along.
+    pub(crate) fn replication_pass_file(&self) -> PathBuf {
+        let path = self.inner.options.keeper_directory.join("replication.pgpass");
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// A server reads the file at each of its attempts, so that a new password is in force without a reload.
+    fn write_replication_pass_file(&self) -> Result<()> {
+        let who = &self.inner.options.replication;
+        match who.password_to_send() {
+            Some(password) => {
+                let line = quote::pgpass_line(PgpassHost::Any, &who.username, password);
+                write_atomically(&self.replication_pass_file(), line.as_bytes())?;
+            }
+            None => {
+                remove_if_there(&self.replication_pass_file())?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes postgresql.conf, pg_hba.conf and the signal file of `config.recovery.mode`, each atomically and only when its content
@@ -184,11 +217,36 @@ impl LocalPostgres {
     /// [`LocalPostgres::check_settings`] names them.
     pub async fn write_config(&self, config: &Config, merge: ConfigMerge, limit: &Limit) -> Result<bool> {
         let version = self.version(limit).await?;
-        let written = config::write(&self.data_directory(), &self.files(config), merge, version)?;
-        if merge == ConfigMerge::Replace {
-            config::disable_alter_system(&self.data_directory())?;
+        let (server, files) = (self.clone(), self.files(config, version));
+        let write = move || {
+            server.write_replication_pass_file()?;
+            let mapped = server.write_account_map()?;
+            let written = config::write(&server.data_directory(), &files, merge, version)?;
+            if merge == ConfigMerge::Replace {
+                config::disable_alter_system(&server.data_directory())?;
+            }
+            Ok([mapped, written].contains(&Written::Replaced))
+        };
+        self.on_disk("writing the configuration", limit, write).await
+    }
+
+    /// Works with files away from the keeper's one thread, since a disk may hang: one piece of work at a time, so that those that wait do
+    /// not pile up. What has begun goes on when the limit ends, and what comes later waits for it.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        &self,
+        what: &str,
+        limit: &Limit,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = limit.guard(what, Arc::clone(&self.inner.disk).lock_owned()).await?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        match limit.guard(what, done).await? {
+            Ok(done) => done,
+            Err(error) => Err(PostgresError::Invalid(format!("{what}: {error}"))),
         }
-        Ok(written == Written::Replaced)
     }
 
     /// Whether `ALTER SYSTEM` fails, as [`LocalPostgres::write_config`] sees to. A server with `fsync = off` makes the link a file.

@@ -55,13 +55,15 @@ pub(crate) struct PidFile {
     pub(crate) pid: u32,
     /// Connections are accepted.
     pub(crate) ready: bool,
+    /// It was told to end.
+    pub(crate) stopping: bool,
 }
 
 impl PidFile {
     fn parse(text: &str) -> Option<Self> {
         let pid = text.lines().next()?.trim().parse().ok()?;
-        let ready = text.lines().nth(7).is_some_and(|status| matches!(status.trim(), "ready" | "standby"));
-        Some(Self { pid, ready })
+        let status = text.lines().nth(7).unwrap_or_default().trim();
+        Some(Self { pid, ready: matches!(status, "ready" | "standby"), stopping: status == "stopping" })
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
+use crate::environment::{Environment, prepare_environment};
 use crate::error::{Disk, PostgresError, Result};
 use crate::explain;
 use crate::limit::Limit;
@@ -21,17 +22,6 @@ pub(crate) const TAIL_LINES: usize = 60;
 pub(crate) const TOOL_OF: &str = "STOLON_TOOL_OF";
 const LONGEST_LINE: usize = 8 * 1024;
 const TERMINATION_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Which environment a child gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Environment {
-    /// Ours without what would change the behaviour of libpq or PostgreSQL, messages in English.
-    Clean,
-    /// The same with the language as it is (`initdb` takes the cluster's locale from it).
-    CleanKeepLanguage,
-    /// Ours as it is (the user's restore command).
-    Full,
-}
 
 /// A program to run to its end.
 #[derive(Debug)]
@@ -221,30 +211,6 @@ pub(crate) async fn read_lines(stream: Option<impl AsyncRead + Unpin>, mut on_li
     }
     if !pending.is_empty() {
         on_line(&String::from_utf8_lossy(&pending));
-    }
-}
-
-/// Removes what would change the behaviour of libpq and PostgreSQL (`PGHOST`, `PGPASSWORD`, `PGDATA`, …; PostgreSQL manual,
-/// "Environment Variables"), and the keeper's own settings, which may hold passwords.
-pub(crate) fn prepare_environment(command: &mut Command, environment: Environment) {
-    if environment == Environment::Full {
-        return;
-    }
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let of_libpq = text.starts_with("PG") && !text.starts_with("PG_");
-        if of_libpq || text.starts_with("STKEEPER_") {
-            command.env_remove(&name);
-        }
-    }
-    if environment == Environment::Clean {
-        // LC_ALL would overrule LC_MESSAGES; its meaning for the other categories is kept.
-        if let Some(all) = std::env::var_os("LC_ALL").filter(|value| !value.is_empty()) {
-            for category in ["LANG", "LC_COLLATE", "LC_CTYPE", "LC_MONETARY", "LC_NUMERIC", "LC_TIME"] {
-                command.env(category, &all);
-            }
-        }
-        command.env_remove("LC_ALL").env_remove("LANGUAGE").env("LC_MESSAGES", "C");
     }
 }
 

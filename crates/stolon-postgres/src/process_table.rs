@@ -1,19 +1,25 @@
 //! The processes of this machine, as `/proc` shows them. What cannot be read belongs to others.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use procfs::process::Process;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::process::TOOL_OF;
 
 /// Processes of tools that work for the keeper in `directory`.
-pub(crate) fn tools_of(directory: &Path) -> Vec<u32> {
+pub(crate) fn tools_of(directory: &Path) -> Vec<Held> {
     let is_marked = |process: &Process| {
         let environment = process.environ().unwrap_or_default();
         environment.get(OsStr::new(TOOL_OF)).is_some_and(|value| value == directory.as_os_str())
     };
-    processes().filter(is_marked).filter_map(|process| process.pid().try_into().ok()).collect()
+    processes()
+        .filter(is_marked)
+        .filter_map(|process| process.pid().try_into().ok())
+        .filter_map(Held::of)
+        .collect()
 }
 
 /// The postmaster that was started in `data_directory` by a keeper: not only once it has a pid file.
@@ -48,4 +54,54 @@ pub(crate) fn startup_process_of(data_directory: &Path) -> Option<String> {
 
 fn processes() -> impl Iterator<Item = Process> {
     procfs::process::all_processes().into_iter().flatten().flatten()
+}
+
+/// A process that is held by a descriptor (pidfd_open(2)), so that its number cannot become another's before it is signalled.
+pub(crate) struct Held {
+    pid: i32,
+    /// Clock ticks since the boot of the machine: with the number, the identity of a process.
+    started: u64,
+    handle: OwnedFd,
+}
+
+impl Held {
+    /// The process that has this number now; none when there is none.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok()?;
+        let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let started = Process::new(pid).and_then(|process| process.stat()).ok()?.starttime;
+        Some(Self { pid, started, handle })
+    }
+
+    /// Best effort: it may have ended.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// True once it has ended, whether or not its parent has noticed.
+    pub(crate) fn is_over(&self) -> bool {
+        match Process::new(self.pid).and_then(|process| process.stat()) {
+            Ok(stat) => stat.starttime != self.started || matches!(stat.state, 'Z' | 'X'),
+            Err(_) => true,
+        }
+    }
+}
+
+/// All that descend from a process, and not the process itself.
+pub(crate) fn family_of(ancestor: &Held) -> Vec<Held> {
+    let table: Vec<(i32, i32, u64)> = processes()
+        .filter_map(|process| process.stat().ok())
+        .map(|stat| (stat.pid, stat.ppid, stat.starttime))
+        .collect();
+    let mut members = vec![ancestor.pid];
+    let mut family = Vec::new();
+    let mut at = 0;
+    while let Some(&parent) = members.get(at) {
+        at += 1;
+        for &(pid, _, started) in table.iter().filter(|(_, of, _)| *of == parent) {
+            members.push(pid);
+            family.extend(pid.try_into().ok().and_then(Held::of).filter(|held| held.started == started));
+        }
+    }
+    family
 }

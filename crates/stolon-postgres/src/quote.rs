@@ -54,10 +54,28 @@ fn conninfo_value(value: &str) -> String {
     quoted
 }
 
+/// Which servers a line of a password file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PgpassHost<'a> {
+    /// Whatever a connection string names.
+    Any,
+    /// This one.
+    Named {
+        /// Address or name, as in the connection string.
+        host: &'a str,
+        /// Its port.
+        port: &'a str,
+    },
+}
+
 /// One line of a password file (PostgreSQL manual, "The Password File").
-pub fn pgpass_line(host: &str, port: &str, user: &str, password: &str) -> String {
+pub fn pgpass_line(host: PgpassHost<'_>, user: &str, password: &str) -> String {
     let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    format!("{}:{}:*:{}:{}\n", escape(host), escape(port), escape(user), escape(password))
+    let (host, port) = match host {
+        PgpassHost::Any => ("*".to_owned(), "*".to_owned()),
+        PgpassHost::Named { host, port } => (escape(host), escape(port)),
+    };
+    format!("{host}:{port}:*:{}:{}\n", escape(user), escape(password))
 }
 
 /// The value of a parameter that is a list of directories, such as `unix_socket_directories`
@@ -118,7 +136,9 @@ mod tests {
         assert_eq!(conninfo([("password", r"it's a \ b")]), r"password=it\'s\ a\ \\\ b");
         assert_eq!(recovery_value(r"password=it\'s"), r"'password=it\\''s'");
         assert_eq!(parameter_value(r"it's \n"), r"'it''s \n'");
-        assert_eq!(pgpass_line("::1", "5432", "u", r"a:b\c"), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
+        let named = PgpassHost::Named { host: "::1", port: "5432" };
+        assert_eq!(pgpass_line(named, "u", r"a:b\c"), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
+        assert_eq!(pgpass_line(PgpassHost::Any, "u:", "p"), "*:*:*:u\\::p\n");
         assert_eq!(sql_literal(r"a'b\c"), r" E'a''b\\c'");
         assert_eq!(sql_identifier("a\"b"), "\"a\"\"b\"");
     }

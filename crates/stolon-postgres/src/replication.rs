@@ -1,12 +1,14 @@
 //! The few messages of the replication protocol that a keeper speaks itself: log in with `replication=true`, ask, read text
-//! (PostgreSQL manual, "Streaming Replication Protocol"). No TLS.
+//! (PostgreSQL manual, "Streaming Replication Protocol"). tokio-postgres has no replication mode, and answers whatever it is asked for.
 
 use bytes::{BufMut, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
+use stolon_core::keeper::PasswordProtocol;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::credentials::Credentials;
+use crate::source::WeakProof;
 
 /// Columns as text.
 pub(crate) type Row = Vec<Option<String>>;
@@ -18,6 +20,8 @@ pub(crate) enum Failure {
     Io(std::io::Error),
     /// An answer that makes no sense.
     Protocol(String),
+    /// It wants a password in a form that gives it away.
+    Weak(WeakProof),
     /// The server said no.
     Server {
         /// SQLSTATE.
@@ -30,6 +34,25 @@ pub(crate) enum Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+/// How well it is known who listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// The process that we started: the kernel says so.
+    Ours,
+    /// Whoever has the address.
+    Unproven(PasswordProtocol),
+}
+
+impl Peer {
+    fn may_ask_for(self, asked: WeakProof) -> bool {
+        match self {
+            Self::Ours => true,
+            Self::Unproven(PasswordProtocol::ScramOrMd5) => asked == WeakProof::Md5,
+            Self::Unproven(PasswordProtocol::Scram) => false,
+        }
     }
 }
 
@@ -47,7 +70,12 @@ struct Message {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
     /// Logs in over `stream`.
-    pub(crate) async fn new(stream: S, who: &Credentials, application_name: &str) -> Result<Self, Failure> {
+    pub(crate) async fn new(
+        stream: S,
+        peer: Peer,
+        who: &Credentials,
+        application_name: &str,
+    ) -> Result<Self, Failure> {
         let mut connection = Self { stream };
         let mut buffer = BytesMut::new();
         let parameters = [
@@ -57,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
         ];
         frontend::startup_message(parameters, &mut buffer)?;
         connection.send(&buffer).await?;
-        connection.authenticate(who).await?;
+        connection.authenticate(peer, who).await?;
         // Until ready for queries.
         while connection.read().await?.tag != b'Z' {}
         Ok(connection)
@@ -82,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
         failure.map_or(Ok(rows), Err)
     }
 
-    async fn authenticate(&mut self, who: &Credentials) -> Result<(), Failure> {
+    async fn authenticate(&mut self, peer: Peer, who: &Credentials) -> Result<(), Failure> {
         let password = who.password_to_send().unwrap_or_default();
         let mut scram: Option<sasl::ScramSha256> = None;
         loop {
@@ -94,6 +122,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
             let mut buffer = BytesMut::new();
             match i32::from_be_bytes(*kind) {
                 0 => return Ok(()),
+                3 if !peer.may_ask_for(WeakProof::Cleartext) => {
+                    return Err(Failure::Weak(WeakProof::Cleartext));
+                }
+                5 if !peer.may_ask_for(WeakProof::Md5) => return Err(Failure::Weak(WeakProof::Md5)),
                 3 => frontend::password_message(password.as_bytes(), &mut buffer)?,
                 5 => {
                     let salt = data.first_chunk::<4>().ok_or_else(short)?;

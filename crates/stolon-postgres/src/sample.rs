@@ -11,7 +11,6 @@ use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::process::lock;
-use crate::quote::sql_literal;
 
 /// Standbys only: what merely receives WAL, such as a base backup, replays nothing.
 const REPLICATION: &str = "SELECT application_name, sync_state, flush_lsn FROM pg_stat_replication \
@@ -51,6 +50,8 @@ impl LocalPostgres {
             primary_position(position)?
         };
         let directory = self.data_directory();
+        let read = move || Ok((timeline_history(&directory, timeline)?, older_wal_file(&directory)));
+        let (history, older_wal_file) = self.on_disk("reading pg_wal", limit, read).await?;
         let mut pending_restart = column(pending);
         if !in_recovery {
             // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.
@@ -65,7 +66,7 @@ impl LocalPostgres {
                 true => WalReceiver::Absent(self.replication_failure()),
                 false => WalReceiver::Streaming,
             },
-            history: timeline_history(&directory, timeline)?,
+            history,
             configured_parameters: settings
                 .iter()
                 .filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())))
@@ -73,7 +74,7 @@ impl LocalPostgres {
             replication: replication.iter().map(replication_row).collect(),
             pending_restart,
             synchronous_standby_names: column(names).pop().unwrap_or_default(),
-            older_wal_file: older_wal_file(&directory).unwrap_or_else(|error| {
+            older_wal_file: older_wal_file.unwrap_or_else(|error| {
                 tracing::warn!("{error}");
                 String::new()
             }),
@@ -85,19 +86,6 @@ impl LocalPostgres {
         let answers = self.query("read the configured parameters", SETTINGS, limit).await?;
         let rows = answers.first().map(Vec::as_slice).unwrap_or_default();
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))).collect())
-    }
-
-    /// Ends the sessions of all clients but the superuser and the replication user. Returns how many.
-    pub async fn terminate_clients(&self, limit: &Limit) -> Result<u64> {
-        let options = self.options();
-        let sql = format!(
-            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
-             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename NOT IN ({}, {})",
-            sql_literal(&options.superuser.username),
-            sql_literal(&options.replication.username)
-        );
-        let count = self.query_value("end the clients' sessions", &sql, limit).await?;
-        count.and_then(|count| count.parse().ok()).ok_or_else(|| unexpected("how many sessions it ended"))
     }
 
     /// While WAL streams in, the receiver knows the timeline. Otherwise the server is asked to identify itself as it would to another;
@@ -134,7 +122,7 @@ fn primary_position(row: &SimpleQueryRow) -> Result<(Timeline, Lsn)> {
     Ok((Timeline(timeline.ok_or_else(|| unexpected("its timeline"))?), lsn))
 }
 
-fn unexpected(what: &str) -> PostgresError {
+pub(crate) fn unexpected(what: &str) -> PostgresError {
     PostgresError::Invalid(format!("PostgreSQL does not tell {what}"))
 }
 

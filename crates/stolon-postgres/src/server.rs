@@ -12,13 +12,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config;
+use crate::environment::{Environment, prepare_environment};
 use crate::error::{PostgresError, Result};
 use crate::explain;
-use crate::files::fresh_private_directory;
 use crate::limit::Limit;
-use crate::local::{LocalPostgres, OrphanOutcome};
-use crate::process::{Environment, lock, prepare_environment, push_tail, read_lines, status_in_words};
-use crate::process_table::tools_of;
+use crate::local::LocalPostgres;
+use crate::process::{lock, push_tail, read_lines, status_in_words};
 use crate::quote;
 
 /// What is known of the server process without asking it.
@@ -47,15 +46,6 @@ impl ServerState {
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. })
     }
-}
-
-/// How to ask a server to end (PostgreSQL manual, "Shutting Down the Server").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopMode {
-    /// SIGINT; SIGQUIT when that does not end it in time.
-    Fast,
-    /// SIGQUIT at once.
-    Immediate,
 }
 
 const READY_POLL: Duration = Duration::from_millis(5);
@@ -92,7 +82,10 @@ impl LocalPostgres {
             return Err(PostgresError::Invalid("PostgreSQL is already running".to_owned()));
         }
         let directory = self.data_directory();
-        config::disable_alter_system(&directory)?;
+        self.on_disk("preparing the start of PostgreSQL", limit, move || {
+            config::disable_alter_system(&directory)
+        })
+        .await?;
         loop {
             self.forget_stale_pid_file()?;
             let sockets = self.prepare_sockets().await?;
@@ -121,9 +114,9 @@ impl LocalPostgres {
         // A configuration file that came with the data may name the places of another machine.
         set("data_directory", &directory);
         set("hba_file", &directory.join("pg_hba.conf"));
+        set("ident_file", &directory.join("pg_ident.conf"));
         if merge == ConfigMerge::WithExisting {
             set("config_file", &directory.join(config::MERGED_FILE));
-            set("ident_file", &directory.join("pg_ident.conf"));
             set("external_pid_file", std::path::Path::new(""));
             set("logging_collector", std::path::Path::new("off"));
         }
@@ -150,10 +143,8 @@ impl LocalPostgres {
     }
 
     fn hear(&self, line: &str) {
-        use std::io::Write;
         let line = explain::mask_passwords(line);
-        // Nothing can be done, or said, about a stderr that is gone.
-        let _ = writeln!(std::io::stderr(), "{line}");
+        self.inner.options.log.take(&line);
         push_tail(&mut lock(&self.inner.log_tail), line.into_owned());
     }
 
@@ -282,34 +273,6 @@ impl LocalPostgres {
         }
     }
 
-    /// Stops our child and returns when it is gone. No child: nothing. With [`StopMode::Fast`] it
-    /// escalates to SIGQUIT after `patience`, and to SIGKILL when SIGQUIT had the same time.
-    pub async fn stop(&self, mode: StopMode, patience: Duration, limit: &Limit) -> Result<()> {
-        let mut signals = vec![(Signal::QUIT, "immediate"), (Signal::KILL, "kill")];
-        if mode == StopMode::Fast {
-            signals.insert(0, (Signal::INT, "fast"));
-        }
-        for (signal, name) in signals {
-            let ServerState::Running { pid } = *self.inner.state.borrow() else { break };
-            self.inner.stopping.store(true, Ordering::SeqCst);
-            self.disconnect();
-            if let Some(pid) = crate::process::pid(pid) {
-                let _ = rustix::process::kill_process(pid, signal);
-            }
-            let mut state = self.server();
-            let gone = tokio::time::timeout(patience, state.wait_for(|state| !state.is_running()));
-            if limit.guard("stopping PostgreSQL", gone).await?.is_ok() {
-                break;
-            }
-            tracing::warn!("PostgreSQL did not stop within {patience:?} after a {name} shutdown request");
-        }
-        if self.inner.state.borrow().is_running() {
-            return Err(PostgresError::Timeout { what: "stopping PostgreSQL".to_owned() });
-        }
-        self.inner.state.send_replace(ServerState::Stopped);
-        Ok(())
-    }
-
     /// Makes the running server read its files again, waits until it has, and returns the lines it did not take; a timeout when it
     /// does not get to it. A server that says that it does not accept connections yet is only told; one that does not answer although it
     /// should is told, too, and an error, since nobody knows whether it listened.
@@ -398,59 +361,13 @@ impl LocalPostgres {
         Ok(())
     }
 
-    fn signal_server(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal_server(&self, signal: Signal) -> Result<()> {
         let pid = self.still_running()?;
         let pid = crate::process::pid(pid).ok_or_else(|| PostgresError::NotRunning)?;
         rustix::process::kill_process(pid, signal).map_err(|error| PostgresError::Io {
             what: "cannot signal PostgreSQL".to_owned(),
             source: error.into(),
         })
-    }
-
-    /// Stops a server that runs in PGDATA and is not our child (left by a killed keeper): fast, then immediate. To be called first of
-    /// all; it also kills the tools, removes the secrets and ends the exchange of data directories that a killed keeper left.
-    pub async fn stop_orphan(&self, limit: &Limit) -> Result<OrphanOutcome> {
-        if self.inner.state.borrow().is_running() {
-            return Ok(OrphanOutcome::None);
-        }
-        self.kill_leftover_tools(limit).await?;
-        fresh_private_directory(&self.secrets_directory())?;
-        self.finish_exchange()?;
-        let Some(pid) = self.live_orphan()? else { return Ok(OrphanOutcome::None) };
-        let target = crate::process::pid(pid)
-            .ok_or_else(|| PostgresError::Invalid(format!("postmaster.pid names process {pid}")))?;
-        let patience = limit.remaining().map_or(Duration::from_secs(60), |all| all / 3);
-        for signal in [Signal::INT, Signal::QUIT, Signal::KILL] {
-            let _ = rustix::process::kill_process(target, signal);
-            let step = limit.at_most(patience);
-            while self.live_orphan()? == Some(pid) {
-                if step.pause("stopping the PostgreSQL that was left running", EXIT_POLL).await.is_err() {
-                    limit.check("stopping the PostgreSQL that was left running")?;
-                    break;
-                }
-            }
-            if self.live_orphan()? != Some(pid) {
-                return Ok(OrphanOutcome::Stopped { pid });
-            }
-        }
-        Err(PostgresError::Timeout {
-            what: format!("stopping the PostgreSQL that was left running (process {pid})"),
-        })
-    }
-
-    /// A base backup or restore command that outlived its keeper would go on writing where the next one works.
-    async fn kill_leftover_tools(&self, limit: &Limit) -> Result<()> {
-        let directory = &self.inner.options.keeper_directory;
-        loop {
-            let tools = tools_of(directory);
-            if tools.is_empty() {
-                return Ok(());
-            }
-            for tool in tools.into_iter().filter_map(crate::process::pid) {
-                let _ = rustix::process::kill_process(tool, Signal::KILL);
-            }
-            limit.pause("the end of what the previous keeper left running", EXIT_POLL).await?;
-        }
     }
 }
 

@@ -31,8 +31,8 @@ impl LocalPostgres {
         merge: ConfigMerge,
         limit: &Limit,
     ) -> Result<Vec<RejectedSetting>> {
-        let files = &self.files(config);
         let version = self.version(limit).await?;
+        let files = &self.files(config, version);
         let scratch = self.inner.options.keeper_directory.join(SCRATCH);
         fresh_private_directory(&scratch)?;
         let whole = version.computes_settings_offline() && copy_identity(&self.data_directory(), &scratch)?;

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use stolon_core::keeper::Upstream;
+use stolon_core::keeper::{PasswordProtocol, Upstream};
+use stolon_core::postgres::Version;
 use stolon_model::{Lsn, Timeline};
-use tokio::net::TcpStream;
 
 use crate::credentials::Credentials;
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::quote;
-use crate::replication::{Failure, ReplicationConnection, Row};
+use crate::replication::{Failure, Peer, ReplicationConnection, Row};
+use crate::tls::{self, Stream, Tls};
 
 /// What a source said about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +46,15 @@ pub enum SourceProblem {
         /// The server's words.
         reason: String,
     },
-    /// It demands TLS; the look beforehand speaks none. The copy itself does (`sslmode=prefer`).
-    #[error("PostgreSQL at {address} wants TLS, so it was not looked at beforehand")]
-    NeedsTls {
+    /// It wants the password in a form that gives it away, and nothing proves that it is the source.
+    #[error("whoever answers at {address} asks for the password of {user} {asked}, and was not answered")]
+    WeakProof {
         /// host:port.
         address: String,
+        /// Whose.
+        user: String,
+        /// How.
+        asked: WeakProof,
     },
     /// No wal sender is free.
     #[error("PostgreSQL at {address} has no free wal sender: {reason}")]
@@ -89,6 +94,17 @@ pub enum SourceProblem {
     },
 }
 
+/// Ways to prove a password from which whoever asks learns it, or enough to guess it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeakProof {
+    /// The password itself.
+    #[error("in the clear")]
+    Cleartext,
+    /// A hash of it.
+    #[error("by MD5")]
+    Md5,
+}
+
 impl SourceProblem {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
@@ -99,29 +115,53 @@ impl SourceProblem {
             Self::Refused { .. } => {
                 Some("are the replication user and its password the same on every keeper?".into())
             }
+            Self::WeakProof { asked: WeakProof::Md5, .. } => Some(
+                "set the password anew, so that PostgreSQL stores it for SCRAM; or, where the cluster has to keep MD5, say so with \
+                 password_encryption = md5 in pgParameters"
+                    .into(),
+            ),
+            Self::WeakProof { asked: WeakProof::Cleartext, .. } => {
+                Some("is that a PostgreSQL of this cluster? Its keeper admits the replication user with md5 or trust only".into())
+            }
             Self::Busy { .. } => Some("raise maxStandbys or additionalWalSenders".into()),
             _ => None,
         }
     }
 }
 
+/// SQLSTATE `invalid_authorization_specification`: no line of `pg_hba.conf` admits the connection.
+const INVALID_AUTHORIZATION: &str = "28000";
 const SLOT_POLL: Duration = Duration::from_millis(100);
 
 impl LocalPostgres {
-    /// `primary_conninfo` for following `source`, with the password, in the text of the reference.
-    pub fn replication_conninfo(&self, source: &Upstream) -> String {
-        let password = self.inner.options.replication.password_to_send().unwrap_or_default();
-        self.conninfo(source, &self.inner.options.replication, &[("password", password)])
+    /// `primary_conninfo` for following `source`. The password is in the file that [`LocalPostgres::write_config`] writes with it.
+    pub(crate) fn replication_conninfo(&self, source: &Upstream, version: Version) -> String {
+        let who = &self.inner.options.replication;
+        let file = self.replication_pass_file();
+        let file = who.password_to_send().map_or("", |_| file.to_str().unwrap_or_default());
+        self.conninfo(source, who, version, &[("passfile", file)])
     }
 
     /// Without a password; `more` pairs are added.
-    pub(crate) fn conninfo(&self, source: &Upstream, who: &Credentials, more: &[(&str, &str)]) -> String {
+    pub(crate) fn conninfo(
+        &self,
+        source: &Upstream,
+        who: &Credentials,
+        version: Version,
+        more: &[(&str, &str)],
+    ) -> String {
+        let refused = match (version.has_require_auth(), source.passwords) {
+            (false, _) => "",
+            (true, PasswordProtocol::Scram) => "!password,!md5",
+            (true, PasswordProtocol::ScramOrMd5) => "!password",
+        };
         let pairs = [
             ("user", who.username.as_str()),
             ("host", source.host.as_str()),
             ("port", source.port.as_str()),
             ("application_name", source.application_name.as_str()),
             ("sslmode", "prefer"),
+            ("require_auth", refused),
         ];
         quote::conninfo(pairs.into_iter().chain(more.iter().copied()))
     }
@@ -138,11 +178,7 @@ impl LocalPostgres {
         let address = format!("{}:{}", source.host, source.port);
         let replication = &self.inner.options.replication;
         let look = async {
-            let port =
-                source.port.parse::<u16>().map_err(|_| Failure::Protocol("that is no port".to_owned()))?;
-            let stream = TcpStream::connect((source.host.as_str(), port)).await.map_err(Failure::from)?;
-            let mut connection =
-                ReplicationConnection::new(stream, replication, &source.application_name).await?;
+            let mut connection = log_in(source, replication).await?;
             let identity = connection.query("IDENTIFY_SYSTEM").await?;
             let facts = facts_of(&identity)?;
             let slots = match slot {
@@ -206,16 +242,34 @@ impl LocalPostgres {
 
     /// What `IDENTIFY_SYSTEM` says of the local server.
     pub(crate) async fn identify_local(&self, limit: &Limit) -> Result<SourceFacts> {
-        let options = &self.inner.options;
-        let stream = self.dial().await?;
+        const WHAT: &str = "asking the local PostgreSQL to identify itself";
+        let superuser = &self.inner.options.superuser;
+        let stream = limit.guard(WHAT, self.dial()).await??;
         let ask = async {
             let mut connection =
-                ReplicationConnection::new(stream, &options.replication, "stolon-keeper").await?;
+                ReplicationConnection::new(stream, Peer::Ours, superuser, "stolon-keeper").await?;
             facts_of(&connection.query("IDENTIFY_SYSTEM").await?)
         };
-        limit.guard("asking the local PostgreSQL to identify itself", ask).await?.map_err(|failure| {
-            failure.into_problem("the local socket".to_owned(), &options.replication.username).into()
+        limit.guard(WHAT, ask).await?.map_err(|failure| {
+            failure.into_problem("the local socket".to_owned(), &superuser.username).into()
         })
+    }
+}
+
+/// As `sslmode=prefer` does, so that the copy will come through, too: over TLS where the server has it; without where it has not, or
+/// has no rule for us with it.
+async fn log_in(
+    source: &Upstream,
+    who: &Credentials,
+) -> Result<ReplicationConnection<Box<dyn Stream>>, Failure> {
+    let peer = Peer::Unproven(source.passwords);
+    let over = async |tls| {
+        let stream = tls::connect(&source.host, &source.port, tls).await?;
+        ReplicationConnection::new(stream, peer, who, &source.application_name).await
+    };
+    match over(Tls::Preferred).await {
+        Err(Failure::Server { code, .. }) if code == INVALID_AUTHORIZATION => over(Tls::No).await,
+        done => done,
     }
 }
 
@@ -237,10 +291,8 @@ impl Failure {
         match self {
             Failure::Io(error) => SourceProblem::Unreachable { address, reason: error.to_string() },
             Failure::Protocol(reason) => SourceProblem::Other { address, reason },
+            Failure::Weak(asked) => SourceProblem::WeakProof { address, user, asked },
             Failure::Server { code, message } => match code.as_str() {
-                "28000" if message.contains("no encryption") && message.contains("no pg_hba.conf entry") => {
-                    SourceProblem::NeedsTls { address }
-                }
                 "28P01" | "28000" | "42501" => SourceProblem::Refused { address, user, reason: message },
                 "53300" => SourceProblem::Busy { address, reason: message },
                 _ => SourceProblem::Other { address, reason: message },

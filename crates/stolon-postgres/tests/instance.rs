@@ -353,37 +353,6 @@ instance_test!(recovery_to_a_target_ends_or_says_why_not, || async {
     assert_eq!(b.postgres.facts().unwrap(), Data::Absent);
 });
 
-instance_test!(an_orphan_is_stopped_and_only_ours, || async {
-    let a = Instance::new("a", &Passwords::default());
-    a.create(&[]).await;
-    let pid = a.pid();
-    let second = a.reopened();
-    assert!(
-        second.start(ConfigMerge::Replace, &limit()).await.unwrap_err().to_string().contains("did not start")
-    );
-    assert!(second.remove_data(&limit()).await.is_err());
-    let outcome = second.stop_orphan(&limit()).await.unwrap();
-    assert_eq!(outcome, OrphanOutcome::Stopped { pid: pid.try_into().unwrap() });
-    assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::None);
-
-    // A pid file that names somebody else: a process that must live on.
-    std::fs::write(a.data().join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
-    assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::None);
-    second.start(ConfigMerge::Replace, &limit()).await.unwrap();
-    second.wait_ready(&limit()).await.unwrap();
-    second.stop(StopMode::Immediate, DEADLINE, &limit()).await.unwrap();
-});
-
-instance_test!(an_orphan_is_found_before_it_has_a_pid_file, || async {
-    let a = Instance::new("a", &Passwords::default());
-    a.create(&[]).await;
-    std::fs::remove_file(a.data().join("postmaster.pid")).unwrap();
-    let second = a.reopened();
-    assert!(second.remove_data(&limit()).await.is_err());
-    let pid = a.pid().try_into().unwrap();
-    assert_eq!(second.stop_orphan(&limit()).await.unwrap(), OrphanOutcome::Stopped { pid });
-});
-
 instance_test!(tools_and_secrets_of_a_killed_keeper_are_gone_before_anything_is_done, || async {
     let a = Instance::new("a", &Passwords::default());
     let secret = a.directory.path().join("secrets/1.0");
@@ -440,14 +409,6 @@ instance_test!(what_only_receives_wal_is_no_standby, || async {
     receiver.kill().unwrap();
     receiver.wait().unwrap();
     a.stop().await;
-});
-
-instance_test!(a_server_that_hangs_is_stopped_all_the_same, || async {
-    let a = Instance::new("a", &Passwords::default());
-    a.create(&[]).await;
-    kill(a.pid(), Signal::STOP);
-    a.postgres.stop(StopMode::Fast, Duration::from_millis(100), &limit()).await.unwrap();
-    assert_eq!(*a.postgres.server().borrow(), ServerState::Stopped);
 });
 
 instance_test!(a_tool_that_is_called_off_leaves_no_process, || async {

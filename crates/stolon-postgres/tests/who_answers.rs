@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stolon_core::keeper::{ConfigMerge, SlotChanges};
+use stolon_core::keeper::{ConfigMerge, OldData, SlotChanges};
 use stolon_model::NewConfig;
 use stolon_postgres::*;
 use support::*;
@@ -116,7 +116,7 @@ instance_test!(a_server_with_the_same_port_is_left_alone, || async {
     a.postgres.refresh_slots(&["stolon_x".to_owned()].into(), &limit()).await.unwrap();
     let b = Instance::with("b", &Passwords::default(), keeper_directory(), |options| {
         options.public_socket_directory = public.path().to_owned();
-        options.port = a.port.clone();
+        (options.port, options.listen_addresses) = (a.port.clone(), "127.0.0.2".into());
     });
     b.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
     let no_slots = std::collections::BTreeSet::new();
@@ -156,6 +156,26 @@ instance_test!(nothing_is_sent_to_whoever_takes_the_place_of_the_server, || asyn
     let mut sent = Vec::new();
     listener.accept().unwrap().0.read_to_end(&mut sent).unwrap();
     assert!(sent.is_empty(), "{sent:?}");
+    a.stop().await;
+});
+
+instance_test!(a_port_that_is_taken_is_found_before_anything_is_copied, || async {
+    let (a, b) = (Instance::new("a", &Passwords::default()), Instance::new("b", &Passwords::default()));
+    a.create(&[]).await;
+    a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    b.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
+    let before = fingerprint(&b.data());
+    for address in ["127.0.0.1", "0.0.0.0"] {
+        let taken = std::net::TcpListener::bind(format!("{address}:{}", b.port)).unwrap();
+        let is_taken = |error: &PostgresError| matches!(error, PostgresError::PortTaken { .. });
+        let copied = b.copy(&a, OldData::DeleteFirst).await.unwrap_err();
+        let rewound = b.postgres.rewind(&a.source_for(&b), &progress(), &limit()).await.unwrap_err();
+        let restored = b.postgres.restore("rm -rf %d/*", &progress(), &limit()).await.unwrap_err();
+        assert!([&copied, &rewound, &restored].into_iter().all(is_taken), "{copied} {rewound} {restored}");
+        drop(taken);
+    }
+    assert_eq!(fingerprint(&b.data()), before);
+    b.copy(&a, OldData::DeleteFirst).await.unwrap();
     a.stop().await;
 });
 

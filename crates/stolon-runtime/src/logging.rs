@@ -1,9 +1,10 @@
 //! Log lines: `<time>⇥<LEVEL>⇥<file:line>⇥<message>⇥<fields as JSON>` on stderr (docs: "Logs").
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
+use crate::log_queue::emit;
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -104,7 +105,7 @@ pub fn fatal(message: &str, hint: Option<&str>) {
         colored: false,
         zone: jiff::tz::TimeZone::UTC,
     });
-    emit(&style.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
+    emit(style.line("FATAL", "31", &place_name(place.file(), place.line()), &fields));
 }
 
 /// Our subscriber. `tracing-subscriber` is not used: its formatter writes other lines than Stolon's, and nothing here has spans.
@@ -160,7 +161,7 @@ impl Subscriber for Lines {
                 let word = if *metadata.level() == Level::WARN { "warning" } else { "error" };
                 let details =
                     if fields.json.is_empty() { String::new() } else { format!(" {{{}}}", fields.json) };
-                return emit(&redact(&format!("{word}: {}{details}\n", fields.message)));
+                return emit(redact(&format!("{word}: {}{details}\n", fields.message)).into_owned());
             }
         };
         let place = place_name(metadata.file().unwrap_or(metadata.target()), metadata.line().unwrap_or(0));
@@ -170,7 +171,7 @@ impl Subscriber for Lines {
             Level::INFO => ("INFO", "34"),
             _ => ("DEBUG", "35"),
         };
-        emit(&style.line(level, color, &place, &fields));
+        emit(style.line(level, color, &place, &fields));
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -193,11 +194,6 @@ impl Style {
         line.push('\n');
         line
     }
-}
-
-/// One write per line, so that lines of several processes do not mix. A closed stderr is no reason to fail.
-fn emit(line: &str) {
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// `2026-11-22T08:39:05.614Z`, and `+0100` where that is the offset.

@@ -1,10 +1,10 @@
 //! What every plan needs: the configuration that is wanted, and data that these binaries can run.
 
-use super::goal::InstanceGoal;
+use super::goal::{InstanceGoal, Peer};
 use super::hba::{Admission, HbaLine, hba_lines};
 use super::observation::{Config, Data, Observation, Present};
 use super::parameters::{ParameterFacts, ParameterProblem, wanted_parameters};
-use super::recovery::RecoverySettings;
+use super::recovery::{PasswordProtocol, RecoverySettings, Upstream};
 use super::step::Trouble;
 
 /// The whole configuration of an instance.
@@ -35,6 +35,12 @@ pub(super) fn config(
     });
     wanted.problems.extend(refused);
     Config { parameters: wanted.parameters, problems: wanted.problems, hba, recovery }
+}
+
+/// Where our instance streams or copies from.
+pub(super) fn upstream(goal: &InstanceGoal, seen: &Observation, peer: &Peer) -> Upstream {
+    Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid)
+        .with_passwords(PasswordProtocol::of(&goal.parameters.user, seen.version))
 }
 
 /// The instance at PGDATA if these binaries can run it.

@@ -1,11 +1,11 @@
 //! Bringing an instance that is here to what it is asked to be.
 
-use super::configuration::{config, usable};
+use super::configuration::{config, upstream, usable};
 use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
 
-use super::recovery::{RecoveryMode, RecoverySettings, Upstream};
+use super::recovery::{RecoveryMode, RecoverySettings};
 use super::step::{ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
@@ -29,6 +29,14 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
             steps.extend(start(&config));
             steps.extend([ready, Step::Reobserve]);
             Plan::of(Reason::NotRunning, steps).with_problems(&config)
+        }
+        // Whoever does not answer us may still answer the clients that it has.
+        Server::Running(None) if wanted.deposed_by.is_some() => {
+            let config = config(goal, seen, RecoverySettings::default(), admission);
+            let configure = Step::Configure { config: Box::new(config.clone()), merge: ConfigMerge::Replace };
+            let steps = vec![configure, Step::TerminateClients, ready, Step::Reobserve];
+            let because = wanted.deposed_by.iter().cloned().map(Reason::Deposed).collect();
+            Plan { because, steps, ..Plan::default() }.with_problems(&config)
         }
         Server::Running(None) => Plan::of(Reason::NotReady, vec![ready, Step::Reobserve]),
         // Another one was elected before this one was promoted: one primary is enough.
@@ -61,7 +69,11 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
         plan.steps.extend(reload(&config));
     }
     if wanted.deposed_by.is_some() {
-        plan.steps.extend([Step::TerminateClients, Step::EnsureSlots(goal.slots.clone())]);
+        // Whether the server has taken its files is waited for only once its clients are out.
+        let reload = plan.steps.pop_if(|step| matches!(step, Step::Reload));
+        plan.steps.push(Step::TerminateClients);
+        plan.steps.extend(reload);
+        plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
     }
     if plan.because.is_empty() && seen.gate == Gate::Closed {
         match &wanted.synchronous {
@@ -94,8 +106,7 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
             return Plan::stuck(Trouble::NoAddress(peer.uid.clone()));
         }
         Follow::Internal(peer) => {
-            let upstream = Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid);
-            RecoverySettings::internal_standby(upstream, seen.version)
+            RecoverySettings::internal_standby(upstream(goal, seen, peer), seen.version)
         }
         Follow::External { standby, archive } => {
             RecoverySettings::external_standby(standby.as_ref(), archive.as_ref(), seen.version)

@@ -11,6 +11,8 @@ pub struct User {
     pub name: String,
     /// Word of `pg_hba.conf`: `md5`, `trust`.
     pub method: String,
+    /// The same for a unix socket, with options: `peer map=…` where the system's account proves who it is.
+    pub local_method: String,
 }
 
 /// A line of `pg_hba.conf`.
@@ -109,12 +111,18 @@ pub enum Admission {
 pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission: Admission) -> Vec<HbaLine> {
     let named = |origin: HbaOrigin, database: HbaDatabase, user: &User| {
         let user_column = HbaUser::Named(user.name.clone());
-        HbaLine::Rule(HbaRule { origin, database, user: user_column, method: user.method.clone() })
+        let method = match origin {
+            HbaOrigin::Local => user.local_method.clone(),
+            _ => user.method.clone(),
+        };
+        HbaLine::Rule(HbaRule { origin, database, user: user_column, method })
     };
-    let mut lines = vec![
-        named(HbaOrigin::Local, HbaDatabase::Named("postgres"), superuser),
-        named(HbaOrigin::Local, HbaDatabase::Replication, replication),
-    ];
+    let mut lines = vec![named(HbaOrigin::Local, HbaDatabase::Named("postgres"), superuser)];
+    if superuser.local_method != superuser.method {
+        // The keeper asks a standby for its timeline over a replication connection.
+        lines.push(named(HbaOrigin::Local, HbaDatabase::Replication, superuser));
+    }
+    lines.push(named(HbaOrigin::Local, HbaDatabase::Replication, replication));
     if goal.access == AccessMode::Strict {
         for origin in strict_origins(&goal.peers) {
             lines.push(named(origin.clone(), HbaDatabase::All, superuser));
@@ -166,7 +174,7 @@ mod tests {
     use super::*;
 
     fn user(name: &str, method: &str) -> User {
-        User { name: name.into(), method: method.into() }
+        User { name: name.into(), method: method.into(), local_method: method.into() }
     }
 
     fn text(line: &HbaLine) -> String {
@@ -233,6 +241,18 @@ mod tests {
             let expected = [&LOCAL[..], &EVERYWHERE, tail].concat();
             assert_eq!(lines(AccessMode::All, &["10.0.0.9"], operator, admission), expected);
         }
+    }
+
+    #[test]
+    fn a_keeper_proves_itself_by_its_account_where_it_has_one() {
+        let goal = HbaGoal { access: AccessMode::Strict, peers: vec![], operator_lines: Some(vec![]) };
+        let by_account = User { local_method: "peer map=keeper".into(), ..user("su", "md5") };
+        let made = |replication: &User| -> Vec<String> {
+            hba_lines(&goal, &by_account, replication, Admission::Everybody).iter().map(text).collect()
+        };
+        let first = ["local postgres su peer map=keeper", "local replication su peer map=keeper"];
+        assert_eq!(made(&user("repl", "md5")), [&first[..], &["local replication repl md5"]].concat());
+        assert_eq!(made(&by_account), [&first[..], &["local replication su peer map=keeper"]].concat());
     }
 
     #[test]

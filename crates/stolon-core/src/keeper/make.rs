@@ -4,12 +4,12 @@ use stolon_model::PitrConfig;
 
 use crate::timeline::{Branch, is_different_branch};
 
-use super::configuration::{config, usable};
+use super::configuration::{config, upstream, usable};
 use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer};
 use super::hba::Admission;
 use super::observation::{Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage};
 
-use super::recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets};
+use super::recovery::{RecoveryMode, RecoverySettings, exclusive_targets};
 use super::step::{ConfigMerge, Plan, Reason, Step, Trouble};
 use super::warrant::{DestroyWarrant, Ground, assigned_anew, half_made, to_set_aside};
 
@@ -188,17 +188,13 @@ fn resync(
             start_copy(goal, seen, source, stage)
         }
         _ => match primary.filter(|_| can_rewind(seen, source)) {
-            Some(primary) => rewind(goal, source, primary, warrant),
+            Some(primary) => rewind(goal, seen, source, primary, warrant),
             None => {
                 let other = usable(goal, seen).err().filter(|_| stage == Stage::Copied);
                 copy(goal, seen, source, warrant, Reason::Copy(source.uid.clone())).troubled(other)
             }
         },
     }
-}
-
-fn upstream(goal: &InstanceGoal, peer: &Peer) -> Upstream {
-    Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid)
 }
 
 /// What was left half-made, be it for another instance, may be the middle, or the unfinished end, of a rewind: another one would take
@@ -213,8 +209,8 @@ fn can_rewind(seen: &Observation, source: &Peer) -> bool {
     same_system && seen.attempt.rewind_failures < REWIND_ATTEMPTS
 }
 
-fn examine(goal: &InstanceGoal, peer: &Peer) -> Step {
-    let upstream = upstream(goal, peer);
+fn examine(goal: &InstanceGoal, seen: &Observation, peer: &Peer) -> Step {
+    let upstream = upstream(goal, seen, peer);
     let system = &peer.status.system_identifier;
     Step::ExamineSource {
         slot: upstream.application_name.clone(),
@@ -223,13 +219,19 @@ fn examine(goal: &InstanceGoal, peer: &Peer) -> Step {
     }
 }
 
-fn rewind(goal: &InstanceGoal, source: &Peer, primary: &Peer, warrant: DestroyWarrant) -> Plan {
+fn rewind(
+    goal: &InstanceGoal,
+    seen: &Observation,
+    source: &Peer,
+    primary: &Peer,
+    warrant: DestroyWarrant,
+) -> Plan {
     let steps = vec![
         Step::Stop,
         Step::SetGate(Gate::Open),
-        examine(goal, source),
+        examine(goal, seen, source),
         Step::MarkInitializing(goal.uid.clone()),
-        Step::Rewind { upstream: upstream(goal, primary), warrant: warrant.clone() },
+        Step::Rewind { upstream: upstream(goal, seen, primary), warrant: warrant.clone() },
         Step::Reobserve,
     ];
     Plan { steps, because: vec![ground(&warrant), Reason::Rewind(primary.uid.clone())], ..Plan::default() }
@@ -243,8 +245,8 @@ fn copy(
     why: Reason,
 ) -> Plan {
     let reasons = vec![ground(&warrant), why];
-    let upstream = upstream(goal, source);
-    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open), examine(goal, source)];
+    let upstream = upstream(goal, seen, source);
+    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open), examine(goal, seen, source)];
     steps.extend(set_aside(goal, seen, &warrant));
     steps.extend([
         Step::MarkInitializing(goal.uid.clone()),
@@ -261,7 +263,7 @@ fn copy(
 
 /// What was copied has to start before it counts; what was rewound has to come up, too.
 fn start_copy(goal: &InstanceGoal, seen: &Observation, source: &Peer, stage: Stage) -> Plan {
-    let settings = RecoverySettings::internal_standby(upstream(goal, source), seen.version);
+    let settings = RecoverySettings::internal_standby(upstream(goal, seen, source), seen.version);
     let config = config(goal, seen, settings, Admission::Everybody);
     let merge = ConfigMerge::Replace;
     let mut steps = Vec::new();

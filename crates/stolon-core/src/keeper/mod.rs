@@ -42,7 +42,9 @@ pub use parameters::{
     wanted_parameters, with_what_was_left_out,
 };
 pub use plan::plan;
-pub use recovery::{RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters};
+pub use recovery::{
+    PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,
+};
 pub use say::Saying;
 pub use step::{ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

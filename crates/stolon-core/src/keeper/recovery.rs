@@ -28,12 +28,47 @@ pub struct Upstream {
     pub port: String,
     /// `application_name` there, which is also the name of our slot.
     pub application_name: String,
+    /// What may be answered when whoever listens there asks for a password.
+    pub passwords: PasswordProtocol,
 }
 
 impl Upstream {
     /// Stream from there, as instance `us`.
     pub fn new(host: &str, port: &str, us: &InstanceUid) -> Self {
-        Upstream { host: host.to_owned(), port: port.to_owned(), application_name: replication_name(us) }
+        Upstream {
+            host: host.to_owned(),
+            port: port.to_owned(),
+            application_name: replication_name(us),
+            passwords: PasswordProtocol::default(),
+        }
+    }
+
+    /// The same, with passwords proven as the cluster stores them.
+    pub fn with_passwords(self, passwords: PasswordProtocol) -> Self {
+        Upstream { passwords, ..self }
+    }
+}
+
+/// How a password is proven to a server that nothing proves (docs: design/005-who-answers.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PasswordProtocol {
+    /// By SCRAM, from which whoever asks learns nothing.
+    #[default]
+    Scram,
+    /// By MD5 as well: the cluster stores what only that can be checked against. Whoever asks can guess at leisure.
+    ScramOrMd5,
+}
+
+impl PasswordProtocol {
+    /// What the cluster stores, from its `password_encryption`, whose default was `md5` before 14
+    /// (PostgreSQL manual, "Authentication"; release notes 14).
+    pub fn of(parameters: &Parameters, version: Version) -> Self {
+        let set = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("password_encryption"));
+        let is_scram = match set {
+            Some((_, value)) => value.trim().eq_ignore_ascii_case("scram-sha-256"),
+            None => version.stores_scram_by_default(),
+        };
+        if is_scram { Self::Scram } else { Self::ScramOrMd5 }
     }
 }
 

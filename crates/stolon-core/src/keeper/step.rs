@@ -156,7 +156,7 @@ pub enum Step {
     Promote,
     /// Make these the replication slots that are ours.
     EnsureSlots(BTreeSet<String>),
-    /// End the sessions of all clients.
+    /// End the sessions of all clients, after the access rules were read again. A server that does not do so is ended itself.
     TerminateClients,
     /// Write down that this generation is reached.
     Commit(i64),

@@ -71,6 +71,16 @@ impl Version {
         self.has_signal_files() && !crate::settings::may_need_restart(self.major, name)
     }
 
+    /// `password_encryption` is `scram-sha-256` unless told otherwise (release notes 14).
+    pub fn stores_scram_by_default(self) -> bool {
+        self.major >= 14
+    }
+
+    /// libpq knows `require_auth` (release notes 16).
+    pub fn has_require_auth(self) -> bool {
+        self.major >= 16
+    }
+
     /// Recovery settings live in `postgresql.conf`, with `standby.signal` and `recovery.signal`
     /// (release notes 12, "Move recovery.conf settings into postgresql.conf").
     pub fn has_signal_files(self) -> bool {

@@ -13,7 +13,7 @@ pub const V15: Version = Version { major: 15, minor: 4 };
 pub const SYSTEM: &str = "7000000000000000001";
 
 pub fn identity() -> Identity {
-    let user = |name: &str| User { name: name.into(), method: "md5".into() };
+    let user = |name: &str| User { name: name.into(), method: "md5".into(), local_method: "md5".into() };
     Identity {
         keeper: "k1".into(),
         boot: "boot".into(),

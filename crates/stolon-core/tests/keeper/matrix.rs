@@ -426,13 +426,16 @@ fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
     let mut seen = running(DataKind::Primary, &goal(&cluster));
     cluster.cluster.status.primary = Some("pp".into());
     let fenced = plan(&goal(&cluster), &seen);
-    assert_eq!(words(&fenced), "configure:primary reload terminate slots commit:3");
+    assert_eq!(words(&fenced), "configure:primary terminate reload slots commit:3");
     seen.applied = fenced.steps.iter().find_map(|step| match step {
         Step::Configure { config, .. } => Some((**config).clone()),
         _ => None,
     });
     assert!(seen.applied.iter().all(|config| config.hba.len() == 6), "only superuser and replication lines");
     assert_eq!(planned(&cluster, &seen), "terminate slots commit:3");
+    let answers = std::mem::replace(&mut seen.server, Server::Running(None));
+    assert_eq!(planned(&cluster, &seen), "configure:primary terminate ready again", "its sessions may go on");
+    seen.server = answers;
     cluster.cluster.status.primary = Some("us".into());
     assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
     cluster.cluster.status.primary = None;

@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal};
 use stolon_model::{InstanceInitMode, Role};
 
-use crate::world::{World, scenario};
+use crate::world::{SUPERUSER, World, scenario};
 
 #[test]
 fn sigterm_leaves_no_process() {
@@ -247,5 +247,69 @@ fn cluster_data_that_cannot_be_worked_with_leaves_the_server_running() {
             })
             .await;
         assert_eq!(keeper.postmaster(), postmaster, "a keeper that was removed keeps its server");
+    });
+}
+
+/// A log that nobody reads: what holds it open, so that it can be written at all.
+fn unread_log(world: &World, uid: &str) -> std::fs::File {
+    let path = world.directory.path().join(format!("{uid}.log"));
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    std::fs::File::options().read(true).write(true).open(path).unwrap()
+}
+
+#[test]
+fn a_reader_of_the_log_that_stops_silences_neither_the_keeper_nor_postgresql() {
+    scenario(
+        "lifecycle::a_reader_of_the_log_that_stops_silences_neither_the_keeper_nor_postgresql",
+        async || {
+            let mut world = World::new();
+            let _unread = unread_log(&world, "k1");
+            let mut keeper = world.keeper("k1").await;
+            world.primary(&keeper).await;
+            // More than all pipes between PostgreSQL and the reader hold.
+            let superuser = keeper.connect_as(SUPERUSER.0, SUPERUSER.1).await.unwrap();
+            superuser.batch_execute("SET log_statement = 'all'").await.unwrap();
+            let statement = format!("SELECT '{}'", "x".repeat(4000));
+            for _ in 0..1000 {
+                superuser.batch_execute(&statement).await.unwrap();
+            }
+            for _ in 0..2 {
+                let before = world.report(&keeper).await.unwrap().info_uid;
+                world
+                    .eventually("another report", async |world| {
+                        let report = world.report(&keeper).await?;
+                        let healthy = report.postgres_state.is_some_and(|state| state.healthy);
+                        (healthy && report.info_uid != before).then_some(())
+                    })
+                    .await;
+            }
+            assert!(keeper.stop().await.success());
+        },
+    );
+}
+
+#[test]
+fn a_deposed_primary_whose_postmaster_hangs_serves_nobody() {
+    scenario("lifecycle::a_deposed_primary_whose_postmaster_hangs_serves_nobody", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        let client = keeper.connect_as(SUPERUSER.0, SUPERUSER.1).await.unwrap();
+        client.batch_execute("CREATE ROLE app LOGIN PASSWORD 'app'").await.unwrap();
+        let app = keeper.connect_as("app", "app").await.unwrap();
+        let hung = keeper.postmaster().unwrap();
+        rustix::process::kill_process(hung, Signal::STOP).unwrap();
+        app.batch_execute("SELECT 1").await.unwrap();
+        world.cluster.cluster.status.primary = Some("pp".into());
+        world.publish().await;
+        world
+            .eventually("the end of the client's session", async |_| {
+                app.batch_execute("SELECT 1").await.is_err().then_some(())
+            })
+            .await;
+        assert!(keeper.connect_as("app", "app").await.is_err(), "nor is anybody let in again");
+        assert!(keeper.stop().await.success(), "{}", keeper.log_text());
+        assert_eq!(keeper.processes(), Vec::<String>::new());
     });
 }

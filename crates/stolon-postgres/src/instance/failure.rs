@@ -39,6 +39,6 @@ fn trouble(problem: &SourceProblem) -> SourceTrouble {
         SourceProblem::Busy { .. } => SourceTrouble::Busy,
         SourceProblem::NoSlot { .. } => SourceTrouble::NoSlot,
         SourceProblem::OtherCluster { .. } => SourceTrouble::OtherCluster,
-        SourceProblem::NeedsTls { .. } | SourceProblem::Other { .. } => SourceTrouble::Other,
+        SourceProblem::WeakProof { .. } | SourceProblem::Other { .. } => SourceTrouble::Other,
     }
 }

@@ -6,11 +6,10 @@ use stolon_core::keeper::{Learned, Step, Upstream};
 use tokio_util::sync::CancellationToken;
 
 use super::LocalInstance;
+use crate::ending::StopMode;
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::{BaseBackup, ProgressSender};
-use crate::server::StopMode;
-use crate::source::SourceProblem;
 
 /// How long a new standby waits for its slot before it says so and tries again.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -114,14 +113,7 @@ impl LocalInstance {
         slot: &str,
         limit: &Limit,
     ) -> Result<()> {
-        match self.postgres.wait_for_source(upstream, system_identifier, Some(slot), limit).await {
-            Ok(_) => Ok(()),
-            // The copy speaks TLS, and meets whatever else is wrong with the source.
-            Err(PostgresError::Source(problem @ SourceProblem::NeedsTls { .. })) => {
-                tracing::info!("{problem}");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.postgres.wait_for_source(upstream, system_identifier, Some(slot), limit).await?;
+        Ok(())
     }
 }

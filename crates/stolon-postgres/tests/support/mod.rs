@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Config, ConfigMerge, Data, HbaLine, OldData, Present, Progress, RecoveryMode, Upstream,
+    Config, ConfigMerge, Data, HbaLine, OldData, PasswordProtocol, Present, Progress, RecoveryMode, Upstream,
 };
 use stolon_model::NewConfig;
 use stolon_postgres::*;
@@ -164,10 +164,12 @@ impl Instance {
         let mut options = Options {
             keeper_directory: directory.path().to_owned(),
             bin_path: Some(bin_directory().unwrap()),
+            listen_addresses: "127.0.0.1".into(),
             port: free_port().unwrap().to_string(),
             public_socket_directory: directory.path().to_owned(),
             superuser: credentials("stolon", &passwords.superuser),
             replication: credentials("repluser", &passwords.replication),
+            log: LogSink::new(|line| eprintln!("{line}")),
         };
         change(&mut options);
         let port = options.port.clone();
@@ -219,8 +221,7 @@ impl Instance {
     pub fn standby_files(&self, of: &Instance, more: &[(&str, &str)]) -> Config {
         let mut files = self.files(more);
         files.recovery.mode = RecoveryMode::Standby;
-        let conninfo = self.postgres.replication_conninfo(&of.source_for(self));
-        files.recovery.parameters.insert("primary_conninfo".into(), conninfo);
+        files.recovery.upstream = Some(of.source_for(self));
         files.recovery.parameters.insert("primary_slot_name".into(), self.slot());
         files
     }
@@ -230,7 +231,12 @@ impl Instance {
     }
 
     pub fn source_for(&self, other: &Instance) -> Upstream {
-        Upstream { host: "127.0.0.1".into(), port: self.port.clone(), application_name: other.slot() }
+        Upstream {
+            host: "127.0.0.1".into(),
+            port: self.port.clone(),
+            application_name: other.slot(),
+            passwords: PasswordProtocol::default(),
+        }
     }
 
     pub async fn start(&self, files: &Config) {

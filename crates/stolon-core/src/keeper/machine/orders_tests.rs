@@ -4,7 +4,7 @@ use super::*;
 use crate::keeper::{RewindCredentials, User};
 
 fn us() -> Identity {
-    let user = User { name: "su".into(), method: "md5".into() };
+    let user = User { name: "su".into(), method: "md5".into(), local_method: "md5".into() };
     Identity {
         keeper: "k1".into(),
         boot: "boot".into(),
