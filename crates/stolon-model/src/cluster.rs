@@ -234,10 +234,44 @@ document! {
         postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
         /// Set by `stolonctl failkeeper`, consumed by the leader.
         force_fail: bool = "forceFail", omit;
+        /// Ours, absent in Stolon's documents: what the last `stolonctl failkeeper` was made for, and what became of it.
+        fail_request: Option<FailRequest> = "failRequest", omit;
         /// Whether the keeper's instance may be elected; absent counts as true.
         can_be_primary: Option<bool> = "canBeMaster", omit;
         /// Whether the keeper's instance may be a synchronous standby; absent counts as true.
         can_be_synchronous_replica: Option<bool> = "canBeSynchronousReplica", omit;
+    }
+}
+
+document! {
+    /// A request of `stolonctl failkeeper`. Losing it is safe: the request then counts as one of Stolon's.
+    pub struct FailRequest {
+        /// By which the command knows its own request.
+        uid: String = "uid", omit;
+        /// The primary when it was made: the request lapses with it.
+        primary: Option<InstanceUid> = "master", omit;
+        /// When the document that it was made for was last written, by the clock of a sentinel.
+        made_for: Timestamp = "madeFor", keep;
+        /// What became of it; absent until that is known.
+        outcome: Option<FailOutcome> = "outcome", omit;
+        /// Why, for people.
+        because: String = "because", omit;
+        /// When that was known.
+        decided_at: Timestamp = "decidedAt", keep;
+    }
+}
+
+text_enum! {
+    /// What became of a request to treat a keeper as failed.
+    pub enum FailOutcome {
+        /// Another primary was elected.
+        Replaced => "replaced",
+        /// It counted as failed once; it was not the primary's.
+        Counted => "counted",
+        /// Nothing happened.
+        Nothing => "nothing",
+        /// It came too late.
+        Lapsed => "lapsed",
     }
 }
 

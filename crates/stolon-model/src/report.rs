@@ -1,7 +1,7 @@
 //! Reports: the small documents that each process publishes about itself (wire: `info`).
 
 use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
-use crate::json::document;
+use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::Parameters;
 use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
@@ -79,9 +79,24 @@ document! {
         pending_restart: bool = "pendingRestart", omit;
         /// How often PostgreSQL ended unexpectedly within the last minute.
         restarts: u32 = "restarts", omit;
+        /// How many looks at PostgreSQL the keeper process has completed, this report's included. Of two reports the positions
+        /// are as old as the looks.
+        looks: u64 = "looks", omit;
+        /// What keeps PostgreSQL from the wanted generation although it works, where a successor would meet the same.
+        hindrance: Option<Hindrance> = "hindrance", omit;
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
         /// than this knows that its store went back in time.
         served: Option<Served> = "served", omit;
+    }
+}
+
+text_enum! {
+    /// What keeps an instance that works from reaching its generation, and is no reason to replace it.
+    pub enum Hindrance {
+        /// A replication slot cannot be made.
+        Slot => "slot",
+        /// A file of the keeper cannot be written.
+        StateFile => "stateFile",
     }
 }
 
@@ -141,6 +156,7 @@ impl KeeperReport {
         }
         if let Some(activity) = &mut report.activity {
             activity.bytes_done = 0;
+            activity.looks = 0;
             if let Some(served) = &mut activity.served {
                 served.lsn = Lsn(0);
             }

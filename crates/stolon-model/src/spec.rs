@@ -88,6 +88,8 @@ specification! {
     max_standbys_per_sender: u16 = "maxStandbysPerSender", omit, default(3), rules [AT_LEAST_ONE];
     /// In asynchronous mode, a standby that is further behind than this many bytes is not elected.
     max_standby_lag: u32 = "maxStandbyLag", omit, default(MAX_STANDBY_LAG);
+    /// A primary whose PostgreSQL ends unexpectedly more often than this within a minute is replaced where a standby can take over.
+    max_restarts_per_minute: u32 = "maxRestartsPerMinute", omit, default(3);
     /// Commits wait for standbys.
     synchronous_replication: bool = "synchronousReplication", omit, default(false);
     /// With fewer synchronous standbys than this, commits block; with 0 the primary goes on alone.

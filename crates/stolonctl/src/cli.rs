@@ -4,7 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, failkeeper, init, promote, register, removekeeper, spec, status, update, version,
+    clusterdata, completion, failkeeper, init, promote, register, removekeeper, settle, spec, status, update,
+    version,
 };
 use crate::playground;
 
@@ -45,6 +46,8 @@ pub enum Command {
     Failkeeper(failkeeper::Args),
     /// Forget a keeper that does not come back
     Removekeeper(removekeeper::Args),
+    /// Choose what to go on from after the store went back in time
+    Settle(settle::Args),
     /// Read or write the whole cluster data document
     Clusterdata(clusterdata::Args),
     /// Run a whole cluster on this machine, to try things out

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use stolon_model::{FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
+use super::eligibility::Question;
 use super::memory::Handover;
 use super::proxy::Awaited;
-use super::round::{Kind, Progress, Round, Validity, validity};
+use super::round::Round;
 use super::{Change, Hold, PrimaryFault, Rejection};
 
 /// What clients can still reach.
@@ -29,6 +30,7 @@ impl Round<'_> {
         let (candidates, rejected) = self.candidates(primary);
         let Some(successor) = candidates.first().cloned() else {
             self.memory.handover = None;
+            self.let_request_go(primary, &because, &rejected);
             self.hold(Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected });
             return None;
         };
@@ -41,70 +43,37 @@ impl Round<'_> {
     }
 
     /// Who may take the place of `primary`, the best first, and why the others may not.
-    fn candidates(&mut self, primary: &Instance) -> (Vec<InstanceUid>, Vec<(InstanceUid, Rejection)>) {
-        let synchronous = synchronous_holders(primary);
-        let instances: Vec<Instance> =
-            self.data.instances.values().filter(|instance| instance.uid != primary.uid).cloned().collect();
+    fn candidates(&self, primary: &Instance) -> (Vec<InstanceUid>, Vec<(InstanceUid, Rejection)>) {
+        let question = Question::about(primary, &self.data, &self.spec);
         let mut candidates: Vec<&Instance> = Vec::new();
         let mut rejected = Vec::new();
-        for instance in &instances {
-            match self.rejection(primary, instance, &synchronous) {
+        for instance in self.data.instances.values().filter(|instance| instance.uid != primary.uid) {
+            let report = self.view.keepers.get(&instance.spec.keeper_uid);
+            let rejection = question
+                .rejection(instance)
+                .or_else(|| self.went_back(instance))
+                .or_else(|| question.crashes(report))
+                .or_else(|| self.not_seen_since_request(instance));
+            match rejection {
                 None => candidates.push(instance),
                 Some(rejection) => rejected.push((instance.uid.clone(), rejection)),
             }
         }
         candidates.sort_by_key(|instance| {
-            (Reverse(instance.status.lsn), !synchronous.contains(&instance.uid), instance.uid.clone())
+            let status = &instance.status;
+            let is_holder = question.holders.contains(&instance.uid);
+            (Reverse((status.timeline, status.lsn)), !is_holder, instance.uid.clone())
         });
         (candidates.into_iter().map(|instance| instance.uid.clone()).collect(), rejected)
-    }
-
-    fn rejection(
-        &mut self,
-        primary: &Instance,
-        instance: &Instance,
-        synchronous: &BTreeSet<InstanceUid>,
-    ) -> Option<Rejection> {
-        if Kind::of(instance) == Kind::Unknown {
-            return Some(Rejection::FollowsNothing);
-        }
-        match validity(primary, instance) {
-            Validity::Valid => {}
-            Validity::Unknown => return Some(Rejection::NeverReported),
-            Validity::OtherSystem => return Some(Rejection::OtherSystem),
-            Validity::OtherBranch => return Some(Rejection::OtherBranch),
-        }
-        if !self.keeper_is_healthy(instance) {
-            return Some(Rejection::KeeperFailed);
-        }
-        if self.progress(instance, self.convergence_limit(instance)) != Progress::Converged {
-            let (generation, current) = (instance.generation, instance.status.current_generation);
-            return Some(Rejection::NotConverged { generation, current });
-        }
-        if !instance.status.healthy {
-            return Some(Rejection::Unhealthy);
-        }
-        let (own, of_primary) = (instance.status.timeline, primary.status.timeline);
-        if own != of_primary {
-            return Some(Rejection::OtherTimeline { own, primary: of_primary });
-        }
-        if self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_primary) == Some(false) {
-            return Some(Rejection::Forbidden);
-        }
-        if primary.spec.synchronous_replication {
-            return (!synchronous.contains(&instance.uid)).then_some(Rejection::NotSynchronous);
-        }
-        let (bytes, limit) = (primary.status.lsn.ahead_of(instance.status.lsn), self.spec.max_standby_lag);
-        (bytes > i64::from(limit)).then_some(Rejection::Lag { bytes, limit })
     }
 
     /// Asynchronous mode: true once nobody can commit on the old primary through a proxy, or the wait has lasted too long.
     fn is_fenced(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> bool {
         let forced = matches!(because, PrimaryFault::ForcedByOperator { .. });
         if forced && self.memory.handover.as_ref().is_none_or(|handover| handover.from != primary.uid) {
-            let info_uid =
-                self.working.get(&primary.uid).map(|working| working.info_uid.clone()).unwrap_or_default();
-            self.memory.handover = Some(Handover { from: primary.uid.clone(), info_uid, final_lsn: None });
+            let (closed_at, looks) = (self.arrived, self.looks_at(primary));
+            self.memory.handover =
+                Some(Handover { from: primary.uid.clone(), closed_at, looks, final_lsn: None });
         }
         match self.fence(because) {
             Fence::Closed if !forced => true,
@@ -136,10 +105,27 @@ impl Round<'_> {
 
     /// While clients can still commit, what the old primary reports is not its end.
     fn restart_handover(&mut self, primary: &Instance) {
-        let info_uid = self.working.get(&primary.uid).map(|working| working.info_uid.clone());
-        if let (Some(handover), Some(info_uid)) = (&mut self.memory.handover, info_uid) {
-            handover.info_uid = info_uid;
-            handover.final_lsn = None;
+        let (closed_at, looks) = (self.arrived, self.looks_at(primary));
+        if let Some(handover) = &mut self.memory.handover {
+            *handover = Handover { from: handover.from.clone(), closed_at, looks, final_lsn: None };
+        }
+    }
+
+    /// How many looks at an instance its keeper has completed; 0 where it does not count them.
+    fn looks_at(&self, instance: &Instance) -> u64 {
+        let report = self.fresh.get(&instance.spec.keeper_uid);
+        report.and_then(|report| report.activity.as_ref()).map_or(0, |activity| activity.looks)
+    }
+
+    /// Whether what the primary reports now was looked at after the last proxy had closed. The look that was under way then may show
+    /// less, the one after it does not. A keeper that does not count its looks takes one in each sleep interval.
+    fn shows_the_end(&self, primary: &Instance, handover: &Handover) -> bool {
+        match self.looks_at(primary) {
+            0 => {
+                let seen = self.memory.keepers.get(&primary.spec.keeper_uid).map(|sighting| sighting.since);
+                seen.is_some_and(|seen| seen >= handover.closed_at + self.spec.sleep_interval * 2)
+            }
+            looks => looks >= handover.looks + 2,
         }
     }
 
@@ -148,21 +134,20 @@ impl Round<'_> {
     fn has_caught_up(&mut self, primary: &Instance, successor: &InstanceUid) -> bool {
         let bound =
             self.spec.proxy_check_interval * 2 + self.spec.sleep_interval * 3 + self.spec.fail_interval;
-        let working = self.working.get(&primary.uid).map(|working| working.info_uid.clone());
+        let works = self.working.contains_key(&primary.uid);
         let patience = self.spec.sleep_interval * 2;
-        if let (None, Some(since)) = (&working, self.memory.trouble.get(&primary.uid).copied())
+        if !works
+            && let Some(since) = self.memory.trouble.get(&primary.uid).copied()
             && self.is_over(since, patience)
         {
             return true;
         }
-        let Some(handover) = &mut self.memory.handover else { return true };
-        match working {
-            Some(info_uid) if info_uid != handover.info_uid && handover.final_lsn.is_none() => {
-                handover.final_lsn = Some(primary.status.lsn);
-            }
-            _ => {}
+        let Some(mut handover) = self.memory.handover.clone() else { return true };
+        if works && handover.final_lsn.is_none() && self.shows_the_end(primary, &handover) {
+            handover.final_lsn = Some(primary.status.lsn);
         }
         let lsn = handover.final_lsn;
+        self.memory.handover = Some(handover);
         let reached = self.data.instances.get(successor).map_or(Lsn(0), |instance| instance.status.lsn);
         let caught_up = lsn.is_some_and(|lsn| reached >= lsn);
         if caught_up || self.closed_for_longer_than(bound) {
@@ -187,6 +172,7 @@ impl Round<'_> {
     /// One write tells the new primary to promote, the old one that nobody follows it, and the proxies to close.
     fn elect(&mut self, old: &Instance, successor: &InstanceUid, because: PrimaryFault) {
         self.memory.handover = None;
+        self.fulfil_request(successor);
         if let Some(instance) = self.data.instances.get_mut(&old.uid) {
             instance.spec.followers = Some(Vec::new());
         }

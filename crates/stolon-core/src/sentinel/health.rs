@@ -2,6 +2,7 @@
 
 use stolon_model::{Instance, KeeperUid};
 
+use super::eligibility::unexpected_restarts;
 use super::memory::Demotion;
 use super::round::{Progress, Round};
 use super::{Change, Hold, KeeperFault, PrimaryFault};
@@ -16,15 +17,14 @@ impl Round<'_> {
             let silent = silent_since.is_some_and(|since| self.is_over(since, fail_interval));
             let silent_for = silent_since.map(|since| self.elapsed(since)).unwrap_or_default();
             let wall = self.now.wall;
+            let forced = self.take_request(&uid);
             let Some(keeper) = self.data.keepers.get_mut(&uid) else { continue };
             let status = &mut keeper.status;
-            let forced = std::mem::take(&mut status.force_fail);
             let was_healthy = std::mem::replace(&mut status.healthy, !silent && !forced);
             if status.healthy || status.last_healthy_time.is_never() {
                 status.last_healthy_time = wall;
             }
             if forced {
-                self.forced.push(uid.clone());
                 self.change(Change::KeeperFailed { keeper: uid, because: KeeperFault::ForcedByOperator });
             } else if silent && was_healthy {
                 self.change(Change::KeeperFailed {
@@ -78,7 +78,12 @@ impl Round<'_> {
             let since = self.memory.trouble.get(&primary.uid).copied().unwrap_or(self.now.monotonic);
             return Some(PrimaryFault::InstanceDown { keeper, down_for: self.elapsed(since) });
         }
+        let restarts = unexpected_restarts(self.fresh.get(&keeper).copied());
+        if restarts > self.spec.max_restarts_per_minute {
+            return Some(PrimaryFault::KeepsCrashing { keeper, restarts });
+        }
         if self.progress(primary, self.spec.convergence_timeout) == Progress::Failed
+            && !self.is_hindered(primary)
             && !self.is_spared(primary)
         {
             let (generation, within) = (primary.generation, self.spec.convergence_timeout);
@@ -88,8 +93,17 @@ impl Round<'_> {
     }
 
     fn is_being_replaced(&self, primary: &Instance) -> bool {
-        self.forced.contains(&primary.spec.keeper_uid)
+        self.is_requested(primary)
             || self.memory.handover.as_ref().is_some_and(|handover| handover.from == primary.uid)
+    }
+
+    /// A primary that works and cannot do all that is asked of it, where a successor would meet the same.
+    fn is_hindered(&mut self, primary: &Instance) -> bool {
+        let keeper = primary.spec.keeper_uid.clone();
+        let activity = self.fresh.get(&keeper).and_then(|report| report.activity.as_ref());
+        let Some(hindrance) = activity.and_then(|activity| activity.hindrance.clone()) else { return false };
+        self.hold(Hold::Hindered { primary: primary.uid.clone(), keeper, hindrance });
+        true
     }
 
     /// A primary that works but does not do what is asked of it meets the same specification as the one before it:

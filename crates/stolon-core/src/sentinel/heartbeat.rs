@@ -2,13 +2,19 @@
 //!
 //! Only a change of `infoUID` proves life. A report counts as fresh for one sleep interval after it was first seen.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
-use stolon_model::{EffectiveSpec, Instance, InstanceUid, Keeper, KeeperReport, KeeperUid, PostgresState};
+use stolon_model::{
+    EffectiveSpec, InfoUid, Instance, InstanceUid, Keeper, KeeperReport, KeeperUid, PostgresState,
+};
 
-use super::Change;
-use super::memory::{KeeperSighting, Life, Memory, Stall};
+use super::memory::{KeeperSighting, Life, Mark, Memory, Stall};
 use super::round::{Round, Working};
+use super::{Change, Rejection};
+
+/// In bytes: 33 blocks of 8 KiB, all as whole pages, and twice that for good measure (PostgreSQL, `XLR_MAX_BLOCK_ID`).
+const LARGEST_RECORD: u64 = 512 * 1024;
 
 impl Memory {
     /// The time since the last read, if nothing could be read in it. A store that is always slow leaves no gaps: a round is a
@@ -49,6 +55,7 @@ impl<'a> Round<'a> {
         let now = self.arrived;
         let life = if self.is_first { Life::Unproven } else { Life::Proven };
         let view = self.view;
+        self.dismiss_reports();
         let of_this_cluster = |report: &&KeeperReport| report.cluster_uid == view.cluster.data().cluster.uid;
         for (uid, report) in view.keepers {
             if !of_this_cluster(&report) {
@@ -72,12 +79,30 @@ impl<'a> Round<'a> {
             if sighting.life == Life::Proven
                 && self.elapsed(sighting.since) <= sleep_interval
                 && let Some(report) = view.keepers.get(&uid).filter(of_this_cluster)
+                && !self.memory.dismissed.contains_key(&uid)
             {
                 self.deadlines
                     .push(sighting.since + sleep_interval + fail_interval + Duration::from_millis(1));
                 self.fresh.insert(uid, report);
             }
         }
+    }
+
+    /// The last report of a keeper that was removed or forgotten stays in the store for a while. It was known already, so that it proves
+    /// no life: only another one brings the keeper back.
+    fn dismiss_reports(&mut self) {
+        let (view, registered) = (self.view, &self.before().keepers);
+        for uid in self.memory.registered.iter().filter(|uid| !registered.contains_key(uid)) {
+            if let Some(report) = view.keepers.get(uid) {
+                self.memory.dismissed.insert(uid.clone(), report.info_uid.clone());
+            }
+        }
+        let is_last = |uid: &KeeperUid, last: &InfoUid| {
+            view.keepers.get(uid).is_some_and(|report| report.info_uid == *last)
+        };
+        self.memory.dismissed.retain(|uid, last| is_last(uid, last));
+        self.memory.registered = registered.keys().cloned().collect();
+        self.memory.keepers.retain(|uid, _| view.keepers.contains_key(uid) || registered.contains_key(uid));
     }
 
     /// Since when a keeper is silent: one sleep interval after its last sign of life.
@@ -123,6 +148,35 @@ impl<'a> Round<'a> {
 
     /// Take what fresh reports say about instances; start the clock of those that are not reported to work.
     pub fn see_instances(&mut self) {
+        self.mark_positions();
+        self.take_reports();
+        self.mark_positions();
+    }
+
+    /// Remember how far each instance ever was.
+    fn mark_positions(&mut self) {
+        for (uid, instance) in &self.data.instances {
+            let mark = Mark { timeline: instance.status.timeline, lsn: instance.status.lsn };
+            match self.memory.marks.get_mut(uid) {
+                Some(known) => *known = mark.max(*known),
+                None => drop(self.memory.marks.insert(uid.clone(), mark)),
+            }
+        }
+    }
+
+    /// An instance that holds less than it did was set back with its host. What was received in the middle of a record does not count:
+    /// it is not shown any more after a restart.
+    pub fn went_back(&self, instance: &Instance) -> Option<Rejection> {
+        let (own, before) = (&instance.status, self.memory.marks.get(&instance.uid)?);
+        let is_back = match own.timeline.cmp(&before.timeline) {
+            Ordering::Less => true,
+            Ordering::Equal => before.lsn.0.saturating_sub(own.lsn.0) > LARGEST_RECORD,
+            Ordering::Greater => false,
+        };
+        is_back.then_some(Rejection::WentBack { own: own.lsn, before: before.lsn })
+    }
+
+    fn take_reports(&mut self) {
         let now = self.now.monotonic;
         let instances: Vec<_> = self
             .data

@@ -1,11 +1,12 @@
 //! What a sentinel remembers between rounds. Nothing of it is stored: a sentinel that starts anew watches
 //! for one round before it decides anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_model::{
     ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport, ProxyUid,
+    Timeline,
 };
 
 /// What a sentinel remembers between rounds: plain data that the program keeps and passes back.
@@ -18,6 +19,16 @@ pub struct Memory {
     pub last_read: Option<Duration>,
     /// The last round was decided as the leader.
     pub led: bool,
+    /// The highest epoch that the document ever had.
+    pub epoch: u64,
+    /// How far each instance ever was.
+    pub marks: BTreeMap<InstanceUid, Mark>,
+    /// Keepers that were registered when the view was last read.
+    pub registered: BTreeSet<KeeperUid>,
+    /// The reports of keepers that were removed or forgotten: they prove no life any more.
+    pub dismissed: BTreeMap<KeeperUid, InfoUid>,
+    /// An operator wants the primary to be replaced.
+    pub request: Option<Request>,
     /// Reports of keepers, and keepers that should report.
     pub keepers: BTreeMap<KeeperUid, KeeperSighting>,
     /// Since when an instance has not been reported to work.
@@ -38,6 +49,24 @@ pub struct Memory {
     pub demotion: Option<Demotion>,
     /// Keepers that did not make the first instance in time, the last one last: others are tried before them.
     pub given_up: Vec<KeeperUid>,
+}
+
+/// How far an instance was at its furthest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Its position there.
+    pub lsn: Lsn,
+}
+
+/// An operator wants a primary to be replaced (`stolonctl failkeeper`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The keeper of the primary.
+    pub keeper: KeeperUid,
+    /// When the request was found in the store: who reports later is alive.
+    pub since: Duration,
 }
 
 /// What is known of a keeper's reports.
@@ -136,9 +165,11 @@ impl Admission {
 pub struct Handover {
     /// The primary that is to go.
     pub from: InstanceUid,
-    /// Its last report before the proxies had closed.
-    pub info_uid: InfoUid,
-    /// Its position in the first report after that.
+    /// Since when no proxy forwards any more.
+    pub closed_at: Duration,
+    /// How many looks its keeper had completed by then; 0 where it does not count them.
+    pub looks: u64,
+    /// Its position in the first report of a look that was begun after that.
     pub final_lsn: Option<Lsn>,
 }
 
@@ -167,6 +198,8 @@ impl Memory {
             led: self.led,
             trouble: self.trouble,
             proxies: self.proxies,
+            epoch: self.epoch,
+            marks: self.marks,
             ..before.clone()
         }
     }

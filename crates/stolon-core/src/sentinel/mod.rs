@@ -3,8 +3,10 @@
 //! [`Machine`] is the whole program without IO. [`reconcile`] is what it decides: it looks at one view of a cluster and says what the cluster data should be, what changed and why,
 //! and what did not change and why not. It remembers only what is in [`Memory`], and knows the time only from [`Now`].
 
+mod ahead;
 mod check;
 mod election;
+mod eligibility;
 mod event;
 mod followers;
 mod health;
@@ -16,6 +18,7 @@ mod memory;
 mod proxy;
 mod reasons;
 mod removal;
+mod request;
 mod round;
 mod stamp;
 mod standbys;
@@ -30,11 +33,14 @@ use stolon_model::{
     UsableCluster,
 };
 
+pub use ahead::{Ahead, CannotSettle, Evidence, Older, accept_loss, ahead, newest, older_than, take_newest};
 pub use check::{Violation, violations};
+pub use eligibility::{Eligibility, eligibility};
 pub use event::{Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
 pub use machine::{Machine, Setup};
 pub use memory::{
-    Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory, ProxySighting, Stall,
+    Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Mark, Memory, ProxySighting,
+    Request, Stall,
 };
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;
@@ -130,6 +136,9 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
     }
     if view.standing == Standing::Follower {
         round.see_instances();
+        return round.pass_through();
+    }
+    if round.store_went_back() {
         return round.pass_through();
     }
     round.register_keepers();

@@ -5,7 +5,8 @@
 use std::fmt::{Display, Formatter, Result};
 use std::time::Duration;
 
-use stolon_model::{InstanceInitMode, InstanceUid, KeeperUid, Lsn, ProxyUid, Timeline};
+use super::ahead::{Ahead, Evidence};
+use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, ProxyUid, Timeline};
 
 /// One thing that a round changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub enum PrimaryFault {
     ForcedByOperator { keeper: KeeperUid },
     /// It works, but does not do what it is asked to.
     NotConverged { keeper: KeeperUid, generation: i64, within: Duration },
+    /// Its PostgreSQL ends again and again.
+    KeepsCrashing { keeper: KeeperUid, restarts: u32 },
 }
 
 /// Why an instance was taken from its keeper.
@@ -128,6 +131,12 @@ pub enum Rejection {
     NotSynchronous,
     /// It follows nothing that this cluster knows.
     FollowsNothing,
+    /// It held more before: its host was set back.
+    WentBack { own: Lsn, before: Lsn },
+    /// Its keeper has not reported since the operator asked for another primary.
+    NotSeenSinceRequest,
+    /// Its PostgreSQL ends again and again.
+    KeepsCrashing { restarts: u32 },
 }
 
 /// One thing that did not happen in a round, and why not.
@@ -151,6 +160,12 @@ pub enum Hold {
     AwaitingCatchUp { successor: InstanceUid, lsn: Option<Lsn> },
     /// A working primary does not do what it is asked to, and replacing it did not help before.
     NotDemotedAgain { primary: InstanceUid, keeper: KeeperUid, generation: i64 },
+    /// The primary works and cannot do all that it is asked to; a successor would meet the same.
+    Hindered { primary: InstanceUid, keeper: KeeperUid, hindrance: Hindrance },
+    /// The store went back in time: keepers have served under newer cluster data. Nothing is decided until an operator chooses.
+    StoreWentBack { ahead: Vec<Ahead> },
+    /// This sentinel has seen newer cluster data than those in the store.
+    DocumentWentBack { epoch: u64, before: u64 },
     /// The primary has not done yet what it is asked to: nothing else about standbys changes until then.
     AwaitingPrimary { primary: InstanceUid, keeper: KeeperUid, generation: i64, current: i64 },
     /// Clients are not sent to the primary until it is ready.
@@ -312,6 +327,10 @@ impl Display for PrimaryFault {
                 "keeper {keeper} did not apply generation {generation} within convergenceTimeout ({})",
                 Seconds(*within)
             ),
+            Self::KeepsCrashing { keeper, restarts } => write!(
+                f,
+                "PostgreSQL of keeper {keeper} ended unexpectedly {restarts} times within a minute (maxRestartsPerMinute)"
+            ),
         }
     }
 }
@@ -347,9 +366,16 @@ impl Display for Rejection {
             Self::Lag { bytes, limit } => {
                 write!(f, "it is {bytes} bytes behind, more than maxStandbyLag ({limit})")
             }
-            Self::Forbidden => f.write_str("its keeper must not be master"),
+            Self::Forbidden => f.write_str("its keeper was started with --can-be-master=false"),
             Self::NotSynchronous => f.write_str("it is not known to hold every acknowledged commit"),
             Self::FollowsNothing => f.write_str("it follows nothing in this cluster"),
+            Self::WentBack { own, before } => {
+                write!(f, "it is at {own} and was at {before} before: its host was set back")
+            }
+            Self::NotSeenSinceRequest => f.write_str("its keeper has not reported since the request"),
+            Self::KeepsCrashing { restarts } => {
+                write!(f, "its PostgreSQL ended unexpectedly {restarts} times within a minute")
+            }
         }
     }
 }
@@ -397,6 +423,45 @@ impl Display for Hold {
                 f,
                 "db {primary} works, but keeper {keeper} does not apply generation {generation}; another primary would \
                  meet the same specification, so it is not replaced again yet (see the keeper's log)"
+            ),
+            Self::Hindered { primary, keeper, hindrance } => {
+                let what = match hindrance {
+                    Hindrance::Slot => "make a replication slot",
+                    Hindrance::StateFile => "write its state files",
+                    Hindrance::Unknown(word) => word,
+                };
+                write!(
+                    f,
+                    "db {primary} works, but keeper {keeper} cannot {what}; a successor would meet the same, so it is not replaced \
+                     (see the keeper's log)"
+                )
+            }
+            Self::StoreWentBack { ahead } => {
+                f.write_str("the cluster data in the store are older than what keepers have served under")?;
+                for Ahead { keeper, served, evidence } in ahead {
+                    write!(f, "; {keeper} served db {}", served.instance)?;
+                    match evidence {
+                        Evidence::Epoch { document } => {
+                            write!(f, " under epoch {} (store: {document})", served.epoch)?
+                        }
+                        Evidence::Generation { document } => {
+                            write!(f, " at generation {} (store: {document})", served.generation)?;
+                        }
+                        Evidence::Timeline { document } => {
+                            write!(f, " on timeline {} (store: {document})", served.timeline)?;
+                        }
+                    }
+                    write!(f, ", up to {}", served.lsn)?;
+                }
+                f.write_str(
+                    "; nothing is elected, removed or copied until an operator chooses: `stolonctl settle --take-newest`, or \
+                     `stolonctl settle --accept-data-loss KEEPER,...`",
+                )
+            }
+            Self::DocumentWentBack { epoch, before } => write!(
+                f,
+                "the cluster data in the store (epoch {epoch}) are older than those that this sentinel has seen (epoch {before}); nothing \
+                 is decided for as long as that may be a mistake: `stolonctl clusterdata write --allow-data-loss` makes them the newest"
             ),
             Self::AwaitingPrimary { primary, keeper, generation, current } if generation == current => {
                 write!(f, "waiting for the primary db {primary} on keeper {keeper} to work again")

@@ -26,7 +26,6 @@ impl Round<'_> {
             .collect();
         for keeper in dead {
             self.data.keepers.remove(&keeper);
-            self.memory.keepers.remove(&keeper);
             self.change(Change::KeeperForgotten { keeper });
         }
     }

@@ -8,6 +8,7 @@ use stolon_model::{
     KeeperReport, KeeperUid, ProxyUid, Role,
 };
 
+use super::ahead::{ahead, next_epoch};
 use super::memory::{Convergence, Memory};
 use super::{Change, Decision, Hold, Now, Standing, View, Weight};
 use crate::timeline::is_different_branch;
@@ -61,8 +62,6 @@ pub(super) struct Round<'a> {
     pub working: BTreeMap<InstanceUid, Working>,
     /// Proxies that may be forwarding.
     pub active_proxies: Vec<ProxyUid>,
-    /// Keepers that an operator has declared failed.
-    pub forced: Vec<KeeperUid>,
     pub changes: Vec<Change>,
     pub holds: Vec<Hold>,
     /// Moments at which the verdict could change by itself.
@@ -94,7 +93,6 @@ impl<'a> Round<'a> {
             fresh: BTreeMap::new(),
             working: BTreeMap::new(),
             active_proxies: Vec::new(),
-            forced: Vec::new(),
             changes: Vec::new(),
             holds: Vec::new(),
             deadlines: Vec::new(),
@@ -120,6 +118,10 @@ impl<'a> Round<'a> {
             true => Weight::Routine,
             false => Weight::Decisive,
         };
+        if weight == Weight::Decisive {
+            let epoch = next_epoch(self.before(), self.memory.epoch, self.view.keepers.values());
+            self.data.cluster.epoch = Some(epoch);
+        }
         self.stamp();
         debug_assert!(
             super::check::no_new_violations(self.before(), &self.data),
@@ -142,6 +144,30 @@ impl<'a> Round<'a> {
     /// The document as it was read.
     pub fn before(&self) -> &'a ClusterData {
         self.view.cluster.data()
+    }
+
+    /// Whether the cluster data are older than what was seen or served before: then nothing is decided on them.
+    pub fn store_went_back(&mut self) -> bool {
+        let view = self.view;
+        let silent = self.memory.keepers.iter().filter(|(uid, _)| !view.keepers.contains_key(uid));
+        let last_words = silent.filter_map(|(_, sighting)| sighting.report.as_ref());
+        let ahead = ahead(self.before(), view.keepers.values().chain(last_words));
+        if !ahead.is_empty() {
+            self.hold(Hold::StoreWentBack { ahead });
+            return true;
+        }
+        let before = self.memory.epoch;
+        match self.before().cluster.epoch {
+            Some(epoch) if epoch < before => {
+                self.hold(Hold::DocumentWentBack { epoch, before });
+                true
+            }
+            Some(epoch) => {
+                self.memory.epoch = epoch;
+                false
+            }
+            None => false,
+        }
     }
 
     pub fn change(&mut self, change: Change) {
@@ -247,6 +273,7 @@ impl<'a> Round<'a> {
         self.memory.trouble.retain(|uid, _| instances.contains_key(uid));
         self.memory.stalls.retain(|uid, _| instances.contains_key(uid));
         self.memory.admissions.retain(|uid, _| instances.contains_key(uid));
+        self.memory.marks.retain(|uid, _| instances.contains_key(uid));
     }
 }
 

@@ -15,6 +15,7 @@ impl Round<'_> {
                 .hold(Hold::BrokenDocument { what: BrokenDocument::PrimaryMissing { primary: named } });
         };
         self.forget_handover_of_others(&primary);
+        self.forget_request_of_others(&primary);
         let elected = match self.primary_fault(&primary) {
             None => None,
             Some(because) => self.replace(&primary, because),

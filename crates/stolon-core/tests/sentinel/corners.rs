@@ -145,8 +145,10 @@ fn a_forced_failure_of_a_primary_that_does_not_work_waits_for_no_position() {
         world.keeper(1).status.force_fail = true;
     });
     world.round();
+    world.later(100).round();
     assert_eq!(world.data.proxy.spec.primary, None);
-    world.proxy("p1", 2);
+    let generation = world.data.proxy.generation;
+    world.proxy("p1", generation);
     world.later(200).round();
     assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
 }
@@ -159,11 +161,13 @@ fn a_report_from_before_the_fence_is_not_the_end_of_the_old_primary() {
         world.keeper(1).status.force_fail = true;
     });
     world.round();
+    world.later(100).round();
     world.db(1).status.lsn = Lsn(600);
     world.db(2).status.lsn = Lsn(600);
     let reports = world.current_reports();
     world.later(300).round_on(&reports);
-    world.proxy("p1", 2);
+    let generation = world.data.proxy.generation;
+    world.proxy("p1", generation);
     let decision = world.later(300).round_on(&reports);
     assert!(
         has_hold(&decision, |hold| matches!(hold, Hold::AwaitingCatchUp { lsn: None, .. })),

@@ -210,8 +210,10 @@ fn a_forced_failure_loses_nothing() {
     });
     world.round();
     assert!(!world.keeper(1).status.force_fail, "consumed");
+    world.later(100).round();
     assert_eq!(world.data.proxy.spec.primary, None);
-    world.proxy("p1", 2);
+    let generation = world.data.proxy.generation;
+    world.proxy("p1", generation);
     world.db(1).status.lsn = Lsn(600);
     let decision = world.later(500).round();
     assert!(

@@ -199,6 +199,10 @@ fn forced_failure() -> Bench {
     bench.world.keeper(1).status.force_fail = true;
     bench.handle(Event::StoreChanged);
     bench.pass(1000);
+    bench.answer_round(|_| WriteOutcome::Written);
+    // The next round elects: the standby has shown life since the request.
+    bench.handle(Event::StoreChanged);
+    bench.pass(1000);
     bench
 }
 

@@ -178,6 +178,7 @@ fn trace_3_a_forced_failure() {
     follows(
         &mut world,
         &[
+            "1 | 1@1 1/1 primary[2]; 2@2 1/1 <1[] | 1 1 []",
             "1 | 1@1 1/1 primary[2]; 2@2 1/1 <1[] | 2 - []",
             "2 | 1@1 2/1 primary[]; 2@2 2/1 primary[] | 2 - []",
             "2 | 2@2 3/2 primary[3]; 3@1 1/0 resync <2[] | 3 2 []",

@@ -209,7 +209,11 @@ impl World {
                     postgres_state: self.data.instance_of(&keeper.uid).map(|instance| self.state(instance)),
                     can_be_primary: status.can_be_primary,
                     can_be_synchronous_replica: status.can_be_synchronous_replica,
-                    activity: None,
+                    // A keeper looks more often than it reports.
+                    activity: Some(KeeperActivity {
+                        looks: self.publication * 2,
+                        ..KeeperActivity::default()
+                    }),
                 };
                 (keeper.uid.clone(), report)
             })
@@ -341,6 +345,7 @@ fn assert_generations(before: &ClusterData, next: &ClusterData) {
 pub fn without_times(data: &ClusterData) -> ClusterData {
     let mut data = data.clone();
     data.change_time = Timestamp::ZERO;
+    data.cluster.epoch = None;
     data.cluster.change_time = Timestamp::ZERO;
     data.proxy.change_time = Timestamp::ZERO;
     data.keepers.values_mut().for_each(|keeper| {

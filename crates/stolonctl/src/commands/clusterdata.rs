@@ -1,13 +1,13 @@
 //! `stolonctl clusterdata read`, `check` and `write`
 
-use stolon_core::sentinel::violations;
-use stolon_model::{Advise as _, ClusterDocument, Document, Explained};
+use stolon_core::sentinel::{Older, ahead, newest, older_than, violations};
+use stolon_model::{Advise as _, ClusterData, ClusterDocument, Document, Explained};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::print_help;
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::stored_cluster::{StoredCluster, checked};
+use crate::stored_cluster::{StoredCluster, cannot_get, checked};
 
 /// Flags of `clusterdata`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +55,11 @@ struct WriteArgs {
     /// Overwrite what is there
     #[arg(long, short)]
     yes: bool,
+
+    /// Write a document that is older than what is there, or than what keepers have served under, and give up what they hold
+    /// beyond it
+    #[arg(long)]
+    allow_data_loss: bool,
 
     #[arg(hide = true)]
     ignored: Vec<String>,
@@ -113,7 +118,8 @@ async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
     let text = Text::read(file)?;
     let document = ClusterDocument::from_json(&text.text)
         .map_err(|error| UsageError::from(error.explain(&text.text).after("invalid cluster data")))?;
-    let exists = cluster.document().await?.is_some();
+    let stored = cluster.document().await?.map(|found| found.value);
+    let exists = stored.is_some();
     match (exists, args.yes) {
         (true, false) => {
             return Err(Failure::new("WARNING: cluster data already available use --yes to override")
@@ -123,10 +129,54 @@ async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
         (true, true) => output::remark("WARNING: The current cluster data will be removed\n"),
         (false, _) => {}
     }
+    let document = match args.allow_data_loss {
+        true => made_newest(&cluster, document).await?,
+        false => {
+            refuse_older(&cluster, &document, stored).await?;
+            document
+        }
+    };
     cluster.store.put_cluster_document(&document).await.map_err(|error| {
         let Explained { sentence, hint } = error.explained();
         Failure { message: format!("failed to write cluster data into new store {sentence}"), hint }
     })?;
     output::remark("successfully wrote cluster data into the new store\n");
     Ok(())
+}
+
+/// A document that is older than what is there, or than what a keeper has served under, would lose data. Documents that cannot be
+/// worked with are not compared.
+async fn refuse_older(
+    cluster: &StoredCluster,
+    document: &ClusterDocument,
+    stored: Option<ClusterDocument>,
+) -> anyhow::Result<()> {
+    let Ok(data) = ClusterData::try_from(document.clone()) else { return Ok(()) };
+    let stored = stored.and_then(|stored| ClusterData::try_from(stored).ok());
+    let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
+    let older = stored.and_then(|stored| older_than(&data, &stored)).map(|older| match older {
+        Older::Epoch { own, other } => format!("its epoch is {own}, that of the stored one {other}"),
+        Older::Generation { keeper, own, other } => {
+            format!("the db of keeper {keeper} is at generation {own} in it, at {other} in the stored one")
+        }
+        Older::Proxy { own, other } => {
+            format!("its proxy section is at generation {own}, that of the stored one at {other}")
+        }
+    });
+    let ahead = ahead(&data, reports.values());
+    let served = ahead.first().map(|ahead| format!("keeper {} has served under a newer one", ahead.keeper));
+    match older.or(served) {
+        None => Ok(()),
+        Some(why) => Err(Failure::new(format!("the document is older than what is there: {why}"))
+            .hint("nothing was written; --allow-data-loss writes it, and keepers then give up what they hold beyond it")
+            .into()),
+    }
+}
+
+/// The document as the newest one: nobody holds against it what was served before.
+async fn made_newest(cluster: &StoredCluster, document: ClusterDocument) -> anyhow::Result<ClusterDocument> {
+    let Ok(data) = ClusterData::try_from(document.clone()) else { return Ok(document) };
+    let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
+    let stored = cluster.document().await?.and_then(|found| ClusterData::try_from(found.value).ok());
+    Ok(newest(&data, stored.as_ref(), &reports).into())
 }

@@ -7,6 +7,7 @@ pub mod init;
 pub mod promote;
 pub mod register;
 pub mod removekeeper;
+pub mod settle;
 pub mod spec;
 pub mod status;
 pub mod update;
@@ -31,6 +32,7 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Promote(args)) => promote::run(common, &args).await,
         Some(Command::Failkeeper(args)) => failkeeper::run(common, &args).await,
         Some(Command::Removekeeper(args)) => removekeeper::run(common, &args).await,
+        Some(Command::Settle(args)) => settle::run(common, &args).await,
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),
         Some(Command::Completion(args)) => completion::run(&args),

@@ -46,7 +46,15 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
             document.instances = Some(instances);
             Ok(Edit::Write)
         })
-        .await
+        .await?;
+    // Its last report would look like a sign of life to a sentinel that is started now.
+    cluster.store.remove_keeper_report(&uid).await.map_err(|error| {
+        Failure::because(
+            "the keeper is removed, but its last report could not be taken out of the store",
+            &error,
+        )
+    })?;
+    Ok(())
 }
 
 /// Exactly one argument.

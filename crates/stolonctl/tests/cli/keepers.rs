@@ -24,9 +24,16 @@ fn failkeeper_marks_the_keeper_and_nothing_else() {
     let ctl = two_keepers();
     let (primary, _) = keepers(&ctl);
     let mut expected = ctl.document();
-    assert_eq!(ctl.done(&["failkeeper", primary.as_str()]), "");
+    let run = ctl.run(&["failkeeper", primary.as_str()]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""));
+    assert!(run.stderr.starts_with("no sentinel leads now"), "{}", run.stderr);
+    let mut found = ctl.document();
+    let status = &mut found.keepers.as_mut().unwrap().get_mut(&primary).unwrap().status;
+    let request = status.fail_request.take().unwrap();
+    assert_eq!(request.primary, expected.cluster.as_ref().unwrap().status.primary);
+    assert_eq!((request.made_for, request.outcome), (expected.change_time, None));
     expected.keepers.as_mut().unwrap().get_mut(&primary).unwrap().status.force_fail = true;
-    assert_eq!(ctl.document(), expected);
+    assert_eq!(found, expected);
 }
 
 #[test]

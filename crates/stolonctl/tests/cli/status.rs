@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterDocument, Document, KeeperActivity, KeeperReport, KeeperUid, ProxyReport, SentinelReport,
-    SentinelUid,
+    ClusterDocument, Document, FollowConfig, KeeperActivity, KeeperReport, KeeperUid, ProxyReport, Role,
+    SentinelReport, SentinelUid,
 };
 
 use crate::harness::{Ctl, Run};
@@ -262,6 +262,11 @@ fn it_says_why_there_is_no_failover() {
     let keepers = document.keepers.as_mut().unwrap();
     keepers.get_mut(&"keeper1".into()).unwrap().status.healthy = false;
     keepers.get_mut(&"keeper2".into()).unwrap().status.can_be_primary = Some(false);
+    let standby = document.instances.as_mut().unwrap().get_mut(&"85ac816c".into()).unwrap();
+    standby.spec.role = Some(Role::Standby);
+    standby.spec.follow_config = Some(FollowConfig::internal("548f3fed".into()));
+    standby.status.current_generation = standby.generation;
+    standby.status.healthy = true;
     ctl.write(&document.to_json());
     let text = ctl.done(&["status"]);
     assert!(

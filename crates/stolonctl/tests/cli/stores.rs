@@ -14,7 +14,7 @@ fn every_command(ctl: &Ctl) {
     assert_eq!(ctl.done(&["spec"]), "{\n\t\"initMode\": \"new\"\n}\n");
     assert!(ctl.done(&["status"]).contains("No keepers available"));
     ctl.write(include_str!("../../../stolon-model/tests/golden/two_keepers_synchronous.json"));
-    ctl.done(&["failkeeper", "keeper0"]);
+    assert_eq!(ctl.run(&["failkeeper", "keeper0"]).code, Some(0));
     assert!(ctl.done(&["status"]).contains("Master Keeper: "));
     assert_eq!(ctl.run(&["promote", "-y"]).code, Some(0));
 }

@@ -15,6 +15,7 @@ pub(super) struct Looks {
     under_way: Option<UnderWay>,
     due: Duration,
     restless_until: Duration,
+    completed: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,16 @@ impl Looks {
             (false, true) => now + usual.min(SOON),
             (false, false) => now + usual,
         };
-        if outdated { Worth::Outdated } else { Worth::Valid }
+        if outdated {
+            return Worth::Outdated;
+        }
+        self.completed += 1;
+        Worth::Valid
+    }
+
+    /// How many looks showed PostgreSQL as it was.
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
     }
 
     /// The look found that no server runs: nothing shows an effect by itself.

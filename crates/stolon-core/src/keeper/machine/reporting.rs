@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_model::{
-    InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Served,
+    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Served,
 };
 
 use crate::keeper::event::{Effect, Measure, Progress, StateFile};
@@ -193,8 +193,18 @@ impl Machine {
             parameter_problems: (!problems.is_empty()).then(|| problems.iter().cloned().collect()),
             pending_restart: self.reporting.pending_restart,
             restarts: self.server.deaths.within_a_minute(self.now),
+            looks: self.looks.completed(),
+            hindrance: self.hindrance(),
             served: self.disk.served.highest().cloned(),
         }
+    }
+
+    /// What is no reason to replace a primary that works.
+    fn hindrance(&self) -> Option<Hindrance> {
+        if self.reporting.slots_failed.is_some() {
+            return Some(Hindrance::Slot);
+        }
+        self.disk.files.problems().next().map(|_| Hindrance::StateFile)
     }
 
     /// What keeps us from the goal, and what is wrong beside that.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use stolon_core::sentinel::violations;
-use stolon_model::{ClusterData, Instance, KeeperReport, KeeperUid};
+use stolon_core::sentinel::{Eligibility, eligibility, violations};
+use stolon_model::{FailOutcome, Instance, Keeper, KeeperReport, KeeperUid, UsableCluster};
 
 /// What a keeper reports beyond what Stolon's keepers report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -112,11 +112,13 @@ fn bytes(count: u64) -> String {
 /// What troubles the cluster as a whole. The reasons of the leading sentinel, or, where it gives none (Stolon's sentinels give none),
 /// what the cluster data tell.
 pub fn of_cluster(
-    data: &ClusterData,
+    cluster: &UsableCluster,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
     holds: Vec<String>,
 ) -> Vec<String> {
-    let mut problems = if holds.is_empty() { told_by_cluster_data(data, reports) } else { holds };
+    let data = cluster.data();
+    let mut problems = if holds.is_empty() { told_by_cluster_data(cluster, reports) } else { holds };
+    problems.extend(data.keepers.values().filter_map(of_request));
     problems
         .extend(violations(data).iter().map(|violation| format!("the cluster data are broken: {violation}")));
     for (uid, report) in reports.iter().filter(|(uid, _)| !data.keepers.contains_key(*uid)) {
@@ -127,9 +129,23 @@ pub fn of_cluster(
     problems
 }
 
-fn told_by_cluster_data(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<String> {
+/// What became of the last `stolonctl failkeeper`.
+fn of_request(keeper: &Keeper) -> Option<String> {
+    let request = keeper.status.fail_request.as_ref()?;
+    let outcome = match request.outcome.as_ref() {
+        None => return Some(format!("stolonctl failkeeper {}: under way", keeper.uid)),
+        Some(FailOutcome::Replaced) => "done",
+        Some(FailOutcome::Counted) => "counted as failed once",
+        Some(FailOutcome::Lapsed) => "lapsed",
+        Some(FailOutcome::Nothing | FailOutcome::Unknown(_)) => "nothing happened",
+    };
+    Some(format!("stolonctl failkeeper {}: {outcome}, {}", keeper.uid, request.because))
+}
+
+fn told_by_cluster_data(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<String> {
+    let data = cluster.data();
     match data.primary() {
-        Some(primary) => no_failover(data, primary),
+        Some(primary) => no_failover(cluster, primary, reports),
         None if reports.is_empty() && data.keepers.is_empty() => {
             vec![
                 "no keeper reports: start stolon-keeper on the machines that are to hold the data".to_owned(),
@@ -140,7 +156,12 @@ fn told_by_cluster_data(data: &ClusterData, reports: &BTreeMap<KeeperUid, Keeper
 }
 
 /// Why a primary that does not work is still the primary.
-fn no_failover(data: &ClusterData, primary: &Instance) -> Vec<String> {
+fn no_failover(
+    cluster: &UsableCluster,
+    primary: &Instance,
+    reports: &BTreeMap<KeeperUid, KeeperReport>,
+) -> Vec<String> {
+    let data = cluster.data();
     let keeper_works =
         |keeper: &KeeperUid| data.keepers.get(keeper).is_some_and(|keeper| keeper.status.healthy);
     let keeper = &primary.spec.keeper_uid;
@@ -149,13 +170,11 @@ fn no_failover(data: &ClusterData, primary: &Instance) -> Vec<String> {
         (true, false) => format!("PostgreSQL of the master keeper {keeper} does not work"),
         (false, _) => format!("the master keeper {keeper} does not report"),
     };
-    let mut sentences: Vec<String> = data
-        .instances
-        .values()
-        .filter(|instance| instance.uid != primary.uid)
-        .map(|standby| match rejection(data, primary, standby, keeper_works(&standby.spec.keeper_uid)) {
-            Some(reason) => format!("{} cannot take over: {reason}", standby.spec.keeper_uid),
-            None => format!("{} can take over in the leading sentinel's next round", standby.spec.keeper_uid),
+    let mut sentences: Vec<String> = eligibility(cluster, reports)
+        .into_iter()
+        .map(|Eligibility { keeper, rejection, .. }| match rejection {
+            Some(reason) => format!("{keeper} cannot take over: {reason}"),
+            None => format!("{keeper} can take over in the leading sentinel's next round"),
         })
         .collect();
     match sentences.is_empty() {
@@ -164,38 +183,6 @@ fn no_failover(data: &ClusterData, primary: &Instance) -> Vec<String> {
             sentences.insert(0, fault);
             sentences
         }
-    }
-}
-
-/// Why a standby cannot take over, as far as the cluster data tell.
-fn rejection(
-    data: &ClusterData,
-    primary: &Instance,
-    standby: &Instance,
-    keeper_works: bool,
-) -> Option<String> {
-    let spec = data.cluster.spec.effective();
-    let status = &standby.status;
-    let may = data.keepers.get(&standby.spec.keeper_uid).and_then(|keeper| keeper.status.can_be_primary);
-    let lag = primary.status.lsn.ahead_of(status.lsn);
-    if !keeper_works {
-        Some("its keeper does not report".to_owned())
-    } else if status.current_generation == 0 {
-        Some("its copy was never complete".to_owned())
-    } else if !status.healthy {
-        Some("its PostgreSQL does not work".to_owned())
-    } else if may == Some(false) {
-        Some("its keeper was started with --can-be-master=false".to_owned())
-    } else if status.timeline != primary.status.timeline {
-        Some(format!("it is on timeline {}, the master on {}", status.timeline, primary.status.timeline))
-    } else if primary.spec.synchronous_replication {
-        let in_sync =
-            primary.status.synchronous_standbys.as_ref().is_some_and(|known| known.contains(&standby.uid));
-        (!in_sync).then(|| "it is not known to hold every acknowledged commit".to_owned())
-    } else if lag > i64::from(spec.max_standby_lag) {
-        Some(format!("it is {lag} bytes behind, maxStandbyLag is {}", spec.max_standby_lag))
-    } else {
-        None
     }
 }
 

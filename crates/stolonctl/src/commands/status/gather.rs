@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use stolon_core::sentinel::violations;
-use stolon_model::{ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid};
+use stolon_model::{ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, UsableCluster};
 use stolon_runtime::Failure;
 use stolon_store::Versioned;
 
@@ -116,7 +116,7 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
         sentinels,
         proxies,
         keepers: keeper_lines(data, &reports),
-        cluster: cluster_line(data, &reports, holds.unwrap_or_default(), available),
+        cluster: cluster_line(&cluster, &reports, holds.unwrap_or_default(), available),
         broken_rules: violations(data).len(),
         tree: tree(data),
     })
@@ -146,11 +146,12 @@ fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>)
 }
 
 fn cluster_line(
-    data: &ClusterData,
+    cluster: &UsableCluster,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
     holds: Vec<String>,
     available: bool,
 ) -> ClusterLine {
+    let data = cluster.data();
     let primary = data.cluster.status.primary.clone().unwrap_or_default();
     ClusterLine {
         available,
@@ -159,7 +160,7 @@ fn cluster_line(
             .map(|instance| instance.spec.keeper_uid.0.clone())
             .unwrap_or_default(),
         master_db_uid: primary.0,
-        problems: activity::of_cluster(data, reports, holds),
+        problems: activity::of_cluster(cluster, reports, holds),
     }
 }
 

@@ -1,0 +1,113 @@
+//! Who may take the place of the primary, and why the others may not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stolon_model::{
+    ClusterData, EffectiveSpec, Instance, InstanceUid, KeeperReport, KeeperUid, UsableCluster,
+};
+
+use super::Rejection;
+use super::election::synchronous_holders;
+use super::round::{Kind, Validity, validity};
+
+/// Whether one instance may take the place of the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eligibility {
+    /// Which instance.
+    pub instance: InstanceUid,
+    /// Its keeper.
+    pub keeper: KeeperUid,
+    /// Why not; none: it may.
+    pub rejection: Option<Rejection>,
+}
+
+/// Who may take the place of the primary, as far as the cluster data and the reports tell: a sentinel knows in addition who has
+/// shown life when. Empty without a primary.
+pub fn eligibility(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<Eligibility> {
+    let data = cluster.data();
+    let Some(primary) = data.primary() else { return Vec::new() };
+    let question = Question::about(primary, data, cluster.spec());
+    let of_instance = |instance: &Instance| {
+        let keeper = instance.spec.keeper_uid.clone();
+        let rejection = question.rejection(instance).or_else(|| question.crashes(reports.get(&keeper)));
+        Eligibility { instance: instance.uid.clone(), keeper, rejection }
+    };
+    data.instances.values().filter(|instance| instance.uid != primary.uid).map(of_instance).collect()
+}
+
+/// Who may take the place of one primary.
+pub(super) struct Question<'a> {
+    primary: &'a Instance,
+    data: &'a ClusterData,
+    spec: &'a EffectiveSpec,
+    /// Those that hold every acknowledged commit.
+    pub holders: BTreeSet<InstanceUid>,
+}
+
+impl<'a> Question<'a> {
+    pub fn about(primary: &'a Instance, data: &'a ClusterData, spec: &'a EffectiveSpec) -> Self {
+        Question { primary, data, spec, holders: synchronous_holders(primary) }
+    }
+
+    /// By the document alone.
+    pub fn rejection(&self, instance: &Instance) -> Option<Rejection> {
+        if Kind::of(instance) == Kind::Unknown {
+            return Some(Rejection::FollowsNothing);
+        }
+        let returns = self.may_return(instance);
+        match validity(self.primary, instance) {
+            Validity::Valid => {}
+            Validity::OtherBranch if returns => {}
+            Validity::Unknown => return Some(Rejection::NeverReported),
+            Validity::OtherSystem => return Some(Rejection::OtherSystem),
+            Validity::OtherBranch => return Some(Rejection::OtherBranch),
+        }
+        let keeper = self.data.keepers.get(&instance.spec.keeper_uid);
+        if !keeper.is_some_and(|keeper| keeper.status.healthy) {
+            return Some(Rejection::KeeperFailed);
+        }
+        let (generation, current) = (instance.generation, instance.status.current_generation);
+        if generation != current {
+            return Some(Rejection::NotConverged { generation, current });
+        }
+        if !instance.status.healthy {
+            return Some(Rejection::Unhealthy);
+        }
+        let (own, primary) = (instance.status.timeline, self.primary.status.timeline);
+        if own != primary && !returns {
+            return Some(Rejection::OtherTimeline { own, primary });
+        }
+        if keeper.and_then(|keeper| keeper.status.can_be_primary) == Some(false) {
+            return Some(Rejection::Forbidden);
+        }
+        if self.primary.spec.synchronous_replication {
+            return (!returns && !self.holders.contains(&instance.uid)).then_some(Rejection::NotSynchronous);
+        }
+        let (bytes, limit) =
+            (self.primary.status.lsn.ahead_of(instance.status.lsn), self.spec.max_standby_lag);
+        (bytes > i64::from(limit)).then_some(Rejection::Lag { bytes, limit })
+    }
+
+    /// A deposed primary that its successor waits for, in synchronous mode. It has not followed the successor, since a former primary
+    /// is only made a standby under another uid, so it has acknowledged nothing of it, and the successor has acknowledged
+    /// nothing to any client: everything that was ever acknowledged is here.
+    fn may_return(&self, instance: &Instance) -> bool {
+        let waits_for =
+            |uid: &InstanceUid| self.primary.spec.synchronous_standbys.iter().flatten().any(|it| it == uid);
+        self.primary.spec.synchronous_replication
+            && Kind::of(instance) == Kind::Head
+            && instance.spec.follow_config.is_none()
+            && waits_for(&instance.uid)
+    }
+
+    /// A PostgreSQL that ends every few seconds is no better than none.
+    pub fn crashes(&self, report: Option<&KeeperReport>) -> Option<Rejection> {
+        let restarts = unexpected_restarts(report);
+        (restarts > self.spec.max_restarts_per_minute).then_some(Rejection::KeepsCrashing { restarts })
+    }
+}
+
+/// How often PostgreSQL ended unexpectedly within the minute before the report.
+pub(super) fn unexpected_restarts(report: Option<&KeeperReport>) -> u32 {
+    report.and_then(|report| report.activity.as_ref()).map_or(0, |activity| activity.restarts)
+}
