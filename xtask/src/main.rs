@@ -5,6 +5,7 @@ use clap::Parser;
 mod bench;
 mod fixtures;
 mod settings;
+mod sim;
 
 /// Chores of this repository.
 #[derive(Parser)]
@@ -29,6 +30,8 @@ enum Chore {
     /// Measure whole clusters of release builds.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Play simulated clusters with faults, and check what must hold after every event.
+    Sim(sim::Sim),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),
         Chore::Model { arguments } => run_package(&["--release", "--package", "stolon-check"], &arguments),
         Chore::Bench(bench) => bench::run(&bench),
+        Chore::Sim(sim) => sim.run(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-model", &[]),
     ("stolon-core", &["stolon-model"]),
+    ("stolon-sim", &["stolon-core", "stolon-model"]),
     ("stolon-store", &["stolon-model"]),
     ("stolon-check", &["stolon-core", "stolon-model"]),
     ("stolon-postgres", &["stolon-core", "stolon-model"]),

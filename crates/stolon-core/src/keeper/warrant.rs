@@ -40,9 +40,12 @@ pub fn assigned_anew(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyW
         .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::AssignedAnew })
 }
 
-/// The instance here was being made and never became complete, and the cluster data says how to make it.
+/// The instance here was being made and never became complete, or was complete and vanished before anybody used it; and the cluster
+/// data says how to make it.
 pub fn half_made(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarrant> {
-    let half = seen.local.uid == goal.uid && seen.local.initializing;
+    // What never reached a generation never held anybody's data, and the sentinel does not miss it: it waits for it to be made.
+    let vanished = seen.local.generation == 0 && seen.data == Data::Absent;
+    let half = seen.local.uid == goal.uid && (seen.local.initializing || vanished);
     (half && is_made_anew(goal))
         .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::HalfMade })
 }

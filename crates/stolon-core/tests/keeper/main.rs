@@ -2,6 +2,7 @@
 
 #![allow(clippy::field_reassign_with_default, clippy::unwrap_used)]
 
+mod contract;
 mod fake;
 mod given;
 mod machine;

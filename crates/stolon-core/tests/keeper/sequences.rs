@@ -48,6 +48,18 @@ fn a_restored_backup_of_another_major_is_fetched_again_and_said_so() {
 }
 
 #[test]
+fn what_vanishes_before_it_was_ever_used_is_made_again() {
+    let cluster = asked(Role::Standby, Init::Resync);
+    let local = LocalState { uid: "us".into(), ..LocalState::default() };
+    let gone = Observation { local: local.clone(), ..nothing() };
+    assert_eq!(words(&plan(&goal(&cluster), &gone)), "stop examine mark copy again");
+    let used = Observation { local: LocalState { generation: 2, ..local.clone() }, ..nothing() };
+    assert_eq!(words(&plan(&goal(&cluster), &used)), "trouble", "the sentinel replaces what was in use");
+    let here = Observation { local, data: present(DataKind::Standby), ..nothing() };
+    assert_eq!(words(&plan(&goal(&cluster), &here)), "configure:standby start again", "it is here");
+}
+
+#[test]
 fn a_copy_counts_once_it_has_started() {
     let cluster = asked(Role::Standby, Init::Resync);
     let mut seen = half_made(Stage::Copied, present(DataKind::Standby));

@@ -1,0 +1,64 @@
+//! The contract between a keeper's machine and the program around it.
+
+use std::time::Duration;
+
+use stolon_core::keeper::*;
+use stolon_model::{ClusterUid, InstanceInitMode as Init, Role, UsableCluster};
+
+use crate::given::*;
+
+fn machine() -> Machine {
+    Machine::new(Beginning {
+        identity: identity(),
+        advertised: Advertised {
+            address: "10.0.0.1".into(),
+            port: "5432".into(),
+            can_be_primary: true,
+            can_be_synchronous_replica: true,
+        },
+        cluster: ClusterUid::default(),
+        local: LocalState::default(),
+        proven: None,
+        served: None,
+        predecessor: Predecessor::None,
+    })
+}
+
+fn look() -> Event {
+    Event::Looked(Box::new(Look {
+        version: Ok(V15),
+        data: Data::Absent,
+        server: ServerLook::Stopped,
+        control: ControlLook::NotRead,
+        slots_on_disk: Default::default(),
+        alter_system: AlterSystem::Refused,
+    }))
+}
+
+fn steps(effects: &[Effect]) -> Vec<&Step> {
+    let step = |effect| match effect {
+        &Effect::Take { ref step, .. } => Some(&**step),
+        _ => None,
+    };
+    effects.iter().filter_map(step).collect()
+}
+
+#[test]
+fn a_reading_of_the_cluster_data_begins_no_second_step() {
+    let mut machine = machine();
+    let cluster = UsableCluster::try_from(asked(Role::Standby, Init::Resync)).unwrap();
+    let mut now = Duration::from_secs(1000);
+    let read = || Event::ClusterRead {
+        read: ClusterRead::Usable(Box::new(cluster.clone())),
+        as_of: Duration::from_secs(1000),
+    };
+    let mut begun = Vec::new();
+    for event in [Event::Started, read(), look(), read(), read(), look(), read()] {
+        now += Duration::from_millis(10);
+        let effects = machine.handle(now, event);
+        begun.extend(steps(&effects).into_iter().cloned());
+    }
+    assert_eq!(begun, [Step::Stop], "its end was not told, so that nothing else may begin");
+    let effects = machine.handle(now, Event::StepEnded(StepOutcome::DONE));
+    assert!(matches!(steps(&effects)[..], [Step::ExamineSource { .. }]), "{effects:?}");
+}

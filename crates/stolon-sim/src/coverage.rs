@@ -1,0 +1,142 @@
+//! How far runs get. A campaign that never reaches what is hard proves nothing.
+
+use std::collections::BTreeMap;
+
+/// Something that a campaign must have reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Point {
+    /// Another primary was elected.
+    Failover,
+    /// A second one within a minute of the first.
+    DoubleFailover,
+    /// `pg_rewind` succeeded.
+    Rewind,
+    /// `pg_rewind` failed.
+    RewindFailed,
+    /// A base backup succeeded.
+    Copy,
+    /// A base backup failed.
+    CopyFailed,
+    /// Fewer synchronous standbys than wanted, with a primary that works.
+    DegradedSynchronousSet,
+    /// Commits were made to wait for nobody known.
+    CommitsBlocked,
+    /// The store was set back.
+    StoreRollback,
+    /// The store was emptied.
+    StoreWiped,
+    /// A server stood still.
+    HungServer,
+    /// A server died again and again.
+    CrashLoop,
+    /// A promotion took longer than four seconds.
+    SlowPromotion,
+    /// The answer to a write of the document was lost after it was written.
+    UnknownWrite,
+    /// Somebody else wrote the document between reading and writing.
+    Conflict,
+    /// The lead went from one sentinel to another.
+    LeaderChanged,
+    /// A primary that was deposed still ran.
+    DeposedPrimaryRan,
+    /// A commit of the asynchronous mode was lost, as it may be.
+    AsynchronousLoss,
+    /// A proxy closed because it could not check.
+    ProxyExpired,
+    /// A synchronous primary was started behind its gate.
+    GateClosed,
+    /// A restarted synchronous primary let its clients in.
+    GateOpened,
+    /// A wait for standbys was cancelled.
+    WaitCancelled,
+    /// A client's write ended without a word about its fate.
+    UnknownOutcome,
+    /// A step was called off.
+    CalledOff,
+    /// An operator made a keeper fail.
+    ForcedFailure,
+    /// Data were removed under a keeper.
+    DataLost,
+    /// The cluster was whole again at the end.
+    Converged,
+}
+
+impl Point {
+    /// All of them.
+    pub const ALL: [Point; 27] = [
+        Point::Failover,
+        Point::DoubleFailover,
+        Point::Rewind,
+        Point::RewindFailed,
+        Point::Copy,
+        Point::CopyFailed,
+        Point::DegradedSynchronousSet,
+        Point::CommitsBlocked,
+        Point::StoreRollback,
+        Point::StoreWiped,
+        Point::HungServer,
+        Point::CrashLoop,
+        Point::SlowPromotion,
+        Point::UnknownWrite,
+        Point::Conflict,
+        Point::LeaderChanged,
+        Point::DeposedPrimaryRan,
+        Point::AsynchronousLoss,
+        Point::ProxyExpired,
+        Point::GateClosed,
+        Point::GateOpened,
+        Point::WaitCancelled,
+        Point::UnknownOutcome,
+        Point::CalledOff,
+        Point::ForcedFailure,
+        Point::DataLost,
+        Point::Converged,
+    ];
+}
+
+/// How often each point was reached, and why things did not happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    points: BTreeMap<Point, u64>,
+    holds: BTreeMap<String, u64>,
+    /// Commits that clients were told of.
+    pub acknowledged: u64,
+}
+
+impl Coverage {
+    /// A point was reached.
+    pub fn reached(&mut self, point: Point) {
+        *self.points.entry(point).or_default() += 1;
+    }
+
+    /// Something did not happen, for a reason of this kind.
+    pub fn held(&mut self, kind: String) {
+        *self.holds.entry(kind).or_default() += 1;
+    }
+
+    /// How often a point was reached.
+    pub fn count(&self, point: Point) -> u64 {
+        self.points.get(&point).copied().unwrap_or(0)
+    }
+
+    /// How often each kind of hold was seen.
+    pub fn holds(&self) -> &BTreeMap<String, u64> {
+        &self.holds
+    }
+
+    /// Another run's as well.
+    pub fn add(&mut self, other: &Coverage) {
+        for (point, count) in &other.points {
+            *self.points.entry(*point).or_default() += count;
+        }
+        for (kind, count) in &other.holds {
+            *self.holds.entry(kind.clone()).or_default() += count;
+        }
+        self.acknowledged += other.acknowledged;
+    }
+
+    /// What was never reached.
+    pub fn missing(&self) -> Vec<Point> {
+        Point::ALL.into_iter().filter(|point| self.count(*point) == 0).collect()
+    }
+}

@@ -1,0 +1,369 @@
+//! A keeper's program: what stands around the machine of `stolon-core`.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use stolon_core::keeper::{
+    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity, LocalState, Machine,
+    Predecessor,
+    RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome,
+    User,
+};
+use stolon_model::{
+    BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid, Parameters, Served,
+    UsableCluster,
+};
+
+use crate::coverage::Point;
+use crate::postgres::{Disk, UnderWay};
+use crate::random::Random;
+use crate::scenario::Program;
+use crate::store::{Reply, Request};
+use crate::world::{Event, World};
+
+/// A supervisor starts a keeper that ended again after so long.
+const SUPERVISOR: Duration = Duration::from_secs(2);
+/// Between looks whether what an earlier keeper left running has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Something that concerns a keeper.
+#[derive(Clone, Debug)]
+pub(crate) enum KeeperEvent {
+    /// What an earlier keeper left running may have ended.
+    Begins,
+    /// The store answers.
+    Reply(u32, Reply),
+    /// The document changed.
+    ClusterChanged,
+    /// A look is over.
+    LookEnds,
+    /// The step of this number may have ended.
+    StepMayEnd(u32),
+    /// The time has come that the machine asked for.
+    TimePassed(crate::Time),
+    /// The server ended without being asked to.
+    Died,
+    /// A file may be written.
+    Saved(Box<StateFile>),
+}
+
+const READ: u32 = 1;
+const PUBLISH: u32 = 2;
+const OWN_REPORT: u32 = 3;
+
+/// What a keeper keeps on its disk besides PGDATA.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StateFiles {
+    pub(crate) instance: InstanceState,
+    keeper: KeeperState,
+    proven: Option<Parameters>,
+    served: Option<Served>,
+    boot: Option<BootUuid>,
+}
+
+/// A keeper.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    uid: KeeperUid,
+    random: Random,
+    pub(crate) files: StateFiles,
+    machine: Option<Machine>,
+    pub(crate) step: Option<UnderWay>,
+    pub(crate) steps: u32,
+    /// When the reading under way began, on the local clock.
+    asked_at: Duration,
+    /// When the machine wants to be told the time, and when it will be.
+    wake_at: crate::Time,
+    armed: Option<crate::Time>,
+}
+
+impl Keeper {
+    pub(crate) fn new(index: u8, random: Random) -> Self {
+        Keeper {
+            uid: KeeperUid(format!("keeper{index}")),
+            random,
+            files: StateFiles::default(),
+            machine: None,
+            step: None,
+            steps: 0,
+            asked_at: Duration::ZERO,
+            wake_at: crate::Time::ZERO,
+            armed: None,
+        }
+    }
+
+    /// Its uid.
+    pub(crate) fn uid(&self) -> &KeeperUid {
+        &self.uid
+    }
+}
+
+impl World {
+    pub(crate) fn keeper(&mut self, index: u8) -> &mut Keeper {
+        &mut self.keepers[usize::from(index)]
+    }
+
+    /// Which keeper has this uid.
+    pub(crate) fn keeper_index(&self, uid: &KeeperUid) -> Option<u8> {
+        self.keepers.iter().position(|keeper| keeper.uid == *uid).map(|index| index as u8)
+    }
+
+    /// The instance whose data a keeper has by its own account.
+    pub(crate) fn local_instance(&self, index: u8) -> Option<InstanceUid> {
+        let instance = &self.keepers[usize::from(index)].files.instance;
+        (!instance.uid.is_empty() && !instance.initializing).then(|| instance.uid.clone())
+    }
+
+    pub(crate) fn start_keeper(&mut self, index: u8, run: u32) {
+        self.log.say(self.now, &format!("k{index}"), || "starts".to_owned());
+        self.stop_server(index);
+        let it = self.keeper(index);
+        it.step = None;
+        it.machine = None;
+        it.armed = None;
+        self.after(Duration::from_millis(20), Event::Keeper(index, run, KeeperEvent::Begins));
+    }
+
+    fn identity(&mut self, index: u8) -> Identity {
+        let it = self.keeper(index);
+        let user = |name: &str| User {
+            name: name.to_owned(),
+            method: "md5".to_owned(),
+            local_method: "peer".to_owned(),
+        };
+        Identity {
+            keeper: it.uid.clone(),
+            boot: BootUuid(format!("{}-{}", it.random.uid8(), it.random.uid8())),
+            listen_address: format!("k{index}"),
+            port: "5432".to_owned(),
+            superuser: user("postgres"),
+            rewind_credentials: RewindCredentials::Present,
+            replication: user("repl"),
+        }
+    }
+
+    fn begin_keeper(&mut self, index: u8) {
+        let run = self.run_of(Program::Keeper(index)).unwrap_or_default();
+        if self.postgres[usize::from(index)].server.is_some() {
+            // A server that does not end is killed, with everything that belongs to it.
+            self.end_what_does_not_end(index);
+            return self.after(POLL, Event::Keeper(index, run, KeeperEvent::Begins));
+        }
+        self.keeper_finds_data(index);
+        let identity = self.identity(index);
+        let it = self.keeper(index);
+        let files = it.files.clone();
+        let state = files.instance;
+        let local = LocalState {
+            uid: state.uid,
+            generation: state.generation,
+            initializing: state.initializing,
+            captured: state.init_pg_parameters,
+        };
+        it.machine = Some(Machine::new(Beginning {
+            identity,
+            advertised: Advertised {
+                address: format!("k{index}"),
+                port: "5432".to_owned(),
+                can_be_primary: true,
+                can_be_synchronous_replica: true,
+            },
+            cluster: files.keeper.cluster_uid,
+            local,
+            proven: files.proven,
+            served: files.served,
+            predecessor: files.boot.map_or(Predecessor::None, Predecessor::Boot),
+        }));
+        self.tell_keeper(index, MachineEvent::Started);
+    }
+
+    pub(crate) fn keeper_event(&mut self, index: u8, event: KeeperEvent) {
+        match event {
+            KeeperEvent::Begins => self.begin_keeper(index),
+            KeeperEvent::Reply(READ, reply) => {
+                let read = self.read_cluster(index, &reply);
+                let as_of = self.keeper(index).asked_at;
+                self.tell_keeper(index, MachineEvent::ClusterRead { read, as_of });
+            }
+            KeeperEvent::Reply(PUBLISH, reply) => self.tell_keeper(index, match reply {
+                Reply::Done => MachineEvent::ReportTaken,
+                _ => MachineEvent::ReportRefused("the store does not answer".to_owned()),
+            }),
+            KeeperEvent::Reply(_, reply) => {
+                let own = match reply {
+                    Reply::OwnReport(report) => Ok(report.map(|report| Box::new((*report).clone()))),
+                    _ => Err("the store does not answer".to_owned()),
+                };
+                self.tell_keeper(index, MachineEvent::OwnReportRead(own));
+            }
+            KeeperEvent::ClusterChanged => self.tell_keeper(index, MachineEvent::ClusterChanged),
+            KeeperEvent::LookEnds => {
+                let look = self.look(index);
+                self.tell_keeper(index, MachineEvent::Looked(Box::new(look)));
+            }
+            KeeperEvent::StepMayEnd(number) => self.step_may_end(index, number),
+            KeeperEvent::TimePassed(at) => {
+                let now = self.now;
+                let it = self.keeper(index);
+                if it.armed != Some(at) {
+                    return;
+                }
+                it.armed = None;
+                match it.wake_at <= now {
+                    true => self.tell_keeper(index, MachineEvent::TimePassed),
+                    false => self.arm(index),
+                }
+            }
+            KeeperEvent::Died => {
+                let death = ServerDeath {
+                    status: "signal 9".to_owned(),
+                    explanation: "it was killed".to_owned(),
+                    cause: DeathCause::Other,
+                };
+                self.tell_keeper(index, MachineEvent::ServerDied(death));
+            }
+            KeeperEvent::Saved(file) => self.save(index, *file),
+        }
+    }
+
+    /// The machine is told what happened, and has its way.
+    pub(crate) fn tell_keeper(&mut self, index: u8, event: MachineEvent) {
+        let now = self.local(Program::Keeper(index));
+        let Some(machine) = &mut self.keeper(index).machine else { return };
+        let effects = machine.handle(now, event);
+        for effect in effects {
+            self.keeper_effect(index, effect);
+        }
+    }
+
+    fn keeper_effect(&mut self, index: u8, effect: Effect) {
+        let program = Program::Keeper(index);
+        let Some(run) = self.run_of(program) else { return };
+        match effect {
+            Effect::Look { within } => {
+                let delay = match self.is_silent(index) {
+                    true => within,
+                    false => self.random.millis(2, 15).min(within),
+                };
+                self.after(delay, Event::Keeper(index, run, KeeperEvent::LookEnds));
+            }
+            Effect::Take { step, request_timeout } => self.begin_step(index, *step, request_timeout),
+            Effect::CallOff => {
+                self.coverage.reached(Point::CalledOff);
+                self.call_off(index);
+            }
+            Effect::ReadCluster { .. } => {
+                self.keeper(index).asked_at = self.local(program);
+                self.ask(program, READ, Request::ReadDocument);
+            }
+            Effect::ReadOwnReport => {
+                let uid = self.keeper(index).uid.clone();
+                self.ask(program, OWN_REPORT, Request::ReadKeeperReport(uid));
+            }
+            Effect::Publish { mut report, ttl } => {
+                report.info_uid = InfoUid(self.keeper(index).random.uid8());
+                self.ask(program, PUBLISH, Request::PutKeeperReport(Rc::new(*report), ttl));
+            }
+            Effect::Save(file) => {
+                let delay = self.random.millis(1, 6);
+                self.after(delay, Event::Keeper(index, run, KeeperEvent::Saved(file)));
+            }
+            Effect::WakeAt(local) => {
+                self.keeper(index).wake_at = self.host(program).when(local, self.now);
+                self.arm(index);
+            }
+            Effect::Say(saying) => self.keeper_says(index, &saying),
+            Effect::Measure(_) => {}
+            Effect::Exit(why) => self.keeper_exits(index, &why),
+        }
+    }
+
+    /// Have the machine told the time when it wants to be. A wake that is put off again and again costs one event, not many.
+    fn arm(&mut self, index: u8) {
+        let Some(run) = self.run_of(Program::Keeper(index)) else { return };
+        let it = self.keeper(index);
+        let at = it.wake_at;
+        if it.armed.is_none_or(|armed| armed > at) {
+            it.armed = Some(at);
+            self.at(at, Event::Keeper(index, run, KeeperEvent::TimePassed(at)));
+        }
+    }
+
+    fn keeper_says(&mut self, index: u8, saying: &Saying) {
+        if let Saying::Begins(step) = saying {
+            if let Some(name) = step.name() {
+                self.log.say(self.now, &format!("k{index}"), || format!("begins {name}"));
+            }
+            return;
+        }
+        self.log.say(self.now, &format!("k{index}"), || format!("{saying:?}"));
+    }
+
+    fn keeper_exits(&mut self, index: u8, why: &Exit) {
+        self.log.say(self.now, &format!("k{index}"), || format!("exits: {why:?}"));
+        self.kill_program(Program::Keeper(index));
+        self.after(SUPERVISOR, Event::ProgramStarts(Program::Keeper(index)));
+    }
+
+    fn save(&mut self, index: u8, file: StateFile) {
+        let run = self.run_of(Program::Keeper(index)).unwrap_or_default();
+        let kind = file.kind();
+        let saved = match self.postgres[usize::from(index)].troubles.disk {
+            Disk::Hung => {
+                let again = Event::Keeper(index, run, KeeperEvent::Saved(Box::new(file)));
+                return self.after(Duration::from_millis(500), again);
+            }
+            Disk::Full | Disk::ReadOnly => Err("the disk is full, or can only be read".to_owned()),
+            Disk::Works => Ok(()),
+        };
+        if saved.is_ok() {
+            let files = &mut self.keeper(index).files;
+            match file {
+                StateFile::Instance(state) => files.instance = state,
+                StateFile::Keeper(state) => files.keeper = state,
+                StateFile::Proven(parameters) => files.proven = Some(parameters),
+                StateFile::Served(served) => files.served = Some(served),
+                StateFile::Boot(boot) => files.boot = Some(boot),
+            }
+        }
+        self.tell_keeper(index, MachineEvent::Saved(kind, saved));
+    }
+
+    /// The server of a keeper is gone: its parent notices at once, unless it had it stopped.
+    pub(crate) fn tell_of_death(&mut self, index: u8) {
+        let Some(run) = self.run_of(Program::Keeper(index)) else { return };
+        let expected = self.keeper(index).step.as_ref().is_some_and(UnderWay::ends_the_server);
+        if !expected {
+            let delay = self.random.millis(1, 8);
+            self.after(delay, Event::Keeper(index, run, KeeperEvent::Died));
+        }
+    }
+
+    fn read_cluster(&self, index: u8, reply: &Reply) -> ClusterRead {
+        let document: &Rc<ClusterDocument> = match reply {
+            Reply::Document(Some((document, _))) => document,
+            Reply::Document(None) => return ClusterRead::Absent,
+            _ => return ClusterRead::Unanswered("the store does not answer".to_owned()),
+        };
+        let usable = ClusterData::try_from((**document).clone()).and_then(|mut data| {
+            self.as_keepers_read_it(index, &mut data);
+            UsableCluster::try_from(data)
+        });
+        match usable {
+            Err(bad) => ClusterRead::Invalid(bad.to_string()),
+            Ok(cluster) => ClusterRead::Usable(Box::new(cluster)),
+        }
+    }
+
+    /// A step has ended.
+    pub(crate) fn step_ended(&mut self, index: u8, outcome: StepOutcome) {
+        if let StepOutcome::Failed(failure) = &outcome {
+            self.log.say(self.now, &format!("k{index}"), || {
+                format!("step failed: {:?}: {}", failure.kind, failure.sentence)
+            });
+        }
+        self.keeper(index).step = None;
+        self.tell_keeper(index, MachineEvent::StepEnded(outcome));
+    }
+}
+

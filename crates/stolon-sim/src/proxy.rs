@@ -1,0 +1,260 @@
+//! A proxy's program: what stands around the machine of `stolon-core`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use stolon_core::proxy::{
+    Claim, Destination, Effect, Event as MachineEvent, Machine, Notice, OnSilence, Policy, PrimaryAddress,
+};
+use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid};
+
+use crate::Time;
+use crate::coverage::Point;
+use crate::random::Random;
+use crate::scenario::Program;
+use crate::store::{Reply, Request};
+use crate::world::{Event, World};
+
+/// Something that concerns a proxy.
+#[derive(Clone, Debug)]
+pub(crate) enum ProxyEvent {
+    /// The store answers.
+    Reply(u32, Reply),
+    /// The document changed.
+    Woken,
+    /// The time has come that the machine asked for.
+    TimePassed(Time),
+    /// Something that the machine asked for is done.
+    Tell(Box<MachineEvent>),
+    /// A request to the store has taken as long as it may.
+    Limit(u32),
+}
+
+const READ: u32 = 0;
+const PUBLISH: u32 = 1;
+
+/// A proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    uid: ProxyUid,
+    random: Random,
+    machine: Option<Machine>,
+    /// Where clients go.
+    open: Option<Opening>,
+    openings: u32,
+    /// The generation that was published last.
+    acknowledged: i64,
+    /// Requests to the store: the number of the one that counts, for reading and for publishing.
+    requests: [u32; 2],
+    wake_at: Time,
+    armed: Option<Time>,
+    pub(crate) names_fail: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Opening {
+    number: u32,
+    keeper: u8,
+    /// On the local clock; a task of its own enforces it.
+    deadline: Duration,
+}
+
+impl Proxy {
+    pub(crate) fn new(index: u8, random: Random) -> Self {
+        Proxy {
+            uid: ProxyUid(format!("proxy{index}")),
+            random,
+            machine: None,
+            open: None,
+            openings: 0,
+            acknowledged: 0,
+            requests: [0; 2],
+            wake_at: Time::ZERO,
+            armed: None,
+            names_fail: false,
+        }
+    }
+
+    pub(crate) fn uid(&self) -> &ProxyUid {
+        &self.uid
+    }
+}
+
+impl World {
+    fn proxy(&mut self, index: u8) -> &mut Proxy {
+        &mut self.proxies[usize::from(index)]
+    }
+
+    pub(crate) fn start_proxy(&mut self, index: u8) {
+        let it = self.proxy(index);
+        it.uid = ProxyUid(it.random.uid8());
+        let policy = Policy { on_silence: OnSilence::StopListening, drain: Duration::ZERO };
+        it.machine = Some(Machine::new(it.uid.clone(), policy));
+        it.open = None;
+        it.armed = None;
+        self.log.say(self.now, &format!("p{index}"), || "starts".to_owned());
+        self.tell_proxy(index, MachineEvent::TimePassed);
+    }
+
+    /// Where a proxy lets clients through to now, by its own clock, and which opening that is.
+    pub(crate) fn proxy_destination(&self, index: u8) -> Option<(u8, u32)> {
+        let opening = self.proxies[usize::from(index)].open?;
+        let local = self.local(Program::Proxy(index));
+        (local < opening.deadline).then_some((opening.keeper, opening.number))
+    }
+
+    /// The keeper that a proxy serves, with the generation that it published last.
+    pub(crate) fn open_route(&self, index: u8) -> Option<(u8, i64)> {
+        let (keeper, _) = self.proxy_destination(index)?;
+        Some((keeper, self.proxies[usize::from(index)].acknowledged))
+    }
+
+    pub(crate) fn proxy_event(&mut self, index: u8, event: ProxyEvent) {
+        match event {
+            ProxyEvent::Woken => self.tell_proxy(index, MachineEvent::ClusterChanged),
+            ProxyEvent::Tell(event) => self.tell_proxy(index, *event),
+            ProxyEvent::TimePassed(at) => {
+                let now = self.now;
+                let it = self.proxy(index);
+                if it.armed != Some(at) {
+                    return;
+                }
+                it.armed = None;
+                match it.wake_at <= now {
+                    true => self.tell_proxy(index, MachineEvent::TimePassed),
+                    false => self.arm_proxy(index),
+                }
+            }
+            ProxyEvent::Limit(token) => self.answered(index, token, &Reply::NoAnswer),
+            ProxyEvent::Reply(token, reply) => self.answered(index, token, &reply),
+        }
+    }
+
+    /// The store answers, or has had its time; what comes later concerns nobody.
+    fn answered(&mut self, index: u8, token: u32, reply: &Reply) {
+        let kind = token & 1;
+        let current = &mut self.proxy(index).requests[kind as usize];
+        if *current != token {
+            return;
+        }
+        *current += 2;
+        let event = match (kind, reply) {
+            (READ, Reply::Document(document)) => MachineEvent::DocumentRead(
+                document.as_ref().map(|(document, _)| Box::new((**document).clone())),
+            ),
+            (READ, _) => MachineEvent::DocumentUnreadable,
+            (_, Reply::Done) => MachineEvent::ReportTaken,
+            _ => MachineEvent::ReportRefused,
+        };
+        self.tell_proxy(index, event);
+    }
+
+    fn tell_proxy(&mut self, index: u8, event: MachineEvent) {
+        let now = self.local(Program::Proxy(index));
+        let Some(machine) = &mut self.proxy(index).machine else { return };
+        for effect in machine.handle(now, event) {
+            self.proxy_effect(index, effect);
+        }
+    }
+
+    fn tell_proxy_after(&mut self, index: u8, delay: Duration, event: MachineEvent) {
+        if let Some(run) = self.run_of(Program::Proxy(index)) {
+            self.after(delay, Event::Proxy(index, run, ProxyEvent::Tell(Box::new(event))));
+        }
+    }
+
+    /// A request to the store, with a limit of the machine's.
+    fn ask_within(&mut self, index: u8, kind: u32, limit: Duration, request: Request) {
+        let Some(run) = self.run_of(Program::Proxy(index)) else { return };
+        let current = &mut self.proxy(index).requests[kind as usize];
+        // The last bit says which kind it is.
+        *current = (*current & !1) + 2 + kind;
+        let token = *current;
+        self.ask(Program::Proxy(index), token, request);
+        let limit = self.host(Program::Proxy(index)).span(limit);
+        self.after(limit, Event::Proxy(index, run, ProxyEvent::Limit(token)));
+    }
+
+    fn proxy_effect(&mut self, index: u8, effect: Effect) {
+        match effect {
+            Effect::ReadDocument { limit } => self.ask_within(index, READ, limit, Request::ReadDocument),
+            Effect::Publish { claim, ttl, limit } => self.publish(index, claim, ttl, limit),
+            Effect::Resolve { name, limit } => self.resolve(index, name, limit),
+            Effect::Listen => self.tell_proxy_after(index, Duration::from_micros(50), MachineEvent::Listening),
+            Effect::Open { destination, deadline } => self.open_proxy(index, &destination, deadline),
+            Effect::MoveDeadline(deadline) => {
+                if let Some(opening) = &mut self.proxy(index).open {
+                    opening.deadline = deadline;
+                }
+            }
+            Effect::Close(why) => {
+                let expired = self.proxy(index).open.is_some() && self.proxy_destination(index).is_none();
+                if expired {
+                    self.coverage.reached(Point::ProxyExpired);
+                }
+                self.proxy(index).open = None;
+                self.end_sessions_of_proxy(index);
+                self.log.say(self.now, &format!("p{index}"), || format!("closes: {why:?}"));
+                self.tell_proxy_after(index, Duration::from_micros(200), MachineEvent::Closed);
+            }
+            Effect::Withdraw { .. } => {
+                self.tell_proxy_after(index, Duration::from_millis(1), MachineEvent::Withdrawn);
+            }
+            Effect::WakeAt(local) => {
+                self.proxy(index).wake_at = self.host(Program::Proxy(index)).when(local, self.now);
+                self.arm_proxy(index);
+            }
+            Effect::Say(notice) => self.proxy_says(index, &notice),
+            Effect::StopListening | Effect::Measure(_) | Effect::Exit => {}
+        }
+    }
+
+    fn proxy_says(&mut self, index: u8, notice: &Notice) {
+        if !matches!(notice, Notice::SentNowhere(_)) {
+            self.log.say(self.now, &format!("p{index}"), || format!("{notice:?}"));
+        }
+    }
+
+    fn arm_proxy(&mut self, index: u8) {
+        let Some(run) = self.run_of(Program::Proxy(index)) else { return };
+        let it = self.proxy(index);
+        let at = it.wake_at;
+        if it.armed.is_none_or(|armed| armed > at) {
+            it.armed = Some(at);
+            self.at(at, Event::Proxy(index, run, ProxyEvent::TimePassed(at)));
+        }
+    }
+
+    fn publish(&mut self, index: u8, claim: Claim, ttl: Duration, limit: Duration) {
+        let it = self.proxy(index);
+        it.acknowledged = claim.generation;
+        let report = ProxyReport {
+            info_uid: InfoUid(it.random.uid8()),
+            uid: it.uid.clone(),
+            generation: claim.generation,
+            proxy_timeout: GoDuration::from(claim.timeout).0,
+        };
+        self.ask_within(index, PUBLISH, limit, Request::PutProxyReport(Rc::new(report), ttl));
+    }
+
+    /// Every keeper has one address, which is told by its name.
+    fn resolve(&mut self, index: u8, name: PrimaryAddress, limit: Duration) {
+        let keeper = self.keeper_at(&name.host).filter(|_| !self.proxies[usize::from(index)].names_fail);
+        match keeper {
+            Some(keeper) => {
+                let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, keeper)), 5432);
+                let event = MachineEvent::Resolved(name, vec![address]);
+                self.tell_proxy_after(index, Duration::from_micros(500), event);
+            }
+            None => self.tell_proxy_after(index, limit, MachineEvent::ResolveFailed(name)),
+        }
+    }
+
+    fn open_proxy(&mut self, index: u8, destination: &Destination, deadline: Duration) {
+        let Some(keeper) = self.keeper_at(&destination.name.host) else { return };
+        let it = self.proxy(index);
+        it.openings += 1;
+        it.open = Some(Opening { number: it.openings, keeper, deadline });
+    }
+}

@@ -1,0 +1,185 @@
+//! Teeth: a guard is taken away, by changing what the machines see or what becomes of their effects, never in the machines
+//! themselves. A simulator that does not notice proves nothing about the guard.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use stolon_core::keeper::{Answer, HbaLine};
+use stolon_core::sentinel::Reading;
+use stolon_model::{ClusterData, InfoUid, Lsn};
+
+use crate::scenario::{Fault, Program, Scenario, What};
+use crate::sentinel::reading;
+use crate::store::Everything;
+use crate::world::World;
+
+/// A rule that keeps data safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guard {
+    /// Nobody is elected in asynchronous mode while a proxy may forward to the old primary.
+    FenceBeforePromote,
+    /// A standby counts as synchronous once it has everything that was acknowledged before it was waited for.
+    AdmissionGate,
+    /// The standby that is furthest ahead is elected, and none that is too far behind.
+    HighestPosition,
+    /// The document is replaced only if it is still the one that was read.
+    CompareAndPut,
+    /// A primary that learns that another one was elected lets no clients in.
+    DeposedPrimary,
+    /// Proxies are opened to a new primary when none can forward to the old one any more.
+    ProxyAcknowledgement,
+    /// The first round of a sentinel only watches.
+    FirstRoundOnlyWatches,
+    /// Time in which nothing could be read is nobody's silence.
+    GapCompensation,
+    /// Data are destroyed only with a warrant.
+    DestroyWarrant,
+    /// A synchronous primary that was started lets clients in when its standbys are in sync.
+    StartGate,
+}
+
+impl Guard {
+    /// All of them.
+    pub const ALL: [Guard; 10] = [
+        Guard::FenceBeforePromote,
+        Guard::AdmissionGate,
+        Guard::HighestPosition,
+        Guard::CompareAndPut,
+        Guard::DeposedPrimary,
+        Guard::ProxyAcknowledgement,
+        Guard::FirstRoundOnlyWatches,
+        Guard::GapCompensation,
+        Guard::DestroyWarrant,
+        Guard::StartGate,
+    ];
+
+    /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
+    pub fn scenario(self, seed: u64) -> Scenario {
+        let kinds: &[u64] = match self {
+            Guard::FenceBeforePromote => &[14, 16, 18],
+            Guard::AdmissionGate => &[10, 17, 21, 11],
+            Guard::HighestPosition => &[17, 17, 11],
+            Guard::CompareAndPut => &[4, 20, 25],
+            Guard::DeposedPrimary | Guard::ProxyAcknowledgement => &[16, 18],
+            Guard::FirstRoundOnlyWatches => &[1, 11],
+            Guard::GapCompensation => &[23],
+            Guard::DestroyWarrant => &[0],
+            Guard::StartGate => &[6, 17],
+        };
+        let synchronous = match self {
+            Guard::AdmissionGate | Guard::StartGate => Some((1, 1)),
+            Guard::FenceBeforePromote | Guard::HighestPosition | Guard::ProxyAcknowledgement => None,
+            _ => Scenario::draw(seed, Duration::from_secs(60)).spec.synchronous,
+        };
+        Scenario::focused(seed, Duration::from_secs(200), kinds, synchronous)
+    }
+}
+
+impl World {
+    fn lacks(&self, guard: Guard) -> bool {
+        self.sabotage == Some(guard)
+    }
+
+    /// What a sentinel sees.
+    pub(crate) fn as_sentinels_see_it(&self, sentinel: u8, everything: &Rc<Everything>) -> Rc<Everything> {
+        let Some(guard) = self.sabotage else { return Rc::clone(everything) };
+        let mut seen = (**everything).clone();
+        let data = seen.document.as_ref().and_then(|(it, _)| ClusterData::try_from((**it).clone()).ok());
+        match guard {
+            Guard::FenceBeforePromote | Guard::ProxyAcknowledgement => {
+                let Some(section) = data.map(|data| data.proxy) else { return Rc::clone(everything) };
+                // They have done what comes next already, or what they are asked for now.
+                let generation = match (guard, section.spec.primary.is_some()) {
+                    (Guard::FenceBeforePromote, true) => section.generation + 1,
+                    (Guard::ProxyAcknowledgement, false) => section.generation,
+                    _ => return Rc::clone(everything),
+                };
+                seen.proxies.values_mut().for_each(|report| report.generation = generation);
+            }
+            Guard::HighestPosition | Guard::AdmissionGate => {
+                let primary = data.as_ref().and_then(|data| data.primary().cloned());
+                let Some(primary) = primary else { return Rc::clone(everything) };
+                let head = seen.keepers.get(&primary.spec.keeper_uid);
+                let reported = head.and_then(|report| report.postgres_state.as_ref()).map(|state| state.lsn);
+                let lsn = reported.unwrap_or_default().max(primary.status.lsn);
+                for state in seen.keepers.values_mut().filter_map(|report| report.postgres_state.as_mut()) {
+                    state.lsn = state.lsn.max(lsn);
+                }
+            }
+            Guard::FirstRoundOnlyWatches if self.sentinels[usize::from(sentinel)].readings > 0 => {
+                // What was there when it began seems to be news.
+                for report in seen.keepers.values_mut() {
+                    report.info_uid = InfoUid(format!("{}+", report.info_uid));
+                }
+            }
+            _ => return Rc::clone(everything),
+        }
+        Rc::new(seen)
+    }
+
+    /// What a sentinel takes for a reading when the store does not answer: what it read last.
+    pub(crate) fn what_a_sentinel_makes_up(&self, sentinel: u8) -> Option<Reading> {
+        let last = self.sentinels[usize::from(sentinel)].last.as_ref()?;
+        let now = self.local(Program::Sentinel(sentinel));
+        self.lacks(Guard::GapCompensation).then(|| reading(last, now))
+    }
+
+    /// The revision that a sentinel's write names.
+    pub(crate) fn expected_revision(&self, read: Option<u64>) -> Option<u64> {
+        match self.lacks(Guard::CompareAndPut) {
+            true => self.store.revision_of_document(),
+            false => read,
+        }
+    }
+
+    /// What a keeper reads.
+    pub(crate) fn as_keepers_read_it(&self, keeper: u8, data: &mut ClusterData) {
+        if !self.lacks(Guard::DeposedPrimary) {
+            return;
+        }
+        let uid = self.keepers[usize::from(keeper)].uid();
+        let own = data.instances.iter().find(|(_, instance)| instance.spec.keeper_uid == *uid);
+        if let Some(own) = own.map(|(own, _)| own.clone()) {
+            data.cluster.status.primary = Some(own);
+        }
+    }
+
+    /// What a keeper's look finds.
+    pub(crate) fn as_keepers_see_it(&self, answer: &mut Answer) {
+        if self.lacks(Guard::AdmissionGate) {
+            for row in &mut answer.replication {
+                row.flush_lsn = Some(Lsn(u64::MAX));
+            }
+        }
+    }
+
+    /// What a keeper writes into `pg_hba.conf`.
+    pub(crate) fn as_keepers_write_it(&self, lines: &mut Vec<HbaLine>) {
+        if self.lacks(Guard::StartGate) {
+            lines.push(HbaLine::Verbatim("host all all all trust".to_owned()));
+        }
+    }
+
+    /// What a keeper does with the data that it finds when it starts.
+    pub(crate) fn keeper_finds_data(&mut self, keeper: u8) {
+        if self.lacks(Guard::DestroyWarrant) && self.postgres[usize::from(keeper)].data.is_some() {
+            self.check_destruction(keeper);
+            self.postgres[usize::from(keeper)].data = None;
+        }
+    }
+}
+
+impl Scenario {
+    /// A scenario with faults of a few kinds only, close together, and at least two keepers.
+    fn focused(seed: u64, active: Duration, kinds: &[u64], synchronous: Option<(u16, u16)>) -> Scenario {
+        let mut scenario = Scenario::draw(seed, active);
+        scenario.keepers = scenario.keepers.clamp(2, 3);
+        scenario.sentinels = scenario.sentinels.max(2);
+        scenario.spec.standbys = 3;
+        scenario.spec.synchronous = synchronous.map(|(minimum, _)| (minimum, 1));
+        scenario.clients = 3;
+        scenario.redraw_faults(kinds);
+        scenario.faults.retain(|fault: &Fault| !matches!(fault.what, What::Operator(_)));
+        scenario
+    }
+}

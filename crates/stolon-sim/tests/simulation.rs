@@ -1,0 +1,63 @@
+//! The simulator itself, a slice of the everyday campaign, and every scenario that once broke something.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use stolon_sim::campaign::{ACTIVE, Campaign, play};
+use stolon_sim::{Point, Scenario, Trace, run};
+
+/// Seeds of the slice that every test run plays.
+const SLICE: u64 = 60;
+
+#[test]
+fn the_same_seed_twice_gives_the_same_log() {
+    for seed in 1..4 {
+        let scenario = Scenario::draw(seed, ACTIVE);
+        let (first, second) = (run(&scenario, Trace::Written), run(&scenario, Trace::Written));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert_eq!((first.digest, first.events), (second.digest, second.events), "seed {seed}");
+        let silent = run(&scenario, Trace::Off);
+        assert_eq!(silent.digest, first.digest, "seed {seed}: reading along changes nothing");
+    }
+}
+
+#[test]
+fn a_slice_of_the_everyday_campaign_breaks_nothing() {
+    let next = AtomicU64::new(1);
+    let found = Mutex::new(Campaign::default());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > SLICE {
+                        return;
+                    }
+                    let outcome = play(seed);
+                    found.lock().expect("no run panics").add(seed, &outcome);
+                }
+            });
+        }
+    });
+    let found = found.into_inner().expect("no run panics");
+    assert!(found.failed.is_empty(), "see them with `cargo xtask sim --seed N`: {:#?}", found.failed);
+    assert!(found.coverage.acknowledged > 30_000, "clients got far: {}", found.coverage.acknowledged);
+    for point in [Point::Failover, Point::DoubleFailover, Point::Rewind, Point::HungServer, Point::Converged] {
+        assert!(found.coverage.count(point) > 0, "the slice never reached {point:?}");
+    }
+}
+
+#[test]
+fn scenarios_that_once_broke_something_break_nothing_now() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/seeds");
+    let mut played = 0;
+    for entry in std::fs::read_dir(&directory).expect("the directory is there").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("it can be read");
+        let scenario: Scenario = serde_json::from_str(&text).expect("it is a scenario");
+        let outcome = run(&scenario, Trace::Off);
+        assert_eq!(outcome.violation, None, "{}", entry.path().display());
+        played += 1;
+    }
+    assert!(played > 0, "there is at least one scenario");
+}

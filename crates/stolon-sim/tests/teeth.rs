@@ -1,0 +1,35 @@
+//! A guard is taken away, and the simulator must notice within so many seeds; with the guard in its place the same seed
+//! breaks nothing.
+
+use stolon_sim::{Guard, Trace, run, run_without};
+
+/// How many seeds it may take.
+const PATIENCE: u64 = 120;
+
+fn is_missed(guard: Guard) {
+    for seed in 1..=PATIENCE {
+        let scenario = guard.scenario(seed);
+        if let Some(found) = run_without(guard, &scenario, Trace::Off).violation {
+            let guarded = run(&scenario, Trace::Off).violation;
+            assert_eq!(guarded, None, "seed {seed} breaks something with the guard, too");
+            println!("without {guard:?} seed {seed} breaks {:?}: {}", found.invariant, found.sentence);
+            return;
+        }
+    }
+    panic!("{PATIENCE} seeds broke nothing without {guard:?}");
+}
+
+macro_rules! teeth {
+    ($($name:ident: $guard:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            is_missed(Guard::$guard);
+        }
+    )*};
+}
+
+teeth! {
+    the_fence_before_a_promotion_is_missed: FenceBeforePromote;
+    the_admission_gate_is_missed: AdmissionGate;
+    the_start_gate_is_missed: StartGate;
+}
