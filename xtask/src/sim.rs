@@ -44,7 +44,8 @@ impl Sim {
     /// Something was broken, or the campaign never reached what it must reach.
     pub fn run(&self) -> anyhow::Result<()> {
         if let Some(path) = &self.scenario {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             return show(&serde_json::from_str(&text).context("this is no scenario")?);
         }
         match self.seed {
@@ -144,7 +145,12 @@ fn report(found: &Campaign, took: Duration) -> anyhow::Result<()> {
 
 /// Make a failure as small as it gets, and say how to see it again.
 fn explain(seed: u64, violation: &stolon_sim::Violation) -> anyhow::Result<()> {
-    println!("\nseed {seed}, at {:.3} s: {:?}: {}", violation.at.as_secs_f64(), violation.invariant, violation.sentence);
+    println!(
+        "\nseed {seed}, at {:.3} s: {:?}: {}",
+        violation.at.as_secs_f64(),
+        violation.invariant,
+        violation.sentence
+    );
     let failure = campaign::explain(seed, violation);
     let kept: Vec<String> = failure.kept.iter().map(ToString::to_string).collect();
     let keep = if kept.is_empty() { String::new() } else { format!(" --keep {}", kept.join(",")) };

@@ -211,7 +211,8 @@ impl World {
             Some((proxy, ..)) => self.host_of(Program::Proxy(proxy)),
             None => self.client_host(),
         };
-        let reaches = self.network.is_open(from, HostId(keeper)) && self.network.is_open(HostId(keeper), from);
+        let reaches =
+            self.network.is_open(from, HostId(keeper)) && self.network.is_open(HostId(keeper), from);
         if !reaches || !self.accepts_connections(keeper) || locked(self) {
             return false;
         }
@@ -259,7 +260,9 @@ impl World {
 
     /// A server gets a statement.
     pub(crate) fn execute(&mut self, keeper: u8, ticket: Ticket) {
-        let Some(session) = self.session_of(ticket).filter(|session| session.keeper == keeper) else { return };
+        let Some(session) = self.session_of(ticket).filter(|session| session.keeper == keeper) else {
+            return;
+        };
         let postgres = &mut self.postgres[usize::from(keeper)];
         if postgres.incarnation != session.incarnation {
             return;
@@ -302,7 +305,8 @@ impl World {
 
     /// A commit may be acknowledged: say so.
     pub(crate) fn acknowledge(&mut self, keeper: u8, waiting: Waiting) {
-        let Some(branch) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written.branch) else {
+        let Some(branch) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written.branch)
+        else {
             return;
         };
         let position = Position { branch, lsn: waiting.lsn };
@@ -335,9 +339,7 @@ impl World {
         let Some(session) = self.session_of(ticket) else { return };
         let (to, event) = match session.proxy {
             Some((proxy, ..)) => (self.host_of(Program::Proxy(proxy)), Event::Back(proxy, ticket, answer)),
-            None => {
-                (self.client_host(), Event::Client(ticket.client, ClientEvent::Answered(ticket, answer)))
-            }
+            None => (self.client_host(), Event::Client(ticket.client, ClientEvent::Answered(ticket, answer))),
         };
         if let Some(latency) = self.network.latency(HostId(keeper), to, &mut self.random) {
             self.after(latency, event);

@@ -144,7 +144,11 @@ impl World {
     }
 
     fn programs_on(&self, host: HostId) -> Vec<Program> {
-        self.processes.iter().filter(|(_, process)| process.host == host).map(|(program, _)| *program).collect()
+        self.processes
+            .iter()
+            .filter(|(_, process)| process.host == host)
+            .map(|(program, _)| *program)
+            .collect()
     }
 
     fn power_off(&mut self, keeper: u8) {
@@ -198,7 +202,8 @@ impl World {
         let uid_of = |keeper: &u8| self.keepers[usize::from(*keeper)].uid().clone();
         match command {
             Command::FailKeeper(keeper) => {
-                let Some(entry) = document.keepers.as_mut().and_then(|all| all.get_mut(&uid_of(keeper))) else {
+                let Some(entry) = document.keepers.as_mut().and_then(|all| all.get_mut(&uid_of(keeper)))
+                else {
                     return;
                 };
                 entry.status.force_fail = true;
@@ -219,18 +224,24 @@ impl World {
                 self.store.remove_keeper_report(&uid);
             }
             Command::Synchronous(limits) => {
-                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else { return };
+                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
+                    return;
+                };
                 spec.synchronous_replication = Some(limits.is_some());
                 spec.min_synchronous_standbys = limits.map(|(minimum, _)| minimum);
                 spec.max_synchronous_standbys = limits.map(|(_, maximum)| maximum.max(1));
             }
             Command::Parameters(value) => {
-                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else { return };
+                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
+                    return;
+                };
                 let parameters = spec.pg_parameters.get_or_insert_default();
                 parameters.insert("work_mem".to_owned(), format!("{}kB", 1024 + u64::from(*value)));
             }
             Command::ProxyTimings(timeout, interval) => {
-                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else { return };
+                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
+                    return;
+                };
                 spec.proxy_timeout = Some(GoDuration::from_milliseconds(*timeout as i64));
                 spec.proxy_check_interval = Some(GoDuration::from_milliseconds(*interval as i64));
             }

@@ -59,8 +59,7 @@ impl Host {
     pub fn when(&self, local: Duration, now: Time) -> Time {
         let ahead = local.saturating_sub(self.clock.local_anchor).as_micros() as u64;
         // One microsecond more, so that the moment has come by the local clock in spite of the rounding.
-        let moment =
-            self.clock.true_anchor + Duration::from_micros(scale(ahead, EXACT, self.clock.rate) + 1);
+        let moment = self.clock.true_anchor + Duration::from_micros(scale(ahead, EXACT, self.clock.rate) + 1);
         moment.max(now)
     }
 

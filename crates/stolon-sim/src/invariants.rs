@@ -103,9 +103,8 @@ impl Ledger {
             return;
         }
         // What the new promise contains need not be remembered.
-        self.promised.retain(|branch, lsn| {
-            !histories.contains(position, Position { branch: *branch, lsn: *lsn })
-        });
+        self.promised
+            .retain(|branch, lsn| !histories.contains(position, Position { branch: *branch, lsn: *lsn }));
         self.promised.insert(position.branch, position.lsn);
     }
 
@@ -222,7 +221,10 @@ impl World {
             && !self.histories.contains(position, Position { branch, lsn: Lsn(0) })
         {
             self.violate(Invariant::I3NoSplitBrain, || {
-                format!("pg{keeper} acknowledged {} although pg{other} was promoted in its place", position.lsn)
+                format!(
+                    "pg{keeper} acknowledged {} although pg{other} was promoted in its place",
+                    position.lsn
+                )
             });
         }
     }
@@ -232,7 +234,10 @@ impl World {
         if self.ledger.last_through != Some(position.branch) {
             if self.ledger.past.contains(&position.branch) {
                 self.violate(Invariant::I2OnePrimary, || {
-                    format!("p{proxy} passed on a commit at {} of a primary that had been replaced", position.lsn)
+                    format!(
+                        "p{proxy} passed on a commit at {} of a primary that had been replaced",
+                        position.lsn
+                    )
                 });
             }
             self.ledger.past.extend(self.ledger.last_through.replace(position.branch));
@@ -242,23 +247,32 @@ impl World {
             && lacking.branch != position.branch
         {
             self.violate(Invariant::I1NothingLost, || {
-                format!("a commit at {} through p{proxy} without what was promised at {}", position.lsn, lacking.lsn)
+                format!(
+                    "a commit at {} through p{proxy} without what was promised at {}",
+                    position.lsn, lacking.lsn
+                )
             });
         }
     }
 
     /// I14: a server shows somebody its data through a proxy. `began`: what was promised when the read began.
     pub(crate) fn check_read(&mut self, keeper: u8, began: &[Position]) {
-        let Some(here) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written) else { return };
+        let Some(here) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written) else {
+            return;
+        };
         let still = |promise: &&Position| {
             self.ledger.promised.iter().any(|(branch, lsn)| {
                 self.histories.contains(Position { branch: *branch, lsn: *lsn }, **promise)
             })
         };
-        let stale = began.iter().filter(still).find(|promise| !self.histories.contains(here, **promise)).copied();
+        let stale =
+            began.iter().filter(still).find(|promise| !self.histories.contains(here, **promise)).copied();
         if let Some(stale) = stale {
             self.violate(Invariant::I14FreshReads, || {
-                format!("a read on pg{keeper} at {} does not see what was promised at {}", here.lsn, stale.lsn)
+                format!(
+                    "a read on pg{keeper} at {} does not see what was promised at {}",
+                    here.lsn, stale.lsn
+                )
             });
         }
     }
@@ -282,7 +296,10 @@ impl World {
             let Some(here) = self.durable(keeper) else { continue };
             if let Some(lacking) = self.ledger.lacking(&self.histories, here) {
                 self.violate(Invariant::I11SynchronousPromise, || {
-                    format!("db {standby} on k{keeper} counts as in sync at {} and lacks {}", here.lsn, lacking.lsn)
+                    format!(
+                        "db {standby} on k{keeper} counts as in sync at {} and lacks {}",
+                        here.lsn, lacking.lsn
+                    )
                 });
             }
         }
@@ -312,7 +329,8 @@ impl World {
         instances.values().filter(|instance| instance.uid != uid && instance.status.healthy).any(|instance| {
             let eligible = !primary.spec.synchronous_replication
                 || (known.contains(&instance.uid) && listed.contains(&instance.uid));
-            eligible && self.keeper_index(&instance.spec.keeper_uid).is_some_and(|it| self.holds_everything(it))
+            eligible
+                && self.keeper_index(&instance.spec.keeper_uid).is_some_and(|it| self.holds_everything(it))
         })
     }
 
@@ -332,11 +350,12 @@ impl World {
 
     /// A fault destroyed data, or set them back: nobody can promise what nobody has any more.
     pub(crate) fn forget_what_nobody_has(&mut self) {
-        let holders: Vec<Position> = (0..self.scenario.keepers).filter_map(|keeper| self.durable(keeper)).collect();
+        let holders: Vec<Position> =
+            (0..self.scenario.keepers).filter_map(|keeper| self.durable(keeper)).collect();
         let promises = self.ledger.promises();
-        let lost = promises.iter().any(|promise| {
-            !holders.iter().any(|holder| self.histories.contains(*holder, *promise))
-        });
+        let lost = promises
+            .iter()
+            .any(|promise| !holders.iter().any(|holder| self.histories.contains(*holder, *promise)));
         if !lost {
             return;
         }
@@ -357,7 +376,8 @@ impl World {
         if elected != keeper || self.local_instance(keeper).as_ref() != Some(&uid) {
             return;
         }
-        if let Some(branch) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written.branch) {
+        if let Some(branch) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written.branch)
+        {
             self.ledger.promoted = Some((keeper, branch));
         }
         let deposed = (0..self.scenario.keepers).any(|other| {
@@ -374,7 +394,10 @@ impl World {
             }
         } else if let Some(lacking) = self.ledger.lacking(&self.histories, from) {
             self.violate(Invariant::I8PromotedHoldsEverything, || {
-                format!("k{keeper} is promoted at {} and lacks what was promised at {}", from.lsn, lacking.lsn)
+                format!(
+                    "k{keeper} is promoted at {} and lacks what was promised at {}",
+                    from.lsn, lacking.lsn
+                )
             });
         }
     }
@@ -409,7 +432,12 @@ impl World {
     }
 
     /// I12, I9, I10: a sentinel replaced the document.
-    fn check_document(&mut self, from: crate::Program, before: Option<&ClusterDocument>, after: &ClusterDocument) {
+    fn check_document(
+        &mut self,
+        from: crate::Program,
+        before: Option<&ClusterDocument>,
+        after: &ClusterDocument,
+    ) {
         let Ok(next) = ClusterData::try_from(after.clone()) else {
             return self.violate(Invariant::I12Document, || format!("{from:?} wrote what nobody can read"));
         };
@@ -468,7 +496,9 @@ impl World {
         let spec = &self.scenario.spec;
         let aftermath = Duration::from_millis(spec.fail * 3 + spec.convergence * 2) + Duration::from_secs(60);
         if self.ledger.active_faults == 0 && now - self.ledger.last_disturbance > aftermath {
-            self.violate(Invariant::I9NoFalseFailover, || "another primary was elected for no reason".to_owned());
+            self.violate(Invariant::I9NoFalseFailover, || {
+                "another primary was elected for no reason".to_owned()
+            });
         }
         let (elections, disturbances) = (self.ledger.elections, self.ledger.disturbances);
         if elections > 3 + 3 * disturbances {
@@ -486,7 +516,10 @@ impl World {
         // One that has said more since then has moved on.
         if last <= report.generation && applied != Some(keeper) {
             self.violate(Invariant::I13ProxyLetsGo, || {
-                format!("p{proxy} says that it applied generation {} and still serves pg{keeper}", report.generation)
+                format!(
+                    "p{proxy} says that it applied generation {} and still serves pg{keeper}",
+                    report.generation
+                )
             });
         }
     }

@@ -4,14 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity, LocalState, Machine,
-    Predecessor,
-    RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome,
-    User,
+    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity,
+    LocalState, Machine, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome, User,
 };
 use stolon_model::{
-    BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid, Parameters, Served,
-    UsableCluster,
+    BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid,
+    Parameters, Served, UsableCluster,
 };
 
 use crate::coverage::Point;
@@ -185,10 +183,13 @@ impl World {
                 let as_of = self.keeper(index).asked_at;
                 self.tell_keeper(index, MachineEvent::ClusterRead { read, as_of });
             }
-            KeeperEvent::Reply(PUBLISH, reply) => self.tell_keeper(index, match reply {
-                Reply::Done => MachineEvent::ReportTaken,
-                _ => MachineEvent::ReportRefused("the store does not answer".to_owned()),
-            }),
+            KeeperEvent::Reply(PUBLISH, reply) => self.tell_keeper(
+                index,
+                match reply {
+                    Reply::Done => MachineEvent::ReportTaken,
+                    _ => MachineEvent::ReportRefused("the store does not answer".to_owned()),
+                },
+            ),
             KeeperEvent::Reply(_, reply) => {
                 let own = match reply {
                     Reply::OwnReport(report) => Ok(report.map(|report| Box::new((*report).clone()))),
@@ -366,4 +367,3 @@ impl World {
         self.tell_keeper(index, MachineEvent::StepEnded(outcome));
     }
 }
-

@@ -181,7 +181,9 @@ impl World {
             Effect::ReadDocument { limit } => self.ask_within(index, READ, limit, Request::ReadDocument),
             Effect::Publish { claim, ttl, limit } => self.publish(index, claim, ttl, limit),
             Effect::Resolve { name, limit } => self.resolve(index, name, limit),
-            Effect::Listen => self.tell_proxy_after(index, Duration::from_micros(50), MachineEvent::Listening),
+            Effect::Listen => {
+                self.tell_proxy_after(index, Duration::from_micros(50), MachineEvent::Listening)
+            }
             Effect::Open { destination, deadline } => self.open_proxy(index, &destination, deadline),
             Effect::MoveDeadline(deadline) => {
                 if let Some(opening) = &mut self.proxy(index).open {

@@ -76,7 +76,10 @@ mod tests {
         // The first outputs for the seed 1234567 as the reference implementation in C prints them.
         let mut random = Random::new(1_234_567);
         let numbers = [random.next(), random.next(), random.next()];
-        assert_eq!(numbers, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            numbers,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
     }
 
     #[test]

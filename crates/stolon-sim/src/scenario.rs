@@ -353,16 +353,15 @@ impl Scenario {
 
 impl Spec {
     fn draw(random: &mut Random, keepers: u8) -> Spec {
-        let (sleep, fail, proxy_check, proxy_timeout) =
-            *random
-                .pick(&[
-                    (1_000, 4_000, 1_000, 3_000),
-                    (1_000, 4_000, 1_000, 3_000),
-                    (1_000, 6_000, 1_000, 6_000),
-                    (2_000, 8_000, 2_000, 6_000),
-                    (5_000, 20_000, 5_000, 15_000),
-                ])
-                .unwrap_or(&(1_000, 4_000, 1_000, 3_000));
+        let (sleep, fail, proxy_check, proxy_timeout) = *random
+            .pick(&[
+                (1_000, 4_000, 1_000, 3_000),
+                (1_000, 4_000, 1_000, 3_000),
+                (1_000, 6_000, 1_000, 6_000),
+                (2_000, 8_000, 2_000, 6_000),
+                (5_000, 20_000, 5_000, 15_000),
+            ])
+            .unwrap_or(&(1_000, 4_000, 1_000, 3_000));
         let synchronous = Self::draw_synchronous(random, keepers);
         let standbys = *random.pick(&[1, 2, 3, 3]).unwrap_or(&3);
         Spec {

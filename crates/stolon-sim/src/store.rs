@@ -186,7 +186,11 @@ impl Store {
 
     /// The document as it was at a moment in the past; none when that is too long ago.
     pub fn document_at(&self, moment: Time) -> Option<Rc<ClusterDocument>> {
-        self.past.iter().rev().find(|(written, _)| *written <= moment).map(|(_, document)| Rc::clone(document))
+        self.past
+            .iter()
+            .rev()
+            .find(|(written, _)| *written <= moment)
+            .map(|(_, document)| Rc::clone(document))
     }
 
     /// Everything is gone.

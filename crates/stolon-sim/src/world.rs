@@ -156,8 +156,7 @@ impl World {
         let hosts = usize::from(keepers) + usize::from(sentinels) + usize::from(proxies) + 2;
         let mut processes = BTreeMap::new();
         let mut add = |program: Program, host: u8| {
-            let process =
-                Process { host: HostId(host), life: Life::Dead, run: 0, watch_pending: false };
+            let process = Process { host: HostId(host), life: Life::Dead, run: 0, watch_pending: false };
             processes.insert(program, process);
         };
         (0..keepers).for_each(|keeper| add(Program::Keeper(keeper), keeper));
@@ -206,7 +205,9 @@ impl World {
             self.digest(next.at.as_micros() as u64);
             self.handle(next.event);
             if self.events > EVENTS_PER_SECOND * (next.at.as_secs() + 10) {
-                self.violate(crate::Invariant::I18Quiescence, || "more events than any cluster needs".to_owned());
+                self.violate(crate::Invariant::I18Quiescence, || {
+                    "more events than any cluster needs".to_owned()
+                });
             }
             if self.violation.is_some() || self.over {
                 break;
@@ -258,7 +259,9 @@ impl World {
     fn handle(&mut self, event: Event) {
         let Some(event) = self.unless_held(event) else { return };
         match event {
-            Event::Store { from, run, sent, token, request } => self.at_store(from, run, sent, token, request),
+            Event::Store { from, run, sent, token, request } => {
+                self.at_store(from, run, sent, token, request)
+            }
             Event::Keeper(keeper, run, event) => {
                 if self.is_run(Program::Keeper(keeper), run) {
                     self.keeper_event(keeper, event);

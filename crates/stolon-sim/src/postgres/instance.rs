@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, FailureKind,
-    Learned, Look, OldData, Present, ReplicationRow, ServerDeath, ServerLook, SlotChanges, SourceTrouble,
-    Step, StepFailure, StepOutcome, Upstream, WalReceiver,
+    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, FailureKind, Learned, Look,
+    OldData, Present, ReplicationRow, ServerDeath, ServerLook, SlotChanges, SourceTrouble, Step, StepFailure,
+    StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, STOLON_PREFIX};
@@ -102,7 +102,9 @@ impl World {
 
     fn answer_of(&self, keeper: u8) -> ServerLook {
         let postgres = &self.postgres[usize::from(keeper)];
-        let (Some(server), Some(data)) = (&postgres.server, &postgres.data) else { return ServerLook::Stopped };
+        let (Some(server), Some(data)) = (&postgres.server, &postgres.data) else {
+            return ServerLook::Stopped;
+        };
         let branch = data.written.branch;
         let parameter = |name: &str| server.config.parameters.get(name).cloned().unwrap_or_default();
         let replication = server.senders.values().filter(|sender| sender.flushed.is_some());
@@ -189,7 +191,9 @@ impl World {
     }
 
     pub(crate) fn step_may_end(&mut self, keeper: u8, number: u32) {
-        let Some(under_way) = self.keeper(keeper).step.clone().filter(|it| it.number == number) else { return };
+        let Some(under_way) = self.keeper(keeper).step.clone().filter(|it| it.number == number) else {
+            return;
+        };
         match self.second_part(keeper, &under_way) {
             Poll::Again(delay) => self.poll_step(keeper, number, delay),
             Poll::Ended(outcome) => self.step_ended(keeper, outcome),
@@ -225,7 +229,9 @@ impl World {
                 Poll::Ended(StepOutcome::DONE)
             }
             Step::InitDb(_) => self.initdb(keeper),
-            Step::Restore(_) | Step::WaitRecoveryEnd(_) => failed(FailureKind::Other, "there are no backups here"),
+            Step::Restore(_) | Step::WaitRecoveryEnd(_) => {
+                failed(FailureKind::Other, "there are no backups here")
+            }
             Step::ExamineSource { upstream, system_identifier, slot } => {
                 self.examine(keeper, upstream, system_identifier.as_deref(), slot, waited)
             }
@@ -471,7 +477,8 @@ impl World {
         };
         let mut changes = SlotChanges::default();
         let active: Vec<&str> = server.senders.values().map(|sender| sender.name.as_str()).collect();
-        let unwanted = data.slots.keys().filter(|name| name.starts_with(STOLON_PREFIX) && !wanted.contains(*name));
+        let unwanted =
+            data.slots.keys().filter(|name| name.starts_with(STOLON_PREFIX) && !wanted.contains(*name));
         for name in unwanted.cloned().collect::<Vec<_>>() {
             match active.contains(&name.as_str()) {
                 true => changes.kept.push((name, "it is in use".to_owned())),

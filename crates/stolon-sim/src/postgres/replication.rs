@@ -43,13 +43,10 @@ impl World {
             let retry = self.retry_interval(keeper);
             return self.postgres_soon(keeper, retry, Happening::Connect);
         }
-        let (own, incarnation) = (
-            self.postgres[usize::from(keeper)].incarnation,
-            self.postgres[usize::from(from)].incarnation,
-        );
+        let (own, incarnation) =
+            (self.postgres[usize::from(keeper)].incarnation, self.postgres[usize::from(from)].incarnation);
         if let Some(upstream) = &mut self.postgres[usize::from(from)].server {
-            let sender =
-                Sender { name, incarnation: own, flushed: None, busy: false, silent_since: None };
+            let sender = Sender { name, incarnation: own, flushed: None, busy: false, silent_since: None };
             upstream.senders.insert(keeper, sender);
         }
         if let Some(server) = &mut self.postgres[usize::from(keeper)].server {
@@ -62,9 +59,7 @@ impl World {
     fn retry_interval(&self, keeper: u8) -> Duration {
         let server = self.postgres[usize::from(keeper)].server.as_ref();
         let value = server.and_then(|server| server.config.parameters.get("wal_retrieve_retry_interval"));
-        value
-            .and_then(|value| value.trim_end_matches("ms").parse().ok())
-            .map_or(RETRY, Duration::from_millis)
+        value.and_then(|value| value.trim_end_matches("ms").parse().ok()).map_or(RETRY, Duration::from_millis)
     }
 
     /// What PostgreSQL asks before a standby may stream.
@@ -124,7 +119,8 @@ impl World {
     fn send(&mut self, keeper: u8, standby: u8) {
         let now = self.now;
         let incarnation = self.postgres[usize::from(keeper)].incarnation;
-        let Some(position) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.durable()) else {
+        let Some(position) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.durable())
+        else {
             return;
         };
         let latency = self.network.latency(HostId(keeper), HostId(standby), &mut self.random);

@@ -157,7 +157,9 @@ impl World {
             server.senders.remove(&keeper);
         }
         let timeline = self.histories.timeline(branch);
-        self.log.say(self.now, &format!("pg{keeper}"), || format!("is promoted to timeline {timeline} at {}", from.lsn));
+        self.log.say(self.now, &format!("pg{keeper}"), || {
+            format!("is promoted to timeline {timeline} at {}", from.lsn)
+        });
         if !whole {
             self.violate(Invariant::I8PromotedHoldsEverything, || {
                 format!("keeper k{keeper} promoted data that are a mixture")

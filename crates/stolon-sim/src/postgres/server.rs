@@ -236,9 +236,8 @@ impl Quorum {
 
     /// How `pg_stat_replication` shows a standby: `sync`, `quorum`, `potential` or `async`.
     pub fn state_of(&self, name: &str, senders: &BTreeMap<u8, Sender>) -> &'static str {
-        let connected = |name: &str| {
-            senders.values().any(|sender| sender.name == name && sender.flushed.is_some())
-        };
+        let connected =
+            |name: &str| senders.values().any(|sender| sender.name == name && sender.flushed.is_some());
         if !self.names.iter().any(|listed| listed == name) || !connected(name) {
             return "async";
         }
