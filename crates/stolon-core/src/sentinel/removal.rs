@@ -61,16 +61,16 @@ impl Round<'_> {
         }
     }
 
-    /// A standby that was complete once, does not work, and whose keeper says that it holds something else, or nothing.
+    /// A standby that was complete once, does not work, and whose keeper says that it holds something else, or nothing. The keeper's own
+    /// word counts where the data went before a report told that they were complete; a keeper that was only just assigned the
+    /// instance still reports its former one, and has served that.
     fn is_lost(&self, instance: &Instance) -> bool {
-        let says_so = |keeper: &KeeperUid| {
-            let state = self.fresh.get(keeper).and_then(|report| report.postgres_state.as_ref());
-            state.is_some_and(|state| state.uid != instance.uid)
-        };
-        Kind::of(instance) == Kind::Standby
-            && instance.status.current_generation != 0
-            && !instance.status.healthy
-            && says_so(&instance.spec.keeper_uid)
+        let Some(report) = self.fresh.get(&instance.spec.keeper_uid) else { return false };
+        let holds_another = report.postgres_state.as_ref().is_some_and(|state| state.uid != instance.uid);
+        let served = report.activity.as_ref().and_then(|activity| activity.served.as_ref());
+        let was_complete = instance.status.current_generation != 0
+            || served.is_some_and(|served| served.instance == instance.uid);
+        Kind::of(instance) == Kind::Standby && !instance.status.healthy && holds_another && was_complete
     }
 
     /// A standby that has not moved for long, and whose next WAL the primary no longer has.

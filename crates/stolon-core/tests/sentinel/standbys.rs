@@ -95,6 +95,32 @@ fn a_standby_whose_data_are_gone_is_made_anew_after_a_while() {
     assert_eq!(world.db(3).spec.init_mode, Some(InstanceInitMode::Resync));
 }
 
+/// Between the keeper's reaching its first generation and the sentinel's reading of it lies a moment in which data can go.
+#[test]
+fn data_that_went_before_anybody_read_that_they_were_complete_are_made_anew_on_the_keepers_word() {
+    let outcome = |served: usize| {
+        let mut world = World::normal(2, 2).given(|world| {
+            let standby = world.db(2);
+            (standby.status.current_generation, standby.status.healthy) = (0, false);
+        });
+        let mut changes = Vec::new();
+        for _ in 0..60 {
+            let mut reports = world.current_reports();
+            let report = reports.get_mut(&keeper_uid(2)).unwrap();
+            let state = report.postgres_state.as_mut().unwrap();
+            (state.uid, state.healthy) = ("".into(), false);
+            let served = Served { instance: uid(served), generation: 1, ..Served::default() };
+            report.activity.get_or_insert_default().served = Some(served);
+            changes.extend(world.later(1000).round_on(&reports).changes);
+        }
+        changes.into_iter().any(|change| {
+            matches!(change, Change::InstanceRemoved { because: RemovalReason::DataLost, instance, .. } if instance == uid(2))
+        })
+    };
+    assert!(outcome(2), "its keeper served it");
+    assert!(!outcome(7), "its keeper still reports the instance before it");
+}
+
 /// A8: a base backup that is under way counts.
 #[test]
 fn slow_standbys_are_not_made_again_and_again() {
