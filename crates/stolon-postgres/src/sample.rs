@@ -26,9 +26,12 @@ const POSITION: &str = "SELECT pg_is_in_recovery(), \
      (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming')";
 
 /// The directories of the sockets are given on the command line, so that what a file that came with the data says of them is for nothing.
+/// A parameter that left the files waits for a restart to its default, also where it has that already: nothing would change.
 const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
      WHERE name IS NOT NULL AND setting IS NOT NULL ORDER BY seqno; \
-     SELECT name FROM pg_settings WHERE pending_restart AND name <> 'unix_socket_directories' ORDER BY 1";
+     SELECT name FROM pg_settings s WHERE pending_restart AND name <> 'unix_socket_directories' \
+     AND (setting IS DISTINCT FROM boot_val OR EXISTS (SELECT FROM pg_file_settings f WHERE lower(f.name) = s.name)) \
+     ORDER BY 1";
 
 /// 16 MiB, the only size whose file names the wire format can express.
 const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
