@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use procfs::process::Process;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::process::TOOL_OF;
 
@@ -61,21 +62,34 @@ pub(crate) struct Held {
     pid: i32,
     /// Clock ticks since the boot of the machine: with the number, the identity of a process.
     started: u64,
-    handle: OwnedFd,
+    /// None where the kernel (before 5.3) or a filter of system calls does not give one.
+    handle: Option<OwnedFd>,
 }
 
 impl Held {
     /// The process that has this number now; none when there is none.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let pid = i32::try_from(pid).ok()?;
-        let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let handle = match pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()) {
+            Ok(handle) => Some(handle),
+            Err(Errno::SRCH) => return None,
+            // That there is no descriptor does not say that there is no process.
+            Err(_) => None,
+        };
         let started = Process::new(pid).and_then(|process| process.stat()).ok()?.starttime;
         Some(Self { pid, started, handle })
     }
 
     /// Best effort: it may have ended.
     pub(crate) fn signal(&self, signal: Signal) {
-        let _ = pidfd_send_signal(&self.handle, signal);
+        let sent = self.handle.as_ref().map(|handle| pidfd_send_signal(handle, signal));
+        if matches!(sent, Some(Ok(()) | Err(Errno::SRCH))) {
+            return;
+        }
+        // By its number, as long as that is still its own.
+        if let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.is_over()) {
+            let _ = kill_process(pid, signal);
+        }
     }
 
     /// True once it has ended, whether or not its parent has noticed.
@@ -104,4 +118,21 @@ pub(crate) fn family_of(ancestor: &Held) -> Vec<Held> {
         }
     }
     family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_a_descriptor_is_signalled_by_its_number_while_it_is_the_same() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let held = Held { handle: None, ..Held::of(child.id()).unwrap() };
+        let another = Held { pid: held.pid, started: held.started + 1, handle: None };
+        another.signal(Signal::KILL);
+        assert!(!held.is_over());
+        held.signal(Signal::KILL);
+        child.wait().unwrap();
+        assert!(held.is_over());
+    }
 }
