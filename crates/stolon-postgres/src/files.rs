@@ -23,10 +23,13 @@ fn unique() -> String {
 }
 
 /// Replaces `path` by a file with `content`, mode 0600, so that a crash leaves the old or the new one.
-/// A regular file with that content already is left alone.
+/// A regular file with that content already only loses the rights of others.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<Written> {
-    let is_file = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
-    if is_file && std::fs::read(path).is_ok_and(|old| old == content) {
+    let file = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file);
+    if let Some(metadata) = file
+        && std::fs::read(path).is_ok_and(|old| old == content)
+        && is_made_private(path, &metadata)
+    {
         return Ok(Written::Unchanged);
     }
     let mut name = path.as_os_str().to_owned();
@@ -42,6 +45,12 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<Written> {
     written?;
     sync_parent(path)?;
     Ok(Written::Replaced)
+}
+
+/// libpq ignores a file of passwords that others may read.
+fn is_made_private(path: &Path, metadata: &std::fs::Metadata) -> bool {
+    metadata.permissions().mode() & 0o777 == 0o600
+        || std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).is_ok()
 }
 
 fn write_new(path: &Path, content: &[u8]) -> std::io::Result<std::fs::File> {
@@ -131,5 +140,20 @@ impl SecretFile {
 impl Drop for SecretFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_file_loses_the_rights_of_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pass");
+        write_atomically(&path, b"secret").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(write_atomically(&path, b"secret").unwrap(), Written::Unchanged);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
