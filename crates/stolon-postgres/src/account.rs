@@ -36,9 +36,9 @@ impl LocalPostgres {
     /// Lets our account, and root, be the superuser. What else stands in `pg_ident.conf` is its operator's, and stays.
     pub(crate) fn write_account_map(&self) -> Result<Written> {
         let path = self.data_directory().join("pg_ident.conf");
-        let old = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let old = match std::fs::read(&path) {
+            Ok(old) => old,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(PostgresError::io("read", &path)(error)),
         };
         let accounts: Vec<&str> =
@@ -47,22 +47,26 @@ impl LocalPostgres {
     }
 }
 
-fn write_map(path: &Path, old: &str, accounts: &[&str], superuser: &str) -> Result<Written> {
+/// What others wrote there need not be UTF-8.
+fn write_map(path: &Path, old: &[u8], accounts: &[&str], superuser: &str) -> Result<Written> {
     let mut text = String::from(FIRST_LINE);
     for account in accounts {
         text.push_str(&format!("\n{MAP} {} {}", hba_name(account), hba_name(superuser)));
     }
     text.push_str(&format!("\n{LAST_LINE}\n"));
+    let mut text = text.into_bytes();
     let mut is_ours = false;
-    for line in old.lines() {
-        is_ours |= line == FIRST_LINE;
+    for line in old.split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        is_ours |= line == FIRST_LINE.as_bytes();
         if !is_ours {
-            text.push_str(line);
-            text.push('\n');
+            text.extend_from_slice(line);
+            text.push(b'\n');
         }
-        is_ours &= line != LAST_LINE;
+        is_ours &= line != LAST_LINE.as_bytes();
     }
-    write_atomically(path, text.as_bytes())
+    write_atomically(path, &text)
 }
 
 #[cfg(test)]
@@ -73,11 +77,11 @@ mod tests {
     fn lines_of_others_stay_and_ours_are_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pg_ident.conf");
-        let read = || std::fs::read_to_string(&path).unwrap();
-        write_map(&path, "mine joe app\n# end\n", &["old", "root"], "su").unwrap();
+        let read = || std::fs::read(&path).unwrap();
+        write_map(&path, b"mine jo\xeb app\n# end\n", &["old", "root"], "su").unwrap();
         write_map(&path, &read(), &["a b", "root"], "su").unwrap();
-        let expected =
-            format!("{FIRST_LINE}\n{MAP} \"a b\" su\n{MAP} root su\n{LAST_LINE}\nmine joe app\n# end\n");
+        let ours = format!("{FIRST_LINE}\n{MAP} \"a b\" su\n{MAP} root su\n{LAST_LINE}\n");
+        let expected = [ours.as_bytes(), b"mine jo\xeb app\n# end\n"].concat();
         assert_eq!(read(), expected);
         assert_eq!(write_map(&path, &expected, &["a b", "root"], "su").unwrap(), Written::Unchanged);
     }
