@@ -117,12 +117,12 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
         };
         HbaLine::Rule(HbaRule { origin, database, user: user_column, method })
     };
-    let mut lines = vec![named(HbaOrigin::Local, HbaDatabase::Named("postgres"), superuser)];
-    if superuser.local_method != superuser.method {
+    let mut lines = vec![
+        named(HbaOrigin::Local, HbaDatabase::Named("postgres"), superuser),
         // The keeper asks a standby for its timeline over a replication connection.
-        lines.push(named(HbaOrigin::Local, HbaDatabase::Replication, superuser));
-    }
-    lines.push(named(HbaOrigin::Local, HbaDatabase::Replication, replication));
+        named(HbaOrigin::Local, HbaDatabase::Replication, superuser),
+        named(HbaOrigin::Local, HbaDatabase::Replication, replication),
+    ];
     if goal.access == AccessMode::Strict {
         for origin in strict_origins(&goal.peers) {
             lines.push(named(origin.clone(), HbaDatabase::All, superuser));
@@ -211,7 +211,8 @@ mod tests {
         hba_lines(&goal, &user("su", "md5"), &user("repl", "trust"), admission).iter().map(text).collect()
     }
 
-    const LOCAL: [&str; 2] = ["local postgres su md5", "local replication repl trust"];
+    const LOCAL: [&str; 3] =
+        ["local postgres su md5", "local replication su md5", "local replication repl trust"];
     const EVERYWHERE: [&str; 4] = [
         "host all su 0.0.0.0/0 md5",
         "host all su ::0/0 md5",

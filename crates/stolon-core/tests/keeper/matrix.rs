@@ -431,7 +431,7 @@ fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
         Step::Configure { config, .. } => Some((**config).clone()),
         _ => None,
     });
-    assert!(seen.applied.iter().all(|config| config.hba.len() == 6), "only superuser and replication lines");
+    assert!(seen.applied.iter().all(|config| config.hba.len() == 7), "only superuser and replication lines");
     assert_eq!(planned(&cluster, &seen), "terminate slots commit:3");
     let answers = std::mem::replace(&mut seen.server, Server::Running(None));
     assert_eq!(planned(&cluster, &seen), "configure:primary terminate ready again", "its sessions may go on");
@@ -457,7 +457,7 @@ fn a_line_of_pg_hba_that_postgresql_refuses_is_left_out_and_shown() {
         Step::Configure { config, .. } => Some(config),
         _ => None,
     });
-    assert_eq!(config.unwrap().hba.len(), 7);
+    assert_eq!(config.unwrap().hba.len(), 8);
     let problem = "the line \"host all all nowhere\" of pgHBA is left out: end-of-line";
     assert_eq!(plan.parameter_problems, [problem]);
 }

@@ -164,7 +164,7 @@ proptest! {
             InstanceRole::Primary(primary) if primary.deposed_by.is_some() => {
                 for step in &plan.steps {
                     if let Step::Configure { config, .. } = step {
-                        prop_assert_eq!(config.hba.len(), 6);
+                        prop_assert_eq!(config.hba.len(), 7);
                     }
                 }
             }
@@ -183,7 +183,7 @@ proptest! {
         for step in &plan.steps {
             match step {
                 Step::SetGate(now) => gate = *now,
-                Step::Configure { config, .. } if gate == Gate::Closed => prop_assert_eq!(config.hba.len(), 6),
+                Step::Configure { config, .. } if gate == Gate::Closed => prop_assert_eq!(config.hba.len(), 7),
                 _ => {}
             }
         }
