@@ -265,6 +265,12 @@ impl Goal {
         Some(format!("{}:{}", peer.status.listen_address, peer.status.port))
     }
 
+    /// True for a primary beside which another instance was elected.
+    pub fn is_deposed(&self) -> bool {
+        let Goal::Reach(goal) = self else { return false };
+        matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed_by.is_some())
+    }
+
     /// True when what is being made for this goal is of no use for `now`. Cluster data that cannot be read changes
     /// nothing, and neither do parameters: they come into force once the instance is made.
     pub fn is_given_up_by(&self, now: &Goal) -> bool {

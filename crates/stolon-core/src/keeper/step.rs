@@ -205,7 +205,7 @@ impl Step {
                 | Step::BaseBackup { .. }
                 | Step::Rewind { .. }
                 | Step::WaitRecoveryEnd(_)
-                | Step::WaitReady(None)
+                | Step::WaitReady(_)
         )
     }
 

@@ -122,7 +122,11 @@ impl Pursuit {
                 return Reaction::Nothing;
             }
             let long = matches!(&course.awaits, Awaits::Step(step) if step.takes_long());
-            if given_up && long && !std::mem::replace(&mut course.called_off, true) {
+            // A server in recovery is waited for as long as it goes on, and may be let out of it with its clients.
+            let deposed = matches!(&course.awaits, Awaits::Step(Step::WaitReady(_)))
+                && goal.is_deposed()
+                && !course.goal.is_deposed();
+            if (given_up || deposed) && long && !std::mem::replace(&mut course.called_off, true) {
                 course.outdated = true;
                 return Reaction::CallOff;
             }
