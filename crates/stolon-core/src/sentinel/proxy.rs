@@ -7,6 +7,7 @@ use stolon_model::{Instance, ProxyReport, ProxyUid};
 use super::memory::{Closed, ProxySighting};
 use super::round::{Progress, Round};
 use super::{Change, Hold};
+use crate::proxy::NOTHING;
 
 /// Used in place of a `convergenceTimeout` without limit.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -71,20 +72,31 @@ impl Round<'_> {
     /// Active proxies that may still be forwarding although the document says nowhere: they have not said that they did what it asks
     /// for, and the time after which they close by themselves is not over. A proxy that read the document before it said so
     /// closes `proxyTimeout` later, as it has published it, whatever else happens to it.
+    ///
+    /// Not so one that says that it acknowledges nothing: only a proxy that forwards and was shown an older document says that, and it
+    /// goes on for as long as it can read. It is waited for as long as its report lives. A new proxy never says it.
     pub fn open_proxies_left(&self) -> Awaited {
         let generation = self.data.proxy.generation;
         let closed_since = self.memory.closed.map_or(self.arrived, |closed| closed.since);
         let mut awaited = Awaited::default();
         for uid in &self.active_proxies {
             let Some(sighting) = self.memory.proxies.get(uid) else { continue };
-            let closes_by =
-                closed_since.saturating_add(self.timeout_of(&sighting.report).mul_f64(CLOCK_TOLERANCE));
+            let timeout = self.timeout_of(&sighting.report);
+            let closes_by = match self.goes_on(uid, &sighting.report) {
+                true => sighting.since.saturating_add(timeout.saturating_mul(2)),
+                false => closed_since.saturating_add(timeout.mul_f64(CLOCK_TOLERANCE)),
+            };
             if sighting.report.generation != generation && self.now.monotonic <= closes_by {
                 awaited.proxies.push(uid.clone());
                 awaited.until = awaited.until.max(Some(closes_by + Duration::from_millis(1)));
             }
         }
         awaited
+    }
+
+    /// Whether a proxy has said that it stays where it is. A report that cannot be read says nothing.
+    fn goes_on(&self, uid: &ProxyUid, report: &ProxyReport) -> bool {
+        self.view.proxies.contains_key(uid) && report.generation == NOTHING
     }
 
     /// Remember since when proxies are told to send clients nowhere.

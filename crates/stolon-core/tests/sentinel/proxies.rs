@@ -192,3 +192,25 @@ fn the_fence_waits_for_what_each_proxy_has_published() {
     }
     assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
 }
+
+/// A proxy that was shown an older document stays where it is and says that it acknowledges nothing; only the end of its report
+/// ends the wait for it. One that is merely behind closes by itself.
+#[test]
+fn a_proxy_that_stays_where_it_is_is_waited_for_as_long_as_it_reports() {
+    for (generation, elected) in [(-1, 1), (0, 2), (1, 2)] {
+        let mut world = World::normal(2, 2).given(|world| {
+            world.proxy("p1", generation);
+            world.break_db(1);
+        });
+        for _ in 0..60 {
+            world.later(1000);
+            world.proxy("p1", generation);
+            world.round();
+        }
+        assert_eq!(world.data.cluster.status.primary, Some(uid(elected)), "it says {generation}");
+        for _ in 0..32 {
+            world.later(1000).round();
+        }
+        assert_eq!(world.data.cluster.status.primary, Some(uid(2)), "it says nothing any more");
+    }
+}
