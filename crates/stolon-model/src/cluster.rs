@@ -250,7 +250,7 @@ document! {
         uid: String = "uid", omit;
         /// The primary when it was made: the request lapses with it.
         primary: Option<InstanceUid> = "master", omit;
-        /// When the document that it was made for was last written, by the clock of a sentinel.
+        /// When it was made, by the clock of whoever made it.
         made_for: Timestamp = "madeFor", keep;
         /// What became of it; absent until that is known.
         outcome: Option<FailOutcome> = "outcome", omit;

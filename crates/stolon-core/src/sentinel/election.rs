@@ -111,9 +111,11 @@ impl Round<'_> {
         }
     }
 
-    /// How many looks at an instance its keeper has completed; 0 where it does not count them.
+    /// How many looks at an instance its keeper has completed; 0 where it does not count them. The last report counts however old it
+    /// is: were a late one 0, a look taken before the proxies had closed would seem to be one after it.
     fn looks_at(&self, instance: &Instance) -> u64 {
-        let report = self.fresh.get(&instance.spec.keeper_uid);
+        let sighting = self.memory.keepers.get(&instance.spec.keeper_uid);
+        let report = sighting.and_then(|sighting| sighting.report.as_ref());
         report.and_then(|report| report.activity.as_ref()).map_or(0, |activity| activity.looks)
     }
 

@@ -47,7 +47,8 @@ fn patience(spec: &EffectiveSpec) -> Duration {
 }
 
 fn mark(document: &mut ClusterDocument, uid: &KeeperUid, request: &str) -> anyhow::Result<Edit> {
-    let made_for = document.change_time;
+    // Not the time of the document: one that is at rest may be a minute old, and the request would have lapsed before it was made.
+    let made_for = Timestamp::utc(jiff::Timestamp::now());
     let primary = document.cluster.as_ref().and_then(|cluster| cluster.status.primary.clone());
     let mut keepers = document.keepers.take().unwrap_or_default();
     match keepers.get_mut(uid) {
