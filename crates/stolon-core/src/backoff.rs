@@ -1,4 +1,5 @@
-//! Pauses between attempts, as a value: nothing sleeps here.
+//! Pauses between attempts, as a value: nothing sleeps here. Kept here because the crates for it bring a retry loop with them, which a decision
+//! loop cannot use.
 
 use std::time::Duration;
 

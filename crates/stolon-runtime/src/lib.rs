@@ -28,7 +28,6 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
-mod backoff;
 mod command_line;
 mod common_args;
 mod identity;
@@ -43,7 +42,6 @@ mod shutdown;
 mod usage;
 mod values;
 
-pub use backoff::Backoff;
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::{COMMON_OPTIONS, CommonArgs};
 pub use identity::{new_boot_uuid, new_uid8};

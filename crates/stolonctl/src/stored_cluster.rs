@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stolon_core::Backoff;
 use stolon_model::{BadClusterData, ClusterData, ClusterDocument, UsableCluster};
-use stolon_runtime::{Backoff, CommonArgs, Failure, UsageError};
+use stolon_runtime::{CommonArgs, Failure, UsageError};
 use stolon_store::{ClusterStore, Expected, StoreError, StoreOptions, Versioned};
 
 /// How often a conditional write is begun anew after somebody else wrote. The leading sentinel writes all the time,
