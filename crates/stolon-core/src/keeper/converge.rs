@@ -6,14 +6,18 @@ use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
 
 use super::recovery::{RecoveryMode, RecoverySettings};
-use super::step::{ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
+use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
 
 /// The next steps of a primary.
 pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation) -> Plan {
+    let deposed = wanted.deposed_by.iter().cloned().map(Reason::Deposed);
     if let Err(trouble) = usable(goal, seen) {
-        return Plan::stuck(trouble);
+        // Its clients cannot be locked out of what cannot be configured.
+        let stop = (wanted.deposed_by.is_some() && seen.is_running()).then_some(Step::Stop);
+        let (because, steps) = (deposed.collect(), stop.into_iter().collect());
+        return Plan { because, steps, ..Plan::stuck(trouble) };
     }
     let admission = match (&wanted.deposed_by, seen.gate) {
         (None, Gate::Open) => Admission::Everybody,
@@ -35,15 +39,14 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
             let config = config(goal, seen, RecoverySettings::default(), admission);
             let configure = Step::Configure { config: Box::new(config.clone()), merge: ConfigMerge::Replace };
             let steps = vec![configure, Step::TerminateClients, ready, Step::Reobserve];
-            let because = wanted.deposed_by.iter().cloned().map(Reason::Deposed).collect();
-            Plan { because, steps, ..Plan::default() }.with_problems(&config)
+            let at_failure = AtFailure::Stop;
+            Plan { because: deposed.collect(), steps, at_failure, ..Plan::default() }.with_problems(&config)
         }
         Server::Running(None) => Plan::of(Reason::NotReady, vec![ready, Step::Reobserve]),
         // Another one was elected before this one was promoted: one primary is enough.
-        Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => Plan {
-            because: wanted.deposed_by.iter().cloned().map(Reason::Deposed).collect(),
-            ..Plan::default()
-        },
+        Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => {
+            Plan { because: deposed.collect(), ..Plan::default() }
+        }
         Server::Running(Some(live)) if live.in_recovery => {
             Plan::of(Reason::Elected, vec![Step::Promote, Step::Reobserve])
         }
@@ -57,7 +60,10 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
 /// A primary that runs.
 fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &Live, config: Config) -> Plan {
     let mut plan = Plan::default().with_problems(&config);
-    plan.because.extend(wanted.deposed_by.iter().cloned().map(Reason::Deposed));
+    if let Some(elected) = &wanted.deposed_by {
+        plan.because.push(Reason::Deposed(elected.clone()));
+        plan.at_failure = AtFailure::Stop;
+    }
     // Slots first: standbys wait for them, and lists of synchronous standbys name who needs them. But nothing may
     // keep clients from being locked out.
     if wanted.deposed_by.is_none() {

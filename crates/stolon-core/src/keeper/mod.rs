@@ -46,5 +46,5 @@ pub use recovery::{
     PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,
 };
 pub use say::Saying;
-pub use step::{ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
+pub use step::{AtFailure, ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

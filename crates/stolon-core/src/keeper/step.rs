@@ -29,6 +29,8 @@ pub struct Plan {
     pub restart: PendingRestart,
     /// When to look again without being woken.
     pub next_look: NextLook,
+    /// What follows a step that fails.
+    pub at_failure: AtFailure,
 }
 
 impl Plan {
@@ -61,6 +63,16 @@ pub enum PendingRestart {
     No,
     /// It does.
     Yes,
+}
+
+/// What follows a step that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtFailure {
+    /// It is tried again after a pause.
+    #[default]
+    TryAgain,
+    /// PostgreSQL is stopped first: its clients must be out, and cannot be locked out while it runs.
+    Stop,
 }
 
 /// When to look again without being woken.

@@ -163,6 +163,66 @@ fn a_promotion_and_an_opening_gate_wait_for_the_present_word_of_the_store() {
 }
 
 #[test]
+fn a_deposed_primary_whose_clients_cannot_be_locked_out_is_stopped() {
+    let kinds = || [FailureKind::Other, FailureKind::TimedOut, FailureKind::DiskFullHere];
+    for step in ["check", "configure", "terminate", "reload"] {
+        for kind in kinds() {
+            let mut cluster = asked(Role::Primary, Init::None);
+            cluster.cluster.spec.sleep_interval = Some(stolon_model::GoDuration::from_seconds(1));
+            let mut world = serving(cluster);
+            world.postgres.failures.insert(step.into(), kind.clone());
+            world.change(|cluster| {
+                is_deposed(cluster);
+                // The binaries are asked about what is new.
+                let parameters = [("work_mem".to_owned(), "4MB".to_owned())];
+                ours(cluster).spec.pg_parameters = Some(parameters.into_iter().collect());
+            });
+            world.run(Duration::from_millis(50));
+            assert!(!world.postgres.admits_clients(), "{step} {kind:?}: {:?}", world.log);
+            assert!(world.problem().contains("failed"), "{step} {kind:?}: {}", world.problem());
+            world.postgres.failures.clear();
+            world.run(seconds(40));
+            assert!(world.postgres.running && !world.postgres.admits_clients(), "{step}: {:?}", world.log);
+            assert_eq!(world.problem(), "", "{step}");
+        }
+    }
+}
+
+#[test]
+fn a_deposed_primary_of_which_nothing_is_known_is_stopped() {
+    let gone = |world: &mut World| world.postgres.data = Data::Unreadable("input/output error".into());
+    let refused = |world: &mut World| {
+        world.postgres.rejected = vec![RejectedSetting {
+            name: "primary_conninfo".into(),
+            value: "x".into(),
+            message: "no".into(),
+            instead: None,
+            origin: Origin::Recovery,
+        }];
+    };
+    for (what, hinder) in [("data", &gone as &dyn Fn(&mut World)), ("settings", &refused)] {
+        let mut world = serving(asked(Role::Primary, Init::None));
+        hinder(&mut world);
+        world.change(|cluster| {
+            is_deposed(cluster);
+            let parameters = [("work_mem".to_owned(), "4MB".to_owned())];
+            ours(cluster).spec.pg_parameters = Some(parameters.into_iter().collect());
+        });
+        world.run(Duration::from_millis(50));
+        assert!(!world.postgres.running, "{what}: {:?}", world.log);
+        assert_ne!(world.problem(), "", "{what}");
+    }
+
+    // A keeper that was just started does not know what the binaries are, and finds a server.
+    let mut cluster = asked(Role::Primary, Init::None);
+    is_deposed(&mut cluster);
+    let mut world = World::with(cluster, DataKind::Primary);
+    (world.postgres.running, world.postgres.version) = (true, Err("no such file".into()));
+    world.run(seconds(1));
+    assert!(!world.postgres.running, "{:?}", world.log);
+}
+
+#[test]
 fn slots_that_cannot_be_made_are_shown_and_keep_nobody_from_the_generation() {
     let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
     world.postgres.failures.insert("slots".into(), FailureKind::Other);

@@ -12,7 +12,7 @@ use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Live, Observatio
 use crate::keeper::parameters::{Demands, Refusals};
 use crate::keeper::plan::plan;
 use crate::keeper::say::Saying;
-use crate::keeper::step::{ConfigMerge, NextLook, PendingRestart, Plan, Step};
+use crate::keeper::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Step};
 use crate::postgres::Version;
 
 use super::Machine;
@@ -39,6 +39,7 @@ pub(super) struct Course {
     pub(super) trouble: Option<Explained>,
     pub(super) restart: PendingRestart,
     pub(super) next_look: NextLook,
+    pub(super) at_failure: AtFailure,
     /// Not begun yet.
     pub(super) steps: VecDeque<Step>,
     pub(super) awaits: Awaits,
@@ -255,7 +256,12 @@ impl Machine {
         let goal = self.orders.goal_for(&seen);
         if let (Goal::Reach(_), Err(why)) = (&goal, self.reporting.version()) {
             let sentence = format!("the version of the PostgreSQL binaries is not known: {why}");
-            return self.troubled(&Explained::new(sentence));
+            let complaint = Explained::new(sentence);
+            if goal.is_deposed() && seen.is_running() {
+                self.pursuit = Pursuit::Course(Box::new(Course::stop(goal, complaint)));
+                return;
+            }
+            return self.troubled(&complaint);
         }
         if self.blame.wants_to_reconsider(self.now)
             && let Some(config) = config_without_refusals(&goal, &seen)
@@ -410,6 +416,7 @@ impl Course {
             trouble: trouble.or(unusable),
             restart: plan.restart,
             next_look: plan.next_look,
+            at_failure: plan.at_failure,
             steps: plan.steps.into(),
             awaits: Awaits::Nothing,
             outdated: false,
@@ -420,13 +427,23 @@ impl Course {
 
     /// Something is asked; then everything is looked at again.
     fn question(goal: Goal) -> Self {
+        Course { awaits: Awaits::Reconsidering, ..Course::one(goal, Step::Reobserve) }
+    }
+
+    /// PostgreSQL is stopped, and what led to that stays to be mended.
+    pub(super) fn stop(goal: Goal, trouble: Explained) -> Self {
+        Course { trouble: Some(trouble), ..Course::one(goal, Step::Stop) }
+    }
+
+    fn one(goal: Goal, step: Step) -> Self {
         Course {
             goal,
             trouble: None,
             restart: PendingRestart::No,
             next_look: NextLook::Later,
-            steps: VecDeque::from([Step::Reobserve]),
-            awaits: Awaits::Reconsidering,
+            at_failure: AtFailure::TryAgain,
+            steps: VecDeque::from([step]),
+            awaits: Awaits::Nothing,
             making: false,
             outdated: false,
             called_off: false,

@@ -8,11 +8,11 @@ use crate::keeper::observation::{LocalState, Stage};
 use crate::keeper::outcome::{FailureKind, Learned, StepFailure, StepOutcome};
 use crate::keeper::parameters::captured_parameters;
 use crate::keeper::say::Saying;
-use crate::keeper::step::{OldData, Step};
+use crate::keeper::step::{AtFailure, OldData, Step};
 
 use super::Machine;
 use super::blame::Verdict;
-use super::course::{Awaits, Pursuit};
+use super::course::{Awaits, Course, Pursuit};
 use super::orders::FRESH;
 
 impl Machine {
@@ -187,7 +187,7 @@ impl Machine {
         match self.blame.answered(config, *merge, &rejected) {
             Verdict::Accepted => self.take(configure),
             Verdict::Replan => self.pursuit = Pursuit::Look,
-            Verdict::Refused(sentence) => self.troubled(&Explained::new(sentence)),
+            Verdict::Refused(sentence) => self.hindered(Explained::new(sentence)),
             Verdict::CommentOut(settings) => {
                 for setting in &settings {
                     self.say(Saying::ParameterProblem(super::blame::sentence(setting)));
@@ -290,6 +290,17 @@ impl Machine {
                 self.reporting.slots_failed = Some(failure.sentence.clone());
             }
             step if step.is_start() => self.start_failed(failure, &complaint),
+            _ => self.hindered(complaint),
+        }
+    }
+
+    /// A step of the course cannot be taken. The plan says what must not go on for that.
+    fn hindered(&mut self, complaint: Explained) {
+        match &self.pursuit {
+            Pursuit::Course(course) if course.at_failure == AtFailure::Stop => {
+                let stop = Course::stop(course.goal.clone(), complaint);
+                self.pursuit = Pursuit::Course(Box::new(stop));
+            }
             _ => self.troubled(&complaint),
         }
     }
