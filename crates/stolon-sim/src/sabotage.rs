@@ -176,10 +176,25 @@ impl Scenario {
         scenario.keepers = scenario.keepers.clamp(2, 3);
         scenario.sentinels = scenario.sentinels.max(2);
         scenario.spec.standbys = 3;
-        scenario.spec.synchronous = synchronous.map(|(minimum, _)| (minimum, 1));
+        scenario.spec.synchronous = synchronous.map(|(minimum, _)| (minimum.min(1), 1));
         scenario.clients = 3;
         scenario.redraw_faults(kinds);
         scenario.faults.retain(|fault: &Fault| !matches!(fault.what, What::Operator(_)));
         scenario
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_specification_of_a_guard_is_valid() {
+        for guard in Guard::ALL {
+            for seed in 0..200 {
+                let spec = guard.scenario(seed).spec.cluster_spec();
+                assert!(spec.validate().is_ok(), "{guard:?}, seed {seed}: {:?}", spec.validate());
+            }
+        }
     }
 }
