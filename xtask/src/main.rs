@@ -27,7 +27,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure whole clusters of release builds.
+    /// Measure release builds: whole clusters, and decisions
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Play simulated clusters with faults, and check what must hold after every event.

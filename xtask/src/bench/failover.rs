@@ -14,7 +14,7 @@ use stolon_testkit::local::writes::Writes;
 use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, wait_for};
 
 use super::Options;
-use super::statistics::{longest, median, seconds};
+use xtask_bench::statistics::{longest, median, seconds};
 
 /// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

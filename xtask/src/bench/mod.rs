@@ -1,10 +1,9 @@
-//! Measurements of whole clusters, of release builds, with short timings.
+//! Measurements of release builds.
 
 mod failover;
 mod idle;
 mod new_cluster;
 mod soak;
-mod statistics;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,11 +11,19 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use stolon_testkit::StoreKind;
 
+use crate::run_package;
+
 /// What to measure.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Bench {
     /// Time without writes after a kill, and time to a new cluster
     Failover(Options),
+    /// How long a sentinel takes to decide, for clusters of several sizes; --help shows its options
+    Decide {
+        /// Options of the package xtask-bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// What idle programs cost: requests to the store, memory, processor time
     Idle(Idle),
     /// Faults of all kinds for a long time: nothing that was promised to a client may be lost
@@ -94,6 +101,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
     let options = match bench {
         Bench::Failover(options) => options,
         Bench::Soak(options) => return runtime.block_on(soak::run(options)),
+        Bench::Decide { arguments } => {
+            return run_package(&["--release", "--package", "xtask-bench"], arguments);
+        }
         Bench::Idle(options) => {
             return runtime.block_on(idle::measure(options, &programs(&options.programs)?));
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use stolon_testkit::{Cluster, PATIENCE, Plan};
 
 use super::Options;
-use super::statistics::{longest, median, seconds};
+use xtask_bench::statistics::{longest, median, seconds};
 
 /// Measure and print.
 pub async fn measure(options: &Options, programs: &Path) -> anyhow::Result<()> {

@@ -11,8 +11,8 @@ use stolon_testkit::local::writes::{Ledger, Writes};
 use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, wait_for};
 
 use super::failover::{Mode, settle};
-use super::statistics::{longest, median, seconds};
 use super::{Soak, programs};
+use xtask_bench::statistics::{longest, median, seconds};
 
 const KEEPERS: usize = 3;
 const SENTINELS: usize = 2;

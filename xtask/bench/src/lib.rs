@@ -1,0 +1,3 @@
+//! What the benches of this repository share.
+
+pub mod statistics;
