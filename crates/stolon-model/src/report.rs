@@ -145,6 +145,11 @@ document! {
 }
 
 impl KeeperReport {
+    /// True when two reports differ in nothing but what moves all the time and calls for nothing by itself.
+    pub fn says_the_same_as(&self, other: &KeeperReport) -> bool {
+        self.without_positions() == other.without_positions()
+    }
+
     /// The report without what moves all the time and calls for nothing by itself: its uid, positions, bytes copied. Two reports
     /// that are equal without them say the same.
     pub fn without_positions(&self) -> KeeperReport {

@@ -130,6 +130,12 @@ impl Network {
         from == to || self.links[usize::from(from.0) * self.hosts + usize::from(to.0)].cuts == 0
     }
 
+    /// True while nothing loses or delays messages in this direction.
+    pub fn is_quick(&self, from: HostId, to: HostId) -> bool {
+        let link = &self.links[usize::from(from.0) * self.hosts + usize::from(to.0)];
+        from == to || (link.cuts == 0 && link.extra.is_zero() && link.loss == 0)
+    }
+
     /// Number of hosts.
     pub fn hosts(&self) -> usize {
         self.hosts

@@ -17,7 +17,7 @@ use crate::postgres::{Disk, UnderWay};
 use crate::random::Random;
 use crate::scenario::Program;
 use crate::store::{Reply, Request};
-use crate::world::{Event, World};
+use crate::world::{Answered, Event, World};
 
 /// A supervisor starts a keeper that ended again after so long.
 const SUPERVISOR: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub(crate) enum KeeperEvent {
     /// What an earlier keeper left running may have ended.
     Begins,
     /// The store answers.
-    Reply(u32, Reply),
+    Reply(Answered),
     /// The document changed.
     ClusterChanged,
     /// A look is over.
@@ -68,8 +68,6 @@ pub(crate) struct Keeper {
     machine: Option<Machine>,
     pub(crate) step: Option<UnderWay>,
     pub(crate) steps: u32,
-    /// When the reading under way began, on the local clock.
-    asked_at: Duration,
     /// When the machine wants to be told the time, and when it will be.
     wake_at: crate::Time,
     armed: Option<crate::Time>,
@@ -84,7 +82,6 @@ impl Keeper {
             machine: None,
             step: None,
             steps: 0,
-            asked_at: Duration::ZERO,
             wake_at: crate::Time::ZERO,
             armed: None,
         }
@@ -178,25 +175,7 @@ impl World {
     pub(crate) fn keeper_event(&mut self, index: u8, event: KeeperEvent) {
         match event {
             KeeperEvent::Begins => self.begin_keeper(index),
-            KeeperEvent::Reply(READ, reply) => {
-                let read = self.read_cluster(index, &reply);
-                let as_of = self.keeper(index).asked_at;
-                self.tell_keeper(index, MachineEvent::ClusterRead { read, as_of });
-            }
-            KeeperEvent::Reply(PUBLISH, reply) => self.tell_keeper(
-                index,
-                match reply {
-                    Reply::Done => MachineEvent::ReportTaken,
-                    _ => MachineEvent::ReportRefused("the store does not answer".to_owned()),
-                },
-            ),
-            KeeperEvent::Reply(_, reply) => {
-                let own = match reply {
-                    Reply::OwnReport(report) => Ok(report.map(|report| Box::new((*report).clone()))),
-                    _ => Err("the store does not answer".to_owned()),
-                };
-                self.tell_keeper(index, MachineEvent::OwnReportRead(own));
-            }
+            KeeperEvent::Reply(answered) => self.keeper_hears(index, answered),
             KeeperEvent::ClusterChanged => self.tell_keeper(index, MachineEvent::ClusterChanged),
             KeeperEvent::LookEnds => {
                 let look = self.look(index);
@@ -227,6 +206,25 @@ impl World {
         }
     }
 
+    fn keeper_hears(&mut self, index: u8, answered: Answered) {
+        let silence = || "the store does not answer".to_owned();
+        let event = match answered.token {
+            READ => self.read_cluster(index, &answered),
+            PUBLISH => {
+                self.confirmed(Program::Keeper(index), &answered);
+                match answered.reply {
+                    Reply::Everything(_) => MachineEvent::ReportTaken,
+                    _ => MachineEvent::ReportRefused(silence()),
+                }
+            }
+            _ => MachineEvent::OwnReportRead(match answered.reply {
+                Reply::OwnReport(report) => Ok(report.map(|report| Box::new((*report).clone()))),
+                _ => Err(silence()),
+            }),
+        };
+        self.tell_keeper(index, event);
+    }
+
     /// The machine is told what happened, and has its way.
     pub(crate) fn tell_keeper(&mut self, index: u8, event: MachineEvent) {
         let now = self.local(Program::Keeper(index));
@@ -253,10 +251,7 @@ impl World {
                 self.coverage.reached(Point::CalledOff);
                 self.call_off(index);
             }
-            Effect::ReadCluster { .. } => {
-                self.keeper(index).asked_at = self.local(program);
-                self.ask(program, READ, Request::ReadDocument);
-            }
+            Effect::ReadCluster { at_most } => self.look_up(program, READ, at_most),
             Effect::ReadOwnReport => {
                 let uid = self.keeper(index).uid.clone();
                 self.ask(program, OWN_REPORT, Request::ReadKeeperReport(uid));
@@ -340,12 +335,17 @@ impl World {
         }
     }
 
-    fn read_cluster(&self, index: u8, reply: &Reply) -> ClusterRead {
-        let document: &Rc<ClusterDocument> = match reply {
-            Reply::Document(Some((document, _))) => document,
-            Reply::Document(None) => return ClusterRead::Absent,
-            _ => return ClusterRead::Unanswered("the store does not answer".to_owned()),
+    fn read_cluster(&mut self, index: u8, answered: &Answered) -> MachineEvent {
+        let Some(copy) = self.known_by(Program::Keeper(index), answered) else {
+            let read = ClusterRead::Unanswered("the store does not answer".to_owned());
+            return MachineEvent::ClusterRead { read, as_of: answered.asked };
         };
+        let (as_of, document) = (copy.as_of(), copy.seen.document.clone());
+        let read = document.map_or(ClusterRead::Absent, |(document, _)| self.as_cluster(index, &document));
+        MachineEvent::ClusterRead { read, as_of }
+    }
+
+    fn as_cluster(&self, index: u8, document: &Rc<ClusterDocument>) -> ClusterRead {
         let usable = ClusterData::try_from((**document).clone()).and_then(|mut data| {
             self.as_keepers_read_it(index, &mut data);
             UsableCluster::try_from(data)

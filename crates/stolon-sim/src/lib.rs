@@ -10,6 +10,7 @@ mod client;
 mod convergence;
 mod coverage;
 mod faults;
+mod feed;
 mod host;
 mod invariants;
 mod keeper;

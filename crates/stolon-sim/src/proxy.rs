@@ -14,13 +14,13 @@ use crate::coverage::Point;
 use crate::random::Random;
 use crate::scenario::Program;
 use crate::store::{Reply, Request};
-use crate::world::{Event, World};
+use crate::world::{Answered, Event, World};
 
 /// Something that concerns a proxy.
 #[derive(Clone, Debug)]
 pub(crate) enum ProxyEvent {
     /// The store answers.
-    Reply(u32, Reply),
+    Reply(Answered),
     /// The document changed.
     Woken,
     /// The time has come that the machine asked for.
@@ -127,7 +127,7 @@ impl World {
                 }
             }
             ProxyEvent::Limit(token) => self.answered(index, token, &Reply::NoAnswer),
-            ProxyEvent::Reply(token, reply) => self.answered(index, token, &reply),
+            ProxyEvent::Reply(answered) => self.answered(index, answered.token, &answered.reply),
         }
     }
 
@@ -140,11 +140,11 @@ impl World {
         }
         *current += 2;
         let event = match (kind, reply) {
-            (READ, Reply::Document(document)) => MachineEvent::DocumentRead(
-                document.as_ref().map(|(document, _)| Box::new((**document).clone())),
+            (READ, Reply::Everything(seen)) => MachineEvent::DocumentRead(
+                seen.document.as_ref().map(|(document, _)| Box::new((**document).clone())),
             ),
             (READ, _) => MachineEvent::DocumentUnreadable,
-            (_, Reply::Done) => MachineEvent::ReportTaken,
+            (_, Reply::Everything(_)) => MachineEvent::ReportTaken,
             _ => MachineEvent::ReportRefused,
         };
         self.tell_proxy(index, event);
@@ -178,7 +178,7 @@ impl World {
 
     fn proxy_effect(&mut self, index: u8, effect: Effect) {
         match effect {
-            Effect::ReadDocument { limit } => self.ask_within(index, READ, limit, Request::ReadDocument),
+            Effect::ReadDocument { limit } => self.ask_within(index, READ, limit, Request::Read),
             Effect::Publish { claim, ttl, limit } => self.publish(index, claim, ttl, limit),
             Effect::Resolve { name, limit } => self.resolve(index, name, limit),
             Effect::Listen => {

@@ -94,7 +94,7 @@ impl World {
                     (Guard::ProxyAcknowledgement, false) => section.generation,
                     _ => return Rc::clone(everything),
                 };
-                seen.proxies.values_mut().for_each(|report| report.generation = generation);
+                seen.proxies.values_mut().for_each(|it| Rc::make_mut(it).generation = generation);
             }
             Guard::HighestPosition | Guard::AdmissionGate => {
                 let primary = data.as_ref().and_then(|data| data.primary().cloned());
@@ -102,13 +102,14 @@ impl World {
                 let head = seen.keepers.get(&primary.spec.keeper_uid);
                 let reported = head.and_then(|report| report.postgres_state.as_ref()).map(|state| state.lsn);
                 let lsn = reported.unwrap_or_default().max(primary.status.lsn);
-                for state in seen.keepers.values_mut().filter_map(|report| report.postgres_state.as_mut()) {
+                let reports = seen.keepers.values_mut().map(Rc::make_mut);
+                for state in reports.filter_map(|report| report.postgres_state.as_mut()) {
                     state.lsn = state.lsn.max(lsn);
                 }
             }
             Guard::FirstRoundOnlyWatches if self.sentinels[usize::from(sentinel)].readings > 0 => {
                 // What was there when it began seems to be news.
-                for report in seen.keepers.values_mut() {
+                for report in seen.keepers.values_mut().map(Rc::make_mut) {
                     report.info_uid = InfoUid(format!("{}+", report.info_uid));
                 }
             }

@@ -14,7 +14,7 @@ use crate::coverage::Point;
 use crate::random::Random;
 use crate::scenario::{Program, Scenario};
 use crate::store::{Everything, LEADERSHIP_TTL, Reply, Request};
-use crate::world::{Event, World};
+use crate::world::{Answered, Event, World};
 
 /// Before a leadership ends in the store it ends for the leader.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const CAMPAIGN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) enum SentinelEvent {
     /// The store answers.
-    Reply(u32, Reply),
+    Reply(Answered),
     /// Something changed in the store.
     Woken,
     /// The time has come that the machine asked for.
@@ -51,7 +51,6 @@ pub(crate) struct Sentinel {
     pub(crate) last: Option<Rc<Everything>>,
     /// The revision that the last reading gave.
     revision: Option<u64>,
-    asked_at: Duration,
     /// On the local clock.
     leads_until: Option<Duration>,
     campaigned_at: Duration,
@@ -80,7 +79,6 @@ impl Sentinel {
             readings: 0,
             last: None,
             revision: None,
-            asked_at: Duration::ZERO,
             leads_until: None,
             campaigned_at: Duration::ZERO,
             wake_at: Time::ZERO,
@@ -116,7 +114,6 @@ impl World {
                 self.ask(Program::Sentinel(index), LEAD, Request::Lead(index));
                 self.after(CAMPAIGN, Event::Sentinel(index, run, SentinelEvent::Campaign));
             }
-            SentinelEvent::Reply(LEAD, reply) => self.lead_answered(index, &reply),
             SentinelEvent::Woken => self.tell_sentinel(index, MachineEvent::StoreChanged),
             SentinelEvent::TimePassed(at) => {
                 let now = self.now;
@@ -130,15 +127,18 @@ impl World {
                     false => self.arm_sentinel(index),
                 }
             }
-            SentinelEvent::Reply(READ, reply) => self.view_read(index, reply),
-            SentinelEvent::Reply(_, reply) => {
-                let outcome = match reply {
-                    Reply::Written => WriteOutcome::Written,
-                    Reply::Conflict => WriteOutcome::Conflict,
-                    _ => WriteOutcome::Unknown(Explained::new("the store does not answer")),
-                };
-                self.tell_sentinel(index, MachineEvent::WriteEnded(outcome));
-            }
+            SentinelEvent::Reply(answered) => match answered.token {
+                LEAD => self.lead_answered(index, &answered.reply),
+                READ => self.view_read(index, &answered),
+                _ => {
+                    let outcome = match answered.reply {
+                        Reply::Written => WriteOutcome::Written,
+                        Reply::Conflict => WriteOutcome::Conflict,
+                        _ => WriteOutcome::Unknown(Explained::new("the store does not answer")),
+                    };
+                    self.tell_sentinel(index, MachineEvent::WriteEnded(outcome));
+                }
+            },
         }
     }
 
@@ -176,8 +176,9 @@ impl World {
         self.tell_sentinel(index, MachineEvent::StandingChanged(standing));
     }
 
-    fn view_read(&mut self, index: u8, reply: Reply) {
-        let Reply::Everything(everything) = reply else {
+    fn view_read(&mut self, index: u8, answered: &Answered) {
+        let known = self.known_by(Program::Sentinel(index), answered);
+        let Some((everything, as_of)) = known.map(|copy| (Rc::clone(&copy.seen), copy.as_of())) else {
             if let Some(reading) = self.what_a_sentinel_makes_up(index) {
                 return self.tell_sentinel(index, MachineEvent::ViewRead(Box::new(reading)));
             }
@@ -188,7 +189,7 @@ impl World {
         let it = self.sentinel(index);
         it.readings += 1;
         it.revision = seen.document.as_ref().map(|(_, revision)| *revision);
-        let reading = reading(&seen, it.asked_at);
+        let reading = reading(&seen, as_of);
         it.last = Some(everything);
         self.tell_sentinel(index, MachineEvent::ViewRead(Box::new(reading)));
     }
@@ -206,10 +207,7 @@ impl World {
     fn sentinel_effect(&mut self, index: u8, effect: Effect) {
         let program = Program::Sentinel(index);
         match effect {
-            Effect::ReadView { .. } => {
-                self.sentinel(index).asked_at = self.local(program);
-                self.ask(program, READ, Request::ReadEverything);
-            }
+            Effect::ReadView { at_most } => self.look_up(program, READ, at_most),
             Effect::CompareAndPut { document, expected } => {
                 let expected = match expected {
                     Expected::AsRead => self.expected_revision(self.sentinels[usize::from(index)].revision),
@@ -264,8 +262,8 @@ pub(crate) fn reading(everything: &Everything, as_of: Duration) -> Reading {
     Reading {
         as_of,
         document: everything.document.as_ref().map(|(document, _)| (**document).clone()),
-        keepers: everything.keepers.clone(),
-        proxies: everything.proxies.clone(),
+        keepers: everything.keepers.iter().map(|(uid, it)| (uid.clone(), (**it).clone())).collect(),
+        proxies: everything.proxies.iter().map(|(uid, it)| (uid.clone(), (**it).clone())).collect(),
         unreadable_proxies: Default::default(),
     }
 }

@@ -19,10 +19,8 @@ const REMEMBERED: usize = 400;
 /// What is asked of the store.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// The document.
-    ReadDocument,
-    /// The document and all reports.
-    ReadEverything,
+    /// What there is.
+    Read,
     /// Replace the document that was read; none: there was none.
     CompareAndPut {
         /// The revision that was read.
@@ -43,33 +41,33 @@ pub enum Request {
 /// What the store answers.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// The document with its revision.
-    Document(Option<(Rc<ClusterDocument>, u64)>),
-    /// Everything.
+    /// What there is; also the answer to a report that was taken.
     Everything(Rc<Everything>),
+    /// Not the store's: a program knows enough, and asks nobody.
+    Known,
     /// The report of a keeper.
     OwnReport(Option<Rc<KeeperReport>>),
     /// Written.
     Written,
     /// Somebody else wrote before.
     Conflict,
-    /// Done.
-    Done,
     /// Whether the sentinel that asked leads.
     Leads(bool),
     /// No answer in time: what was to be written may be written.
     NoAnswer,
 }
 
-/// All that a sentinel decides on, as of one moment.
+/// All that the store holds, as of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Everything {
+    /// Counts the changes.
+    pub revision: u64,
     /// The document with its revision.
     pub document: Option<(Rc<ClusterDocument>, u64)>,
     /// The reports of keepers.
-    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    pub keepers: BTreeMap<KeeperUid, Rc<KeeperReport>>,
     /// The reports of proxies.
-    pub proxies: BTreeMap<ProxyUid, ProxyReport>,
+    pub proxies: BTreeMap<ProxyUid, Rc<ProxyReport>>,
 }
 
 /// What changed for those who watch.
@@ -77,25 +75,21 @@ pub struct Everything {
 pub enum Changed {
     /// Nothing.
     Nothing,
+    /// Positions in a report: seen by those who look, and no reason to look.
+    Positions,
     /// A report.
     Report,
     /// The document.
     Document,
 }
 
-#[derive(Clone, Debug)]
-struct Leased<T> {
-    value: Rc<T>,
-    until: Time,
-}
-
 /// The store.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    document: Option<(Rc<ClusterDocument>, u64)>,
-    revision: u64,
-    keepers: BTreeMap<KeeperUid, Leased<KeeperReport>>,
-    proxies: BTreeMap<ProxyUid, Leased<ProxyReport>>,
+    /// Shared with everybody who has read it.
+    holds: Rc<Everything>,
+    keepers_until: BTreeMap<KeeperUid, Time>,
+    proxies_until: BTreeMap<ProxyUid, Time>,
     leader: Option<(u8, Time)>,
     past: VecDeque<(Time, Rc<ClusterDocument>)>,
     /// Writes of the document so far.
@@ -109,33 +103,67 @@ impl Store {
     pub fn apply(&mut self, now: Time, request: Request) -> (Reply, Changed) {
         self.requests += 1;
         match request {
-            Request::ReadDocument => (Reply::Document(self.document.clone()), Changed::Nothing),
-            Request::ReadEverything => (Reply::Everything(Rc::new(self.everything(now))), Changed::Nothing),
+            Request::Read => (self.everything(), Changed::Nothing),
             Request::CompareAndPut { expected, document } => {
-                if self.document.as_ref().map(|(_, revision)| *revision) != expected {
+                if self.revision_of_document() != expected {
                     return (Reply::Conflict, Changed::Nothing);
                 }
                 self.put(now, Some(document));
                 (Reply::Written, Changed::Document)
             }
             Request::ReadKeeperReport(uid) => {
-                let report = self.keepers.get(&uid).filter(|report| report.until > now);
-                (Reply::OwnReport(report.map(|report| Rc::clone(&report.value))), Changed::Nothing)
+                (Reply::OwnReport(self.holds.keepers.get(&uid).map(Rc::clone)), Changed::Nothing)
             }
             Request::PutKeeperReport(report, ttl) => {
-                self.revision += 1;
-                let until = now + ttl.max(MINIMUM_TTL);
-                self.keepers.insert(report.uid.clone(), Leased { value: report, until });
-                (Reply::Done, Changed::Report)
+                self.keepers_until.insert(report.uid.clone(), now + ttl.max(MINIMUM_TTL));
+                let last = self.change().keepers.insert(report.uid.clone(), Rc::clone(&report));
+                let same = last.is_some_and(|last| last.says_the_same_as(&report));
+                (self.everything(), if same { Changed::Positions } else { Changed::Report })
             }
             Request::PutProxyReport(report, ttl) => {
-                self.revision += 1;
-                let until = now + ttl.max(MINIMUM_TTL);
-                self.proxies.insert(report.uid.clone(), Leased { value: report, until });
-                (Reply::Done, Changed::Report)
+                self.proxies_until.insert(report.uid.clone(), now + ttl.max(MINIMUM_TTL));
+                let last = self.change().proxies.insert(report.uid.clone(), Rc::clone(&report));
+                let claim = |report: &ProxyReport| (report.generation, report.proxy_timeout);
+                let same = last.is_some_and(|last| claim(&last) == claim(&report));
+                (self.everything(), if same { Changed::Positions } else { Changed::Report })
             }
             Request::Lead(sentinel) => (Reply::Leads(self.lead(now, sentinel)), Changed::Nothing),
         }
+    }
+
+    /// What there is, for somebody who is about to change it.
+    fn change(&mut self) -> &mut Everything {
+        let holds = Rc::make_mut(&mut self.holds);
+        holds.revision += 1;
+        holds
+    }
+
+    fn everything(&self) -> Reply {
+        Reply::Everything(Rc::clone(&self.holds))
+    }
+
+    /// What there is now.
+    pub fn holds(&self) -> &Rc<Everything> {
+        &self.holds
+    }
+
+    /// When the first of the leases ends.
+    pub fn first_lease_ends(&self) -> Option<Time> {
+        self.keepers_until.values().chain(self.proxies_until.values()).min().copied()
+    }
+
+    /// Reports go with their leases.
+    pub fn end_leases(&mut self, now: Time) -> Changed {
+        if self.first_lease_ends().is_none_or(|first| first > now) {
+            return Changed::Nothing;
+        }
+        self.keepers_until.retain(|_, until| *until > now);
+        self.proxies_until.retain(|_, until| *until > now);
+        let holds = Rc::make_mut(&mut self.holds);
+        holds.revision += 1;
+        holds.keepers.retain(|uid, _| self.keepers_until.contains_key(uid));
+        holds.proxies.retain(|uid, _| self.proxies_until.contains_key(uid));
+        Changed::Report
     }
 
     fn lead(&mut self, now: Time, sentinel: u8) -> bool {
@@ -146,29 +174,18 @@ impl Store {
         !taken
     }
 
-    fn everything(&mut self, now: Time) -> Everything {
-        self.keepers.retain(|_, report| report.until > now);
-        self.proxies.retain(|_, report| report.until > now);
-        Everything {
-            document: self.document.clone(),
-            keepers: self.keepers.iter().map(|(uid, it)| (uid.clone(), (*it.value).clone())).collect(),
-            proxies: self.proxies.iter().map(|(uid, it)| (uid.clone(), (*it.value).clone())).collect(),
-        }
-    }
-
     /// The document as it is, without a request.
     pub fn document(&self) -> Option<&Rc<ClusterDocument>> {
-        self.document.as_ref().map(|(document, _)| document)
+        self.holds.document.as_ref().map(|(document, _)| document)
     }
 
     /// The revision of the document as it is.
     pub fn revision_of_document(&self) -> Option<u64> {
-        self.document.as_ref().map(|(_, revision)| *revision)
+        self.holds.document.as_ref().map(|(_, revision)| *revision)
     }
 
     /// Write the document, whatever is there.
     pub fn put(&mut self, now: Time, document: Option<Rc<ClusterDocument>>) {
-        self.revision += 1;
         self.writes += 1;
         if let Some(document) = &document {
             self.past.push_back((now, Rc::clone(document)));
@@ -176,12 +193,14 @@ impl Store {
                 self.past.pop_front();
             }
         }
-        self.document = document.map(|document| (document, self.revision));
+        let holds = self.change();
+        holds.document = document.map(|document| (document, holds.revision));
     }
 
     /// `stolonctl removekeeper` takes the report along.
     pub fn remove_keeper_report(&mut self, uid: &KeeperUid) {
-        self.keepers.remove(uid);
+        self.keepers_until.remove(uid);
+        self.change().keepers.remove(uid);
     }
 
     /// The document as it was at a moment in the past; none when that is too long ago.
@@ -195,10 +214,41 @@ impl Store {
 
     /// Everything is gone.
     pub fn wipe(&mut self) {
-        self.revision += 1;
-        self.document = None;
-        self.keepers.clear();
-        self.proxies.clear();
+        let revision = self.holds.revision + 1;
+        self.holds = Rc::new(Everything { revision, ..Everything::default() });
+        self.keepers_until.clear();
+        self.proxies_until.clear();
         self.leader = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stolon_model::{Lsn, PostgresState};
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn report(healthy: bool, lsn: u64) -> Request {
+        let state = PostgresState { healthy, lsn: Lsn(lsn), ..PostgresState::default() };
+        let report = KeeperReport { uid: "k".into(), postgres_state: Some(state), ..KeeperReport::default() };
+        Request::PutKeeperReport(Rc::new(report), TTL)
+    }
+
+    #[test]
+    fn positions_alone_are_no_news_and_a_report_goes_with_its_lease() {
+        let mut store = Store::default();
+        let changed = |store: &mut Store, request| store.apply(Time::ZERO, request).1;
+        assert_eq!(changed(&mut store, report(true, 1)), Changed::Report);
+        let before = Rc::clone(store.holds());
+        assert_eq!(changed(&mut store, report(true, 2)), Changed::Positions);
+        assert_eq!(changed(&mut store, report(false, 2)), Changed::Report);
+        let lsn =
+            |holds: &Everything| holds.keepers[&KeeperUid::from("k")].postgres_state.clone().unwrap().lsn;
+        assert_eq!((lsn(&before), lsn(store.holds())), (Lsn(1), Lsn(2)), "who has read keeps what was read");
+        assert_eq!(store.end_leases(TTL - Duration::from_millis(1)), Changed::Nothing);
+        assert_eq!(store.end_leases(TTL), Changed::Report);
+        assert!(store.holds().keepers.is_empty() && store.first_lease_ends().is_none());
     }
 }

@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::client::{Client, Ticket};
 use crate::coverage::{Coverage, Point};
+use crate::feed::Copy;
 use crate::host::{Host, HostId, Network};
 use crate::invariants::{Ledger, Violation};
 use crate::keeper::{Keeper, KeeperEvent};
@@ -14,7 +16,7 @@ use crate::proxy::{Proxy, ProxyEvent};
 use crate::random::Random;
 use crate::scenario::{Placement, Program, Scenario};
 use crate::sentinel::{Sentinel, SentinelEvent};
-use crate::store::{Changed, Reply, Request, Store};
+use crate::store::{Changed, Everything, Reply, Request, Store};
 use crate::trace::{Log, Trace};
 use crate::{Outcome, Time};
 
@@ -29,15 +31,17 @@ const EVENTS_PER_SECOND: u64 = 20_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// A request arrives at the store.
-    Store { from: Program, run: u32, sent: Time, token: u32, request: Request },
+    Store(Box<Asked>),
+    /// A lease in the store may end.
+    LeaseEnds,
     /// Something for a keeper.
     Keeper(u8, u32, KeeperEvent),
     /// Something for a sentinel.
     Sentinel(u8, u32, SentinelEvent),
     /// Something for a proxy.
     Proxy(u8, u32, ProxyEvent),
-    /// A watch tells a program that something changed.
-    Watch(Program, u32),
+    /// A watch tells a program what has changed; none: it was cut meanwhile.
+    Watch(Program, u32, Option<Rc<Everything>>),
     /// A packet of a client reaches its proxy.
     Forward(u8, Ticket),
     /// A packet of a client reaches a server.
@@ -60,6 +64,28 @@ pub(crate) enum Event {
     Inspect,
 }
 
+/// A request on its way to the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    from: Program,
+    run: u32,
+    sent: Time,
+    /// When it was sent by the clock of the program.
+    asked: Duration,
+    token: u32,
+    request: Request,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Answered {
+    /// Which request.
+    pub(crate) token: u32,
+    /// When it was sent by the clock of the program.
+    pub(crate) asked: Duration,
+    pub(crate) reply: Reply,
+}
+
 /// Whether a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -78,6 +104,10 @@ pub(crate) struct Process {
     pub(crate) run: u32,
     /// A watch is on its way.
     pub(crate) watch_pending: bool,
+    /// More has changed since that was sent.
+    more_to_tell: bool,
+    /// What it knows of the store.
+    pub(crate) copy: Copy,
 }
 
 /// What is wrong with the store.
@@ -130,6 +160,7 @@ pub(crate) struct World {
     held_by: BTreeMap<Program, Vec<Event>>,
     pub(crate) store: Store,
     pub(crate) store_troubles: StoreTroubles,
+    lease_ends: Option<Time>,
     pub(crate) histories: Histories,
     pub(crate) postgres: Vec<Postgres>,
     pub(crate) keepers: Vec<Keeper>,
@@ -156,8 +187,7 @@ impl World {
         let hosts = usize::from(keepers) + usize::from(sentinels) + usize::from(proxies) + 2;
         let mut processes = BTreeMap::new();
         let mut add = |program: Program, host: u8| {
-            let process = Process { host: HostId(host), life: Life::Dead, run: 0, watch_pending: false };
-            processes.insert(program, process);
+            processes.insert(program, Process::on(HostId(host)));
         };
         (0..keepers).for_each(|keeper| add(Program::Keeper(keeper), keeper));
         for sentinel in 0..sentinels {
@@ -176,6 +206,7 @@ impl World {
             held_by: BTreeMap::new(),
             store: Store::default(),
             store_troubles: StoreTroubles::default(),
+            lease_ends: None,
             histories: Histories::default(),
             postgres: vec![Postgres::default(); keepers.into()],
             keepers: (0..keepers).map(|keeper| Keeper::new(keeper, random.split())).collect(),
@@ -259,9 +290,8 @@ impl World {
     fn handle(&mut self, event: Event) {
         let Some(event) = self.unless_held(event) else { return };
         match event {
-            Event::Store { from, run, sent, token, request } => {
-                self.at_store(from, run, sent, token, request)
-            }
+            Event::Store(asked) => self.at_store(*asked),
+            Event::LeaseEnds => self.end_leases(),
             Event::Keeper(keeper, run, event) => {
                 if self.is_run(Program::Keeper(keeper), run) {
                     self.keeper_event(keeper, event);
@@ -277,7 +307,7 @@ impl World {
                     self.proxy_event(proxy, event);
                 }
             }
-            Event::Watch(program, run) => self.watch_arrives(program, run),
+            Event::Watch(program, run, news) => self.watch_arrives(program, run, news),
             Event::Forward(proxy, ticket) => self.forward(proxy, ticket),
             Event::Execute(keeper, ticket) => self.execute(keeper, ticket),
             Event::Back(proxy, ticket, answer) => self.pass_back(proxy, ticket, answer),
@@ -303,7 +333,7 @@ impl World {
             Event::Proxy(it, ..) | Event::Forward(it, ..) | Event::Back(it, ..) => {
                 (None, Some(Program::Proxy(*it)))
             }
-            Event::Watch(program, _) | Event::ProgramStarts(program) => (None, Some(*program)),
+            Event::Watch(program, ..) | Event::ProgramStarts(program) => (None, Some(*program)),
             Event::Postgres(keeper, ..) | Event::Execute(keeper, _) => (Some(HostId(*keeper)), None),
             _ => (None, None),
         };
@@ -386,7 +416,8 @@ impl World {
         }
         process.life = Life::Running;
         process.run += 1;
-        process.watch_pending = false;
+        (process.watch_pending, process.more_to_tell) = (false, false);
+        process.copy = Copy::default();
         let run = process.run;
         match program {
             Program::Keeper(it) => self.start_keeper(it, run),
@@ -413,38 +444,40 @@ impl World {
         let Some(run) = self.run_of(from) else { return };
         let (host, store) = (self.host_of(from), self.store_host());
         let latency = self.network.latency(host, store, &mut self.random);
-        let sent = self.now;
+        let (sent, asked) = (self.now, self.local(from));
+        let asked = Asked { from, run, sent, asked, token, request };
         match latency {
-            Some(latency) => self.after(latency, Event::Store { from, run, sent, token, request }),
-            None => self.no_answer(from, run, sent, token),
+            Some(latency) => self.after(latency, Event::Store(Box::new(asked))),
+            None => self.no_answer(&asked),
         }
     }
 
-    fn no_answer(&mut self, from: Program, run: u32, sent: Time, token: u32) {
-        let at = (sent + STORE_TIMEOUT).max(self.now);
-        self.at(at, Self::reply_event(from, run, token, Reply::NoAnswer));
+    fn no_answer(&mut self, asked: &Asked) {
+        let at = (asked.sent + STORE_TIMEOUT).max(self.now);
+        self.at(at, asked.answer(Reply::NoAnswer));
     }
 
-    fn reply_event(from: Program, run: u32, token: u32, reply: Reply) -> Event {
+    pub(crate) fn reply_event(from: Program, run: u32, answered: Answered) -> Event {
         match from {
-            Program::Keeper(it) => Event::Keeper(it, run, KeeperEvent::Reply(token, reply)),
-            Program::Sentinel(it) => Event::Sentinel(it, run, SentinelEvent::Reply(token, reply)),
-            Program::Proxy(it) => Event::Proxy(it, run, ProxyEvent::Reply(token, reply)),
+            Program::Keeper(it) => Event::Keeper(it, run, KeeperEvent::Reply(answered)),
+            Program::Sentinel(it) => Event::Sentinel(it, run, SentinelEvent::Reply(answered)),
+            Program::Proxy(it) => Event::Proxy(it, run, ProxyEvent::Reply(answered)),
         }
     }
 
-    fn at_store(&mut self, from: Program, run: u32, sent: Time, token: u32, request: Request) {
+    fn at_store(&mut self, mut asked: Asked) {
         if self.store_troubles.down > 0 {
-            return self.no_answer(from, run, sent, token);
+            return self.no_answer(&asked);
         }
+        self.end_leases();
+        let from = asked.from;
+        let request = std::mem::replace(&mut asked.request, Request::Read);
         let is_write = matches!(request, Request::CompareAndPut { .. });
         self.before_write(&request);
-        let store_time = self.hosts[usize::from(self.store_host().0)].local(self.now);
-        let (reply, changed) = self.store.apply(store_time, request);
+        let (reply, changed) = self.store.apply(self.store_time(), request);
         self.after_write(from, &reply, changed);
-        if changed != Changed::Nothing {
-            self.notify(changed);
-        }
+        self.notify(changed);
+        self.arm_leases();
         let lost = self.store_troubles.lost_replies;
         let lost = lost > 0 && self.random.chance(lost.into());
         let back = self.network.latency(self.store_host(), self.host_of(from), &mut self.random);
@@ -453,42 +486,68 @@ impl World {
                 let work = self.random.span(Duration::from_micros(300), Duration::from_millis(3))
                     + self.store_troubles.slow;
                 let at = self.now + latency + work;
-                match at < sent + STORE_TIMEOUT {
-                    true => self.at(at, Self::reply_event(from, run, token, reply)),
-                    false => self.no_answer(from, run, sent, token),
+                match at < asked.sent + STORE_TIMEOUT {
+                    true => self.at(at, asked.answer(reply)),
+                    false => self.no_answer(&asked),
                 }
             }
             None => {
                 if is_write && matches!(reply, Reply::Written) {
                     self.coverage.reached(Point::UnknownWrite);
                 }
-                self.no_answer(from, run, sent, token);
+                self.no_answer(&asked);
             }
+        }
+    }
+
+    fn store_time(&self) -> Time {
+        self.hosts[usize::from(self.store_host().0)].local(self.now)
+    }
+
+    fn end_leases(&mut self) {
+        let changed = self.store.end_leases(self.store_time());
+        self.notify(changed);
+        self.arm_leases();
+    }
+
+    /// Look at the leases again when the first of them ends. One that is renewed costs no event.
+    fn arm_leases(&mut self) {
+        let Some(first) = self.store.first_lease_ends() else { return };
+        if self.lease_ends.is_none_or(|armed| armed <= self.now) {
+            let at = self.hosts[usize::from(self.store_host().0)].when(first, self.now);
+            self.lease_ends = Some(at);
+            self.at(at, Event::LeaseEnds);
         }
     }
 
     /// Everybody who watches is told, sooner or later, at least once.
     pub(crate) fn notify(&mut self, changed: Changed) {
+        if matches!(changed, Changed::Nothing | Changed::Positions) {
+            return;
+        }
         let store = self.store_host();
         let late = self.store_troubles.late_watches;
         let mut due = Vec::new();
         for (program, process) in &mut self.processes {
             let watches = changed == Changed::Document || matches!(program, Program::Sentinel(_));
-            if process.life == Life::Dead || process.watch_pending || !watches {
+            if process.life == Life::Dead || !watches {
                 continue;
             }
-            process.watch_pending = true;
+            if process.watch_pending {
+                process.more_to_tell = true;
+                continue;
+            }
             let latency = self.network.latency(store, process.host, &mut self.random).unwrap_or(WATCH_RETRY);
             let work = self.random.span(Duration::from_micros(200), Duration::from_millis(2))
                 + self.random.span(Duration::ZERO, late);
-            due.push((latency + work, Event::Watch(*program, process.run)));
+            due.push((latency + work, *program));
         }
-        for (delay, event) in due {
-            self.after(delay, event);
+        for (delay, program) in due {
+            self.watch_tells(program, delay);
         }
     }
 
-    fn watch_arrives(&mut self, program: Program, run: u32) {
+    fn watch_arrives(&mut self, program: Program, run: u32, news: Option<Rc<Everything>>) {
         if !self.is_run(program, run) {
             return;
         }
@@ -496,19 +555,36 @@ impl World {
             && self.network.is_open(self.host_of(program), self.store_host())
             && self.store_troubles.down == 0;
         if !reaches {
-            return self.after(WATCH_RETRY, Event::Watch(program, run));
+            return self.after(WATCH_RETRY, Event::Watch(program, run, None));
         }
-        if let Some(process) = self.processes.get_mut(&program) {
-            process.watch_pending = false;
+        self.watch_told(program, news.as_ref());
+        let Some(process) = self.processes.get_mut(&program) else { return };
+        process.watch_pending = false;
+        if std::mem::take(&mut process.more_to_tell) && news.is_some() {
+            let delay = self.random.millis(1, 3);
+            self.watch_tells(program, delay);
         }
         if !self.store_troubles.late_watches.is_zero() && self.random.chance(10) {
             let delay = self.random.millis(1, 300);
-            self.after(delay, Event::Watch(program, run));
+            self.after(delay, Event::Watch(program, run, news));
         }
         match program {
             Program::Keeper(it) => self.keeper_event(it, KeeperEvent::ClusterChanged),
             Program::Sentinel(it) => self.sentinel_event(it, SentinelEvent::Woken),
             Program::Proxy(it) => self.proxy_event(it, ProxyEvent::Woken),
         }
+    }
+}
+
+impl Process {
+    fn on(host: HostId) -> Process {
+        let copy = Copy::default();
+        Process { host, life: Life::Dead, run: 0, watch_pending: false, more_to_tell: false, copy }
+    }
+}
+
+impl Asked {
+    fn answer(&self, reply: Reply) -> Event {
+        World::reply_event(self.from, self.run, Answered { token: self.token, asked: self.asked, reply })
     }
 }
