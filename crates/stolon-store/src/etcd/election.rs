@@ -10,11 +10,12 @@ use tokio_util::task::TaskTracker;
 
 use super::EtcdStore;
 use super::leases::{Lease, Leases};
-use super::link::{Links, Repeat, is_lease_missing};
+use super::protocol::{Links, is_lease_missing};
+use crate::link::Repeat;
 use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError, Tenure, Watch};
 
 /// Whole seconds; all programs that share an election use the same.
-const LEASE_SECONDS: i64 = 20;
+const LEASE_SECONDS: u64 = 20;
 /// How long before the end of its lease in the store a leader stops.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How often a lease is renewed; leaves time for a second attempt.
@@ -114,11 +115,12 @@ impl Entrant {
         let (store, place) = (&contender.store, &contender.place);
         let changes = store.watch(vec![Selector::Below(place.clone())]);
         let lease = store.leases().of(LEASE_SECONDS).await?;
+        let lease_id = lease.id;
         let entrant = Entrant {
             links: Arc::clone(store.links()),
             leases: Arc::clone(store.leases()),
             place: place.clone(),
-            key: contender.key_with(lease),
+            key: contender.key_with(lease_id),
             lease,
             changes,
             removed: Removed::No,
@@ -130,7 +132,7 @@ impl Entrant {
         let stands = entrant
             .links
             .ask("standing for election", Repeat::Safe, move |mut client| async move {
-                let put = || TxnOp::put(key, name, Some(PutOptions::new().with_lease(lease.id)));
+                let put = || TxnOp::put(key, name, Some(PutOptions::new().with_lease(lease_id)));
                 let absent = Compare::create_revision(key, CompareOp::Equal, 0);
                 match client.txn(Txn::new().when([absent]).and_then([put()])).await {
                     Ok(_) => Ok(true),
@@ -140,7 +142,7 @@ impl Entrant {
             })
             .await?;
         if !stands {
-            entrant.leases.forget(lease.id);
+            entrant.leases.forget(&lease_id);
             return Err(lease_is_gone());
         }
         Ok(entrant)
@@ -169,7 +171,7 @@ impl Entrant {
 
     /// Renew the lease.
     async fn live_on(&mut self) -> Result<Renewal, StoreError> {
-        match self.leases.renew(LEASE_SECONDS, self.lease.id).await? {
+        match self.leases.renew(LEASE_SECONDS, &self.lease.id).await? {
             Some(lease) => {
                 self.lease = lease;
                 Ok(Renewal::Extended)
@@ -182,8 +184,8 @@ impl Entrant {
 impl EtcdContender {
     /// As etcd's own clients name it. A later entry on the same lease must not be mistaken for an earlier one, whose
     /// removal may still be on its way.
-    fn key_with(&self, lease: Lease) -> String {
-        let (prefix, id) = (self.place.children_prefix(), lease.id);
+    fn key_with(&self, id: i64) -> String {
+        let prefix = self.place.children_prefix();
         match self.store.count_entry() {
             0 => format!("{prefix}{id:x}"),
             number => format!("{prefix}{id:x}-{number}"),

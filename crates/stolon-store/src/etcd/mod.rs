@@ -1,10 +1,8 @@
 //! etcd, through its version 3 interface.
 
 mod election;
-mod endpoints;
 mod leases;
-mod link;
-mod tls;
+mod protocol;
 mod watch;
 
 use std::sync::Arc;
@@ -18,8 +16,10 @@ use etcd_client::{
 };
 
 use self::election::EtcdContender;
-use self::leases::{Leases, whole_seconds};
-use self::link::{Links, Repeat, is_lease_missing};
+use self::leases::{EtcdGrantor, Leases};
+use self::protocol::{Links, is_lease_missing};
+use crate::leases::whole_seconds;
+use crate::link::Repeat;
 use crate::{
     Changes, Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Publication, Revision, Selector,
     StoreError, StoreOptions, Version, Watch,
@@ -39,8 +39,12 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError::Configuration`]: the endpoints or the TLS files make no sense.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        let links = Arc::new(Links::new(options)?);
-        Ok(EtcdStore { leases: Arc::new(Leases::new(Arc::clone(&links))), links, entries: Arc::default() })
+        let links = Arc::new(protocol::links(options)?);
+        Ok(EtcdStore {
+            leases: Arc::new(Leases::new(EtcdGrantor(Arc::clone(&links)))),
+            links,
+            entries: Arc::default(),
+        })
     }
 
     fn links(&self) -> &Arc<Links> {
@@ -83,7 +87,7 @@ impl EtcdStore {
                 return Ok(answer);
             }
             // The lease had ended unnoticed, and nothing was written.
-            self.leases.forget(lease.id);
+            self.leases.forget(&lease.id);
             lost += 1;
             if lost > LEASES_LOST {
                 return Err(StoreError::Refused {

@@ -2,7 +2,22 @@
 
 use crate::StoreError;
 
-const DEFAULT: &str = "http://127.0.0.1:2379";
+/// What the list says of itself where it says nothing, or nonsense.
+pub struct Usual {
+    /// The default list, which is the example as well.
+    pub endpoint: &'static str,
+    /// What to use instead of a user in an endpoint.
+    pub instead_of_users: &'static str,
+}
+
+impl Usual {
+    fn example(&self) -> String {
+        format!("an endpoint looks like {}", self.endpoint)
+    }
+}
+
+/// Of etcd.
+pub const ETCD: Usual = Usual { endpoint: "http://127.0.0.1:2379", instead_of_users: "client certificates" };
 
 /// How to speak to the endpoints; all of a list alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +51,14 @@ impl Endpoints {
     ///
     /// # Errors
     /// [`StoreError::Configuration`], in Stolon's words where it has some.
-    pub fn parse(list: &str) -> Result<Self, StoreError> {
-        let list = if list.trim().is_empty() { DEFAULT } else { list };
+    pub fn parse(list: &str, usual: &Usual) -> Result<Self, StoreError> {
+        let list = if list.trim().is_empty() { usual.endpoint } else { list };
         let items: Vec<(&str, &str)> =
             list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(scheme_and_rest).collect();
         let Some(&(word, _)) = items.first() else {
             return Err(refuse(
                 "there is no endpoint in the list",
-                "give at least one, for example http://127.0.0.1:2379",
+                &format!("give at least one, for example {}", usual.endpoint),
             ));
         };
         if items.iter().any(|&(other, _)| other != word) {
@@ -56,13 +71,10 @@ impl Endpoints {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             _ => {
-                return Err(refuse(
-                    "endpoints scheme must be http or https",
-                    "an endpoint looks like http://127.0.0.1:2379",
-                ));
+                return Err(refuse("endpoints scheme must be http or https", &usual.example()));
             }
         };
-        let urls = items.iter().map(|&(_, rest)| url(scheme, rest)).collect::<Result<_, _>>()?;
+        let urls = items.iter().map(|&(_, rest)| url(scheme, rest, usual)).collect::<Result<_, _>>()?;
         Ok(Endpoints { scheme, urls })
     }
 }
@@ -85,13 +97,14 @@ fn scheme_and_rest(item: &str) -> (&str, &str) {
 }
 
 /// Only host and port are used; a path and user information are left out with a warning.
-fn url(scheme: Scheme, rest: &str) -> Result<String, StoreError> {
+fn url(scheme: Scheme, rest: &str, usual: &Usual) -> Result<String, StoreError> {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
     let host_and_port = authority.rsplit('@').next().unwrap_or("");
     if host_and_port.len() != authority.len() {
         tracing::warn!(
             endpoint = host_and_port,
-            "the user in this endpoint is not used: requests to etcd carry none (use client certificates)"
+            instead = usual.instead_of_users,
+            "the user in this endpoint is not used"
         );
     }
     if rest.len() > authority.len() + 1 {
@@ -103,7 +116,7 @@ fn url(scheme: Scheme, rest: &str) -> Result<String, StoreError> {
     if !has_port {
         return Err(refuse(
             &format!("the endpoint {host_and_port:?} is not a host with a port"),
-            "an endpoint looks like http://127.0.0.1:2379",
+            &usual.example(),
         ));
     }
     Ok(format!("{}://{host_and_port}", scheme.as_str()))
@@ -115,7 +128,7 @@ mod tests {
 
     #[test]
     fn lists() {
-        let urls = |list: &str| Endpoints::parse(list).map(|endpoints| endpoints.urls.join(" "));
+        let urls = |list: &str| Endpoints::parse(list, &ETCD).map(|endpoints| endpoints.urls.join(" "));
         for (list, expected) in [
             ("", "http://127.0.0.1:2379"),
             ("10.0.0.1:2379", "http://10.0.0.1:2379"),
