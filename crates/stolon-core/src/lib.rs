@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod backoff;
+mod evidence;
 pub mod keeper;
 pub mod postgres;
 pub mod proxy;

@@ -1,9 +1,11 @@
 //! Reports: the small documents that each process publishes about itself (wire: `info`).
 
+use std::collections::BTreeMap;
+
 use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
-use crate::spec::Parameters;
+use crate::spec::{Parameters, Role};
 use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
 
 document! {
@@ -106,10 +108,13 @@ document! {
     pub struct Served {
         /// The cluster.
         cluster_uid: ClusterUid = "clusterUID", omit;
-        /// The epoch of that cluster's data; 0 where the data had none because a sentinel of Stolon wrote them.
+        /// The highest epoch that the data of this cluster have had; 0 if they never had one. Data that lost theirs, because a program of
+        /// Stolon wrote them, follow those that had it.
         epoch: u64 = "epoch", omit;
         /// The instance.
         instance: InstanceUid = "dbUID", omit;
+        /// What the instance was asked to be; absent in what an earlier version wrote down.
+        role: Option<Role> = "role", omit;
         /// The generation of the instance.
         generation: i64 = "generation", omit;
         /// Timeline of PostgreSQL.
@@ -127,6 +132,21 @@ document! {
         /// Ours, unknown to Stolon: why the leader's last round left things as they are, one sentence each.
         /// Absent when there is nothing to say, and in the reports of sentinels that do not lead.
         holds: Option<Vec<String>> = "holds", omit;
+        /// Ours, unknown to Stolon: what the leader knows of newer cluster data than those in the store. Present for as long as it
+        /// decides nothing because of them, for `stolonctl settle`.
+        newer: Option<NewerData> = "newer", omit;
+    }
+}
+
+document! {
+    /// What a sentinel knows of newer cluster data than those in the store.
+    pub struct NewerData {
+        /// The cluster.
+        cluster_uid: ClusterUid = "clusterUID", omit;
+        /// The highest epoch that the sentinel has seen in the store.
+        epoch: u64 = "epoch", omit;
+        /// The keepers that have served under newer data, also those that do not report any more.
+        keepers: Option<BTreeMap<KeeperUid, Served>> = "keepers", omit;
     }
 }
 

@@ -251,6 +251,7 @@ fn served(state: &PostgresState) -> Served {
         cluster_uid: CLUSTER.into(),
         epoch: 0,
         instance: state.uid.clone(),
+        role: None,
         generation: state.generation,
         timeline: state.timeline,
         lsn: state.lsn,

@@ -234,7 +234,7 @@ fn write_hidden<'a>(text: &mut String, arguments: impl Iterator<Item = &'a Arg>)
 fn name(arg: &Arg) -> String {
     let value = arg
         .get_value_names()
-        .filter(|_| arg.get_num_args().is_none_or(|count| count.min_values() > 0))
+        .filter(|_| arg.get_action().takes_values() && !arg.is_require_equals_set())
         .map(|names| names.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(" "));
     let Some(long) = arg.get_long() else { return format!("`{}`", value.unwrap_or_default()) };
     let short = arg.get_short().map(|short| format!("`-{short}`, ")).unwrap_or_default();

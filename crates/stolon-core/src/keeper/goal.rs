@@ -6,7 +6,7 @@ use std::time::Duration;
 use stolon_model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, ClusterData, EffectiveSpec, FollowConfig, FollowType,
     Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, Role, STOLON_PREFIX,
-    StandbySettings, UsableCluster, replication_name,
+    StandbySettings, Timeline, UsableCluster, replication_name,
 };
 
 use super::hba::{HbaGoal, User};
@@ -86,8 +86,10 @@ pub struct OlderThanServed {
 pub enum DocumentAge {
     /// The document's own count.
     Epoch(u64),
-    /// That of our instance, in documents of Stolon.
+    /// That of our instance.
     Generation(i64),
+    /// That of the primary, where the document does not hold our instance.
+    Timeline(Timeline),
 }
 
 impl std::fmt::Display for DocumentAge {
@@ -95,6 +97,7 @@ impl std::fmt::Display for DocumentAge {
         match self {
             Self::Epoch(epoch) => write!(f, "epoch {epoch}"),
             Self::Generation(generation) => write!(f, "generation {generation}"),
+            Self::Timeline(timeline) => write!(f, "timeline {timeline}"),
         }
     }
 }

@@ -1,21 +1,17 @@
-//! A store that went back in time: keepers have served under newer cluster data than those that it holds.
-//!
-//! What counts as evidence:
-//! * The **epoch**, which only sentinels of this project write, and which only grows. A document without one was last written by a
-//!   sentinel of Stolon, which drops it: then it says nothing.
-//! * The **generation** of an instance, which every sentinel only lets grow, for as long as the document holds the instance.
-//! * The **timeline**, only where neither can be compared: the instance is not in the document, which has no epoch. An instance that
-//!   was replaced is followed by one that was promoted after it, so that the primary's timeline is not lower.
-//!
-//! A position alone is none: what the document says about positions is always a little old. Nor is another cluster: it was
-//! made anew on purpose.
+//! A store that went back in time: keepers have served under newer cluster data than those that it holds, or sentinels have seen some.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use stolon_model::{
-    BootUuid, ClusterData, Empty, FAKE_STANDBY, Instance, InstanceInitMode, InstanceSpec, Keeper,
-    KeeperReport, KeeperUid, Role, Served, Timeline,
+    ClusterData, Instance, KeeperReport, KeeperUid, NewerData, SentinelReport, SentinelUid, Served, Timeline,
+    Timestamp,
 };
+
+use crate::evidence::{Evidence, evidence};
+
+/// How far a count is raised that nobody may know a higher value of, although not everybody can be asked: no epoch and no generation
+/// grows by as much while somebody is away. Many such steps are below 2⁵³, up to which every reader of JSON is exact.
+pub(super) const LEAP: u32 = 1 << 20;
 
 /// A keeper that has served under newer cluster data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,64 +24,126 @@ pub struct Ahead {
     pub evidence: Evidence,
 }
 
-/// How it is known that cluster data are older than what a keeper served under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    /// It served under a higher epoch.
-    Epoch {
-        /// Of the document; none: Stolon wrote it.
-        document: u64,
-    },
-    /// It served a higher generation of its instance.
-    Generation {
-        /// Of the document.
-        document: i64,
-    },
-    /// It served on a higher timeline, and the document does not know its instance.
-    Timeline {
-        /// Of the document's primary.
-        document: Timeline,
-    },
+/// A sentinel that has seen newer cluster data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SawNewer {
+    /// Which sentinel.
+    pub sentinel: SentinelUid,
+    /// The highest epoch that it has seen.
+    pub epoch: u64,
 }
 
-/// The keepers that have served under newer cluster data than these, by the reports that are in the store.
-pub fn ahead<'a>(data: &ClusterData, reports: impl IntoIterator<Item = &'a KeeperReport>) -> Vec<Ahead> {
-    let of_keeper = |report: &KeeperReport| {
-        let served = report.activity.as_ref()?.served.clone()?;
-        let evidence = evidence(data, &served)?;
-        Some(Ahead { keeper: report.uid.clone(), served, evidence })
-    };
-    reports.into_iter().filter_map(of_keeper).collect()
+/// Who may know of newer cluster data than those in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Witnesses<'a> {
+    /// The reports of the keepers.
+    pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
+    /// The reports of the sentinels, which remember the last words of keepers that do not report any more.
+    pub sentinels: &'a BTreeMap<SentinelUid, SentinelReport>,
 }
 
-fn evidence(data: &ClusterData, served: &Served) -> Option<Evidence> {
-    if served.cluster_uid != data.cluster.uid {
-        return None;
+impl<'a> Witnesses<'a> {
+    fn newer(&self, data: &ClusterData) -> impl Iterator<Item = (&'a SentinelUid, &'a NewerData)> {
+        let of_cluster = move |newer: &&NewerData| newer.cluster_uid == data.cluster.uid;
+        let told = self.sentinels.iter();
+        told.filter_map(move |(uid, report)| Some((uid, report.newer.as_ref().filter(of_cluster)?)))
     }
-    if let Some(document) = data.cluster.epoch.filter(|epoch| served.epoch > *epoch) {
-        return Some(Evidence::Epoch { document });
+
+    /// The keepers that have served under newer cluster data than these.
+    pub fn ahead(&self, data: &ClusterData) -> Vec<Ahead> {
+        let told = self.newer(data).flat_map(|(_, newer)| newer.keepers.iter().flatten());
+        ahead(data, self.keepers, told)
     }
-    match (data.instances.get(&served.instance), data.cluster.epoch) {
-        (Some(instance), _) => (served.generation > instance.generation)
-            .then_some(Evidence::Generation { document: instance.generation }),
-        (None, Some(_)) => None,
-        (None, None) => {
-            let document = data.primary()?.status.timeline;
-            (document != Timeline(0) && served.timeline > document).then_some(Evidence::Timeline { document })
+
+    /// The sentinels that have seen newer cluster data than these.
+    pub fn saw_newer(&self, data: &ClusterData) -> Vec<SawNewer> {
+        let known = data.cluster.epoch;
+        let of_sentinel = |(uid, newer): (&SentinelUid, &NewerData)| {
+            let is_newer = known.is_some_and(|epoch| epoch < newer.epoch);
+            is_newer.then(|| SawNewer { sentinel: uid.clone(), epoch: newer.epoch })
+        };
+        self.newer(data).filter_map(of_sentinel).collect()
+    }
+
+    /// The highest epoch that anybody tells of.
+    pub(super) fn highest_epoch(&self, data: &ClusterData) -> u64 {
+        let seen = self.newer(data).map(|(_, newer)| newer.epoch);
+        let told = self.newer(data).flat_map(|(_, newer)| newer.keepers.iter().flat_map(BTreeMap::values));
+        seen.chain([highest_served(data, served_by(self.keepers).chain(told))]).max().unwrap_or(0)
+    }
+}
+
+fn served_by(reports: &BTreeMap<KeeperUid, KeeperReport>) -> impl Iterator<Item = &Served> {
+    reports.values().filter_map(|report| report.activity.as_ref()?.served.as_ref())
+}
+
+fn highest_served<'a>(data: &ClusterData, served: impl Iterator<Item = &'a Served>) -> u64 {
+    let of_cluster = served.filter(|served| served.cluster_uid == data.cluster.uid);
+    of_cluster.map(|served| served.epoch).max().unwrap_or(0)
+}
+
+/// The keepers that have served under newer cluster data than these, by their reports, and by what is `told` of those that do not
+/// report any more.
+pub(super) fn ahead<'a>(
+    data: &ClusterData,
+    reports: &'a BTreeMap<KeeperUid, KeeperReport>,
+    told: impl Iterator<Item = (&'a KeeperUid, &'a Served)>,
+) -> Vec<Ahead> {
+    let reported =
+        reports.iter().filter_map(|(uid, report)| Some((uid, report.activity.as_ref()?.served.as_ref()?)));
+    let told = told.filter(|(uid, _)| !reports.contains_key(*uid));
+    let primary = primary_timeline(data, reports);
+    let mut found: BTreeMap<&KeeperUid, Ahead> = BTreeMap::new();
+    for (keeper, served) in reported.chain(told) {
+        let Some(evidence) = evidence(data, primary, served) else { continue };
+        let is_known = found.get(keeper).is_some_and(|known| rank(&known.served) >= rank(served));
+        if !is_known {
+            found.insert(keeper, Ahead { keeper: keeper.clone(), served: served.clone(), evidence });
         }
     }
+    found.into_values().collect()
 }
 
-/// The epoch of the next document: higher than any that is known.
-pub(super) fn next_epoch<'a>(
+/// The timeline of the document's primary, by the document or, if that is newer, by its own report: a document about which nothing is
+/// decided is not brought up to date.
+fn primary_timeline(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Timeline {
+    let Some(primary) = data.primary() else { return Timeline(0) };
+    let state = reports.get(&primary.spec.keeper_uid).and_then(|report| report.postgres_state.as_ref());
+    let reported = state.filter(|state| state.uid == primary.uid).map(|state| state.timeline);
+    primary.status.timeline.max(reported.unwrap_or_default())
+}
+
+/// Whose data are newer: under newer cluster data, on a newer timeline, as the primary, further. Positions are as old as the keeper's
+/// last look, or half a minute if it does not look any more.
+pub(super) fn rank(served: &Served) -> impl Ord + use<> {
+    let is_primary = served.role == Some(stolon_model::Role::Primary);
+    (served.epoch, served.timeline, is_primary, served.lsn, served.generation)
+}
+
+/// The epoch of the next document, where `known` is the highest that anybody tells of.
+pub(super) fn next_epoch(data: &ClusterData, known: u64, wall: Timestamp) -> u64 {
+    match data.cluster.epoch {
+        Some(epoch) => epoch.max(known).saturating_add(1),
+        None => leap(known, wall),
+    }
+}
+
+/// The highest epoch that a sentinel knows of, by its own memory and by what keepers have said.
+pub(super) fn known_epoch<'a>(
     data: &ClusterData,
-    highest_seen: u64,
-    reports: impl IntoIterator<Item = &'a KeeperReport>,
+    seen: u64,
+    reports: &'a BTreeMap<KeeperUid, KeeperReport>,
+    told: impl Iterator<Item = (&'a KeeperUid, &'a Served)>,
 ) -> u64 {
-    let of_cluster = |served: &&Served| served.cluster_uid == data.cluster.uid;
-    let served = reports.into_iter().filter_map(|report| report.activity.as_ref()?.served.as_ref());
-    let reported = served.filter(of_cluster).map(|served| served.epoch).max().unwrap_or(0);
-    data.cluster.epoch.unwrap_or(0).max(highest_seen).max(reported).saturating_add(1)
+    seen.max(highest_served(data, served_by(reports).chain(told.map(|(_, served)| served))))
+}
+
+/// An epoch above every one that anybody may know of. Who slept may know of a higher one than those who can be asked: a program of
+/// Stolon wrote since then, and dropped it. The wall clock (seconds since 1970) is above it if all clocks were right when epochs
+/// were made from them; the leap is above it if somebody is left who saw nearly the same, whatever the clocks say.
+pub(super) fn leap(known: u64, wall: Timestamp) -> u64 {
+    let seconds = u64::try_from(wall.instant().as_second()).unwrap_or(0);
+    known.saturating_add(u64::from(LEAP)).max(seconds)
 }
 
 /// How a document is older than another one of the same cluster.
@@ -136,132 +194,4 @@ pub fn older_than(data: &ClusterData, other: &ClusterData) -> Option<Older> {
         let (own, other) = (data.proxy.generation, other.proxy.generation);
         (own < other).then_some(Older::Proxy { own, other })
     })
-}
-
-/// Why the operator's decision cannot be carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CannotSettle {
-    /// Nobody has served under newer cluster data.
-    NobodyAhead,
-    /// These have, and the operator has not named them.
-    NotNamed(Vec<KeeperUid>),
-    /// The keeper with the newest data does not hold them any more.
-    DataGone(KeeperUid),
-}
-
-/// Make the cluster go on from the newest data: the keeper that served last gets its instance back as the primary. Everybody else
-/// becomes its standby.
-///
-/// # Errors
-/// Nobody is ahead, or the one that is furthest ahead holds other data by now.
-pub fn take_newest(
-    data: &ClusterData,
-    reports: &BTreeMap<KeeperUid, KeeperReport>,
-) -> Result<(KeeperUid, ClusterData), CannotSettle> {
-    let ahead = ahead(data, reports.values());
-    let order = |ahead: &&Ahead| {
-        let served = &ahead.served;
-        (served.epoch, served.timeline, served.lsn, served.generation)
-    };
-    let newest = ahead.iter().max_by_key(order).ok_or(CannotSettle::NobodyAhead)?;
-    let (keeper, served) = (&newest.keeper, &newest.served);
-    let report = reports
-        .get(keeper)
-        .filter(|report| report.postgres_state.as_ref().is_some_and(|state| state.uid == served.instance));
-    let report = report.ok_or_else(|| CannotSettle::DataGone(keeper.clone()))?;
-    let mut next = raised(data, reports, &ahead);
-    next.instances.retain(|uid, instance| instance.spec.keeper_uid != *keeper || *uid == served.instance);
-    if let Some(old) = data.cluster.status.primary.as_ref().and_then(|uid| next.instances.get_mut(uid)) {
-        old.spec.followers = Some(Vec::new());
-        old.generation += 1;
-    }
-    next.keepers.entry(keeper.clone()).or_insert_with(|| registered(keeper, &report.boot_uuid));
-    let instance = next.instances.entry(served.instance.clone()).or_insert_with(|| Instance {
-        uid: served.instance.clone(),
-        generation: served.generation.saturating_add(1),
-        ..Instance::default()
-    });
-    let effective = data.cluster.spec.effective();
-    let synchronous = effective.synchronous_replication && effective.role == Role::Primary;
-    instance.spec = InstanceSpec {
-        keeper_uid: keeper.clone(),
-        init_mode: Some(InstanceInitMode::None),
-        role: Some(Role::Primary),
-        follow_config: None,
-        followers: Some(Vec::new()),
-        synchronous_replication: synchronous,
-        synchronous_standbys: synchronous.then(Vec::new),
-        external_synchronous_standbys: synchronous.then(|| match effective.min_synchronous_standbys {
-            0 => Vec::new(),
-            _ => vec![FAKE_STANDBY.to_owned()],
-        }),
-        ..instance.spec.clone()
-    };
-    instance.status.synchronous_standbys = None;
-    next.cluster.status.primary = Some(served.instance.clone());
-    next.proxy.spec.primary = None;
-    next.proxy.generation += 1;
-    Ok((keeper.clone(), next))
-}
-
-/// Go on from the document, although these keepers have served under newer ones: what they hold beyond it is given up.
-///
-/// # Errors
-/// Nobody is ahead, or others are than those that were named.
-pub fn accept_loss(
-    data: &ClusterData,
-    reports: &BTreeMap<KeeperUid, KeeperReport>,
-    named: &BTreeSet<KeeperUid>,
-) -> Result<ClusterData, CannotSettle> {
-    let ahead = ahead(data, reports.values());
-    if ahead.is_empty() {
-        return Err(CannotSettle::NobodyAhead);
-    }
-    let unnamed = ahead.iter().map(|ahead| &ahead.keeper).filter(|keeper| !named.contains(keeper));
-    let unnamed: Vec<KeeperUid> = unnamed.cloned().collect();
-    match unnamed.is_empty() {
-        true => Ok(raised(data, reports, &ahead)),
-        false => Err(CannotSettle::NotNamed(unnamed)),
-    }
-}
-
-/// A document that is to be written in the place of `stored`, newer than that one and than everything that anybody has served
-/// under: an operator has agreed to lose what lies between.
-pub fn newest(
-    data: &ClusterData,
-    stored: Option<&ClusterData>,
-    reports: &BTreeMap<KeeperUid, KeeperReport>,
-) -> ClusterData {
-    let stored = stored.filter(|stored| stored.cluster.uid == data.cluster.uid);
-    let mut next = raised(data, reports, &ahead(data, reports.values()));
-    let Some(stored) = stored else { return next };
-    next.cluster.epoch = next.cluster.epoch.max(stored.cluster.epoch.map(|epoch| epoch.saturating_add(1)));
-    for (uid, instance) in &mut next.instances {
-        if let Some(stored) = stored.instances.get(uid) {
-            instance.generation = instance.generation.max(stored.generation.saturating_add(1));
-        }
-    }
-    next.proxy.generation = next.proxy.generation.max(stored.proxy.generation.saturating_add(1));
-    next
-}
-
-/// The same document, newer than everything that anybody has served under: epochs and generations only grow, also where a
-/// sentinel of Stolon drops the epoch later.
-fn raised(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>, ahead: &[Ahead]) -> ClusterData {
-    let mut next = data.clone();
-    next.cluster.epoch = Some(next_epoch(data, 0, reports.values()));
-    for served in ahead.iter().map(|ahead| &ahead.served) {
-        if let Some(instance) = next.instances.get_mut(&served.instance) {
-            instance.generation = instance.generation.max(served.generation).saturating_add(1);
-        }
-    }
-    next
-}
-
-fn registered(keeper: &KeeperUid, boot: &BootUuid) -> Keeper {
-    let mut registered =
-        Keeper { uid: keeper.clone(), generation: 1, spec: Some(Empty {}), ..Keeper::default() };
-    registered.status.healthy = true;
-    registered.status.boot_uuid = boot.clone();
-    registered
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Explained, KeeperReport, KeeperUid,
+    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Explained, KeeperReport, KeeperUid, NewerData,
     SentinelReport, SentinelUid, UsableCluster,
 };
 
@@ -299,6 +299,7 @@ impl Machine {
         self.verdict_at = decision.wake_at;
         self.due = decision.wake_at.map_or(self.due, |at| at.min(self.due));
         self.memory = decision.memory;
+        self.memory.epoch = self.memory.epoch.max(decision.next.cluster.epoch.unwrap_or(0));
         out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
         self.note_holds(decision.holds, out);
         out.push(Effect::Measure(Measure::RoundCompleted));
@@ -383,10 +384,25 @@ impl Machine {
         }
         let holds: Vec<String> = self.holds.iter().map(ToString::to_string).collect();
         let holds = (!holds.is_empty()).then_some(holds);
-        let report = Box::new(SentinelReport { uid: self.setup.uid.clone(), holds });
+        let report = Box::new(SentinelReport { uid: self.setup.uid.clone(), holds, newer: self.newer() });
         self.own_report.under_way = Some(now);
         self.own_report.last = Some(now);
         out.push(Effect::PublishReport { report, ttl: self.sleep_interval * 2 });
+    }
+
+    /// What `stolonctl settle` must know to lift what this sentinel holds on to.
+    fn newer(&self) -> Option<NewerData> {
+        let ahead = self.holds.iter().find_map(|hold| match hold {
+            Hold::StoreWentBack { ahead } => Some(ahead.as_slice()),
+            Hold::DocumentWentBack { .. } => Some([].as_slice()),
+            _ => None,
+        })?;
+        let keepers = ahead.iter().map(|ahead| (ahead.keeper.clone(), ahead.served.clone())).collect();
+        Some(NewerData {
+            cluster_uid: self.memory.cluster_uid.clone().unwrap_or_default(),
+            epoch: self.memory.epoch,
+            keepers: Some(keepers).filter(|keepers: &BTreeMap<_, _>| !keepers.is_empty()),
+        })
     }
 
     fn report_ended(&mut self, now: Duration, outcome: Result<(), Explained>, out: &mut Vec<Effect>) {

@@ -19,7 +19,7 @@ pub struct Memory {
     pub last_read: Option<Duration>,
     /// The last round was decided as the leader.
     pub led: bool,
-    /// The highest epoch that the document ever had.
+    /// The highest epoch that the document ever had, in the store and not only in a decision.
     pub epoch: u64,
     /// How far each instance ever was.
     pub marks: BTreeMap<InstanceUid, Mark>,
@@ -185,6 +185,11 @@ pub struct Demotion {
 }
 
 impl Memory {
+    /// What stays true however long nothing was seen: how far everything ever was.
+    pub(super) fn after_blindness(&self) -> Memory {
+        Memory { epoch: self.epoch, marks: self.marks.clone(), ..Memory::default() }
+    }
+
     /// What to remember when the write of a decision was refused: the reports count as not yet seen, so that a
     /// later round acts on them, but running timers keep running.
     pub(super) fn of_refused_write(self, before: &Memory) -> Memory {

@@ -20,6 +20,7 @@ mod reasons;
 mod removal;
 mod request;
 mod round;
+mod settle;
 mod stamp;
 mod standbys;
 mod steady;
@@ -33,7 +34,8 @@ use stolon_model::{
     UsableCluster,
 };
 
-pub use ahead::{Ahead, CannotSettle, Evidence, Older, accept_loss, ahead, newest, older_than, take_newest};
+pub use crate::evidence::Evidence;
+pub use ahead::{Ahead, Older, SawNewer, Witnesses, older_than};
 pub use check::{Violation, violations};
 pub use eligibility::{Eligibility, eligibility};
 pub use event::{Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
@@ -44,6 +46,7 @@ pub use memory::{
 };
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;
+pub use settle::{CannotSettle, accept_loss, newest, take_newest};
 
 /// What a sentinel sees at one moment.
 #[derive(Clone, Copy, Debug)]

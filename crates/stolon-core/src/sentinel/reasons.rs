@@ -5,7 +5,8 @@
 use std::fmt::{Display, Formatter, Result};
 use std::time::Duration;
 
-use super::ahead::{Ahead, Evidence};
+use super::ahead::Ahead;
+use crate::evidence::Evidence;
 use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, ProxyUid, Timeline};
 
 /// One thing that a round changed.
@@ -461,7 +462,7 @@ impl Display for Hold {
             Self::DocumentWentBack { epoch, before } => write!(
                 f,
                 "the cluster data in the store (epoch {epoch}) are older than those that this sentinel has seen (epoch {before}); nothing \
-                 is decided for as long as that may be a mistake: `stolonctl clusterdata write --allow-data-loss` makes them the newest"
+                 is elected, removed or copied until an operator makes them the newest: `stolonctl settle --accept-data-loss`"
             ),
             Self::AwaitingPrimary { primary, keeper, generation, current } if generation == current => {
                 write!(f, "waiting for the primary db {primary} on keeper {keeper} to work again")

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use stolon_model::{
     ClusterData, EffectiveSpec, FollowType, InfoUid, Instance, InstanceInitMode, InstanceUid, Keeper,
-    KeeperReport, KeeperUid, ProxyUid, Role,
+    KeeperReport, KeeperUid, ProxyUid, Role, Served,
 };
 
-use super::ahead::{ahead, next_epoch};
+use super::ahead::{ahead, known_epoch, next_epoch};
 use super::memory::{Convergence, Memory};
 use super::{Change, Decision, Hold, Now, Standing, View, Weight};
 use crate::timeline::is_different_branch;
@@ -77,7 +77,11 @@ impl<'a> Round<'a> {
         let spec = view.cluster.spec().clone();
         let takes_over = view.standing == Standing::Leader && !memory.led;
         let blindly = takes_over && memory.gap(now.monotonic, view.usual_delay, &spec).is_some();
-        let mut memory = if same_cluster && !blindly { memory.clone() } else { Memory::default() };
+        let mut memory = match (same_cluster, blindly) {
+            (true, false) => memory.clone(),
+            (true, true) => memory.after_blindness(),
+            (false, _) => Memory::default(),
+        };
         let is_first = memory.last_read.is_none();
         memory.cluster_uid = Some(cluster.uid.clone());
         memory.leave_out_gap(now.monotonic, view.usual_delay, &spec);
@@ -119,9 +123,10 @@ impl<'a> Round<'a> {
             false => Weight::Decisive,
         };
         if weight == Weight::Decisive {
-            let epoch = next_epoch(self.before(), self.memory.epoch, self.view.keepers.values());
-            self.data.cluster.epoch = Some(epoch);
+            let known = known_epoch(self.before(), self.memory.epoch, self.view.keepers, self.last_words());
+            self.data.cluster.epoch = Some(next_epoch(self.before(), known, self.now.wall));
         }
+        self.memory.epoch = self.memory.epoch.max(self.before().cluster.epoch.unwrap_or(0));
         self.stamp();
         debug_assert!(
             super::check::no_new_violations(self.before(), &self.data),
@@ -148,26 +153,25 @@ impl<'a> Round<'a> {
 
     /// Whether the cluster data are older than what was seen or served before: then nothing is decided on them.
     pub fn store_went_back(&mut self) -> bool {
-        let view = self.view;
-        let silent = self.memory.keepers.iter().filter(|(uid, _)| !view.keepers.contains_key(uid));
-        let last_words = silent.filter_map(|(_, sighting)| sighting.report.as_ref());
-        let ahead = ahead(self.before(), view.keepers.values().chain(last_words));
+        let ahead = ahead(self.before(), self.view.keepers, self.last_words());
         if !ahead.is_empty() {
             self.hold(Hold::StoreWentBack { ahead });
             return true;
         }
         let before = self.memory.epoch;
-        match self.before().cluster.epoch {
-            Some(epoch) if epoch < before => {
-                self.hold(Hold::DocumentWentBack { epoch, before });
-                true
-            }
-            Some(epoch) => {
-                self.memory.epoch = epoch;
-                false
-            }
-            None => false,
+        let older = self.before().cluster.epoch.filter(|epoch| *epoch < before);
+        if let Some(epoch) = older {
+            self.hold(Hold::DocumentWentBack { epoch, before });
         }
+        older.is_some()
+    }
+
+    /// What keepers served under that do not report any more, as they said it last.
+    fn last_words(&self) -> impl Iterator<Item = (&KeeperUid, &Served)> {
+        let silent = self.memory.keepers.iter().filter(|(uid, _)| !self.view.keepers.contains_key(*uid));
+        silent.filter_map(|(uid, sighting)| {
+            Some((uid, sighting.report.as_ref()?.activity.as_ref()?.served.as_ref()?))
+        })
     }
 
     pub fn change(&mut self, change: Change) {

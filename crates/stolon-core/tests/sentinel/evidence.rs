@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use stolon_core::proxy::Version;
+use stolon_core::sentinel::Standing;
 use stolon_core::sentinel::{
-    CannotSettle, Change, Evidence, Hold, Older, Rejection, accept_loss, ahead, older_than, take_newest,
+    Ahead, CannotSettle, Change, Evidence, Hold, Older, Rejection, Witnesses, accept_loss, newest,
+    older_than, take_newest,
 };
 use stolon_model::*;
 
@@ -22,11 +25,29 @@ fn served(
         cluster_uid: "cluster1".into(),
         epoch,
         instance: uid(2),
+        role: Some(Role::Primary),
         generation,
         timeline: Timeline(timeline),
         lsn: Lsn(5000),
     });
     reports
+}
+
+/// So far is a count raised that nobody may know a higher value of.
+const LEAP: u64 = 1 << 20;
+
+fn nobody() -> BTreeSet<KeeperUid> {
+    BTreeSet::new()
+}
+
+/// Keepers that report, and no sentinel that holds.
+fn keepers_only(keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Witnesses<'_> {
+    static NO_SENTINELS: BTreeMap<SentinelUid, SentinelReport> = BTreeMap::new();
+    Witnesses { keepers, sentinels: &NO_SENTINELS }
+}
+
+fn ahead(data: &ClusterData, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<Ahead> {
+    keepers_only(keepers).ahead(data)
 }
 
 /// db1 died, db2 was promoted and served; then the document from before was written back, and keeper1 was started.
@@ -80,13 +101,17 @@ fn what_was_served_under_the_same_data_or_older_ones_is_no_evidence() {
 /// An instance that is not in the document was removed, or was made later. The timeline tells which, where there is no epoch.
 #[test]
 fn an_instance_that_is_not_there_is_judged_by_its_timeline() {
-    for (epoch, timeline, expected) in
-        [(None, 2, Some(Evidence::Timeline { document: Timeline(1) })), (None, 1, None), (Some(9), 2, None)]
-    {
+    for (epoch, timeline, expected) in [
+        (None, 2, Some(Evidence::Timeline { document: Timeline(1) })),
+        (None, 1, None),
+        (Some(10), 2, None),
+        (Some(9), 2, Some(Evidence::Timeline { document: Timeline(1) })),
+        (Some(9), 1, None),
+    ] {
         let mut world = gone_back(epoch);
         let reports = served(&mut world, 9, 5, timeline);
         world.data.instances.remove(&uid(2));
-        let found = ahead(&world.data, reports.values());
+        let found = ahead(&world.data, &reports);
         assert_eq!(found.first().map(|ahead| ahead.evidence), expected, "timeline {timeline}");
     }
 }
@@ -96,7 +121,7 @@ fn another_cluster_is_no_evidence() {
     let mut world = gone_back(Some(7));
     let reports = served(&mut world, 9, 5, 2);
     world.data.cluster.uid = "cluster2".into();
-    assert_eq!(ahead(&world.data, reports.values()), []);
+    assert_eq!(ahead(&world.data, &reports), []);
 }
 
 #[test]
@@ -112,34 +137,79 @@ fn a_sentinel_that_has_seen_newer_data_needs_no_keeper_to_tell_it() {
 
 #[test]
 fn decisions_raise_the_epoch_above_everything_known() {
-    let mut world = World::normal(2, 2);
+    let mut world = World::normal(2, 2).given(|world| world.data.cluster.epoch = Some(41));
     world.round();
-    assert_eq!(world.data.cluster.epoch, None, "nothing to act on");
+    assert_eq!(world.data.cluster.epoch, Some(41), "nothing to act on");
     world.break_db(1);
-    let reports = served(&mut world, 41, 1, 1);
-    world.later(500).round_on(&reports);
-    assert_eq!(world.data.cluster.epoch, Some(42), "a sentinel of Stolon had dropped it");
+    world.later(500).round();
+    assert_eq!(world.data.cluster.epoch, Some(42));
     world.converge();
     world.later(500).round();
     assert_eq!(world.data.cluster.epoch, Some(43));
+}
+
+/// Stolon led for a while, and a keeper slept through it that may have served under more than anybody can tell now.
+#[test]
+fn an_epoch_that_was_dropped_begins_anew_above_those_of_everybody_who_slept() {
+    let clock = wall(0).instant().as_second() as u64;
+    for (known, expected) in
+        [(0, clock), (41, clock), (clock - 3, clock - 3 + LEAP), (clock + 7, clock + 7 + LEAP)]
+    {
+        let mut world = gone_back(None);
+        let reports = served(&mut world, known, 1, 1);
+        world.round_on(&reports);
+        assert_eq!(world.data.cluster.epoch, Some(expected), "keepers know {known}");
+    }
+    for (seen, expected) in [(41, clock), (clock + 7, clock + 7 + LEAP)] {
+        let mut world = World::normal(2, 2).given(|world| world.data.cluster.epoch = Some(seen));
+        world.round();
+        world.data.cluster.epoch = None;
+        world.break_db(1);
+        world.later(500).round();
+        assert_eq!(world.data.cluster.epoch, Some(expected), "this sentinel saw {seen}");
+    }
 }
 
 #[test]
 fn the_newest_data_can_be_taken() {
     let mut world = gone_back(Some(7));
     let reports = served(&mut world, 9, 4, 2);
-    let (keeper, next) = take_newest(&world.data, &reports).unwrap();
+    let (keeper, next) = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap();
     assert_eq!(keeper, keeper_uid(2));
     assert_eq!(next.cluster.status.primary, Some(uid(2)));
-    assert_eq!(next.cluster.epoch, Some(10));
     let db2 = &next.instances[&uid(2)];
-    assert_eq!((db2.spec.role.clone(), db2.generation), (Some(Role::Primary), 5));
+    assert_eq!((db2.spec.role.clone(), db2.generation), (Some(Role::Primary), 4 + LEAP as i64));
     assert_eq!(next.proxy.spec.primary, None, "clients wait until it is ready");
-    assert_eq!(ahead(&next, reports.values()), []);
+    assert_eq!(ahead(&next, &reports), []);
     world.data = next;
     world.converge();
     let decision = world.later(500).round();
     assert!(!has_hold(&decision, |hold| matches!(hold, Hold::StoreWentBack { .. })));
+}
+
+/// The mark of the primary may be half a minute old when all hosts lose power at once. A standby that wrote its own down later is not
+/// ahead of it.
+#[test]
+fn the_primary_is_newer_than_its_standby() {
+    for (role, lsn, newest) in [
+        (Role::Primary, 4000, 1),
+        (Role::Primary, 6000, 1),
+        (Role::Standby, 4000, 2),
+        (Role::Standby, 6000, 1),
+    ] {
+        let mut world = gone_back(Some(7));
+        let mut reports = served(&mut world, 9, 4, 2);
+        let mut other = reports[&keeper_uid(2)].activity.as_ref().unwrap().served.clone().unwrap();
+        reports.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap().served.as_mut().unwrap().role =
+            Some(Role::Standby);
+        (other.instance, other.role, other.lsn) = (uid(1), Some(role.clone()), Lsn(lsn));
+        reports.get_mut(&keeper_uid(1)).unwrap().activity.as_mut().unwrap().served = Some(other);
+        let taken = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap().0;
+        assert_eq!(taken, keeper_uid(newest), "{role} at {lsn}, standby at 5000");
+        let but_for_it = BTreeSet::from([taken]);
+        let taken = take_newest(&world.data, &keepers_only(&reports), &but_for_it, wall(0)).unwrap().0;
+        assert_eq!(taken, keeper_uid(3 - newest), "without that one");
+    }
 }
 
 #[test]
@@ -148,27 +218,125 @@ fn an_instance_that_the_document_does_not_know_can_be_taken_too() {
     let reports = served(&mut world, 9, 4, 2);
     world.data.instances.remove(&uid(2));
     world.data.keepers.remove(&keeper_uid(2));
-    let (_, next) = take_newest(&world.data, &reports).unwrap();
+    let (_, next) = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap();
     assert_eq!(next.cluster.status.primary, Some(uid(2)));
     assert_eq!(next.instances[&uid(2)].spec.keeper_uid, keeper_uid(2));
     assert!(next.keepers.contains_key(&keeper_uid(2)));
     let mut other = reports;
     other.get_mut(&keeper_uid(2)).unwrap().postgres_state.as_mut().unwrap().uid = uid(8);
-    assert_eq!(take_newest(&world.data, &other), Err(CannotSettle::DataGone(keeper_uid(2))));
+    let taken = take_newest(&world.data, &keepers_only(&other), &nobody(), wall(0));
+    assert_eq!(taken, Err(CannotSettle::DataGone(keeper_uid(2))));
 }
 
 #[test]
 fn a_loss_is_accepted_by_name_only() {
     let mut world = gone_back(None);
     let reports = served(&mut world, 9, 4, 2);
-    let nobody = BTreeSet::new();
-    assert_eq!(accept_loss(&world.data, &reports, &nobody), Err(CannotSettle::NotNamed(vec![keeper_uid(2)])));
-    let mut next = accept_loss(&world.data, &reports, &BTreeSet::from([keeper_uid(2)])).unwrap();
+    let witnesses = keepers_only(&reports);
+    let unnamed = accept_loss(&world.data, &witnesses, &nobody(), wall(0));
+    assert_eq!(unnamed, Err(CannotSettle::NotNamed(vec![keeper_uid(2)])));
+    let named = BTreeSet::from([keeper_uid(2)]);
+    let mut next = accept_loss(&world.data, &witnesses, &named, wall(0)).unwrap();
     assert_eq!(next.cluster.status.primary, Some(uid(1)), "the document stays as it is");
     next.cluster.epoch = None;
-    assert_eq!(ahead(&next, reports.values()), [], "also after a sentinel of Stolon has dropped the epoch");
+    assert_eq!(ahead(&next, &reports), [], "also after a program of Stolon has dropped the epoch");
     let quiet = world.current_reports();
-    assert_eq!(accept_loss(&world.data, &quiet, &nobody), Err(CannotSettle::NobodyAhead));
+    let settled = accept_loss(&world.data, &keepers_only(&quiet), &nobody(), wall(0));
+    assert_eq!(settled, Err(CannotSettle::NobodyAhead));
+}
+
+/// Whatever was decided, nobody holds what he knows against it: neither a keeper that was away and served under more than those
+/// that could be asked, nor a proxy that has seen more.
+#[test]
+fn what_was_settled_is_the_newest_for_everybody() {
+    let mut world = gone_back(Some(7));
+    let reports = served(&mut world, 9, 4, 2);
+    let named = BTreeSet::from([keeper_uid(2)]);
+    let witnesses = keepers_only(&reports);
+    let mut away = reports[&keeper_uid(2)].activity.as_ref().unwrap().served.clone().unwrap();
+    let proxy =
+        ClusterData { proxy: ProxySection { generation: 500, ..Default::default() }, ..world.data.clone() };
+    let seen = Version { epoch: Some(19), ..Version::of(&proxy) };
+    for mut next in [
+        take_newest(&world.data, &witnesses, &nobody(), wall(0)).unwrap().1,
+        accept_loss(&world.data, &witnesses, &named, wall(0)).unwrap(),
+        newest(&world.data, None, &witnesses, wall(0)),
+    ] {
+        (away.epoch, away.generation) = (19, 30);
+        for number in [1, 2] {
+            away.instance = uid(number);
+            let report = KeeperReport {
+                uid: keeper_uid(3),
+                cluster_uid: "cluster1".into(),
+                activity: Some(KeeperActivity { served: Some(away.clone()), ..KeeperActivity::default() }),
+                ..KeeperReport::default()
+            };
+            let reports = BTreeMap::from([(keeper_uid(3), report)]);
+            assert_eq!(ahead(&next, &reports), [], "db{number}");
+            assert!(!Version::of(&next).is_older_than(&seen));
+            let epoch = next.cluster.epoch.take();
+            assert_eq!(
+                ahead(&next, &reports),
+                [],
+                "db{number} after a program of Stolon has dropped the epoch"
+            );
+            assert!(!Version::of(&next).is_older_than(&seen));
+            next.cluster.epoch = epoch;
+        }
+    }
+}
+
+/// What a sentinel holds on to can be lifted, although the keeper that it knows of is dead and its report is gone.
+#[test]
+fn the_last_words_of_a_dead_keeper_can_be_given_up() {
+    let mut world = gone_back(Some(7));
+    let reports = served(&mut world, 9, 2, 2);
+    world.round_on(&reports);
+    world.silent.insert(keeper_uid(2));
+    let held = world.later(500).round();
+    let Some(Hold::StoreWentBack { ahead }) = held.holds.first() else { panic!("{:?}", held.holds) };
+    let keepers = ahead.iter().map(|ahead| (ahead.keeper.clone(), ahead.served.clone())).collect();
+    let newer =
+        NewerData { cluster_uid: "cluster1".into(), epoch: world.memory.epoch, keepers: Some(keepers) };
+    let sentinel = SentinelReport { uid: "s1".into(), newer: Some(newer), ..SentinelReport::default() };
+    let sentinels = BTreeMap::from([("s1".into(), sentinel)]);
+    let keepers = world.current_reports();
+    let witnesses = Witnesses { keepers: &keepers, sentinels: &sentinels };
+    let taken = take_newest(&world.data, &witnesses, &nobody(), wall(0));
+    assert_eq!(taken, Err(CannotSettle::Silent(keeper_uid(2))));
+    let unnamed = accept_loss(&world.data, &witnesses, &nobody(), wall(0));
+    assert_eq!(unnamed, Err(CannotSettle::NotNamed(vec![keeper_uid(2)])));
+    world.data = accept_loss(&world.data, &witnesses, &BTreeSet::from([keeper_uid(2)]), wall(0)).unwrap();
+    assert_eq!(witnesses.ahead(&world.data), [], "a sentinel that died then holds nothing up");
+    let decision = world.later(500).round();
+    assert!(!has_hold(&decision, |hold| matches!(hold, Hold::StoreWentBack { .. })), "{:?}", decision.holds);
+}
+
+/// What a sentinel alone remembers is lifted by the same decision, and by nothing that is not asked for.
+#[test]
+fn what_a_sentinel_has_seen_can_be_given_up() {
+    let mut world = World::normal(2, 2).given(|world| world.data.cluster.epoch = Some(9));
+    world.standing = Standing::Follower;
+    world.round();
+    world.standing = Standing::Leader;
+    world.data.cluster.epoch = Some(7);
+    let held = world.later(500).round();
+    assert!(has_hold(&held, |hold| matches!(hold, Hold::DocumentWentBack { .. })), "seen before it led");
+    let newer = NewerData { cluster_uid: "cluster1".into(), epoch: world.memory.epoch, keepers: None };
+    let sentinel = SentinelReport { uid: "s1".into(), newer: Some(newer), ..SentinelReport::default() };
+    let sentinels = BTreeMap::from([("s1".into(), sentinel)]);
+    let keepers = world.current_reports();
+    let witnesses = Witnesses { keepers: &keepers, sentinels: &sentinels };
+    assert_eq!(witnesses.saw_newer(&world.data)[0].epoch, 9);
+    world.data = accept_loss(&world.data, &witnesses, &nobody(), wall(0)).unwrap();
+    assert_eq!(witnesses.saw_newer(&world.data), []);
+    let decision = world.later(500).round();
+    assert!(
+        !has_hold(&decision, |hold| matches!(hold, Hold::DocumentWentBack { .. })),
+        "{:?}",
+        decision.holds
+    );
+    assert_eq!(accept_loss(&world.data, &witnesses, &nobody(), wall(0)), Err(CannotSettle::NobodyAhead));
 }
 
 #[test]

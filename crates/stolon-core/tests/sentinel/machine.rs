@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use stolon_core::sentinel::{
-    Effect, Event, Expected, Machine, Now, Reading, Saying, Setup, Standing, Trouble, UidSource, WriteOutcome,
+    Effect, Event, Expected, Hold, Machine, Now, Reading, Saying, Setup, Standing, Trouble, UidSource,
+    WriteOutcome,
 };
 use stolon_model::*;
 
@@ -233,6 +234,44 @@ fn a_write_without_an_answer_is_told_when_it_turns_out_to_have_been_made() {
         assert_eq!(elections(&effects), 1, "was made: {was_made}");
         assert_eq!(bench.world.data.cluster.status.primary, Some(uid(2)));
     }
+}
+
+fn published(effects: &[Effect]) -> Option<SentinelReport> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::PublishReport { report, .. } => Some((**report).clone()),
+        _ => None,
+    })
+}
+
+/// The store loses the last decision of this sentinel, which nobody else has seen: the sentinel knows, says what it knows for as
+/// long as it holds, and holds no longer than until an operator has settled it.
+#[test]
+fn a_store_that_loses_a_decision_is_noticed_and_what_is_known_of_it_is_published() {
+    let mut bench = Bench::leading(World::normal(2, 2).given(|world| world.data.cluster.epoch = Some(7)));
+    let before = bench.world.data.clone();
+    bench.world.proxy("p1", 1);
+    bench.pass(5000);
+    let decided: ClusterData =
+        written(&bench.answer_round(|_| WriteOutcome::Written)).unwrap().try_into().unwrap();
+    assert_eq!(decided.cluster.epoch, Some(8));
+    bench.world.data = before;
+    bench.pass(5000);
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    assert_eq!(sayings(&effects), [Saying::Held(Hold::DocumentWentBack { epoch: 7, before: 8 })]);
+    let newer = NewerData { cluster_uid: "cluster1".into(), epoch: 8, keepers: None };
+    assert_eq!(published(&effects).unwrap().newer, Some(newer));
+    let served = Served { cluster_uid: "cluster1".into(), epoch: 11, ..Served::default() };
+    let mut reading = bench.reading();
+    let activity = reading.keepers.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap();
+    activity.served = Some(served.clone());
+    bench.pass(5000);
+    let effects = bench.handle(Event::ViewRead(Box::new(Reading { as_of: bench.world.now, ..reading })));
+    let keepers = published(&effects).unwrap().newer.unwrap().keepers;
+    assert_eq!(keepers, Some([(keeper_uid(2), served)].into()));
+    bench.handle(Event::ReportEnded(Ok(())));
+    bench.world.data.cluster.epoch = Some(12);
+    bench.pass(5000);
+    assert_eq!(published(&bench.answer_round(|_| WriteOutcome::Written)).unwrap().newer, None, "settled");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! `stolonctl clusterdata read`, `check` and `write`
 
-use stolon_core::sentinel::{Older, ahead, newest, older_than, violations};
-use stolon_model::{Advise as _, ClusterData, ClusterDocument, Document, Explained};
+use stolon_core::sentinel::{Older, newest, older_than, violations};
+use stolon_model::{Advise as _, ClusterData, ClusterDocument, Document, Explained, Timestamp};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::print_help;
+use crate::commands::settle::Testimony;
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::stored_cluster::{StoredCluster, cannot_get, checked};
+use crate::stored_cluster::{StoredCluster, checked};
 
 /// Flags of `clusterdata`.
 #[derive(Debug, clap::Args)]
@@ -153,7 +154,7 @@ async fn refuse_older(
 ) -> anyhow::Result<()> {
     let Ok(data) = ClusterData::try_from(document.clone()) else { return Ok(()) };
     let stored = stored.and_then(|stored| ClusterData::try_from(stored).ok());
-    let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
+    let testimony = Testimony::gather(cluster).await?;
     let older = stored.and_then(|stored| older_than(&data, &stored)).map(|older| match older {
         Older::Epoch { own, other } => format!("its epoch is {own}, that of the stored one {other}"),
         Older::Generation { keeper, own, other } => {
@@ -163,9 +164,11 @@ async fn refuse_older(
             format!("its proxy section is at generation {own}, that of the stored one at {other}")
         }
     });
-    let ahead = ahead(&data, reports.values());
+    let ahead = testimony.witnesses().ahead(&data);
     let served = ahead.first().map(|ahead| format!("keeper {} has served under a newer one", ahead.keeper));
-    match older.or(served) {
+    let saw = testimony.witnesses().saw_newer(&data);
+    let seen = saw.first().map(|saw| format!("sentinel {} has seen a newer one", saw.sentinel));
+    match older.or(served).or(seen) {
         None => Ok(()),
         Some(why) => Err(Failure::new(format!("the document is older than what is there: {why}"))
             .hint("nothing was written; --allow-data-loss writes it, and keepers then give up what they hold beyond it")
@@ -176,7 +179,8 @@ async fn refuse_older(
 /// The document as the newest one: nobody holds against it what was served before.
 async fn made_newest(cluster: &StoredCluster, document: ClusterDocument) -> anyhow::Result<ClusterDocument> {
     let Ok(data) = ClusterData::try_from(document.clone()) else { return Ok(document) };
-    let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
+    let testimony = Testimony::gather(cluster).await?;
     let stored = cluster.document().await?.and_then(|found| ClusterData::try_from(found.value).ok());
-    Ok(newest(&data, stored.as_ref(), &reports).into())
+    let now = Timestamp::utc(jiff::Timestamp::now());
+    Ok(newest(&data, stored.as_ref(), &testimony.witnesses(), now).into())
 }

@@ -1,9 +1,11 @@
 //! `stolonctl settle`: what to go on from after the store went back in time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_core::sentinel::{Ahead, CannotSettle, accept_loss, ahead, take_newest};
-use stolon_model::{ClusterData, ClusterDocument, KeeperUid};
+use stolon_core::sentinel::{Ahead, CannotSettle, SawNewer, Witnesses, accept_loss, take_newest};
+use stolon_model::{
+    ClusterData, ClusterDocument, KeeperReport, KeeperUid, SentinelReport, SentinelUid, Timestamp,
+};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::refuse_surplus;
@@ -14,40 +16,65 @@ use crate::stored_cluster::{Edit, StoredCluster, cannot_get};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Go on from the newest data: the keeper that served last becomes the primary again
-    #[arg(long, conflicts_with = "accept_data_loss")]
+    #[arg(long)]
     take_newest: bool,
 
-    /// Go on from the cluster data in the store, and give up what these keepers hold beyond them
-    #[arg(long, value_name = "KEEPER", value_delimiter = ',')]
-    accept_data_loss: Vec<String>,
+    /// Give up what these keepers hold beyond the cluster data in the store, or beyond the newest data of others with --take-newest;
+    /// without a name where only a sentinel has seen newer cluster data
+    #[arg(long, value_name = "KEEPER", value_delimiter = ',', num_args = 0..=1)]
+    accept_data_loss: Option<Vec<String>>,
 
     #[arg(hide = true)]
     surplus: Vec<String>,
 }
 
-/// Show which keepers have served under newer cluster data than those in the store, or settle it.
+/// What keepers and sentinels tell of newer cluster data.
+pub(super) struct Testimony {
+    keepers: BTreeMap<KeeperUid, KeeperReport>,
+    sentinels: BTreeMap<SentinelUid, SentinelReport>,
+}
+
+impl Testimony {
+    /// Read the reports.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub(super) async fn gather(cluster: &StoredCluster) -> Result<Testimony, Failure> {
+        let (keepers, sentinels) =
+            tokio::join!(cluster.store.keeper_reports(), cluster.store.sentinel_reports());
+        Ok(Testimony { keepers: keepers.map_err(cannot_get)?, sentinels: sentinels.map_err(cannot_get)? })
+    }
+
+    pub(super) fn witnesses(&self) -> Witnesses<'_> {
+        Witnesses { keepers: &self.keepers, sentinels: &self.sentinels }
+    }
+}
+
+/// Show who has served under newer cluster data than those in the store, or seen some; or settle it.
 ///
 /// # Errors
 /// There is nothing to settle, a keeper that would lose data was not named, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
-    refuse_surplus(&args.surplus, 0, "settle [--take-newest | --accept-data-loss KEEPER,...]")?;
+    refuse_surplus(&args.surplus, 0, "settle [--take-newest] [--accept-data-loss KEEPER,...]")?;
     let cluster = StoredCluster::open(common)?;
     let data = cluster.cluster_data().await?;
-    let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
-    if !args.take_newest && args.accept_data_loss.is_empty() {
-        return show(&ahead(data.data(), reports.values()));
+    let testimony = Testimony::gather(&cluster).await?;
+    let witnesses = testimony.witnesses();
+    if !args.take_newest && args.accept_data_loss.is_none() {
+        return show(&witnesses.ahead(data.data()), &witnesses.saw_newer(data.data()));
     }
-    let named: BTreeSet<KeeperUid> =
-        args.accept_data_loss.iter().map(|uid| KeeperUid::from(uid.as_str())).collect();
+    let named = args.accept_data_loss.iter().flatten();
+    let named: BTreeSet<KeeperUid> = named.map(|uid| KeeperUid::from(uid.as_str())).collect();
     cluster
         .change(|document| {
             let data = ClusterData::try_from(std::mem::take(document))?;
+            let now = Timestamp::utc(jiff::Timestamp::now());
             let next = match args.take_newest {
-                true => take_newest(&data, &reports).map(|(keeper, next)| {
+                true => take_newest(&data, &witnesses, &named, now).map(|(keeper, next)| {
                     output::note(&format!("the newest data are those of keeper {keeper}"));
                     next
                 }),
-                false => accept_loss(&data, &reports, &named),
+                false => accept_loss(&data, &witnesses, &named, now),
             };
             *document = ClusterDocument::from(next.map_err(cannot_settle)?);
             Ok(Edit::Write)
@@ -55,22 +82,34 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
         .await
 }
 
-/// One keeper a line.
-fn show(ahead: &[Ahead]) -> anyhow::Result<()> {
-    if ahead.is_empty() {
+/// One witness a line.
+fn show(ahead: &[Ahead], saw: &[SawNewer]) -> anyhow::Result<()> {
+    if ahead.is_empty() && saw.is_empty() {
         return Ok(output::result("nobody has served under newer cluster data than those in the store\n")?);
     }
-    let line = |ahead: &Ahead| {
+    let of_keeper = |ahead: &Ahead| {
         let served = &ahead.served;
+        let role = served.role.as_ref().map(|role| format!(" as {role}")).unwrap_or_default();
         format!(
-            "{}: db {} at generation {}, epoch {}, timeline {}, position {}\n",
+            "{}: db {}{role} at generation {}, epoch {}, timeline {}, position {}\n",
             ahead.keeper, served.instance, served.generation, served.epoch, served.timeline, served.lsn
         )
     };
-    output::result(&ahead.iter().map(line).collect::<String>())?;
-    Err(Failure::new("these keepers have served under newer cluster data than those in the store")
-        .hint("stolonctl settle --take-newest goes on from the newest data, --accept-data-loss KEEPER,... gives them up")
-        .into())
+    let of_sentinel =
+        |saw: &SawNewer| format!("sentinel {}: cluster data of epoch {}\n", saw.sentinel, saw.epoch);
+    let lines: String = ahead.iter().map(of_keeper).chain(saw.iter().map(of_sentinel)).collect();
+    output::result(&lines)?;
+    let (who, hint) = match ahead.is_empty() {
+        true => (
+            "a sentinel has seen newer cluster data than those in the store",
+            "stolonctl settle --accept-data-loss goes on from those in the store",
+        ),
+        false => (
+            "these keepers have served under newer cluster data than those in the store",
+            "stolonctl settle --take-newest goes on from the newest data, --accept-data-loss KEEPER,... gives them up",
+        ),
+    };
+    Err(Failure::new(who).hint(hint).into())
 }
 
 fn cannot_settle(why: CannotSettle) -> anyhow::Error {
@@ -90,6 +129,13 @@ fn cannot_settle(why: CannotSettle) -> anyhow::Error {
             ))
             .hint("name each keeper whose newer data may be lost, or use --take-newest")
             .into()
+        }
+        CannotSettle::Silent(keeper) => {
+            Failure::new(format!("keeper {keeper} has served last and does not report"))
+                .hint(format!(
+                    "start it, or give up what only it holds: stolonctl settle --take-newest --accept-data-loss {keeper}"
+                ))
+                .into()
         }
         CannotSettle::DataGone(keeper) => {
             Failure::new(format!("keeper {keeper} has served last and does not hold those data any more"))

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use stolon_model::{
-    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Served,
+    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Role,
+    Served,
 };
 
 use crate::keeper::event::{Effect, Measure, Progress, StateFile};
-use crate::keeper::goal::Goal;
+use crate::keeper::goal::{Goal, InstanceRole};
 use crate::keeper::look::{Answer, Look, ServerLook};
 use crate::keeper::observation::Data;
 use crate::keeper::parameters::{reported_parameters, with_what_was_left_out};
@@ -144,6 +145,10 @@ impl Machine {
             cluster_uid: self.orders.cluster().clone(),
             epoch: self.orders.epoch().unwrap_or_default(),
             instance: goal.uid.clone(),
+            role: Some(match goal.role {
+                InstanceRole::Primary(_) => Role::Primary,
+                InstanceRole::Standby(_) => Role::Standby,
+            }),
             generation: goal.generation,
             ..Served::default()
         };

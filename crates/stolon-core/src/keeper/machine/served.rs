@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stolon_model::{ClusterData, Served};
 
+use crate::evidence::{Evidence, evidence};
 use crate::keeper::goal::{DocumentAge, OlderThanServed};
 use crate::keeper::look::Answer;
 
@@ -27,6 +28,12 @@ impl ServedMark {
     /// Our PostgreSQL works, in the charge of this. What is lower than what is known changes nothing; another cluster replaces it.
     pub(super) fn serves(&mut self, mut now: Served, answer: &Answer) {
         (now.timeline, now.lsn) = (answer.timeline, answer.lsn);
+        if let (0, Some(highest)) = (now.epoch, self.highest.as_ref())
+            && highest.cluster_uid == now.cluster_uid
+        {
+            // A program of Stolon dropped the epoch: these data follow those that had it.
+            now.epoch = highest.epoch;
+        }
         let is_higher = self.highest.as_ref().is_none_or(|highest| {
             highest.cluster_uid != now.cluster_uid
                 || (highest.instance != now.instance && highest.epoch <= now.epoch)
@@ -62,19 +69,18 @@ impl ServedMark {
         self.written = None;
     }
 
-    /// Why `cluster` is older than what we served under, if it is. Epochs decide where both have one: an operator who accepts a loss raises
-    /// it. Otherwise a generation of the same instance that went back does.
+    /// Why `cluster` is older than what we served under, if it is: judged as sentinels do, so that a keeper follows what a sentinel
+    /// decides on, and nothing else.
     pub(super) fn is_ahead_of(&self, cluster: &ClusterData) -> Option<OlderThanServed> {
-        let served = self.highest.as_ref().filter(|served| served.cluster_uid == cluster.cluster.uid)?;
-        let (they, we) = match cluster.cluster.epoch {
-            Some(epoch) if served.epoch > 0 => (epoch < served.epoch)
-                .then_some((DocumentAge::Epoch(epoch), DocumentAge::Epoch(served.epoch)))?,
-            _ => {
-                let generation = cluster.instances.get(&served.instance)?.generation;
-                (generation < served.generation).then_some((
-                    DocumentAge::Generation(generation),
-                    DocumentAge::Generation(served.generation),
-                ))?
+        let served = self.highest.as_ref()?;
+        let primary = cluster.primary().map(|primary| primary.status.timeline).unwrap_or_default();
+        let (they, we) = match evidence(cluster, primary, served)? {
+            Evidence::Epoch { document } => (DocumentAge::Epoch(document), DocumentAge::Epoch(served.epoch)),
+            Evidence::Generation { document } => {
+                (DocumentAge::Generation(document), DocumentAge::Generation(served.generation))
+            }
+            Evidence::Timeline { document } => {
+                (DocumentAge::Timeline(document), DocumentAge::Timeline(served.timeline))
             }
         };
         Some(OlderThanServed { they, we })
@@ -100,6 +106,7 @@ mod tests {
             cluster_uid: "c1".into(),
             epoch,
             instance: "us".into(),
+            role: None,
             generation,
             timeline: Timeline(1),
             lsn: Lsn(lsn),
@@ -124,7 +131,9 @@ mod tests {
         for (mine, uid, epoch, generation, older) in [
             (served(5, 3, 0), "c1", Some(5), 3, false),
             (served(5, 3, 0), "c1", Some(4), 9, true),
-            (served(5, 3, 0), "c1", Some(6), 1, false),
+            (served(5, 3, 0), "c1", Some(6), 3, false),
+            (served(5, 3, 0), "c1", Some(6), 1, true),
+            (served(5, 3, 0), "c1", Some(5), 2, true),
             (served(5, 3, 0), "c2", Some(1), 1, false),
             (served(5, 3, 0), "c1", None, 3, false),
             (served(5, 3, 0), "c1", None, 2, true),
@@ -139,6 +148,20 @@ mod tests {
         elsewhere.instances.clear();
         assert_eq!(ServedMark::new(Some(served(0, 3, 0))).is_ahead_of(&elsewhere), None);
         assert_eq!(ServedMark::new(None).is_ahead_of(&elsewhere), None);
+    }
+
+    /// Served under an epoch, then under data of Stolon, which has none; then the store goes back to what was there before.
+    #[test]
+    fn what_was_served_without_an_epoch_follows_the_one_before() {
+        let mut mark = ServedMark::new(Some(served(5, 3, 100)));
+        assert_eq!(mark.is_ahead_of(&document("c1", None, 4)), None, "it is followed");
+        mark.serves(served(0, 4, 0), &answer(200));
+        assert_eq!(mark.highest(), Some(&served(5, 4, 200)));
+        assert!(mark.is_ahead_of(&document("c1", Some(5), 3)).is_some());
+        assert_eq!(mark.is_ahead_of(&document("c1", Some(6), 4)), None, "a sentinel of ours leads again");
+        let elsewhere = Served { instance: "anew".into(), ..served(0, 1, 0) };
+        mark.serves(elsewhere, &answer(150));
+        assert_eq!((mark.highest().unwrap().epoch, mark.highest().unwrap().lsn), (5, Lsn(150)));
     }
 
     #[test]
