@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use stolon_core::Backoff;
 use stolon_core::keeper::{ConfigFile, ConfigMerge, LineProblem};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -50,6 +51,8 @@ impl ServerState {
 
 const READY_POLL: Duration = Duration::from_millis(5);
 const READY_ASK: Duration = Duration::from_millis(500);
+/// What has not answered after this is asked anew.
+const READY_ANSWER: Duration = Duration::from_secs(5);
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const PID_FILE_POLL: Duration = Duration::from_millis(5);
@@ -213,19 +216,20 @@ impl LocalPostgres {
         }
     }
 
-    /// Until the server answers SQL; [`PostgresError::ServerExited`] at once when it ends instead, and
+    /// Until the server lets a new client in and answers it; [`PostgresError::ServerExited`] at once when it ends instead, and
     /// [`PostgresError::Sql`] at once when it refuses our user.
     ///
     /// The server says in `postmaster.pid` when it accepts connections (PostgreSQL source, pidfile.h; from 10 on),
     /// which costs nothing to look at. Asking before that would only fill its log.
     pub async fn wait_ready(&self, limit: &Limit) -> Result<()> {
+        let mut questions = Backoff::new(READY_POLL, READY_ASK);
         let mut asked = Instant::now();
+        let mut refused_until = asked;
         loop {
             let says_ready = self.pid_file()?.is_some_and(|file| file.ready);
-            if says_ready || asked.elapsed() >= READY_ASK {
-                asked = Instant::now();
-                match self.while_running(self.query("ask it anything", "SELECT 1", limit)).await {
-                    Ok(_) => return Ok(()),
+            if (says_ready && Instant::now() >= refused_until) || asked.elapsed() >= READY_ASK {
+                match self.while_running(self.asks_as_a_client(&limit.at_most(READY_ANSWER))).await {
+                    Ok(()) => return Ok(()),
                     Err(PostgresError::Sql { code, message, .. })
                         if code.as_deref().is_some_and(is_final_refusal) =>
                     {
@@ -233,14 +237,23 @@ impl LocalPostgres {
                         let what = format!("the superuser \"{user}\" cannot log in to the local PostgreSQL");
                         return Err(PostgresError::Sql { what, message, code });
                     }
-                    // Not yet: it says no, or has not made its socket.
-                    Err(PostgresError::Sql { .. } | PostgresError::Io { .. }) => {}
+                    // Not yet: it says no or nothing, or has not made its socket.
+                    Err(
+                        PostgresError::Sql { .. } | PostgresError::Io { .. } | PostgresError::Timeout { .. },
+                    ) => {}
                     Err(other) => return Err(other),
                 }
+                asked = Instant::now();
+                refused_until = asked + questions.next_pause();
             }
             let pause = limit.pause("waiting for PostgreSQL to accept connections", READY_POLL);
             self.while_running(pause).await?;
         }
+    }
+
+    /// A session that is kept would go on answering where nobody new is let in.
+    async fn asks_as_a_client(&self, limit: &Limit) -> Result<()> {
+        self.query_anew("ask it anything", "SELECT 1", limit).await.map(|_| ())
     }
 
     /// Until recovery to a target has ended: signal file gone, and `pg_is_in_recovery()` false, since the file goes

@@ -65,6 +65,22 @@ instance_test!(any_directory_of_a_keeper_will_do, || async {
     }
 });
 
+// The session that the keeper has goes on answering.
+instance_test!(a_server_that_lets_nobody_new_in_is_not_ready, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[]).await;
+    a.postgres.sample(&limit()).await.unwrap();
+    let socket = socket_of(&a.postgres.socket_directory(), &a.port);
+    let hidden = socket.with_extension("hidden");
+    std::fs::rename(&socket, &hidden).unwrap();
+    assert!(!a.postgres.is_in_recovery(&limit()).await.unwrap(), "the session answers");
+    let waited = a.postgres.wait_ready(&limit().at_most(Duration::from_secs(1))).await;
+    assert!(matches!(waited, Err(PostgresError::Timeout { .. })), "{waited:?}");
+    std::fs::rename(&hidden, &socket).unwrap();
+    a.postgres.wait_ready(&limit()).await.unwrap();
+    a.stop().await;
+});
+
 // A server that was killed leaves a file that names a process, and the number is in use again.
 instance_test!(no_lock_file_of_a_socket_keeps_a_server_from_starting, || async {
     let a = Instance::new("a", &Passwords::default());

@@ -60,7 +60,7 @@ use files::Files;
 use looks::Looks;
 pub use namesake::Predecessor;
 use orders::{Change, Orders};
-use patience::{RestartWait, Watchfulness};
+use patience::{Haste, RestartWait, Watchfulness};
 use reporting::Reporting;
 use served::ServedMark;
 use standby_admission::StandbyAdmission;
@@ -130,6 +130,7 @@ struct ServerMemory {
     sync: StandbyAdmission,
     restart: RestartWait,
     watchful: Watchfulness,
+    haste: Haste,
 }
 
 /// What is in the data directory beside PostgreSQL.
@@ -166,6 +167,7 @@ impl Machine {
                 sync: StandbyAdmission::default(),
                 restart: RestartWait::default(),
                 watchful: Watchfulness::default(),
+                haste: Haste::default(),
             },
             blame: Blame::new(proven),
             looks: Looks::default(),
@@ -263,6 +265,7 @@ impl Machine {
         }
         if change == Change::Goal {
             self.voice.troubles.try_at_once();
+            self.server.haste.over();
         }
         if self.pursuit.orders_came(change, self.orders.goal()) == course::Reaction::CallOff {
             self.say(Saying::CallingOff);
@@ -287,6 +290,7 @@ impl Machine {
     fn troubled(&mut self, complaint: &Explained) {
         let (pause, said) = self.voice.troubles.troubled(complaint);
         self.say(said);
+        self.server.haste.over();
         self.pursuit = Pursuit::Rest { until: self.now + pause };
     }
 

@@ -165,6 +165,8 @@ pub struct World {
     pub look_takes: Duration,
     under_way: Vec<(Duration, Activity)>,
     wake: Option<Duration>,
+    /// So many looks were asked for.
+    pub looks: usize,
     /// Everything that was done, in words, each with its time in milliseconds.
     pub log: Vec<(u128, String)>,
     pub reports: Vec<KeeperReport>,
@@ -209,6 +211,7 @@ impl World {
             look_takes: MOMENT,
             under_way: Vec::new(),
             wake: None,
+            looks: 0,
             log: Vec::new(),
             reports: Vec::new(),
             files: Vec::new(),
@@ -300,7 +303,10 @@ impl World {
 
     fn begin(&mut self, effect: Effect) {
         let (takes, activity) = match effect {
-            Effect::Look { .. } => (self.look_takes, Activity::Look),
+            Effect::Look { .. } => {
+                self.looks += 1;
+                (self.look_takes, Activity::Look)
+            }
             Effect::Take { step, .. } => {
                 assert!(!step.is_taken_by_machine(), "{step:?} is the machine's own");
                 self.note(words(&Plan { steps: vec![(*step).clone()], ..Plan::default() }));

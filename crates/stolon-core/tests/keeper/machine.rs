@@ -163,6 +163,26 @@ fn a_promotion_and_an_opening_gate_wait_for_the_present_word_of_the_store() {
 }
 
 #[test]
+fn a_server_that_lets_nobody_new_in_is_not_looked_at_without_a_pause() {
+    // Whoever waits for it is told at once that it is ready, and the next look fails at once.
+    for role in [Role::Primary, Role::Standby] {
+        let kind = if role == Role::Primary { DataKind::Primary } else { DataKind::Standby };
+        let mut world = World::with(asked(role, Init::None), kind);
+        world.run(seconds(30));
+        world.postgres.answers = false;
+        let (before, mark) = (world.looks, world.mark());
+        world.run(seconds(60));
+        // At most 40 a second for ten seconds, four afterwards.
+        assert!(world.looks - before < 700, "{} looks in a minute", world.looks - before);
+        assert!(world.mark() - mark < 600, "{} steps and readings in a minute", world.mark() - mark);
+        assert_eq!(world.reported(), (false, 3));
+        world.postgres.answers = true;
+        world.run(seconds(1));
+        assert_eq!(world.reported(), (true, 3), "noticed within a moment");
+    }
+}
+
+#[test]
 fn a_deposed_primary_whose_clients_cannot_be_locked_out_is_stopped() {
     let kinds = || [FailureKind::Other, FailureKind::TimedOut, FailureKind::DiskFullHere];
     for step in ["check", "configure", "terminate", "reload"] {

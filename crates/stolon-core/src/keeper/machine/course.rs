@@ -225,7 +225,7 @@ impl Machine {
         match &look.server {
             ServerLook::Stopped => {
                 self.blame.stopped();
-                self.looks.nothing_runs(self.now, usual);
+                self.looks.calm_down(self.now, usual);
             }
             ServerLook::Answering(answer) => {
                 self.server.sync.looked(answer);
@@ -351,6 +351,17 @@ impl Machine {
         }
     }
 
+    /// The next plan is made on another look, at once unless that has led nowhere too often.
+    pub(super) fn plan_again(&mut self) {
+        self.pursuit = match self.server.haste.another() {
+            None => Pursuit::Look,
+            Some(pause) => {
+                self.looks.calm_down(self.now, pause);
+                Pursuit::Rest { until: self.now + pause }
+            }
+        };
+    }
+
     /// All steps are taken.
     fn course_ended(&mut self) {
         let Pursuit::Course(course) = std::mem::replace(&mut self.pursuit, Pursuit::Look) else { return };
@@ -362,6 +373,7 @@ impl Machine {
             return self.troubled(&complaint);
         }
         self.voice.troubles.over();
+        self.server.haste.over();
         self.measure(Measure::Ready);
         if matches!(course.goal, Goal::Reach(_)) {
             self.measure(Measure::SyncSuccess);

@@ -62,9 +62,9 @@ impl Looks {
         self.completed
     }
 
-    /// The look found that no server runs: nothing shows an effect by itself.
-    pub(super) fn nothing_runs(&mut self, now: Duration, usual: Duration) {
-        (self.restless_until, self.due) = (now, now + usual);
+    /// Nothing shows an effect by itself, since no server runs or what is done leads nowhere: the next look comes after `pause`.
+    pub(super) fn calm_down(&mut self, now: Duration, pause: Duration) {
+        (self.restless_until, self.due) = (now, now + pause);
     }
 
     /// Something happened to PostgreSQL: what a look under way finds may be of before, and the next one is due.
@@ -130,7 +130,7 @@ mod tests {
         looks.something_happened(Duration::from_millis(5000));
         looks.begin(Duration::from_millis(5000));
         looks.ended(Duration::from_millis(5010), USUAL);
-        looks.nothing_runs(Duration::from_millis(5010), USUAL);
+        looks.calm_down(Duration::from_millis(5010), USUAL);
         assert_eq!(looks.wake(USUAL), Some(Duration::from_millis(7510)), "nothing runs that could change");
     }
 

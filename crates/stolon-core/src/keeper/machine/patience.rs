@@ -56,9 +56,41 @@ impl Watchfulness {
     }
 }
 
+/// So many plans may follow each other without a pause: the longest way to a new instance has fewer.
+const MOST_IN_A_ROW: u32 = 20;
+
+/// Plans that each end with a look, on which the next one is made at once. What has no effect would be done again and again.
+#[derive(Debug, Default)]
+pub(super) struct Haste {
+    in_a_row: u32,
+}
+
+impl Haste {
+    /// A plan has ended, and another one is to follow it at once. Returns the pause before it, when that has become too much.
+    pub(super) fn another(&mut self) -> Option<Duration> {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        (self.in_a_row > MOST_IN_A_ROW).then_some(NOT_SO_SOON)
+    }
+
+    /// A plan led somewhere, or something else is asked.
+    pub(super) fn over(&mut self) {
+        self.in_a_row = 0;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_planned_again_and_again_is_given_pauses() {
+        let mut haste = Haste::default();
+        assert!((0..MOST_IN_A_ROW).all(|_| haste.another().is_none()));
+        assert_eq!(haste.another(), Some(NOT_SO_SOON));
+        assert_eq!(haste.another(), Some(NOT_SO_SOON), "until it is over");
+        haste.over();
+        assert_eq!(haste.another(), None);
+    }
 
     #[test]
     fn a_restart_waits_for_others_only_so_long() {

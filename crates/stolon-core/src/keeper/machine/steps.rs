@@ -23,7 +23,7 @@ impl Machine {
             return self.read_cluster(FRESH);
         }
         match step {
-            Step::Reobserve => self.pursuit = Pursuit::Look,
+            Step::Reobserve => self.plan_again(),
             Step::SetGate(gate) => self.server.gate = gate,
             Step::MarkInitializing(ref uid) => {
                 let local = LocalState { uid: uid.clone(), initializing: true, ..LocalState::default() };
@@ -186,7 +186,7 @@ impl Machine {
         };
         match self.blame.answered(config, *merge, &rejected) {
             Verdict::Accepted => self.take(configure),
-            Verdict::Replan => self.pursuit = Pursuit::Look,
+            Verdict::Replan => self.plan_again(),
             Verdict::Refused(sentence) => self.hindered(Explained::new(sentence)),
             Verdict::CommentOut(settings) => {
                 for setting in &settings {
@@ -211,7 +211,7 @@ impl Machine {
                 self.making.attempt.old_data = OldData::KeepUntilCopied;
                 self.making.attempt.reached(Stage::Copied);
             }
-            Step::CommentOut(_) => self.pursuit = Pursuit::Look,
+            Step::CommentOut(_) => self.plan_again(),
             Step::Configure { config, .. } => self.blame.written(config),
             Step::Start(_) => {
                 self.server.sync.reset();
@@ -235,7 +235,7 @@ impl Machine {
                 self.measure(Measure::NeedsReload(false));
                 self.voice.announced.acted();
                 if self.blame.reloaded(&problems) == Verdict::Replan {
-                    self.pursuit = Pursuit::Look;
+                    self.plan_again();
                 }
             }
             Learned::Nothing if *step == Step::Reload => self.learned(step, Learned::NotInForce(Vec::new())),
@@ -277,8 +277,7 @@ impl Machine {
             _ => {}
         }
         if called_off {
-            self.pursuit = Pursuit::Look;
-            return;
+            return self.plan_again();
         }
         let complaint = Explained { sentence: failure.sentence.clone(), hint: failure.hint.clone() };
         match step {
@@ -313,7 +312,7 @@ impl Machine {
             return self.troubled(complaint);
         }
         match self.blame.did_not_start(failure) {
-            Verdict::Replan => self.pursuit = Pursuit::Look,
+            Verdict::Replan => self.plan_again(),
             _ => self.troubled(complaint),
         }
     }
