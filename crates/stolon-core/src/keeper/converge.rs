@@ -249,12 +249,12 @@ fn restart_or_commit(
         return plan;
     }
     plan.because.push(Reason::RestartFor(pending.join(", ")));
+    plan.steps.push(Step::Stop);
     if synchronous {
         plan.steps.push(Step::SetGate(Gate::Closed));
         config.hba =
             super::hba::hba_lines(&goal.hba, &goal.superuser, &goal.replication, Admission::OnlyInternal);
     }
-    plan.steps.push(Step::Stop);
     plan.steps.extend(start(&config));
     plan.steps.extend([Step::WaitReady(goal.ready_timeout), Step::Reobserve]);
     plan

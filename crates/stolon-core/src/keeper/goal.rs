@@ -274,6 +274,12 @@ impl Goal {
         matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed_by.is_some())
     }
 
+    /// True for a primary, unless another instance was elected beside it.
+    pub fn is_to_serve(&self) -> bool {
+        let Goal::Reach(goal) = self else { return false };
+        matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed_by.is_none())
+    }
+
     /// True when what is being made for this goal is of no use for `now`. Cluster data that cannot be read changes
     /// nothing, and neither do parameters: they come into force once the instance is made.
     pub fn is_given_up_by(&self, now: &Goal) -> bool {

@@ -60,7 +60,7 @@ use files::Files;
 use looks::Looks;
 pub use namesake::Predecessor;
 use orders::{Change, Orders};
-use patience::{Haste, RestartWait, Watchfulness};
+use patience::{Haste, RestartUnderWay, RestartWait, Watchfulness};
 use reporting::Reporting;
 use served::ServedMark;
 use standby_admission::StandbyAdmission;
@@ -255,6 +255,9 @@ impl Machine {
         if is_usable {
             self.measure(Measure::ValidUpdate);
             self.measure(Measure::SleepInterval(self.orders.pace().sleep));
+        }
+        if is_usable && !self.orders.goal().is_to_serve() {
+            self.server.restart.under_way = RestartUnderWay::No;
         }
         if *self.orders.cluster() != belonged_to {
             let (uid, cluster_uid) = (self.identity.keeper.clone(), self.orders.cluster().clone());

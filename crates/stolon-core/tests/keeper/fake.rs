@@ -31,6 +31,8 @@ pub struct FakeInstance {
     /// Written, and in force.
     pub config: Option<Config>,
     pub in_force: Option<Config>,
+    /// In force, but for what a start alone takes.
+    pub started_with: Option<Config>,
     /// Steps, in the words of [`words`], that fail, and how.
     pub failures: BTreeMap<String, FailureKind>,
     pub rejected: Vec<RejectedSetting>,
@@ -49,6 +51,7 @@ impl FakeInstance {
             replication: Vec::new(),
             config: None,
             in_force: None,
+            started_with: None,
             failures: BTreeMap::new(),
             rejected: Vec::new(),
         }
@@ -85,6 +88,7 @@ impl FakeInstance {
             lsn: Lsn(self.lsn),
             in_recovery: self.in_recovery,
             replication: self.replication.clone(),
+            pending_restart: self.pending_restart(),
             synchronous_standby_names: self.in_force.as_ref().and_then(names).unwrap_or_default(),
             ..Answer::default()
         };
@@ -100,6 +104,13 @@ impl FakeInstance {
             slots_on_disk: BTreeSet::new(),
             alter_system: AlterSystem::Refused,
         }
+    }
+
+    /// Of the parameters that only a start takes, the one that the tests change.
+    fn pending_restart(&self) -> Vec<String> {
+        let value = |config: &Option<Config>| config.as_ref()?.parameters.get(NEEDS_RESTART).cloned();
+        let waits = value(&self.started_with) != value(&self.in_force);
+        waits.then(|| NEEDS_RESTART.to_owned()).into_iter().collect()
     }
 
     fn take(&mut self, step: &Step) -> StepOutcome {
@@ -120,7 +131,7 @@ impl FakeInstance {
             Step::Start(_) => {
                 self.running = true;
                 self.in_recovery = self.data == present(DataKind::Standby);
-                self.in_force = self.config.clone();
+                (self.in_force, self.started_with) = (self.config.clone(), self.config.clone());
             }
             Step::Reload => {
                 self.in_force = self.config.clone();
@@ -163,6 +174,8 @@ pub struct World {
     pub disk_fails: Option<(StateFileKind, &'static str)>,
     /// How long a look takes, and how long a base backup.
     pub look_takes: Duration,
+    /// How long a stop takes.
+    pub stop_takes: Duration,
     under_way: Vec<(Duration, Activity)>,
     wake: Option<Duration>,
     /// So many looks were asked for.
@@ -175,6 +188,8 @@ pub struct World {
     pub exit: Option<Exit>,
 }
 
+/// A parameter that only a start takes, and no limit of a standby.
+pub const NEEDS_RESTART: &str = "shared_buffers";
 const MOMENT: Duration = Duration::from_millis(2);
 const BASE_BACKUP: Duration = Duration::from_secs(60);
 
@@ -209,6 +224,7 @@ impl World {
             namesake: None,
             disk_fails: None,
             look_takes: MOMENT,
+            stop_takes: MOMENT,
             under_way: Vec::new(),
             wake: None,
             looks: 0,
@@ -310,7 +326,11 @@ impl World {
             Effect::Take { step, .. } => {
                 assert!(!step.is_taken_by_machine(), "{step:?} is the machine's own");
                 self.note(words(&Plan { steps: vec![(*step).clone()], ..Plan::default() }));
-                let takes = if matches!(*step, Step::BaseBackup { .. }) { BASE_BACKUP } else { MOMENT };
+                let takes = match *step {
+                    Step::BaseBackup { .. } => BASE_BACKUP,
+                    Step::Stop => self.stop_takes,
+                    _ => MOMENT,
+                };
                 (takes, Activity::Step(*step))
             }
             Effect::CallOff => {

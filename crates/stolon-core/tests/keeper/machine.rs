@@ -5,7 +5,7 @@ use std::time::Duration;
 use stolon_core::keeper::*;
 use stolon_model::{ClusterData, InstanceInitMode as Init, KeeperReport, Role, Served};
 
-use crate::fake::{Store, World};
+use crate::fake::{NEEDS_RESTART, Store, World};
 use crate::given::*;
 
 const fn seconds(seconds: u64) -> Duration {
@@ -180,6 +180,66 @@ fn a_server_that_lets_nobody_new_in_is_not_looked_at_without_a_pause() {
         world.run(seconds(1));
         assert_eq!(world.reported(), (true, 3), "noticed within a moment");
     }
+}
+
+/// An asynchronous primary that is asked for something that a restart brings, and may restart by itself.
+fn restarting(store: Store) -> World {
+    let mut cluster = asked(Role::Primary, Init::None);
+    cluster.cluster.spec.automatic_pg_restart = Some(true);
+    let mut world = serving(cluster);
+    world.stop_takes = seconds(20);
+    world.change(|cluster| {
+        let parameters = [(NEEDS_RESTART.to_owned(), "1GB".to_owned())];
+        let ours = ours(cluster);
+        ours.spec.pg_parameters = Some(parameters.into_iter().collect());
+        ours.generation += 1;
+    });
+    // The change is read.
+    world.run(Duration::from_millis(3));
+    world.store = store;
+    world
+}
+
+#[test]
+fn a_restart_that_was_begun_is_ended_without_the_store() {
+    let mut world = restarting(Store::Answers);
+    world.run(seconds(2));
+    assert!(world.steps_since(0).ends_with("stop"), "{:?}", world.log);
+    world.store = Store::Silent;
+    world.run(seconds(60));
+    assert!(world.postgres.running && world.postgres.admits_clients(), "{:?}", world.log);
+    // What dies afterwards is another matter: it may have been replaced since.
+    world.server_dies();
+    world.run(seconds(60));
+    assert!(!world.postgres.running, "{:?}", world.log);
+}
+
+#[test]
+fn a_restart_is_not_begun_without_the_stores_present_word() {
+    // It reads as old as it may, but no watch tells.
+    let mut world = restarting(Store::Answers);
+    world.cluster.cluster.spec.sleep_interval = Some(stolon_model::GoDuration::from_seconds(60));
+    let mark = world.mark();
+    world.store = Store::Silent;
+    world.freeze(seconds(3));
+    world.run(seconds(60));
+    assert!(!world.steps_since(mark).contains("stop"), "{:?}", &world.log[mark..]);
+    assert!(world.postgres.running && world.postgres.admits_clients());
+    world.store = Store::Answers;
+    world.run(seconds(60));
+    assert!(world.steps_since(mark).contains("stop"), "{:?}", &world.log[mark..]);
+    assert!(world.postgres.running && world.postgres.admits_clients());
+}
+
+#[test]
+fn a_primary_that_was_replaced_while_it_restarted_does_not_come_back_open() {
+    let mut world = restarting(Store::Answers);
+    world.run(seconds(2));
+    world.change(is_deposed);
+    world.run(seconds(10));
+    world.store = Store::Silent;
+    world.run(seconds(60));
+    assert!(!world.postgres.admits_clients(), "{:?}", world.log);
 }
 
 #[test]

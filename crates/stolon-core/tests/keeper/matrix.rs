@@ -519,7 +519,7 @@ fn restarts_wait_for_the_operator_or_happen_in_order() {
     seen.restart_patience = Patience::Spent;
     assert_eq!(
         planned(&cluster, &seen),
-        "slots:stolon_pp configure:primary reload gate stop configure:primary start ready again"
+        "slots:stolon_pp configure:primary reload stop gate configure:primary start ready again"
     );
 }
 

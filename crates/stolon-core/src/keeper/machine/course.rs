@@ -18,6 +18,7 @@ use crate::postgres::Version;
 use super::Machine;
 use super::looks::Worth;
 use super::orders::{Change, Freshness};
+use super::patience::RestartUnderWay;
 
 /// Where we are on the way to the goal.
 #[derive(Debug)]
@@ -228,6 +229,7 @@ impl Machine {
                 self.looks.calm_down(self.now, usual);
             }
             ServerLook::Answering(answer) => {
+                self.server.restart.under_way = RestartUnderWay::No;
                 self.server.sync.looked(answer);
                 if let Some(proven) = self.blame.came_up(&answer.pending_restart) {
                     self.save(StateFile::Proven(proven));
@@ -253,7 +255,7 @@ impl Machine {
             }
         }
         let seen = self.observation(look);
-        let goal = self.orders.goal_for(&seen);
+        let goal = self.orders.goal_for(&seen, self.server.restart.under_way);
         if let (Goal::Reach(_), Err(why)) = (&goal, self.reporting.version()) {
             let sentence = format!("the version of the PostgreSQL binaries is not known: {why}");
             let complaint = Explained::new(sentence);
@@ -389,12 +391,14 @@ impl Machine {
         self.pursuit = Pursuit::Rest { until: self.now + pause };
     }
 
-    /// Whether this is something that only one may do, so that it is not done on an old word.
-    pub(super) fn needs_fresh_orders(&self, step: &Step, goal: &Goal) -> bool {
-        let Goal::Reach(goal) = goal else { return false };
+    /// Whether this is something that only one may do, so that it is not done on an old word; or something after which such a thing
+    /// has to follow.
+    pub(super) fn needs_fresh_orders(&self, step: &Step, course: &Course) -> bool {
+        let Goal::Reach(goal) = &course.goal else { return false };
         let risky = match step {
             Step::Promote => true,
-            Step::Start(_) => matches!(goal.role, InstanceRole::Primary(_)),
+            Step::Start(_) => is_primary(goal),
+            Step::Stop => course.restarts_primary(),
             Step::SetGate(Gate::Open) => self.server.gate == Gate::Closed && is_primary(goal),
             _ => false,
         };
@@ -435,6 +439,12 @@ impl Course {
             called_off: false,
             goal,
         }
+    }
+
+    /// What is stopped now is started afterwards.
+    pub(super) fn restarts_primary(&self) -> bool {
+        let starts = self.steps.iter().any(|step| matches!(step, Step::Start(_)));
+        starts && !self.making && matches!(&self.goal, Goal::Reach(goal) if is_primary(goal))
     }
 
     /// Something is asked; then everything is looked at again.

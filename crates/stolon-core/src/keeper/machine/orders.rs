@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use stolon_model::{ClusterUid, EffectiveSpec, Parameters, UsableCluster};
 
+use super::patience::RestartUnderWay;
 use super::served::ServedMark;
 use crate::Backoff;
 use crate::keeper::event::ClusterRead;
-use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone};
+use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, RestartPolicy};
 use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
 
 /// The store must not be flooded when somebody sets an interval to nothing.
@@ -195,11 +196,17 @@ impl Orders {
     }
 
     /// What is to be pursued now. In doubt that is what an earlier word allows without the store's present one: a server that was
-    /// in our charge comes back where nobody can be harmed by it, as a standby, or as a primary behind its gate.
-    pub(super) fn goal_for(&self, seen: &Observation) -> Goal {
+    /// in our charge comes back where nobody can be harmed by it, as a standby, or as a primary behind its gate; and no primary is restarted.
+    pub(super) fn goal_for(&self, seen: &Observation, restart: RestartUnderWay) -> Goal {
         match (&self.doubt, &self.goal) {
             (None, goal) => goal.clone(),
-            (Some(_), Goal::Reach(goal)) if is_harmless(goal, seen) => self.goal.clone(),
+            (Some(_), Goal::Reach(goal)) if is_harmless(goal, seen, restart) => {
+                let mut goal = goal.clone();
+                if let InstanceRole::Primary(_) = goal.role {
+                    goal.restart = RestartPolicy::Manual;
+                }
+                Goal::Reach(goal)
+            }
             (Some(doubt), _) => Goal::LeaveAlone(doubt.clone()),
         }
     }
@@ -245,8 +252,9 @@ pub(super) enum Freshness {
 }
 
 /// Nobody is harmed by a standby, nor by a primary that runs already and goes on. One that starts in synchronous mode opens its gate
-/// only when the standbys that acknowledged its commits follow it again, which they do not once another one was elected.
-fn is_harmless(goal: &InstanceGoal, seen: &Observation) -> bool {
+/// only when the standbys that acknowledged its commits follow it again, which they do not once another one was elected. One that was
+/// stopped only to be started again would run, too, if it had not been.
+fn is_harmless(goal: &InstanceGoal, seen: &Observation, restart: RestartUnderWay) -> bool {
     if seen.local.uid != goal.uid || seen.local.initializing {
         return false;
     }
@@ -258,7 +266,10 @@ fn is_harmless(goal: &InstanceGoal, seen: &Observation) -> bool {
     let has_standbys = primary.synchronous.as_ref().is_some_and(|standbys| !standbys.is_empty());
     let is_deposed = primary.deposed_by.is_some();
     match &seen.server {
-        Server::Stopped => has_standbys && !is_deposed && present.kind == DataKind::Primary,
+        Server::Stopped => {
+            let comes_back = has_standbys || restart == RestartUnderWay::Yes;
+            comes_back && !is_deposed && present.kind == DataKind::Primary
+        }
         Server::Running(None) => present.kind == DataKind::Primary,
         Server::Running(Some(live)) => {
             !live.in_recovery && (is_deposed || has_standbys || seen.gate == Gate::Open)

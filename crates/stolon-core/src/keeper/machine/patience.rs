@@ -13,10 +13,19 @@ const SOON_LASTS: Duration = Duration::from_secs(10);
 /// How long a primary's restart waits for its standbys to restart first.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A restart that waits for others.
+/// Whether a primary was stopped only to be started again, and does not run yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RestartUnderWay {
+    #[default]
+    No,
+    Yes,
+}
+
+/// A restart that waits for others, or is under way.
 #[derive(Debug, Default)]
 pub(super) struct RestartWait {
     since: Option<Duration>,
+    pub(super) under_way: RestartUnderWay,
 }
 
 impl RestartWait {

@@ -14,6 +14,7 @@ use super::Machine;
 use super::blame::Verdict;
 use super::course::{Awaits, Course, Pursuit};
 use super::orders::FRESH;
+use super::patience::RestartUnderWay;
 
 impl Machine {
     /// Begins a step of the course: takes it itself, or has it taken.
@@ -55,7 +56,7 @@ impl Machine {
 
     fn lacks_fresh_orders(&self, step: &Step) -> bool {
         match &self.pursuit {
-            Pursuit::Course(course) => self.needs_fresh_orders(step, &course.goal),
+            Pursuit::Course(course) => self.needs_fresh_orders(step, course),
             _ => false,
         }
     }
@@ -202,6 +203,9 @@ impl Machine {
             Step::Stop => {
                 self.blame.stopped();
                 self.server.deaths.stopped();
+                if matches!(&self.pursuit, Pursuit::Course(course) if course.restarts_primary()) {
+                    self.server.restart.under_way = RestartUnderWay::Yes;
+                }
             }
             Step::Wipe(_) => self.making.attempt.reached(Stage::Nothing),
             Step::Restore(_) => self.making.attempt.reached(Stage::Restored),
