@@ -1,6 +1,6 @@
 //! What the machine says, in words: levels, fields and sentences of the log.
 
-use stolon_core::keeper::{Ground, Reason, RoleChange, Saying, ServerDeath, StateFileKind, Step};
+use stolon_core::keeper::{Ground, Reason, RoleChange, Saying, ServerDeath, Step};
 use stolon_model::GoDuration;
 use stolon_runtime::Readiness;
 
@@ -55,7 +55,7 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::ReceivesWalAgain => tracing::info!("the standby receives WAL again"),
         Saying::ReportRefused(error) => tracing::error!(%error, "failed to update keeper info"),
         Saying::NotSaved(kind, error) => {
-            tracing::error!(%error, "cannot write the file of {}, trying again", file_of(*kind));
+            tracing::error!(%error, "cannot write the file of {kind}, trying again");
         }
         Saying::PerhapsNamesake { within } => tracing::info!(
             ?within,
@@ -76,16 +76,6 @@ fn role_line(change: RoleChange, role: &str) {
         RoleChange::ReplicationAddedToSuperuser => tracing::info!("replication role added to superuser"),
         RoleChange::SuperuserPasswordSet => tracing::info!("superuser password set"),
         RoleChange::ReplicationRoleCreated => tracing::info!(role, "replication role created"),
-    }
-}
-
-fn file_of(kind: StateFileKind) -> &'static str {
-    match kind {
-        StateFileKind::Instance => "the instance",
-        StateFileKind::Keeper => "the keeper",
-        StateFileKind::Proven => "proven parameters",
-        StateFileKind::Served => "what was served",
-        StateFileKind::Boot => "the keeper's boot",
     }
 }
 

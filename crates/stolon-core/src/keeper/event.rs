@@ -144,17 +144,22 @@ impl StateFile {
 }
 
 /// Which file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum StateFileKind {
     /// `dbstate`.
+    #[error("the instance")]
     Instance,
     /// `keeperstate`.
+    #[error("the keeper")]
     Keeper,
     /// The parameters that PostgreSQL last came up with.
+    #[error("proven parameters")]
     Proven,
     /// The highest point that this keeper served at.
+    #[error("what was served")]
     Served,
     /// Which run of a keeper reported last from here.
+    #[error("the keeper's boot")]
     Boot,
 }
 

@@ -199,6 +199,7 @@ impl Machine {
             Event::StopRequested => self.stop(),
         }
         if !self.stopping {
+            self.writes_may_be_late();
             self.pursue();
             self.look_when_due();
             self.read_cluster_when_due();
@@ -283,6 +284,7 @@ impl Machine {
             self.looks.wake(self.orders.pace().sleep),
             self.orders.due(),
             self.publication_wake(),
+            self.disk.files.wake(),
         ];
         if let Some(time) = times.into_iter().flatten().min() {
             self.ask_for(Effect::WakeAt(time));
@@ -298,7 +300,7 @@ impl Machine {
     }
 
     fn save(&mut self, file: StateFile) {
-        if let Some(file) = self.disk.files.save(file) {
+        if let Some(file) = self.disk.files.save(self.now, file) {
             self.ask_for(Effect::Save(Box::new(file)));
         }
     }

@@ -172,6 +172,10 @@ pub struct World {
     pub namesake: Option<KeeperReport>,
     /// A file cannot be written, for this reason.
     pub disk_fails: Option<(StateFileKind, &'static str)>,
+    /// What fails fails after the file was replaced: a flush that came too late to take it back.
+    pub failed_writes_arrive: bool,
+    /// The writes of such files do not end.
+    pub disk_hangs: Option<StateFileKind>,
     /// How long a look takes, and how long a base backup.
     pub look_takes: Duration,
     /// How long a stop takes.
@@ -191,6 +195,7 @@ pub struct World {
 /// A parameter that only a start takes, and no limit of a standby.
 pub const NEEDS_RESTART: &str = "shared_buffers";
 const MOMENT: Duration = Duration::from_millis(2);
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 const BASE_BACKUP: Duration = Duration::from_secs(60);
 
 impl World {
@@ -223,6 +228,8 @@ impl World {
             store: Store::Answers,
             namesake: None,
             disk_fails: None,
+            failed_writes_arrive: false,
+            disk_hangs: None,
             look_takes: MOMENT,
             stop_takes: MOMENT,
             under_way: Vec::new(),
@@ -282,6 +289,30 @@ impl World {
             }
         }
         self.now = end;
+    }
+
+    /// The disk works again: what was being written is, too.
+    pub fn disk_works(&mut self) {
+        self.disk_hangs = None;
+        for (due, activity) in &mut self.under_way {
+            if matches!(activity, Activity::Save(_)) {
+                *due = (*due).min(self.now + MOMENT);
+            }
+        }
+    }
+
+    /// What a keeper that came now would read of its instance.
+    pub fn dbstate(&self) -> LocalState {
+        let state = self.files.iter().rev().find_map(|file| match file {
+            StateFile::Instance(state) => Some(state.clone()),
+            _ => None,
+        });
+        state.map_or_else(LocalState::default, |state| LocalState {
+            uid: state.uid,
+            generation: state.generation,
+            initializing: state.initializing,
+            captured: state.init_pg_parameters,
+        })
     }
 
     /// Time passes while the process is frozen: nothing is told, nothing ends.
@@ -348,6 +379,7 @@ impl World {
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),
             Effect::Publish { report, .. } => (MOMENT, Activity::Publish(report)),
+            Effect::Save(file) if self.disk_hangs == Some(file.kind()) => (FOR_EVER, Activity::Save(*file)),
             Effect::Save(file) => (MOMENT, Activity::Save(*file)),
             Effect::WakeAt(at) => {
                 self.wake = Some(at);
@@ -395,7 +427,12 @@ impl World {
             Activity::Save(file) => {
                 let kind = file.kind();
                 match self.disk_fails {
-                    Some((failing, why)) if failing == kind => Event::Saved(kind, Err(why.to_owned())),
+                    Some((failing, why)) if failing == kind => {
+                        if self.failed_writes_arrive {
+                            self.files.push(file);
+                        }
+                        Event::Saved(kind, Err(why.to_owned()))
+                    }
                     _ => {
                         self.files.push(file);
                         Event::Saved(kind, Ok(()))

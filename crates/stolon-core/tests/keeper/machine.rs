@@ -342,6 +342,63 @@ fn data_are_not_touched_before_it_is_written_down_that_they_are_half_made() {
 }
 
 #[test]
+fn that_data_are_half_made_is_taken_back_where_nobody_wants_it_any_more() {
+    let local = LocalState { uid: "us".into(), generation: 2, ..LocalState::default() };
+    let mut world = World::new(asked(Role::Standby, Init::None), local.clone(), present(DataKind::Standby));
+    world.run(seconds(10));
+    assert_eq!(world.reported(), (true, 3));
+    // Another instance is assigned, and the write that it begins with fails, or does not end.
+    let before = world.cluster.clone();
+    let another = |cluster: &mut ClusterData| {
+        add(cluster, "new", "k1", Role::Standby, Init::Resync);
+        cluster.instances.remove(&"us".into());
+        let new = cluster.instances.get_mut(&"new".into()).unwrap();
+        new.spec.follow_config = Some(stolon_model::FollowConfig::internal("pp".into()));
+    };
+    (world.disk_fails, world.failed_writes_arrive) = (Some((StateFileKind::Instance, "I/O error")), true);
+    world.change(another);
+    world.run(seconds(1));
+    assert!(world.dbstate().initializing, "{:?}", world.files);
+    world.disk_fails = None;
+    world.change(|cluster| *cluster = before.clone());
+    world.run(seconds(20));
+    let whole = LocalState { generation: 3, ..local };
+    assert_eq!(world.dbstate(), whole, "{:?}", world.files);
+    assert_eq!((world.reported(), world.problem()), ((true, 3), String::new()));
+
+    world.disk_hangs = Some(StateFileKind::Instance);
+    world.change(another);
+    world.run(seconds(30));
+    assert!(world.problem().contains("hangs"), "{}", world.problem());
+    assert!(!world.steps_since(0).contains("wipe"), "{:?}", world.log);
+    world.change(|cluster| *cluster = before);
+    world.run(seconds(1));
+    world.disk_works();
+    world.run(seconds(20));
+    assert_eq!(world.dbstate(), whole, "{:?}", world.files);
+    assert_eq!((world.reported(), world.problem()), ((true, 3), String::new()));
+}
+
+#[test]
+fn a_disk_that_hangs_keeps_nobody_from_the_generation_and_is_reported() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    world.disk_hangs = Some(StateFileKind::Instance);
+    world.run(seconds(20));
+    assert_eq!(world.reported(), (true, 3), "{:?}", world.log);
+    let activity = world.report().activity.clone().unwrap();
+    assert_eq!(activity.hindrance, Some(stolon_model::Hindrance::StateFile));
+    assert!(world.problem().contains("hangs"), "{}", world.problem());
+    // And again, behind the first write.
+    world.change(|cluster| ours(cluster).generation += 1);
+    world.run(seconds(20));
+    assert_eq!(world.reported(), (true, 4), "{:?}", world.log);
+    world.disk_works();
+    world.run(seconds(20));
+    assert_eq!((world.problem(), world.dbstate().generation), (String::new(), 4));
+    assert_eq!(world.report().activity.as_ref().and_then(|activity| activity.hindrance.clone()), None);
+}
+
+#[test]
 fn a_server_that_must_stop_is_stopped_although_the_version_is_not_known() {
     let mut cluster = asked(Role::Primary, Init::None);
     cluster.instances.remove(&"us".into());

@@ -244,9 +244,7 @@ impl Machine {
     }
 
     fn plan_on(&mut self, look: &Look) {
-        for file in self.disk.files.retry() {
-            self.ask_for(Effect::Save(Box::new(file)));
-        }
+        self.write_again();
         if let Goal::Reach(goal) = self.orders.goal() {
             let uid = goal.uid.clone();
             self.making.attempt = std::mem::take(&mut self.making.attempt).at(&uid);

@@ -216,7 +216,7 @@ impl Machine {
     fn problem(&self) -> String {
         let slots = self.reporting.slots_failed.clone();
         let troubles = self.voice.troubles.present().map(str::to_owned).into_iter();
-        let files = self.disk.files.problems().map(str::to_owned);
+        let files = self.disk.files.problems();
         let all: Vec<String> = troubles.chain(slots).chain(files).collect();
         all.join("; ")
     }

@@ -49,7 +49,7 @@ impl ServedMark {
         self.highest.as_ref()
     }
 
-    /// What is to be written down now: at once when more than the position moved. Call [`ServedMark::written`] when it is.
+    /// What is to be written down now: at once when more than the position moved. Call [`ServedMark::writing`] when that begins.
     pub(super) fn to_write(&self, now: Duration) -> Option<&Served> {
         let highest = self.highest.as_ref().filter(|_| self.highest != self.written)?;
         let moved = self

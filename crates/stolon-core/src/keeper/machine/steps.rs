@@ -13,6 +13,7 @@ use crate::keeper::step::{AtFailure, OldData, Step};
 use super::Machine;
 use super::blame::Verdict;
 use super::course::{Awaits, Course, Pursuit};
+use super::files::{self, Written};
 use super::orders::FRESH;
 use super::patience::RestartUnderWay;
 
@@ -87,14 +88,11 @@ impl Machine {
 
     /// What the data directory holds is written down before the next step.
     fn write_local(&mut self, local: &LocalState, step: Step) {
-        let state = InstanceState {
-            uid: local.uid.clone(),
-            generation: local.generation,
-            initializing: local.initializing,
-            init_pg_parameters: local.captured.clone(),
-        };
         self.await_with(Awaits::Save(step));
-        self.save(StateFile::Instance(state));
+        self.save(StateFile::Instance(instance_state(local)));
+        if self.disk.files.is_late(StateFileKind::Instance) {
+            self.local_written(Err(files::late(StateFileKind::Instance)));
+        }
     }
 
     /// A file is written, or is not.
@@ -102,15 +100,45 @@ impl Machine {
         if let Err(why) = &outcome {
             self.say(Saying::NotSaved(kind, why.clone()));
         }
-        let next = self.disk.files.saved(kind, &outcome);
+        let Written { file, next } = self.disk.files.saved(self.now, kind, &outcome);
         match kind {
-            StateFileKind::Instance if next.is_none() => self.local_written(outcome),
+            StateFileKind::Instance if next.is_none() => {
+                let is_written = outcome.is_ok();
+                self.local_written(outcome);
+                // Somebody was to write it who has given up meanwhile.
+                let present = StateFile::Instance(instance_state(&self.disk.local));
+                if is_written && file.is_some_and(|file| file != present) {
+                    self.save(present);
+                }
+            }
             StateFileKind::Boot => self.note_left(outcome),
             StateFileKind::Served if outcome.is_err() => self.disk.served.not_written(),
             _ => {}
         }
         if let Some(file) = next {
             self.ask_for(Effect::Save(Box::new(file)));
+        }
+    }
+
+    /// What could not be written is written again: of the instance what is true by now. A write that failed may have reached the disk, and
+    /// data that nobody has touched must not be taken for half-made.
+    pub(super) fn write_again(&mut self) {
+        for file in self.disk.files.take_failed() {
+            self.save(match file {
+                StateFile::Instance(_) => StateFile::Instance(instance_state(&self.disk.local)),
+                file => file,
+            });
+        }
+    }
+
+    /// A write that does not end is told, and nobody waits for it any longer.
+    pub(super) fn writes_may_be_late(&mut self) {
+        for kind in self.disk.files.newly_late(self.now) {
+            let why = files::late(kind);
+            self.say(Saying::NotSaved(kind, why.clone()));
+            if kind == StateFileKind::Instance {
+                self.local_written(Err(why));
+            }
         }
     }
 
@@ -328,5 +356,14 @@ impl Machine {
             self.orders.goal(),
             Goal::Reach(goal) if goal.uid == local.uid && goal.generation == local.generation && !local.initializing
         )
+    }
+}
+
+fn instance_state(local: &LocalState) -> InstanceState {
+    InstanceState {
+        uid: local.uid.clone(),
+        generation: local.generation,
+        initializing: local.initializing,
+        init_pg_parameters: local.captured.clone(),
     }
 }
