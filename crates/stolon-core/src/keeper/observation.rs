@@ -24,7 +24,7 @@ pub struct Observation {
     pub demands: Option<Demands>,
     /// The server process.
     pub server: Server,
-    /// What the running server was given; none when it was not started by this process.
+    /// What the running server works with; none when that is not known.
     pub applied: Option<Config>,
     /// The start gate of synchronous replication.
     pub gate: Gate,

@@ -133,6 +133,8 @@ impl FakeInstance {
                 self.in_recovery = self.data == present(DataKind::Standby);
                 (self.in_force, self.started_with) = (self.config.clone(), self.config.clone());
             }
+            // Who ends sessions has the access rules read first.
+            Step::TerminateClients => self.in_force = self.config.clone(),
             Step::Reload => {
                 self.in_force = self.config.clone();
                 return StepOutcome::Done(Learned::NotInForce(Vec::new()));

@@ -17,6 +17,11 @@ fn is_deposed(cluster: &mut ClusterData) {
     ours(cluster).generation += 1;
 }
 
+fn is_elected_again(cluster: &mut ClusterData) {
+    cluster.cluster.status.primary = Some("us".into());
+    ours(cluster).generation += 1;
+}
+
 /// A synchronous primary with one standby.
 fn synchronous() -> ClusterData {
     let mut cluster = asked(Role::Primary, Init::None);
@@ -240,6 +245,29 @@ fn a_primary_that_was_replaced_while_it_restarted_does_not_come_back_open() {
     world.store = Store::Silent;
     world.run(seconds(60));
     assert!(!world.postgres.admits_clients(), "{:?}", world.log);
+}
+
+#[test]
+fn a_primary_that_was_deposed_for_a_moment_lets_clients_in_again() {
+    // Whatever it was doing when it was elected again.
+    for moment in 0..20 {
+        let mut world = serving(asked(Role::Primary, Init::None));
+        world.change(is_deposed);
+        world.run(Duration::from_millis(moment));
+        world.change(is_elected_again);
+        world.run(seconds(20));
+        assert!(world.postgres.admits_clients(), "{moment} ms: {:?}", world.log);
+    }
+    for step in ["configure", "reload"] {
+        let mut world = serving(asked(Role::Primary, Init::None));
+        world.postgres.failures.insert(step.into(), FailureKind::TimedOut);
+        world.change(is_deposed);
+        world.run(Duration::from_millis(20));
+        world.postgres.failures.clear();
+        world.change(is_elected_again);
+        world.run(seconds(20));
+        assert!(world.postgres.admits_clients(), "{step}: {:?}", world.log);
+    }
 }
 
 #[test]

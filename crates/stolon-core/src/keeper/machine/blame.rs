@@ -28,6 +28,8 @@ pub(super) struct Blame {
     configured: Option<Config>,
     /// What the running server was given.
     applied: Option<Config>,
+    /// The files hold something else than what the server was given, which it reads as soon as anybody has it read them.
+    is_unread: bool,
     /// What the binaries last found nothing wrong with.
     checked: Checked,
     /// The parameters that a server last came up with.
@@ -111,24 +113,30 @@ impl Blame {
         if self.configured.as_ref().is_some_and(|before| before.parameters != config.parameters) {
             self.refused_hba.clear();
         }
+        self.is_unread |= self.applied.as_ref() != Some(config);
         self.configured = Some(config.clone());
+    }
+
+    /// Some of the files may hold something else now.
+    pub(super) fn half_written(&mut self) {
+        self.is_unread = true;
     }
 
     /// A server was started with the files.
     pub(super) fn started(&mut self) {
-        self.applied = self.configured.clone();
+        (self.applied, self.is_unread) = (self.configured.clone(), false);
         self.line_problems.clear();
     }
 
     /// None runs.
     pub(super) fn stopped(&mut self) {
-        self.applied = None;
+        (self.applied, self.is_unread) = (None, false);
     }
 
     /// The server has read the files again, and did not take these lines.
     pub(super) fn reloaded(&mut self, problems: &[LineProblem]) -> Verdict {
         self.line_problems = problems.iter().map(line_sentence).collect();
-        self.applied = self.configured.clone();
+        (self.applied, self.is_unread) = (self.configured.clone(), false);
         let refused = problems.iter().filter(|problem| problem.file == ConfigFile::Hba);
         match self.refuse_hba_lines(refused.map(|problem| (problem.line, problem.error.clone()))) {
             true => Verdict::Replan,
@@ -207,9 +215,9 @@ impl Blame {
         self.refusals.retain(|name, refusal| still(name) || refusal.ground == RefusalGround::DidNotStart);
     }
 
-    /// What the running server was given; none when it was not started by this process.
+    /// What the running server works with; none when that is not known.
     pub(super) fn applied(&self) -> Option<&Config> {
-        self.applied.as_ref()
+        self.applied.as_ref().filter(|_| !self.is_unread)
     }
 
     /// Settings that are left out.

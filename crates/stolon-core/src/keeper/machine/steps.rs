@@ -306,6 +306,7 @@ impl Machine {
             }
             Step::Rewind { .. } if called_off => self.making.attempt.rewind_is_useless(),
             Step::Rewind { .. } => self.making.attempt.rewind_failures += 1,
+            Step::Configure { .. } => self.blame.half_written(),
             _ => {}
         }
         if called_off {
