@@ -6,53 +6,67 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use stolon_model::{FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
+use stolon_model::{FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
+use super::draft::Office;
 use super::eligibility::Question;
 use super::memory::Handover;
 use super::proxy::Awaited;
 use super::round::Round;
-use super::{Change, Hold, PrimaryFault, Rejection};
+use super::wake::{Limit, Wake};
+use super::{Hold, PrimaryFault, Rejection};
 
-/// What clients can still reach.
-enum Fence {
-    /// No proxy sends anybody to the old primary.
-    Closed,
-    /// These may.
-    Waiting(Awaited),
+/// How an attempt to replace the primary ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Replacement {
+    /// This instance was elected.
+    Elected(InstanceUid),
+    /// Not yet, or by nobody: it is tried again at this moment at the latest.
+    Awaited(Wake),
+}
+
+/// Whether a successor may be promoted.
+enum Gate {
+    Open,
+    /// Not for this reason, at least until then.
+    Shut(Hold, Wake),
 }
 
 impl Round<'_> {
-    /// Replace the primary if somebody may take its place and nothing is lost by it; returns who was elected.
-    pub fn replace(&mut self, primary: &Instance, because: PrimaryFault) -> Option<InstanceUid> {
-        let (candidates, rejected) = self.candidates(primary);
-        let Some(successor) = candidates.first().cloned() else {
+    /// Replace the primary if somebody may take its place and nothing is lost by it.
+    pub fn replace(&mut self, primary: &Instance, because: PrimaryFault) -> Replacement {
+        let (mut candidates, rejected) = self.candidates(primary);
+        if candidates.is_empty() {
             self.memory.handover = None;
-            self.let_request_go(primary, &because, &rejected);
-            self.hold(Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected });
-            return None;
-        };
-        if !primary.spec.synchronous_replication && !self.is_fenced(primary, &successor, &because) {
-            return None;
+            let hold = Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected };
+            let wake = self.let_request_go(&hold);
+            self.hold(hold);
+            return Replacement::Awaited(wake);
+        }
+        let successor = candidates.swap_remove(0);
+        if !primary.spec.synchronous_replication
+            && let Gate::Shut(hold, wake) = self.fence(primary, &successor, &because)
+        {
+            self.hold(hold);
+            return Replacement::Awaited(wake);
         }
         self.remember_demotion(&because);
         self.elect(primary, &successor, because);
-        Some(successor)
+        Replacement::Elected(successor)
     }
 
     /// Who may take the place of `primary`, the best first, and why the others may not.
     fn candidates(&self, primary: &Instance) -> (Vec<InstanceUid>, Vec<(InstanceUid, Rejection)>) {
-        let question = Question::about(primary, &self.data, &self.spec);
+        let question = Question::about(primary, &self.draft, self.seen.spec);
         let mut candidates: Vec<&Instance> = Vec::new();
         let mut rejected = Vec::new();
-        for instance in self.data.instances.values().filter(|instance| instance.uid != primary.uid) {
-            let report = self.view.keepers.get(&instance.spec.keeper_uid);
+        for instance in self.draft.instances.values().filter(|instance| instance.uid != primary.uid) {
+            let report = || self.seen.view.keepers.get(&instance.spec.keeper_uid);
             let rejection = question
                 .rejection(instance)
                 .or_else(|| self.went_back(instance))
-                .or_else(|| question.crashes(report))
+                .or_else(|| question.crashes(report()))
                 .or_else(|| self.not_seen_since_request(instance));
             match rejection {
                 None => candidates.push(instance),
@@ -62,57 +76,46 @@ impl Round<'_> {
         candidates.sort_by_key(|instance| {
             let status = &instance.status;
             let is_holder = question.holders.contains(&instance.uid);
-            (Reverse((status.timeline, status.lsn)), !is_holder, instance.uid.clone())
+            (Reverse((status.timeline, status.lsn)), !is_holder, &instance.uid)
         });
         (candidates.into_iter().map(|instance| instance.uid.clone()).collect(), rejected)
     }
 
-    /// Asynchronous mode: true once nobody can commit on the old primary through a proxy, or the wait has lasted too long.
-    fn is_fenced(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> bool {
+    /// Asynchronous mode: take the primary away from the proxies. The gate opens once nobody can commit on the old primary through a
+    /// proxy, or the wait has lasted too long.
+    fn fence(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> Gate {
         let forced = matches!(because, PrimaryFault::ForcedByOperator { .. });
         if forced && self.memory.handover.as_ref().is_none_or(|handover| handover.from != primary.uid) {
-            let (closed_at, looks) = (self.arrived, self.looks_at(primary));
-            self.memory.handover =
-                Some(Handover { from: primary.uid.clone(), closed_at, looks, final_lsn: None });
+            self.memory.handover = Some(self.handover_now(primary));
         }
-        match self.fence(because) {
-            Fence::Closed if !forced => true,
-            Fence::Closed => self.has_caught_up(primary, successor),
-            Fence::Waiting(Awaited { proxies, until }) => {
-                self.restart_handover(primary);
-                self.deadlines.extend(until);
-                self.hold(Hold::AwaitingFence { successor: successor.clone(), proxies });
-                false
-            }
-        }
-    }
-
-    /// Take the primary away from the proxies, and see who has not let go of it yet.
-    fn fence(&mut self, because: &PrimaryFault) -> Fence {
         self.close_proxies(because);
-        let waiting = self.open_proxies_left();
-        if waiting.proxies.is_empty() { Fence::Closed } else { Fence::Waiting(waiting) }
+        let Awaited { proxies, wake } = self.open_proxies_left();
+        if !proxies.is_empty() {
+            // While clients can still commit, what the old primary reports is not its end.
+            if let Some(from) = self.memory.handover.take().map(|handover| handover.from) {
+                self.memory.handover = Some(Handover { from, ..self.handover_now(primary) });
+            }
+            return Gate::Shut(Hold::AwaitingFence { successor: successor.clone(), proxies }, wake);
+        }
+        match forced {
+            true => self.catch_up(primary, successor),
+            false => Gate::Open,
+        }
     }
 
     fn close_proxies(&mut self, because: &PrimaryFault) {
-        if self.data.proxy.spec.primary.take().is_some() {
-            self.data.proxy.generation += 1;
-            let generation = self.data.proxy.generation;
-            self.change(Change::ProxiesClosed { generation, because: because.clone() });
-        }
+        self.draft.close_proxies(because);
         self.note_closed();
     }
 
-    /// While clients can still commit, what the old primary reports is not its end.
-    fn restart_handover(&mut self, primary: &Instance) {
-        let (closed_at, looks) = (self.arrived, self.looks_at(primary));
-        if let Some(handover) = &mut self.memory.handover {
-            *handover = Handover { from: handover.from.clone(), closed_at, looks, final_lsn: None };
-        }
+    /// A handover that begins now.
+    fn handover_now(&self, primary: &Instance) -> Handover {
+        let looks = self.looks_at(primary);
+        Handover { from: primary.uid.clone(), closed_at: self.seen.arrived, looks, final_lsn: None }
     }
 
     /// How many looks at an instance its keeper has completed; 0 where it does not count them. The last report counts however old it
-    /// is: were a late one 0, a look taken before the proxies had closed would seem to be one after it.
+    /// is: if a late one counted as 0, a look taken before the proxies had closed would seem to be one after it.
     fn looks_at(&self, instance: &Instance) -> u64 {
         let sighting = self.memory.keepers.get(&instance.spec.keeper_uid);
         let report = sighting.and_then(|sighting| sighting.report.as_ref());
@@ -125,7 +128,7 @@ impl Round<'_> {
         match self.looks_at(primary) {
             0 => {
                 let seen = self.memory.keepers.get(&primary.spec.keeper_uid).map(|sighting| sighting.since);
-                seen.is_some_and(|seen| seen >= handover.closed_at + self.spec.sleep_interval * 2)
+                seen.is_some_and(|seen| seen >= handover.closed_at + self.seen.spec.sleep_interval * 2)
             }
             looks => looks >= handover.looks + 2,
         }
@@ -133,35 +136,39 @@ impl Round<'_> {
 
     /// An operator wants another primary while this one works: nothing needs to be lost. One that does not work is not
     /// waited for: operators help themselves with a forced failure when a primary hangs.
-    fn has_caught_up(&mut self, primary: &Instance, successor: &InstanceUid) -> bool {
-        let bound =
-            self.spec.proxy_check_interval * 2 + self.spec.sleep_interval * 3 + self.spec.fail_interval;
-        let works = self.working.contains_key(&primary.uid);
-        let patience = self.spec.sleep_interval * 2;
-        if !works
-            && let Some(since) = self.memory.trouble.get(&primary.uid).copied()
-            && self.is_over(since, patience)
-        {
-            return true;
+    fn catch_up(&mut self, primary: &Instance, successor: &InstanceUid) -> Gate {
+        let (seen, spec) = (self.seen, self.seen.spec);
+        let works = seen.working.contains_key(&primary.uid);
+        let trouble = self.memory.trouble.get(&primary.uid).filter(|_| !works);
+        let patience = trouble.map(|since| seen.limit(*since, spec.sleep_interval * 2));
+        if patience.is_some_and(Limit::is_over) {
+            return Gate::Open;
         }
-        let Some(mut handover) = self.memory.handover.clone() else { return true };
-        if works && handover.final_lsn.is_none() && self.shows_the_end(primary, &handover) {
-            handover.final_lsn = Some(primary.status.lsn);
-        }
+        self.note_the_end(primary);
+        let Some(handover) = &self.memory.handover else { return Gate::Open };
         let lsn = handover.final_lsn;
-        self.memory.handover = Some(handover);
-        let reached = self.data.instances.get(successor).map_or(Lsn(0), |instance| instance.status.lsn);
-        let caught_up = lsn.is_some_and(|lsn| reached >= lsn);
-        if caught_up || self.closed_for_longer_than(bound) {
-            return true;
+        let reached = self.draft.instances.get(successor).map_or(Lsn(0), |instance| instance.status.lsn);
+        let bound = spec.proxy_check_interval * 2 + spec.sleep_interval * 3 + spec.fail_interval;
+        let limit = seen.limit(self.closed_since(), bound);
+        if lsn.is_some_and(|lsn| reached >= lsn) || limit.is_over() {
+            return Gate::Open;
         }
-        self.hold(Hold::AwaitingCatchUp { successor: successor.clone(), lsn });
-        false
+        let wake = limit.wake().or(patience.map_or(Wake::NEVER, Limit::wake));
+        Gate::Shut(Hold::AwaitingCatchUp { successor: successor.clone(), lsn }, wake)
     }
 
-    fn closed_for_longer_than(&mut self, bound: Duration) -> bool {
-        let since = self.memory.closed.map_or(self.now.monotonic, |closed| closed.since);
-        self.is_over(since, bound)
+    /// Remember where the old primary ended, once it shows that.
+    fn note_the_end(&mut self, primary: &Instance) {
+        let is_new =
+            self.memory.handover.as_ref().is_some_and(|handover| {
+                handover.final_lsn.is_none() && self.shows_the_end(primary, handover)
+            });
+        if is_new
+            && self.seen.working.contains_key(&primary.uid)
+            && let Some(handover) = &mut self.memory.handover
+        {
+            handover.final_lsn = Some(primary.status.lsn);
+        }
     }
 
     /// An orderly replacement is over once another instance is the primary.
@@ -175,42 +182,22 @@ impl Round<'_> {
     fn elect(&mut self, old: &Instance, successor: &InstanceUid, because: PrimaryFault) {
         self.memory.handover = None;
         self.fulfil_request(successor);
-        if let Some(instance) = self.data.instances.get_mut(&old.uid) {
-            instance.spec.followers = Some(Vec::new());
-        }
-        self.data.cluster.status.primary = Some(successor.clone());
         self.close_proxies(&because);
-        let role = self.spec.role.clone();
+        let role = self.seen.spec.role.clone();
         let follow = match role {
             Role::Standby => Some(self.outside_primary()),
             _ => None,
         };
         let waits_for = self.wants_synchronous().then(|| successors_list(old, successor));
-        let minimum = self.spec.min_synchronous_standbys;
-        let Some(instance) = self.data.instances.get_mut(successor) else { return };
-        let spec = &mut instance.spec;
-        spec.role = Some(role);
-        spec.follow_config = follow;
-        spec.synchronous_replication = waits_for.is_some();
-        spec.external_synchronous_standbys =
-            waits_for.as_ref().map(|standbys| match standbys.is_empty() && minimum > 0 {
-                true => vec![FAKE_STANDBY.to_owned()],
-                false => Vec::new(),
-            });
-        spec.synchronous_standbys = waits_for;
-        let (keeper, lsn) = (spec.keeper_uid.clone(), instance.status.lsn);
-        self.change(Change::PrimaryElected {
-            from: old.uid.clone(),
-            to: successor.clone(),
-            keeper,
-            lsn,
-            because,
-        });
+        let blocks =
+            self.seen.spec.min_synchronous_standbys > 0 && waits_for.as_ref().is_some_and(Vec::is_empty);
+        let office = Office { role, follow, waits_for, blocks };
+        self.draft.elect(&old.uid, successor, office, because);
     }
 
     /// How the head of a standby cluster follows the primary outside.
     pub fn outside_primary(&self) -> FollowConfig {
-        let config = self.spec.standby_config.clone().unwrap_or_default();
+        let config = self.seen.spec.standby_config.clone().unwrap_or_default();
         FollowConfig {
             follow_type: Some(FollowType::External),
             instance_uid: InstanceUid::default(),

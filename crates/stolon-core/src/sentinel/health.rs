@@ -1,95 +1,107 @@
 //! Verdicts: which keepers and instances count as working, and whether the primary must go.
 
-use stolon_model::{Instance, KeeperUid};
+use std::collections::{BTreeMap, BTreeSet};
+
+use stolon_model::Instance;
 
 use super::eligibility::unexpected_restarts;
+use super::joined::joined;
 use super::memory::Demotion;
 use super::round::{Progress, Round};
-use super::{Change, Hold, KeeperFault, PrimaryFault};
+use super::wake::{Limit, Wake};
+use super::{Hold, KeeperFault, PrimaryFault};
+
+/// Whether the primary may stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It may, at least until then.
+    Stays(Wake),
+    /// It may although it does not do what is asked of it, at least until then.
+    Spared(Hold, Wake),
+    /// It must be replaced.
+    Goes(PrimaryFault),
+}
 
 impl Round<'_> {
     /// A keeper has failed when it was silent for longer than `failInterval`, or when an operator says so, once.
-    pub fn judge_keepers(&mut self) {
-        let uids: Vec<KeeperUid> = self.data.keepers.keys().cloned().collect();
-        for uid in uids {
-            let fail_interval = self.spec.fail_interval;
-            let silent_since = self.silent_since(&uid);
-            let silent = silent_since.is_some_and(|since| self.is_over(since, fail_interval));
-            let silent_for = silent_since.map(|since| self.elapsed(since)).unwrap_or_default();
-            let wall = self.now.wall;
-            let forced = self.take_request(&uid);
-            let Some(keeper) = self.data.keepers.get_mut(&uid) else { continue };
-            let status = &mut keeper.status;
-            let was_healthy = std::mem::replace(&mut status.healthy, !silent && !forced);
-            if status.healthy || status.last_healthy_time.is_never() {
-                status.last_healthy_time = wall;
-            }
-            if forced {
-                self.change(Change::KeeperFailed { keeper: uid, because: KeeperFault::ForcedByOperator });
-            } else if silent && was_healthy {
-                self.change(Change::KeeperFailed {
-                    keeper: uid,
-                    because: KeeperFault::Silent { silent_for },
-                });
-            } else if !silent && !was_healthy {
-                self.change(Change::KeeperRecovered { keeper: uid });
+    pub fn judge_keepers(&mut self) -> Wake {
+        let mut faults = BTreeMap::new();
+        let mut wake = Wake::NEVER;
+        for (uid, _, report) in joined(&self.draft.keepers, self.seen.fresh.iter().map(|(uid, _)| (*uid, ())))
+        {
+            let Some(since) = self.silent_since(uid).filter(|_| report.is_none()) else { continue };
+            let limit = self.seen.limit(since, self.seen.spec.fail_interval);
+            wake = wake.or(limit.wake());
+            if limit.is_over() {
+                faults.insert(uid.clone(), KeeperFault::Silent { silent_for: self.seen.elapsed(since) });
             }
         }
+        let forced = self.take_requests().into_iter().map(|uid| (uid, KeeperFault::ForcedByOperator));
+        faults.extend(forced);
+        self.draft.judge_keepers(&faults);
+        wake
     }
 
     /// An instance works unless it was in trouble for longer than `failInterval` or its keeper has failed.
-    pub fn judge_instances(&mut self) {
-        let instances: Vec<Instance> = self.data.instances.values().cloned().collect();
-        for instance in instances {
-            let fail_interval = self.spec.fail_interval;
-            let troubled = match self.memory.trouble.get(&instance.uid).copied() {
-                Some(since) => self.is_over(since, fail_interval),
-                None => false,
-            };
-            let healthy = !troubled && self.keeper_is_healthy(&instance);
-            let (uid, keeper) = (instance.uid, instance.spec.keeper_uid);
-            let Some(stored) = self.data.instances.get_mut(&uid) else { continue };
-            let was_healthy = std::mem::replace(&mut stored.status.healthy, healthy);
-            let reported_before = stored.status.current_generation != 0;
-            match (was_healthy, healthy) {
-                (true, false) => self.change(Change::InstanceFailed { instance: uid, keeper }),
-                (false, true) if reported_before => {
-                    self.change(Change::InstanceRecovered { instance: uid, keeper })
-                }
-                _ => {}
+    pub fn judge_instances(&mut self) -> Wake {
+        let mut failed = BTreeSet::new();
+        let mut wake = Wake::NEVER;
+        for (uid, instance, trouble) in joined(&self.draft.instances, &self.memory.trouble) {
+            let limit = trouble.map(|since| self.seen.limit(*since, self.seen.spec.fail_interval));
+            wake = wake.or(limit.map_or(Wake::NEVER, Limit::wake));
+            if limit.is_some_and(Limit::is_over) || !self.keeper_is_healthy(instance) {
+                failed.insert(uid.clone());
             }
+        }
+        self.draft.judge_instances(&failed);
+        wake
+    }
+
+    /// Whether the primary may stay, and until when.
+    pub fn judge_primary(&self, primary: &Instance) -> Verdict {
+        let keeper = primary.spec.keeper_uid.clone();
+        if self.is_being_replaced(primary) {
+            return Verdict::Goes(PrimaryFault::ForcedByOperator { keeper });
+        }
+        if self.keeper_of(primary).is_none() {
+            return Verdict::Goes(PrimaryFault::KeeperUnknown { keeper });
+        }
+        if !self.keeper_is_healthy(primary) {
+            let since = self.silent_since(&keeper);
+            let silent_for = since.map(|since| self.seen.elapsed(since)).unwrap_or_default();
+            return Verdict::Goes(PrimaryFault::KeeperSilent { keeper, silent_for });
+        }
+        if !primary.status.healthy {
+            let since = self.memory.trouble.get(&primary.uid).copied();
+            let down_for = since.map(|since| self.seen.elapsed(since)).unwrap_or_default();
+            return Verdict::Goes(PrimaryFault::InstanceDown { keeper, down_for });
+        }
+        let restarts = unexpected_restarts(self.seen.fresh.get(&keeper).copied());
+        if restarts > self.seen.spec.max_restarts_per_minute {
+            return Verdict::Goes(PrimaryFault::KeepsCrashing { keeper, restarts });
+        }
+        match self.progress(primary, self.seen.spec.convergence_timeout) {
+            Progress::Converged => Verdict::Stays(Wake::NEVER),
+            Progress::Converging(wake) => Verdict::Stays(wake),
+            Progress::Failed => self.judge_late(primary),
         }
     }
 
-    /// Why the primary must go; none when it may stay.
-    pub fn primary_fault(&mut self, primary: &Instance) -> Option<PrimaryFault> {
+    /// A primary that works and has not reached its generation in time goes, unless that would help nobody.
+    fn judge_late(&self, primary: &Instance) -> Verdict {
         let keeper = primary.spec.keeper_uid.clone();
-        if self.is_being_replaced(primary) {
-            return Some(PrimaryFault::ForcedByOperator { keeper });
+        let activity = self.seen.fresh.get(&keeper).and_then(|report| report.activity.as_ref());
+        if let Some(hindrance) = activity.and_then(|activity| activity.hindrance.clone()) {
+            let hold = Hold::Hindered { primary: primary.uid.clone(), keeper, hindrance };
+            return Verdict::Spared(hold, Wake::NEVER);
         }
-        if self.keeper_of(primary).is_none() {
-            return Some(PrimaryFault::KeeperUnknown { keeper });
+        let generation = primary.generation;
+        if let Some(wake) = self.pause_before_next_demotion() {
+            let hold = Hold::NotDemotedAgain { primary: primary.uid.clone(), keeper, generation };
+            return Verdict::Spared(hold, wake);
         }
-        if !self.keeper_is_healthy(primary) {
-            let silent_for = self.silent_since(&keeper).map(|since| self.elapsed(since)).unwrap_or_default();
-            return Some(PrimaryFault::KeeperSilent { keeper, silent_for });
-        }
-        if !primary.status.healthy {
-            let since = self.memory.trouble.get(&primary.uid).copied().unwrap_or(self.now.monotonic);
-            return Some(PrimaryFault::InstanceDown { keeper, down_for: self.elapsed(since) });
-        }
-        let restarts = unexpected_restarts(self.fresh.get(&keeper).copied());
-        if restarts > self.spec.max_restarts_per_minute {
-            return Some(PrimaryFault::KeepsCrashing { keeper, restarts });
-        }
-        if self.progress(primary, self.spec.convergence_timeout) == Progress::Failed
-            && !self.is_hindered(primary)
-            && !self.is_spared(primary)
-        {
-            let (generation, within) = (primary.generation, self.spec.convergence_timeout);
-            return Some(PrimaryFault::NotConverged { keeper, generation, within });
-        }
-        None
+        let within = self.seen.spec.convergence_timeout;
+        Verdict::Goes(PrimaryFault::NotConverged { keeper, generation, within })
     }
 
     fn is_being_replaced(&self, primary: &Instance) -> bool {
@@ -97,43 +109,29 @@ impl Round<'_> {
             || self.memory.handover.as_ref().is_some_and(|handover| handover.from == primary.uid)
     }
 
-    /// A primary that works and cannot do all that is asked of it, where a successor would meet the same.
-    fn is_hindered(&mut self, primary: &Instance) -> bool {
-        let keeper = primary.spec.keeper_uid.clone();
-        let activity = self.fresh.get(&keeper).and_then(|report| report.activity.as_ref());
-        let Some(hindrance) = activity.and_then(|activity| activity.hindrance.clone()) else { return false };
-        self.hold(Hold::Hindered { primary: primary.uid.clone(), keeper, hindrance });
-        true
-    }
-
     /// A primary that works but does not do what is asked of it meets the same specification as the one before it:
-    /// replacing it again and again helps nobody, so the pauses grow.
-    fn is_spared(&mut self, primary: &Instance) -> bool {
-        let Some(demotion) = self.memory.demotion.clone() else { return false };
-        if demotion.spec != self.data.cluster.spec {
-            return false;
+    /// replacing it again and again helps nobody, so the pauses grow. None when there is no pause, or it is over.
+    fn pause_before_next_demotion(&self) -> Option<Wake> {
+        let demotion = self.memory.demotion.as_ref()?;
+        if demotion.spec != self.draft.cluster.spec {
+            return None;
         }
-        let pause = self.spec.convergence_timeout.saturating_mul(1 << demotion.count.min(10));
-        if self.is_over(demotion.at, pause) {
-            return false;
+        let pause = self.seen.spec.convergence_timeout.saturating_mul(1 << demotion.count.min(10));
+        match self.seen.limit(demotion.at, pause) {
+            Limit::Over => None,
+            limit => Some(limit.wake()),
         }
-        self.hold(Hold::NotDemotedAgain {
-            primary: primary.uid.clone(),
-            keeper: primary.spec.keeper_uid.clone(),
-            generation: primary.generation,
-        });
-        true
     }
 
     /// Remember that a working primary was replaced.
     pub fn remember_demotion(&mut self, because: &PrimaryFault) {
         if let PrimaryFault::NotConverged { .. } = because {
-            let spec = self.data.cluster.spec.clone();
+            let spec = self.draft.cluster.spec.clone();
             let count = match &self.memory.demotion {
                 Some(demotion) if demotion.spec == spec => demotion.count.saturating_add(1),
                 _ => 1,
             };
-            self.memory.demotion = Some(Demotion { spec, at: self.now.monotonic, count });
+            self.memory.demotion = Some(Demotion { spec, at: self.seen.now.monotonic, count });
         }
     }
 }

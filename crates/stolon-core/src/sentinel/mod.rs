@@ -5,6 +5,7 @@
 
 mod ahead;
 mod check;
+mod draft;
 mod election;
 mod eligibility;
 mod event;
@@ -12,6 +13,7 @@ mod followers;
 mod health;
 mod heartbeat;
 mod init;
+mod joined;
 mod latency;
 mod machine;
 mod memory;
@@ -20,17 +22,18 @@ mod reasons;
 mod removal;
 mod request;
 mod round;
+mod seen;
 mod settle;
-mod stamp;
 mod standbys;
 mod steady;
 mod sync;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterData, ClusterUid, InstanceUid, KeeperReport, KeeperUid, Phase, ProxyReport, ProxyUid, Timestamp,
+    ClusterData, ClusterUid, InstanceUid, KeeperReport, KeeperUid, ProxyReport, ProxyUid, Timestamp,
     UsableCluster,
 };
 
@@ -46,7 +49,9 @@ pub use memory::{
 };
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;
+use seen::Seen;
 pub use settle::{CannotSettle, accept_loss, newest, take_newest};
+use wake::Wake;
 
 /// What a sentinel sees at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -131,34 +136,28 @@ impl Decision {
 
 /// Decide.
 pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidSource) -> Decision {
-    let mut round = Round::begin(view, memory, now);
-    round.see_keepers();
-    round.see_proxies();
-    if round.is_first {
-        return round.first();
+    let (seen, memory) = Seen::of(view, memory, now);
+    let mut round = Round::on(&seen, memory);
+    if seen.is_first {
+        // What another leader stored may be minutes or days old.
+        round.hold(Hold::FirstRound);
+        return round.only_watched(Wake::NEVER);
     }
     if view.standing == Standing::Follower {
         round.see_instances();
-        return round.pass_through();
+        return round.only_watched(Wake::NEVER);
     }
     if round.store_went_back() {
-        return round.pass_through();
+        return round.only_watched(Wake::NEVER);
     }
     round.register_keepers();
     round.see_instances();
-    round.judge_keepers();
-    round.judge_instances();
-    match round.data.cluster.status.phase.clone() {
-        Some(Phase::Initializing) => round.initialise(uids),
-        Some(Phase::Normal) => round.keep_steady(uids),
-        phase => round.hold(Hold::BrokenDocument {
-            what: BrokenDocument::Phase { phase: phase.map(|phase| phase.to_string()).unwrap_or_default() },
-        }),
+    let verdicts = round.judge_keepers().or(round.judge_instances());
+    let wake = verdicts.or(round.follow_phase(uids));
+    if round.is_broken() {
+        return round.only_watched(wake);
     }
-    if round.holds.iter().any(|hold| matches!(hold, Hold::BrokenDocument { .. })) {
-        return round.pass_through();
-    }
-    round.copy_specification();
-    round.count_generations();
-    round.finish()
+    round.draft.copy_specification(seen.spec);
+    round.draft.count_generations();
+    round.decided(wake)
 }

@@ -1,9 +1,12 @@
 //! What is taken out of the document.
 
-use stolon_model::{Instance, InstanceUid, KeeperUid, Lsn};
+use std::collections::BTreeSet;
 
+use stolon_model::{Instance, InstanceUid, Keeper, KeeperUid, Lsn};
+
+use super::RemovalReason;
+use super::joined::joined;
 use super::round::{Kind, Round, Validity, validity};
-use super::{Change, RemovalReason};
 
 /// More reports than this with the same position mean that a standby does not move.
 const STALLED_REPORTS: u32 = 10;
@@ -14,34 +17,35 @@ impl Round<'_> {
     /// A keeper without instance that was not seen for `deadKeeperRemovalInterval` is forgotten. One with an instance never is.
     /// The only rule that uses the wall clock.
     pub fn forget_dead_keepers(&mut self) {
-        let limit = jiff_span(self.spec.dead_keeper_removal_interval);
-        let wall = self.now.wall.instant();
-        let dead: Vec<KeeperUid> = self
-            .data
-            .keepers
-            .values()
-            .filter(|keeper| self.data.instance_of(&keeper.uid).is_none())
-            .filter(|keeper| wall.duration_since(keeper.status.last_healthy_time.instant()) > limit)
-            .map(|keeper| keeper.uid.clone())
-            .collect();
+        let limit = jiff_span(self.seen.spec.dead_keeper_removal_interval);
+        let wall = self.seen.now.wall.instant();
+        let not_seen_for = |keeper: &Keeper| wall.duration_since(keeper.status.last_healthy_time.instant());
+        let free = self.keepers_without_instance().into_iter();
+        let dead: Vec<KeeperUid> =
+            free.filter(|keeper| not_seen_for(keeper) > limit).map(|keeper| keeper.uid.clone()).collect();
         for keeper in dead {
-            self.data.keepers.remove(&keeper);
-            self.change(Change::KeeperForgotten { keeper });
+            self.draft.forget_keeper(keeper);
         }
+    }
+
+    /// Registered keepers that are in charge of no instance, by uid.
+    pub fn keepers_without_instance(&self) -> Vec<&Keeper> {
+        let instances = self.draft.instances.values();
+        let in_charge: BTreeSet<&KeeperUid> = instances.map(|instance| &instance.spec.keeper_uid).collect();
+        let in_charge = in_charge.into_iter().map(|uid| (uid, ()));
+        let keepers = joined(&self.draft.keepers, in_charge);
+        keepers.filter(|(_, _, instance)| instance.is_none()).map(|(_, keeper, _)| keeper).collect()
     }
 
     /// Beside a primary that works: former primaries, other databases, other branches, and standbys that lack WAL or
     /// whose data are gone.
     pub fn remove_unusable(&mut self, primary: &Instance) {
-        let doomed: Vec<(InstanceUid, RemovalReason)> = self
-            .data
-            .instances
-            .values()
-            .filter(|instance| instance.uid != primary.uid)
+        let others = self.draft.instances.values().filter(|instance| instance.uid != primary.uid);
+        let doomed: Vec<(InstanceUid, RemovalReason)> = others
             .filter_map(|instance| Some((instance.uid.clone(), self.unusable(primary, instance)?)))
             .collect();
         for (uid, because) in doomed {
-            self.remove_instance(&uid, because);
+            self.draft.remove_instance(&uid, because);
         }
     }
 
@@ -65,22 +69,25 @@ impl Round<'_> {
     /// word counts where the data went before a report told that they were complete; a keeper that was only just assigned the
     /// instance still reports its former one, and has served that.
     fn is_lost(&self, instance: &Instance) -> bool {
-        let Some(report) = self.fresh.get(&instance.spec.keeper_uid) else { return false };
+        if Kind::of(instance) != Kind::Standby || instance.status.healthy {
+            return false;
+        }
+        let Some(report) = self.seen.fresh.get(&instance.spec.keeper_uid) else { return false };
         let holds_another = report.postgres_state.as_ref().is_some_and(|state| state.uid != instance.uid);
         let served = report.activity.as_ref().and_then(|activity| activity.served.as_ref());
         let was_complete = instance.status.current_generation != 0
             || served.is_some_and(|served| served.instance == instance.uid);
-        Kind::of(instance) == Kind::Standby && !instance.status.healthy && holds_another && was_complete
+        holds_another && was_complete
     }
 
     /// A standby that has not moved for long, and whose next WAL the primary no longer has.
     fn lacks_wal(&self, primary: &Instance, instance: &Instance) -> bool {
-        let stalls = self.memory.stalls.get(&instance.uid).map_or(0, |stall| stall.count);
+        let stalls = || self.memory.stalls.get(&instance.uid).map_or(0, |stall| stall.count);
         Kind::of(instance) == Kind::Standby
             && instance.generation != 1
             && instance.status.healthy
             && instance.status.lsn != primary.status.lsn
-            && stalls > STALLED_REPORTS
+            && stalls() > STALLED_REPORTS
             && wal_file_without_timeline(&primary.status.older_wal_file)
                 .is_some_and(|oldest| segment_name(instance.status.lsn).as_str() < oldest)
     }

@@ -5,39 +5,48 @@
 
 use std::time::Duration;
 
-use stolon_model::{FailOutcome, FailRequest, Instance, InstanceUid, KeeperUid, Timestamp};
+use stolon_model::{FailOutcome, FailRequest, Instance, InstanceUid, Keeper, KeeperUid, Timestamp};
 
 use super::memory::Request;
 use super::round::Round;
-use super::{Hold, PrimaryFault, Rejection};
+use super::wake::Wake;
+use super::{Hold, Rejection};
 
 /// How long it is shown what became of a request.
 const SHOWN: Duration = Duration::from_secs(600);
 
 impl Round<'_> {
+    /// Take in what operators ask for; returns the keepers that count as failed in this round.
+    pub fn take_requests(&mut self) -> Vec<KeeperUid> {
+        let asks = |keeper: &&Keeper| keeper.status.force_fail || keeper.status.fail_request.is_some();
+        let asked: Vec<KeeperUid> =
+            self.draft.keepers.values().filter(asks).map(|keeper| keeper.uid.clone()).collect();
+        asked.into_iter().filter(|uid| self.take_request(uid)).collect()
+    }
+
     /// Take the request about a keeper in, once: whether it counts as failed in this round.
-    pub fn take_request(&mut self, uid: &KeeperUid) -> bool {
+    fn take_request(&mut self, uid: &KeeperUid) -> bool {
         self.tidy_request(uid);
-        let Some(keeper) = self.data.keepers.get_mut(uid) else { return false };
-        if !std::mem::take(&mut keeper.status.force_fail) {
+        if !self.draft.take_force_fail(uid) {
             return false;
         }
-        let request = keeper.status.fail_request.clone().filter(|request| request.outcome.is_none());
-        if let Some(why) = request.and_then(|request| self.lapse(&request)) {
-            self.conclude(uid, FailOutcome::Lapsed, why);
+        let request = self.draft.keepers.get(uid).and_then(|keeper| keeper.status.fail_request.as_ref());
+        let open = request.filter(|request| request.outcome.is_none());
+        if let Some(why) = open.and_then(|request| self.lapse(request)) {
+            self.draft.conclude_request(uid, FailOutcome::Lapsed, why.to_owned());
             return false;
         }
-        if self.data.primary().is_some_and(|primary| primary.spec.keeper_uid == *uid) {
-            self.memory.request = Some(Request { keeper: uid.clone(), since: self.now.monotonic });
+        if self.draft.primary().is_some_and(|primary| primary.spec.keeper_uid == *uid) {
+            self.memory.request = Some(Request { keeper: uid.clone(), since: self.seen.now.monotonic });
         } else {
-            self.conclude(uid, FailOutcome::Counted, "it was not the primary's");
+            self.draft.conclude_request(uid, FailOutcome::Counted, "it was not the primary's".to_owned());
         }
         true
     }
 
     fn lapse(&self, request: &FailRequest) -> Option<&'static str> {
-        let limit = self.spec.sleep_interval * 2 + self.spec.fail_interval;
-        if request.primary != self.data.cluster.status.primary {
+        let limit = self.seen.spec.sleep_interval * 2 + self.seen.spec.fail_interval;
+        if request.primary != self.draft.cluster.status.primary {
             return Some("another primary was elected after it was made");
         }
         (!request.made_for.is_never() && self.age(request.made_for) > limit)
@@ -46,32 +55,20 @@ impl Round<'_> {
 
     /// By the clock on the wall.
     fn age(&self, since: Timestamp) -> Duration {
-        let age = self.now.wall.instant().duration_since(since.instant());
+        let age = self.seen.now.wall.instant().duration_since(since.instant());
         Duration::try_from(age).unwrap_or(Duration::ZERO)
     }
 
     /// What became of a request is shown for a while. One that nobody remembers any more was taken by a sentinel that led before.
     fn tidy_request(&mut self, uid: &KeeperUid) {
-        let Some(status) = self.data.keepers.get(uid).map(|keeper| &keeper.status) else { return };
+        let Some(status) = self.draft.keepers.get(uid).map(|keeper| &keeper.status) else { return };
         let Some(request) = &status.fail_request else { return };
         let is_ours = self.memory.request.as_ref().is_some_and(|request| request.keeper == *uid);
         if request.outcome.is_some() && self.age(request.decided_at) > SHOWN {
-            if let Some(keeper) = self.data.keepers.get_mut(uid) {
-                keeper.status.fail_request = None;
-            }
+            self.draft.drop_request(uid);
         } else if request.outcome.is_none() && !status.force_fail && !is_ours {
-            self.conclude(uid, FailOutcome::Lapsed, "the sentinel that had taken it no longer leads");
-        }
-    }
-
-    /// Write down what became of a request, where it can be told.
-    fn conclude(&mut self, uid: &KeeperUid, outcome: FailOutcome, because: impl Into<String>) {
-        let wall = self.now.wall;
-        let request = self.data.keepers.get_mut(uid).and_then(|keeper| keeper.status.fail_request.as_mut());
-        if let Some(request) = request.filter(|request| request.outcome.is_none()) {
-            request.outcome = Some(outcome);
-            request.because = because.into();
-            request.decided_at = wall;
+            let why = "the sentinel that had taken it no longer leads".to_owned();
+            self.draft.conclude_request(uid, FailOutcome::Lapsed, why);
         }
     }
 
@@ -85,14 +82,16 @@ impl Round<'_> {
         if let Some(request) =
             self.memory.request.take_if(|request| request.keeper != primary.spec.keeper_uid)
         {
-            self.conclude(&request.keeper, FailOutcome::Replaced, format!("{} is the primary", primary.uid));
+            let why = format!("{} is the primary", primary.uid);
+            self.draft.conclude_request(&request.keeper, FailOutcome::Replaced, why);
         }
     }
 
     /// The operator's wish is fulfilled.
     pub fn fulfil_request(&mut self, successor: &InstanceUid) {
         if let Some(request) = self.memory.request.take() {
-            self.conclude(&request.keeper, FailOutcome::Replaced, format!("db {successor} was elected"));
+            let why = format!("db {successor} was elected");
+            self.draft.conclude_request(&request.keeper, FailOutcome::Replaced, why);
         }
     }
 
@@ -104,24 +103,18 @@ impl Round<'_> {
     }
 
     /// Nobody can take over: wait for signs of life for a moment, then let the request go.
-    pub fn let_request_go(
-        &mut self,
-        primary: &Instance,
-        because: &PrimaryFault,
-        rejected: &[(InstanceUid, Rejection)],
-    ) {
-        let Some(request) = self.memory.request.clone() else { return };
-        let may_report = rejected.iter().any(|(_, why)| *why == Rejection::NotSeenSinceRequest);
-        let patience = self.spec.sleep_interval * 2 + self.view.usual_delay * 2;
-        if may_report && !self.is_over(request.since, patience) {
-            return;
-        }
-        self.memory.request = None;
-        let hold = Hold::NoEligibleStandby {
-            primary: primary.uid.clone(),
-            because: because.clone(),
-            rejected: rejected.to_vec(),
+    pub fn let_request_go(&mut self, hold: &Hold) -> Wake {
+        let (Some(request), Hold::NoEligibleStandby { rejected, .. }) = (&self.memory.request, hold) else {
+            return Wake::NEVER;
         };
-        self.conclude(&request.keeper, FailOutcome::Nothing, hold.to_string());
+        let may_report = rejected.iter().any(|(_, why)| *why == Rejection::NotSeenSinceRequest);
+        let patience = self.seen.spec.sleep_interval * 2 + self.seen.view.usual_delay * 2;
+        let limit = self.seen.limit(request.since, patience);
+        if may_report && !limit.is_over() {
+            return limit.wake();
+        }
+        self.draft.conclude_request(&request.keeper, FailOutcome::Nothing, hold.to_string());
+        self.memory.request = None;
+        Wake::NEVER
     }
 }

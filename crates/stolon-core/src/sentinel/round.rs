@@ -1,31 +1,29 @@
-//! One round: the working state that the steps of [`super::reconcile`] share.
+//! One round: what was seen, the draft of the next document, and what to remember. The steps of [`super::reconcile`] share it.
+//!
+//! Questions take `&self` and change nothing. A rule that would decide otherwise later returns when, as [`Wake`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterData, EffectiveSpec, FollowType, InfoUid, Instance, InstanceInitMode, InstanceUid, Keeper,
-    KeeperReport, KeeperUid, ProxyUid, Role, Served,
+    FollowType, Instance, InstanceInitMode, InstanceUid, Keeper, KeeperUid, Phase, Role, Served,
 };
 
 use super::ahead::{ahead, known_epoch, next_epoch};
+use super::draft::Draft;
+use super::joined::joined;
 use super::memory::{Convergence, Memory};
-use super::{Change, Decision, Hold, Now, Standing, View, Weight};
+use super::seen::Seen;
+use super::wake::{Limit, Wake};
+use super::{BrokenDocument, Decision, Hold, Standing, UidSource, Weight};
 use crate::timeline::is_different_branch;
-
-/// A fresh report of a working instance, as of this round.
-#[derive(Clone, Debug)]
-pub(super) struct Working {
-    pub info_uid: InfoUid,
-    /// Standbys that PostgreSQL shows in sync.
-    pub in_sync: Vec<InstanceUid>,
-}
 
 /// Whether an instance does what is asked of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     Converged,
-    Converging,
+    /// It still may, until then.
+    Converging(Wake),
     Failed,
 }
 
@@ -38,128 +36,51 @@ pub(super) enum Validity {
     Valid,
 }
 
-/// How an instance of known validity is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
-    Good,
-    Converging,
-    Failed,
-}
-
 pub(super) struct Round<'a> {
-    pub view: &'a View<'a>,
-    pub spec: EffectiveSpec,
-    /// The moment that is judged: the view shows everything that was written before it.
-    pub now: Now,
-    /// When the view had been read: what it shows may be as new as this.
-    pub arrived: Duration,
-    pub is_first: bool,
+    pub seen: &'a Seen<'a>,
+    pub draft: Draft<'a>,
     pub memory: Memory,
-    pub data: ClusterData,
-    /// Fresh reports by keeper.
-    pub fresh: BTreeMap<KeeperUid, &'a KeeperReport>,
-    /// Instances whose keeper has freshly reported that they work.
-    pub working: BTreeMap<InstanceUid, Working>,
-    /// Proxies that may be forwarding.
-    pub active_proxies: Vec<ProxyUid>,
-    pub changes: Vec<Change>,
-    pub holds: Vec<Hold>,
-    /// Moments at which the verdict could change by itself.
-    pub deadlines: Vec<Duration>,
+    holds: Vec<Hold>,
 }
 
 impl<'a> Round<'a> {
-    pub fn begin(view: &'a View<'a>, memory: &Memory, now: Now) -> Self {
-        let arrived = now.monotonic.max(view.read_at);
-        let now = Now { monotonic: view.read_at, ..now };
-        let cluster = &view.cluster.data().cluster;
-        let same_cluster = memory.cluster_uid.as_ref() == Some(&cluster.uid);
-        let spec = view.cluster.spec().clone();
-        let takes_over = view.standing == Standing::Leader && !memory.led;
-        let blindly = takes_over && memory.gap(now.monotonic, view.usual_delay, &spec).is_some();
-        let mut memory = match (same_cluster, blindly) {
-            (true, false) => memory.clone(),
-            (true, true) => memory.after_blindness(),
-            (false, _) => Memory::default(),
-        };
-        let is_first = memory.last_read.is_none();
-        memory.cluster_uid = Some(cluster.uid.clone());
-        memory.leave_out_gap(now.monotonic, view.usual_delay, &spec);
-        memory.last_read = Some(now.monotonic);
-        Round {
-            view,
-            spec,
-            now,
-            arrived,
-            is_first,
-            memory,
-            data: view.cluster.data().clone(),
-            fresh: BTreeMap::new(),
-            working: BTreeMap::new(),
-            active_proxies: Vec::new(),
-            changes: Vec::new(),
-            holds: Vec::new(),
-            deadlines: Vec::new(),
-        }
-    }
-
-    /// The first round only watches: what another leader stored may be minutes or days old.
-    pub fn first(mut self) -> Decision {
-        self.hold(Hold::FirstRound);
-        self.pass_through()
+    pub fn on(seen: &'a Seen<'a>, memory: Memory) -> Self {
+        let draft = Draft::of(seen.document(), seen.now.wall);
+        Round { seen, draft, memory, holds: Vec::new() }
     }
 
     /// Remember, but leave the document as it is.
-    pub fn pass_through(mut self) -> Decision {
-        self.data = self.before().clone();
-        self.changes.clear();
-        self.finish()
+    pub fn only_watched(mut self, wake: Wake) -> Decision {
+        self.draft = Draft::of(self.seen.document(), self.seen.now.wall);
+        self.decided(wake)
     }
 
-    pub fn finish(mut self) -> Decision {
+    /// The decision, and when it would be another one.
+    pub fn decided(mut self, wake: Wake) -> Decision {
         self.remember_convergence();
-        let weight = match super::stamp::without_routine(&self.data, self.before()) == *self.before() {
-            true => Weight::Routine,
-            false => Weight::Decisive,
-        };
+        let weight = self.draft.weight();
         if weight == Weight::Decisive {
-            let known = known_epoch(self.before(), self.memory.epoch, self.view.keepers, self.last_words());
-            self.data.cluster.epoch = Some(next_epoch(self.before(), known, self.now.wall));
+            let (document, reports) = (self.seen.document(), self.seen.view.keepers);
+            let known = known_epoch(document, self.memory.epoch, reports, self.last_words());
+            self.draft.raise_epoch(next_epoch(document, known, self.seen.now.wall));
         }
-        self.memory.epoch = self.memory.epoch.max(self.before().cluster.epoch.unwrap_or(0));
-        self.stamp();
-        debug_assert!(
-            super::check::no_new_violations(self.before(), &self.data),
-            "a decision must not break a rule: {:?}",
-            super::violations(&self.data)
-        );
-        let now = self.now.monotonic;
-        let wake_at = self.deadlines.iter().copied().filter(|deadline| *deadline > now).min();
-        self.memory.led = self.view.standing == Standing::Leader;
-        Decision {
-            next: self.data,
-            memory: self.memory,
-            changes: self.changes,
-            holds: self.holds,
-            weight,
-            wake_at,
-        }
-    }
-
-    /// The document as it was read.
-    pub fn before(&self) -> &'a ClusterData {
-        self.view.cluster.data()
+        self.memory.epoch = self.memory.epoch.max(self.seen.document().cluster.epoch.unwrap_or(0));
+        self.memory.led = self.seen.view.standing == Standing::Leader;
+        let (next, changes) = self.draft.finished();
+        let wake_at = self.seen.wake.or(wake).after(self.seen.now.monotonic);
+        Decision { next, memory: self.memory, changes, holds: self.holds, weight, wake_at }
     }
 
     /// Whether the cluster data are older than what was seen or served before: then nothing is decided on them.
     pub fn store_went_back(&mut self) -> bool {
-        let ahead = ahead(self.before(), self.view.keepers, self.last_words());
+        let document = self.seen.document();
+        let ahead = ahead(document, self.seen.view.keepers, self.last_words());
         if !ahead.is_empty() {
             self.hold(Hold::StoreWentBack { ahead });
             return true;
         }
         let before = self.memory.epoch;
-        let older = self.before().cluster.epoch.filter(|epoch| *epoch < before);
+        let older = document.cluster.epoch.filter(|epoch| *epoch < before);
         if let Some(epoch) = older {
             self.hold(Hold::DocumentWentBack { epoch, before });
         }
@@ -168,36 +89,37 @@ impl<'a> Round<'a> {
 
     /// What keepers served under that do not report any more, as they said it last.
     fn last_words(&self) -> impl Iterator<Item = (&KeeperUid, &Served)> {
-        let silent = self.memory.keepers.iter().filter(|(uid, _)| !self.view.keepers.contains_key(*uid));
-        silent.filter_map(|(uid, sighting)| {
+        let known = joined(&self.memory.keepers, self.seen.view.keepers);
+        let silent = known.filter(|(_, _, report)| report.is_none());
+        silent.filter_map(|(uid, sighting, _)| {
             Some((uid, sighting.report.as_ref()?.activity.as_ref()?.served.as_ref()?))
         })
-    }
-
-    pub fn change(&mut self, change: Change) {
-        self.changes.push(change);
     }
 
     pub fn hold(&mut self, hold: Hold) {
         self.holds.push(hold);
     }
 
-    /// True when more than `limit` has passed since `since`; otherwise remembers when it will have.
-    pub fn is_over(&mut self, since: Duration, limit: Duration) -> bool {
-        let end = since.saturating_add(limit);
-        if self.now.monotonic > end {
-            return true;
-        }
-        self.deadlines.push(end + Duration::from_millis(1));
-        false
+    /// Whether the document turned out to be one that this version cannot work on.
+    pub fn is_broken(&self) -> bool {
+        self.holds.iter().any(|hold| matches!(hold, Hold::BrokenDocument { .. }))
     }
 
-    pub fn elapsed(&self, since: Duration) -> Duration {
-        self.now.monotonic.saturating_sub(since)
+    /// What is to be done depends on how far the cluster is.
+    pub fn follow_phase(&mut self, uids: &mut dyn UidSource) -> Wake {
+        match self.draft.cluster.status.phase.clone() {
+            Some(Phase::Initializing) => self.initialise(uids),
+            Some(Phase::Normal) => self.keep_steady(uids),
+            phase => {
+                let phase = phase.map(|phase| phase.to_string()).unwrap_or_default();
+                self.hold(Hold::BrokenDocument { what: BrokenDocument::Phase { phase } });
+                Wake::NEVER
+            }
+        }
     }
 
     pub fn keeper_of(&self, instance: &Instance) -> Option<&Keeper> {
-        self.data.keepers.get(&instance.spec.keeper_uid)
+        self.draft.keepers.get(&instance.spec.keeper_uid)
     }
 
     pub fn keeper_is_healthy(&self, instance: &Instance) -> bool {
@@ -206,22 +128,24 @@ impl<'a> Round<'a> {
 
     /// Commits should wait for standbys. A standby cluster never does that.
     pub fn wants_synchronous(&self) -> bool {
-        self.spec.synchronous_replication && self.spec.role == Role::Primary
+        self.seen.spec.synchronous_replication && self.seen.spec.role == Role::Primary
     }
 
     /// Whether an instance does what is asked of it within `timeout`; zero waits for ever.
-    pub fn progress(&mut self, instance: &Instance, timeout: Duration) -> Progress {
+    pub fn progress(&self, instance: &Instance, timeout: Duration) -> Progress {
         if instance.status.current_generation == instance.generation {
             return Progress::Converged;
         }
+        if timeout.is_zero() {
+            return Progress::Converging(Wake::NEVER);
+        }
         let since = match self.memory.convergence.get(&instance.uid) {
             Some(entry) if entry.generation == instance.generation => entry.since,
-            _ => self.now.monotonic,
+            _ => self.seen.now.monotonic,
         };
-        if !timeout.is_zero() && self.is_over(since, timeout) {
-            Progress::Failed
-        } else {
-            Progress::Converging
+        match self.seen.limit(since, timeout) {
+            Limit::Over => Progress::Failed,
+            limit => Progress::Converging(limit.wake()),
         }
     }
 
@@ -229,40 +153,16 @@ impl<'a> Round<'a> {
     /// changes while it is being made.
     pub fn convergence_limit(&self, instance: &Instance) -> Duration {
         match (instance.status.current_generation, &instance.spec.init_mode) {
-            (0, Some(InstanceInitMode::Resync)) => self.spec.sync_timeout,
-            _ => self.spec.convergence_timeout,
+            (0, Some(InstanceInitMode::Resync)) => self.seen.spec.sync_timeout,
+            _ => self.seen.spec.convergence_timeout,
         }
-    }
-
-    pub fn condition(&mut self, instance: &Instance) -> Condition {
-        if !self.keeper_is_healthy(instance) {
-            return Condition::Failed;
-        }
-        match self.progress(instance, self.convergence_limit(instance)) {
-            Progress::Failed => Condition::Failed,
-            Progress::Converging => Condition::Converging,
-            Progress::Converged if instance.status.healthy => Condition::Good,
-            Progress::Converged => Condition::Failed,
-        }
-    }
-
-    /// Uids of the instances of a kind that are valid beside `primary` and in a condition.
-    pub fn instances_in(&mut self, primary: &Instance, kind: Kind, condition: Condition) -> Vec<InstanceUid> {
-        let instances: Vec<Instance> = self.data.instances.values().cloned().collect();
-        instances
-            .iter()
-            .filter(|instance| Kind::of(instance) == kind)
-            .filter(|instance| validity(primary, instance) == Validity::Valid)
-            .filter(|instance| self.condition(instance) == condition)
-            .map(|instance| instance.uid.clone())
-            .collect()
     }
 
     /// Start the clock of every instance that has not reached its generation; forget the others.
     fn remember_convergence(&mut self) {
-        let now = self.now.monotonic;
+        let now = self.seen.now.monotonic;
         let before = std::mem::take(&mut self.memory.convergence);
-        for instance in self.data.instances.values() {
+        for instance in self.draft.instances.values() {
             if instance.status.current_generation == instance.generation {
                 continue;
             }
@@ -273,11 +173,21 @@ impl<'a> Round<'a> {
             let generation = instance.generation;
             self.memory.convergence.insert(instance.uid.clone(), Convergence { generation, since });
         }
-        let instances = &self.data.instances;
+        let instances = &self.draft.instances;
         self.memory.trouble.retain(|uid, _| instances.contains_key(uid));
-        self.memory.stalls.retain(|uid, _| instances.contains_key(uid));
         self.memory.admissions.retain(|uid, _| instances.contains_key(uid));
-        self.memory.marks.retain(|uid, _| instances.contains_key(uid));
+        retain_those_in(&mut self.memory.stalls, instances);
+        retain_those_in(&mut self.memory.marks, instances);
+    }
+}
+
+/// Forget the entries of a map that holds one for nearly every instance.
+fn retain_those_in<T>(map: &mut BTreeMap<InstanceUid, T>, instances: &BTreeMap<InstanceUid, Instance>) {
+    let gone = joined(map.keys().map(|uid| (uid, ())), instances);
+    let gone: Vec<InstanceUid> =
+        gone.filter(|(_, (), instance)| instance.is_none()).map(|(uid, ..)| uid.clone()).collect();
+    for uid in gone {
+        map.remove(&uid);
     }
 }
 

@@ -1,132 +1,99 @@
 //! The number of standbys.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
-use stolon_model::{FollowConfig, Instance, InstanceInitMode, InstanceSpec, InstanceUid, KeeperUid, Role};
+use stolon_model::{Instance, InstanceUid, KeeperUid};
 
-use super::round::{Condition, Kind, Progress, Round, Validity, validity};
-use super::{Change, Hold, RemovalReason, UidSource};
+use super::round::{Kind, Progress, Round, Validity, validity};
+use super::wake::Wake;
+use super::{Hold, RemovalReason, UidSource};
 
 /// The standbys at one moment of a round.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Census {
-    pub good: Vec<InstanceUid>,
-    /// Standbys that still do what was asked of them, or are being made.
+    /// Standbys that work and do what is asked of them.
+    pub good: BTreeSet<InstanceUid>,
+    /// How many still do what was asked of them, or are being made.
     pub under_way: usize,
+    /// When one of these is given up.
+    pub wake: Wake,
 }
 
 impl Round<'_> {
     /// Count the standbys beside a working primary.
-    pub fn count_standbys(&mut self, primary: &Instance) -> Census {
-        let good = self.instances_in(primary, Kind::Standby, Condition::Good);
-        let converging = self.instances_in(primary, Kind::Standby, Condition::Converging).len();
-        let instances: Vec<Instance> = self.data.instances.values().cloned().collect();
-        let mut being_made = 0;
-        for instance in instances.iter().filter(|instance| Kind::of(instance) == Kind::Standby) {
-            let limit = self.convergence_limit(instance);
-            if validity(primary, instance) == Validity::Unknown
-                && self.keeper_is_healthy(instance)
-                && self.progress(instance, limit) == Progress::Converging
-            {
-                being_made += 1;
+    pub fn count_standbys(&self, primary: &Instance) -> Census {
+        let mut census = Census::default();
+        let standbys = self.draft.instances.values().filter(|instance| Kind::of(instance) == Kind::Standby);
+        for instance in standbys.filter(|instance| self.keeper_is_healthy(instance)) {
+            let validity = validity(primary, instance);
+            match (validity, self.progress(instance, self.convergence_limit(instance))) {
+                (Validity::Valid, Progress::Converged) if instance.status.healthy => {
+                    census.good.insert(instance.uid.clone());
+                }
+                (Validity::Valid | Validity::Unknown, Progress::Converging(wake)) => {
+                    census.under_way += 1;
+                    census.wake = census.wake.or(wake);
+                }
+                _ => {}
             }
         }
-        Census { good, under_way: converging + being_made }
-    }
-
-    /// A standby that works need not be made again.
-    pub fn mark_ready(&mut self, good: &[InstanceUid]) {
-        for uid in good {
-            let Some(instance) = self.data.instances.get_mut(uid) else { continue };
-            let spec = &mut instance.spec;
-            let was_made = spec.init_mode == Some(InstanceInitMode::Resync);
-            spec.init_mode = Some(InstanceInitMode::None);
-            if was_made {
-                let (instance, keeper) = (uid.clone(), spec.keeper_uid.clone());
-                self.change(Change::StandbyReady { instance, keeper });
-            }
-        }
+        census
     }
 
     /// Remove surplus standbys, or have more made.
-    pub fn adjust_standbys(&mut self, primary: &Instance, census: &Census, uids: &mut dyn UidSource) {
-        let wanted = usize::from(self.spec.max_standbys_per_sender);
-        if census.good.len() >= wanted {
-            self.remove_surplus(primary, &census.good, census.good.len() - wanted);
-        } else {
-            let missing = wanted.saturating_sub(census.good.len() + census.under_way);
-            self.add_standbys(primary, missing, census, uids);
+    pub fn adjust_standbys(&mut self, primary: &InstanceUid, census: &Census, uids: &mut dyn UidSource) {
+        let wanted = usize::from(self.seen.spec.max_standbys_per_sender);
+        match census.good.len().checked_sub(wanted) {
+            Some(surplus) => self.remove_surplus(primary, &census.good, surplus),
+            None => self.add_standbys(primary, census, wanted, uids),
         }
     }
 
     /// Members of the synchronous set always stay.
-    fn remove_surplus(&mut self, primary: &Instance, good: &[InstanceUid], surplus: usize) {
-        let waited_for: Vec<InstanceUid> = self
-            .data
-            .instances
-            .get(&primary.uid)
-            .and_then(|instance| instance.spec.synchronous_standbys.clone())
-            .unwrap_or_default();
-        let spared: Vec<&Instance> = self
-            .data
-            .instances
-            .values()
-            .filter(|instance| Kind::of(instance) == Kind::Standby && !waited_for.contains(&instance.uid))
-            .collect();
-        let not_needed: Vec<InstanceUid> = spared
-            .iter()
-            .filter(|instance| !good.contains(&instance.uid))
-            .map(|instance| instance.uid.clone())
-            .collect();
-        let mut too_many: Vec<&&Instance> =
-            spared.iter().filter(|instance| good.contains(&instance.uid)).collect();
-        too_many.sort_by_key(|instance| (instance.status.lsn, Reverse(instance.uid.clone())));
-        let too_many: Vec<InstanceUid> =
-            too_many.into_iter().take(surplus).map(|instance| instance.uid.clone()).collect();
-        for uid in not_needed {
-            self.remove_instance(&uid, RemovalReason::NotNeeded);
-        }
-        for uid in too_many {
-            self.remove_instance(&uid, RemovalReason::Surplus);
+    fn remove_surplus(&mut self, primary: &InstanceUid, good: &BTreeSet<InstanceUid>, surplus: usize) {
+        let waited_for =
+            self.draft.instances.get(primary).map(|instance| &instance.spec.synchronous_standbys);
+        let waited_for: BTreeSet<&InstanceUid> = waited_for.into_iter().flatten().flatten().collect();
+        let standbys = self.draft.instances.values().filter(|instance| Kind::of(instance) == Kind::Standby);
+        let spared = standbys.filter(|instance| !waited_for.contains(&instance.uid));
+        let (mut good, bad): (Vec<_>, Vec<_>) = spared.partition(|instance| good.contains(&instance.uid));
+        good.sort_by_key(|instance| (instance.status.lsn, Reverse(&instance.uid)));
+        good.truncate(surplus);
+        let not_needed = bad.into_iter().map(|instance| (instance.uid.clone(), RemovalReason::NotNeeded));
+        let too_many = good.into_iter().map(|instance| (instance.uid.clone(), RemovalReason::Surplus));
+        let removed: Vec<(InstanceUid, RemovalReason)> = not_needed.chain(too_many).collect();
+        for (uid, because) in removed {
+            self.draft.remove_instance(&uid, because);
         }
     }
 
     fn add_standbys(
         &mut self,
-        primary: &Instance,
-        missing: usize,
+        primary: &InstanceUid,
         census: &Census,
+        wanted: usize,
         uids: &mut dyn UidSource,
     ) {
-        let keepers: Vec<KeeperUid> = self.free_keepers().into_iter().take(missing).collect();
-        if missing > 0 && keepers.is_empty() && census.good.is_empty() && census.under_way == 0 {
+        let missing = wanted.saturating_sub(census.good.len() + census.under_way);
+        if missing == 0 {
+            return;
+        }
+        let mut keepers = self.free_keepers();
+        keepers.truncate(missing);
+        if keepers.is_empty() && census.good.is_empty() && census.under_way == 0 {
             self.hold(Hold::NoFreeKeeper);
         }
         for keeper in keepers {
-            let uid = uids.instance_uid();
-            let spec = InstanceSpec {
-                keeper_uid: keeper.clone(),
-                init_mode: Some(InstanceInitMode::Resync),
-                role: Some(Role::Standby),
-                follow_config: Some(FollowConfig::internal(primary.uid.clone())),
-                followers: Some(Vec::new()),
-                ..InstanceSpec::default()
-            };
-            let instance = Instance { uid: uid.clone(), generation: 1, spec, ..Instance::default() };
-            self.data.instances.insert(uid.clone(), instance);
-            self.change(Change::StandbyAdded { instance: uid, keeper });
+            self.draft.add_standby(uids.instance_uid(), keeper, primary);
         }
     }
 
     /// Keepers that work and have no instance: those that may become primary first.
     fn free_keepers(&self) -> Vec<KeeperUid> {
-        let mut free: Vec<_> = self
-            .data
-            .keepers
-            .values()
-            .filter(|keeper| keeper.status.healthy && self.data.instance_of(&keeper.uid).is_none())
-            .collect();
-        free.sort_by_key(|keeper| (keeper.status.can_be_primary == Some(false), keeper.uid.clone()));
+        let mut free = self.keepers_without_instance();
+        free.retain(|keeper| keeper.status.healthy);
+        free.sort_by_key(|keeper| (keeper.status.can_be_primary == Some(false), &keeper.uid));
         free.into_iter().map(|keeper| keeper.uid.clone()).collect()
     }
 }

@@ -1,76 +1,75 @@
 //! The cluster has a primary: keep it, or replace it.
 
-use stolon_model::{Instance, InstanceUid, Role};
+use stolon_model::{Instance, Role};
 
-use super::round::{Progress, Round};
-use super::{BrokenDocument, Change, Hold, RemovalReason, UidSource};
+use super::election::Replacement;
+use super::health::Verdict;
+use super::round::Round;
+use super::wake::Wake;
+use super::{BrokenDocument, Hold, UidSource};
 
 impl Round<'_> {
     /// The order counts: later steps see what earlier ones did.
-    pub fn keep_steady(&mut self, uids: &mut dyn UidSource) {
+    pub fn keep_steady(&mut self, uids: &mut dyn UidSource) -> Wake {
         self.forget_dead_keepers();
-        let named = self.data.cluster.status.primary.clone();
-        let Some(primary) = self.data.primary().cloned() else {
-            return self
-                .hold(Hold::BrokenDocument { what: BrokenDocument::PrimaryMissing { primary: named } });
+        let Some(primary) = self.draft.primary().cloned() else {
+            let named = self.draft.cluster.status.primary.clone();
+            self.hold(Hold::BrokenDocument { what: BrokenDocument::PrimaryMissing { primary: named } });
+            return Wake::NEVER;
         };
         self.forget_handover_of_others(&primary);
         self.forget_request_of_others(&primary);
-        let elected = match self.primary_fault(&primary) {
-            None => None,
-            Some(because) => self.replace(&primary, because),
-        };
-        if elected.is_none() {
-            self.guide_proxies(&primary);
-            self.promote_standby_cluster(&primary.uid);
-            let converged = self.progress(&primary, self.spec.convergence_timeout) == Progress::Converged;
-            if primary.status.healthy && converged && self.keeper_is_healthy(&primary) {
-                self.tend_standbys(&primary, uids);
-            } else {
-                self.hold(Hold::AwaitingPrimary {
-                    primary: primary.uid.clone(),
-                    keeper: primary.spec.keeper_uid.clone(),
-                    generation: primary.generation,
-                    current: primary.status.current_generation,
-                });
+        let wake = match self.judge_primary(&primary) {
+            Verdict::Goes(because) => match self.replace(&primary, because) {
+                Replacement::Elected(successor) => {
+                    self.list_followers(&primary.uid, &successor);
+                    return Wake::NEVER;
+                }
+                Replacement::Awaited(wake) => wake,
+            },
+            Verdict::Spared(hold, wake) => {
+                self.hold(hold);
+                wake
             }
-        }
-        self.list_followers(&primary.uid, elected.as_ref().unwrap_or(&primary.uid));
+            Verdict::Stays(wake) => wake,
+        };
+        let wake = wake.or(self.keep_primary(&primary, uids));
+        self.list_followers(&primary.uid, &primary.uid);
+        wake
     }
 
-    /// `stolonctl promote`: the head of a standby cluster becomes a primary, whether it is healthy or not.
-    fn promote_standby_cluster(&mut self, primary: &InstanceUid) {
-        if self.spec.role != Role::Primary {
-            return;
+    /// Nobody was elected: clients and standbys go to this primary.
+    fn keep_primary(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
+        let wake = self.guide_proxies(primary);
+        if self.seen.spec.role == Role::Primary {
+            // `stolonctl promote`: the head of a standby cluster becomes a primary, whether it is healthy or not.
+            self.draft.promote_standby_cluster(&primary.uid);
         }
-        let Some(instance) = self.data.instances.get_mut(primary) else { return };
-        let was_standby = instance.spec.role != Some(Role::Primary);
-        instance.spec.role = Some(Role::Primary);
-        instance.spec.follow_config = None;
-        if was_standby {
-            self.change(Change::StandbyClusterPromoted { instance: primary.clone() });
+        let has_converged = primary.status.current_generation == primary.generation;
+        if primary.status.healthy && has_converged && self.keeper_is_healthy(primary) {
+            return wake.or(self.tend_standbys(primary, uids));
         }
+        self.hold(Hold::AwaitingPrimary {
+            primary: primary.uid.clone(),
+            keeper: primary.spec.keeper_uid.clone(),
+            generation: primary.generation,
+            current: primary.status.current_generation,
+        });
+        wake
     }
 
     /// Around a primary that works and does what is asked of it.
-    fn tend_standbys(&mut self, primary: &Instance, uids: &mut dyn UidSource) {
+    fn tend_standbys(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
         self.remove_unusable(primary);
         let census = self.count_standbys(primary);
-        self.mark_ready(&census.good);
+        self.draft.mark_ready(&census.good);
         if self.wants_synchronous() {
             self.choose_synchronous_standbys(primary, &census.good);
         } else {
             self.leave_synchronous_mode(&primary.uid);
         }
-        self.adjust_standbys(primary, &census, uids);
-        self.point_standbys_at(&primary.uid);
-    }
-
-    /// Take an instance from its keeper. The keeper is free for another one afterwards.
-    pub fn remove_instance(&mut self, uid: &InstanceUid, because: RemovalReason) {
-        if let Some(instance) = self.data.instances.remove(uid) {
-            let keeper = instance.spec.keeper_uid;
-            self.change(Change::InstanceRemoved { instance: uid.clone(), keeper, because });
-        }
+        self.adjust_standbys(&primary.uid, &census, uids);
+        self.draft.point_standbys_at(&primary.uid);
+        census.wake
     }
 }

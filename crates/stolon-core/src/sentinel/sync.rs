@@ -8,11 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use stolon_model::{FAKE_STANDBY, Instance, InstanceUid};
+use stolon_model::{Instance, InstanceUid};
 
+use super::Hold;
+use super::draft::Commits;
 use super::memory::Admission;
 use super::round::Round;
-use super::{Change, Hold};
 
 /// The set of standbys to wait for next, and what bounds it.
 struct Limits {
@@ -24,25 +25,27 @@ struct Limits {
 
 impl Round<'_> {
     /// Choose whom the primary waits for. `good` are the standbys that work.
-    pub fn choose_synchronous_standbys(&mut self, primary: &Instance, good: &[InstanceUid]) {
+    pub fn choose_synchronous_standbys(&mut self, primary: &Instance, good: &BTreeSet<InstanceUid>) {
         let listed: BTreeSet<InstanceUid> =
             primary.spec.synchronous_standbys.iter().flatten().cloned().collect();
         let known: BTreeSet<InstanceUid> =
             primary.status.synchronous_standbys.iter().flatten().cloned().collect();
-        let good: BTreeSet<InstanceUid> = good.iter().cloned().collect();
-        let (listed, known) = self.settle(primary, listed, known, &good);
+        let (listed, known) = self.settle(primary, listed, known, good);
         // A standby that is listed again later has missed what was acknowledged in between, so it begins anew.
         self.memory.admissions.retain(|uid, _| listed.contains(uid) && !known.contains(uid));
         if listed != known {
             let standbys = listed.difference(&known).cloned().collect();
             self.hold(Hold::AwaitingSync { primary: primary.uid.clone(), standbys });
-            return self.write_lists(&primary.uid, &listed, &known, None);
+            return self.draft.set_synchronous_standbys(&primary.uid, &listed, &known, Commits::Unchanged);
         }
         let limits = self.limits(primary);
-        let next = self.next_set(primary, &listed, &good, &limits);
+        let next = self.next_set(primary, &listed, good, &limits);
         let known = known.intersection(&next).cloned().collect();
-        let blocked = next.len() < limits.minimum;
-        self.write_lists(&primary.uid, &next, &known, Some(blocked));
+        let commits = match next.len() < limits.minimum {
+            true => Commits::Blocked { minimum: self.seen.spec.min_synchronous_standbys },
+            false => Commits::Free,
+        };
+        self.draft.set_synchronous_standbys(&primary.uid, &next, &known, commits);
     }
 
     /// Bring `T` up to date with what was reported; give up newcomers that will not come.
@@ -61,7 +64,7 @@ impl Round<'_> {
         for standby in pending {
             if self.holds_every_commit(primary, &standby) {
                 self.memory.admissions.remove(&standby);
-                self.change(Change::StandbyInSync { instance: standby.clone() });
+                self.draft.note_in_sync(&standby);
                 known.insert(standby);
             }
         }
@@ -78,7 +81,7 @@ impl Round<'_> {
     /// PostgreSQL shows a standby in sync as soon as it streams, however much it still has to write. So the standby must
     /// reach the position that the primary had in the second report in which it certainly waited for it.
     fn holds_every_commit(&mut self, primary: &Instance, standby: &InstanceUid) -> bool {
-        let Some(working) = self.working.get(&primary.uid).cloned() else { return false };
+        let Some(working) = self.seen.working.get(&primary.uid).copied() else { return false };
         let waits =
             primary.status.current_generation == primary.generation && working.in_sync.contains(standby);
         if !waits {
@@ -93,7 +96,7 @@ impl Round<'_> {
                 self.memory.admissions.insert(standby.clone(), awaited);
                 return false;
             }
-            Some(Admission::Awaited { info_uid, .. }) if *info_uid == working.info_uid => return false,
+            Some(Admission::Awaited { info_uid, .. }) if info_uid == working.info_uid => return false,
             Some(Admission::Awaited { .. }) => {
                 let lsn = primary.status.lsn;
                 let gate = Admission::Gate { primary: primary.uid.clone(), lsn };
@@ -102,8 +105,8 @@ impl Round<'_> {
             }
             Some(Admission::Gate { lsn, .. }) => *lsn,
         };
-        let reports = self.working.contains_key(standby);
-        reports && self.data.instances.get(standby).is_some_and(|instance| instance.status.lsn >= gate)
+        let reports = self.seen.working.contains_key(standby);
+        reports && self.draft.instances.get(standby).is_some_and(|instance| instance.status.lsn >= gate)
     }
 
     fn limits(&self, primary: &Instance) -> Limits {
@@ -113,8 +116,8 @@ impl Round<'_> {
                 Limits { minimum: 1, maximum: 1, several: false }
             }
             _ => Limits {
-                minimum: self.spec.min_synchronous_standbys.into(),
-                maximum: self.spec.max_synchronous_standbys.into(),
+                minimum: self.seen.spec.min_synchronous_standbys.into(),
+                maximum: self.seen.spec.max_synchronous_standbys.into(),
                 several: true,
             },
         }
@@ -127,8 +130,8 @@ impl Round<'_> {
         good: &BTreeSet<InstanceUid>,
         limits: &Limits,
     ) -> BTreeSet<InstanceUid> {
-        let exists = |uid: &&InstanceUid| self.data.instances.contains_key(*uid);
-        let lsn = |uid: &InstanceUid| self.data.instances.get(uid).map(|instance| instance.status.lsn);
+        let exists = |uid: &&InstanceUid| self.draft.instances.contains_key(*uid);
+        let lsn = |uid: &InstanceUid| self.draft.instances.get(uid).map(|instance| instance.status.lsn);
         let mut kept: Vec<&InstanceUid> =
             previous.iter().filter(exists).filter(|uid| good.contains(*uid)).collect();
         // The one that is furthest ahead first.
@@ -157,7 +160,7 @@ impl Round<'_> {
     fn newcomers(&self, primary: &Instance, good: &BTreeSet<InstanceUid>) -> Vec<InstanceUid> {
         let mut newcomers: Vec<&Instance> = good
             .iter()
-            .filter_map(|uid| self.data.instances.get(uid))
+            .filter_map(|uid| self.draft.instances.get(uid))
             .filter(|instance| instance.status.timeline == primary.status.timeline)
             .filter(|instance| {
                 self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_synchronous_replica)
@@ -168,47 +171,9 @@ impl Round<'_> {
         newcomers.into_iter().map(|instance| instance.uid.clone()).collect()
     }
 
-    /// `blocked`: whether commits must wait for a standby that does not exist; `None` leaves that as it is.
-    fn write_lists(
-        &mut self,
-        primary: &InstanceUid,
-        listed: &BTreeSet<InstanceUid>,
-        known: &BTreeSet<InstanceUid>,
-        blocked: Option<bool>,
-    ) {
-        let minimum = self.spec.min_synchronous_standbys;
-        let Some(instance) = self.data.instances.get_mut(primary) else { return };
-        let spec = &mut instance.spec;
-        let from = spec.synchronous_standbys.clone().unwrap_or_default();
-        let to: Vec<InstanceUid> = listed.iter().cloned().collect();
-        let was_blocked = spec.external_synchronous_standbys.as_ref().is_some_and(|names| !names.is_empty());
-        spec.synchronous_standbys = Some(to.clone());
-        instance.status.synchronous_standbys = Some(known.iter().cloned().collect());
-        if let Some(blocked) = blocked {
-            spec.synchronous_replication = true;
-            spec.external_synchronous_standbys =
-                Some(if blocked { vec![FAKE_STANDBY.to_owned()] } else { Vec::new() });
-            match (was_blocked, blocked) {
-                (false, true) => self.change(Change::CommitsBlocked { primary: primary.clone(), minimum }),
-                (true, false) => self.change(Change::CommitsUnblocked { primary: primary.clone() }),
-                _ => {}
-            }
-        }
-        if from != to {
-            self.change(Change::SynchronousSetChanged { primary: primary.clone(), from, to });
-        }
-    }
-
     /// Commits wait for no standby.
     pub fn leave_synchronous_mode(&mut self, primary: &InstanceUid) {
         self.memory.admissions.clear();
-        let Some(instance) = self.data.instances.get_mut(primary) else { return };
-        let was_synchronous = std::mem::take(&mut instance.spec.synchronous_replication);
-        instance.spec.synchronous_standbys = None;
-        instance.spec.external_synchronous_standbys = None;
-        instance.status.synchronous_standbys = None;
-        if was_synchronous {
-            self.change(Change::SynchronousReplicationOff { primary: primary.clone() });
-        }
+        self.draft.leave_synchronous_mode(primary);
     }
 }

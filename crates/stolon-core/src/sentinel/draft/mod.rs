@@ -1,0 +1,44 @@
+//! The draft of the next document: read like any cluster data, changed only by the methods of this module, each of which
+//! notes the change that operators are told.
+
+mod finish;
+mod instances;
+mod keepers;
+mod proxies;
+mod synchronous;
+
+use std::ops::Deref;
+
+use stolon_model::{ClusterData, Timestamp};
+
+use super::Change;
+
+pub(super) use instances::{FoundParameters, Office};
+pub(super) use synchronous::Commits;
+
+pub(super) struct Draft<'a> {
+    /// The document as it was read.
+    before: &'a ClusterData,
+    data: ClusterData,
+    changes: Vec<Change>,
+    wall: Timestamp,
+}
+
+impl<'a> Draft<'a> {
+    /// A draft without changes.
+    pub fn of(before: &'a ClusterData, wall: Timestamp) -> Self {
+        Draft { before, data: before.clone(), changes: Vec::new(), wall }
+    }
+
+    fn note(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+}
+
+impl Deref for Draft<'_> {
+    type Target = ClusterData;
+
+    fn deref(&self) -> &ClusterData {
+        &self.data
+    }
+}

@@ -1,0 +1,51 @@
+//! Changes of where proxies send clients.
+
+use stolon_model::{InstanceUid, ProxyUid};
+
+use super::Draft;
+use crate::sentinel::{Change, PrimaryFault};
+
+impl Draft<'_> {
+    /// Send clients nowhere, because the primary must go.
+    pub fn close_proxies(&mut self, because: &PrimaryFault) {
+        if self.proxy.spec.primary.is_some() {
+            self.send_nowhere();
+            let generation = self.proxy.generation;
+            self.note(Change::ProxiesClosed { generation, because: because.clone() });
+        }
+    }
+
+    /// Send clients nowhere: somebody edited the document, and clients go from one primary to another only after they were sent
+    /// nowhere.
+    pub fn send_nowhere(&mut self) {
+        self.data.proxy.spec.primary = None;
+        self.data.proxy.generation += 1;
+    }
+
+    /// Send clients to `primary`, through these proxies.
+    pub fn open_proxies(&mut self, primary: &InstanceUid, enabled: Vec<ProxyUid>) {
+        self.data.proxy.spec.primary = Some(primary.clone());
+        self.data.proxy.generation += 1;
+        self.enable(enabled);
+        let generation = self.proxy.generation;
+        self.note(Change::ProxiesOpened { to: primary.clone(), generation });
+    }
+
+    /// Let these proxies forward.
+    pub fn enable_proxies(&mut self, enabled: Vec<ProxyUid>) {
+        if *self.proxy.spec.enabled_proxies.as_deref().unwrap_or_default() != *enabled {
+            self.data.proxy.generation += 1;
+            self.enable(enabled.clone());
+            let generation = self.proxy.generation;
+            self.note(Change::EnabledProxiesChanged { enabled, generation });
+        }
+    }
+
+    /// No proxies, in the form that was there before: null and `[]` mean the same here.
+    fn enable(&mut self, enabled: Vec<ProxyUid>) {
+        let current = &mut self.data.proxy.spec.enabled_proxies;
+        if !(enabled.is_empty() && current.as_ref().is_none_or(Vec::is_empty)) {
+            *current = Some(enabled);
+        }
+    }
+}

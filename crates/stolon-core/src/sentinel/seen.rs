@@ -1,0 +1,101 @@
+//! What a round sees. Nothing of it changes while the round decides.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stolon_model::{ClusterData, EffectiveSpec, InfoUid, InstanceUid, KeeperReport, KeeperUid, ProxyUid};
+
+use super::memory::Memory;
+use super::wake::{Limit, Wake};
+use super::{Now, Standing, View};
+
+/// A fresh report of a working instance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Working<'a> {
+    pub info_uid: &'a InfoUid,
+    /// Standbys that PostgreSQL shows in sync.
+    pub in_sync: &'a [InstanceUid],
+}
+
+/// What a round sees: the view, and what reports prove at this moment.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub view: &'a View<'a>,
+    pub spec: &'a EffectiveSpec,
+    /// The moment that is judged: the view shows everything that was written before it.
+    pub now: Now,
+    /// When the view had been read: what it shows may be as new as this.
+    pub arrived: Duration,
+    /// Nothing was seen before: whoever reports may have died long ago.
+    pub is_first: bool,
+    /// Fresh reports by keeper.
+    pub fresh: BTreeMap<&'a KeeperUid, &'a KeeperReport>,
+    /// Fresh reports by the instance that their keeper is in charge of.
+    pub in_charge: BTreeMap<&'a InstanceUid, &'a KeeperReport>,
+    /// Instances whose keeper has freshly reported that they work.
+    pub working: BTreeMap<&'a InstanceUid, Working<'a>>,
+    /// Proxies that may be forwarding, sorted.
+    pub active_proxies: Vec<ProxyUid>,
+    /// When reports cease to prove what they prove now.
+    pub wake: Wake,
+}
+
+impl<'a> Seen<'a> {
+    /// Look at `view`. Returns with it the memory of what was seen before and now.
+    pub fn of(view: &'a View<'a>, before: &Memory, now: Now) -> (Self, Memory) {
+        let spec = view.cluster.spec();
+        let arrived = now.monotonic.max(view.read_at);
+        let now = Now { monotonic: view.read_at, ..now };
+        let mut memory = remembered(before, view, now.monotonic);
+        let is_first = memory.last_read.is_none();
+        memory.cluster_uid = Some(view.cluster.data().cluster.uid.clone());
+        memory.leave_out_gap(now.monotonic, view.usual_delay, spec);
+        memory.last_read = Some(now.monotonic);
+        let mut seen = Seen {
+            view,
+            spec,
+            now,
+            arrived,
+            is_first,
+            fresh: BTreeMap::new(),
+            in_charge: BTreeMap::new(),
+            working: BTreeMap::new(),
+            active_proxies: Vec::new(),
+            wake: Wake::NEVER,
+        };
+        seen.see_keepers(&mut memory);
+        seen.see_proxies(&mut memory);
+        (seen, memory)
+    }
+
+    /// The document as it was read.
+    pub fn document(&self) -> &'a ClusterData {
+        self.view.cluster.data()
+    }
+
+    /// The instances whose keeper has freshly reported, and these reports.
+    pub fn in_charge(&self) -> impl Iterator<Item = (&'a InstanceUid, &'a KeeperReport)> {
+        self.in_charge.iter().map(|(uid, report)| (*uid, *report))
+    }
+
+    /// The limit `span` of what began at `since`.
+    pub fn limit(&self, since: Duration, span: Duration) -> Limit {
+        Limit::of(since, span, self.now.monotonic)
+    }
+
+    pub fn elapsed(&self, since: Duration) -> Duration {
+        self.now.monotonic.saturating_sub(since)
+    }
+}
+
+/// What still counts of a memory: nothing in another cluster, and little for a new leader that could not read for long.
+fn remembered(before: &Memory, view: &View<'_>, now: Duration) -> Memory {
+    let is_same_cluster = before.cluster_uid.as_ref() == Some(&view.cluster.data().cluster.uid);
+    let takes_over = view.standing == Standing::Leader && !before.led;
+    let blindly = takes_over && before.gap(now, view.usual_delay, view.cluster.spec()).is_some();
+    match (is_same_cluster, blindly) {
+        (true, false) => before.clone(),
+        (true, true) => before.after_blindness(),
+        (false, _) => Memory::default(),
+    }
+}
