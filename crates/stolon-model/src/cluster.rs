@@ -1,6 +1,7 @@
 //! Cluster data: the one document that holds the truth (wire: `clusterdata`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::effective::InvalidSpec;
 use crate::json::{document, text_enum};
@@ -346,9 +347,9 @@ document! {
         /// The backup to restore, read with [`InstanceInitMode::PointInTimeRecovery`].
         pitr_config: Option<PitrConfig> = "pitrConfig", omit;
         /// Copy of the cluster's.
-        pg_parameters: Option<Parameters> = "pgParameters", omit;
+        pg_parameters: Option<Arc<Parameters>> = "pgParameters", omit;
         /// Copy of the cluster's; null and `[]` differ.
-        pg_hba: Option<Vec<String>> = "pgHBA", keep;
+        pg_hba: Option<Arc<Vec<String>>> = "pgHBA", keep;
         /// What the instance is asked to be.
         role: Option<Role> = "role", omit;
         /// Whom the instance follows; absent for a primary.
@@ -415,7 +416,7 @@ document! {
         /// The last two entries of the timeline history.
         timelines_history: Option<Vec<TimelineHistoryEntry>> = "timelinesHistory", omit;
         /// PostgreSQL parameters, except the managed ones.
-        pg_parameters: Option<Parameters> = "pgParameters", omit;
+        pg_parameters: Option<Arc<Parameters>> = "pgParameters", omit;
         /// Standbys known to be in sync; maintained by the sentinel.
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
         /// Name of the oldest WAL file that is still there.

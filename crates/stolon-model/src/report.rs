@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
 use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
@@ -54,7 +56,7 @@ document! {
         /// The last two entries of the timeline history.
         timelines_history: Option<Vec<TimelineHistoryEntry>> = "timelinesHistory", omit;
         /// PostgreSQL parameters, except the managed ones.
-        pg_parameters: Option<Parameters> = "pgParameters", omit;
+        pg_parameters: Option<Arc<Parameters>> = "pgParameters", omit;
         /// Standbys that PostgreSQL shows in sync and that have caught up; null when not looked at.
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
         /// Name of the oldest WAL file that is still there.

@@ -1,5 +1,7 @@
 //! Whatever text comes in: no panic, and what can be read is written so that it is read back as the same.
 
+use std::sync::Arc;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -260,8 +262,8 @@ prop_compose! {
             init_mode: init_mode.as_deref().map(InstanceInitMode::from),
             new_config,
             pitr_config,
-            pg_parameters,
-            pg_hba: lists[1].clone(),
+            pg_parameters: pg_parameters.map(Arc::new),
+            pg_hba: lists[1].clone().map(Arc::new),
             role: role.as_deref().map(Role::from),
             follow_config: follow.map(|(follow_type, uid)| FollowConfig {
                 follow_type: follow_type.as_deref().map(FollowType::from),
@@ -313,7 +315,7 @@ prop_compose! {
                         })
                         .collect()
                 }),
-                pg_parameters,
+                pg_parameters: pg_parameters.map(Arc::new),
                 synchronous_standbys: in_sync.map(|uids| uids.into_iter().map(InstanceUid).collect()),
                 older_wal_file: texts[3].clone(),
             },

@@ -323,7 +323,7 @@ async fn what_an_operator_writes_meanwhile_is_not_lost() {
         .until("the parameters reach every instance", |data| {
             data.instances
                 .values()
-                .all(|it| it.spec.pg_parameters.as_ref() == Some(&parameters) && is_converged(it))
+                .all(|it| it.spec.pg_parameters.as_deref() == Some(&parameters) && is_converged(it))
         })
         .await;
 }

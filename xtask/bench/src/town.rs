@@ -1,6 +1,7 @@
 //! A cluster on paper: a sentinel's machine, the document that it writes, and keepers that do at once what they are asked to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -240,7 +241,8 @@ fn state(instance: &Instance, rounds: u64) -> PostgresState {
         timeline: Timeline(1),
         lsn: Lsn(rounds * 1_000_000),
         timelines_history: None,
-        pg_parameters: instance.spec.pg_parameters.clone(),
+        // What comes from different documents is shared by nobody.
+        pg_parameters: instance.spec.pg_parameters.as_deref().cloned().map(Arc::new),
         synchronous_standbys: instance.spec.synchronous_standbys.clone(),
         older_wal_file: "000000010000000000000001".to_owned(),
     }

@@ -340,7 +340,7 @@ fn instance_goal(
             false => OtherData::SetAside,
         },
         parameters: ParameterGoal {
-            user: wanted.pg_parameters.clone().unwrap_or_default(),
+            user: wanted.pg_parameters.as_deref().cloned().unwrap_or_default(),
             include_captured: wanted.include_previous_config,
             listen_address: us.listen_address.clone(),
             port: us.port.clone(),
@@ -438,7 +438,7 @@ fn hba_goal(
             _ => AccessMode::All,
         },
         peers: others.map(|(_, other)| other.status.listen_address.clone()).collect(),
-        operator_lines: instance.spec.pg_hba.clone(),
+        operator_lines: instance.spec.pg_hba.as_deref().cloned(),
     }
 }
 

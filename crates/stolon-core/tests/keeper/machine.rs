@@ -1,5 +1,6 @@
 //! The whole keeper on a fake PostgreSQL: what it does about what happens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::*;
@@ -196,7 +197,7 @@ fn restarting(store: Store) -> World {
     world.change(|cluster| {
         let parameters = [(NEEDS_RESTART.to_owned(), "1GB".to_owned())];
         let ours = ours(cluster);
-        ours.spec.pg_parameters = Some(parameters.into_iter().collect());
+        ours.spec.pg_parameters = Some(Arc::new(parameters.into_iter().collect()));
         ours.generation += 1;
     });
     // The change is read.
@@ -283,7 +284,7 @@ fn a_deposed_primary_whose_clients_cannot_be_locked_out_is_stopped() {
                 is_deposed(cluster);
                 // The binaries are asked about what is new.
                 let parameters = [("work_mem".to_owned(), "4MB".to_owned())];
-                ours(cluster).spec.pg_parameters = Some(parameters.into_iter().collect());
+                ours(cluster).spec.pg_parameters = Some(Arc::new(parameters.into_iter().collect()));
             });
             world.run(Duration::from_millis(50));
             assert!(!world.postgres.admits_clients(), "{step} {kind:?}: {:?}", world.log);
@@ -314,7 +315,7 @@ fn a_deposed_primary_of_which_nothing_is_known_is_stopped() {
         world.change(|cluster| {
             is_deposed(cluster);
             let parameters = [("work_mem".to_owned(), "4MB".to_owned())];
-            ours(cluster).spec.pg_parameters = Some(parameters.into_iter().collect());
+            ours(cluster).spec.pg_parameters = Some(Arc::new(parameters.into_iter().collect()));
         });
         world.run(Duration::from_millis(50));
         assert!(!world.postgres.running, "{what}: {:?}", world.log);
@@ -529,7 +530,7 @@ fn a_start_that_fails_is_no_restart() {
 fn a_refused_setting_is_left_out_and_the_keeper_goes_on() {
     let mut cluster = asked(Role::Primary, Init::None);
     let parameters = [("work_mem".to_owned(), "4MB".to_owned())];
-    ours(&mut cluster).spec.pg_parameters = Some(parameters.into_iter().collect());
+    ours(&mut cluster).spec.pg_parameters = Some(Arc::new(parameters.into_iter().collect()));
     let mut world = World::with(cluster, DataKind::Primary);
     world.postgres.rejected = vec![RejectedSetting {
         name: "work_mem".into(),
@@ -584,7 +585,8 @@ fn parameters_that_change_are_announced_each_time() {
     for (number, value) in ["1MB", "2MB", "3MB"].into_iter().enumerate() {
         world.change(|cluster| {
             let ours = ours(cluster);
-            ours.spec.pg_parameters = Some([("work_mem".to_owned(), value.to_owned())].into_iter().collect());
+            ours.spec.pg_parameters =
+                Some(Arc::new([("work_mem".to_owned(), value.to_owned())].into_iter().collect()));
             ours.generation += 1;
         });
         world.run(Duration::from_millis(50));

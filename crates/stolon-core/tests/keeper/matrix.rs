@@ -1,5 +1,7 @@
 //! The situation matrix: one row each.
 
+use std::sync::Arc;
+
 use stolon_core::keeper::*;
 use stolon_core::postgres::Version;
 use stolon_model::{
@@ -258,7 +260,8 @@ fn a_primary_that_runs_gets_its_slots_and_reaches_its_generation() {
     ours(&mut cluster).spec.followers = Some(vec!["bb".into(), "us".into()]);
     ours(&mut cluster).spec.additional_replication_slots = Some(vec!["extra".into()]);
     assert_eq!(planned(&cluster, &seen), "slots:stolon_bb,stolon_extra commit:3");
-    ours(&mut cluster).spec.pg_parameters = Some([("work_mem".to_owned(), "8MB".to_owned())].into());
+    ours(&mut cluster).spec.pg_parameters =
+        Some(Arc::new([("work_mem".to_owned(), "8MB".to_owned())].into()));
     assert_eq!(planned(&cluster, &seen), "slots:stolon_bb,stolon_extra configure:primary reload commit:3");
 }
 
@@ -449,7 +452,8 @@ fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
 #[test]
 fn a_line_of_pg_hba_that_postgresql_refuses_is_left_out_and_shown() {
     let mut cluster = asked(Role::Primary, Init::None);
-    ours(&mut cluster).spec.pg_hba = Some(vec!["host all all nowhere".into(), "host all all all md5".into()]);
+    ours(&mut cluster).spec.pg_hba =
+        Some(Arc::new(vec!["host all all nowhere".into(), "host all all all md5".into()]));
     let mut seen = here(DataKind::Primary);
     seen.refused_hba.insert("host all all nowhere".into(), "end-of-line".into());
     let plan = plan(&goal(&cluster), &seen);
@@ -533,7 +537,8 @@ fn no_generation_is_reached_before_it_is_known_whether_a_restart_follows() {
         let seen = running(kind, &goal(&cluster));
         let mut changed = |name: &str, automatic: bool| {
             cluster.cluster.spec.automatic_pg_restart = Some(automatic);
-            ours(&mut cluster).spec.pg_parameters = Some([(name.to_owned(), "150".to_owned())].into());
+            ours(&mut cluster).spec.pg_parameters =
+                Some(Arc::new([(name.to_owned(), "150".to_owned())].into()));
             let words = planned(&cluster, &seen);
             words.rsplit(' ').next().map(str::to_owned)
         };

@@ -61,6 +61,7 @@
 //! Kept: nobody else is elected before a new synchronous primary has reported
 //! (`synchronous::after_an_election_nobody_else_is_elected_before_the_new_primary_reports`), and the default limit of lag (A4).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{Change, Hold, Memory, RemovalReason};
@@ -258,7 +259,8 @@ fn a26_a_standby_cluster_is_restored_from_a_backup() {
     assert_eq!(world.data.cluster.status.phase, Some(Phase::Initializing), "it does not work yet");
     world.down.clear();
     world.converge();
-    world.db(1).status.pg_parameters = Some([("max_connections".to_owned(), "300".to_owned())].into());
+    world.db(1).status.pg_parameters =
+        Some(Arc::new([("max_connections".to_owned(), "300".to_owned())].into()));
     world.later(100).round();
     assert_eq!(world.data.cluster.status.phase, Some(Phase::Normal));
     let parameters = world.data.cluster.spec.pg_parameters.clone().unwrap();

@@ -1,5 +1,7 @@
 //! The first instance of a cluster.
 
+use std::sync::Arc;
+
 use stolon_core::sentinel::{Change, Hold};
 use stolon_model::*;
 
@@ -36,7 +38,7 @@ fn the_first_keeper_makes_the_first_instance() {
                 use_pg_rewind: true,
                 additional_wal_senders: 10,
                 init_mode: Some(InstanceInitMode::New),
-                pg_parameters: Some([("param01".to_owned(), "value01".to_owned())].into()),
+                pg_parameters: Some(Arc::new([("param01".to_owned(), "value01".to_owned())].into())),
                 role: Some(Role::Primary),
                 followers: Some(Vec::new()),
                 include_previous_config: true,
@@ -108,7 +110,8 @@ fn the_cluster_is_normal_once_the_first_instance_works_and_its_parameters_are_ta
     let mut world = World::initializing(1);
     world.round();
     world.converge();
-    world.db(1).status.pg_parameters = Some([("max_connections".to_owned(), "300".to_owned())].into());
+    world.db(1).status.pg_parameters =
+        Some(Arc::new([("max_connections".to_owned(), "300".to_owned())].into()));
     let decision = world.later(100).round();
     assert!(
         matches!(decision.changes.last(), Some(Change::ClusterInitialized { .. })),

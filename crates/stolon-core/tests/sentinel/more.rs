@@ -140,7 +140,7 @@ fn lists_have_the_shapes_that_stolon_writes() {
     assert_eq!((primary.spec.synchronous_standbys, primary.status.synchronous_standbys), (None, None));
     assert_eq!(standby.spec.followers, Some(Vec::new()), "never null");
     assert_eq!(standby.spec.additional_replication_slots, None);
-    assert_eq!(standby.spec.pg_hba, Some(Vec::new()), "null and [] differ");
+    assert_eq!(standby.spec.pg_hba.as_deref(), Some(&Vec::new()), "null and [] differ");
     let document = ClusterDocument::from(world.data.clone()).to_json();
     assert!(document.contains(r#""status":{"synchronousStandbys":null}"#), "{document}");
 }

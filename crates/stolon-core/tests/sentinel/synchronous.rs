@@ -1,5 +1,7 @@
 //! Whom commits wait for, and who may be elected then.
 
+use std::sync::Arc;
+
 use stolon_core::sentinel::{Change, Hold};
 use stolon_model::*;
 
@@ -56,7 +58,7 @@ fn specification_values_reach_every_instance() {
                 instance.spec.max_standbys = 40;
                 instance.spec.additional_wal_senders = 10;
                 instance.spec.use_pg_rewind = true;
-                instance.spec.pg_parameters = Some([("a".to_owned(), "b".to_owned())].into());
+                instance.spec.pg_parameters = Some(Arc::new([("a".to_owned(), "b".to_owned())].into()));
             }
             waits(world, &[2], &[]);
             world.db(1).spec.external_synchronous_standbys = Some(Vec::new());

@@ -1,5 +1,7 @@
 //! Living: promotion, crashes, shutdown.
 
+use std::sync::Arc;
+
 use rustix::process::{Pid, Signal};
 use stolon_model::{InstanceInitMode, Role};
 
@@ -120,7 +122,9 @@ fn a_standby_is_promoted_and_another_one_follows_it_without_a_restart() {
 
         // The limits of the primary before it bind nobody who recovers nothing any more.
         world
-            .change("bb", |bb| bb.spec.pg_parameters = Some([("max_connections".into(), "50".into())].into()))
+            .change("bb", |bb| {
+                bb.spec.pg_parameters = Some(Arc::new([("max_connections".into(), "50".into())].into()))
+            })
             .await;
         world
             .eventually("the pending restart", async |world| {

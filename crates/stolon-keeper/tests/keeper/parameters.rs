@@ -1,11 +1,14 @@
 //! Parameters: nothing that an operator writes takes the database down.
 
+use std::sync::Arc;
+
 use stolon_model::{Parameters, Role};
 
 use crate::world::{World, scenario};
 
-fn map(pairs: &[(&str, &str)]) -> Option<Parameters> {
-    Some(pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect())
+fn map(pairs: &[(&str, &str)]) -> Option<Arc<Parameters>> {
+    let pairs = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+    Some(Arc::new(pairs.collect()))
 }
 
 #[test]
@@ -177,7 +180,7 @@ fn a_line_of_pg_hba_that_postgresql_refuses_costs_nobody_else() {
         world.primary(&keeper).await;
         keeper.value("CREATE ROLE app LOGIN PASSWORD 'app'").await;
         let lines = ["host all app nowhere", "host all app 127.0.0.1/32 md5"].map(str::to_owned).to_vec();
-        world.change("aa", |aa| aa.spec.pg_hba = Some(lines)).await;
+        world.change("aa", |aa| aa.spec.pg_hba = Some(Arc::new(lines))).await;
         let shown = async |world: &World| {
             let problems = world.report(&keeper).await?.activity?.parameter_problems?;
             problems.iter().any(|problem| problem.contains("host all app nowhere")).then_some(())

@@ -1,6 +1,7 @@
 //! Decoding by Go's rules: into a value that is already there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::error::{DecodeError, DecodeErrorKind, Wanted};
 use super::node::{Node, NodeKind};
@@ -154,6 +155,16 @@ pub(crate) fn decode_pointer<T: Decode>(value: &mut Option<T>, node: &Node) -> R
         return Ok(());
     }
     value.get_or_insert_default().decode_into(node)
+}
+
+/// What many documents hold alike can be shared in memory.
+impl<T: Decode + Clone> Decode for Arc<T> {
+    const SHAPE: Shape = T::SHAPE;
+    const EMPTY_STRING_IS_UNSET: bool = T::EMPTY_STRING_IS_UNSET;
+
+    fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
+        Arc::make_mut(self).decode_into(node)
+    }
 }
 
 impl<T: Decode> Decode for Vec<T> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// A value that can be written as Go writes it.
 pub trait Encode {
@@ -236,6 +237,20 @@ impl<T: Encode> Encode for Option<T> {
     /// A pointer is left out only when it is nil; lists and maps also when they are empty.
     fn is_zero(&self) -> bool {
         self.as_ref().is_none_or(Encode::is_empty_value)
+    }
+}
+
+impl<T: Encode> Encode for Arc<T> {
+    fn encode_to(&self, out: &mut Encoder) {
+        T::encode_to(self, out);
+    }
+
+    fn is_zero(&self) -> bool {
+        T::is_zero(self)
+    }
+
+    fn is_empty_value(&self) -> bool {
+        T::is_empty_value(self)
     }
 }
 

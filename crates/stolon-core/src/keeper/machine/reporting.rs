@@ -1,5 +1,6 @@
 //! The report: what it says, and when it goes out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
@@ -128,7 +129,7 @@ impl Machine {
             timeline: answer.timeline,
             lsn: answer.lsn,
             timelines_history: (!history.is_empty()).then_some(history),
-            pg_parameters: Some(with_what_was_left_out(reported, specified)),
+            pg_parameters: Some(Arc::new(with_what_was_left_out(reported, specified))),
             synchronous_standbys: Some(self.server.sync.in_sync(answer).into_iter().collect()),
             older_wal_file: answer.older_wal_file.clone(),
             ..PostgresState::default()

@@ -1,12 +1,13 @@
 //! The end of a draft: what every instance copies from the specification, generations, and times.
 
+use std::sync::Arc;
+
 use stolon_model::{
     ClusterData, EffectiveSpec, FollowType, GoDuration, Instance, InstanceSpec, InstanceStatus, Keeper,
     KeeperStatus,
 };
 
 use super::Draft;
-use super::instances::update;
 use crate::sentinel::joined::joined;
 use crate::sentinel::round::Kind;
 use crate::sentinel::{Change, Weight, check};
@@ -15,15 +16,16 @@ impl Draft<'_> {
     /// Copy what keepers need of the cluster's specification into every instance.
     pub fn copy_specification(&mut self, effective: &EffectiveSpec) {
         // A cluster that was just made may have taken them from its first instance.
-        let parameters = &self.data.cluster.spec.pg_parameters;
+        let mut parameters = Shared::of(&self.data.cluster.spec.pg_parameters);
+        let mut lines = Shared::of(&effective.pg_hba);
         for instance in self.data.instances.values_mut() {
             let kind = Kind::of(instance);
             let spec = &mut instance.spec;
             spec.request_timeout = GoDuration::from(effective.request_timeout);
             spec.max_standbys = effective.max_standbys;
             spec.use_pg_rewind = effective.use_pg_rewind;
-            update(&mut spec.pg_parameters, parameters);
-            update(&mut spec.pg_hba, &effective.pg_hba);
+            parameters.give(&mut spec.pg_parameters);
+            lines.give(&mut spec.pg_hba);
             spec.additional_wal_senders = effective.additional_wal_senders;
             spec.additional_replication_slots = match kind {
                 Kind::Head => effective.additional_primary_replication_slots.clone(),
@@ -91,6 +93,28 @@ impl Draft<'_> {
         if data.proxy != before.proxy {
             data.proxy.change_time = wall;
         }
+    }
+}
+
+/// A value of the specification that every instance holds: one copy in memory is enough for all.
+struct Shared<'a, T> {
+    value: &'a Option<T>,
+    copy: Option<Arc<T>>,
+}
+
+impl<'a, T: Clone + PartialEq> Shared<'a, T> {
+    fn of(value: &'a Option<T>) -> Self {
+        Shared { value, copy: None }
+    }
+
+    fn give(&mut self, to: &mut Option<Arc<T>>) {
+        if to.as_deref() == self.value.as_ref() {
+            return;
+        }
+        if self.copy.is_none() {
+            self.copy = self.value.clone().map(Arc::new);
+        }
+        to.clone_from(&self.copy);
     }
 }
 

@@ -86,7 +86,7 @@ impl Draft<'_> {
             stored.spec.include_previous_config = false;
         }
         if parameters == FoundParameters::Merged {
-            self.data.cluster.spec.pg_parameters.clone_from(&instance.status.pg_parameters);
+            self.data.cluster.spec.pg_parameters = instance.status.pg_parameters.as_deref().cloned();
         }
         self.data.cluster.status.phase = Some(Phase::Normal);
         let keeper = instance.spec.keeper_uid.clone();
@@ -207,7 +207,7 @@ fn copy_state(instance: &mut Instance, state: &PostgresState) {
 }
 
 /// Most values are what they were: a comparison is cheaper than a copy.
-pub(super) fn update<T: Clone + PartialEq>(to: &mut T, from: &T) {
+fn update<T: Clone + PartialEq>(to: &mut T, from: &T) {
     if to != from {
         to.clone_from(from);
     }
