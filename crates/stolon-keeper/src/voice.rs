@@ -51,6 +51,15 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::VersionUnknown(error) => {
             tracing::warn!(%error, "cannot find out the version of the postgres binaries");
         }
+        Saying::VersionNewer(version) => tracing::warn!(
+            "PostgreSQL {version} is newer than this keeper knows: it is run like PostgreSQL {}, and parameters that changed since are \
+             not checked",
+            stolon_core::settings::MAJORS.end()
+        ),
+        Saying::DemandsUnknown(program) => tracing::warn!(
+            "there is no {program}: which limits the data demand of max_connections and its kin is not known, and PostgreSQL itself \
+             will tell if one is too low"
+        ),
         Saying::ReceivesNoWal(sentence) => tracing::warn!("{sentence}"),
         Saying::ReceivesWalAgain => tracing::info!("the standby receives WAL again"),
         Saying::ReportRefused(error) => tracing::error!(%error, "failed to update keeper info"),

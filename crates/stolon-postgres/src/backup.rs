@@ -48,6 +48,7 @@ impl LocalPostgres {
         limit: &Limit,
     ) -> Result<()> {
         self.must_be_stopped()?;
+        self.must_have("pg_basebackup")?;
         self.port_must_be_free(limit).await?;
         let directory = self.data_directory();
         let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
@@ -121,6 +122,7 @@ impl LocalPostgres {
     /// have been stopped in order, later versions recover it first. Its configuration files are the source's afterwards.
     pub async fn rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         self.must_be_stopped()?;
+        self.must_have("pg_rewind")?;
         self.port_must_be_free(limit).await?;
         self.forget_stale_pid_file()?;
         let directory = self.data_directory();

@@ -147,6 +147,16 @@ impl LocalPostgres {
             .unwrap_or_else(|| PathBuf::from(name))
     }
 
+    /// Asked before anything is changed for a tool to work on.
+    pub(crate) fn must_have(&self, name: &str) -> Result<()> {
+        let program = self.program(name);
+        if program.is_file() {
+            return Ok(());
+        }
+        let source = std::io::ErrorKind::NotFound.into();
+        Err(PostgresError::Spawn { program: program.display().to_string(), source })
+    }
+
     pub(crate) fn tool(&self, name: &str) -> Tool {
         self.marked(Tool::new(name, self.program(name)))
     }

@@ -175,13 +175,16 @@ impl LocalPostgres {
         slot: Option<&str>,
         limit: &Limit,
     ) -> Result<SourceFacts> {
+        let version = self.version(limit).await?;
         let address = format!("{}:{}", source.host, source.port);
         let replication = &self.inner.options.replication;
+        // Where it cannot be asked for a slot, the copy itself finds out.
+        let slot_to_read = slot.filter(|_| version.has_read_replication_slot());
         let look = async {
             let mut connection = log_in(source, replication).await?;
             let identity = connection.query("IDENTIFY_SYSTEM").await?;
             let facts = facts_of(&identity)?;
-            let slots = match slot {
+            let slots = match slot_to_read {
                 Some(name) => {
                     connection.query(&format!("READ_REPLICATION_SLOT {}", quote::sql_identifier(name))).await
                 }
@@ -198,8 +201,6 @@ impl LocalPostgres {
             return Err(SourceProblem::OtherCluster { address, wanted, found }.into());
         }
         match slots {
-            // Before 15 the command is not known; then the copy itself finds out.
-            Err(Failure::Server { code, .. }) if code == "42601" => {}
             Err(failure) => return Err(failure.into_problem(address, &replication.username).into()),
             // A slot that is not there is answered with nulls.
             Ok(rows) if rows.first().and_then(|row| row.first()).is_none_or(Option::is_none) => {

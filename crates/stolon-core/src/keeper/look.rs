@@ -114,6 +114,8 @@ pub enum ControlLook {
     NotRead,
     /// What they demand of the next start.
     Demands(Demands),
+    /// `pg_controldata` is not installed: where it should be.
+    NoProgram(String),
     /// `pg_controldata` failed: one sentence.
     Unreadable(String),
 }

@@ -66,6 +66,8 @@ pub enum FailureKind {
     DiskFullAtSource,
     /// The source of a copy cannot be used now; nothing here was touched.
     Source(SourceTrouble),
+    /// A program of PostgreSQL is not installed; nothing here was touched.
+    NoProgram,
     /// Everything else: a file operation, a tool, a query.
     Other,
 }

@@ -6,6 +6,7 @@ use stolon_model::InstanceUid;
 
 use super::outcome::{RoleChange, ServerDeath, StepFailure};
 use super::step::{Reason, Step};
+use crate::postgres::Version;
 
 /// One thing to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,10 @@ pub enum Saying {
     LookTakesLong,
     /// The version of the binaries is not known, for this reason.
     VersionUnknown(String),
+    /// The binaries are of a major that this keeper does not know yet.
+    VersionNewer(Version),
+    /// What the data demand of the server's settings cannot be found out: where `pg_controldata` should be.
+    DemandsUnknown(String),
     /// A standby receives no WAL: one sentence.
     ReceivesNoWal(String),
     /// It receives WAL again.

@@ -7,4 +7,4 @@ pub use parameter::{
     Owner, PARAMETERS, Parameter, RESTART_AFTER_CRASH, Recovery, WAL_RETRIEVE_RETRY_INTERVAL, is_made_here,
     is_recovery_parameter, is_reported, is_standby_limit, owner, parameter,
 };
-pub use version::Version;
+pub use version::{Support, Version};

@@ -3,6 +3,8 @@
 
 use stolon_model::PostgresVersion;
 
+use crate::settings::MAJORS;
+
 /// A version such as 15.4 or 9.6 (`major` 9, `minor` 6), of binaries or of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
@@ -10,6 +12,18 @@ pub struct Version {
     pub major: u16,
     /// `4` of 15.4, `6` of 9.6.7; 0 when absent.
     pub minor: u16,
+}
+
+/// What a keeper can do with binaries of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// They lack what a keeper asks of a server: positions are told by `pg_current_wal_flush_lsn` and its kin since 10 (release notes 10,
+    /// "Rename WAL-related functions and views to reference lsn instead of location").
+    TooOld,
+    /// Tested.
+    Known,
+    /// Newer than this keeper: run like the newest that is known.
+    Newer,
 }
 
 const V9_5: Version = Version { major: 9, minor: 5 };
@@ -32,6 +46,17 @@ impl Version {
             Some(part) => part.parse().ok()?,
         };
         Some(Self { major, minor })
+    }
+
+    /// Whether a keeper can run these binaries.
+    pub fn support(self) -> Support {
+        if self.major < *MAJORS.start() {
+            Support::TooOld
+        } else if self.major > *MAJORS.end() {
+            Support::Newer
+        } else {
+            Support::Known
+        }
     }
 
     /// Binaries of this version can run data of that one: 15.4 those of 15, 9.6.7 those of 9.6
@@ -97,6 +122,11 @@ impl Version {
         self >= V9_6
     }
 
+    /// A wal sender answers `READ_REPLICATION_SLOT` (release notes 15).
+    pub fn has_read_replication_slot(self) -> bool {
+        self.major >= 15
+    }
+
     /// `pg_replication_slots.temporary` exists (release notes 10).
     pub fn has_temporary_slots(self) -> bool {
         self.major >= 10
@@ -152,6 +182,18 @@ mod tests {
         }
         assert_eq!(Version::from_banner("postgres 15"), None);
         assert_eq!(Version::from_numbers("x"), None);
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_too_old_or_newer() {
+        for (text, expected) in [
+            ("9.6.24", Support::TooOld),
+            ("10", Support::Known),
+            ("18.4", Support::Known),
+            ("19", Support::Newer),
+        ] {
+            assert_eq!(Version::from_numbers(text).unwrap().support(), expected, "{text}");
+        }
     }
 
     #[test]

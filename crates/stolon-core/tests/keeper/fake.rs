@@ -20,6 +20,7 @@ pub enum Store {
 /// A model of one PostgreSQL with switches for its failures.
 pub struct FakeInstance {
     pub version: Result<Version, String>,
+    pub control: ControlLook,
     pub data: Data,
     pub running: bool,
     /// It runs and answers.
@@ -42,6 +43,7 @@ impl FakeInstance {
     fn new() -> Self {
         FakeInstance {
             version: Ok(V15),
+            control: ControlLook::Demands(Demands::default()),
             data: Data::Absent,
             running: false,
             answers: true,
@@ -100,7 +102,7 @@ impl FakeInstance {
                 (true, false) => ServerLook::Silent("no answer".into()),
                 (true, true) => ServerLook::Answering(Box::new(answer())),
             },
-            control: ControlLook::Demands(Demands::default()),
+            control: self.control.clone(),
             slots_on_disk: BTreeSet::new(),
             alter_system: AlterSystem::Refused,
         }

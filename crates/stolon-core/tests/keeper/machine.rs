@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::*;
+use stolon_core::postgres::Version;
+use stolon_core::settings::MAJORS;
 use stolon_model::{ClusterData, InstanceInitMode as Init, KeeperReport, Role, Served};
 
 use crate::fake::{NEEDS_RESTART, Store, World};
@@ -452,6 +454,52 @@ fn without_a_version_nothing_is_planned_and_with_an_earlier_one_everything_goes_
     world.change(is_deposed);
     world.run(seconds(10));
     assert!(!world.postgres.admits_clients(), "{:?}", world.log);
+}
+
+#[test]
+fn binaries_that_are_too_old_are_refused_with_a_way_out_and_newer_ones_are_warned_about() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    let of = |major, minor| Version { major, minor };
+    world.postgres.version = Ok(of(9, 6));
+    world.run(seconds(10));
+    assert!(!world.postgres.running, "{:?}", world.log);
+    let problem = world.problem();
+    assert!(problem.contains("9.6 is older") && problem.contains("10 to 18"), "{problem}");
+
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    let newer = of(MAJORS.end() + 1, 0);
+    world.postgres.version = Ok(newer);
+    world.postgres.data =
+        Data::Present(Present { version: newer, kind: DataKind::Primary, system_identifier: SYSTEM.into() });
+    world.run(seconds(30));
+    assert!(world.postgres.running && world.problem().is_empty(), "{}", world.problem());
+    let warned = world.sayings.iter().filter(|saying| **saying == Saying::VersionNewer(newer)).count();
+    assert_eq!(warned, 1, "once");
+}
+
+#[test]
+fn without_pg_rewind_everything_is_copied_at_once() {
+    let local = LocalState { uid: "old".into(), generation: 2, ..LocalState::default() };
+    let mut cluster = asked(Role::Standby, Init::Resync);
+    ours(&mut cluster).spec.use_pg_rewind = true;
+    let mut world = World::new(cluster, local, present(DataKind::Primary));
+    world.postgres.failures.insert("rewind".into(), FailureKind::NoProgram);
+    world.run(seconds(2));
+    let steps = world.steps_since(0);
+    assert_eq!(steps.matches("rewind").count(), 1, "no second attempt finds it: {steps}");
+    assert!(steps.contains("copy"), "{steps}");
+}
+
+#[test]
+fn without_pg_controldata_a_standby_is_started_all_the_same() {
+    let mut world = World::with(asked(Role::Standby, Init::None), DataKind::Standby);
+    world.postgres.control = ControlLook::NoProgram("/bin/pg_controldata".into());
+    world.run(seconds(10));
+    assert!(world.postgres.running, "{:?}", world.log);
+    world.server_dies();
+    world.run(seconds(20));
+    let said = world.sayings.iter().filter(|saying| matches!(saying, Saying::DemandsUnknown(_))).count();
+    assert_eq!(said, 1, "once: {:?}", world.sayings);
 }
 
 #[test]

@@ -27,6 +27,9 @@ fn kind(error: &PostgresError) -> FailureKind {
         PostgresError::DiskFull { disk: Disk::Ours, .. } => FailureKind::DiskFullHere,
         PostgresError::DiskFull { disk: Disk::Source, .. } => FailureKind::DiskFullAtSource,
         PostgresError::Sql { code: Some(code), .. } if code == DISK_FULL => FailureKind::DiskFullHere,
+        PostgresError::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            FailureKind::NoProgram
+        }
         PostgresError::Source(problem) => FailureKind::Source(trouble(problem)),
         _ => FailureKind::Other,
     }

@@ -1,6 +1,7 @@
 //! One look at everything.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::time::SystemTime;
 
 use stolon_core::keeper::{AlterSystem, ControlLook, Data, Look, ServerLook};
@@ -50,6 +51,9 @@ impl LocalInstance {
     async fn control(&self, limit: &Limit) -> ControlLook {
         match self.postgres.control_data(limit).await {
             Ok(control) => ControlLook::Demands(control.demands),
+            Err(PostgresError::Spawn { program, source }) if source.kind() == ErrorKind::NotFound => {
+                ControlLook::NoProgram(program)
+            }
             Err(error) => ControlLook::Unreadable(error.to_string()),
         }
     }

@@ -13,7 +13,8 @@ use crate::keeper::parameters::{Demands, Refusals};
 use crate::keeper::plan::plan;
 use crate::keeper::say::Saying;
 use crate::keeper::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Step};
-use crate::postgres::Version;
+use crate::postgres::{Support, Version};
+use crate::settings::MAJORS;
 
 use super::Machine;
 use super::looks::Worth;
@@ -83,6 +84,8 @@ pub(super) struct Making {
     pub(super) captured: Option<Parameters>,
     /// What the control data demanded when the server was stopped.
     pub(super) demands: Option<Demands>,
+    /// It was said that they cannot be found out.
+    pub(super) demands_were_missed: bool,
 }
 
 impl Pursuit {
@@ -254,9 +257,7 @@ impl Machine {
         }
         let seen = self.observation(look);
         let goal = self.orders.goal_for(&seen, self.server.restart.under_way);
-        if let (Goal::Reach(_), Err(why)) = (&goal, self.reporting.version()) {
-            let sentence = format!("the version of the PostgreSQL binaries is not known: {why}");
-            let complaint = Explained::new(sentence);
+        if let (Goal::Reach(_), Some(complaint)) = (&goal, self.unusable_binaries()) {
             if goal.is_deposed() && seen.is_running() {
                 self.pursuit = Pursuit::Course(Box::new(Course::stop(goal, complaint)));
                 return;
@@ -273,6 +274,22 @@ impl Machine {
         let plan = plan(&goal, &seen);
         self.announce(&goal, &plan);
         self.pursuit = Pursuit::Course(Box::new(Course::of(goal, plan, &seen)));
+    }
+
+    /// Why nothing can be planned for these binaries.
+    fn unusable_binaries(&self) -> Option<Explained> {
+        match self.reporting.version() {
+            Err(why) => {
+                Some(Explained::new(format!("the version of the PostgreSQL binaries is not known: {why}")))
+            }
+            Ok(version) if version.support() == Support::TooOld => {
+                let sentence = format!("PostgreSQL {version} is older than this keeper can run");
+                let (first, last) = (MAJORS.start(), MAJORS.end());
+                let hint = format!("name the programs of PostgreSQL {first} to {last} with --pg-bin-path");
+                Some(Explained::new(sentence).with_hint(hint))
+            }
+            Ok(_) => None,
+        }
     }
 
     /// Says what is about to be done, and what is wrong; each thing once.
@@ -305,6 +322,10 @@ impl Machine {
                 let counts = kind.is_some_and(|kind| kind == DataKind::Standby || half_made);
                 self.making.demands = match &look.control {
                     ControlLook::Demands(demands) if counts => Some(*demands),
+                    ControlLook::NoProgram(program) if counts => {
+                        self.demands_are_unknown(program);
+                        None
+                    }
                     ControlLook::Unreadable(why) if counts => return Err(Explained::new(why.to_string())),
                     _ => None,
                 };
@@ -316,6 +337,13 @@ impl Machine {
             _ => {}
         }
         Ok(())
+    }
+
+    /// PostgreSQL itself says at its start which limit is too low, if one is.
+    fn demands_are_unknown(&mut self, program: &str) {
+        if !std::mem::replace(&mut self.making.demands_were_missed, true) {
+            self.say(Saying::DemandsUnknown(program.to_owned()));
+        }
     }
 
     /// Everything that a plan depends on besides the goal.

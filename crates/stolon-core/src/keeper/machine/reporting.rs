@@ -14,7 +14,7 @@ use crate::keeper::look::{Answer, Look, ServerLook};
 use crate::keeper::observation::Data;
 use crate::keeper::parameters::{reported_parameters, with_what_was_left_out};
 use crate::keeper::say::Saying;
-use crate::postgres::Version;
+use crate::postgres::{Support, Version};
 
 use super::ailments::Ailments;
 use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
@@ -76,19 +76,20 @@ impl Reporting {
         }
     }
 
-    /// Returns why the version is not known, if that is news.
-    fn note_version(&mut self, version: &Result<Version, String>) -> Option<String> {
+    /// Returns what is wrong with the version, if that is news.
+    fn note_version(&mut self, version: &Result<Version, String>) -> Option<Saying> {
         match (version, &self.version) {
-            (Ok(version), _) => {
+            (Ok(version), before) => {
+                let is_news = before.as_ref() != Ok(version);
                 self.version = Ok(*version);
-                None
+                (is_news && version.support() == Support::Newer).then_some(Saying::VersionNewer(*version))
             }
             // The binaries that were there a moment ago are being replaced, perhaps.
             (Err(_), Ok(_)) => None,
             (Err(why), Err(before)) => {
                 let is_news = why != before;
                 self.version = Err(why.clone());
-                is_news.then(|| why.clone())
+                is_news.then(|| Saying::VersionUnknown(why.clone()))
             }
         }
     }
@@ -97,9 +98,8 @@ impl Reporting {
 impl Machine {
     /// What a look found, for the report.
     pub(super) fn note_for_report(&mut self, look: &Look) {
-        if let Some(why) = self.reporting.note_version(&look.version) {
-            self.say(Saying::VersionUnknown(why));
-        }
+        let said = self.reporting.note_version(&look.version);
+        self.say_all(said.into_iter().collect());
         self.reporting.data_is_gone = look.data == Data::Absent && !look.server.is_running();
         let upstream = self.orders.goal().upstream_address();
         let patience = self.orders.pace().sleep * 2;

@@ -304,7 +304,10 @@ impl Machine {
                     _ => OldData::KeepUntilCopied,
                 };
             }
-            Step::Rewind { .. } if called_off => self.making.attempt.rewind_is_useless(),
+            // No second attempt finds a tool that is not installed.
+            Step::Rewind { .. } if called_off || failure.kind == FailureKind::NoProgram => {
+                self.making.attempt.rewind_is_useless()
+            }
             Step::Rewind { .. } => self.making.attempt.rewind_failures += 1,
             Step::Configure { .. } => self.blame.half_written(),
             _ => {}
