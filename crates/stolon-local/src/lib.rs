@@ -19,7 +19,7 @@ pub use layout::{Credentials, LOGS, Layout, Service};
 pub use orphans::adopt_orphans;
 pub use ports::{Ports, is_free, try_port};
 pub use process::{Process, Stopped, describe_exit, tail};
-pub use programs::{PROGRAMS, no_setpriv, reachable_programs};
+pub use programs::{PROGRAMS, can_run, no_setpriv, reachable_programs};
 pub use server::Server;
 pub use sql::{Session, Target};
 pub use tree::{kill_tree, running_in, tree};

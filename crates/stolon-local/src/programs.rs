@@ -28,7 +28,7 @@ pub async fn reachable_programs(
             );
         }
     }
-    if reaches(directory, account).await? {
+    if can_run(&directory.join(PROGRAMS[3]), account).await? {
         return Ok(directory.to_path_buf());
     }
     account.make_directory(copies)?;
@@ -40,7 +40,7 @@ pub async fn reachable_programs(
             .and_then(|_| std::fs::rename(&fresh, &to))
             .with_context(|| format!("{} cannot be copied to {}", from.display(), to.display()))?;
     }
-    if !reaches(copies, account).await? {
+    if !can_run(&copies.join(PROGRAMS[3]), account).await? {
         bail!(
             Explained::new(format!("the unprivileged user cannot run programs in {}", copies.display()))
                 .with_hint(
@@ -56,11 +56,14 @@ pub fn no_setpriv() -> Explained {
     Explained::new("setpriv cannot be run").with_hint("apt-get install util-linux")
 }
 
-/// True if the account can run the programs in a directory. `env` looks for the program, not setpriv: setpriv still has root's
+/// True if the account can run a program, which must know `--version`. `env` looks for the program, not setpriv: setpriv still has root's
 /// capabilities at that moment, and would find what the account cannot reach.
-async fn reaches(directory: &Path, account: &Account) -> anyhow::Result<bool> {
+///
+/// # Errors
+/// setpriv(1) cannot be run.
+pub async fn can_run(program: &Path, account: &Account) -> anyhow::Result<bool> {
     let mut command = account.expendable_command("env");
-    command.arg(directory.join(PROGRAMS[3])).arg("--version").current_dir("/");
+    command.arg(program).arg("--version").current_dir("/");
     let output = command.output().await.with_context(no_setpriv)?;
     Ok(output.status.success())
 }

@@ -18,6 +18,7 @@ use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
 use tokio::io::AsyncWriteExt;
 
 use crate::etcd::Etcd;
+use crate::majors::reachable_programs_of_major;
 use crate::slow_road::SlowRoad;
 use crate::wait::wait_for;
 
@@ -55,6 +56,8 @@ pub struct Plan {
     pub spec: Option<Value>,
     /// Where the programs are; `None` finds them beside the running test.
     pub programs: Option<PathBuf>,
+    /// Which PostgreSQL the keepers run; `None`: the installed one.
+    pub major: Option<u16>,
 }
 
 impl Plan {
@@ -67,7 +70,14 @@ impl Plan {
             store: StoreKind::Sqlite,
             spec: Some(short_timings()),
             programs: None,
+            major: None,
         }
+    }
+
+    /// The same on another major of PostgreSQL.
+    pub fn major(mut self, major: u16) -> Plan {
+        self.major = Some(major);
+        self
     }
 
     /// The same with another store.
@@ -152,7 +162,10 @@ impl Cluster {
                 Some(etcd) => etcd.endpoints(),
                 None => directory.path().join("store").display().to_string(),
             },
-            pg_bin: Server::find_programs()?,
+            pg_bin: match plan.major {
+                Some(major) => reachable_programs_of_major(major, &account, directory.path()).await?,
+                None => Server::find_programs()?,
+            },
             account,
             credentials: Credentials {
                 superuser: "stolon".to_owned(),

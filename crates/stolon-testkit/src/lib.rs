@@ -2,12 +2,14 @@
 
 pub mod cluster;
 pub mod etcd;
+mod majors;
 pub mod postgres;
 mod scenario;
 mod slow_road;
 mod wait;
 
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, StoreKind, short_timings};
+pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use scenario::{on_cluster, on_prepared};
 pub use slow_road::SlowRoad;
 pub use stolon_local as local;
