@@ -23,6 +23,8 @@ pub enum Point {
     CommitsBlocked,
     /// The store was set back.
     StoreRollback,
+    /// An operator settled what to go on from after that.
+    Settled,
     /// The store was emptied.
     StoreWiped,
     /// A server stood still.
@@ -63,7 +65,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 27] = [
+    pub const ALL: [Point; 28] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -73,6 +75,7 @@ impl Point {
         Point::DegradedSynchronousSet,
         Point::CommitsBlocked,
         Point::StoreRollback,
+        Point::Settled,
         Point::StoreWiped,
         Point::HungServer,
         Point::CrashLoop,

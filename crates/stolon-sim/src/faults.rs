@@ -63,7 +63,10 @@ impl World {
             What::StoreSlow(millis) => self.store_troubles.slow = Duration::from_millis(*millis),
             What::RepliesLost(percent) => self.store_troubles.lost_replies = *percent,
             What::WatchesLate(millis) => self.store_troubles.late_watches = Duration::from_millis(*millis),
-            What::StoreRolledBack(millis) => self.roll_store_back(*millis),
+            What::StoreRolledBack(millis, _) => {
+                self.operator.busy += 1;
+                self.roll_store_back(*millis);
+            }
             What::StoreWiped => {
                 self.coverage.reached(Point::StoreWiped);
                 self.store.wipe();
@@ -112,6 +115,7 @@ impl World {
             What::RepliesLost(_) => self.store_troubles.lost_replies = 0,
             What::WatchesLate(_) => self.store_troubles.late_watches = Duration::ZERO,
             What::StoreWiped => self.write_document_back(),
+            What::StoreRolledBack(_, how) => self.call_operator(*how),
             What::DiskFull(keeper) | What::DiskHangs(keeper) | What::DiskReadOnly(keeper) => {
                 self.troubles(*keeper).disk = Disk::Works;
             }
@@ -124,7 +128,6 @@ impl World {
                 self.after(Duration::ZERO, Event::ProgramStarts(Program::Keeper(*keeper)));
             }
             What::ServerKilled(_)
-            | What::StoreRolledBack(_)
             | What::DataRemoved(_)
             | What::WallClockJumps(..)
             | What::Load(_)
@@ -167,7 +170,7 @@ impl World {
 
     /// `rm -rf` of PGDATA under a server that runs, which does not outlive it.
     fn remove_data(&mut self, keeper: u8) {
-        if !self.can_spare(keeper) {
+        if !self.can_spare(keeper) || self.is_set_back() {
             return;
         }
         self.coverage.reached(Point::DataLost);
@@ -177,10 +180,15 @@ impl World {
     }
 
     fn roll_store_back(&mut self, millis: u64) {
-        let moment = self.now.saturating_sub(Duration::from_millis(millis));
+        // A store that is set back while the primary's data are gone leaves nothing to settle by: two disasters at a time.
+        let Some((uid, primary)) = self.elected() else { return };
+        if self.local_instance(primary) != Some(uid) || self.postgres[usize::from(primary)].data.is_none() {
+            return;
+        }
+        let moment = self.store_time().saturating_sub(Duration::from_millis(millis));
         if let Some(document) = self.store.document_at(moment) {
             self.coverage.reached(Point::StoreRollback);
-            self.store.put(self.now, Some(document));
+            self.store.put(self.store_time(), Some(document));
             self.document_replaced();
             self.notify(Changed::Document);
         }
@@ -189,7 +197,8 @@ impl World {
     /// An operator writes the document back that a backup of the store holds: the last one.
     fn write_document_back(&mut self) {
         if let Some(document) = self.store.document_at(Time::MAX) {
-            self.store.put(self.now, Some(document));
+            self.note_decided(&document);
+            self.store.put(self.store_time(), Some(document));
             self.document_replaced();
             self.notify(Changed::Document);
         }
@@ -246,7 +255,9 @@ impl World {
                 spec.proxy_check_interval = Some(GoDuration::from_milliseconds(*interval as i64));
             }
         }
-        self.store.put(self.now, Some(Rc::new(document)));
+        let document = Rc::new(document);
+        self.note_decided(&document);
+        self.store.put(self.store_time(), Some(document));
         self.notify(Changed::Document);
     }
 }

@@ -71,7 +71,10 @@ pub(crate) struct Ledger {
     pub(crate) elections: u32,
     pub(crate) last_election: Option<Time>,
     /// The last election was one of synchronous mode.
-    synchronous: bool,
+    pub(crate) synchronous: bool,
+    /// The highest epoch that the document ever had, and the last document that had it.
+    pub(crate) epoch: u64,
+    newest: Option<Rc<ClusterDocument>>,
     /// Whose server the proxies are sent to, by the generation of the proxy section.
     routes: BTreeMap<i64, Option<u8>>,
     pub(crate) disturbances: u32,
@@ -106,6 +109,13 @@ impl Ledger {
         self.promised
             .retain(|branch, lsn| !histories.contains(position, Position { branch: *branch, lsn: *lsn }));
         self.promised.insert(position.branch, position.lsn);
+    }
+
+    /// An operator has agreed to lose what the document in the store does not know of.
+    pub(crate) fn give_up_everything(&mut self) {
+        self.promised.clear();
+        self.past.clear();
+        (self.last_through, self.promoted) = (None, None);
     }
 
     /// Promises count only as far as somebody at `holder` has them. True when something is given up.
@@ -164,9 +174,29 @@ impl World {
         format!("{data}; {server}; {instance:?}; {:?}", postgres.troubles)
     }
 
-    /// The elected primary's keeper by the document as it is in the store.
+    /// The document that counts: the newest that was ever decided, also while the store holds an older one, or none.
+    pub(crate) fn decided(&self) -> Option<&Rc<ClusterDocument>> {
+        self.ledger.newest.as_ref()
+    }
+
+    /// The store holds an older document than the one that counts, or none.
+    pub(crate) fn is_set_back(&self) -> bool {
+        let cluster = self.store.document().and_then(|document| document.cluster.as_ref());
+        cluster.and_then(|cluster| cluster.epoch).unwrap_or(0) < self.ledger.epoch
+    }
+
+    /// A document was decided, by a sentinel or by an operator.
+    pub(crate) fn note_decided(&mut self, document: &Rc<ClusterDocument>) {
+        let epoch = document.cluster.as_ref().and_then(|cluster| cluster.epoch).unwrap_or(0);
+        if epoch >= self.ledger.epoch {
+            self.ledger.epoch = epoch;
+            self.ledger.newest = Some(Rc::clone(document));
+        }
+    }
+
+    /// The elected primary's keeper by the document that counts.
     pub(crate) fn elected(&self) -> Option<(InstanceUid, u8)> {
-        let document = self.store.document()?;
+        let document = self.decided()?;
         let cluster = document.cluster.as_ref()?;
         let uid = cluster.status.primary.clone()?;
         let instance = document.instances.as_ref()?.get(&uid)?;
@@ -206,7 +236,7 @@ impl World {
     /// The elected primary is asked to wait for standbys.
     fn is_synchronous(&self) -> bool {
         let Some((uid, _)) = self.elected() else { return false };
-        let instance = self.store.document().and_then(|it| it.instances.as_ref()?.get(&uid).cloned());
+        let instance = self.decided().and_then(|it| it.instances.as_ref()?.get(&uid).cloned());
         instance.is_some_and(|instance| instance.spec.synchronous_replication)
     }
 
@@ -279,7 +309,7 @@ impl World {
 
     /// I11: every member of both lists of the elected primary could be elected now, so it has to hold everything.
     pub(crate) fn check_synchronous_promise(&mut self) {
-        let Some(document) = self.store.document().cloned() else { return };
+        let Some(document) = self.decided().cloned() else { return };
         let Some((uid, _)) = self.elected() else { return };
         let Some(instances) = document.instances.as_ref() else { return };
         let Some(primary) = instances.get(&uid).filter(|primary| primary.spec.synchronous_replication) else {
@@ -321,7 +351,7 @@ impl World {
         if elected != keeper {
             return self.holds_everything(elected) && self.accepts_connections(elected);
         }
-        let Some(document) = self.store.document() else { return false };
+        let Some(document) = self.decided() else { return false };
         let Some(instances) = &document.instances else { return false };
         let Some(primary) = instances.get(&uid) else { return false };
         let known = primary.status.synchronous_standbys.as_deref().unwrap_or_default();
@@ -424,6 +454,7 @@ impl World {
             crate::store::Reply::Written => {
                 let before = self.ledger.before_write.take();
                 if let Some(after) = self.store.document().cloned() {
+                    self.note_decided(&after);
                     self.check_document(from, before.as_deref(), &after);
                 }
             }
@@ -466,6 +497,7 @@ impl World {
             let synchronous =
                 last.instances.get(old).is_some_and(|primary| primary.spec.synchronous_replication);
             self.check_election(synchronous);
+            self.note_return();
         }
         if next.primary().is_some_and(|primary| primary.spec.synchronous_replication) {
             let primary = next.primary();
@@ -505,6 +537,17 @@ impl World {
             self.violate(Invariant::I10NoFlapping, || {
                 format!("{elections} elections for {disturbances} beginnings and ends of faults")
             });
+        }
+    }
+
+    /// A primary whose successor acknowledged nothing may be elected again and goes on where it was: the successor's promotion counts no
+    /// more.
+    pub(crate) fn note_return(&mut self) {
+        let Some((_, promoted)) = self.ledger.promoted else { return };
+        let Some((_, keeper)) = self.elected() else { return };
+        let Some(here) = self.durable(keeper) else { return };
+        if !self.histories.contains(here, Position { branch: promoted, lsn: Lsn(0) }) {
+            self.ledger.promoted = Some((keeper, here.branch));
         }
     }
 

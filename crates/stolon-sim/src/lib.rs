@@ -20,6 +20,7 @@ mod random;
 mod sabotage;
 mod scenario;
 mod sentinel;
+mod settle;
 mod store;
 mod trace;
 mod world;
@@ -31,7 +32,7 @@ use std::time::Duration;
 pub use coverage::{Coverage, Point};
 pub use invariants::{Invariant, Violation};
 pub use sabotage::Guard;
-pub use scenario::{Command, Direction, Fault, Placement, Program, Rewind, Scenario, Spec, What};
+pub use scenario::{Command, Direction, Fault, Placement, Program, Rewind, Scenario, Settlement, Spec, What};
 pub use trace::Trace;
 use world::World;
 

@@ -148,8 +148,8 @@ pub enum What {
     RepliesLost(u8),
     /// Watches tell late, twice or together, by up to so many milliseconds.
     WatchesLate(u64),
-    /// The document is set back by so many milliseconds.
-    StoreRolledBack(u64),
+    /// The document is set back by so many milliseconds; an operator settles what to go on from when the fault ends.
+    StoreRolledBack(u64, Settlement),
     /// The store is emptied; an operator writes the document back when the fault ends.
     StoreWiped,
     /// The disk of a keeper is full.
@@ -178,6 +178,15 @@ pub enum What {
     WaitsCancelled(u8),
     /// An operator does something.
     Operator(Command),
+}
+
+/// What an operator goes on from after the store went back in time (`stolonctl settle`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Settlement {
+    /// From the newest data.
+    TakeNewest,
+    /// From the document in the store: what keepers hold beyond it is given up.
+    AcceptLoss,
 }
 
 /// What an operator does with `stolonctl`.
@@ -222,7 +231,7 @@ impl Scenario {
     /// Few kinds of faults, often: a seed that mixes everything reaches nothing deep.
     fn draw_faults(&mut self, random: &mut Random) {
         let mut kinds: Vec<u64> = (0..Self::KINDS).collect();
-        let wanted = random.between(0, 6);
+        let wanted = if random.chance(5) { 0 } else { random.between(1, 7) };
         let mut chosen = BTreeSet::new();
         for _ in 0..wanted {
             let index = random.index(kinds.len());
@@ -251,7 +260,7 @@ impl Scenario {
         }
     }
 
-    const KINDS: u64 = 41;
+    const KINDS: u64 = 43;
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> What {
         let keeper = random.below(self.keepers.into()) as u8;
@@ -276,7 +285,7 @@ impl Scenario {
             13 => What::PowerLossOfAll,
             14 | 15 => What::Isolated(keeper, direction),
             16 => What::CutFromStore(keeper, direction),
-            17 => What::CutApart(keeper, other, direction),
+            17 | 41 => What::CutApart(keeper, other, direction),
             18 => What::ProxyCutFromStore(proxy, direction),
             19 => What::ProxyCutFromKeeper(proxy, keeper),
             20 => What::SentinelCutFromStore(sentinel, direction),
@@ -299,6 +308,7 @@ impl Scenario {
             37 => What::NamesFail(proxy),
             38 => What::WallClockJumps(keeper, random.between(0, 7_200_000) as i64 - 3_600_000),
             39 => What::StoreWiped,
+            40 => What::StoreRolledBack(random.between(1_000, 90_000), Settlement::draw(random)),
             _ => What::Operator(self.draw_command(random)),
         }
     }
@@ -328,8 +338,7 @@ impl Scenario {
             | What::DataRemoved(_)
             | What::WallClockJumps(..)
             | What::Load(_)
-            | What::WaitsCancelled(_)
-            | What::StoreRolledBack(_) => 0,
+            | What::WaitsCancelled(_) => 0,
             What::Operator(Command::RemoveKeeper(_)) => random.between(2_000, 60_000),
             What::Operator(_) => 0,
             What::RewindFails(_) | What::BackupFails(_) | What::ClockRate(..) | What::WatchesLate(_) => {
@@ -348,6 +357,12 @@ impl Scenario {
     pub fn with_faults(&self, keep: &[usize]) -> Scenario {
         let faults = self.faults.iter().enumerate().filter(|(index, _)| keep.contains(index));
         Scenario { faults: faults.map(|(_, fault)| fault.clone()).collect(), ..self.clone() }
+    }
+}
+
+impl Settlement {
+    fn draw(random: &mut Random) -> Settlement {
+        if random.chance(65) { Settlement::TakeNewest } else { Settlement::AcceptLoss }
     }
 }
 
@@ -378,7 +393,7 @@ impl Spec {
     }
 
     fn draw_synchronous(random: &mut Random, keepers: u8) -> Option<(u16, u16)> {
-        if keepers < 2 || random.chance(35) {
+        if keepers < 2 || random.chance(40) {
             return None;
         }
         let maximum = random.between(1, u64::from(keepers - 1)) as u16;

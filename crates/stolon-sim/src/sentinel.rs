@@ -1,5 +1,6 @@
 //! A sentinel's program: what stands around the machine of `stolon-core`.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use stolon_core::sentinel::{
     Change, Effect, Event as MachineEvent, Expected, Hold, Machine, Now, Reading, Saying, Setup, Standing,
     UidSource, WriteOutcome,
 };
-use stolon_model::{Explained, InstanceUid, SentinelUid, Timestamp};
+use stolon_model::{Explained, InstanceUid, SentinelReport, SentinelUid, Timestamp};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -49,6 +50,8 @@ pub(crate) struct Sentinel {
     pub(crate) readings: u32,
     /// The last reading, for a test of the simulator's teeth.
     pub(crate) last: Option<Rc<Everything>>,
+    /// What it published about itself last.
+    report: Option<SentinelReport>,
     /// The revision that the last reading gave.
     revision: Option<u64>,
     /// On the local clock.
@@ -78,6 +81,7 @@ impl Sentinel {
             machine: None,
             readings: 0,
             last: None,
+            report: None,
             revision: None,
             leads_until: None,
             campaigned_at: Duration::ZERO,
@@ -93,9 +97,13 @@ impl World {
     }
 
     pub(crate) fn start_sentinel(&mut self, index: u8, run: u32) {
+        // Who starts a sentinel after the store was emptied gives it no specification for a new cluster.
+        let is_known = self.decided().is_some();
         let it = self.sentinel(index);
-        it.machine = Some(Machine::new(it.setup.clone()));
+        let initial_spec = it.setup.initial_spec.clone().filter(|_| !is_known);
+        it.machine = Some(Machine::new(Setup { initial_spec, ..it.setup.clone() }));
         it.readings = 0;
+        it.report = None;
         it.revision = None;
         it.leads_until = None;
         it.armed = None;
@@ -216,8 +224,11 @@ impl World {
                 let document = Rc::new(*document);
                 self.ask(program, WRITE, Request::CompareAndPut { expected, document });
             }
-            // Nobody decides on the reports of sentinels.
-            Effect::PublishReport { .. } => self.tell_sentinel(index, MachineEvent::ReportEnded(Ok(()))),
+            Effect::PublishReport { report, .. } => {
+                // Only people read it.
+                self.sentinel(index).report = Some(*report);
+                self.tell_sentinel(index, MachineEvent::ReportEnded(Ok(())));
+            }
             Effect::WakeAt(local) => {
                 self.sentinel(index).wake_at = self.host(program).when(local, self.now);
                 self.arm_sentinel(index);
@@ -250,11 +261,27 @@ impl World {
         });
     }
 
-    fn wall(&self, program: Program) -> Timestamp {
-        // The run begins in the year 2026.
-        let millis = 1_790_000_000_000 + self.now.as_millis() as i64 + self.host(program).wall_offset_ms;
-        Timestamp::utc(jiff::Timestamp::from_millisecond(millis).unwrap_or_default())
+    /// What the sentinels that run have published last.
+    pub(crate) fn sentinel_reports(&self) -> BTreeMap<SentinelUid, SentinelReport> {
+        let runs = |index: &usize| self.run_of(Program::Sentinel(*index as u8)).is_some();
+        let reports =
+            (0..self.sentinels.len()).filter(runs).filter_map(|it| self.sentinels[it].report.clone());
+        reports.map(|report| (report.uid.clone(), report)).collect()
     }
+
+    fn wall(&self, program: Program) -> Timestamp {
+        wall_clock(self.now.as_millis() as i64 + self.host(program).wall_offset_ms)
+    }
+
+    /// What a wall clock shows that nothing is wrong with.
+    pub(crate) fn true_wall(&self) -> Timestamp {
+        wall_clock(self.now.as_millis() as i64)
+    }
+}
+
+/// The run begins in the year 2026.
+fn wall_clock(millis: i64) -> Timestamp {
+    Timestamp::utc(jiff::Timestamp::from_millisecond(1_790_000_000_000 + millis).unwrap_or_default())
 }
 
 /// What the machine is given of what the store holds, as of a time of its own clock.

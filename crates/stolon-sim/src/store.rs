@@ -174,6 +174,11 @@ impl Store {
         !taken
     }
 
+    /// The reports of keepers, without a request.
+    pub fn keeper_reports(&self) -> BTreeMap<KeeperUid, KeeperReport> {
+        self.holds.keepers.iter().map(|(uid, report)| (uid.clone(), (**report).clone())).collect()
+    }
+
     /// The document as it is, without a request.
     pub fn document(&self) -> Option<&Rc<ClusterDocument>> {
         self.holds.document.as_ref().map(|(document, _)| document)

@@ -62,6 +62,8 @@ pub(crate) enum Event {
     Thaws(HostId),
     /// Is the cluster whole?
     Inspect,
+    /// Is there something that only a person may decide?
+    OperatorLooks,
 }
 
 /// A request on its way to the store.
@@ -175,6 +177,7 @@ pub(crate) struct World {
     events: u64,
     pub(crate) sabotage: Option<crate::Guard>,
     pub(crate) whole: Option<crate::convergence::Whole>,
+    pub(crate) operator: crate::settle::Operator,
     pub(crate) over: bool,
 }
 
@@ -221,6 +224,7 @@ impl World {
             events: 0,
             sabotage: None,
             whole: None,
+            operator: crate::settle::Operator::default(),
             over: false,
             random,
             scenario,
@@ -322,6 +326,7 @@ impl World {
             Event::ProgramStarts(program) => self.start_program(program),
             Event::Thaws(host) => self.thaw(host),
             Event::Inspect => self.inspect(),
+            Event::OperatorLooks => self.operator_looks(),
         }
     }
 
@@ -394,6 +399,11 @@ impl World {
     /// Where the store runs.
     pub(crate) fn store_host(&self) -> HostId {
         HostId(self.network.hosts() as u8 - 2)
+    }
+
+    /// What the store's own clock shows: its leases and its past go by it.
+    pub(crate) fn store_time(&self) -> Time {
+        self.hosts[usize::from(self.store_host().0)].local(self.now)
     }
 
     /// Where clients run.
@@ -498,10 +508,6 @@ impl World {
                 self.no_answer(&asked);
             }
         }
-    }
-
-    fn store_time(&self) -> Time {
-        self.hosts[usize::from(self.store_host().0)].local(self.now)
     }
 
     fn end_leases(&mut self) {
