@@ -154,7 +154,8 @@ impl From<ClusterData> for ClusterDocument {
 }
 
 impl ClusterData {
-    /// A cluster that nobody has worked on yet, as `stolonctl init` writes it (the golden document `after_init.json` of the tests).
+    /// A cluster that nobody has worked on yet, as `stolonctl init` writes it (the golden document `after_init.json` of the tests, apart
+    /// from the epoch). Its epoch is the time in seconds, so that a store that goes back to it is noticed; none before 1970.
     pub fn initial(uid: ClusterUid, spec: ClusterSpec, now: Timestamp) -> Self {
         ClusterData {
             change_time: Timestamp::ZERO,
@@ -165,7 +166,7 @@ impl ClusterData {
                 spec,
                 status: ClusterStatus { phase: Some(Phase::Initializing), ..ClusterStatus::default() },
                 overwrite_data: false,
-                epoch: None,
+                epoch: u64::try_from(now.instant().as_second()).ok(),
             },
             keepers: BTreeMap::new(),
             instances: BTreeMap::new(),

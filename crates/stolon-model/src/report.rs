@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
-use crate::spec::{Parameters, Role};
+use crate::spec::Parameters;
 use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
 
 document! {
@@ -115,8 +115,8 @@ document! {
         epoch: u64 = "epoch", omit;
         /// The instance.
         instance: InstanceUid = "dbUID", omit;
-        /// What the instance was asked to be; absent in what an earlier version wrote down.
-        role: Option<Role> = "role", omit;
+        /// The highest epoch under which the instance was the elected primary; absent if it never was.
+        primary_epoch: Option<u64> = "masterEpoch", omit;
         /// The generation of the instance.
         generation: i64 = "generation", omit;
         /// Timeline of PostgreSQL.

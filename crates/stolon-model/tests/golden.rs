@@ -19,7 +19,8 @@ fn after_init() {
     let document: ClusterDocument = survives(text);
     let data = ClusterData::try_from(document).expect("there is a cluster");
     let spec = ClusterSpec { init_mode: Some(InitMode::New), ..ClusterSpec::default() };
-    let made = ClusterData::initial(ClusterUid::from("27be116e"), spec, data.cluster.change_time);
+    let mut made = ClusterData::initial(ClusterUid::from("27be116e"), spec, data.cluster.change_time);
+    assert_eq!(made.cluster.epoch.take(), u64::try_from(data.cluster.change_time.instant().as_second()).ok());
     assert_eq!(ClusterDocument::from(made).to_json(), text);
 }
 

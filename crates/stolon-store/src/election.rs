@@ -15,6 +15,8 @@ use crate::{BootInstant, StoreError};
 /// Pauses between attempts to take part in an election.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest pause between renewals, however little of the lease is left.
+const LEAST_PAUSE: Duration = Duration::from_millis(20);
 /// How long a resignation is waited for; afterwards the lease runs out by itself.
 const RESIGNATION: Duration = Duration::from_secs(5);
 
@@ -199,9 +201,12 @@ async fn keep(
 ) {
     let mut pause = tenure.renew_after();
     loop {
+        // An election can be won with little of the lease left: there must be time for a renewal, and for another attempt at it.
+        let left = tenure.held_until().remaining();
+        let pause_now = pause.min(left / 3).max(LEAST_PAUSE).min(left);
         tokio::select! {
             () = resigning.cancelled() => break,
-            () = tokio::time::sleep(pause.min(tenure.held_until().remaining())) => {}
+            () = tokio::time::sleep(pause_now) => {}
         }
         if tenure.held_until().is_past() {
             tracing::warn!("leadership is lost: it could not be renewed in time");
@@ -232,4 +237,62 @@ async fn keep(
     }
     held_until.send_replace(BootInstant::from_milliseconds(0));
     tenure.release().await;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Much shorter than what passes between two renewals usually.
+    const LEASE: Duration = Duration::from_millis(900);
+
+    /// A lease that was nearly over when the election was won. The first renewals fail.
+    struct NearlyOver {
+        until: BootInstant,
+        failures: u32,
+        renewed: mpsc::UnboundedSender<()>,
+    }
+
+    #[async_trait]
+    impl Tenure for NearlyOver {
+        fn held_until(&self) -> BootInstant {
+            self.until
+        }
+
+        fn renew_after(&self) -> Duration {
+            Duration::from_secs(5)
+        }
+
+        async fn renew(&mut self) -> Result<Renewal, StoreError> {
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(StoreError::Conflict);
+            }
+            self.until = BootInstant::now() + LEASE;
+            self.renewed.send(()).unwrap();
+            Ok(Renewal::Extended)
+        }
+
+        async fn release(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_which_little_is_left_is_renewed_before_it_ends() {
+        for failures in [0, 1, 2] {
+            let (renewed, mut renewals) = mpsc::unbounded_channel();
+            let until = BootInstant::now() + LEASE;
+            let leadership = Leadership::begin(Box::new(NearlyOver { until, failures, renewed }));
+            for renewal in 1..=3 {
+                tokio::select! {
+                    Some(()) = renewals.recv() => {}
+                    () = leadership.lost() => panic!("lost before renewal {renewal}, after {failures} failures"),
+                }
+            }
+            assert!(leadership.is_held());
+            leadership.resign().await;
+        }
+    }
 }

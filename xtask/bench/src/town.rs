@@ -253,7 +253,7 @@ fn served(state: &PostgresState) -> Served {
         cluster_uid: CLUSTER.into(),
         epoch: 0,
         instance: state.uid.clone(),
-        role: None,
+        primary_epoch: None,
         generation: state.generation,
         timeline: state.timeline,
         lsn: state.lsn,

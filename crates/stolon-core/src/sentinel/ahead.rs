@@ -49,6 +49,21 @@ impl<'a> Witnesses<'a> {
         told.filter_map(move |(uid, report)| Some((uid, report.newer.as_ref().filter(of_cluster)?)))
     }
 
+    /// What every keeper of the cluster has served under, as far as it is known.
+    pub(super) fn served(&self, data: &ClusterData) -> BTreeMap<KeeperUid, Served> {
+        let mut found: BTreeMap<KeeperUid, Served> = BTreeMap::new();
+        let told = self.newer(data).flat_map(|(_, newer)| newer.keepers.iter().flatten());
+        for (keeper, served) in
+            told.filter(|(keeper, _)| !self.keepers.contains_key(*keeper)).chain(by_keeper(self.keepers))
+        {
+            let is_newer = found.get(keeper).is_none_or(|known| known.epoch < served.epoch);
+            if served.cluster_uid == data.cluster.uid && is_newer {
+                found.insert(keeper.clone(), served.clone());
+            }
+        }
+        found
+    }
+
     /// The keepers that have served under newer cluster data than these.
     pub fn ahead(&self, data: &ClusterData) -> Vec<Ahead> {
         let told = self.newer(data).flat_map(|(_, newer)| newer.keepers.iter().flatten());
@@ -69,12 +84,13 @@ impl<'a> Witnesses<'a> {
     pub(super) fn highest_epoch(&self, data: &ClusterData) -> u64 {
         let seen = self.newer(data).map(|(_, newer)| newer.epoch);
         let told = self.newer(data).flat_map(|(_, newer)| newer.keepers.iter().flat_map(BTreeMap::values));
-        seen.chain([highest_served(data, served_by(self.keepers).chain(told))]).max().unwrap_or(0)
+        let reported = by_keeper(self.keepers).map(|(_, served)| served);
+        seen.chain([highest_served(data, reported.chain(told))]).max().unwrap_or(0)
     }
 }
 
-fn served_by(reports: &BTreeMap<KeeperUid, KeeperReport>) -> impl Iterator<Item = &Served> {
-    reports.values().filter_map(|report| report.activity.as_ref()?.served.as_ref())
+fn by_keeper(reports: &BTreeMap<KeeperUid, KeeperReport>) -> impl Iterator<Item = (&KeeperUid, &Served)> {
+    reports.iter().filter_map(|(uid, report)| Some((uid, report.activity.as_ref()?.served.as_ref()?)))
 }
 
 fn highest_served<'a>(data: &ClusterData, served: impl Iterator<Item = &'a Served>) -> u64 {
@@ -89,15 +105,12 @@ pub(super) fn ahead<'a>(
     reports: &'a BTreeMap<KeeperUid, KeeperReport>,
     told: impl Iterator<Item = (&'a KeeperUid, &'a Served)>,
 ) -> Vec<Ahead> {
-    let reported =
-        reports.iter().filter_map(|(uid, report)| Some((uid, report.activity.as_ref()?.served.as_ref()?)));
     let told = told.filter(|(uid, _)| !reports.contains_key(*uid));
     let primary = primary_timeline(data, reports);
     let mut found: BTreeMap<&KeeperUid, Ahead> = BTreeMap::new();
-    for (keeper, served) in reported.chain(told) {
+    for (keeper, served) in by_keeper(reports).chain(told) {
         let Some(evidence) = evidence(data, primary, served) else { continue };
-        let is_known = found.get(keeper).is_some_and(|known| rank(&known.served) >= rank(served));
-        if !is_known {
+        if found.get(keeper).is_none_or(|known| known.served.epoch < served.epoch) {
             found.insert(keeper, Ahead { keeper: keeper.clone(), served: served.clone(), evidence });
         }
     }
@@ -111,13 +124,6 @@ fn primary_timeline(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperRepo
     let state = reports.get(&primary.spec.keeper_uid).and_then(|report| report.postgres_state.as_ref());
     let reported = state.filter(|state| state.uid == primary.uid).map(|state| state.timeline);
     primary.status.timeline.max(reported.unwrap_or_default())
-}
-
-/// Whose data are newer: under newer cluster data, on a newer timeline, as the primary, further. Positions are as old as the keeper's
-/// last look, or half a minute if it does not look any more.
-pub(super) fn rank(served: &Served) -> impl Ord + use<> {
-    let is_primary = served.role == Some(stolon_model::Role::Primary);
-    (served.epoch, served.timeline, is_primary, served.lsn, served.generation)
 }
 
 /// The epoch of the next document, where `known` is the highest that anybody tells of.
@@ -135,7 +141,7 @@ pub(super) fn known_epoch<'a>(
     reports: &'a BTreeMap<KeeperUid, KeeperReport>,
     told: impl Iterator<Item = (&'a KeeperUid, &'a Served)>,
 ) -> u64 {
-    seen.max(highest_served(data, served_by(reports).chain(told.map(|(_, served)| served))))
+    seen.max(highest_served(data, by_keeper(reports).chain(told).map(|(_, served)| served)))
 }
 
 /// An epoch above every one that anybody may know of. Who slept may know of a higher one than those who can be asked: a program of

@@ -89,13 +89,13 @@ impl Round<'_> {
             self.memory.handover = Some(self.handover_now(primary));
         }
         self.close_proxies(because);
-        let Awaited { proxies, wake } = self.open_proxies_left();
+        let Awaited { proxies, stays, wake } = self.open_proxies_left();
         if !proxies.is_empty() {
             // While clients can still commit, what the old primary reports is not its end.
             if let Some(from) = self.memory.handover.take().map(|handover| handover.from) {
                 self.memory.handover = Some(Handover { from, ..self.handover_now(primary) });
             }
-            return Gate::Shut(Hold::AwaitingFence { successor: successor.clone(), proxies }, wake);
+            return Gate::Shut(Hold::AwaitingFence { successor: successor.clone(), proxies, stays }, wake);
         }
         match forced {
             true => self.catch_up(primary, successor),

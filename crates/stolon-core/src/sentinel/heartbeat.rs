@@ -175,6 +175,11 @@ impl Round<'_> {
 
     /// An instance that holds less than it did was set back with its host. What was received in the middle of a record does not count:
     /// it is not shown any more after a restart.
+    ///
+    /// A standby shows what it has received, and after a restart only what it has replayed, until it streams again: one that had much left
+    /// to replay seems set back although it holds everything. That passes, since it replays what it holds whether or not there is a primary,
+    /// and costs no time: a promotion would have to wait for the same replay. The two cannot be told apart before it is over (PostgreSQL,
+    /// functions pg_last_wal_receive_lsn and pg_last_wal_replay_lsn).
     pub fn went_back(&self, instance: &Instance) -> Option<Rejection> {
         let (own, before) = (&instance.status, self.memory.marks.get(&instance.uid)?);
         let is_back = match own.timeline.cmp(&before.timeline) {

@@ -50,8 +50,15 @@ enum Need {
 enum UnderWay {
     Nothing,
     Reading { since: Duration },
-    Writing { since: Duration, decision: Box<Decision> },
+    Writing { since: Duration, draft: Box<Draft> },
     Creating,
+}
+
+/// A decision to be written, and what it was made on.
+#[derive(Clone, Debug)]
+struct Draft {
+    before: UsableCluster,
+    decision: Decision,
 }
 
 /// One sentinel. `Clone` for the simulator and for model checking.
@@ -74,8 +81,8 @@ pub struct Machine {
     verdict_at: Option<Duration>,
     /// When the document was last written.
     last_write: Option<Duration>,
-    /// A write whose outcome is not known: the next reading tells.
-    unsure: Option<Box<Decision>>,
+    /// A write whose outcome is not known. The document tells, as soon as it is another one than before.
+    unsure: Option<Box<Draft>>,
     /// The cluster that was last seen in the store.
     last_seen: Option<ClusterUid>,
     own_report: OwnReport,
@@ -199,7 +206,9 @@ impl Machine {
             }
             return self.no_document(now, &reading.keepers, uids, out);
         };
-        self.settle_unsure(&document, out);
+        if is_fresh {
+            self.settle_unsure(&document, out);
+        }
         let cluster = match UsableCluster::try_from(document) {
             Ok(cluster) => cluster,
             Err(bad) => return self.note_trouble(Trouble::Unusable(bad), out),
@@ -232,30 +241,30 @@ impl Machine {
                 return self.ask_again(now.monotonic);
             }
             Standing::Leader => {
-                let rest = Rest::between(cluster.data(), &decision.next);
-                self.carry_out(now.monotonic, decision, rest, out);
+                self.carry_out(now.monotonic, Draft { before: cluster, decision }, out);
             }
         }
         self.publish_report(now.monotonic, out);
     }
 
     /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
-    fn carry_out(&mut self, now: Duration, decision: Decision, rest: Rest, out: &mut Vec<Effect>) {
-        let due = self.last_write.is_none_or(|at| match rest {
-            Rest::Moving => self.comes_round(at, now),
-            Rest::Still => now.saturating_sub(at) >= AT_REST.max(self.sleep_interval),
-        });
-        if decision.weight == Weight::Routine && !due {
-            return self.completed(decision, out);
+    fn carry_out(&mut self, now: Duration, draft: Draft, out: &mut Vec<Effect>) {
+        let due =
+            self.last_write.is_none_or(|at| match Rest::between(draft.before.data(), &draft.decision.next) {
+                Rest::Moving => self.comes_round(at, now),
+                Rest::Still => now.saturating_sub(at) >= AT_REST.max(self.sleep_interval),
+            });
+        if draft.decision.weight == Weight::Routine && !due {
+            return self.completed(draft.decision, out);
         }
-        let document = Box::new(ClusterDocument::from(decision.next.clone()));
+        let document = Box::new(ClusterDocument::from(draft.decision.next.clone()));
         out.push(Effect::CompareAndPut { document, expected: Expected::AsRead });
-        self.under_way = UnderWay::Writing { since: now, decision: Box::new(decision) };
+        self.under_way = UnderWay::Writing { since: now, draft: Box::new(draft) };
     }
 
     fn write_ended(&mut self, now: Duration, outcome: WriteOutcome, out: &mut Vec<Effect>) {
-        let (since, decision) = match std::mem::replace(&mut self.under_way, UnderWay::Nothing) {
-            UnderWay::Writing { since, decision } => (since, decision),
+        let (since, draft) = match std::mem::replace(&mut self.under_way, UnderWay::Nothing) {
+            UnderWay::Writing { since, draft } => (since, draft),
             UnderWay::Creating => return self.creation_ended(now, outcome, out),
             other => return self.under_way = other,
         };
@@ -264,31 +273,39 @@ impl Machine {
             WriteOutcome::Written => {
                 self.last_write = Some(now);
                 self.need = Need::Fresh;
-                self.completed(*decision, out);
+                self.unsure = None;
+                self.completed(draft.decision, out);
                 self.publish_report(now, out);
             }
             WriteOutcome::Conflict => {
                 out.push(Effect::Say(Saying::DecidingAgain));
                 self.ask_again(self.began + COALESCE);
-                self.memory = decision.memory_of_refused_write(&self.memory);
+                self.memory = draft.decision.memory_of_refused_write(&self.memory);
             }
             WriteOutcome::Failed(why) => {
-                self.memory = decision.memory_of_refused_write(&self.memory);
+                self.memory = draft.decision.memory_of_refused_write(&self.memory);
                 self.note_trouble(Trouble::NotWritten(why), out);
             }
             WriteOutcome::Unknown(why) => {
-                self.unsure = Some(decision.clone());
-                self.memory = decision.memory_of_refused_write(&self.memory);
+                self.unsure = Some(draft.clone());
+                self.memory = draft.decision.memory_of_refused_write(&self.memory);
                 self.ask_again(now + COALESCE);
                 self.note_trouble(Trouble::WriteUnknown(why), out);
             }
         }
     }
 
-    /// The document tells whether a write without an answer was made. If it was, what it changed is said.
+    /// The document tells whether a write without an answer was made. If it was, what it changed is said, and what was decided with
+    /// it is remembered. As long as the document is the one before, the write may still arrive; once it is a third one, it cannot.
     fn settle_unsure(&mut self, document: &ClusterDocument, out: &mut Vec<Effect>) {
-        let Some(decision) = self.unsure.take() else { return };
+        let is_before = |draft: &Draft| ClusterDocument::from(draft.before.data().clone()) == *document;
+        if self.unsure.as_deref().is_none_or(is_before) {
+            return;
+        }
+        let Some(draft) = self.unsure.take() else { return };
+        let decision = draft.decision;
         if ClusterDocument::from(decision.next.clone()) == *document {
+            self.memory.take_over(decision.memory);
             out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
         }
     }

@@ -190,6 +190,14 @@ impl Memory {
         Memory { epoch: self.epoch, marks: self.marks.clone(), ..Memory::default() }
     }
 
+    /// A write without an answer turned out to have been made: what belongs to the decision is remembered after all. What was
+    /// seen since then stays.
+    pub(super) fn take_over(&mut self, decided: Memory) {
+        let Memory { request, closed, admissions, handover, demotion, given_up, .. } = decided;
+        (self.request, self.closed, self.admissions) = (request, closed, admissions);
+        (self.handover, self.demotion, self.given_up) = (handover, demotion, given_up);
+    }
+
     /// What to remember when the write of a decision was refused: the reports count as not yet seen, so that a
     /// later round acts on them, but running timers keep running.
     pub(super) fn of_refused_write(self, before: &Memory) -> Memory {

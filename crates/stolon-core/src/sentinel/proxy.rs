@@ -23,6 +23,8 @@ const CLOCK_TOLERANCE: f64 = 1.1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Awaited {
     pub proxies: Vec<ProxyUid>,
+    /// Those of them that say that they stay where they are.
+    pub stays: Vec<ProxyUid>,
     /// When the last of these proxies has certainly closed by itself.
     pub wake: Wake,
 }
@@ -87,12 +89,13 @@ impl Round<'_> {
         let seen = self.seen;
         let generation = self.draft.proxy.generation;
         let closed_since = self.memory.closed.map_or(seen.arrived, |closed| closed.since);
-        let mut proxies = Vec::new();
+        let (mut proxies, mut stays) = (Vec::new(), Vec::new());
         let mut last = None;
         for uid in &seen.active_proxies {
             let Some(sighting) = self.memory.proxies.get(uid) else { continue };
             let timeout = seen.timeout_of(&sighting.report);
-            let (since, span) = match seen.goes_on(uid, &sighting.report) {
+            let goes_on = seen.goes_on(uid, &sighting.report);
+            let (since, span) = match goes_on {
                 true => (sighting.since, timeout.saturating_mul(2)),
                 false => (closed_since, timeout.mul_f64(CLOCK_TOLERANCE)),
             };
@@ -100,10 +103,11 @@ impl Round<'_> {
                 && sighting.report.generation != generation
             {
                 proxies.push(uid.clone());
+                stays.extend(goes_on.then(|| uid.clone()));
                 last = last.max(Some(moment));
             }
         }
-        Awaited { proxies, wake: last.map_or(Wake::NEVER, Wake::at) }
+        Awaited { proxies, stays, wake: last.map_or(Wake::NEVER, Wake::at) }
     }
 
     /// Since when proxies are told to send clients nowhere.
@@ -148,10 +152,10 @@ impl Round<'_> {
         if self.memory.handover.is_some() {
             return Wake::NEVER;
         }
-        let Awaited { proxies, wake } = self.open_proxies_left();
+        let Awaited { proxies, stays, wake } = self.open_proxies_left();
         if !proxies.is_empty() {
             let generation = self.draft.proxy.generation;
-            self.hold(Hold::AwaitingProxies { proxies, generation });
+            self.hold(Hold::AwaitingProxies { proxies, stays, generation });
             return wake;
         }
         let progress = self.progress(primary, self.seen.spec.convergence_timeout);

@@ -156,7 +156,7 @@ pub enum Hold {
     /// The primary must go, but nobody may take its place.
     NoEligibleStandby { primary: InstanceUid, because: PrimaryFault, rejected: Vec<(InstanceUid, Rejection)> },
     /// The primary must go, and its successor waits until no client can reach it any more.
-    AwaitingFence { successor: InstanceUid, proxies: Vec<ProxyUid> },
+    AwaitingFence { successor: InstanceUid, proxies: Vec<ProxyUid>, stays: Vec<ProxyUid> },
     /// The operator wants another primary, which waits until it has everything that the old one has.
     AwaitingCatchUp { successor: InstanceUid, lsn: Option<Lsn> },
     /// A working primary does not do what it is asked to, and replacing it did not help before.
@@ -172,7 +172,7 @@ pub enum Hold {
     /// Clients are not sent to the primary until it is ready.
     NotOpened { primary: InstanceUid },
     /// Clients are not sent to the primary before these proxies have cut the connections to the one before.
-    AwaitingProxies { proxies: Vec<ProxyUid>, generation: i64 },
+    AwaitingProxies { proxies: Vec<ProxyUid>, stays: Vec<ProxyUid>, generation: i64 },
     /// The set of synchronous standbys does not change until these hold every acknowledged commit.
     AwaitingSync { primary: InstanceUid, standbys: Vec<InstanceUid> },
     /// There is no standby, and no keeper that could make one.
@@ -406,11 +406,14 @@ impl Display for Hold {
                 }
                 Ok(())
             }
-            Self::AwaitingFence { successor, proxies } => write!(
-                f,
-                "db {successor} is promoted as soon as no client can reach the old primary; waiting for proxies: {}",
-                List(proxies)
-            ),
+            Self::AwaitingFence { successor, proxies, stays } => {
+                write!(
+                    f,
+                    "db {successor} is promoted as soon as no client can reach the old primary; waiting for proxies: {}",
+                    List(proxies)
+                )?;
+                StillOpen(stays).fmt(f)
+            }
             Self::AwaitingCatchUp { successor, lsn: Some(lsn) } => {
                 write!(
                     f,
@@ -474,11 +477,14 @@ impl Display for Hold {
             Self::NotOpened { primary } => {
                 write!(f, "proxies stay closed until db {primary} works as the primary")
             }
-            Self::AwaitingProxies { proxies, generation } => write!(
-                f,
-                "waiting for proxies to cut their connections (generation {generation}): {}",
-                List(proxies)
-            ),
+            Self::AwaitingProxies { proxies, stays, generation } => {
+                write!(
+                    f,
+                    "waiting for proxies to cut their connections (generation {generation}): {}",
+                    List(proxies)
+                )?;
+                StillOpen(stays).fmt(f)
+            }
             Self::AwaitingSync { primary, standbys } => write!(
                 f,
                 "waiting for these standbys to hold every acknowledged commit of db {primary}: {}",
@@ -486,6 +492,23 @@ impl Display for Hold {
             ),
             Self::NoFreeKeeper => f.write_str("there is no standby and no free keeper that could make one"),
         }
+    }
+}
+
+/// What there is to say about proxies that do not close, at the end of a sentence.
+struct StillOpen<'a>(&'a [ProxyUid]);
+
+impl Display for StillOpen<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        write!(
+            f,
+            "; still open to the primary of newer cluster data that they have seen: {}; such a proxy closes when it is restarted, or \
+             when an operator has settled which data are the newest (`stolonctl settle`)",
+            List(self.0)
+        )
     }
 }
 

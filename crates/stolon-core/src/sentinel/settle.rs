@@ -8,7 +8,7 @@ use stolon_model::{
     Keeper, KeeperReport, KeeperUid, PostgresState, Role, Served, Timestamp,
 };
 
-use super::ahead::{Ahead, LEAP, Witnesses, leap, rank};
+use super::ahead::{LEAP, Witnesses, leap};
 
 /// Why the operator's decision cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,26 +21,30 @@ pub enum CannotSettle {
     DataGone(KeeperUid),
     /// The keeper with the newest data does not report.
     Silent(KeeperUid),
+    /// The keeper of the document's primary does not hold its data any more: there is nothing to go on from.
+    PrimaryGone(KeeperUid),
 }
 
 /// Make the cluster go on from the newest data, those of keepers apart that are `given_up`: the keeper that served last gets its
 /// instance back as the primary. Everybody else becomes its standby. `wall` is the time now.
 ///
 /// # Errors
-/// Nobody is ahead, or the one that is furthest ahead does not report, or holds other data by now.
+/// Nobody is ahead, or the keeper with the newest data does not report, or holds other data by now.
 pub fn take_newest(
     data: &ClusterData,
     witnesses: &Witnesses<'_>,
     given_up: &BTreeSet<KeeperUid>,
     wall: Timestamp,
 ) -> Result<(KeeperUid, ClusterData), CannotSettle> {
-    let mut ahead = witnesses.ahead(data);
-    for ahead in &mut ahead {
-        bring_up_to_date(&mut ahead.served, witnesses.keepers.get(&ahead.keeper));
+    if witnesses.ahead(data).iter().all(|ahead| given_up.contains(&ahead.keeper)) {
+        return Err(CannotSettle::NobodyAhead);
     }
-    let kept = ahead.iter().filter(|ahead| !given_up.contains(&ahead.keeper));
-    let Ahead { keeper, served, .. } =
-        kept.max_by_key(|ahead| rank(&ahead.served)).ok_or(CannotSettle::NobodyAhead)?;
+    let mut candidates = witnesses.served(data);
+    candidates.retain(|keeper, _| !given_up.contains(keeper));
+    for (keeper, served) in &mut candidates {
+        bring_up_to_date(served, witnesses.keepers.get(keeper));
+    }
+    let (keeper, served) = newest_of(&candidates).ok_or(CannotSettle::NobodyAhead)?;
     let report = witnesses.keepers.get(keeper).ok_or_else(|| CannotSettle::Silent(keeper.clone()))?;
     if state_of(&served.instance, report).is_none() {
         return Err(CannotSettle::DataGone(keeper.clone()));
@@ -52,7 +56,23 @@ pub fn take_newest(
     }
     next.keepers.entry(keeper.clone()).or_insert_with(|| registered(keeper, &report.boot_uuid));
     make_primary(&mut next, keeper, served);
+    remake_former_primaries(&mut next, data, witnesses);
     Ok((keeper.clone(), next))
+}
+
+/// Who was elected last holds everything that was acknowledged, however far others have come with reading cluster data: it may have been
+/// cut off. Only a standby on a later timeline, under later data, followed somebody who was elected after that and is not known.
+///
+/// Positions are as old as the keeper's last look, or half a minute if it does not look any more.
+fn newest_of(candidates: &BTreeMap<KeeperUid, Served>) -> Option<(&KeeperUid, &Served)> {
+    let primaries = candidates.iter().filter(|(_, served)| served.primary_epoch.is_some());
+    let primary = primaries.max_by_key(|(_, it)| (it.primary_epoch, it.timeline, it.lsn));
+    let standbys = candidates.iter().filter(|(_, served)| served.primary_epoch.is_none());
+    let standby = standbys.max_by_key(|(_, it)| (it.epoch, it.timeline, it.lsn));
+    let (Some((_, elected)), Some((_, follower))) = (primary, standby) else { return primary.or(standby) };
+    let follows_another =
+        follower.timeline > elected.timeline && Some(follower.epoch) > elected.primary_epoch;
+    if follows_another { standby } else { primary }
 }
 
 fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
@@ -77,9 +97,7 @@ fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
         }),
         ..instance.spec.clone()
     };
-    instance.status.synchronous_standbys = None;
     next.cluster.status.primary = Some(served.instance.clone());
-    next.proxy.spec.primary = None;
 }
 
 /// The keeper's PostgreSQL may have gone further while the keeper followed no cluster data.
@@ -98,7 +116,7 @@ fn state_of<'a>(instance: &InstanceUid, report: &'a KeeperReport) -> Option<&'a 
 /// needed where only sentinels have seen newer ones. `wall` is the time now.
 ///
 /// # Errors
-/// Nobody is ahead, or others are than those that were named.
+/// Nobody is ahead, or others are than those that were named, or the data of the document's primary are gone.
 pub fn accept_loss(
     data: &ClusterData,
     witnesses: &Witnesses<'_>,
@@ -111,10 +129,22 @@ pub fn accept_loss(
     }
     let unnamed = ahead.iter().map(|ahead| &ahead.keeper).filter(|keeper| !named.contains(keeper));
     let unnamed: Vec<KeeperUid> = unnamed.cloned().collect();
-    match unnamed.is_empty() {
-        true => Ok(raised(data, witnesses, wall)),
-        false => Err(CannotSettle::NotNamed(unnamed)),
+    if !unnamed.is_empty() {
+        return Err(CannotSettle::NotNamed(unnamed));
     }
+    if let Some(primary) = data.primary().filter(|primary| is_gone(primary, witnesses)) {
+        return Err(CannotSettle::PrimaryGone(primary.spec.keeper_uid.clone()));
+    }
+    let mut next = raised(data, witnesses, wall);
+    remake_former_primaries(&mut next, data, witnesses);
+    Ok(next)
+}
+
+/// Whether the keeper of an instance holds another one by now.
+fn is_gone(instance: &Instance, witnesses: &Witnesses<'_>) -> bool {
+    let report = witnesses.keepers.get(&instance.spec.keeper_uid);
+    let held = report.and_then(|report| report.postgres_state.as_ref()).map(|state| &state.uid);
+    held.is_some_and(|held| !held.is_empty() && *held != instance.uid)
 }
 
 /// A document that is to be written in the place of `stored`, newer than that one and than everything that anybody has served
@@ -134,26 +164,52 @@ pub fn newest(
         }
         next.proxy.generation = next.proxy.generation.max(stored.proxy.generation);
     }
-    raised(&next, witnesses, wall)
+    let mut next = raised(&next, witnesses, wall);
+    remake_former_primaries(&mut next, data, witnesses);
+    next
 }
 
 /// The same document, newer than everything that anybody has seen or served under: epoch and generations leap, also above what keepers
 /// and proxies know that are away. The generations count where a program of Stolon drops the epoch later.
+///
+/// Clients go nowhere until every proxy has let go of where it is, and which standbys have caught up is found out anew: the document
+/// does not know what was acknowledged since.
 fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> ClusterData {
     let mut next = data.clone();
     let known = data.cluster.epoch.unwrap_or(0).max(witnesses.highest_epoch(data));
     next.cluster.epoch = Some(leap(known, wall));
     let mut served: BTreeMap<InstanceUid, i64> = BTreeMap::new();
-    for Ahead { served: Served { instance, generation, .. }, .. } in witnesses.ahead(data) {
+    for Served { instance, generation, .. } in witnesses.served(data).into_values() {
         let highest = served.entry(instance).or_default();
         *highest = generation.max(*highest);
     }
     for (uid, instance) in &mut next.instances {
         let known = served.get(uid).copied().unwrap_or_default();
         instance.generation = instance.generation.max(known).saturating_add(i64::from(LEAP));
+        instance.status.synchronous_standbys = None;
     }
     next.proxy.generation = next.proxy.generation.saturating_add(i64::from(LEAP));
+    next.proxy.spec.primary = None;
     next
+}
+
+/// An instance that the document calls a standby, and that was elected since, cannot become a standby as it is: it is taken out, so
+/// that its keeper is given a new one to make of the same data.
+fn remake_former_primaries(next: &mut ClusterData, data: &ClusterData, witnesses: &Witnesses<'_>) {
+    let was_elected = |served: &Served| {
+        let is_primary = next.cluster.status.primary.as_ref() == Some(&served.instance);
+        let role = data.instances.get(&served.instance).and_then(|instance| instance.spec.role.as_ref());
+        served.primary_epoch.is_some() && !is_primary && role == Some(&Role::Standby)
+    };
+    let former = witnesses.served(data).into_values().filter(was_elected).map(|served| served.instance);
+    let former: BTreeSet<InstanceUid> = former.collect();
+    next.instances.retain(|uid, _| !former.contains(uid));
+    for instance in next.instances.values_mut() {
+        let lists = [&mut instance.spec.followers, &mut instance.spec.synchronous_standbys];
+        for list in lists.into_iter().flatten() {
+            list.retain(|uid| !former.contains(uid));
+        }
+    }
 }
 
 fn registered(keeper: &KeeperUid, boot: &BootUuid) -> Keeper {

@@ -178,6 +178,35 @@ fn a_report_from_before_the_fence_is_not_the_end_of_the_old_primary() {
     assert!(decision.changes.iter().any(|change| matches!(change, Change::PrimaryElected { .. })));
 }
 
+/// The look that was under way when the last proxy closed may have been begun before, the one after it was not. That the primary's
+/// reports are late at that moment changes nothing: its last one tells how many looks there were.
+#[test]
+fn a_late_report_makes_no_look_a_later_one() {
+    for (looks_since, elected) in [(0, false), (1, false), (2, true)] {
+        let mut world = World::normal(2, 2).given(|world| {
+            world.proxy("p1", 1);
+            world.keeper(1).status.force_fail = true;
+        });
+        world.round();
+        world.later(100).round();
+        let last = world.current_reports();
+        world.later(100).round_on(&last);
+        let decision = world.later(6000).round_on(&last);
+        assert!(
+            has_hold(&decision, |hold| matches!(hold, Hold::AwaitingFence { .. })),
+            "{:?}",
+            decision.holds
+        );
+        let looks = last[&keeper_uid(1)].activity.as_ref().unwrap().looks;
+        world.proxy("p1", world.data.proxy.generation);
+        let mut reports = world.current_reports();
+        reports.get_mut(&keeper_uid(1)).unwrap().activity.as_mut().unwrap().looks = looks + looks_since;
+        let decision = world.later(300).round_on(&reports);
+        let is_election = |change: &Change| matches!(change, Change::PrimaryElected { .. });
+        assert_eq!(decision.changes.iter().any(is_election), elected, "{looks_since}: {:?}", decision.holds);
+    }
+}
+
 /// A document that contradicts itself is left as it is, keepers included.
 #[test]
 fn a_document_that_contradicts_itself_is_not_touched() {

@@ -25,7 +25,7 @@ fn served(
         cluster_uid: "cluster1".into(),
         epoch,
         instance: uid(2),
-        role: Some(Role::Primary),
+        primary_epoch: Some(epoch),
         generation,
         timeline: Timeline(timeline),
         lsn: Lsn(5000),
@@ -187,29 +187,99 @@ fn the_newest_data_can_be_taken() {
     assert!(!has_hold(&decision, |hold| matches!(hold, Hold::StoreWentBack { .. })));
 }
 
-/// The mark of the primary may be half a minute old when all hosts lose power at once. A standby that wrote its own down later is not
-/// ahead of it.
+/// Whose data are the newest: (epoch, elected under, timeline, position) of two keepers.
 #[test]
-fn the_primary_is_newer_than_its_standby() {
-    for (role, lsn, newest) in [
-        (Role::Primary, 4000, 1),
-        (Role::Primary, 6000, 1),
-        (Role::Standby, 4000, 2),
-        (Role::Standby, 6000, 1),
-    ] {
+fn who_was_elected_last_has_the_newest_data() {
+    type Mark = (u64, Option<u64>, u64, u64);
+    let table: [(&str, Mark, Mark, usize); 7] = [
+        ("the primary's mark is half a minute old", (9, Some(9), 1, 4000), (9, None, 1, 5000), 1),
+        ("of two standbys the one that is further", (9, None, 1, 4000), (9, None, 1, 5000), 2),
+        ("the primary was cut off", (8, Some(8), 1, 6000), (10, None, 1, 5000), 1),
+        (
+            "its successor is dead, who followed that one is not",
+            (8, Some(8), 1, 6000),
+            (10, None, 2, 5000),
+            2,
+        ),
+        ("a deposed primary and the next one", (10, Some(8), 1, 6000), (10, Some(10), 2, 5000), 2),
+        ("elected again after its successor's death", (10, Some(10), 1, 6000), (11, Some(8), 2, 5000), 1),
+        (
+            "a deposed primary and its laggard, the next one is dead",
+            (10, Some(8), 1, 6000),
+            (10, None, 1, 5000),
+            1,
+        ),
+    ];
+    for (story, one, other, newest) in table {
         let mut world = gone_back(Some(7));
         let mut reports = served(&mut world, 9, 4, 2);
-        let mut other = reports[&keeper_uid(2)].activity.as_ref().unwrap().served.clone().unwrap();
-        reports.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap().served.as_mut().unwrap().role =
-            Some(Role::Standby);
-        (other.instance, other.role, other.lsn) = (uid(1), Some(role.clone()), Lsn(lsn));
-        reports.get_mut(&keeper_uid(1)).unwrap().activity.as_mut().unwrap().served = Some(other);
+        for (number, (epoch, primary_epoch, timeline, lsn)) in [(1, one), (2, other)] {
+            reports.get_mut(&keeper_uid(number)).unwrap().activity.as_mut().unwrap().served = Some(Served {
+                cluster_uid: "cluster1".into(),
+                epoch,
+                instance: uid(number),
+                primary_epoch,
+                generation: 4,
+                timeline: Timeline(timeline),
+                lsn: Lsn(lsn),
+            });
+        }
         let taken = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap().0;
-        assert_eq!(taken, keeper_uid(newest), "{role} at {lsn}, standby at 5000");
+        assert_eq!(taken, keeper_uid(newest), "{story}");
         let but_for_it = BTreeSet::from([taken]);
         let taken = take_newest(&world.data, &keepers_only(&reports), &but_for_it, wall(0)).unwrap().0;
-        assert_eq!(taken, keeper_uid(3 - newest), "without that one");
+        assert_eq!(taken, keeper_uid(3 - newest), "{story}; without that one");
     }
+}
+
+/// Only a standby has read on to newer data: the primary that was cut off before is taken all the same.
+#[test]
+fn the_newest_data_may_be_those_of_a_keeper_that_is_not_ahead() {
+    let mut world = gone_back(Some(9));
+    let mut reports = served(&mut world, 10, 4, 1);
+    let standby =
+        reports.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap().served.as_mut().unwrap();
+    standby.primary_epoch = None;
+    let primary =
+        Served { epoch: 8, instance: uid(1), primary_epoch: Some(8), generation: 1, ..standby.clone() };
+    reports.get_mut(&keeper_uid(1)).unwrap().activity.as_mut().unwrap().served = Some(primary);
+    assert_eq!(ahead(&world.data, &reports).len(), 1);
+    let taken = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap().0;
+    assert_eq!(taken, keeper_uid(1));
+}
+
+/// No client goes to the old primary while another proxy is still where it was, and what the document knows of standbys is outdated.
+#[test]
+fn what_is_settled_sends_clients_nowhere_and_knows_of_no_standby_in_sync() {
+    let mut world = gone_back(Some(7)).given(|world| world.db(1).status.synchronous_standbys = uids(&[2]));
+    let reports = served(&mut world, 9, 4, 2);
+    let witnesses = keepers_only(&reports);
+    let settled = accept_loss(&world.data, &witnesses, &BTreeSet::from([keeper_uid(2)]), wall(0)).unwrap();
+    for next in [settled, newest(&world.data, None, &witnesses, wall(0))] {
+        assert_eq!(next.proxy.spec.primary, None);
+        assert_eq!(next.instances[&uid(1)].status.synchronous_standbys, None);
+        assert!(!next.instances.contains_key(&uid(2)), "it was the primary since, and is made anew");
+        assert_eq!(next.instances[&uid(1)].spec.followers, Some(Vec::new()));
+    }
+}
+
+#[test]
+fn a_document_whose_primary_is_gone_is_nothing_to_go_on_from() {
+    let mut world = gone_back(Some(7));
+    let mut reports = served(&mut world, 9, 4, 2);
+    reports.get_mut(&keeper_uid(1)).unwrap().postgres_state.as_mut().unwrap().uid = uid(8);
+    let settled =
+        accept_loss(&world.data, &keepers_only(&reports), &BTreeSet::from([keeper_uid(2)]), wall(0));
+    assert_eq!(settled, Err(CannotSettle::PrimaryGone(keeper_uid(1))));
+}
+
+/// The document that a new cluster begins with has an epoch like every other one of ours.
+#[test]
+fn a_store_that_goes_back_to_the_beginning_is_noticed() {
+    let first = ClusterData::initial("cluster1".into(), ClusterSpec::default(), wall(0));
+    let mut world = World::normal(2, 2);
+    let reports = served(&mut world, first.cluster.epoch.unwrap() + 1, 1, 1);
+    assert_eq!(ahead(&first, &reports).len(), 1);
 }
 
 #[test]
@@ -231,7 +301,9 @@ fn an_instance_that_the_document_does_not_know_can_be_taken_too() {
 #[test]
 fn a_loss_is_accepted_by_name_only() {
     let mut world = gone_back(None);
-    let reports = served(&mut world, 9, 4, 2);
+    let mut reports = served(&mut world, 9, 4, 2);
+    let activity = reports.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap();
+    activity.served.as_mut().unwrap().primary_epoch = None;
     let witnesses = keepers_only(&reports);
     let unnamed = accept_loss(&world.data, &witnesses, &nobody(), wall(0));
     assert_eq!(unnamed, Err(CannotSettle::NotNamed(vec![keeper_uid(2)])));
@@ -275,11 +347,14 @@ fn what_was_settled_is_the_newest_for_everybody() {
             assert_eq!(ahead(&next, &reports), [], "db{number}");
             assert!(!Version::of(&next).is_older_than(&seen));
             let epoch = next.cluster.epoch.take();
-            assert_eq!(
-                ahead(&next, &reports),
-                [],
-                "db{number} after a program of Stolon has dropped the epoch"
-            );
+            // One that is to be made anew is judged by its timeline then.
+            if next.instances.contains_key(&uid(number)) {
+                assert_eq!(
+                    ahead(&next, &reports),
+                    [],
+                    "db{number} after a program of Stolon dropped the epoch"
+                );
+            }
             assert!(!Version::of(&next).is_older_than(&seen));
             next.cluster.epoch = epoch;
         }
@@ -352,6 +427,27 @@ fn an_older_document_is_told_from_a_newer_one() {
         Some(Older::Generation { keeper: keeper_uid(2), own: 1, other: 5 })
     );
     assert_eq!(older_than(&newer, &older), None);
+}
+
+/// A standby that was restarted shows how far it has replayed, which is less than what it had received. Nothing is lost: it is a candidate
+/// again as soon as it has replayed that.
+#[test]
+fn a_standby_that_replays_after_a_restart_is_a_candidate_in_the_end() {
+    let mut world = World::synchronous(2, &[2], &[2]).given(|world| {
+        world.db(1).status.lsn = Lsn(10_000_000);
+        world.db(2).status.lsn = Lsn(10_000_000);
+    });
+    world.in_sync.insert(uid(1), vec![uid(2)]);
+    world.round();
+    world.break_db(1);
+    for replayed in [2_000_000, 6_000_000, 9_000_000] {
+        world.db(2).status.lsn = Lsn(replayed);
+        world.later(500).round();
+        assert_eq!(world.data.cluster.status.primary, Some(uid(1)), "{replayed}");
+    }
+    world.db(2).status.lsn = Lsn(9_999_000);
+    world.later(500).round();
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
 }
 
 /// A virtual machine that was restored from a snapshot acknowledges what it no longer has.

@@ -236,6 +236,40 @@ fn a_write_without_an_answer_is_told_when_it_turns_out_to_have_been_made() {
     }
 }
 
+/// What was decided with a write without an answer is remembered, also when the write arrives only after the next reading: otherwise an
+/// operator's request would count as taken by a sentinel that no longer leads.
+#[test]
+fn a_write_without_an_answer_takes_its_memory_along() {
+    for arrives_late in [false, true] {
+        let mut bench = Bench::leading(World::synchronous(2, &[2], &[2]));
+        bench.world.in_sync.insert(uid(1), vec![uid(2)]);
+        let primary = bench.world.data.cluster.status.primary.clone();
+        let request = FailRequest { uid: "r1".into(), primary, made_for: wall(0), ..FailRequest::default() };
+        let status = &mut bench.world.keeper(1).status;
+        (status.force_fail, status.fail_request) = (true, Some(request));
+        bench.handle(Event::StoreChanged);
+        bench.pass(1000);
+        let document = written(&bench.read()).expect("the request is taken");
+        bench.handle(Event::WriteEnded(WriteOutcome::Unknown(failure())));
+        if arrives_late {
+            bench.pass(10);
+            assert!(written(&bench.read()).is_some(), "it is decided again");
+            bench.world.data = document.try_into().unwrap();
+            bench.handle(Event::WriteEnded(WriteOutcome::Conflict));
+        } else {
+            bench.world.data = document.try_into().unwrap();
+        }
+        let mut elected = 0;
+        for _ in 0..3 {
+            bench.handle(Event::StoreChanged);
+            bench.pass(1000);
+            elected += elections(&bench.answer_round(|_| WriteOutcome::Written));
+        }
+        let outcome = bench.world.keeper(1).status.fail_request.clone().unwrap().outcome;
+        assert_eq!((elected, outcome), (1, Some(FailOutcome::Replaced)), "arrives late: {arrives_late}");
+    }
+}
+
 fn published(effects: &[Effect]) -> Option<SentinelReport> {
     effects.iter().find_map(|effect| match effect {
         Effect::PublishReport { report, .. } => Some((**report).clone()),

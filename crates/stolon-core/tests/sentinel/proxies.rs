@@ -202,12 +202,17 @@ fn a_proxy_that_stays_where_it_is_is_waited_for_as_long_as_it_reports() {
             world.proxy("p1", generation);
             world.break_db(1);
         });
+        let mut held = Vec::new();
         for _ in 0..60 {
             world.later(1000);
             world.proxy("p1", generation);
-            world.round();
+            held = world.round().holds;
         }
         assert_eq!(world.data.cluster.status.primary, Some(uid(elected)), "it says {generation}");
+        let told = texts(&held)
+            .iter()
+            .any(|hold| hold.contains("; still open to the primary of newer cluster data"));
+        assert_eq!(told, generation == -1, "{held:?}");
         for _ in 0..32 {
             world.later(1000).round();
         }

@@ -88,6 +88,7 @@ impl World {
             ..ClusterSpec::default()
         };
         let mut data = ClusterData::initial("cluster1".into(), spec, wall(0));
+        data.cluster.epoch = None;
         for number in 1..=keepers {
             let mut keeper = Keeper { uid: keeper_uid(number), generation: 1, ..Keeper::default() };
             keeper.spec = Some(Empty {});

@@ -89,9 +89,10 @@ fn show(ahead: &[Ahead], saw: &[SawNewer]) -> anyhow::Result<()> {
     }
     let of_keeper = |ahead: &Ahead| {
         let served = &ahead.served;
-        let role = served.role.as_ref().map(|role| format!(" as {role}")).unwrap_or_default();
+        let elected = served.primary_epoch.map(|epoch| format!(", master under epoch {epoch}"));
+        let elected = elected.unwrap_or_default();
         format!(
-            "{}: db {}{role} at generation {}, epoch {}, timeline {}, position {}\n",
+            "{}: db {} at generation {}, epoch {}, timeline {}, position {}{elected}\n",
             ahead.keeper, served.instance, served.generation, served.epoch, served.timeline, served.lsn
         )
     };
@@ -129,6 +130,11 @@ fn cannot_settle(why: CannotSettle) -> anyhow::Error {
             ))
             .hint("name each keeper whose newer data may be lost, or use --take-newest")
             .into()
+        }
+        CannotSettle::PrimaryGone(keeper) => {
+            Failure::new(format!("the primary of the cluster data in the store is gone: keeper {keeper} holds other data by now"))
+                .hint("stolonctl settle --take-newest goes on from the newest data that are left")
+                .into()
         }
         CannotSettle::Silent(keeper) => {
             Failure::new(format!("keeper {keeper} has served last and does not report"))

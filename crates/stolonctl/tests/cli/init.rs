@@ -21,8 +21,9 @@ fn without_arguments_a_new_cluster_is_made() {
     let section = expected.cluster.as_mut().unwrap();
     section.uid = cluster.uid;
     section.change_time = cluster.change_time;
-    // The one thing that Stolon's does not say: that an operator agreed.
+    // What Stolon's does not say: that an operator agreed, and which of several documents is newer.
     section.overwrite_data = true;
+    section.epoch = u64::try_from(cluster.change_time.instant().as_second()).ok();
     assert_eq!(ctl.done(&["clusterdata", "read"]), format!("{}\n", expected.to_json()));
 }
 

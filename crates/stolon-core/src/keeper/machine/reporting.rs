@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Role,
-    Served,
+    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Served,
 };
 
 use crate::keeper::event::{Effect, Measure, Progress, StateFile};
@@ -19,6 +18,7 @@ use crate::postgres::{Support, Version};
 use super::ailments::Ailments;
 use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
 use super::publisher::Publisher;
+use super::served::Office;
 use super::{Advertised, Machine};
 
 /// A keeper that was killed is found out by its silence long before its report is gone: what the report hangs on need not be
@@ -146,14 +146,14 @@ impl Machine {
             cluster_uid: self.orders.cluster().clone(),
             epoch: self.orders.epoch().unwrap_or_default(),
             instance: goal.uid.clone(),
-            role: Some(match goal.role {
-                InstanceRole::Primary(_) => Role::Primary,
-                InstanceRole::Standby(_) => Role::Standby,
-            }),
             generation: goal.generation,
             ..Served::default()
         };
-        self.disk.served.serves(served, answer);
+        let office = match &goal.role {
+            InstanceRole::Primary(primary) if primary.deposed_by.is_none() => Office::Elected,
+            InstanceRole::Primary(_) | InstanceRole::Standby(_) => Office::None,
+        };
+        self.disk.served.serves(served, office, answer);
         if let Some(served) = self.disk.served.to_write(self.now).cloned() {
             self.disk.served.writing(self.now, served.clone());
             self.save(StateFile::Served(served));

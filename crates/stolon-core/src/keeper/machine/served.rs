@@ -19,6 +19,15 @@ pub(super) struct ServedMark {
     written_at: Duration,
 }
 
+/// Whether an instance is the one that the cluster has elected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Office {
+    /// The primary.
+    Elected,
+    /// A standby, or a primary in whose place another one was elected.
+    None,
+}
+
 impl ServedMark {
     /// What an earlier keeper wrote down.
     pub(super) fn new(written: Option<Served>) -> Self {
@@ -26,14 +35,17 @@ impl ServedMark {
     }
 
     /// Our PostgreSQL works, in the charge of this. What is lower than what is known changes nothing; another cluster replaces it.
-    pub(super) fn serves(&mut self, mut now: Served, answer: &Answer) {
+    pub(super) fn serves(&mut self, mut now: Served, office: Office, answer: &Answer) {
         (now.timeline, now.lsn) = (answer.timeline, answer.lsn);
-        if let (0, Some(highest)) = (now.epoch, self.highest.as_ref())
-            && highest.cluster_uid == now.cluster_uid
-        {
+        let before = self.highest.as_ref().filter(|highest| highest.cluster_uid == now.cluster_uid);
+        if now.epoch == 0 {
             // A program of Stolon dropped the epoch: these data follow those that had it.
-            now.epoch = highest.epoch;
+            now.epoch = before.map_or(0, |before| before.epoch);
         }
+        now.primary_epoch = match office {
+            Office::Elected => Some(now.epoch),
+            Office::None => before.filter(|it| it.instance == now.instance).and_then(|it| it.primary_epoch),
+        };
         let is_higher = self.highest.as_ref().is_none_or(|highest| {
             highest.cluster_uid != now.cluster_uid
                 || (highest.instance != now.instance && highest.epoch <= now.epoch)
@@ -106,7 +118,7 @@ mod tests {
             cluster_uid: "c1".into(),
             epoch,
             instance: "us".into(),
-            role: None,
+            primary_epoch: None,
             generation,
             timeline: Timeline(1),
             lsn: Lsn(lsn),
@@ -155,29 +167,45 @@ mod tests {
     fn what_was_served_without_an_epoch_follows_the_one_before() {
         let mut mark = ServedMark::new(Some(served(5, 3, 100)));
         assert_eq!(mark.is_ahead_of(&document("c1", None, 4)), None, "it is followed");
-        mark.serves(served(0, 4, 0), &answer(200));
+        mark.serves(served(0, 4, 0), Office::None, &answer(200));
         assert_eq!(mark.highest(), Some(&served(5, 4, 200)));
         assert!(mark.is_ahead_of(&document("c1", Some(5), 3)).is_some());
         assert_eq!(mark.is_ahead_of(&document("c1", Some(6), 4)), None, "a sentinel of ours leads again");
         let elsewhere = Served { instance: "anew".into(), ..served(0, 1, 0) };
-        mark.serves(elsewhere, &answer(150));
+        mark.serves(elsewhere, Office::None, &answer(150));
         assert_eq!((mark.highest().unwrap().epoch, mark.highest().unwrap().lsn), (5, Lsn(150)));
+    }
+
+    /// Which of several was the last to be elected tells whose data are the newest. Another instance begins anew.
+    #[test]
+    fn it_is_remembered_under_what_it_was_elected() {
+        let mut mark = ServedMark::new(None);
+        let mut elected = |now: Served, office| {
+            mark.serves(now, office, &answer(10));
+            mark.highest().unwrap().primary_epoch
+        };
+        assert_eq!(elected(served(5, 3, 0), Office::None), None);
+        assert_eq!(elected(served(6, 4, 0), Office::Elected), Some(6));
+        assert_eq!(elected(served(0, 5, 0), Office::Elected), Some(6), "a program of Stolon wrote");
+        assert_eq!(elected(served(8, 5, 0), Office::None), Some(6), "another one was elected");
+        let anew = Served { instance: "anew".into(), ..served(9, 1, 0) };
+        assert_eq!(elected(anew, Office::None), None);
     }
 
     #[test]
     fn the_highest_point_only_rises_and_another_cluster_replaces_it() {
         let mut mark = ServedMark::new(Some(served(5, 3, 100)));
-        mark.serves(served(5, 3, 0), &answer(90));
+        mark.serves(served(5, 3, 0), Office::None, &answer(90));
         assert_eq!(mark.highest(), Some(&served(5, 3, 100)), "a restored machine");
-        mark.serves(served(5, 3, 0), &answer(110));
+        mark.serves(served(5, 3, 0), Office::None, &answer(110));
         assert_eq!(mark.highest(), Some(&served(5, 3, 110)));
-        mark.serves(served(6, 1, 0), &answer(20));
+        mark.serves(served(6, 1, 0), Office::None, &answer(20));
         assert_eq!(mark.highest(), Some(&served(6, 1, 20)));
         let anew = Served { instance: "anew".into(), ..served(6, 1, 0) };
-        mark.serves(anew, &answer(10));
+        mark.serves(anew, Office::None, &answer(10));
         assert_eq!(mark.highest().unwrap().lsn, Lsn(10), "an instance that was made anew");
         let other = Served { cluster_uid: "c2".into(), ..served(1, 1, 0) };
-        mark.serves(other.clone(), &answer(0));
+        mark.serves(other.clone(), Office::None, &answer(0));
         assert_eq!(mark.highest().unwrap().cluster_uid, other.cluster_uid);
     }
 
@@ -185,13 +213,13 @@ mod tests {
     fn positions_are_written_down_now_and_then_and_everything_else_at_once() {
         let mut mark = ServedMark::new(None);
         assert_eq!(mark.to_write(Duration::ZERO), None);
-        mark.serves(served(5, 3, 0), &answer(100));
+        mark.serves(served(5, 3, 0), Office::None, &answer(100));
         let first = mark.to_write(Duration::ZERO).unwrap().clone();
         mark.writing(Duration::ZERO, first);
-        mark.serves(served(5, 3, 0), &answer(200));
+        mark.serves(served(5, 3, 0), Office::None, &answer(200));
         assert_eq!(mark.to_write(Duration::from_secs(29)), None);
         assert!(mark.to_write(Duration::from_secs(30)).is_some());
-        mark.serves(served(5, 4, 0), &answer(200));
+        mark.serves(served(5, 4, 0), Office::None, &answer(200));
         assert!(mark.to_write(Duration::ZERO).is_some());
         mark.not_written();
         assert!(mark.to_write(Duration::ZERO).is_some());
