@@ -3,6 +3,7 @@
 //! Only a change of `infoUID` proves life. A report counts as fresh for one sleep interval after it was first seen.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{EffectiveSpec, InfoUid, Instance, KeeperReport, KeeperUid, PostgresState};
@@ -65,7 +66,7 @@ impl<'a> Seen<'a> {
             if known_report.is_some_and(|known| known.info_uid == report.info_uid) {
                 continue;
             }
-            let sighting = KeeperSighting { report: Some(report.clone()), life, since: now };
+            let sighting = KeeperSighting { report: Some(Arc::new(report.clone())), life, since: now };
             match known {
                 Some(known) => *known = sighting,
                 None => newcomers.push((uid.clone(), sighting)),
@@ -233,5 +234,5 @@ impl Round<'_> {
 /// What a silent keeper said last still tells where its instance is. The document may not say so, since positions are only
 /// written now and then, and elections go by them.
 fn last_words<'m>(memory: &'m Memory, keeper: &KeeperUid) -> Option<&'m KeeperReport> {
-    memory.keepers.get(keeper).filter(|sighting| sighting.life == Life::Proven)?.report.as_ref()
+    memory.keepers.get(keeper).filter(|sighting| sighting.life == Life::Proven)?.report.as_deref()
 }

@@ -196,11 +196,11 @@ impl Machine {
         self.due = self.due.min(at);
     }
 
-    fn decide(&mut self, now: Now, reading: Reading, uids: &mut dyn UidSource, out: &mut Vec<Effect>) {
+    fn decide(&mut self, now: Now, mut reading: Reading, uids: &mut dyn UidSource, out: &mut Vec<Effect>) {
         let UnderWay::Reading { since: read_at } = self.under_way else { return };
         self.under_way = UnderWay::Nothing;
         let is_fresh = reading.as_of >= read_at;
-        let Some(document) = reading.document.clone() else {
+        let Some(document) = reading.document.take() else {
             if !is_fresh {
                 return self.ask_again(now.monotonic);
             }

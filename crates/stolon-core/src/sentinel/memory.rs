@@ -2,6 +2,7 @@
 //! for one round before it decides anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
@@ -73,7 +74,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperSighting {
     /// The last report; none: there never was one.
-    pub report: Option<KeeperReport>,
+    pub report: Option<Arc<KeeperReport>>,
     /// Whether a report was seen to change, the only proof of life.
     pub life: Life,
     /// When the last report was first seen, or when the keeper was first missed.

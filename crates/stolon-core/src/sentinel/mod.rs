@@ -141,14 +141,14 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
     if seen.is_first {
         // What another leader stored may be minutes or days old.
         round.hold(Hold::FirstRound);
-        return round.only_watched(Wake::NEVER);
+        return round.decided(Wake::NEVER);
     }
     if view.standing == Standing::Follower {
         round.see_instances();
         return round.only_watched(Wake::NEVER);
     }
     if round.store_went_back() {
-        return round.only_watched(Wake::NEVER);
+        return round.decided(Wake::NEVER);
     }
     round.register_keepers();
     round.see_instances();
