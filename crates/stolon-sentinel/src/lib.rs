@@ -1,8 +1,8 @@
 //! The sentinel: runs the machine of `stolon-core` against a store.
 
+mod contest;
 mod flags;
 mod metrics;
-mod office;
 mod sentinel;
 mod words;
 

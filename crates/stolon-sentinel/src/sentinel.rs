@@ -1,4 +1,4 @@
-//! The loop of a sentinel: what happens goes to the machine, what the machine wants is begun.
+//! The loop of a sentinel: events go to the machine, and its effects are begun.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,11 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::contest::Contest;
 use crate::metrics::Metrics;
-use crate::office::Office;
 use crate::words;
 
-/// How long the farewell to the store may take.
+/// How long giving up the leadership and withdrawing the report may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// One sentinel process.
@@ -35,11 +35,11 @@ pub struct Sentinel {
     /// Requests to the store that were not answered yet; none takes longer than the store's timeout.
     requests: JoinSet<Answer>,
     feed: Arc<EverythingFeed>,
-    /// Of the document in the last reading.
+    /// Revision of the document in the last reading.
     revision: Option<Revision>,
 }
 
-/// What a request to the store gave.
+/// The answer of the store to a request.
 enum Answer {
     Read(Result<Box<Seen<Everything>>, StoreError>),
     Other(Event),
@@ -70,13 +70,13 @@ impl Sentinel {
         }
     }
 
-    /// Watch over the cluster until told to stop; then hand the leadership over.
+    /// Look after the cluster until told to stop; then hand the leadership over.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut news = self.feed.news();
-        let mut office = Office::candidate(self.store.as_ref(), self.uid.clone());
+        let mut contest = Contest::enter(self.store.as_ref(), self.uid.clone());
         let mut event = Event::Started;
         loop {
-            self.note_standing(&office);
+            self.note_standing(&contest);
             self.handle(event);
             event = tokio::select! {
                 () = stop.cancelled() => break,
@@ -84,18 +84,18 @@ impl Sentinel {
                     Ok(answer) => self.event_of(answer),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                () = office.changed() => Event::StoreChanged,
+                () = contest.changed() => Event::StoreChanged,
                 () = news.changed() => Event::StoreChanged,
                 () = sleep_until(self.wake_at) => Event::TimePassed,
             };
         }
         self.requests.shutdown().await;
-        self.say_farewell(office).await;
+        self.say_farewell(contest).await;
     }
 
     fn handle(&mut self, event: Event) {
         let now = Now { monotonic: self.started.elapsed(), wall: Timestamp::utc(jiff::Timestamp::now()) };
-        // Until the machine says otherwise: it does so whenever it waits for nothing but the time.
+        // Until the machine names another moment, which it does whenever it waits only for time to pass.
         self.wake_at = Instant::now() + Duration::from_secs(3600);
         for effect in self.machine.handle(now, event, &mut RandomUids) {
             self.begin(effect);
@@ -153,8 +153,8 @@ impl Sentinel {
     }
 
     /// The machine learns of a leadership, and of its loss, before anything else.
-    fn note_standing(&mut self, office: &Office) {
-        let standing = if office.leads() { Standing::Leader } else { Standing::Follower };
+    fn note_standing(&mut self, contest: &Contest) {
+        let standing = if contest.leads() { Standing::Leader } else { Standing::Follower };
         if standing == self.standing {
             return;
         }
@@ -166,17 +166,15 @@ impl Sentinel {
         self.handle(Event::StandingChanged(standing));
     }
 
-    async fn say_farewell(self, office: Office) {
+    async fn say_farewell(self, contest: Contest) {
         let farewell = async {
-            office.resign().await;
+            contest.resign().await;
             if let Err(error) = self.store.remove_sentinel_report(&self.uid).await {
-                tracing::warn!(%error, "could not take the own report out of the store; it will expire");
+                tracing::warn!(%error, "cannot withdraw this sentinel's report; it will expire");
             }
         };
         if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-            tracing::warn!(
-                "the store did not take the farewell in time; a successor waits for the lease to end"
-            );
+            tracing::warn!("the leadership was not given up in time; a successor waits for the lease to end");
         }
     }
 }

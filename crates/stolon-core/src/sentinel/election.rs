@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use stolon_model::{FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
-use super::draft::Office;
+use super::draft::NewPrimary;
 use super::eligibility::Question;
 use super::memory::Handover;
 use super::proxy::Awaited;
@@ -134,8 +134,8 @@ impl Round<'_> {
         }
     }
 
-    /// An operator wants another primary while this one works: nothing needs to be lost. One that does not work is not
-    /// waited for: operators help themselves with a forced failure when a primary hangs.
+    /// An operator wants another primary while this one works: nothing needs to be lost. A primary that does not work is
+    /// not waited for: operators force a failure when a primary hangs.
     fn catch_up(&mut self, primary: &Instance, successor: &InstanceUid) -> Gate {
         let (seen, spec) = (self.seen, self.seen.spec);
         let works = seen.working.contains_key(&primary.uid);
@@ -191,8 +191,8 @@ impl Round<'_> {
         let waits_for = self.wants_synchronous().then(|| successors_list(old, successor));
         let blocks =
             self.seen.spec.min_synchronous_standbys > 0 && waits_for.as_ref().is_some_and(Vec::is_empty);
-        let office = Office { role, follow, waits_for, blocks };
-        self.draft.elect(&old.uid, successor, office, because);
+        let new = NewPrimary { role, follow, waits_for, blocks };
+        self.draft.elect(&old.uid, successor, new, because);
     }
 
     /// How the head of a standby cluster follows the primary outside.
@@ -207,14 +207,14 @@ impl Round<'_> {
     }
 }
 
-/// Those that hold every acknowledged commit: known to be in sync, and waited for ever since.
+/// The standbys that hold every acknowledged commit: known to be in sync, and waited for ever since.
 pub(super) fn synchronous_holders(primary: &Instance) -> BTreeSet<InstanceUid> {
     let known: BTreeSet<&InstanceUid> = primary.status.synchronous_standbys.iter().flatten().collect();
     primary.spec.synchronous_standbys.iter().flatten().filter(|uid| known.contains(uid)).cloned().collect()
 }
 
 /// The new primary waits for all that the old one waited for, and for the old one in its own place: so it acknowledges
-/// nothing before its keeper and the sentinel have sorted out who is there.
+/// nothing before its keeper and the sentinel have found out who is there.
 fn successors_list(old: &Instance, successor: &InstanceUid) -> Vec<InstanceUid> {
     let mut standbys: Vec<InstanceUid> = old.spec.synchronous_standbys.clone().unwrap_or_default();
     for standby in &mut standbys {

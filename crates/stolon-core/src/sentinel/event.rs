@@ -10,10 +10,10 @@ use stolon_model::{
 
 use super::{Change, Hold, Standing};
 
-/// Something happened.
+/// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The first event.
+    /// The machine begins: the first event.
     Started,
     /// The store may hold something else than before (its watch).
     StoreChanged,
@@ -34,7 +34,7 @@ pub enum Event {
 /// All that a sentinel decides on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// It shows everything that was written before this time of the machine's clock.
+    /// The reading shows everything that was written before this time of the machine's clock.
     pub as_of: Duration,
     /// The cluster data.
     pub document: Option<ClusterDocument>,
@@ -49,9 +49,9 @@ pub struct Reading {
 /// How a conditional write ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It is in the store.
+    /// The document is in the store.
     Written,
-    /// Somebody else wrote since the view was read. Nothing was changed.
+    /// Another writer was faster. Nothing was changed.
     Conflict,
     /// No answer came: it may have happened, may still happen, or may not.
     Unknown(Explained),
@@ -59,7 +59,7 @@ pub enum WriteOutcome {
     Failed(Explained),
 }
 
-/// Something is to be done. Effects of one event are to be begun in their order; none waits for another.
+/// What is to be done. Effects of one event are begun in their order; none waits for another.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Get a [`Reading`], and answer with [`Event::ViewRead`] or [`Event::ViewUnreadable`]. Never asked for while a reading or a
@@ -71,32 +71,32 @@ pub enum Effect {
     /// Write the cluster data under a condition, and answer with [`Event::WriteEnded`]. Never asked for while a reading or another
     /// write is under way.
     CompareAndPut {
-        /// What.
+        /// The content.
         document: Box<ClusterDocument>,
         /// The condition.
         expected: Expected,
     },
     /// Publish the own report, and answer with [`Event::ReportEnded`]. Never asked for while one is under way.
     PublishReport {
-        /// What.
+        /// The content.
         report: Box<SentinelReport>,
         /// How long it counts.
         ttl: Duration,
     },
     /// Send [`Event::TimePassed`] at this time of the machine's clock; replaces an earlier one.
     WakeAt(Duration),
-    /// Something that people want to read.
+    /// Log something.
     Say(Saying),
-    /// Something to be counted.
+    /// Update a metric.
     Measure(Measure),
 }
 
 /// What must lie in the store for a write to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// What the last [`Reading`] had.
+    /// The document of the last [`Reading`].
     AsRead,
-    /// Nothing.
+    /// No document.
     Absent,
 }
 
@@ -111,7 +111,7 @@ pub enum Saying {
     Created,
     /// Another sentinel made it at the same time.
     CreatedByAnother,
-    /// Somebody else wrote at the same time; the decision is made again.
+    /// Another writer was faster; the decision is made again.
     DecidingAgain,
     /// A round could not be completed, for another reason than before.
     Trouble(Trouble),
@@ -128,17 +128,17 @@ pub enum Trouble {
     Unreadable(Explained),
     /// The cluster data cannot be worked with.
     Unusable(BadClusterData),
-    /// There is no cluster, and nobody said how to make one.
+    /// There is no cluster, and no initial specification.
     NoCluster,
     /// The cluster data are gone. No new cluster is made in their place: its keepers would overwrite their databases.
     Vanished(ClusterUid),
     /// What was decided was not written.
     NotWritten(Explained),
-    /// Whether it was written is not known.
+    /// It is not known whether the decision was written.
     WriteUnknown(Explained),
 }
 
-/// Something to be counted.
+/// A metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// A round was completed as the leader.

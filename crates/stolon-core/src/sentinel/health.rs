@@ -23,7 +23,7 @@ pub(super) enum Verdict {
 }
 
 impl Round<'_> {
-    /// A keeper has failed when it was silent for longer than `failInterval`, or when an operator says so, once.
+    /// A keeper has failed when it was silent for longer than `failInterval`, or when an operator asked for a failure, once.
     pub fn judge_keepers(&mut self) -> Wake {
         let mut faults = BTreeMap::new();
         let mut wake = Wake::NEVER;
@@ -110,7 +110,7 @@ impl Round<'_> {
     }
 
     /// A primary that works but does not do what is asked of it meets the same specification as the one before it:
-    /// replacing it again and again helps nobody, so the pauses grow. None when there is no pause, or it is over.
+    /// replacing it again and again does not help, so the pauses grow. None when there is no pause, or it is over.
     fn pause_before_next_demotion(&self) -> Option<Wake> {
         let demotion = self.memory.demotion.as_ref()?;
         if demotion.spec != self.draft.cluster.spec {

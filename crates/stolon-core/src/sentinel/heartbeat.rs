@@ -79,7 +79,7 @@ impl<'a> Seen<'a> {
         memory.keepers.extend(missed.into_iter().map(|uid| (uid, never_seen())));
         let (sleep_interval, fail_interval) = (self.spec.sleep_interval, self.spec.fail_interval);
         for (uid, report, sighting) in joined(of_this_cluster, &memory.keepers) {
-            // The end of freshness is no verdict, only the beginning of a silence: nobody need wake for it.
+            // The end of freshness only begins a silence, so no round is needed at that moment.
             if let Some(sighting) = sighting
                 && sighting.life == Life::Proven
                 && self.elapsed(sighting.since) <= sleep_interval
@@ -127,7 +127,7 @@ impl<'a> Seen<'a> {
 }
 
 impl Round<'_> {
-    /// Since when a keeper is silent: one sleep interval after its last sign of life.
+    /// The time since when a keeper is silent: one sleep interval after its last sign of life.
     pub fn silent_since(&self, keeper: &KeeperUid) -> Option<Duration> {
         if self.seen.fresh.contains_key(keeper) {
             return None;
@@ -141,12 +141,12 @@ impl Round<'_> {
         }
     }
 
-    /// Take keepers that report for the first time into the document, and what known ones say about themselves.
+    /// Register keepers that report for the first time, and take over what known ones report about themselves.
     pub fn register_keepers(&mut self) {
         self.draft.register(&self.seen.fresh);
     }
 
-    /// Take what fresh reports say about instances; start the clock of those that are not reported to work.
+    /// Take over what fresh reports say about instances; start the clock of those that are not reported to work.
     pub fn see_instances(&mut self) {
         self.mark_positions();
         let (seen, memory) = (self.seen, &self.memory);

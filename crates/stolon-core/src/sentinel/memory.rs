@@ -1,5 +1,5 @@
-//! What a sentinel remembers between rounds. Nothing of it is stored: a sentinel that starts anew watches
-//! for one round before it decides anything.
+//! What a sentinel remembers between rounds. It is not stored: a sentinel that starts watches for one round before it
+//! decides anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use stolon_model::{
 /// All times are readings of the monotonic clock of [`super::Now`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// The cluster that all of this is about. Another one begins with an empty memory.
+    /// The cluster that the memory is about. For another cluster it is emptied.
     pub cluster_uid: Option<ClusterUid>,
-    /// When the view was last read; none: never.
+    /// When the view was last read; `None`: never.
     pub last_read: Option<Duration>,
-    /// The last round was decided as the leader.
+    /// Whether the last round was decided as the leader.
     pub led: bool,
     /// The highest epoch that the document ever had, in the store and not only in a decision.
     pub epoch: u64,
@@ -34,13 +34,13 @@ pub struct Memory {
     pub keepers: BTreeMap<KeeperUid, KeeperSighting>,
     /// Since when an instance has not been reported to work.
     pub trouble: BTreeMap<InstanceUid, Duration>,
-    /// Instances whose position does not move.
+    /// Instances whose position has stopped.
     pub stalls: BTreeMap<InstanceUid, Stall>,
     /// Instances that have not reached their generation.
     pub convergence: BTreeMap<InstanceUid, Convergence>,
     /// Reports of proxies.
     pub proxies: BTreeMap<ProxyUid, ProxySighting>,
-    /// Clients are sent nowhere, since then.
+    /// Since when clients are sent nowhere.
     pub closed: Option<Closed>,
     /// Standbys on their way into the set of those that hold every acknowledged commit.
     pub admissions: BTreeMap<InstanceUid, Admission>,
@@ -73,7 +73,7 @@ pub struct Request {
 /// What is known of a keeper's reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperSighting {
-    /// The last report; none: there never was one.
+    /// The last report; `None`: there never was one.
     pub report: Option<Arc<KeeperReport>>,
     /// Whether a report was seen to change, the only proof of life.
     pub life: Life,
@@ -84,9 +84,9 @@ pub struct KeeperSighting {
 /// Whether a keeper has shown life to this sentinel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// The record was there when this sentinel began; it may be old.
+    /// The report was there when this sentinel began; it may be old.
     Unproven,
-    /// The record appeared or changed under this sentinel's eyes.
+    /// The report appeared or changed while this sentinel ran.
     Proven,
 }
 
@@ -115,7 +115,7 @@ pub struct Convergence {
 pub struct ProxySighting {
     /// The last report.
     pub report: ProxyReport,
-    /// When it was first seen.
+    /// When the report was first seen.
     pub since: Duration,
 }
 
@@ -124,13 +124,13 @@ pub struct ProxySighting {
 pub struct Closed {
     /// The generation of the proxy section that says so.
     pub generation: i64,
-    /// Since when: whoever read the document later knows.
+    /// Since when: everyone who read the document later knows it.
     pub since: Duration,
     /// Whether the document that says so was found in the store; until then `since` is only when it was decided.
     pub in_store: bool,
 }
 
-/// How far a standby is on its way into the set of those that hold every acknowledged commit.
+/// How far a standby is on its way into the set of standbys that hold every acknowledged commit.
 ///
 /// Commits acknowledged before the primary waited for the standby are no concern of its acknowledgements. So the
 /// standby must first reach the position that the primary had when it certainly waited already: the position in
@@ -139,14 +139,14 @@ pub struct Closed {
 pub enum Admission {
     /// The primary has reported that it waits for the standby, in this report.
     Awaited {
-        /// Which primary.
+        /// Uid of the primary.
         primary: InstanceUid,
         /// The report.
         info_uid: InfoUid,
     },
     /// The position to reach.
     Gate {
-        /// Which primary.
+        /// Uid of the primary.
         primary: InstanceUid,
         /// The position.
         lsn: Lsn,
@@ -161,7 +161,7 @@ impl Admission {
     }
 }
 
-/// An orderly replacement of a working primary: no client writes any more, the standby catches up.
+/// An orderly replacement of a working primary: clients cannot write any more, and the standby catches up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handover {
     /// The primary that is to go.
@@ -181,7 +181,7 @@ pub struct Demotion {
     pub spec: ClusterSpec,
     /// When.
     pub at: Duration,
-    /// How often in a row.
+    /// How often this happened in a row.
     pub count: u32,
 }
 
@@ -203,7 +203,7 @@ impl Memory {
     /// later round acts on them, but running timers keep running.
     pub(super) fn of_refused_write(self, before: &Memory) -> Memory {
         if before.last_read.is_none() || before.cluster_uid != self.cluster_uid {
-            // A first round decides nothing. Were it forgotten what was there already, it would seem alive.
+            // A first round decides nothing. Reports that were there already must be remembered, or they would count as signs of life.
             return self;
         }
         Memory {

@@ -1,7 +1,8 @@
 //! What the sentinel decides.
 //!
-//! [`Machine`] is the whole program without IO. [`reconcile`] is what it decides: it looks at one view of a cluster and says what the cluster data should be, what changed and why,
-//! and what did not change and why not. It remembers only what is in [`Memory`], and knows the time only from [`Now`].
+//! [`Machine`] is the whole program without IO. [`reconcile`] decides: from one view of a cluster it makes the
+//! cluster data that should be, and says what changed and why, and what did not change and why not. It remembers only what is
+//! in [`Memory`], and knows the time only from [`Now`].
 
 mod ahead;
 mod check;
@@ -75,9 +76,9 @@ pub struct View<'a> {
 /// Whether a sentinel may decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It leads: what it decides is written.
+    /// The leader, whose decisions are written.
     Leader,
-    /// It watches, so that it can lead at once when the leader is gone.
+    /// A follower, which watches so that it can lead at once when the leader is gone.
     Follower,
 }
 
@@ -90,7 +91,7 @@ pub struct Now {
     pub wall: Timestamp,
 }
 
-/// Where uids of new instances come from.
+/// The source of uids of new instances.
 pub trait UidSource {
     /// A uid that was never used before.
     fn instance_uid(&mut self) -> InstanceUid;
@@ -112,13 +113,13 @@ pub struct Decision {
     pub changes: Vec<Change>,
     /// What does not change, and why not.
     pub holds: Vec<Hold>,
-    /// Whether the difference matters to anybody.
+    /// How urgent the difference is.
     pub weight: Weight,
     /// The earliest moment, on the monotonic clock, at which the same view would be decided otherwise.
     pub wake_at: Option<Duration>,
 }
 
-/// Whether the difference between what was read and what was decided matters.
+/// How urgent the difference between what was read and what was decided is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
     /// Somebody must act on it: write at once.

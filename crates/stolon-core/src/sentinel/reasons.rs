@@ -16,13 +16,13 @@ pub enum Change {
     KeeperRegistered { keeper: KeeperUid },
     /// A keeper process was started anew.
     KeeperRestarted { keeper: KeeperUid },
-    /// A keeper counts as failed now.
+    /// A keeper has failed.
     KeeperFailed { keeper: KeeperUid, because: KeeperFault },
-    /// A keeper works again.
+    /// A keeper reports again.
     KeeperRecovered { keeper: KeeperUid },
     /// A keeper without instance was forgotten.
     KeeperForgotten { keeper: KeeperUid },
-    /// An instance counts as failed now.
+    /// An instance has failed.
     InstanceFailed { instance: InstanceUid, keeper: KeeperUid },
     /// An instance works again.
     InstanceRecovered { instance: InstanceUid, keeper: KeeperUid },
@@ -42,7 +42,7 @@ pub enum Change {
     ProxiesClosed { generation: i64, because: PrimaryFault },
     /// Clients are sent to the primary.
     ProxiesOpened { to: InstanceUid, generation: i64 },
-    /// Other proxies than before may forward.
+    /// The set of proxies that may forward changes.
     EnabledProxiesChanged { enabled: Vec<ProxyUid>, generation: i64 },
     /// A keeper was given a standby to make.
     StandbyAdded { instance: InstanceUid, keeper: KeeperUid },
@@ -67,11 +67,11 @@ pub enum Change {
 pub enum KeeperFault {
     /// It does not report.
     Silent { silent_for: Duration },
-    /// `stolonctl failkeeper`.
+    /// An operator used `stolonctl failkeeper`.
     ForcedByOperator,
 }
 
-/// Why the primary must go.
+/// Why the primary must be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrimaryFault {
     /// Its keeper does not report.
@@ -80,11 +80,11 @@ pub enum PrimaryFault {
     InstanceDown { keeper: KeeperUid, down_for: Duration },
     /// The document names a keeper that is not registered.
     KeeperUnknown { keeper: KeeperUid },
-    /// `stolonctl failkeeper`.
+    /// An operator used `stolonctl failkeeper`.
     ForcedByOperator { keeper: KeeperUid },
-    /// It works, but does not do what it is asked to.
+    /// It works, but has not reached its generation in time.
     NotConverged { keeper: KeeperUid, generation: i64, within: Duration },
-    /// Its PostgreSQL ends again and again.
+    /// Its PostgreSQL ends unexpectedly again and again.
     KeepsCrashing { keeper: KeeperUid, restarts: u32 },
 }
 
@@ -136,38 +136,38 @@ pub enum Rejection {
     WentBack { own: Lsn, before: Lsn },
     /// Its keeper has not reported since the operator asked for another primary.
     NotSeenSinceRequest,
-    /// Its PostgreSQL ends again and again.
+    /// Its PostgreSQL ends unexpectedly again and again.
     KeepsCrashing { restarts: u32 },
 }
 
 /// One thing that did not happen in a round, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// This sentinel has just begun and must first see who lives.
+    /// This sentinel has just begun and must first see which keepers report.
     FirstRound,
-    /// Nobody could become the first primary.
+    /// There is no keeper that could make the first instance.
     NoKeepers,
     /// The keeper whose data is to be adopted has not reported.
     KeeperNotAvailable { keeper: KeeperUid },
-    /// The document says something that this version does not know, or contradicts itself.
+    /// The document contradicts itself, or says something that this version does not know.
     BrokenDocument { what: BrokenDocument },
     /// The first instance is being made.
     AwaitingInitialization { instance: InstanceUid, keeper: KeeperUid },
-    /// The primary must go, but nobody may take its place.
+    /// The primary must be replaced, but no instance may take its place.
     NoEligibleStandby { primary: InstanceUid, because: PrimaryFault, rejected: Vec<(InstanceUid, Rejection)> },
-    /// The primary must go, and its successor waits until no client can reach it any more.
+    /// The primary must be replaced; its successor is promoted once no client can reach it any more.
     AwaitingFence { successor: InstanceUid, proxies: Vec<ProxyUid>, stays: Vec<ProxyUid> },
-    /// The operator wants another primary, which waits until it has everything that the old one has.
+    /// An operator wants another primary, which is promoted once it has everything that the old one has.
     AwaitingCatchUp { successor: InstanceUid, lsn: Option<Lsn> },
-    /// A working primary does not do what it is asked to, and replacing it did not help before.
+    /// A working primary does not reach its generation, and replacing it did not help before.
     NotDemotedAgain { primary: InstanceUid, keeper: KeeperUid, generation: i64 },
-    /// The primary works and cannot do all that it is asked to; a successor would meet the same.
+    /// The primary works but cannot reach its generation, and another one would meet the same problem.
     Hindered { primary: InstanceUid, keeper: KeeperUid, hindrance: Hindrance },
     /// The store went back in time: keepers have served under newer cluster data. Nothing is decided until an operator chooses.
     StoreWentBack { ahead: Vec<Ahead> },
     /// This sentinel has seen newer cluster data than those in the store.
     DocumentWentBack { epoch: u64, before: u64 },
-    /// The primary has not done yet what it is asked to: nothing else about standbys changes until then.
+    /// The primary has not reached its generation or does not work: standbys do not change until then.
     AwaitingPrimary { primary: InstanceUid, keeper: KeeperUid, generation: i64, current: i64 },
     /// Clients are not sent to the primary until it is ready.
     NotOpened { primary: InstanceUid },
@@ -221,15 +221,15 @@ impl Display for Change {
             Self::KeeperRegistered { keeper } => write!(f, "keeper {keeper} has joined the cluster"),
             Self::KeeperRestarted { keeper } => write!(f, "keeper {keeper} was restarted"),
             Self::KeeperFailed { keeper, because } => write!(f, "keeper {keeper} has failed: {because}"),
-            Self::KeeperRecovered { keeper } => write!(f, "keeper {keeper} works again"),
+            Self::KeeperRecovered { keeper } => write!(f, "keeper {keeper} reports again"),
             Self::KeeperForgotten { keeper } => write!(
                 f,
-                "keeper {keeper} is forgotten: it has no db and was not seen for longer than deadKeeperRemovalInterval"
+                "keeper {keeper} is removed from the cluster data: it has no db and has not reported for longer than deadKeeperRemovalInterval"
             ),
             Self::InstanceFailed { instance, keeper } => {
                 write!(
                     f,
-                    "db {instance} on keeper {keeper} has failed: it was not reported to work for longer than failInterval"
+                    "db {instance} on keeper {keeper} has failed: its PostgreSQL was not reported to work for longer than failInterval"
                 )
             }
             Self::InstanceRecovered { instance, keeper } => {
@@ -247,7 +247,7 @@ impl Display for Change {
             ),
             Self::InitializationGivenUp { instance, keeper, after } => write!(
                 f,
-                "keeper {keeper} did not finish the first db {instance} within initTimeout ({}): choosing again",
+                "keeper {keeper} did not make the first db {instance} within initTimeout ({}): choosing a keeper again, others first",
                 Seconds(*after)
             ),
             Self::ClusterInitialized { instance, keeper } => {
@@ -292,7 +292,7 @@ impl Display for Change {
                 "commits on db {primary} block: fewer than minSynchronousStandbys ({minimum}) standbys can acknowledge them"
             ),
             Self::CommitsUnblocked { primary } => {
-                write!(f, "commits on db {primary} no longer block for want of synchronous standbys")
+                write!(f, "commits on db {primary} no longer block: there are enough synchronous standbys")
             }
             Self::SynchronousReplicationOff { primary } => {
                 write!(f, "commits on db {primary} no longer wait for standbys")
@@ -319,7 +319,7 @@ impl Display for PrimaryFault {
             Self::InstanceDown { keeper, down_for } => {
                 write!(f, "keeper {keeper} has not reported a working PostgreSQL for {}", Seconds(*down_for))
             }
-            Self::KeeperUnknown { keeper } => write!(f, "its keeper {keeper} is not registered"),
+            Self::KeeperUnknown { keeper } => write!(f, "its keeper {keeper} is not in the cluster data"),
             Self::ForcedByOperator { keeper } => {
                 write!(f, "the operator asked keeper {keeper} to fail (stolonctl failkeeper)")
             }
@@ -344,7 +344,7 @@ impl Display for RemovalReason {
             Self::OtherBranch => "it holds WAL that the primary does not have",
             Self::MissingWal => "it does not advance and the primary no longer has the WAL that it needs",
             Self::DataLost => "its keeper no longer has its data",
-            Self::NotNeeded => "it does not work and there are enough standbys that do",
+            Self::NotNeeded => "its PostgreSQL does not work and there are enough standbys without it",
             Self::Surplus => "there are more standbys than maxStandbysPerSender",
         })
     }
@@ -354,8 +354,8 @@ impl Display for Rejection {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
             Self::KeeperFailed => f.write_str("its keeper has failed"),
-            Self::Unhealthy => f.write_str("it does not work"),
-            Self::NeverReported => f.write_str("it was never complete"),
+            Self::Unhealthy => f.write_str("its PostgreSQL does not work"),
+            Self::NeverReported => f.write_str("its keeper has never reported it as complete"),
             Self::NotConverged { generation, current } => {
                 write!(f, "it is at generation {current} and not yet at {generation}")
             }
@@ -369,9 +369,12 @@ impl Display for Rejection {
             }
             Self::Forbidden => f.write_str("its keeper was started with --can-be-master=false"),
             Self::NotSynchronous => f.write_str("it is not known to hold every acknowledged commit"),
-            Self::FollowsNothing => f.write_str("it follows nothing in this cluster"),
+            Self::FollowsNothing => f.write_str("the cluster data do not say what it follows"),
             Self::WentBack { own, before } => {
-                write!(f, "it is at {own} and was at {before} before: its host was set back")
+                write!(
+                    f,
+                    "it is at {own} but was at {before} before: its host was set back to an earlier state"
+                )
             }
             Self::NotSeenSinceRequest => f.write_str("its keeper has not reported since the request"),
             Self::KeepsCrashing { restarts } => {
@@ -384,12 +387,14 @@ impl Display for Rejection {
 impl Display for Hold {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Self::FirstRound => f.write_str("nothing is decided until this sentinel has seen who is alive"),
+            Self::FirstRound => f.write_str(
+                "this sentinel decides nothing in its first round: it must first see which keepers report",
+            ),
             Self::NoKeepers => f.write_str("cannot choose initial master: no keepers registered"),
             Self::KeeperNotAvailable { keeper } => {
                 write!(f, "cannot choose initial master: keeper \"{keeper}\" state not available")
             }
-            Self::BrokenDocument { what } => write!(f, "the cluster data is left as it is: {what}"),
+            Self::BrokenDocument { what } => write!(f, "the cluster data are left as they are: {what}"),
             Self::AwaitingInitialization { instance, keeper } => {
                 write!(f, "waiting for keeper {keeper} to make the first db {instance}")
             }
@@ -426,7 +431,7 @@ impl Display for Hold {
             Self::NotDemotedAgain { primary, keeper, generation } => write!(
                 f,
                 "db {primary} works, but keeper {keeper} does not apply generation {generation}; another primary would \
-                 meet the same specification, so it is not replaced again yet (see the keeper's log)"
+                 meet the same specification, so it is not replaced again yet: see the log of keeper {keeper}"
             ),
             Self::Hindered { primary, keeper, hindrance } => {
                 let what = match hindrance {
@@ -436,8 +441,8 @@ impl Display for Hold {
                 };
                 write!(
                     f,
-                    "db {primary} works, but keeper {keeper} cannot {what}; a successor would meet the same, so it is not replaced \
-                     (see the keeper's log)"
+                    "db {primary} works, but keeper {keeper} cannot {what}; another primary would meet the same problem, so it is not \
+                     replaced: see the log of keeper {keeper}"
                 )
             }
             Self::StoreWentBack { ahead } => {
@@ -475,7 +480,10 @@ impl Display for Hold {
                 "waiting for keeper {keeper} to bring the primary db {primary} from generation {current} to {generation}"
             ),
             Self::NotOpened { primary } => {
-                write!(f, "proxies stay closed until db {primary} works as the primary")
+                write!(
+                    f,
+                    "proxies stay closed until the primary db {primary} works and has reached its generation"
+                )
             }
             Self::AwaitingProxies { proxies, stays, generation } => {
                 write!(
@@ -490,7 +498,9 @@ impl Display for Hold {
                 "waiting for these standbys to hold every acknowledged commit of db {primary}: {}",
                 List(standbys)
             ),
-            Self::NoFreeKeeper => f.write_str("there is no standby and no free keeper that could make one"),
+            Self::NoFreeKeeper => f.write_str(
+                "there is no standby and no free keeper that could make one: start another keeper",
+            ),
         }
     }
 }
@@ -521,8 +531,12 @@ impl Display for BrokenDocument {
             Self::PrimaryMissing { primary: None } => {
                 f.write_str("the phase is normal but no master is named")
             }
-            Self::Phase { phase } => write!(f, "unknown cluster phase \"{phase}\""),
-            Self::InitMode { init_mode } => write!(f, "unknown init mode \"{init_mode}\""),
+            Self::Phase { phase } => {
+                write!(f, "unknown cluster phase \"{phase}\" (expected initializing or normal)")
+            }
+            Self::InitMode { init_mode } => {
+                write!(f, "unknown init mode \"{init_mode}\" (expected new, existing or pitr)")
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is taken out of the document.
+//! Which keepers and instances are removed from the document.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::round::{Kind, Round, Validity, validity};
 
 /// More reports than this with the same position mean that a standby does not move.
 const STALLED_REPORTS: u32 = 10;
-/// Stolon's documents assume segments of this size.
+/// Size of WAL segments that Stolon's documents assume.
 const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Round<'_> {
@@ -103,7 +103,7 @@ fn segment_name(lsn: Lsn) -> String {
     format!("{:08X}{:08X}", lsn.0 >> 32, (lsn.0 & 0xFFFF_FFFF) / WAL_SEGMENT_BYTES)
 }
 
-/// The last sixteen of the 24 hexadecimal digits of a WAL file's name; none if it is no such name.
+/// The last sixteen of the 24 hexadecimal digits of a WAL file's name; `None` for another name.
 fn wal_file_without_timeline(name: &str) -> Option<&str> {
     let is_name = name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
     if is_name { name.get(8..) } else { None }

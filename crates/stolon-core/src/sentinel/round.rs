@@ -198,7 +198,7 @@ pub(super) enum Kind {
     Head,
     /// A standby inside the cluster.
     Standby,
-    /// Neither can be told from the document.
+    /// The document tells neither.
     Unknown,
 }
 

@@ -21,9 +21,9 @@ pub(in crate::sentinel) enum FoundParameters {
     Ignored,
 }
 
-/// What an elected instance is told to be.
+/// What is asked of an elected instance.
 #[derive(Clone, Debug)]
-pub(in crate::sentinel) struct Office {
+pub(in crate::sentinel) struct NewPrimary {
     pub role: Role,
     /// Whom the head of a standby cluster follows.
     pub follow: Option<FollowConfig>,
@@ -34,7 +34,7 @@ pub(in crate::sentinel) struct Office {
 }
 
 impl Draft<'_> {
-    /// Take over what `state` says about instances.
+    /// Take over what is reported about instances: `state` gives the last report about one.
     pub fn observe<'s>(&mut self, state: impl Fn(&Instance) -> Option<&'s PostgresState>) {
         for instance in self.data.instances.values_mut() {
             if let Some(state) = state(instance) {
@@ -94,18 +94,18 @@ impl Draft<'_> {
     }
 
     /// Make `to` the primary in the place of `from`, which nobody follows any more.
-    pub fn elect(&mut self, from: &InstanceUid, to: &InstanceUid, office: Office, because: PrimaryFault) {
+    pub fn elect(&mut self, from: &InstanceUid, to: &InstanceUid, new: NewPrimary, because: PrimaryFault) {
         if let Some(instance) = self.data.instances.get_mut(from) {
             instance.spec.followers = Some(Vec::new());
         }
         self.data.cluster.status.primary = Some(to.clone());
         let Some(instance) = self.data.instances.get_mut(to) else { return };
         let spec = &mut instance.spec;
-        spec.role = Some(office.role);
-        spec.follow_config = office.follow;
-        spec.synchronous_replication = office.waits_for.is_some();
-        spec.external_synchronous_standbys = office.waits_for.as_ref().map(|_| fake_standby(office.blocks));
-        spec.synchronous_standbys = office.waits_for;
+        spec.role = Some(new.role);
+        spec.follow_config = new.follow;
+        spec.synchronous_replication = new.waits_for.is_some();
+        spec.external_synchronous_standbys = new.waits_for.as_ref().map(|_| fake_standby(new.blocks));
+        spec.synchronous_standbys = new.waits_for;
         let (keeper, lsn) = (spec.keeper_uid.clone(), instance.status.lsn);
         self.note(Change::PrimaryElected { from: from.clone(), to: to.clone(), keeper, lsn, because });
     }

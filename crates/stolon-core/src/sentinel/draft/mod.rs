@@ -13,7 +13,7 @@ use stolon_model::{ClusterData, Timestamp};
 
 use super::Change;
 
-pub(super) use instances::{FoundParameters, Office};
+pub(super) use instances::{FoundParameters, NewPrimary};
 pub(super) use synchronous::Commits;
 
 pub(super) struct Draft<'a> {

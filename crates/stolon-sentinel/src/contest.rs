@@ -1,26 +1,26 @@
-//! Whether this sentinel leads: a candidature, or the leadership that it won.
+//! The contest for the leadership among the sentinels of a cluster.
 
 use stolon_model::SentinelUid;
 use stolon_store::{Campaign, ClusterStore, Leadership};
 
-/// Candidate or leader.
-pub struct Office {
+/// A contender, or the leader.
+pub struct Contest {
     campaign: Campaign,
     leadership: Option<Leadership>,
 }
 
-impl Office {
-    /// Stand for election.
-    pub fn candidate(store: &dyn ClusterStore, uid: SentinelUid) -> Self {
-        Office { campaign: store.campaign(uid), leadership: None }
+impl Contest {
+    /// Enter the contest.
+    pub fn enter(store: &dyn ClusterStore, uid: SentinelUid) -> Self {
+        Contest { campaign: store.campaign(uid), leadership: None }
     }
 
-    /// True while nobody else can lead.
+    /// True while no other sentinel can lead.
     pub fn leads(&self) -> bool {
         self.leadership.as_ref().is_some_and(Leadership::is_held)
     }
 
-    /// Returns when the office was won or lost. Cancel-safe.
+    /// Returns when the leadership was won or lost. Cancel-safe.
     pub async fn changed(&mut self) {
         match &mut self.leadership {
             None => {
@@ -35,12 +35,12 @@ impl Office {
         }
     }
 
-    /// Give the office up, so that a successor can take over at once.
+    /// Give up the leadership, so that another sentinel can take over at once.
     pub async fn resign(self) {
-        let Office { campaign, leadership } = self;
+        let Contest { campaign, leadership } = self;
         if let Some(leadership) = leadership {
             leadership.resign().await;
-            tracing::info!("leadership was given up");
+            tracing::info!("this sentinel has given up the leadership");
         }
         campaign.withdraw().await;
     }
