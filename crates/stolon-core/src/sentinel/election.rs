@@ -22,19 +22,19 @@ use super::{Hold, PrimaryFault, Rejection};
 pub(super) enum Replacement {
     /// This instance was elected.
     Elected(InstanceUid),
-    /// Not yet, or by nobody: it is tried again at this moment at the latest.
+    /// Nothing was elected yet; the next attempt comes at this moment at the latest.
     Awaited(Wake),
 }
 
 /// Whether a successor may be promoted.
-enum Gate {
-    Open,
-    /// Not for this reason, at least until then.
-    Shut(Hold, Wake),
+enum Promotion {
+    Allowed,
+    /// It may not, for this reason, at least until then.
+    Held(Hold, Wake),
 }
 
 impl Round<'_> {
-    /// Replace the primary if somebody may take its place and nothing is lost by it.
+    /// Replace the primary if a standby may take its place and nothing is lost by it.
     pub fn replace(&mut self, primary: &Instance, because: PrimaryFault) -> Replacement {
         let (mut candidates, rejected) = self.candidates(primary);
         if candidates.is_empty() {
@@ -46,7 +46,7 @@ impl Round<'_> {
         }
         let successor = candidates.swap_remove(0);
         if !primary.spec.synchronous_replication
-            && let Gate::Shut(hold, wake) = self.fence(primary, &successor, &because)
+            && let Promotion::Held(hold, wake) = self.fence(primary, &successor, &because)
         {
             self.hold(hold);
             return Replacement::Awaited(wake);
@@ -81,9 +81,9 @@ impl Round<'_> {
         (candidates.into_iter().map(|instance| instance.uid.clone()).collect(), rejected)
     }
 
-    /// Asynchronous mode: take the primary away from the proxies. The gate opens once nobody can commit on the old primary through a
-    /// proxy, or the wait has lasted too long.
-    fn fence(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> Gate {
+    /// Asynchronous mode: have the proxies close. Promotion is allowed once no client can commit on the old primary through a proxy, or
+    /// the wait has lasted too long.
+    fn fence(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> Promotion {
         let forced = matches!(because, PrimaryFault::ForcedByOperator { .. });
         if forced && self.memory.handover.as_ref().is_none_or(|handover| handover.from != primary.uid) {
             self.memory.handover = Some(self.handover_now(primary));
@@ -95,11 +95,14 @@ impl Round<'_> {
             if let Some(from) = self.memory.handover.take().map(|handover| handover.from) {
                 self.memory.handover = Some(Handover { from, ..self.handover_now(primary) });
             }
-            return Gate::Shut(Hold::AwaitingFence { successor: successor.clone(), proxies, stays }, wake);
+            return Promotion::Held(
+                Hold::AwaitingFence { successor: successor.clone(), proxies, stays },
+                wake,
+            );
         }
         match forced {
             true => self.catch_up(primary, successor),
-            false => Gate::Open,
+            false => Promotion::Allowed,
         }
     }
 
@@ -123,7 +126,7 @@ impl Round<'_> {
     }
 
     /// Whether what the primary reports now was looked at after the last proxy had closed. The look that was under way then may show
-    /// less, the one after it does not. A keeper that does not count its looks takes one in each sleep interval.
+    /// less, the next one does not. A keeper that does not count its looks takes one in each sleep interval.
     fn shows_the_end(&self, primary: &Instance, handover: &Handover) -> bool {
         match self.looks_at(primary) {
             0 => {
@@ -134,27 +137,27 @@ impl Round<'_> {
         }
     }
 
-    /// An operator wants another primary while this one works: nothing needs to be lost. A primary that does not work is
+    /// An operator wants another primary while this one works, so nothing needs to be lost. A primary that does not work is
     /// not waited for: operators force a failure when a primary hangs.
-    fn catch_up(&mut self, primary: &Instance, successor: &InstanceUid) -> Gate {
+    fn catch_up(&mut self, primary: &Instance, successor: &InstanceUid) -> Promotion {
         let (seen, spec) = (self.seen, self.seen.spec);
         let works = seen.working.contains_key(&primary.uid);
         let trouble = self.memory.trouble.get(&primary.uid).filter(|_| !works);
         let patience = trouble.map(|since| seen.limit(*since, spec.sleep_interval * 2));
         if patience.is_some_and(Limit::is_over) {
-            return Gate::Open;
+            return Promotion::Allowed;
         }
         self.note_the_end(primary);
-        let Some(handover) = &self.memory.handover else { return Gate::Open };
+        let Some(handover) = &self.memory.handover else { return Promotion::Allowed };
         let lsn = handover.final_lsn;
         let reached = self.draft.instances.get(successor).map_or(Lsn(0), |instance| instance.status.lsn);
         let bound = spec.proxy_check_interval * 2 + spec.sleep_interval * 3 + spec.fail_interval;
         let limit = seen.limit(self.closed_since(), bound);
         if lsn.is_some_and(|lsn| reached >= lsn) || limit.is_over() {
-            return Gate::Open;
+            return Promotion::Allowed;
         }
         let wake = limit.wake().or(patience.map_or(Wake::NEVER, Limit::wake));
-        Gate::Shut(Hold::AwaitingCatchUp { successor: successor.clone(), lsn }, wake)
+        Promotion::Held(Hold::AwaitingCatchUp { successor: successor.clone(), lsn }, wake)
     }
 
     /// Remember where the old primary ended, once it shows that.
@@ -171,14 +174,14 @@ impl Round<'_> {
         }
     }
 
-    /// An orderly replacement is over once another instance is the primary.
+    /// Forget a handover from another primary than this one: it is over.
     pub fn forget_handover_of_others(&mut self, primary: &Instance) {
         if self.memory.handover.as_ref().is_some_and(|handover| handover.from != primary.uid) {
             self.memory.handover = None;
         }
     }
 
-    /// One write tells the new primary to promote, the old one that nobody follows it, and the proxies to close.
+    /// One write tells the new primary to promote, the old one that it has no followers, and the proxies to close.
     fn elect(&mut self, old: &Instance, successor: &InstanceUid, because: PrimaryFault) {
         self.memory.handover = None;
         self.fulfil_request(successor);

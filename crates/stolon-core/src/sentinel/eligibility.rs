@@ -1,4 +1,4 @@
-//! Who may take the place of the primary, and why the others may not.
+//! Which instances may take the place of the primary, and why the others may not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,16 @@ use super::round::{Kind, Validity, validity};
 /// Whether one instance may take the place of the primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eligibility {
-    /// Which instance.
+    /// Uid of the instance.
     pub instance: InstanceUid,
-    /// Its keeper.
+    /// Uid of its keeper.
     pub keeper: KeeperUid,
-    /// Why not; none: it may.
+    /// Why it may not; `None`: it may.
     pub rejection: Option<Rejection>,
 }
 
-/// Who may take the place of the primary, as far as the cluster data and the reports tell: a sentinel knows in addition who has
-/// shown life when. Empty without a primary.
+/// Which instances may take the place of the primary, as far as the cluster data and the reports tell: a sentinel knows in addition
+/// which keepers have shown life, and when. Empty without a primary.
 pub fn eligibility(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<Eligibility> {
     let data = cluster.data();
     let Some(primary) = data.primary() else { return Vec::new() };
@@ -35,12 +35,12 @@ pub fn eligibility(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, Keeper
     data.instances.values().filter(|instance| instance.uid != primary.uid).map(of_instance).collect()
 }
 
-/// Who may take the place of one primary.
+/// The question which instances may take the place of one primary.
 pub(super) struct Question<'a> {
     primary: &'a Instance,
     data: &'a ClusterData,
     spec: &'a EffectiveSpec,
-    /// Those that hold every acknowledged commit.
+    /// The standbys that hold every acknowledged commit.
     pub holders: BTreeSet<InstanceUid>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Question<'a> {
         Question { primary, data, spec, holders: synchronous_holders(primary) }
     }
 
-    /// By the document alone.
+    /// Why an instance may not, by the document alone.
     pub fn rejection(&self, instance: &Instance) -> Option<Rejection> {
         if Kind::of(instance) == Kind::Unknown {
             return Some(Rejection::FollowsNothing);
@@ -100,7 +100,7 @@ impl<'a> Question<'a> {
             && waits_for(&instance.uid)
     }
 
-    /// A PostgreSQL that ends every few seconds is no better than none.
+    /// Whether a PostgreSQL ends so often that electing it would not help.
     pub fn crashes(&self, report: Option<&KeeperReport>) -> Option<Rejection> {
         let restarts = unexpected_restarts(report);
         (restarts > self.spec.max_restarts_per_minute).then_some(Rejection::KeepsCrashing { restarts })

@@ -1,4 +1,4 @@
-//! Who follows whom.
+//! Which instances follow which.
 
 use stolon_model::{Instance, InstanceUid};
 

@@ -1,4 +1,4 @@
-//! Verdicts: which keepers and instances count as working, and whether the primary must go.
+//! Verdicts: which keepers and instances work, and whether the primary must be replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +14,11 @@ use super::{Hold, KeeperFault, PrimaryFault};
 /// Whether the primary may stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It may, at least until then.
+    /// The primary may stay, at least until then.
     Stays(Wake),
-    /// It may although it does not do what is asked of it, at least until then.
+    /// The primary may stay although it has not reached its generation in time, at least until then.
     Spared(Hold, Wake),
-    /// It must be replaced.
+    /// The primary must be replaced.
     Goes(PrimaryFault),
 }
 
@@ -57,7 +57,7 @@ impl Round<'_> {
         wake
     }
 
-    /// Whether the primary may stay, and until when.
+    /// Whether the primary may stay.
     pub fn judge_primary(&self, primary: &Instance) -> Verdict {
         let keeper = primary.spec.keeper_uid.clone();
         if self.is_being_replaced(primary) {
@@ -87,7 +87,7 @@ impl Round<'_> {
         }
     }
 
-    /// A primary that works and has not reached its generation in time goes, unless that would help nobody.
+    /// A primary that works and has not reached its generation in time is replaced, unless that would not help.
     fn judge_late(&self, primary: &Instance) -> Verdict {
         let keeper = primary.spec.keeper_uid.clone();
         let activity = self.seen.fresh.get(&keeper).and_then(|report| report.activity.as_ref());
@@ -109,8 +109,8 @@ impl Round<'_> {
             || self.memory.handover.as_ref().is_some_and(|handover| handover.from == primary.uid)
     }
 
-    /// A primary that works but does not do what is asked of it meets the same specification as the one before it:
-    /// replacing it again and again does not help, so the pauses grow. None when there is no pause, or it is over.
+    /// A primary that works but does not reach its generation has met the same specification as the one before it:
+    /// replacing it again and again does not help, so the pauses grow. `None` if there is no pause, or if it is over.
     fn pause_before_next_demotion(&self) -> Option<Wake> {
         let demotion = self.memory.demotion.as_ref()?;
         if demotion.spec != self.draft.cluster.spec {

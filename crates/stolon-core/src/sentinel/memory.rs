@@ -28,9 +28,9 @@ pub struct Memory {
     pub registered: BTreeSet<KeeperUid>,
     /// The reports of keepers that were removed or forgotten: they prove no life any more.
     pub dismissed: BTreeMap<KeeperUid, InfoUid>,
-    /// An operator wants the primary to be replaced.
+    /// The request of an operator to replace the primary.
     pub request: Option<Request>,
-    /// Reports of keepers, and keepers that should report.
+    /// Reports of keepers; also of those that should report and do not.
     pub keepers: BTreeMap<KeeperUid, KeeperSighting>,
     /// Since when an instance has not been reported to work.
     pub trouble: BTreeMap<InstanceUid, Duration>,
@@ -164,7 +164,7 @@ impl Admission {
 /// An orderly replacement of a working primary: clients cannot write any more, and the standby catches up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handover {
-    /// The primary that is to go.
+    /// The primary that is to be replaced.
     pub from: InstanceUid,
     /// Since when no proxy forwards any more.
     pub closed_at: Duration,

@@ -67,9 +67,9 @@ pub struct View<'a> {
     pub unreadable_proxies: &'a BTreeSet<ProxyUid>,
     /// Whether this sentinel may decide.
     pub standing: Standing,
-    /// When the reading of it began, on the clock of [`Now`]: it shows the store as it was then, or later.
+    /// When the view began to be read, on the clock of [`Now`]: it shows the store as it was then, or later.
     pub read_at: Duration,
-    /// How long requests to the store take at the most.
+    /// How long requests to the store usually take at the most.
     pub usual_delay: Duration,
 }
 
@@ -122,20 +122,23 @@ pub struct Decision {
 /// How urgent the difference between what was read and what was decided is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
-    /// Somebody must act on it: write at once.
+    /// A keeper or a proxy must act on it: write at once.
     Decisive,
     /// Times and positions only: write as a sign of life, once per sleep interval.
     Routine,
 }
 
 impl Decision {
-    /// What to remember when the write of this decision did not succeed: the next round must act on the same reports.
+    /// What to remember if the write of this decision did not succeed: the next round must act on the same reports.
     pub fn memory_of_refused_write(self, before: &Memory) -> Memory {
         self.memory.of_refused_write(before)
     }
 }
 
-/// Decide.
+/// Decide on what one view of the cluster shows.
+///
+/// A round sees (`Seen`, which never changes), drafts the next document (`Draft`, which notes each change) and remembers
+/// ([`Memory`]).
 pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidSource) -> Decision {
     let (seen, memory) = Seen::of(view, memory, now);
     let mut round = Round::on(&seen, memory);

@@ -83,8 +83,8 @@ impl Round<'_> {
     /// for, and the time after which they close by themselves is not over. A proxy that read the document before it said so
     /// closes `proxyTimeout` later, as it has published it, whatever else happens to it.
     ///
-    /// Not so one that says that it acknowledges nothing: only a proxy that forwards and was shown an older document says that, and it
-    /// goes on for as long as it can read. It is waited for as long as its report lives. A new proxy never says it.
+    /// A proxy that reports that it acknowledges nothing is different: it forwards, was shown an older document, and goes on for as
+    /// long as it can read. It is waited for as long as its report lives. A new proxy never reports that.
     pub fn open_proxies_left(&self) -> Awaited {
         let seen = self.seen;
         let generation = self.draft.proxy.generation;
@@ -130,7 +130,7 @@ impl Round<'_> {
         }
     }
 
-    /// The primary stays: send clients to it, once nobody can be sent to another one any more and once it is ready.
+    /// The primary stays: send clients to it, once no client can be sent to another one any more and once it is ready.
     pub fn guide_proxies(&mut self, primary: &Instance) -> Wake {
         match &self.draft.proxy.spec.primary {
             Some(current) if *current == primary.uid => {

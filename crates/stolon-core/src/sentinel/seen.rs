@@ -26,7 +26,7 @@ pub(super) struct Seen<'a> {
     pub now: Now,
     /// When the view had been read: what it shows may be as new as this.
     pub arrived: Duration,
-    /// Nothing was seen before: whoever reports may have died long ago.
+    /// Whether nothing was seen before: keepers whose reports are there may have died long ago.
     pub is_first: bool,
     /// Fresh reports by keeper.
     pub fresh: BTreeMap<&'a KeeperUid, &'a KeeperReport>,
@@ -36,12 +36,12 @@ pub(super) struct Seen<'a> {
     pub working: BTreeMap<&'a InstanceUid, Working<'a>>,
     /// Proxies that may be forwarding, sorted.
     pub active_proxies: Vec<ProxyUid>,
-    /// When reports cease to prove what they prove now.
+    /// When the first of these reports ceases to be fresh, or to prove that a proxy may be forwarding.
     pub wake: Wake,
 }
 
 impl<'a> Seen<'a> {
-    /// Look at `view`. Returns with it the memory of what was seen before and now.
+    /// Look at `view`. Returns also the memory of everything seen until now.
     pub fn of(view: &'a View<'a>, before: &Memory, now: Now) -> (Self, Memory) {
         let spec = view.cluster.spec();
         let arrived = now.monotonic.max(view.read_at);

@@ -38,7 +38,7 @@ impl Round<'_> {
         wake
     }
 
-    /// Nobody was elected: clients and standbys go to this primary.
+    /// The primary stays: send clients and standbys to it.
     fn keep_primary(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
         let wake = self.guide_proxies(primary);
         if self.seen.spec.role == Role::Primary {
@@ -58,7 +58,7 @@ impl Round<'_> {
         wake
     }
 
-    /// Around a primary that works and does what is asked of it.
+    /// Look after the standbys of a primary that works and has reached its generation.
     fn tend_standbys(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
         self.remove_unusable(primary);
         let census = self.count_standbys(primary);

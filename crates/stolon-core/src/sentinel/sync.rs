@@ -143,7 +143,7 @@ impl Round<'_> {
                 next.insert(newcomer);
             }
         }
-        // Standbys that do not work may come back: waiting for them is better than waiting for nobody.
+        // Standbys that do not work may come back: waiting for them is better than waiting for none.
         for uid in previous.iter().filter(exists) {
             if next.len() < limits.minimum {
                 next.insert(uid.clone());

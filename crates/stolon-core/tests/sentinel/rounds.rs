@@ -51,7 +51,7 @@ fn the_moment_of_a_failure_is_known_beforehand() {
     let mut failed_at = None;
     let mut last = last_words.map(|report| {
         let known = world.memory.keepers[&keeper_uid(1)].report.clone().unwrap();
-        KeeperReport { info_uid: known.info_uid, ..report }
+        KeeperReport { info_uid: known.info_uid.clone(), ..report }
     });
     for _ in 0..200 {
         let mut reports = world.current_reports();

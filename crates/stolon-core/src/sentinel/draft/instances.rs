@@ -93,7 +93,7 @@ impl Draft<'_> {
         self.note(Change::ClusterInitialized { instance: instance.uid.clone(), keeper });
     }
 
-    /// Make `to` the primary in the place of `from`, which nobody follows any more.
+    /// Make `to` the primary in the place of `from`, which loses its followers.
     pub fn elect(&mut self, from: &InstanceUid, to: &InstanceUid, new: NewPrimary, because: PrimaryFault) {
         if let Some(instance) = self.data.instances.get_mut(from) {
             instance.spec.followers = Some(Vec::new());
@@ -135,7 +135,7 @@ impl Draft<'_> {
         self.note(Change::StandbyAdded { instance: uid, keeper });
     }
 
-    /// Note of standbys that work that they need not be made again.
+    /// Note that these standbys are complete: they need not be made again.
     pub fn mark_ready(&mut self, good: &BTreeSet<InstanceUid>) {
         for (uid, instance, is_good) in joined(&mut self.data.instances, good.iter().map(|uid| (uid, ()))) {
             if is_good.is_none() {
@@ -184,7 +184,7 @@ fn made_anew(uid: InstanceUid, spec: InstanceSpec) -> Instance {
     Instance { uid, generation: 1, spec, ..Instance::default() }
 }
 
-/// The further names that commits wait for: one that nobody has, if they are to block.
+/// The further names that commits wait for: one that no standby has, if commits are to block.
 pub(super) fn fake_standby(blocks: bool) -> Vec<String> {
     if blocks { vec![FAKE_STANDBY.to_owned()] } else { Vec::new() }
 }

@@ -6,7 +6,7 @@ use super::Draft;
 use crate::sentinel::{Change, PrimaryFault};
 
 impl Draft<'_> {
-    /// Send clients nowhere, because the primary must go.
+    /// Send clients nowhere, because the primary is to be replaced.
     pub fn close_proxies(&mut self, because: &PrimaryFault) {
         if self.proxy.spec.primary.is_some() {
             self.send_nowhere();
@@ -15,8 +15,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Send clients nowhere: somebody edited the document, and clients go from one primary to another only after they were sent
-    /// nowhere.
+    /// Send clients nowhere without telling operators: the document was edited by hand, and clients go from one primary to another
+    /// only by way of none.
     pub fn send_nowhere(&mut self) {
         self.data.proxy.spec.primary = None;
         self.data.proxy.generation += 1;
