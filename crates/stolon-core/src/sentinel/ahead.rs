@@ -9,31 +9,32 @@ use stolon_model::{
 
 use crate::evidence::{Evidence, evidence};
 
-/// How far a count is raised that nobody may know a higher value of, although not everybody can be asked: no epoch and no generation
-/// grows by as much while somebody is away. Many such steps are below 2⁵³, up to which every reader of JSON is exact.
+/// How far a count is raised so that it is above every value that a program knows, although not every program can be asked: no epoch
+/// and no generation grows by as much while a program is away. Many such steps stay below 2⁵³, up to which every reader of JSON is
+/// exact.
 pub(super) const LEAP: u32 = 1 << 20;
 
 /// A keeper that has served under newer cluster data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ahead {
-    /// Which keeper.
+    /// Uid of the keeper.
     pub keeper: KeeperUid,
-    /// The highest point that it served at.
+    /// The highest point that the keeper served at.
     pub served: Served,
-    /// How that is known.
+    /// How it is known that this point is newer.
     pub evidence: Evidence,
 }
 
 /// A sentinel that has seen newer cluster data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SawNewer {
-    /// Which sentinel.
+    /// Uid of the sentinel.
     pub sentinel: SentinelUid,
-    /// The highest epoch that it has seen.
+    /// The highest epoch that the sentinel has seen.
     pub epoch: u64,
 }
 
-/// Who may know of newer cluster data than those in the store.
+/// The reports of those that may know of newer cluster data than those in the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Witnesses<'a> {
     /// The reports of the keepers.
@@ -80,7 +81,7 @@ impl<'a> Witnesses<'a> {
         self.newer(data).filter_map(of_sentinel).collect()
     }
 
-    /// The highest epoch that anybody tells of.
+    /// The highest epoch in any of these reports.
     pub(super) fn highest_epoch(&self, data: &ClusterData) -> u64 {
         let seen = self.newer(data).map(|(_, newer)| newer.epoch);
         let told = self.newer(data).flat_map(|(_, newer)| newer.keepers.iter().flat_map(BTreeMap::values));
@@ -126,7 +127,7 @@ fn primary_timeline(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperRepo
     primary.status.timeline.max(reported.unwrap_or_default())
 }
 
-/// The epoch of the next document, where `known` is the highest that anybody tells of.
+/// The epoch of the next document, where `known` is the highest that was reported.
 pub(super) fn next_epoch(data: &ClusterData, known: u64, wall: Timestamp) -> u64 {
     match data.cluster.epoch {
         Some(epoch) => epoch.max(known).saturating_add(1),
@@ -144,9 +145,10 @@ pub(super) fn known_epoch<'a>(
     seen.max(highest_served(data, by_keeper(reports).chain(told).map(|(_, served)| served)))
 }
 
-/// An epoch above every one that anybody may know of. Who slept may know of a higher one than those who can be asked: a program of
-/// Stolon wrote since then, and dropped it. The wall clock (seconds since 1970) is above it if all clocks were right when epochs
-/// were made from them; the leap is above it if somebody is left who saw nearly the same, whatever the clocks say.
+/// An epoch above every one that any program may know. A program that was away may know a higher one than those that can be asked,
+/// because a program of Stolon wrote since then and dropped it. The wall clock (seconds since 1970) is above that one if all clocks
+/// were right when epochs were made from them; the leap is above it if a program is left that saw nearly the same, whatever the
+/// clocks say.
 pub(super) fn leap(known: u64, wall: Timestamp) -> u64 {
     let seconds = u64::try_from(wall.instant().as_second()).unwrap_or(0);
     known.saturating_add(u64::from(LEAP)).max(seconds)
@@ -157,30 +159,30 @@ pub(super) fn leap(known: u64, wall: Timestamp) -> u64 {
 pub enum Older {
     /// Its epoch is lower.
     Epoch {
-        /// Its own.
+        /// That of the older document.
         own: u64,
-        /// The other's.
+        /// That of the other document.
         other: u64,
     },
     /// The generation of an instance is lower.
     Generation {
         /// The keeper of the instance.
         keeper: KeeperUid,
-        /// Its own.
+        /// That of the older document.
         own: i64,
-        /// The other's.
+        /// That of the other document.
         other: i64,
     },
     /// The generation of the proxy section is lower.
     Proxy {
-        /// Its own.
+        /// That of the older document.
         own: i64,
-        /// The other's.
+        /// That of the other document.
         other: i64,
     },
 }
 
-/// Whether `data` are older than `other`, which lie in the store.
+/// Whether `data` are older than `other`, which are in the store.
 pub fn older_than(data: &ClusterData, other: &ClusterData) -> Option<Older> {
     if data.cluster.uid != other.cluster.uid {
         return None;

@@ -28,8 +28,8 @@ impl Memory {
         (gap > limit).then_some(gap)
     }
 
-    /// Time during which nothing could be read is nobody's silence: move every running clock by it, and leave everybody
-    /// two sleep intervals to show life again.
+    /// Time during which nothing could be read does not count as silence: move every running clock by it, and leave every keeper
+    /// and proxy two sleep intervals to show life again.
     pub(super) fn leave_out_gap(&mut self, now: Duration, usual_delay: Duration, spec: &EffectiveSpec) {
         let Some(gap) = self.gap(now, usual_delay, spec) else { return };
         let latest_verdict = spec.fail_interval.saturating_sub(spec.sleep_interval * 2);
@@ -93,8 +93,8 @@ impl<'a> Seen<'a> {
         self.see_instances();
     }
 
-    /// The last report of a keeper that was removed or forgotten stays in the store for a while. It was known already, so that it proves
-    /// no life: only another one brings the keeper back.
+    /// The last report of a keeper that was removed or forgotten stays in the store for a while. It was known already, so it proves no
+    /// life: only another report brings the keeper back.
     fn dismiss_reports(&self, memory: &mut Memory) {
         let (view, registered) = (self.view, &self.document().keepers);
         for uid in memory.registered.iter().filter(|uid| !registered.contains_key(uid)) {
@@ -112,7 +112,7 @@ impl<'a> Seen<'a> {
         memory.keepers.retain(|uid, _| view.keepers.contains_key(uid) || registered.contains_key(uid));
     }
 
-    /// Find the fresh reports of those that are in charge of instances.
+    /// Find the fresh reports of the keepers that are in charge of instances.
     fn see_instances(&mut self) {
         for (uid, instance) in &self.document().instances {
             let Some(report) = self.fresh.get(&instance.spec.keeper_uid).copied() else { continue };
@@ -232,7 +232,7 @@ impl Round<'_> {
 }
 
 /// What a silent keeper said last still tells where its instance is. The document may not say so, since positions are only
-/// written now and then, and elections go by them.
+/// written now and then, and elections depend on them.
 fn last_words<'m>(memory: &'m Memory, keeper: &KeeperUid) -> Option<&'m KeeperReport> {
     memory.keepers.get(keeper).filter(|sighting| sighting.life == Life::Proven)?.report.as_deref()
 }

@@ -1,7 +1,7 @@
 //! What operators ask for: `stolonctl failkeeper`.
 //!
-//! A request is for the moment it was made in. It lapses when another primary was elected meanwhile, or when no sentinel wrote for
-//! longer than it takes to notice a failure; and whoever takes the place of a primary that works must have shown life since.
+//! A request is for the moment in which it was made. It lapses when another primary was elected meanwhile, or when no sentinel wrote for
+//! longer than it takes to notice a failure. An instance that takes the place of a primary that works must have shown life since.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{Hold, Rejection};
 const SHOWN: Duration = Duration::from_secs(600);
 
 impl Round<'_> {
-    /// Take in what operators ask for; returns the keepers that count as failed in this round.
+    /// Take the requests of operators; returns the keepers that count as failed in this round.
     pub fn take_requests(&mut self) -> Vec<KeeperUid> {
         let asks = |keeper: &&Keeper| keeper.status.force_fail || keeper.status.fail_request.is_some();
         let asked: Vec<KeeperUid> =
@@ -24,7 +24,7 @@ impl Round<'_> {
         asked.into_iter().filter(|uid| self.take_request(uid)).collect()
     }
 
-    /// Take the request about a keeper in, once: whether it counts as failed in this round.
+    /// Take the request about a keeper, once. True if the keeper counts as failed in this round.
     fn take_request(&mut self, uid: &KeeperUid) -> bool {
         self.tidy_request(uid);
         if !self.draft.take_force_fail(uid) {
@@ -39,7 +39,7 @@ impl Round<'_> {
         if self.draft.primary().is_some_and(|primary| primary.spec.keeper_uid == *uid) {
             self.memory.request = Some(Request { keeper: uid.clone(), since: self.seen.now.monotonic });
         } else {
-            self.draft.conclude_request(uid, FailOutcome::Counted, "it was not the primary's".to_owned());
+            self.draft.conclude_request(uid, FailOutcome::Counted, "its db was not the primary".to_owned());
         }
         true
     }
@@ -53,13 +53,13 @@ impl Round<'_> {
             .then_some("no sentinel was at work when it was made")
     }
 
-    /// By the clock on the wall.
+    /// The time since then, by the wall clock.
     fn age(&self, since: Timestamp) -> Duration {
         let age = self.seen.now.wall.instant().duration_since(since.instant());
         Duration::try_from(age).unwrap_or(Duration::ZERO)
     }
 
-    /// What became of a request is shown for a while. One that nobody remembers any more was taken by a sentinel that led before.
+    /// What became of a request is shown for a while. A request that this sentinel does not remember was taken by one that led before.
     fn tidy_request(&mut self, uid: &KeeperUid) {
         let Some(status) = self.draft.keepers.get(uid).map(|keeper| &keeper.status) else { return };
         let Some(request) = &status.fail_request else { return };
@@ -72,7 +72,7 @@ impl Round<'_> {
         }
     }
 
-    /// A primary whose replacement an operator has asked for.
+    /// Whether an operator has asked for the replacement of this primary.
     pub fn is_requested(&self, primary: &Instance) -> bool {
         self.memory.request.as_ref().is_some_and(|request| request.keeper == primary.spec.keeper_uid)
     }
@@ -87,7 +87,7 @@ impl Round<'_> {
         }
     }
 
-    /// The operator's wish is fulfilled.
+    /// Note that the request was fulfilled.
     pub fn fulfil_request(&mut self, successor: &InstanceUid) {
         if let Some(request) = self.memory.request.take() {
             let why = format!("db {successor} was elected");
@@ -102,7 +102,7 @@ impl Round<'_> {
         (!seen.is_some_and(|seen| seen > request.since)).then_some(Rejection::NotSeenSinceRequest)
     }
 
-    /// Nobody can take over: wait for signs of life for a moment, then let the request go.
+    /// No standby can take over: wait for signs of life for a moment, then conclude the request.
     pub fn let_request_go(&mut self, hold: &Hold) -> Wake {
         let (Some(request), Hold::NoEligibleStandby { rejected, .. }) = (&self.memory.request, hold) else {
             return Wake::NEVER;

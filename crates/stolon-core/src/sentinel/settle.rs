@@ -1,5 +1,5 @@
-//! What an operator decides about a store that went back in time. Whatever that is, the document is the newest for everybody
-//! afterwards, also for those who cannot be asked now.
+//! What an operator decides about a store that went back in time. In any case the document is afterwards the newest one for every
+//! program, also for those that cannot be asked now.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +13,9 @@ use super::ahead::{LEAP, Witnesses, leap};
 /// Why the operator's decision cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CannotSettle {
-    /// Nobody has served under newer cluster data, or seen some.
+    /// No keeper has served under newer cluster data, and no sentinel has seen any.
     NobodyAhead,
-    /// These have served, and the operator has not named them.
+    /// These keepers have served under newer cluster data, and the operator has not named them.
     NotNamed(Vec<KeeperUid>),
     /// The keeper with the newest data does not hold them any more.
     DataGone(KeeperUid),
@@ -25,11 +25,11 @@ pub enum CannotSettle {
     PrimaryGone(KeeperUid),
 }
 
-/// Make the cluster go on from the newest data, those of keepers apart that are `given_up`: the keeper that served last gets its
-/// instance back as the primary. Everybody else becomes its standby. `wall` is the time now.
+/// Make the cluster go on from the newest data, except for those of the keepers in `given_up`: the keeper that served last gets its
+/// instance back as the primary, and all others become its standbys. `wall` is the time now.
 ///
 /// # Errors
-/// Nobody is ahead, or the keeper with the newest data does not report, or holds other data by now.
+/// No program is ahead, or the keeper with the newest data does not report, or holds other data by now.
 pub fn take_newest(
     data: &ClusterData,
     witnesses: &Witnesses<'_>,
@@ -60,8 +60,8 @@ pub fn take_newest(
     Ok((keeper.clone(), next))
 }
 
-/// Who was elected last holds everything that was acknowledged, however far others have come with reading cluster data: it may have been
-/// cut off. Only a standby on a later timeline, under later data, followed somebody who was elected after that and is not known.
+/// The instance that was elected last holds everything that was acknowledged, however far others have come with reading cluster data: it may have been
+/// cut off. Only a standby on a later timeline, under later data, followed an instance that was elected after that and is not known.
 ///
 /// Positions are as old as the keeper's last look, or half a minute if it does not look any more.
 fn newest_of(candidates: &BTreeMap<KeeperUid, Served>) -> Option<(&KeeperUid, &Served)> {
@@ -116,7 +116,7 @@ fn state_of<'a>(instance: &InstanceUid, report: &'a KeeperReport) -> Option<&'a 
 /// needed where only sentinels have seen newer ones. `wall` is the time now.
 ///
 /// # Errors
-/// Nobody is ahead, or others are than those that were named, or the data of the document's primary are gone.
+/// No program is ahead, or other keepers are than those that were named, or the data of the document's primary are gone.
 pub fn accept_loss(
     data: &ClusterData,
     witnesses: &Witnesses<'_>,
@@ -147,7 +147,7 @@ fn is_gone(instance: &Instance, witnesses: &Witnesses<'_>) -> bool {
     held.is_some_and(|held| !held.is_empty() && *held != instance.uid)
 }
 
-/// A document that is to be written in the place of `stored`, newer than that one and than everything that anybody has served
+/// A document that is to be written in the place of `stored`, newer than that one and than everything that any keeper has served
 /// under: an operator has agreed to lose what lies between. `wall` is the time now.
 pub fn newest(
     data: &ClusterData,
@@ -169,7 +169,7 @@ pub fn newest(
     next
 }
 
-/// The same document, newer than everything that anybody has seen or served under: epoch and generations leap, also above what keepers
+/// The same document, newer than everything that any program has seen or served under: epoch and generations leap, also above what keepers
 /// and proxies know that are away. The generations count where a program of Stolon drops the epoch later.
 ///
 /// Clients go nowhere until every proxy has let go of where it is, and which standbys have caught up is found out anew: the document
