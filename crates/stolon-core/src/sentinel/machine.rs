@@ -50,13 +50,13 @@ enum Need {
 enum UnderWay {
     Nothing,
     Reading { since: Duration },
-    Writing { since: Duration, draft: Box<Draft> },
+    Writing { since: Duration, proposal: Box<Proposal> },
     Creating,
 }
 
 /// A decision to be written, and what it was made on.
 #[derive(Clone, Debug)]
-struct Draft {
+struct Proposal {
     before: UsableCluster,
     decision: Decision,
 }
@@ -82,7 +82,7 @@ pub struct Machine {
     /// When the document was last written.
     last_write: Option<Duration>,
     /// A write whose outcome is not known. The document tells, as soon as it is another one than before.
-    unsure: Option<Box<Draft>>,
+    unsure: Option<Box<Proposal>>,
     /// The cluster that was last seen in the store.
     last_seen: Option<ClusterUid>,
     own_report: OwnReport,
@@ -241,30 +241,31 @@ impl Machine {
                 return self.ask_again(now.monotonic);
             }
             Standing::Leader => {
-                self.carry_out(now.monotonic, Draft { before: cluster, decision }, out);
+                self.carry_out(now.monotonic, Proposal { before: cluster, decision }, out);
             }
         }
         self.publish_report(now.monotonic, out);
     }
 
     /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
-    fn carry_out(&mut self, now: Duration, draft: Draft, out: &mut Vec<Effect>) {
-        let due =
-            self.last_write.is_none_or(|at| match Rest::between(draft.before.data(), &draft.decision.next) {
+    fn carry_out(&mut self, now: Duration, proposal: Proposal, out: &mut Vec<Effect>) {
+        let due = self.last_write.is_none_or(|at| {
+            match Rest::between(proposal.before.data(), &proposal.decision.next) {
                 Rest::Moving => self.comes_round(at, now),
                 Rest::Still => now.saturating_sub(at) >= AT_REST.max(self.sleep_interval),
-            });
-        if draft.decision.weight == Weight::Routine && !due {
-            return self.completed(draft.decision, out);
+            }
+        });
+        if proposal.decision.weight == Weight::Routine && !due {
+            return self.completed(proposal.decision, out);
         }
-        let document = Box::new(ClusterDocument::from(draft.decision.next.clone()));
+        let document = Box::new(ClusterDocument::from(proposal.decision.next.clone()));
         out.push(Effect::CompareAndPut { document, expected: Expected::AsRead });
-        self.under_way = UnderWay::Writing { since: now, draft: Box::new(draft) };
+        self.under_way = UnderWay::Writing { since: now, proposal: Box::new(proposal) };
     }
 
     fn write_ended(&mut self, now: Duration, outcome: WriteOutcome, out: &mut Vec<Effect>) {
-        let (since, draft) = match std::mem::replace(&mut self.under_way, UnderWay::Nothing) {
-            UnderWay::Writing { since, draft } => (since, draft),
+        let (since, proposal) = match std::mem::replace(&mut self.under_way, UnderWay::Nothing) {
+            UnderWay::Writing { since, proposal } => (since, proposal),
             UnderWay::Creating => return self.creation_ended(now, outcome, out),
             other => return self.under_way = other,
         };
@@ -274,21 +275,21 @@ impl Machine {
                 self.last_write = Some(now);
                 self.need = Need::Fresh;
                 self.unsure = None;
-                self.completed(draft.decision, out);
+                self.completed(proposal.decision, out);
                 self.publish_report(now, out);
             }
             WriteOutcome::Conflict => {
                 out.push(Effect::Say(Saying::DecidingAgain));
                 self.ask_again(self.began + COALESCE);
-                self.memory = draft.decision.memory_of_refused_write(&self.memory);
+                self.memory = proposal.decision.memory_of_refused_write(&self.memory);
             }
             WriteOutcome::Failed(why) => {
-                self.memory = draft.decision.memory_of_refused_write(&self.memory);
+                self.memory = proposal.decision.memory_of_refused_write(&self.memory);
                 self.note_trouble(Trouble::NotWritten(why), out);
             }
             WriteOutcome::Unknown(why) => {
-                self.unsure = Some(draft.clone());
-                self.memory = draft.decision.memory_of_refused_write(&self.memory);
+                self.unsure = Some(proposal.clone());
+                self.memory = proposal.decision.memory_of_refused_write(&self.memory);
                 self.ask_again(now + COALESCE);
                 self.note_trouble(Trouble::WriteUnknown(why), out);
             }
@@ -298,12 +299,13 @@ impl Machine {
     /// The document tells whether a write without an answer was made. If it was, what it changed is said, and what was decided with
     /// it is remembered. As long as the document is the one before, the write may still arrive; once it is a third one, it cannot.
     fn settle_unsure(&mut self, document: &ClusterDocument, out: &mut Vec<Effect>) {
-        let is_before = |draft: &Draft| ClusterDocument::from(draft.before.data().clone()) == *document;
+        let is_before =
+            |proposal: &Proposal| ClusterDocument::from(proposal.before.data().clone()) == *document;
         if self.unsure.as_deref().is_none_or(is_before) {
             return;
         }
-        let Some(draft) = self.unsure.take() else { return };
-        let decision = draft.decision;
+        let Some(proposal) = self.unsure.take() else { return };
+        let decision = proposal.decision;
         if ClusterDocument::from(decision.next.clone()) == *document {
             self.memory.take_over(decision.memory);
             out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
