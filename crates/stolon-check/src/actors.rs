@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_core::keeper::{Goal, Identity, RewindCredentials, User, plan};
 use stolon_core::proxy::{ClosedBecause, Effect, Event};
-use stolon_core::sentinel::{Now, Standing, UidSource, View as SeenView, reconcile};
+use stolon_core::sentinel::{Now, Standing, Told, UidSource, View as SeenView, reconcile};
 use stolon_model::{
     ClusterData, ClusterDocument, GoDuration, InstanceUid, KeeperReport, Lsn, PostgresState, PostgresVersion,
     ProxyReport, Timeline, Timestamp, UsableCluster, replication_name,
@@ -77,6 +77,7 @@ impl World {
             standing,
             read_at: at(view.tick),
             usual_delay: Duration::ZERO,
+            told: &Told::default(),
         };
         let now = Now { monotonic: at(self.tick), wall: Timestamp::ZERO };
         let before = self.sentinels[number].memory.clone();

@@ -274,8 +274,8 @@ async fn read_cluster(feed: DocumentFeed, at_most: Duration) -> Ended {
     let (read, as_of) = match feed.at_most(at_most).await {
         Err(error @ StoreError::Decode { .. }) => (ClusterRead::Invalid(error.to_string()), now()),
         Err(error) => (ClusterRead::Unanswered(error.to_string()), asked),
-        Ok(Seen { value: None, as_of }) => (ClusterRead::Absent, time_of(as_of)),
-        Ok(Seen { value: Some(document), as_of }) => (usable(document.value), time_of(as_of)),
+        Ok(Seen { value: None, as_of, .. }) => (ClusterRead::Absent, time_of(as_of)),
+        Ok(Seen { value: Some(document), as_of, .. }) => (usable(document.value), time_of(as_of)),
     };
     Ended { event: Event::ClusterRead { read, as_of }, feed: Some(feed) }
 }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::sentinel::{
-    Effect, Event, Expected, Machine, Measure, Now, Reading, Setup, Standing, UidSource, WriteOutcome,
+    Attention, Effect, Event, Expected, Machine, Measure, Now, Reading, Setup, Standing, Told, UidSource,
+    WriteOutcome,
 };
 use stolon_model::{
     Advise, ClusterDocument, ClusterSpec, InstanceUid, SentinelReport, SentinelUid, Timestamp,
 };
 use stolon_runtime::new_uid8;
-use stolon_store::{Attention, ClusterStore, Everything, EverythingFeed, Revision, Seen, StoreError};
+use stolon_store::{
+    BootInstant, ClusterStore, Everything, EverythingFeed, Revision, Seen, StoreError, Tolerance,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -54,8 +57,6 @@ impl Sentinel {
         metrics: Metrics,
     ) -> Self {
         let feed = store.follow_everything();
-        // What the machine does not wait for costs no request, and tells when a keeper gave its last sign of life.
-        feed.attend(Attention::Everything);
         Sentinel {
             store,
             feed: Arc::new(feed),
@@ -105,10 +106,14 @@ impl Sentinel {
     fn begin(&mut self, effect: Effect) {
         let store = Arc::clone(&self.store);
         match effect {
-            Effect::ReadView { at_most } => {
-                let feed = Arc::clone(&self.feed);
-                self.requests.spawn(async move { Answer::Read(feed.at_most(at_most).await.map(Box::new)) });
+            Effect::ReadView { at_most, silence } => {
+                let (feed, tolerance) = (Arc::clone(&self.feed), Tolerance { age: at_most, silence });
+                self.requests.spawn(async move { Answer::Read(feed.within(tolerance).await.map(Box::new)) });
             }
+            Effect::Attend(attention) => self.feed.attend(match attention {
+                Attention::Matters => stolon_store::Attention::Matters,
+                Attention::Positions => stolon_store::Attention::Everything,
+            }),
             Effect::CompareAndPut { document, expected } => {
                 let expected = match (expected, self.revision) {
                     (Expected::AsRead, Some(revision)) => stolon_store::Expected::Revision(revision),
@@ -138,15 +143,20 @@ impl Sentinel {
         match read {
             Err(error) => Event::ViewUnreadable(error.explained()),
             Ok(seen) => {
-                let Seen { value, as_of } = *seen;
-                let Everything { document, keepers, proxies, unreadable_proxies } = value;
+                let Seen { value, as_of, told } = *seen;
+                let Everything { document, keepers, arrivals, proxies, unreadable_proxies } = value;
+                let own_time = |moment: BootInstant| self.started.elapsed().saturating_sub(moment.elapsed());
                 self.revision = document.as_ref().map(|document| document.revision);
                 Event::ViewRead(Box::new(Reading {
-                    as_of: self.started.elapsed().saturating_sub(as_of.elapsed()),
+                    as_of: own_time(as_of),
                     document: document.map(|document| document.value),
                     keepers,
                     proxies,
                     unreadable_proxies,
+                    told: Told {
+                        last: told.map_or(Duration::ZERO, own_time),
+                        keepers: arrivals.into_iter().map(|(uid, at)| (uid, own_time(at))).collect(),
+                    },
                 }))
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stolon_core::sentinel::{
     Change, Effect, Event as MachineEvent, Expected, Hold, Machine, Now, Reading, Saying, Setup, Standing,
-    UidSource, WriteOutcome,
+    Told, UidSource, WriteOutcome,
 };
 use stolon_model::{Explained, InstanceUid, SentinelReport, SentinelUid, Timestamp};
 
@@ -234,7 +234,8 @@ impl World {
                 self.arm_sentinel(index);
             }
             Effect::Say(saying) => self.sentinel_says(index, &saying),
-            Effect::Measure(_) => {}
+            // It is woken by every change.
+            Effect::Attend(_) | Effect::Measure(_) => {}
         }
     }
 
@@ -292,6 +293,7 @@ pub(crate) fn reading(everything: &Everything, as_of: Duration) -> Reading {
         keepers: everything.keepers.iter().map(|(uid, it)| (uid.clone(), (**it).clone())).collect(),
         proxies: everything.proxies.iter().map(|(uid, it)| (uid.clone(), (**it).clone())).collect(),
         unreadable_proxies: Default::default(),
+        told: Told::default(),
     }
 }
 

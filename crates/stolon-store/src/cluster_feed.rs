@@ -17,6 +17,17 @@ pub struct Seen<T> {
     pub value: T,
     /// At the latest the moment when the request that confirmed the value was sent.
     pub as_of: BootInstant,
+    /// When the store last told of something new by itself; that, and all that was written before, is in the value.
+    pub told: Option<BootInstant>,
+}
+
+/// What is young enough to be used without asking the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tolerance {
+    /// It is known as of at most so long ago. Zero: the store is asked in any case.
+    pub age: Duration,
+    /// Within this time the store was asked and answered, or told of something new.
+    pub silence: Duration,
 }
 
 /// Makes the value of a feed from its copy of the keys.
@@ -74,8 +85,8 @@ impl<T> Feed<T> {
     /// What lies in the store cannot be read.
     pub fn latest(&self) -> Option<Result<Seen<T>, StoreError>> {
         // The moment is taken first: what arrives between the two is newer than the moment says.
-        let as_of = self.copy.as_of()?;
-        Some(self.value().map(|value| Seen { value, as_of }))
+        let (as_of, told) = (self.copy.as_of()?, self.copy.told());
+        Some(self.value().map(|value| Seen { value, as_of, told }))
     }
 
     /// What is known as of at most `age` ago. Asks the store only where what is known is older, or where the store does not tell
@@ -84,17 +95,29 @@ impl<T> Feed<T> {
     /// # Errors
     /// Those of a read.
     pub async fn at_most(&self, age: Duration) -> Result<Seen<T>, StoreError> {
-        let is_young = |as_of: BootInstant| !(as_of + age).is_past();
-        let may_be_known = self.tells == Tells::Everything && !age.is_zero();
-        let as_of = match self.copy.as_of().filter(|as_of| may_be_known && is_young(*as_of)) {
-            Some(as_of) => as_of,
-            None => {
-                let asked_at = BootInstant::now();
-                self.copy.confirm().await?;
-                self.copy.as_of().unwrap_or(asked_at)
-            }
-        };
-        self.value().map(|value| Seen { value, as_of })
+        self.within(Tolerance { age, silence: Duration::MAX }).await
+    }
+
+    /// The same, where the store is also asked after it has been silent for a while.
+    ///
+    /// # Errors
+    /// Those of a read.
+    pub async fn within(&self, tolerance: Tolerance) -> Result<Seen<T>, StoreError> {
+        let Tolerance { age, silence } = tolerance;
+        let is_young =
+            |moment: Option<BootInstant>, age| moment.is_some_and(|moment| !(moment + age).is_past());
+        let is_known = self.tells == Tells::Everything
+            && !age.is_zero()
+            && is_young(self.copy.as_of(), age)
+            && is_young(self.copy.as_of().max(self.copy.told()), silence);
+        let asked_at = BootInstant::now();
+        if !is_known {
+            self.copy.confirm().await?;
+        }
+        // The moments are taken first: what arrives between them and the value is newer than they say.
+        let as_of = self.copy.as_of().unwrap_or(asked_at);
+        let told = self.copy.told();
+        self.value().map(|value| Seen { value, as_of, told })
     }
 
     /// To wait for changes elsewhere than where the feed is asked.

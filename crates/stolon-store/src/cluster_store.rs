@@ -8,7 +8,7 @@ use stolon_model::{
     ClusterDocument, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
 };
 
-use crate::{Campaign, DocumentFeed, EverythingFeed, Expected, Revision, StoreError, Watch};
+use crate::{BootInstant, Campaign, DocumentFeed, EverythingFeed, Expected, Revision, StoreError, Watch};
 
 /// A value with the revision it was read at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Everything {
     pub document: Option<Versioned<ClusterDocument>>,
     /// The reports of all keepers, by the uid inside. Reports that cannot be read are logged and left out.
     pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    /// When the report of each keeper came here. Known of what is followed; a reading by itself leaves it empty.
+    pub arrivals: BTreeMap<KeeperUid, BootInstant>,
     /// The reports of all proxies, by the uid inside, that can be read.
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
     /// The proxies, by their keys, whose report cannot be read: they may be forwarding.

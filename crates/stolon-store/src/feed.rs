@@ -5,7 +5,7 @@
 //! Only an answer to a question proves that, and the moment is the one at which the question was asked. News that arrives
 //! by itself makes the copy newer, but never its age younger: it may have been long on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,10 +52,35 @@ pub struct KvFeed {
 /// What is known.
 #[derive(Default)]
 struct Copied {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Held>,
     /// Everything up to this state is in `entries`.
     version: Version,
     as_of: Option<BootInstant>,
+    /// When the store last told of something new by itself.
+    told: Option<BootInstant>,
+}
+
+/// An entry of the copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// What is in the store.
+    pub entry: Entry,
+    /// When it came here, which may be long after it was written.
+    pub arrived: BootInstant,
+}
+
+impl Copied {
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key).map(|held| &held.entry)
+    }
+
+    /// An entry that was there before has not arrived again.
+    fn hold(&mut self, entry: Entry, now: BootInstant) {
+        let known = self.entries.get(entry.key.as_str());
+        if known.is_none_or(|known| known.entry.revision != entry.revision) {
+            self.entries.insert(entry.key.to_string(), Held { entry, arrived: now });
+        }
+    }
 }
 
 /// Whether an answer made the copy complete.
@@ -91,8 +116,13 @@ impl KvFeed {
         self.copy().as_of
     }
 
+    /// When the store last told of something new by itself; `None`: not yet.
+    pub(crate) fn told(&self) -> Option<BootInstant> {
+        self.copy().told
+    }
+
     /// Look at the copy.
-    pub(crate) fn with<T>(&self, look: impl FnOnce(&BTreeMap<String, Entry>) -> T) -> T {
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&BTreeMap<String, Held>) -> T) -> T {
         look(&self.copy().entries)
     }
 
@@ -131,7 +161,7 @@ impl KvFeed {
     }
 
     fn absorb_answer(&self, look: Look, since: Version, known: Version, asked_at: BootInstant) -> Absorbed {
-        let mut copy = self.copy();
+        let (mut copy, now) = (self.copy(), BootInstant::now());
         let went_back = look.version < known;
         if !went_back && look.version < copy.version {
             // News was faster than the answer: the copy holds all of it already.
@@ -140,22 +170,24 @@ impl KvFeed {
         }
         let mut heavy = false;
         if since == Version::START {
-            let new: BTreeMap<String, Entry> =
-                look.changed.into_iter().map(|entry| (entry.key.to_string(), entry)).collect();
-            let gone = copy.entries.iter().filter(|(key, _)| !new.contains_key(*key));
-            heavy |= gone.into_iter().any(|(_, old)| self.is_heavy(Some(old), None));
-            for (key, entry) in &new {
-                heavy |= self.is_heavy(copy.entries.get(key), Some(entry));
+            let there: BTreeSet<&str> = look.changed.iter().map(|entry| entry.key.as_str()).collect();
+            copy.entries.retain(|key, old| {
+                let stays = there.contains(key.as_str());
+                heavy |= !stays && self.is_heavy(Some(&old.entry), None);
+                stays
+            });
+            for entry in look.changed {
+                heavy |= self.is_heavy(copy.entry(entry.key.as_str()), Some(&entry));
+                copy.hold(entry, now);
             }
-            copy.entries = new;
         } else {
             let new = look.changed.iter().filter(|entry| !copy.entries.contains_key(entry.key.as_str()));
             if went_back || copy.entries.len() + new.count() != look.count {
                 return Absorbed::NeedsAll;
             }
             for entry in look.changed {
-                heavy |= self.is_heavy(copy.entries.get(entry.key.as_str()), Some(&entry));
-                copy.entries.insert(entry.key.to_string(), entry);
+                heavy |= self.is_heavy(copy.entry(entry.key.as_str()), Some(&entry));
+                copy.hold(entry, now);
             }
         }
         copy.version = look.version;
@@ -166,25 +198,26 @@ impl KvFeed {
     }
 
     fn absorb_changes(&self, changes: Vec<Change>, version: Version) {
-        let mut copy = self.copy();
+        let (mut copy, now) = (self.copy(), BootInstant::now());
         if version <= copy.version {
             return; // known from an answer, or received twice
         }
         let mut heavy = false;
         for Change { key, entry } in changes {
-            let old = copy.entries.remove(key.as_str());
-            if let (Some(old), Some(entry)) = (&old, &entry)
+            let old = copy.entry(key.as_str());
+            if let (Some(old), Some(entry)) = (old, &entry)
                 && entry.revision.0 <= old.revision.0
             {
-                copy.entries.insert(key.to_string(), old.clone());
                 continue;
             }
-            heavy |= self.is_heavy(old.as_ref(), entry.as_ref());
-            if let Some(entry) = entry {
-                copy.entries.insert(key.to_string(), entry);
+            heavy |= self.is_heavy(old, entry.as_ref());
+            match entry {
+                Some(entry) => copy.hold(entry, now),
+                None => drop(copy.entries.remove(key.as_str())),
             }
         }
         copy.version = version;
+        copy.told = Some(now);
         drop(copy);
         self.wake_if(heavy);
     }

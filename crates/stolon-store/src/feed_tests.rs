@@ -31,7 +31,7 @@ fn at(milliseconds: u64) -> BootInstant {
 }
 
 fn shown(feed: &KvFeed) -> String {
-    let text = |entry: &Entry| format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value));
+    let text = |held: &Held| format!("{}={}", held.entry.key, String::from_utf8_lossy(&held.entry.value));
     feed.with(|entries| entries.values().map(text).collect::<Vec<_>>().join(" "))
 }
 
@@ -128,4 +128,27 @@ fn what_does_not_matter_wakes_only_those_who_ask_for_everything() {
     wakes.mark_unchanged();
     feed.absorb_look(look(&[entry("a", "quiet", 13)], 1, 14), at(300), Version(13));
     assert!(wakes.has_changed().expect("a sender"), "a removal is a change");
+}
+
+#[test]
+fn a_report_arrives_once_however_often_it_is_told_of() {
+    let feed = feed();
+    let arrival = |name: &str| feed.with(|entries| entries[&format!("c/{name}")].arrived);
+    let start = BootInstant::now();
+    feed.absorb_look(look(&[entry("a", "1", 4), entry("b", "1", 9)], 2, 10), at(100), Version::START);
+    let first = (arrival("a"), arrival("b"));
+    assert_eq!(feed.told(), None, "it was only asked");
+    assert!(first.0 >= start, "it came when it came, and not when it was asked for");
+    let (changes, version) = put("a", "2", 11);
+    feed.absorb_changes(changes, version);
+    assert!(arrival("a") > first.0);
+    assert_eq!(arrival("b"), first.1);
+    let second = (arrival("a"), feed.told());
+    assert_eq!(second.1, Some(second.0));
+    // The same again, by a watch that was opened anew, and as an answer.
+    let (changes, version) = put("a", "2", 11);
+    feed.absorb_changes(changes, version);
+    feed.absorb_look(look(&[entry("a", "2", 11), entry("b", "1", 9)], 2, 12), at(200), Version(11));
+    assert_eq!((arrival("a"), arrival("b")), (second.0, first.1));
+    assert_eq!(feed.told(), second.1, "nothing new was told");
 }

@@ -9,7 +9,7 @@ use stolon_model::{
     ClusterDocument, Document, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
 };
 
-use crate::feed::{KvFeed, Weight};
+use crate::feed::{Held, KvFeed, Weight};
 use crate::{
     BootInstant, Campaign, ClusterStore, DocumentFeed, DocumentRead, Entry, Everything, EverythingFeed,
     Expected, Feed, Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Tells, Versioned,
@@ -140,9 +140,19 @@ fn everything_in<'a>(
     Ok(Everything {
         document: StoredDocument::read(entries.clone().find(|entry| entry.key == document))?.present(),
         keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
+        arrivals: BTreeMap::new(),
         proxies: readable_reports(below(Reports::Proxies), |report: &ProxyReport| report.uid.clone()),
         unreadable_proxies: unreadable_proxies(below(Reports::Proxies)),
     })
+}
+
+/// The same, with what is known of when reports came.
+fn everything_held(cluster: &Key, held: &BTreeMap<String, Held>) -> Result<Everything, StoreError> {
+    let mut everything = everything_in(cluster, held.values().map(|held| &held.entry))?;
+    let keepers = Reports::Keepers.below(cluster).children_prefix();
+    let of_keeper = |(key, held): (&String, &Held)| Some((key.strip_prefix(&keepers)?.into(), held.arrived));
+    everything.arrivals = held.iter().filter_map(of_keeper).collect();
+    Ok(everything)
 }
 
 /// What a change means to a sentinel. Reports of sentinels and the election do not concern it.
@@ -180,8 +190,8 @@ fn both<D: Document>(old: &Entry, new: &Entry) -> Option<(D, D)> {
 
 /// Keeps what was made of the copy, until something else was written.
 fn remembering<K: PartialEq + Send + 'static, T: Clone + Send + 'static>(
-    key: impl Fn(&BTreeMap<String, Entry>) -> K + Send + 'static,
-    make: impl Fn(&BTreeMap<String, Entry>) -> Result<T, StoreError> + Send + 'static,
+    key: impl Fn(&BTreeMap<String, Held>) -> K + Send + 'static,
+    make: impl Fn(&BTreeMap<String, Held>) -> Result<T, StoreError> + Send + 'static,
 ) -> crate::cluster_feed::Read<T> {
     let mut made: Option<(K, Result<T, StoreError>)> = None;
     Box::new(move |copy| {
@@ -199,8 +209,8 @@ fn remembering<K: PartialEq + Send + 'static, T: Clone + Send + 'static>(
     })
 }
 
-fn revisions(entries: &BTreeMap<String, Entry>) -> Vec<(String, Revision)> {
-    entries.iter().map(|(key, entry)| (key.clone(), entry.revision)).collect()
+fn revisions(entries: &BTreeMap<String, Held>) -> Vec<(String, Revision)> {
+    entries.iter().map(|(key, held)| (key.clone(), held.entry.revision)).collect()
 }
 
 enum StoredDocument {
@@ -365,7 +375,8 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         feeds.retain(|feed| feed.strong_count() > 0);
         feeds.push(Arc::downgrade(&copy));
         let read = remembering(revisions, move |entries| {
-            Ok(StoredDocument::read(entries.get(key.as_str()))?.present())
+            let stored = entries.get(key.as_str()).map(|held| &held.entry);
+            Ok(StoredDocument::read(stored)?.present())
         });
         // A document is never written quietly.
         Feed::start(copy, changes, Tells::Everything, read)
@@ -377,7 +388,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         let changes = self.store.changes(selector.clone());
         let (tells, copy) =
             (changes.tells(), Arc::new(KvFeed::new(self.store.clone(), selector, weigh_everything)));
-        let read = remembering(revisions, move |entries| everything_in(&cluster, entries.values()));
+        let read = remembering(revisions, move |entries| everything_held(&cluster, entries));
         Feed::start(copy, changes, tells, read)
     }
 

@@ -54,7 +54,7 @@ mod watch;
 
 pub use changes::{Change, Changes, News, Tells};
 pub use clock::BootInstant;
-pub use cluster_feed::{DocumentFeed, EverythingFeed, Feed, FeedNews, Seen};
+pub use cluster_feed::{DocumentFeed, EverythingFeed, Feed, FeedNews, Seen, Tolerance};
 pub use cluster_store::{ClusterStore, DocumentRead, Everything, Versioned, WatchScope};
 pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
 pub use error::StoreError;

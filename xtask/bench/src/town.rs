@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::time::{ClockId, clock_gettime};
-use stolon_core::sentinel::{Effect, Event, Machine, Now, Reading, Setup, Standing, UidSource, WriteOutcome};
+use stolon_core::sentinel::{
+    Effect, Event, Machine, Now, Reading, Setup, Standing, Told, UidSource, WriteOutcome,
+};
 use stolon_model::{
     BootUuid, ClusterData, ClusterDocument, ClusterSpec, InfoUid, InitMode, Instance, InstanceUid,
     KeeperActivity, KeeperReport, KeeperUid, Lsn, PostgresState, PostgresVersion, ProxyReport, ProxyUid,
@@ -130,6 +132,7 @@ impl Town {
             keepers: self.keepers.clone(),
             proxies: self.proxies.clone(),
             unreadable_proxies: BTreeSet::new(),
+            told: Told::default(),
         };
         Moment { machine: self.machine.clone(), reading, now: self.now, uids: self.uids }
     }

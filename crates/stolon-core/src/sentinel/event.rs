@@ -44,6 +44,17 @@ pub struct Reading {
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
     /// Proxies whose report cannot be read: they may be forwarding.
     pub unreadable_proxies: BTreeSet<ProxyUid>,
+    /// What the store told by itself.
+    pub told: Told,
+}
+
+/// What the store told by itself, between two questions. Times are of the machine's clock. The default: it tells nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// When something new was last told. All that was told before is in the reading, in the order in which it was written.
+    pub last: Duration,
+    /// When the report of a keeper came here; one that is missing came with the reading.
+    pub keepers: BTreeMap<KeeperUid, Duration>,
 }
 
 /// How a conditional write ended.
@@ -67,6 +78,8 @@ pub enum Effect {
     ReadView {
         /// It may be as of so long ago. Where what is known is older, the store is asked; zero always asks, linearizable.
         at_most: Duration,
+        /// It may be known without a question for as long as the store told something new within this time.
+        silence: Duration,
     },
     /// Write the cluster data under a condition, and answer with [`Event::WriteEnded`]. Never asked for while a reading or another
     /// write is under way.
@@ -83,12 +96,24 @@ pub enum Effect {
         /// How long it counts.
         ttl: Duration,
     },
+    /// Send [`Event::StoreChanged`] after these changes, until another effect says otherwise. The first one is
+    /// [`Attention::Matters`].
+    Attend(Attention),
     /// Send [`Event::TimePassed`] at this time of the machine's clock; replaces an earlier one.
     WakeAt(Duration),
     /// Log something.
     Say(Saying),
     /// Update a metric.
     Measure(Measure),
+}
+
+/// Which changes are worth a round of their own. Every other change is seen by the next round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// All but reports that only repeat a sign of life, with positions that moved.
+    Matters,
+    /// Every one: something waits for a position.
+    Positions,
 }
 
 /// What must lie in the store for a write to be made.

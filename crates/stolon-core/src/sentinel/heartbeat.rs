@@ -12,26 +12,30 @@ use super::Rejection;
 use super::joined::joined;
 use super::memory::{KeeperSighting, Life, Mark, Memory, Stall};
 use super::round::Round;
-use super::seen::{Seen, Working};
+use super::seen::{Hearing, Seen, Working};
 use super::wake::Wake;
 
 /// In bytes: 33 blocks of 8 KiB, all as whole pages, and twice that for good measure (PostgreSQL, `XLR_MAX_BLOCK_ID`).
 const LARGEST_RECORD: u64 = 512 * 1024;
 
 impl Memory {
-    /// The time since the last read, if nothing could be read in it. A store that is always slow leaves no gaps: a round is a
-    /// reading and a write, and each may take as long as requests usually do. Where nothing happens only every second reading
-    /// asks the store.
-    pub(super) fn gap(&self, now: Duration, usual_delay: Duration, spec: &EffectiveSpec) -> Option<Duration> {
-        let gap = now.saturating_sub(self.last_read?);
+    /// The time between the last sign of the store and the one at `heard`, if it was too long: then nobody could be heard of in
+    /// it. A store that is always slow leaves no gaps: a round is a reading and a write, and each may take as long as requests
+    /// usually do. A store that tells nothing is asked in every second round.
+    pub(super) fn gap(
+        &self,
+        heard: Duration,
+        usual_delay: Duration,
+        spec: &EffectiveSpec,
+    ) -> Option<Duration> {
+        let gap = heard.saturating_sub(self.last_read?);
         let limit = (spec.sleep_interval * 3).max(Duration::from_secs(1)) + usual_delay * 2;
         (gap > limit).then_some(gap)
     }
 
     /// Time during which nothing could be read does not count as silence: move every running clock by it, and leave every keeper
     /// and proxy two sleep intervals to show life again.
-    pub(super) fn leave_out_gap(&mut self, now: Duration, usual_delay: Duration, spec: &EffectiveSpec) {
-        let Some(gap) = self.gap(now, usual_delay, spec) else { return };
+    pub(super) fn leave_out_gap(&mut self, gap: Duration, now: Duration, spec: &EffectiveSpec) {
         let latest_verdict = spec.fail_interval.saturating_sub(spec.sleep_interval * 2);
         let shift = |since: &mut Duration| {
             *since = (*since + gap).max(now.saturating_sub(latest_verdict)).min(now);
@@ -66,7 +70,8 @@ impl<'a> Seen<'a> {
             if known_report.is_some_and(|known| known.info_uid == report.info_uid) {
                 continue;
             }
-            let sighting = KeeperSighting { report: Some(Arc::new(report.clone())), life, since: now };
+            let sighting =
+                KeeperSighting { report: Some(Arc::new(report.clone())), life, since: self.arrival_of(uid) };
             match known {
                 Some(known) => *known = sighting,
                 None => newcomers.push((uid.clone(), sighting)),
@@ -91,6 +96,18 @@ impl<'a> Seen<'a> {
             }
         }
         self.see_instances();
+    }
+
+    /// When a report came here. After an interruption everything counts as just arrived: what came before it says nothing about
+    /// the time since.
+    fn arrival_of(&self, keeper: &KeeperUid) -> Duration {
+        match self.hearing {
+            Hearing::Interrupted => self.arrived,
+            Hearing::Constant => {
+                let told = self.view.told.keepers.get(keeper);
+                told.map_or(self.arrived, |at| self.arrived.min(*at))
+            }
+        }
     }
 
     /// The last report of a keeper that was removed or forgotten stays in the store for a while. It was known already, so it proves no

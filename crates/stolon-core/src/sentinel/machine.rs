@@ -11,7 +11,7 @@ use stolon_model::{
     SentinelReport, SentinelUid, UsableCluster,
 };
 
-use super::event::{Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
+use super::event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
 use super::latency::Latency;
 use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
 
@@ -20,8 +20,10 @@ use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reco
 const COALESCE: Duration = Duration::from_millis(10);
 /// The sleep interval until a specification says another one.
 const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// What was known so many sleep intervals ago is good enough to see that nothing happened: one reading in two asks the store.
-const KNOWN: f64 = 1.5;
+/// A store that told nothing for so many sleep intervals is asked: one reading in two asks a store that never tells.
+const SILENCE: f64 = 1.5;
+/// Where a store tells of what happens, what was confirmed so long ago is good enough to see that nothing has to be done.
+const CONFIRMED: Duration = Duration::from_secs(30);
 /// Where nothing but times changes, the cluster data and the own report are written only so often.
 const AT_REST: Duration = Duration::from_secs(60);
 /// `sleepInterval` below this would spin.
@@ -77,6 +79,8 @@ pub struct Machine {
     /// When the next one is due, if nothing happens before.
     due: Duration,
     need: Need,
+    /// What was last attended to.
+    attention: Attention,
     /// When the last decision must be looked at again. A verdict needs a fresh reading, and must not wait for one.
     verdict_at: Option<Duration>,
     /// When the document was last written.
@@ -133,6 +137,7 @@ impl Machine {
             began: Duration::ZERO,
             due: Duration::ZERO,
             need: Need::Fresh,
+            attention: Attention::Matters,
             verdict_at: None,
             last_write: None,
             unsure: None,
@@ -162,6 +167,7 @@ impl Machine {
             Event::ReportEnded(outcome) => self.report_ended(at, outcome, out),
         }
         self.go_on(at, out);
+        self.attend(out);
         effects
     }
 
@@ -178,8 +184,9 @@ impl Machine {
             return out.push(Effect::WakeAt(due));
         }
         let verdict_is_due = self.verdict_at.take_if(|at| now >= *at).is_some();
+        let silence = self.sleep_interval.mul_f64(SILENCE);
         let at_most = match self.need {
-            Need::Known if !verdict_is_due => self.sleep_interval.mul_f64(KNOWN),
+            Need::Known if !verdict_is_due => CONFIRMED.max(silence),
             Need::Known | Need::Fresh => Duration::ZERO,
         };
         self.need = Need::Known;
@@ -187,7 +194,16 @@ impl Machine {
         self.began = now;
         self.due = now + self.sleep_interval;
         self.under_way = UnderWay::Reading { since: now };
-        out.push(Effect::ReadView { at_most });
+        out.push(Effect::ReadView { at_most, silence });
+    }
+
+    fn attend(&mut self, out: &mut Vec<Effect>) {
+        let attention =
+            if self.memory.awaits_positions() { Attention::Positions } else { Attention::Matters };
+        if attention != self.attention {
+            self.attention = attention;
+            out.push(Effect::Attend(attention));
+        }
     }
 
     /// The next reading asks the store, at that time at the latest.
@@ -224,7 +240,12 @@ impl Machine {
             standing: self.standing,
             read_at: reading.as_of,
             usual_delay: self.latency.usual(),
+            told: &reading.told,
         };
+        if !is_fresh && self.memory.gap(view.heard(), view.usual_delay, cluster.spec()).is_some() {
+            // The store was silent, and tells again: how long it was silent is judged by what it answers.
+            return self.ask_again(now.monotonic);
+        }
         if is_fresh {
             self.latency.note(now.monotonic.saturating_sub(read_at));
         }

@@ -52,6 +52,13 @@ pub struct Memory {
     pub given_up: Vec<KeeperUid>,
 }
 
+impl Memory {
+    /// Whether something goes by positions that are yet to be reported.
+    pub fn awaits_positions(&self) -> bool {
+        self.handover.is_some() || self.request.is_some() || !self.admissions.is_empty()
+    }
+}
+
 /// How far an instance was at its furthest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {

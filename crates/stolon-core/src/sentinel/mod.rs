@@ -42,7 +42,7 @@ pub use crate::evidence::Evidence;
 pub use ahead::{Ahead, Older, SawNewer, Witnesses, older_than};
 pub use check::{Violation, violations};
 pub use eligibility::{Eligibility, eligibility};
-pub use event::{Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
+pub use event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Told, Trouble, WriteOutcome};
 pub use machine::{Machine, Setup};
 pub use memory::{
     Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Mark, Memory, ProxySighting,
@@ -71,6 +71,15 @@ pub struct View<'a> {
     pub read_at: Duration,
     /// How long requests to the store usually take at the most.
     pub usual_delay: Duration,
+    /// What the store told by itself, on the same clock.
+    pub told: &'a Told,
+}
+
+impl View<'_> {
+    /// When the store was last heard of: it answered, or told something new.
+    pub fn heard(&self) -> Duration {
+        self.read_at.max(self.told.last)
+    }
 }
 
 /// Whether a sentinel may decide.

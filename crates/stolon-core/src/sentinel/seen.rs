@@ -17,6 +17,13 @@ pub(super) struct Working<'a> {
     pub in_sync: &'a [InstanceUid],
 }
 
+/// Whether the store was heard of all the time since the round before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hearing {
+    Constant,
+    Interrupted,
+}
+
 /// What a round sees: the view, and what reports prove at this moment.
 #[derive(Debug)]
 pub(super) struct Seen<'a> {
@@ -28,6 +35,8 @@ pub(super) struct Seen<'a> {
     pub arrived: Duration,
     /// Whether nothing was seen before: keepers whose reports are there may have died long ago.
     pub is_first: bool,
+    /// Whether the moments at which the store told of reports can be gone by.
+    pub hearing: Hearing,
     /// Fresh reports by keeper.
     pub fresh: BTreeMap<&'a KeeperUid, &'a KeeperReport>,
     /// Fresh reports by the instance that their keeper is in charge of.
@@ -46,17 +55,22 @@ impl<'a> Seen<'a> {
         let spec = view.cluster.spec();
         let arrived = now.monotonic.max(view.read_at);
         let now = Now { monotonic: view.read_at, ..now };
-        let mut memory = remembered(before, view, now.monotonic);
+        let mut memory = remembered(before, view);
         let is_first = memory.last_read.is_none();
         memory.cluster_uid = Some(view.cluster.data().cluster.uid.clone());
-        memory.leave_out_gap(now.monotonic, view.usual_delay, spec);
-        memory.last_read = Some(now.monotonic);
+        let gap = memory.gap(view.heard(), view.usual_delay, spec);
+        if let Some(gap) = gap {
+            memory.leave_out_gap(gap, now.monotonic, spec);
+        }
+        let hearing = if is_first || gap.is_some() { Hearing::Interrupted } else { Hearing::Constant };
+        memory.last_read = memory.last_read.max(Some(view.heard()));
         let mut seen = Seen {
             view,
             spec,
             now,
             arrived,
             is_first,
+            hearing,
             fresh: BTreeMap::new(),
             in_charge: BTreeMap::new(),
             working: BTreeMap::new(),
@@ -89,10 +103,10 @@ impl<'a> Seen<'a> {
 }
 
 /// What still counts of a memory: nothing in another cluster, and little for a new leader that could not read for long.
-fn remembered(before: &Memory, view: &View<'_>, now: Duration) -> Memory {
+fn remembered(before: &Memory, view: &View<'_>) -> Memory {
     let is_same_cluster = before.cluster_uid.as_ref() == Some(&view.cluster.data().cluster.uid);
     let takes_over = view.standing == Standing::Leader && !before.led;
-    let blindly = takes_over && before.gap(now, view.usual_delay, view.cluster.spec()).is_some();
+    let blindly = takes_over && before.gap(view.heard(), view.usual_delay, view.cluster.spec()).is_some();
     match (is_same_cluster, blindly) {
         (true, false) => before.clone(),
         (true, true) => before.after_blindness(),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stolon_core::sentinel::{
-    Effect, Event, Expected, Hold, Machine, Now, Reading, Saying, Setup, Standing, Trouble, UidSource,
-    WriteOutcome,
+    Attention, Effect, Event, Expected, Hold, Machine, Now, Reading, Saying, Setup, Standing, Told, Trouble,
+    UidSource, WriteOutcome,
 };
 use stolon_model::*;
 
@@ -60,6 +60,7 @@ impl Bench {
             keepers: self.world.current_reports(),
             proxies: self.world.proxies.clone(),
             unreadable_proxies: self.world.unreadable_proxies.clone(),
+            told: self.world.told.clone(),
         }
     }
 
@@ -107,7 +108,15 @@ fn reads(effects: &[Effect]) -> bool {
 /// How old the reading that is asked for may be.
 fn age(effects: &[Effect]) -> Option<Duration> {
     effects.iter().find_map(|effect| match effect {
-        Effect::ReadView { at_most } => Some(*at_most),
+        Effect::ReadView { at_most, .. } => Some(*at_most),
+        _ => None,
+    })
+}
+
+/// The same, with how long the store may have been silent.
+fn tolerated(effects: &[Effect]) -> Option<(Duration, Duration)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::ReadView { at_most, silence } => Some((*at_most, *silence)),
         _ => None,
     })
 }
@@ -372,7 +381,7 @@ fn a_decision_on_what_was_known_is_made_again_on_what_the_store_says() {
     bench.pass(5000);
     bench.answer_round(|_| WriteOutcome::Written);
     let effects = bench.pass(5000);
-    assert_eq!(age(&effects), Some(Duration::from_millis(7500)));
+    assert_eq!(tolerated(&effects), Some((Duration::from_secs(30), Duration::from_millis(7500))));
     bench.world.proxy("p1", 1);
     let old = Reading { as_of: bench.world.now - Duration::from_secs(3), ..bench.reading() };
     let effects = bench.handle(Event::ViewRead(Box::new(old.clone())));
@@ -401,4 +410,95 @@ fn a_verdict_that_is_due_asks_the_store() {
         bench.answer_round(|_| WriteOutcome::Written);
     }
     assert!(asked.contains(&Duration::ZERO), "{asked:?}");
+}
+
+/// Twenty seconds of a store that tells of every report, read every five seconds without a question. The last words of those who are
+/// silent from now on stay there.
+fn told_for_a_while(bench: &mut Bench, silent: &[usize]) -> Reading {
+    bench.pass(5000);
+    let before = bench.reading();
+    bench.handle(Event::ViewRead(Box::new(before.clone())));
+    bench.handle(Event::WriteEnded(WriteOutcome::Written));
+    bench.world.silent.extend(silent.iter().map(|number| keeper_uid(*number)));
+    let mut reading = before.clone();
+    for _ in 0..4 {
+        bench.pass(5000);
+        reading = Reading { as_of: before.as_of, ..bench.reading() };
+        reading.told.last = bench.world.now;
+        for (uid, report) in &before.keepers {
+            reading.keepers.entry(uid.clone()).or_insert_with(|| report.clone());
+        }
+        let effects = bench.handle(Event::ViewRead(Box::new(reading.clone())));
+        assert!(!reads(&effects), "what was told is good enough");
+        if written(&effects).is_some() {
+            bench.handle(Event::WriteEnded(WriteOutcome::Written));
+        }
+    }
+    reading
+}
+
+/// What the store tells by itself is a sign of it: the time between two questions is no gap, in which nobody could be heard of.
+#[test]
+fn a_store_that_tells_leaves_no_gap() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    let last = told_for_a_while(&mut bench, &[1]).as_of;
+    let mut since = Duration::ZERO;
+    while bench.world.data.keepers[&keeper_uid(1)].status.healthy {
+        bench.pass(1000);
+        bench.answer_round(|_| WriteOutcome::Written);
+        since = bench.world.now - last;
+        assert!(since < Duration::from_secs(60), "never noticed");
+    }
+    // One sleep interval, and the time after which a keeper counts as failed.
+    assert!(since <= Duration::from_secs(26), "noticed after {since:?}");
+}
+
+/// A store that was silent for long and then tells of one report has not yet told of the others.
+#[test]
+fn a_store_that_was_silent_and_tells_again_is_asked_before_anybody_is_judged() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    let reading = told_for_a_while(&mut bench, &[]);
+    for _ in 0..8 {
+        bench.pass(5000);
+        bench.handle(Event::ViewUnreadable(failure()));
+    }
+    bench.handle(Event::StoreChanged);
+    bench.pass(5000);
+    let told = Told { last: bench.world.now, ..reading.told };
+    let effects = bench.handle(Event::ViewRead(Box::new(Reading { told, ..reading })));
+    assert_eq!((age(&effects), written(&effects)), (Some(Duration::ZERO), None));
+    bench.world.silent.insert(keeper_uid(1));
+    let before = bench.world.data.keepers.clone();
+    bench.answer_round(|_| WriteOutcome::Written);
+    assert_eq!(
+        bench.world.data.keepers[&keeper_uid(1)].status.healthy,
+        before[&keeper_uid(1)].status.healthy
+    );
+}
+
+/// Reports that only say that somebody lives are worth no round, unless a hand-over waits for their positions.
+#[test]
+fn positions_are_attended_to_while_something_waits_for_them() {
+    let attention = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Attend(attention) => Some(*attention),
+            _ => None,
+        })
+    };
+    let mut bench = Bench::leading(World::synchronous(2, &[2], &[2]));
+    bench.world.in_sync.insert(uid(1), vec![uid(2)]);
+    bench.world.keeper(1).status.force_fail = true;
+    bench.handle(Event::StoreChanged);
+    bench.pass(1000);
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    assert_eq!(attention(&effects), Some(Attention::Positions));
+    let mut last = None;
+    for _ in 0..6 {
+        bench.world.converge();
+        bench.handle(Event::StoreChanged);
+        bench.pass(1000);
+        last = attention(&bench.answer_round(|_| WriteOutcome::Written)).or(last);
+    }
+    assert_eq!(bench.world.data.cluster.status.primary, Some(uid(2)));
+    assert_eq!(last, Some(Attention::Matters), "and not for longer");
 }

@@ -257,3 +257,22 @@ fn a_slow_store_moves_no_clocks() {
         assert!(took <= Duration::from_secs(6) + round * 2, "at {delay} ms: {took:?}");
     }
 }
+
+/// Nobody looks at a report that only says that its keeper lives; its silence is counted from when it came all the same.
+#[test]
+fn silence_begins_after_the_report_and_not_after_the_round_that_saw_it() {
+    let mut world = World::normal(2, 2);
+    world.round();
+    let came = world.now + Duration::from_secs(1);
+    world.told.keepers.insert(keeper_uid(2), came);
+    world.told.last = came;
+    world.later(5000).round();
+    assert_eq!(world.memory.keepers[&keeper_uid(2)].since, came);
+    assert_eq!(world.memory.keepers[&keeper_uid(1)].since, world.now, "nobody told when that one came");
+
+    // Nothing was heard for a minute: what came in it says nothing about the time since.
+    let came = world.now + Duration::from_secs(1);
+    world.told.keepers.insert(keeper_uid(2), came);
+    world.later(60_000).round();
+    assert_eq!(world.memory.keepers[&keeper_uid(2)].since, world.now);
+}

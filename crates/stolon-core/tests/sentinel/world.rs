@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_core::sentinel::{
-    Convergence, Decision, Hold, KeeperSighting, Life, Memory, Now, Standing, UidSource, View, reconcile,
+    Convergence, Decision, Hold, KeeperSighting, Life, Memory, Now, Standing, Told, UidSource, View,
+    reconcile,
 };
 use stolon_model::*;
 
@@ -29,6 +30,7 @@ pub struct World {
     pub unreadable_proxies: BTreeSet<ProxyUid>,
     /// How slow the store is.
     pub usual_delay: Duration,
+    pub told: Told,
     pub standing: Standing,
     publication: u64,
     last_uid: u32,
@@ -111,6 +113,7 @@ impl World {
             proxies: BTreeMap::new(),
             unreadable_proxies: BTreeSet::new(),
             usual_delay: Duration::ZERO,
+            told: Told::default(),
             standing: Standing::Leader,
             publication: 0,
             last_uid: 0,
@@ -266,6 +269,7 @@ impl World {
             standing: self.standing,
             read_at: self.now,
             usual_delay: self.usual_delay,
+            told: &self.told,
         };
         let now = Now { monotonic: self.now, wall: wall(self.wall_seconds) };
         let decision = reconcile(&view, &self.memory, now, &mut Numbered(&mut self.last_uid));

@@ -6,7 +6,8 @@ use stolon_model::{
     KeeperReport, KeeperUid, Lsn, PostgresState, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
 };
 use stolon_store::{
-    Attention, BootInstant, ClusterStore, DocumentFeed, EverythingFeed, Expected, KvClusterStore, KvStore,
+    Attention, BootInstant, ClusterStore, DocumentFeed, Everything, EverythingFeed, Expected, KvClusterStore,
+    KvStore, Tolerance,
 };
 
 use super::{document, fresh, within};
@@ -109,6 +110,7 @@ async fn reports<S: KvStore>(reader: &KvClusterStore<S>, writer: &KvClusterStore
     };
     until(&mut feed, "a report", |feed| lsn(feed) == Some(Lsn(1))).await;
     while tokio::time::timeout(SILENCE, feed.changed()).await.is_ok() {}
+    let second_written = BootInstant::now();
     writer.put_keeper_report(&at(2, "i2"), TTL).await.expect("put");
     let sentinel = SentinelReport { uid: "s".into(), ..SentinelReport::default() };
     writer.put_sentinel_report(&sentinel, TTL).await.expect("put");
@@ -116,7 +118,14 @@ async fn reports<S: KvStore>(reader: &KvClusterStore<S>, writer: &KvClusterStore
     assert!(woken.is_err(), "a position wakes nobody, a sentinel's report neither");
     let everything = feed.at_most(Duration::ZERO).await.expect("a question").value;
     assert_eq!(lsn(&feed), Some(Lsn(2)), "but it is there");
-    assert_eq!(everything, reader.everything().await.expect("read"), "and it is what a read gives");
+    let arrivals = everything.arrivals.clone();
+    let read = Everything { arrivals: arrivals.clone(), ..reader.everything().await.expect("read") };
+    assert_eq!(everything, read, "and it is what a read gives");
+    assert_eq!(arrivals.keys().collect::<Vec<_>>(), [&keeper]);
+    assert!(arrivals[&keeper] >= second_written, "it came after it was written");
+    silence(&feed).await;
+    let later = seen(&feed).expect("known").arrivals;
+    assert_eq!(later, arrivals, "and does not come again because it is looked at");
 
     let mut unhealthy = at(3, "i3");
     unhealthy.postgres_state = Some(PostgresState { healthy: false, ..PostgresState::default() });
@@ -129,6 +138,17 @@ async fn reports<S: KvStore>(reader: &KvClusterStore<S>, writer: &KvClusterStore
         |feed: &EverythingFeed| seen(feed).and_then(|seen| seen.proxies.get(&ProxyUid::from("q")).cloned());
     until(&mut feed, "a proxy", |feed| shown(feed) == Some(proxy.clone())).await;
     writer.remove_sentinel_report(&SentinelUid::from("s")).await.expect("remove");
+}
+
+/// A store that has said nothing for a while is asked, however young what is known is.
+async fn silence(feed: &EverythingFeed) {
+    let age = Duration::from_secs(600);
+    let known = feed.at_most(Duration::ZERO).await.expect("a question");
+    let asked_at = BootInstant::now();
+    let patient = feed.within(Tolerance { age, silence: age }).await.expect("what is known");
+    assert!(patient.as_of >= known.as_of);
+    let impatient = feed.within(Tolerance { age, silence: Duration::ZERO }).await.expect("a question");
+    assert!(impatient.as_of >= asked_at, "nothing was told for longer than that");
 }
 
 /// A removal is seen, told or not.
