@@ -11,7 +11,9 @@ use stolon_core::keeper::{
     Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Look, Machine, Measure, Progress, ServerDeath,
     ServerLook, StateFile, Step, StepFailure, StepOutcome,
 };
-use stolon_model::{ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster};
+use stolon_model::{
+    Advise as _, ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster,
+};
 use stolon_postgres::{Limit, ProgressSender, ServerState};
 use stolon_runtime::{Readiness, UsageError, new_uid8, redact};
 use stolon_store::{BootInstant, ClusterStore, DocumentFeed, Seen, StoreError};
@@ -171,7 +173,7 @@ impl<'a, I: Instance> Loop<'a, I> {
                 let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };
                 self.activities.push(Box::pin(async move {
                     let put = hands.store.put_keeper_report(&report, ttl).await;
-                    put.map_or_else(|error| Event::ReportRefused(error.to_string()), |()| Event::ReportTaken)
+                    put.map_or_else(|error| Event::ReportRefused(in_full(&error)), |()| Event::ReportTaken)
                         .into()
                 }));
             }
@@ -221,7 +223,7 @@ impl<'a, I: Instance> Loop<'a, I> {
         self.activities.push(Box::pin(async move {
             let reports = hands.store.keeper_reports().await;
             let own = reports.map(|mut reports| reports.remove(&uid).map(Box::new));
-            Event::OwnReportRead(own.map_err(|error| error.to_string())).into()
+            Event::OwnReportRead(own.map_err(|error| in_full(&error))).into()
         }));
     }
 }
@@ -269,11 +271,16 @@ async fn next_change(feed: &mut Option<DocumentFeed>) {
     }
 }
 
+/// For a line of the log: what is wrong with the store, and what to do about it.
+fn in_full(error: &StoreError) -> String {
+    error.explained().on_one_line()
+}
+
 async fn read_cluster(feed: DocumentFeed, at_most: Duration) -> Ended {
     let asked = now();
     let (read, as_of) = match feed.at_most(at_most).await {
-        Err(error @ StoreError::Decode { .. }) => (ClusterRead::Invalid(error.to_string()), now()),
-        Err(error) => (ClusterRead::Unanswered(error.to_string()), asked),
+        Err(error @ StoreError::Decode { .. }) => (ClusterRead::Invalid(in_full(&error)), now()),
+        Err(error) => (ClusterRead::Unanswered(in_full(&error)), asked),
         Ok(Seen { value: None, as_of, .. }) => (ClusterRead::Absent, time_of(as_of)),
         Ok(Seen { value: Some(document), as_of, .. }) => (usable(document.value), time_of(as_of)),
     };

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use stolon_core::keeper::{Advertised, Beginning, Identity, LocalState, RewindCredentials, StateFile, User};
-use stolon_model::{BootUuid, KeeperState, KeeperUid};
+use stolon_model::{Advise as _, BootUuid, KeeperState, KeeperUid};
 use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
 use stolon_postgres::{
     Credentials, Limit, LocalInstance, LocalPostgres, LogSink, Options, OrphanOutcome, StopMode,
@@ -143,7 +143,9 @@ fn identity(settings: &Settings, keeper: KeeperUid, local_method: String) -> Ide
 async fn withdraw_report(store: &dyn ClusterStore, uid: &KeeperUid) {
     match tokio::time::timeout(WITHDRAWAL_LIMIT, store.remove_keeper_report(uid)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "cannot withdraw the keeper info"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = error.explained().on_one_line(), "cannot withdraw the keeper info");
+        }
         Err(_) => tracing::warn!("cannot withdraw the keeper info in time"),
     }
 }

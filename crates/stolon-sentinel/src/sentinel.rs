@@ -180,7 +180,8 @@ impl Sentinel {
         let farewell = async {
             contest.resign().await;
             if let Err(error) = self.store.remove_sentinel_report(&self.uid).await {
-                tracing::warn!(%error, "cannot withdraw this sentinel's report; it will expire");
+                let error = error.explained().on_one_line();
+                tracing::warn!(error, "cannot withdraw this sentinel's report; it will expire");
             }
         };
         if tokio::time::timeout(FAREWELL, farewell).await.is_err() {

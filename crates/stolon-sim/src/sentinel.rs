@@ -186,7 +186,8 @@ impl World {
 
     fn view_read(&mut self, index: u8, answered: &Answered) {
         let known = self.known_by(Program::Sentinel(index), answered);
-        let Some((everything, as_of)) = known.map(|copy| (Rc::clone(&copy.seen), copy.as_of())) else {
+        let known = known.map(|copy| (Rc::clone(&copy.seen), copy.as_of(), copy.told()));
+        let Some((everything, as_of, told)) = known else {
             if let Some(reading) = self.what_a_sentinel_makes_up(index) {
                 return self.tell_sentinel(index, MachineEvent::ViewRead(Box::new(reading)));
             }
@@ -197,7 +198,8 @@ impl World {
         let it = self.sentinel(index);
         it.readings += 1;
         it.revision = seen.document.as_ref().map(|(_, revision)| *revision);
-        let reading = reading(&seen, as_of);
+        let told = Told { last: told, ..Told::default() };
+        let reading = Reading { told, ..reading(&seen, as_of) };
         it.last = Some(everything);
         self.tell_sentinel(index, MachineEvent::ViewRead(Box::new(reading)));
     }
@@ -215,7 +217,9 @@ impl World {
     fn sentinel_effect(&mut self, index: u8, effect: Effect) {
         let program = Program::Sentinel(index);
         match effect {
-            Effect::ReadView { at_most } => self.look_up(program, READ, at_most),
+            Effect::ReadView { at_most, silence } => {
+                self.look_up_unless_silent(program, READ, at_most, silence);
+            }
             Effect::CompareAndPut { document, expected } => {
                 let expected = match expected {
                     Expected::AsRead => self.expected_revision(self.sentinels[usize::from(index)].revision),
@@ -234,7 +238,7 @@ impl World {
                 self.arm_sentinel(index);
             }
             Effect::Say(saying) => self.sentinel_says(index, &saying),
-            // It is woken by every change.
+            // Positions wake it at its next look at the latest, also where it waits for them.
             Effect::Attend(_) | Effect::Measure(_) => {}
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stolon_model::{
-    ClusterDocument, Document, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
+    Advise as _, ClusterDocument, Document, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport,
+    SentinelUid,
 };
 
 use crate::feed::{Held, KvFeed, Weight};
@@ -254,7 +255,8 @@ fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
     match decode(entry) {
         Ok(report) => Some(report),
         Err(error) => {
-            tracing::warn!(key = %entry.key, %error, "a report in the store is left out");
+            let error = error.explained().on_one_line();
+            tracing::warn!(key = %entry.key, error, "a report in the store is left out");
             None
         }
     }

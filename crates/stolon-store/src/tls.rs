@@ -8,7 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use stolon_model::with_causes;
+use stolon_model::{Advise as _, with_causes};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::endpoints::Scheme;
@@ -67,7 +67,11 @@ impl TlsFiles {
             }
             Err(error) => {
                 let with_old = make(&last_good)?;
-                tracing::warn!(%error, "the certificate files of the store make no sense now, those that were read last are used");
+                let error = error.explained().on_one_line();
+                tracing::warn!(
+                    error,
+                    "the certificate files of the store make no sense now, those that were read last are used"
+                );
                 Ok(with_old)
             }
         }

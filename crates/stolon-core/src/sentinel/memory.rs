@@ -16,7 +16,7 @@ use stolon_model::{
 pub struct Memory {
     /// The cluster that the memory is about. For another cluster it is emptied.
     pub cluster_uid: Option<ClusterUid>,
-    /// When the view was last read; `None`: never.
+    /// When the store was last heard of; `None`: never.
     pub last_read: Option<Duration>,
     /// Whether the last round was decided as the leader.
     pub led: bool,

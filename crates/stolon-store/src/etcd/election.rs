@@ -13,6 +13,7 @@ use super::leases::{Lease, Leases};
 use super::protocol::{Links, is_lease_missing};
 use crate::link::Repeat;
 use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError, Tenure, Watch};
+use stolon_model::Advise as _;
 
 /// Whole seconds; all programs that share an election use the same.
 const LEASE_SECONDS: u64 = 20;
@@ -222,7 +223,8 @@ impl Tenure for Entrant {
     async fn release(&mut self) {
         self.removed = Removed::Yes;
         if let Err(error) = remove(&self.links, &self.key).await {
-            tracing::warn!(%error, "the leadership ends with the lease of this process");
+            let error = error.explained().on_one_line();
+            tracing::warn!(error, "the leadership ends with the lease of this process");
         }
     }
 }

@@ -100,7 +100,8 @@ fn classify(operation: &str, error: etcd_client::Error) -> Failed {
     }
     let message = status.message().to_owned();
     match status.code() {
-        // The member knows that it cannot pass the request on. etcd has no code of its own for this, only these words.
+        // The member knows that it cannot pass the request on. etcd has no code for this alone: by the same one it says that a request
+        // timed out on its way, which may have been carried out.
         Code::Unavailable if message.contains("no leader") => Failed::NotSent(message),
         Code::Unavailable | Code::Internal | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
             Failed::NoAnswer(with_causes(status))
@@ -130,13 +131,12 @@ fn is_connect_error(status: &tonic::Status) -> bool {
     false
 }
 
-/// True if the store says that there is no such lease.
+/// True if the store says that there is no such lease. In what is asked here nothing else can be missing: etcd says of a key that is
+/// not there that it found none, and that is no error. The client has an error of its own for a renewal that gave no time.
 pub fn is_lease_missing(error: &etcd_client::Error) -> bool {
     match error {
-        etcd_client::Error::GRpcStatus(status) => {
-            status.code() == Code::NotFound && status.message().contains("lease not found")
-        }
-        etcd_client::Error::LeaseKeepAliveError(message) => message.contains("lease not found"),
+        etcd_client::Error::GRpcStatus(status) => status.code() == Code::NotFound,
+        etcd_client::Error::LeaseKeepAliveError(_) => true,
         _ => false,
     }
 }

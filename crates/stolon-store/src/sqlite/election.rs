@@ -10,6 +10,7 @@ use super::process::{Life, Process, this_boot};
 use super::worker::{Effect, Worker};
 use super::{Shared, SqliteStore};
 use crate::{BootInstant, Contender, Key, Notice, Renewal, StoreError, Tenure};
+use stolon_model::Advise as _;
 
 /// A leader that does not renew for so long (frozen, or its disk hangs) is succeeded.
 /// One that has ended is succeeded at once.
@@ -240,7 +241,9 @@ impl Tenure for SqliteTenure {
             .await;
         match released {
             Ok(()) => self.released = Released::Yes,
-            Err(error) => tracing::warn!(%error, "the leadership ends with its lease"),
+            Err(error) => {
+                tracing::warn!(error = error.explained().on_one_line(), "the leadership ends with its lease");
+            }
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Revision, Selector,
     StoreError, Version, Waker, Watch,
 };
+use stolon_model::Advise as _;
 
 /// A store in a file. Clones share one thread and one connection.
 #[derive(Clone)]
@@ -242,7 +243,11 @@ async fn watch(
             Ok(_) => failing = false,
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "cannot look for changes of the store, trying again at the next sign of one");
+                    let error = error.explained().on_one_line();
+                    tracing::warn!(
+                        error,
+                        "cannot look for changes of the store, trying again at the next sign of one"
+                    );
                 }
                 failing = true;
                 last = None;

@@ -1,4 +1,5 @@
-//! Waking up when another process has written: through inotify, and at the latest by a slow timer.
+//! Waking up when another process has written: through inotify, and at the latest by a slow timer. The calls are rustix's, which is in the
+//! tree anyway: the crate `inotify` would add a second wrapper of the same three calls, and a reader that is no safer.
 
 use std::ffi::{CString, OsStr};
 use std::mem::MaybeUninit;
