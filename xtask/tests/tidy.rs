@@ -208,6 +208,74 @@ fn codes(text: &str) -> Vec<&str> {
         .collect()
 }
 
+/// A docstring of a question word or of a bare verb says nothing that the name does not.
+#[test]
+fn docstrings_say_something() {
+    let empty = [
+        "Who",
+        "What",
+        "Which",
+        "Why",
+        "Where",
+        "When",
+        "It is",
+        "It is not",
+        "It does",
+        "It does not",
+        "They are",
+    ];
+    for (name, text) in texts(&[".rs"]) {
+        for (number, line) in text.lines().enumerate() {
+            let Some(words) = line.trim_start().strip_prefix("/// ") else { continue };
+            let words = words.trim_end_matches('.');
+            assert!(!empty.contains(&words), "{name}:{}: {words:?} documents nothing", number + 1);
+        }
+    }
+}
+
+/// Conditions begin with `if`: a clause that begins with its verb instead is read twice by most readers.
+#[test]
+fn conditions_begin_with_if() {
+    for (name, text) in texts(&[".rs", ".md", ".sh"]) {
+        for (number, line) in text.lines().enumerate() {
+            let found = inverted_conditional(line);
+            assert_eq!(found, None, "{name}:{}: write `if` and the subject before the verb", number + 1);
+        }
+    }
+}
+
+/// The verb and the subject of a clause that begins with its verb, as conditions without `if` do.
+fn inverted_conditional(line: &str) -> Option<(&str, &str)> {
+    const SUBJECTS: &[&str] = &[
+        "a", "an", "another", "anybody", "both", "each", "he", "it", "its", "nobody", "one", "she",
+        "somebody", "that", "the", "there", "they", "this", "we", "you",
+    ];
+    const VERBS: &[&str] = &["were", "had", "should"];
+    let words: Vec<&str> = line.split_whitespace().collect();
+    (0..words.len().saturating_sub(1)).find_map(|at| {
+        let (verb, subject) = (words[at].trim_start_matches(['(', '"']), words[at + 1]);
+        // A small letter may go on with a sentence of the line before.
+        let begins_sentence = VERBS.contains(&verb.to_ascii_lowercase().as_str()) && !VERBS.contains(&verb);
+        let follows = at > 0 && words[at - 1].ends_with(['.', ',', ':', ';', '(', '"']);
+        let begins_clause = VERBS.contains(&verb) && (follows || verb != words[at]);
+        ((begins_sentence || begins_clause) && SUBJECTS.contains(&subject)).then_some((verb, subject))
+    })
+}
+
+#[test]
+fn inverted_conditionals_are_recognised() {
+    let inverted =
+        ["/// x: were", "it not so", "// Had", "the store answered", "would wait, should", "one fail"];
+    for pair in inverted.chunks(2) {
+        assert!(inverted_conditional(&pair.join(" ")).is_some(), "{pair:?}");
+    }
+    for fine in
+        ["// They had the time", "what they were, it was", "nobody should it", "as if there were a gap"]
+    {
+        assert_eq!(inverted_conditional(fine), None, "{fine:?}");
+    }
+}
+
 /// A hint is a field of its own until a person reads it (`stolon_model::Advise`).
 #[test]
 fn no_sentence_carries_its_hint() {

@@ -161,7 +161,7 @@ impl LocalPostgres {
         self.marked(Tool::new(name, self.program(name)))
     }
 
-    /// What the next keeper can find and end, should this one be killed.
+    /// What the next keeper can find and end if this one is killed.
     pub(crate) fn marked(&self, tool: Tool) -> Tool {
         tool.env(TOOL_OF, &self.inner.options.keeper_directory)
     }

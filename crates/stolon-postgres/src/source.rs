@@ -41,7 +41,7 @@ pub enum SourceProblem {
     Refused {
         /// host:port.
         address: String,
-        /// Who.
+        /// The name of the replication user.
         user: String,
         /// The server's words.
         reason: String,

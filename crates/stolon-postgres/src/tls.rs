@@ -26,7 +26,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(crate) enum Tls {
     /// It is used where the server has it.
     Preferred,
-    /// It is not.
+    /// Everything goes in the clear.
     No,
 }
 

@@ -50,9 +50,9 @@ pub enum Invariant {
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which.
+    /// The rule that was broken.
     pub invariant: Invariant,
-    /// When.
+    /// When it was noticed.
     pub at: Time,
     /// What was seen.
     pub sentence: String,

@@ -66,9 +66,9 @@ pub struct Spec {
 /// Whether `pg_rewind` is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rewind {
-    /// It is.
+    /// `pg_rewind` is tried before a copy.
     Used,
-    /// It is not.
+    /// Every standby is copied.
     Never,
 }
 
@@ -79,7 +79,7 @@ pub struct Fault {
     pub at: u64,
     /// How long it lasts, in milliseconds; 0 for what happens in a moment.
     pub lasts: u64,
-    /// What.
+    /// What happens.
     pub what: What,
 }
 

@@ -31,7 +31,7 @@ pub struct HbaRule {
     pub origin: HbaOrigin,
     /// What it may connect to.
     pub database: HbaDatabase,
-    /// Who.
+    /// Who may connect.
     pub user: HbaUser,
     /// Word of `pg_hba.conf`.
     pub method: String,

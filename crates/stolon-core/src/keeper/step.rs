@@ -58,10 +58,10 @@ impl Plan {
 /// Whether PostgreSQL waits for a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PendingRestart {
-    /// It does not.
+    /// Every setting is in force.
     #[default]
     No,
-    /// It does.
+    /// Some settings take effect with the next start.
     Yes,
 }
 
@@ -109,7 +109,7 @@ pub enum Step {
     Restore(String),
     /// Make sure, changing nothing, that the source can be copied from; wait a little for our slot there.
     ExamineSource {
-        /// Where.
+        /// The server to copy from.
         upstream: Upstream,
         /// What it must be; none when not known.
         system_identifier: Option<String>,

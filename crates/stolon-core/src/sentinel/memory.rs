@@ -186,7 +186,7 @@ pub struct Handover {
 pub struct Demotion {
     /// The specification at that time: the next primary meets the same one.
     pub spec: ClusterSpec,
-    /// When.
+    /// When it was demoted.
     pub at: Duration,
     /// How often this happened in a row.
     pub count: u32,

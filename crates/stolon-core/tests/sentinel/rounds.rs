@@ -107,7 +107,7 @@ fn a_refused_write_loses_nothing() {
     for (name, mut world, is_decided) in cases {
         let reports = world.current_reports();
         world.data.keepers.remove(&keeper_uid(3));
-        // The second attempt comes when these reports would be too old, had they counted as seen.
+        // The second attempt comes when these reports would be too old if they had counted as seen.
         for milliseconds in [50, 6000] {
             let (data, memory) = (world.data.clone(), world.memory.clone());
             let refused = world.later(milliseconds).round_on(&reports);

@@ -75,7 +75,7 @@ pub struct DataDirectory {
 /// Whether a data directory is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// It is.
+    /// Everything in it belongs together.
     Whole,
     /// A rewind ended half-way: it starts, and is a mixture.
     HalfRewound,
@@ -143,7 +143,7 @@ pub struct Server {
 pub enum Phase {
     /// It does not accept connections yet.
     Starting,
-    /// It does.
+    /// It accepts connections.
     Up,
     /// It was told to end.
     Stopping,
