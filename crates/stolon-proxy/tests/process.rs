@@ -74,6 +74,7 @@ fn store(backend: Backend, endpoints: &str) -> Arc<dyn ClusterStore> {
         key_file: None,
         ca_file: None,
         tls_verification: TlsVerification::Full,
+        consul: stolon_store::ConsulAccess::default(),
     };
     stolon_store::open(&options).unwrap()
 }
@@ -263,7 +264,16 @@ fn bad_input_exits_with_2_and_says_what_to_do() {
         ),
         (&[("STPROXY_CLUSTER_NAME", "")], &[], "cluster name required"),
         (&[("STPROXY_CLUSTER_NAME", "c")], &[], "store backend type required"),
-        (&[("STPROXY_STORE_BACKEND", "consul")], &["--cluster-name=c"], "\"consul\" is not in this version"),
+        (
+            &[("STPROXY_STORE_BACKEND", "kubernetes")],
+            &["--cluster-name=c", "--kube-resource-kind=configmap"],
+            "\"kubernetes\" is not in this version",
+        ),
+        (
+            &[("STPROXY_STORE_BACKEND", "consul")],
+            &["--cluster-name=c", "--store-endpoints=a:1,b:2"],
+            "consul does not support multiple endpoints",
+        ),
         (&[("STPROXY_STORE_BACKEND", "consul")], &["--store-backend=x"], "cluster name required"),
         (
             &[],

@@ -21,7 +21,7 @@ pub struct CommonArgs {
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub cluster_name: String,
 
-    /// Kind of store: sqlite (one machine) or etcdv3
+    /// Kind of store: sqlite (one machine), etcdv3 or consul
     #[arg(long, default_value = "", value_name = "KIND", hide_default_value = true)]
     pub store_backend: String,
 
@@ -97,7 +97,7 @@ impl CommonArgs {
         }
         if self.store_backend.is_empty() {
             return Err(UsageError::new("store backend type required").hint(
-                "say where the cluster's data is with --store-backend sqlite or --store-backend etcdv3",
+                "say where the cluster's data is with --store-backend: sqlite, etcdv3 or consul",
             ));
         }
         if self.store_backend == "kubernetes" {
@@ -125,6 +125,7 @@ impl CommonArgs {
                 true => TlsVerification::Skip,
                 false => TlsVerification::Full,
             },
+            consul: stolon_store::ConsulAccess::from_variables(|name| std::env::var(name).ok()),
         })
     }
 

@@ -43,6 +43,7 @@ impl Bench {
             key_file: None,
             ca_file: None,
             tls_verification: TlsVerification::Full,
+            consul: stolon_store::ConsulAccess::default(),
         };
         std::fs::write(directory.path().join("spec.json"), SPEC).unwrap();
         let store = stolon_store::open(&options).unwrap();

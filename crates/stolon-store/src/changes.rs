@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Entry, Key, Version, Watch};
+use crate::{BootInstant, Entry, Key, Look, Version, Watch};
 
 /// How many pieces of news may wait for their reader before the store is made to wait.
 const QUEUE: usize = 64;
@@ -26,6 +26,13 @@ pub enum News {
         changes: Vec<Change>,
         /// The state after them.
         version: Version,
+    },
+    /// All of these keys, as a question found them that was asked at that moment.
+    Found {
+        /// What was found.
+        look: Look,
+        /// When the question was asked.
+        asked_at: BootInstant,
     },
     /// Something may have changed.
     Look,

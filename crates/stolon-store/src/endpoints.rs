@@ -18,6 +18,8 @@ impl Usual {
 
 /// Of etcd.
 pub const ETCD: Usual = Usual { endpoint: "http://127.0.0.1:2379", instead_of_users: "client certificates" };
+/// Of Consul.
+pub const CONSUL: Usual = Usual { endpoint: "http://127.0.0.1:8500", instead_of_users: "CONSUL_HTTP_TOKEN" };
 
 /// How to speak to the endpoints; all of a list alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

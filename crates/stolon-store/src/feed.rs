@@ -240,6 +240,7 @@ impl KvFeed {
         loop {
             match changes.next().await {
                 News::Carried { changes, version } => self.absorb_changes(changes, version),
+                News::Found { look, asked_at } => self.absorb_look(look, asked_at, Version::START),
                 News::Look => self.catch_up(Missed::Changes).await,
                 News::Anew => self.catch_up(Missed::Unknown).await,
             }

@@ -113,7 +113,7 @@ impl Version {
 /// What was found among the selected keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
-    /// The keys that were written after the version that was asked from.
+    /// The keys that were written after the version that was asked from. A store that must read all of them in any case gives all.
     pub changed: Vec<Entry>,
     /// How many keys there are, changed or not.
     pub count: usize,
@@ -145,7 +145,8 @@ pub struct Publication {
     pub read: Key,
 }
 
-/// A store of keys. The promises are those of the crate's documentation.
+/// A store of keys. The promises are those of the crate's documentation. A store may refuse values that are no text, and keys
+/// that have keys below them: no document of a cluster needs them.
 #[async_trait]
 pub trait KvStore: Send + Sync + 'static {
     /// The value of a key, linearizable.
@@ -163,7 +164,7 @@ pub trait KvStore: Send + Sync + 'static {
         Changes::woken_by(self.watch(vec![selector]))
     }
 
-    /// Write a report and read another key: one request, as of one moment.
+    /// Write a report and read another key: one request, as of one moment, where the store can do that.
     async fn publish(&self, publication: Publication) -> Result<Look, StoreError>;
 
     /// Write, whatever is there. `ttl` below [`MINIMUM_TTL`] is raised to it.

@@ -35,12 +35,12 @@ pub struct Granted<Id> {
     pub length: Duration,
 }
 
-/// Whether the store knows of a lease.
+/// Whether the store knows of a lease, or of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// The lease goes on.
+    /// It goes on.
     Yes,
-    /// The lease has ended, and what hung on it is gone.
+    /// It has ended; what hung on a lease is gone.
     No,
 }
 

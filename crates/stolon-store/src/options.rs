@@ -6,9 +6,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use stolon_model::Advise;
 
-use crate::{ClusterStore, EtcdStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path};
+use crate::{
+    ClusterStore, ConsulStore, EtcdStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path,
+};
 
 /// What the `--store-…` flags and `--cluster-name` say.
 #[derive(Clone, Debug)]
@@ -31,6 +34,34 @@ pub struct StoreOptions {
     pub ca_file: Option<PathBuf>,
     /// `--store-skip-tls-verify`.
     pub tls_verification: TlsVerification,
+    /// What lets this process into Consul.
+    pub consul: ConsulAccess,
+}
+
+/// What lets a client into Consul, as Consul's own clients read it from the environment.
+#[derive(Clone, Debug, Default)]
+pub struct ConsulAccess {
+    /// `CONSUL_HTTP_TOKEN`: an ACL token.
+    pub token: Option<SecretString>,
+    /// `CONSUL_HTTP_TOKEN_FILE`: a file that holds one. It wins, and is read anew for each connection.
+    pub token_file: Option<PathBuf>,
+    /// `CONSUL_HTTP_AUTH`: `user:password` for a proxy in front of Consul.
+    pub user_and_password: Option<SecretString>,
+    /// `CONSUL_NAMESPACE`.
+    pub namespace: Option<String>,
+}
+
+impl ConsulAccess {
+    /// What these variables say; empty ones say nothing.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+        ConsulAccess {
+            token: given("CONSUL_HTTP_TOKEN").map(SecretString::from),
+            token_file: given("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from),
+            user_and_password: given("CONSUL_HTTP_AUTH").map(SecretString::from),
+            namespace: given("CONSUL_NAMESPACE"),
+        }
+    }
 }
 
 /// Whether the store must prove who it is.
@@ -50,6 +81,8 @@ pub enum Backend {
     Sqlite,
     /// etcd, through its version 3 interface.
     Etcdv3,
+    /// Consul.
+    Consul,
     /// Memory of this process, for tests. No flag names it.
     Memory,
 }
@@ -67,7 +100,7 @@ pub enum BadBackend {
 
 impl Advise for BadBackend {
     fn hint(&self) -> Option<Cow<'static, str>> {
-        Some("use etcdv3, or sqlite for one machine".into())
+        Some("use etcdv3 or consul, or sqlite for one machine".into())
     }
 }
 
@@ -78,7 +111,8 @@ impl FromStr for Backend {
         match word {
             "sqlite" => Ok(Self::Sqlite),
             "etcdv3" => Ok(Self::Etcdv3),
-            "etcd" | "etcdv2" | "consul" | "kubernetes" => Err(BadBackend::NotInThisVersion(word.to_owned())),
+            "consul" => Ok(Self::Consul),
+            "etcd" | "etcdv2" | "kubernetes" => Err(BadBackend::NotInThisVersion(word.to_owned())),
             _ => Err(BadBackend::Unknown(word.to_owned())),
         }
     }
@@ -89,6 +123,7 @@ impl std::fmt::Display for Backend {
         f.write_str(match self {
             Self::Sqlite => "sqlite",
             Self::Etcdv3 => "etcdv3",
+            Self::Consul => "consul",
             Self::Memory => "memory",
         })
     }
@@ -108,5 +143,9 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError>
             Ok(Arc::new(KvClusterStore::new(store, &path)))
         }
         Backend::Etcdv3 => Ok(Arc::new(KvClusterStore::new(EtcdStore::new(options)?, &path))),
+        // To Consul a leading slash is a part of a key.
+        Backend::Consul => {
+            Ok(Arc::new(KvClusterStore::new(ConsulStore::new(options)?, path.trim_start_matches('/'))))
+        }
     }
 }

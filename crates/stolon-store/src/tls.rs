@@ -52,7 +52,6 @@ impl TlsFiles {
     ///
     /// # Errors
     /// [`StoreError::Configuration`]: the certificates make no sense, and never did.
-    #[expect(dead_code, reason = "the stores that speak HTTP follow")]
     pub fn client_config(&self) -> Result<ClientConfig, StoreError> {
         self.read_anew(Tls::client_config)
     }

@@ -1,7 +1,10 @@
 //! Watches: wake after a change, coalesced.
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::Changes;
 
 /// Wakes its owner after changes. Dropping it ends the watching.
 pub struct Watch {
@@ -43,6 +46,23 @@ impl Watch {
         let (waker, mut watch) = Watch::new();
         watch._watching = Some(AbortOnDropHandle::new(tokio::spawn(watching(waker))));
         watch
+    }
+
+    /// A watch that is woken by any of these. Call inside a tokio runtime.
+    pub fn of_any(sources: Vec<Changes>) -> Watch {
+        Watch::by_task(|waker| async move {
+            let mut listening = JoinSet::new();
+            for mut changes in sources {
+                let waker = waker.clone();
+                listening.spawn(async move {
+                    loop {
+                        changes.next().await;
+                        waker.wake();
+                    }
+                });
+            }
+            while listening.join_next().await.is_some() {}
+        })
     }
 
     /// Whether something happened since the last return; does not wait.

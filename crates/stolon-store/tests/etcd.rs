@@ -1,22 +1,24 @@
 //! The store in etcd keeps the contract, while etcd is killed, paused, restarted and compacted.
 
+mod certificates;
 mod slow;
 mod suite;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use certificates::Certificates;
 use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions, ResignOptions};
 use stolon_model::{KeeperReport, SentinelUid};
 use stolon_store::{
     Backend, Campaign, ClusterStore, EtcdStore, Expected, Key, KvClusterStore, KvStore, StoreError,
     StoreOptions, TlsVerification, WatchScope,
 };
-use stolon_testkit::etcd::{Access, Etcd};
+use stolon_testkit::etcd::Etcd;
 use suite::{document, within};
 
 const PATH: &str = "stolon/cluster/test";
 const TIMEOUT: Duration = Duration::from_secs(10);
+const PRICES: slow::Prices = slow::Prices { report: 1, news: 0, holding: 4 };
 
 fn options(endpoints: &str, timeout: Duration) -> StoreOptions {
     StoreOptions {
@@ -29,6 +31,7 @@ fn options(endpoints: &str, timeout: Duration) -> StoreOptions {
         key_file: None,
         ca_file: None,
         tls_verification: TlsVerification::Full,
+        consul: stolon_store::ConsulAccess::default(),
     }
 }
 
@@ -332,63 +335,10 @@ async fn refusals_are_said() {
     assert!(store.get(&Key::new("a")).await.expect("get").is_some());
 }
 
-// --- TLS
-
-struct Certificates {
-    directory: tempfile::TempDir,
-}
-
-impl Certificates {
-    /// An authority, a certificate for 127.0.0.1 and one for a client; and an authority that signed neither.
-    fn new() -> Self {
-        let certificates = Certificates { directory: tempfile::tempdir().expect("a directory") };
-        certificates.make();
-        certificates
-    }
-
-    /// Make all of them, in the place of those that are there.
-    fn make(&self) {
-        let write =
-            |name: &str, text: String| std::fs::write(self.directory.path().join(name), text).expect("write");
-        let authority = |name: &str| {
-            let mut parameters = rcgen::CertificateParams::default();
-            parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-            parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
-            let key = rcgen::KeyPair::generate().expect("a key");
-            let certificate = parameters.self_signed(&key).expect("a certificate");
-            (certificate.pem(), rcgen::Issuer::new(parameters, key))
-        };
-        let (pem, issuer) = authority("authority");
-        write("ca.pem", pem);
-        write("other-ca.pem", authority("other").0);
-        for (name, usage) in [
-            ("server", rcgen::ExtendedKeyUsagePurpose::ServerAuth),
-            ("client", rcgen::ExtendedKeyUsagePurpose::ClientAuth),
-        ] {
-            let mut parameters = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
-            // etcd asks its own members, too, so a server is also a client.
-            parameters.extended_key_usages = vec![usage, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-            let key = rcgen::KeyPair::generate().expect("a key");
-            let certificate = parameters.signed_by(&key, &issuer).expect("a certificate");
-            write(&format!("{name}.pem"), certificate.pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        Path::new(self.directory.path()).join(name)
-    }
-}
-
 #[tokio::test]
 async fn tls_proves_both_sides() {
     let certificates = Certificates::new();
-    let access = Access::Https {
-        certificate: certificates.path("server.pem"),
-        key: certificates.path("server.key"),
-        client_authority: Some(certificates.path("ca.pem")),
-    };
-    let etcd = Etcd::start(1, access).await.expect("etcd");
+    let etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
     let good = StoreOptions {
         ca_file: Some(certificates.path("ca.pem")),
         cert_file: Some(certificates.path("client.pem")),
@@ -424,12 +374,7 @@ async fn tls_proves_both_sides() {
 #[tokio::test]
 async fn certificates_that_were_replaced_are_used() {
     let certificates = Certificates::new();
-    let access = Access::Https {
-        certificate: certificates.path("server.pem"),
-        key: certificates.path("server.key"),
-        client_authority: Some(certificates.path("ca.pem")),
-    };
-    let mut etcd = Etcd::start(1, access).await.expect("etcd");
+    let mut etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
     let options = StoreOptions {
         ca_file: Some(certificates.path("ca.pem")),
         cert_file: Some(certificates.path("client.pem")),
@@ -454,4 +399,18 @@ async fn certificates_that_were_replaced_are_used() {
     etcd.restart(0).expect("restart");
     within("an answer with the new files", async { while store.get(&key).await.is_err() {} }).await;
     assert_eq!(store.get(&key).await.expect("get").expect("there").value, b"1");
+}
+
+#[tokio::test]
+async fn everything_costs_one_round_trip() {
+    let etcd = Etcd::single().await.expect("etcd");
+    let connect = |endpoint: &str| cluster(endpoint, Duration::from_secs(5));
+    slow::everything_costs_one_round_trip(etcd.client_port(0), PRICES, connect).await;
+}
+
+#[tokio::test]
+async fn leadership_is_kept_from_afar() {
+    let etcd = Etcd::single().await.expect("etcd");
+    let connect = |endpoint: &str| cluster(endpoint, Duration::from_secs(5));
+    slow::leadership_is_kept_from_afar(etcd.client_port(0), PRICES, connect).await;
 }

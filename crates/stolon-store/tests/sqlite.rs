@@ -312,6 +312,7 @@ async fn options_make_a_store() {
         key_file: None,
         ca_file: None,
         tls_verification: TlsVerification::Full,
+        consul: stolon_store::ConsulAccess::default(),
     };
     let store = stolon_store::open(&options).expect("a store");
     store.put_cluster_document(&suite::document("a")).await.expect("put");

@@ -605,6 +605,7 @@ fn open_store(layout: &Layout) -> anyhow::Result<Arc<dyn ClusterStore>> {
         key_file: None,
         ca_file: None,
         tls_verification: TlsVerification::Full,
+        consul: stolon_store::ConsulAccess::default(),
     };
     Ok(stolon_store::open(&options)?)
 }

@@ -1,6 +1,8 @@
-//! Fixtures for tests: real etcd, real PostgreSQL, real programs.
+//! Fixtures for tests: real etcd, real Consul, real PostgreSQL, real programs.
 
 pub mod cluster;
+pub mod consul;
+mod daemon;
 pub mod etcd;
 mod majors;
 pub mod postgres;
@@ -9,6 +11,7 @@ mod slow_road;
 mod wait;
 
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, StoreKind, short_timings};
+pub use daemon::http;
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use scenario::{on_cluster, on_prepared};
 pub use slow_road::SlowRoad;

@@ -45,6 +45,7 @@ impl World {
             key_file: None,
             ca_file: None,
             tls_verification: TlsVerification::Full,
+            consul: stolon_store::ConsulAccess::default(),
         };
         let store = stolon_store::open(&options).unwrap();
         let mut spec = ClusterSpec::default();

@@ -251,6 +251,7 @@ impl MoodyStore {
             key_file: None,
             ca_file: None,
             tls_verification: TlsVerification::Full,
+            consul: stolon_store::ConsulAccess::default(),
         };
         Arc::new(MoodyStore {
             inner: stolon_store::open(&options).unwrap(),

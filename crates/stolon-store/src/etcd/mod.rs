@@ -234,13 +234,7 @@ impl KvStore for EtcdStore {
 
     fn watch(&self, selectors: Vec<Selector>) -> Watch {
         let links = Arc::clone(&self.links);
-        let mut changes = Changes::by_task(|news| watch::listen(links, selectors, news));
-        Watch::by_task(|waker| async move {
-            loop {
-                changes.next().await;
-                waker.wake();
-            }
-        })
+        Watch::of_any(vec![Changes::by_task(|news| watch::listen(links, selectors, news))])
     }
 
     fn changes(&self, selector: Selector) -> Changes {

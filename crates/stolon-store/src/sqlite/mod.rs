@@ -11,7 +11,6 @@
 
 mod database;
 mod election;
-mod kept;
 mod location;
 mod process;
 mod watcher;
@@ -25,10 +24,11 @@ use tokio::io::unix::AsyncFd;
 
 use self::database::{Durability, Row};
 use self::election::SqliteContender;
-use self::kept::Kept;
 use self::location::Location;
 use self::watcher::Signal;
 use self::worker::{Effect, Worker};
+use crate::kept::{Kept, Prolong};
+use crate::leases::Known;
 use crate::{
     Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Revision, Selector,
     StoreError, Version, Waker, Watch,
@@ -46,7 +46,7 @@ struct Shared {
     location: Location,
     signal: OnceLock<Signal>,
     /// The keys that stay as long as this process.
-    kept: Kept,
+    kept: Kept<Prolonger>,
 }
 
 impl Shared {
@@ -65,7 +65,7 @@ impl SqliteStore {
     pub fn new(endpoints: &str, timeout: Duration) -> Result<Self, StoreError> {
         let location = Location::from_endpoints(endpoints)?;
         let worker = Worker::start(location.clone(), timeout)?;
-        let kept = Kept::new(worker.clone());
+        let kept = Kept::new(Prolonger(worker.clone()));
         Ok(SqliteStore { shared: Arc::new(Shared { worker, location, signal: OnceLock::new(), kept }) })
     }
 
@@ -75,6 +75,26 @@ impl SqliteStore {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+}
+
+/// Lets keys live on.
+struct Prolonger(Worker);
+
+#[async_trait]
+impl Prolong for Prolonger {
+    async fn live_on(&self, key: &Key, revision: i64, ttl: Duration) -> Result<Known, StoreError> {
+        let operation = "keeping a report";
+        let key = key.to_string();
+        let is_kept = self
+            .0
+            .run(operation, Effect::Writes, move |database| {
+                database.write(operation, Durability::ProcessLoss, Notice::Quiet, |transaction| {
+                    Ok(Ok(database::live_on(transaction, &key, revision, ttl)?))
+                })
+            })
+            .await?;
+        Ok(if is_kept { Known::Yes } else { Known::No })
     }
 }
 

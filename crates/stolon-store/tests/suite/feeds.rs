@@ -191,12 +191,13 @@ async fn values<S: KvStore>(store: S) {
     let read = store.publish(publication).await.expect("publish");
     assert_eq!(read.changed.iter().map(|entry| &entry.key).collect::<Vec<_>>(), [&one]);
     let second = store.look(&below, first.version).await.expect("look");
-    assert_eq!(second.changed.iter().map(|entry| &entry.key).collect::<Vec<_>>(), [&two]);
+    let found: Vec<_> = second.changed.iter().map(|entry| &entry.key).collect();
+    assert!(found.contains(&&two), "{found:?}: what is newer is given; a store may give all");
     assert_eq!(second.count, 2, "what is older is counted");
     assert!(second.version >= read.version && read.version > first.version);
     store.delete(&one).await.expect("delete");
     let third = store.look(&below, second.version).await.expect("look");
-    assert_eq!((third.changed.len(), third.count), (0, 1));
+    assert!(third.count == 1 && third.changed.iter().all(|entry| entry.key == two));
     let at_one = store.look(&Selector::Key(one), Version::START).await.expect("look");
     assert_eq!((at_one.changed.len(), at_one.count), (0, 0));
 }

@@ -60,20 +60,31 @@ async fn keys<S: KvStore>(store: S) {
     store.put(&key, b"1".to_vec(), None).await.expect("put");
     store.put(&key, b"2".to_vec(), None).await.expect("put over");
     store.put(&parent.child("info/a"), Vec::new(), None).await.expect("put an empty value");
-    store.put(&parent.child("info/c/d"), vec![0, 255, 10], None).await.expect("put bytes");
+    let odd = "\u{0}ÿ\n &%+=".as_bytes().to_vec();
+    store.put(&parent.child("info/c/d"), odd.clone(), None).await.expect("put odd characters");
+    let bytes = parent.child("bytes");
+    if takes(store.put(&bytes, vec![0, 255, 10], None).await) {
+        assert_eq!(store.get(&bytes).await.expect("get").expect("there").value, [0, 255, 10]);
+    }
     store.put(&parent.child("info2"), b"sibling".to_vec(), None).await.expect("put a sibling");
-    store.put(&parent.child("info"), b"parent".to_vec(), None).await.expect("put the parent");
+    takes(store.put(&parent.child("info"), b"parent".to_vec(), None).await);
     let listed = store.list(&parent.child("info")).await.expect("list");
     let found: Vec<(String, Vec<u8>)> = listed.into_iter().map(|e| (e.key.to_string(), e.value)).collect();
     let at = |name: &str| parent.child(name).to_string();
-    assert_eq!(
-        found,
-        [(at("info/a"), vec![]), (at("info/b"), b"2".to_vec()), (at("info/c/d"), vec![0, 255, 10])]
-    );
+    assert_eq!(found, [(at("info/a"), vec![]), (at("info/b"), b"2".to_vec()), (at("info/c/d"), odd)]);
     store.delete(&key).await.expect("delete");
     store.delete(&key).await.expect("delete what is not there");
     assert_eq!(value(&store, &key).await, None);
     assert_eq!(store.list(&parent.child("info")).await.expect("list").len(), 2);
+}
+
+/// Whether a store takes what it may refuse.
+fn takes(outcome: Result<(), StoreError>) -> bool {
+    match outcome {
+        Ok(()) => true,
+        Err(StoreError::Refused { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Only what was read can be replaced, and what is absent can be made only once.

@@ -65,6 +65,7 @@ impl Playground {
             key_file: None,
             ca_file: None,
             tls_verification: TlsVerification::Full,
+            consul: stolon_store::ConsulAccess::default(),
         })
         .context("the store cannot be opened")?;
         let (supervisor, events) = Supervisor::new();

@@ -136,7 +136,7 @@ fn mistakes_on_the_command_line_are_one_sentence_and_a_hint() {
 
 #[test]
 fn stores_of_later_versions_are_named_as_such() {
-    for backend in ["etcd", "etcdv2", "consul", "kubernetes"] {
+    for backend in ["etcd", "etcdv2", "kubernetes"] {
         let run = plain(&[
             "status",
             "--cluster-name=c",
@@ -148,6 +148,17 @@ fn stores_of_later_versions_are_named_as_such() {
             run.stderr
                 .starts_with(&format!("the store backend \"{backend}\" is not in this version\nhint: "))
         );
+    }
+}
+
+#[test]
+fn every_store_that_is_a_service_says_that_it_is_not_there() {
+    for backend in ["etcdv3", "consul"] {
+        let backend = format!("--store-backend={backend}");
+        let run = plain(&["status", "--cluster-name=c", &backend, "--store-endpoints=127.0.0.1:1"]);
+        assert_eq!(run.code, Some(1), "{backend}: {}", run.stderr);
+        let said = run.stderr.contains("cannot reach the store: http://127.0.0.1:1: ");
+        assert!(said && run.stderr.contains("hint: check that "), "{backend}: {}", run.stderr);
     }
 }
 

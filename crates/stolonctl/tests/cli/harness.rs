@@ -108,6 +108,7 @@ impl Ctl {
             key_file: None,
             ca_file: None,
             tls_verification: TlsVerification::Full,
+            consul: stolon_store::ConsulAccess::default(),
         };
         stolon_store::open(&options).expect("a store")
     }

@@ -5,24 +5,31 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::database::{Durability, live_on};
-use super::worker::{Effect, Worker};
-use crate::{BootInstant, Key, Notice, StoreError};
+use crate::leases::Known;
+use crate::{BootInstant, Key, StoreError};
 
 /// Pause between attempts to extend the life of keys.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What makes the life of a key longer.
+#[async_trait]
+pub trait Prolong: Send + Sync + 'static {
+    /// Let the key live so long from now on, if it still holds what was put with this revision.
+    async fn live_on(&self, key: &Key, revision: i64, ttl: Duration) -> Result<Known, StoreError>;
+}
+
 /// The keys.
-pub struct Kept {
-    keys: Arc<Keys>,
+pub struct Kept<P: Prolong> {
+    keys: Arc<Keys<P>>,
     keeping: OnceLock<AbortOnDropHandle<()>>,
 }
 
-struct Keys {
-    worker: Worker,
+struct Keys<P> {
+    prolong: P,
     put: Mutex<BTreeMap<Key, Put>>,
     added: Notify,
 }
@@ -42,10 +49,10 @@ impl Put {
     }
 }
 
-impl Kept {
+impl<P: Prolong> Kept<P> {
     /// Without keys yet.
-    pub fn new(worker: Worker) -> Self {
-        let keys = Keys { worker, put: Mutex::default(), added: Notify::new() };
+    pub fn new(prolong: P) -> Self {
+        let keys = Keys { prolong, put: Mutex::default(), added: Notify::new() };
         Kept { keys: Arc::new(keys), keeping: OnceLock::new() }
     }
 
@@ -59,7 +66,7 @@ impl Kept {
     }
 }
 
-impl Keys {
+impl<P: Prolong> Keys<P> {
     fn put(&self) -> MutexGuard<'_, BTreeMap<Key, Put>> {
         self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,15 +78,17 @@ impl Keys {
             put.iter().filter(|(_, put)| put.due.is_past()).map(|(key, put)| (key.clone(), *put)).collect()
         };
         for (key, put) in due {
-            match self.live_on(&key, put).await {
-                Ok(true) => {
+            match self.prolong.live_on(&key, put.revision, put.ttl).await {
+                Ok(Known::Yes) => {
                     self.put().entry(key).and_modify(|known| {
                         if known.revision == put.revision {
                             *known = Put::now(put.revision, put.ttl);
                         }
                     });
                 }
-                Ok(false) => self.put().retain(|known, now| *known != key || now.revision != put.revision),
+                Ok(Known::No) => {
+                    self.put().retain(|known, now| *known != key || now.revision != put.revision)
+                }
                 Err(error) => {
                     tracing::debug!(%error, %key, "a key could not be kept, trying again");
                     return Some(BootInstant::now() + PAUSE);
@@ -88,22 +97,10 @@ impl Keys {
         }
         self.put().values().map(|put| put.due).min()
     }
-
-    async fn live_on(&self, key: &Key, put: Put) -> Result<bool, StoreError> {
-        let operation = "keeping a report";
-        let key = key.to_string();
-        self.worker
-            .run(operation, Effect::Writes, move |database| {
-                database.write(operation, Durability::ProcessLoss, Notice::Quiet, |transaction| {
-                    Ok(Ok(live_on(transaction, &key, put.revision, put.ttl)?))
-                })
-            })
-            .await
-    }
 }
 
 /// Keep all keys.
-async fn keep_all(keys: Arc<Keys>) {
+async fn keep_all<P: Prolong>(keys: Arc<Keys<P>>) {
     loop {
         let due = keys.keep_due().await;
         let added = keys.added.notified();
