@@ -96,9 +96,8 @@ impl CommonArgs {
             return Err(UsageError::new("cluster name required").hint("name the cluster with --cluster-name"));
         }
         if self.store_backend.is_empty() {
-            return Err(UsageError::new("store backend type required").hint(
-                "say where the cluster's data is with --store-backend: sqlite, etcdv3 or consul",
-            ));
+            return Err(UsageError::new("store backend type required")
+                .hint("say where the cluster's data is with --store-backend: sqlite, etcdv3 or consul"));
         }
         if self.store_backend == "kubernetes" {
             self.check_kubernetes()?;
