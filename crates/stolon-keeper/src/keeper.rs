@@ -8,20 +8,19 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use stolon_core::keeper::{
-    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Look, Machine, Measure, Progress, ServerDeath,
-    ServerLook, StateFile, Step, StepFailure, StepOutcome,
+    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Instance, Look, Machine, Measure, Progress,
+    ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
 };
 use stolon_model::{
     Advise as _, ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster,
 };
-use stolon_postgres::{Limit, ProgressSender, ServerState};
+use stolon_postgres::ServerState;
 use stolon_runtime::{Readiness, UsageError, new_uid8, redact};
 use stolon_store::{BootInstant, ClusterStore, DocumentFeed, Seen, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::state_files::KeeperDirectory;
 use crate::voice;
@@ -71,7 +70,6 @@ pub(crate) async fn run<I: Instance>(
         activities: FuturesUnordered::new(),
         feed: Some(hands.store.follow_document()),
         server: hands.server.clone(),
-        looks: CancellationToken::new(),
         wake: None,
         step: None,
         stopping: false,
@@ -108,8 +106,6 @@ struct Loop<'a, I> {
     /// The cluster data; none while a reading is under way.
     feed: Option<DocumentFeed>,
     server: watch::Receiver<ServerState>,
-    /// Ends looks when the keeper ends.
-    looks: CancellationToken,
     wake: Option<Instant>,
     step: Option<StepUnderWay>,
     stopping: bool,
@@ -133,7 +129,6 @@ impl<'a, I: Instance> Loop<'a, I> {
             biased;
             () = stop.cancelled(), if !self.stopping => {
                 self.hands.metrics.shutdown_now();
-                self.looks.cancel();
                 self.stopping = true;
                 Event::StopRequested
             }
@@ -183,7 +178,6 @@ impl<'a, I: Instance> Loop<'a, I> {
             Effect::Measure(Measure::Ready) => hands.readiness.set_ready(),
             Effect::Measure(measure) => hands.metrics.measure(measure),
             Effect::Exit(exit) => {
-                self.looks.cancel();
                 self.stopping = true;
                 self.ended = Err(refusal(&self.uid, exit));
             }
@@ -191,16 +185,16 @@ impl<'a, I: Instance> Loop<'a, I> {
     }
 
     fn begin_look(&mut self, within: Duration) {
-        let (hands, called_off) = (self.hands, self.looks.clone());
+        let hands = self.hands;
         self.activities.push(Box::pin(async move {
-            let look = hands.instance.look(&Limit::within(within, &called_off)).await;
+            let look = hands.instance.look(within).await;
             Event::Looked(Box::new(without_secrets_in_look(look))).into()
         }));
     }
 
     fn begin_step(&mut self, step: Step, request_timeout: Duration) {
         let hands = self.hands;
-        let (progress, called_off) = (ProgressSender::default(), CancellationToken::new());
+        let (progress, called_off) = (watch::Sender::default(), CancellationToken::new());
         let now = Instant::now();
         let mut ticks = tokio::time::interval_at(now + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -213,7 +207,8 @@ impl<'a, I: Instance> Loop<'a, I> {
             next_line: now + PROGRESS_LINE_INTERVAL,
         });
         self.activities.push(Box::pin(async move {
-            let outcome = hands.instance.take(step, request_timeout, &progress, &called_off).await;
+            let told = |seen| _ = progress.send_replace(seen);
+            let outcome = hands.instance.take(step, request_timeout, &told, called_off.cancelled()).await;
             Event::StepEnded(without_secrets(outcome)).into()
         }));
     }

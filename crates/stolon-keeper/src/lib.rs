@@ -6,7 +6,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod flags;
-mod instance;
 mod keeper;
 mod metrics;
 mod state_files;

@@ -47,34 +47,20 @@ impl LocalPostgres {
         progress: &ProgressSender,
         limit: &Limit,
     ) -> Result<()> {
-        self.must_be_stopped()?;
-        self.must_have("pg_basebackup")?;
+        self.must_be_stopped(limit).await?;
+        self.must_have("pg_basebackup", limit).await?;
         self.port_must_be_free(limit).await?;
-        let directory = self.data_directory();
+        let (directory, old_data) = (self.data_directory(), backup.old_data);
         let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
-        let target = match backup.old_data {
-            OldData::KeepUntilCopied if can_be_exchanged(&directory) => {
-                remove_tree(beside.clone()).await?;
-                if directory.exists() {
-                    // Left by an exchange that a kill cut short: it would be in the way of the next.
-                    remove_tree(directory.with_extension(ASIDE)).await?;
-                }
-                beside
-            }
-            _ => directory.clone(),
-        };
-        let mut wal_elsewhere = None;
+        let room = self.removing(move |directory| make_room(directory, beside, old_data)).await?;
+        let Room { target, wal_elsewhere } = room;
         if target == directory {
-            // A pg_wal that was put on another disk stays there.
-            wal_elsewhere = std::fs::canonicalize(directory.join("pg_wal"))
-                .ok()
-                .filter(|wal| std::fs::canonicalize(&directory).is_ok_and(|inside| !wal.starts_with(inside)));
             self.remove_data(limit).await?;
         }
         let copied = self.run_base_backup(backup, &target, wal_elsewhere, progress, limit).await;
         if let Err(error) = copied {
             if target != directory {
-                remove_tree(target).await?;
+                self.removing(move |_| remove_tree(&target)).await?;
             }
             return Err(error);
         }
@@ -84,7 +70,7 @@ impl LocalPostgres {
             let limit = Limit::for_tidying_up();
             let exchange = move || exchange(&new, &old);
             self.on_disk("exchanging the data directories", &limit, exchange).await?;
-            remove_tree(target).await?;
+            self.removing(move |_| remove_tree(&target)).await?;
         }
         Ok(())
     }
@@ -99,7 +85,7 @@ impl LocalPostgres {
     ) -> Result<()> {
         let who = &self.inner.options.replication;
         let version = self.version(limit).await?;
-        let secret = self.pass_file(&backup.source, who)?;
+        let secret = self.pass_file(&backup.source, who, limit).await?;
         // Not under the standby's name: PostgreSQL would take what the copy streams for a standby's acknowledgement.
         let copying = Upstream { application_name: COPYING.to_owned(), ..backup.source.clone() };
         let mut tool = self
@@ -121,17 +107,21 @@ impl LocalPostgres {
     /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must
     /// have been stopped in order, later versions recover it first. Its configuration files are the source's afterwards.
     pub async fn rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
-        self.must_be_stopped()?;
-        self.must_have("pg_rewind")?;
+        self.must_be_stopped(limit).await?;
+        self.must_have("pg_rewind", limit).await?;
         self.port_must_be_free(limit).await?;
-        self.forget_stale_pid_file()?;
-        let directory = self.data_directory();
-        // pg_rewind stops at a file that is a link on one side only.
-        remove_if_there(&directory.join("postgresql.auto.conf"))?;
-        // The recovery before the rewind does not work on a standby (PostgreSQL source, xlogrecovery.c).
-        let signal = directory.join("standby.signal");
         let crashed = !self.control_data(limit).await?.state.is_clean();
-        let hidden = crashed && remove_if_there(&signal)? == Written::Replaced;
+        let server = self.clone();
+        let signal = self.data_directory().join("standby.signal");
+        let hide = signal.clone();
+        let prepare = move || {
+            server.forget_stale_pid_file()?;
+            // pg_rewind stops at a file that is a link on one side only.
+            remove_if_there(&server.data_directory().join("postgresql.auto.conf"))?;
+            // The recovery before the rewind does not work on a standby (PostgreSQL source, xlogrecovery.c).
+            Ok(crashed && remove_if_there(&hide)? == Written::Replaced)
+        };
+        let hidden = self.on_disk("preparing the rewind", limit, prepare).await?;
         loop {
             match self.run_rewind(source, progress, limit).await {
                 Err(PostgresError::Tool { tail, .. }) if previous_server_lingers(&tail) => {
@@ -139,7 +129,9 @@ impl LocalPostgres {
                 }
                 Err(error) => {
                     if hidden {
-                        write_atomically(&signal, b"")?;
+                        let limit = Limit::for_tidying_up();
+                        let put_back = move || write_atomically(&signal, b"");
+                        self.on_disk("making a standby of the data again", &limit, put_back).await?;
                     }
                     return Err(error);
                 }
@@ -150,7 +142,7 @@ impl LocalPostgres {
 
     async fn run_rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         let who = &self.inner.options.superuser;
-        let secret = self.pass_file(source, who)?;
+        let secret = self.pass_file(source, who, limit).await?;
         let more = [&[("dbname", "postgres")], &TOOL_CONNECTION[..]].concat();
         let version = self.version(limit).await?;
         let conninfo = self.conninfo(source, who, version, &more);
@@ -180,33 +172,52 @@ impl LocalPostgres {
     /// Deletes PGDATA, its tablespaces' files, and what a broken-off copy left. Of a mount point, and of a `pg_wal` elsewhere,
     /// only the content goes. The server must be stopped.
     pub async fn remove_data(&self, limit: &Limit) -> Result<()> {
-        self.must_be_stopped()?;
-        let directory = self.data_directory();
+        self.must_be_stopped(limit).await?;
         limit.check("removing the data")?;
-        remove_tree(self.inner.options.keeper_directory.join(NEW_DIRECTORY)).await?;
-        remove_tree(directory.with_extension(ASIDE)).await?;
-        clear_elsewhere(&directory).await?;
-        remove_tree(directory).await
+        let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
+        self.removing(move |directory| {
+            remove_tree(&beside)?;
+            remove_tree(&directory.with_extension(ASIDE))?;
+            clear_elsewhere(directory)?;
+            remove_tree(directory)
+        })
+        .await
+    }
+
+    /// Once begun it is waited for: a removal that goes on behind our back would meet the next copy.
+    async fn removing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let directory = self.data_directory();
+        let never = Limit::unlimited(&tokio_util::sync::CancellationToken::new());
+        self.on_disk("removing data", &never, move || work(&directory)).await
     }
 
     /// Moves PGDATA away, to a name beside it that says which instance it was; tells where it is now. The server must be stopped.
     ///
     /// # Errors
     /// It cannot be moved: it is a link or a mount point, or parts of it lie elsewhere, where a new instance would meet them.
-    pub async fn set_aside(&self, instance: &str) -> Result<PathBuf> {
-        self.must_be_stopped()?;
+    pub async fn set_aside(&self, instance: &str, limit: &Limit) -> Result<PathBuf> {
+        self.must_be_stopped(limit).await?;
         let directory = self.data_directory();
         let kept = directory.with_extension(format!("{KEPT}-{instance}"));
-        if !can_be_exchanged(&directory) || kept.exists() {
-            return Err(PostgresError::CannotBeSetAside { directory, kept });
-        }
-        std::fs::rename(&directory, &kept).map_err(PostgresError::io("set aside", &directory))?;
-        sync_parent(&directory)?;
-        Ok(kept)
+        let set_aside = move || {
+            if !can_be_exchanged(&directory) || kept.exists() {
+                return Err(PostgresError::CannotBeSetAside { directory, kept });
+            }
+            std::fs::rename(&directory, &kept).map_err(PostgresError::io("set aside", &directory))?;
+            sync_parent(&directory)?;
+            Ok(kept)
+        };
+        self.on_disk("setting old data aside", limit, set_aside).await
     }
 
-    fn must_be_stopped(&self) -> Result<()> {
-        if self.inner.state.borrow().is_running() || self.live_orphan()?.is_some() {
+    async fn must_be_stopped(&self, limit: &Limit) -> Result<()> {
+        let server = self.clone();
+        let look = move || server.live_orphan();
+        let orphan = self.look_at_disk("looking for a server that runs", limit, look).await?;
+        if self.inner.state.borrow().is_running() || orphan.is_some() {
             return Err(PostgresError::Invalid(
                 "PostgreSQL must be stopped before its data is replaced".to_owned(),
             ));
@@ -214,11 +225,12 @@ impl LocalPostgres {
         Ok(())
     }
 
-    fn pass_file(&self, source: &Upstream, who: &Credentials) -> Result<SecretFile> {
+    async fn pass_file(&self, source: &Upstream, who: &Credentials, limit: &Limit) -> Result<SecretFile> {
         let password = who.password_to_send().unwrap_or_default();
         let host = PgpassHost::Named { host: &source.host, port: &source.port };
         let line = quote::pgpass_line(host, &who.username, password);
-        SecretFile::new(&self.secrets_directory(), &line)
+        let directory = self.secrets_directory();
+        self.on_disk("writing a file of passwords", limit, move || SecretFile::new(&directory, &line)).await
     }
 }
 
@@ -229,6 +241,28 @@ fn follow(line: &str, progress: &ProgressSender) {
         }
         None => tracing::info!("{line}"),
     }
+}
+
+/// Where a copy goes.
+struct Room {
+    target: PathBuf,
+    /// A `pg_wal` that was put on another disk stays there.
+    wal_elsewhere: Option<PathBuf>,
+}
+
+fn make_room(directory: &Path, beside: PathBuf, old_data: OldData) -> Result<Room> {
+    if old_data == OldData::KeepUntilCopied && can_be_exchanged(directory) {
+        remove_tree(&beside)?;
+        if directory.exists() {
+            // Left by an exchange that a kill cut short: it would be in the way of the next.
+            remove_tree(&directory.with_extension(ASIDE))?;
+        }
+        return Ok(Room { target: beside, wal_elsewhere: None });
+    }
+    let is_elsewhere =
+        |wal: &PathBuf| std::fs::canonicalize(directory).is_ok_and(|inside| !wal.starts_with(inside));
+    let wal_elsewhere = std::fs::canonicalize(directory.join("pg_wal")).ok().filter(is_elsewhere);
+    Ok(Room { target: directory.to_owned(), wal_elsewhere })
 }
 
 /// A directory whose parts all lie in it can be exchanged with another by renaming.
@@ -277,14 +311,14 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
 
 /// Empties what belongs to an instance but lies outside of it: tablespaces (only the directory of its own catalogue version) and
 /// a linked `pg_wal`.
-async fn clear_elsewhere(directory: &Path) -> Result<()> {
+fn clear_elsewhere(directory: &Path) -> Result<()> {
     let version = crate::data_directory::data_version(directory).ok().flatten();
     if let Some(version) = version {
         let own = format!("PG_{version}_");
         for space in tablespaces(directory) {
             for entry in std::fs::read_dir(&space).into_iter().flatten().flatten() {
                 if entry.file_name().to_string_lossy().starts_with(&own) {
-                    remove_tree(entry.path()).await?;
+                    remove_tree(&entry.path())?;
                 }
             }
         }
@@ -294,27 +328,28 @@ async fn clear_elsewhere(directory: &Path) -> Result<()> {
         if std::fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.is_symlink())
             && let Ok(target) = std::fs::canonicalize(&link)
         {
-            remove_content(target).await?;
+            remove_content(&target)?;
         }
     }
     Ok(())
 }
 
-/// Removes a directory with all below it, in the background of this thread. Of a mount point or a link, its content.
-async fn remove_tree(path: PathBuf) -> Result<()> {
-    let metadata = match std::fs::symlink_metadata(&path) {
+/// Removes a directory with all below it. Of a mount point or a link, its content.
+fn remove_tree(path: &Path) -> Result<()> {
+    let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(PostgresError::io("look at", &path)(error)),
+        Err(error) => return Err(PostgresError::io("look at", path)(error)),
     };
-    if metadata.is_symlink() || is_mount_point(&path) {
-        return remove_content(path).await;
+    if metadata.is_symlink() || is_mount_point(path) {
+        return remove_content(path);
     }
-    in_background(path, |path| std::fs::remove_dir_all(path)).await
+    std::fs::remove_dir_all(path).map_err(PostgresError::io("remove", path))?;
+    sync_parent(path)
 }
 
-async fn remove_content(path: PathBuf) -> Result<()> {
-    in_background(path, |path| {
+fn remove_content(path: &Path) -> Result<()> {
+    let remove = || {
         for entry in std::fs::read_dir(path)? {
             let entry = entry?;
             if entry.file_name() == OsStr::new("lost+found") {
@@ -327,22 +362,7 @@ async fn remove_content(path: PathBuf) -> Result<()> {
             }
         }
         Ok(())
-    })
-    .await
-}
-
-/// Once begun it is waited for: a removal that goes on behind our back would meet the next copy.
-async fn in_background(
-    path: PathBuf,
-    work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
-) -> Result<()> {
-    let what = format!("removing {}", path.display());
-    let done = tokio::task::spawn_blocking(move || {
-        work(&path).map_err(PostgresError::io("remove", &path))?;
-        sync_parent(&path)
-    });
-    match done.await {
-        Ok(done) => done,
-        Err(error) => Err(PostgresError::Invalid(format!("{what}: {error}"))),
-    }
+    };
+    remove().map_err(PostgresError::io("remove", path))?;
+    sync_parent(path)
 }

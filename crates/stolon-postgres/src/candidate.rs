@@ -128,20 +128,12 @@ impl Candidate {
         existing.chain(own).collect()
     }
 
-    /// Writes it, our own settings from line 2 on, and returns its path.
-    pub(crate) fn write(&self) -> Result<PathBuf> {
-        let mut text = String::from("\n");
-        if let Some(existing) = &self.existing {
-            write_atomically(&self.directory.join(EXISTING), existing.text_elsewhere().as_bytes())?;
-            text = format!("include '{EXISTING}'\n");
-        }
-        for line in &self.own {
-            text.push_str(&line.text);
-            text.push('\n');
-        }
-        let path = self.directory.join(CANDIDATE);
-        write_atomically(&path, text.as_bytes())?;
-        Ok(path)
+    /// What is written to be tried: our own settings from line 2 on.
+    pub(crate) fn text(&self) -> Text {
+        let existing = self.existing.as_ref().map(Existing::text_elsewhere);
+        let first = existing.as_ref().map_or_else(String::new, |_| format!("include '{EXISTING}'"));
+        let own = std::iter::once(first).chain(self.own.iter().map(|line| line.text.clone()));
+        Text { existing, own: own.map(|line| line + "\n").collect(), directory: self.directory.clone() }
     }
 
     /// The place that a complaint names, in the words of those who gave us the settings.
@@ -178,6 +170,25 @@ impl Candidate {
             }
             Origin::Unknown => false,
         }
+    }
+}
+
+/// The files of a candidate.
+pub(crate) struct Text {
+    existing: Option<String>,
+    own: String,
+    directory: PathBuf,
+}
+
+impl Text {
+    /// Writes them, and returns the path of the one to begin with.
+    pub(crate) fn write(&self) -> Result<PathBuf> {
+        if let Some(existing) = &self.existing {
+            write_atomically(&self.directory.join(EXISTING), existing.as_bytes())?;
+        }
+        let path = self.directory.join(CANDIDATE);
+        write_atomically(&path, self.own.as_bytes())?;
+        Ok(path)
     }
 }
 

@@ -36,7 +36,7 @@ impl LocalPostgres {
     /// A new connection, to a server that has shown that it is ours.
     pub(crate) async fn connect(&self, limit: &Limit) -> Result<Client> {
         const CONNECTING: &str = "connecting to the local PostgreSQL";
-        let stream = limit.guard(CONNECTING, self.dial()).await??;
+        let stream = self.dial(limit).await?;
         let (client, connection) = limit
             .guard(CONNECTING, self.connection_config().connect_raw(stream, NoTls))
             .await?
@@ -76,7 +76,7 @@ impl LocalPostgres {
             };
             Err(PostgresError::Stranger { address, mismatch })
         };
-        self.on_disk(WHAT, limit, compare).await
+        self.look_at_disk(WHAT, limit, compare).await
     }
 
     /// Runs statements over the kept connection, which is made anew when it has gone. After a timeout or a

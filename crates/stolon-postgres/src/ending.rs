@@ -41,6 +41,8 @@ const IMMEDIATE_PATIENCE: Duration = Duration::from_secs(6);
 const FOR_THE_LAST_RUNG: Duration = Duration::from_secs(3);
 /// SQLSTATE `cannot_connect_now`: it starts, or ends.
 const CANNOT_CONNECT_NOW: &str = "57P03";
+/// How long reading the lock file may take.
+const PID_FILE_LIMIT: Duration = Duration::from_secs(1);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 
 /// Whether a server heard what it was told.
@@ -108,15 +110,18 @@ impl LocalPostgres {
     /// Waits for the end of a server that was told to.
     async fn wait_for_end(&self, postmaster: &Held, patience: Duration, limit: &Limit) -> Result<Rung> {
         let told = Instant::now();
+        let mut heard = false;
         let left = limit.remaining().map(|left| left.saturating_sub(FOR_THE_LAST_RUNG));
         let patience = left.map_or(patience, |left| patience.min(left));
         loop {
             if postmaster.is_over() {
                 return Ok(Rung::Ended);
             }
-            let hears = told.elapsed() < HEARD_WITHIN || self.pid_file()?.is_some_and(|file| file.stopping);
-            if !hears {
-                return Ok(Rung::Unheard);
+            if !heard && told.elapsed() >= HEARD_WITHIN {
+                heard = self.heard(limit).await;
+                if !heard {
+                    return Ok(Rung::Unheard);
+                }
             }
             if told.elapsed() >= patience {
                 return Ok(Rung::TooSlow);
@@ -125,11 +130,36 @@ impl LocalPostgres {
         }
     }
 
+    /// Whether the postmaster says that it was told to end. One whose disk does not even show that hangs, too.
+    async fn heard(&self, limit: &Limit) -> bool {
+        let file = self.read_pid_file(&limit.at_most(PID_FILE_LIMIT)).await;
+        file.is_ok_and(|file| file.is_some_and(|file| file.stopping))
+    }
+
     /// Ends the sessions of all clients but the superuser and the replication user, after the server was told to read its access
-    /// rules again, so that they do not come back. A postmaster that does not let us in within seconds does not read them either: it is
-    /// ended with all sessions. Returns how many were ended otherwise.
+    /// rules again, so that they do not come back. A server that cannot be asked for that within seconds, for whatever reason, is ended
+    /// with all sessions. Returns how many were ended otherwise.
+    ///
+    /// # Errors
+    /// It was called off, or the server could not be ended either.
     pub async fn terminate_clients(&self, limit: &Limit) -> Result<u64> {
-        const WHAT: &str = "end the clients' sessions";
+        self.signal_server(Signal::HUP)?;
+        match self.ask_to_end_clients(&limit.at_most(HEARD_WITHIN)).await {
+            Ok(count) => Ok(count),
+            // Nobody is in yet, or everybody is being sent away.
+            Err(PostgresError::Sql { code: Some(code), .. }) if code == CANNOT_CONNECT_NOW => Ok(0),
+            Err(called_off @ PostgresError::Cancelled { .. }) => Err(called_off),
+            Err(error) => {
+                tracing::warn!(%error, "the sessions of clients go on, and the server cannot be asked to end them: ending it with all of them");
+                let patience = HEARD_WITHIN + FOR_THE_LAST_RUNG;
+                let limit = limit.renewed(patience + IMMEDIATE_PATIENCE + FOR_THE_LAST_RUNG);
+                self.stop(StopMode::Fast, patience, &limit).await?;
+                Ok(0)
+            }
+        }
+    }
+
+    async fn ask_to_end_clients(&self, limit: &Limit) -> Result<u64> {
         let options = self.options();
         let sql = format!(
             "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
@@ -137,26 +167,9 @@ impl LocalPostgres {
             sql_literal(&options.superuser.username),
             sql_literal(&options.replication.username)
         );
-        self.signal_server(Signal::HUP)?;
-        match self.query_anew(WHAT, &sql, &limit.at_most(HEARD_WITHIN)).await {
-            Ok(answers) => {
-                let count = answers.first().and_then(|rows| rows.first()).and_then(|row| row.get(0));
-                count
-                    .and_then(|count| count.parse().ok())
-                    .ok_or_else(|| unexpected("how many sessions it ended"))
-            }
-            // Nobody is in yet, or everybody is being sent away.
-            Err(PostgresError::Sql { code: Some(code), .. }) if code == CANNOT_CONNECT_NOW => Ok(0),
-            Err(PostgresError::Timeout { .. }) => {
-                tracing::warn!(
-                    "the postmaster hangs, and its clients' sessions go on: ending it with all of them"
-                );
-                let limit = limit.renewed(HEARD_WITHIN + IMMEDIATE_PATIENCE + FOR_THE_LAST_RUNG);
-                self.stop(StopMode::Immediate, IMMEDIATE_PATIENCE, &limit).await?;
-                Ok(0)
-            }
-            Err(error) => Err(error),
-        }
+        let answers = self.query_anew("end the clients' sessions", &sql, limit).await?;
+        let count = answers.first().and_then(|rows| rows.first()).and_then(|row| row.get(0));
+        count.and_then(|count| count.parse().ok()).ok_or_else(|| unexpected("how many sessions it ended"))
     }
 
     /// Ends a server that runs in PGDATA and is not our child (left by a killed keeper). To be called first of all; it also kills the
@@ -166,9 +179,14 @@ impl LocalPostgres {
             return Ok(OrphanOutcome::None);
         }
         self.kill_leftover_tools(limit).await?;
-        fresh_private_directory(&self.secrets_directory())?;
-        self.finish_exchange()?;
-        let Some(pid) = self.live_orphan()? else { return Ok(OrphanOutcome::None) };
+        let server = self.clone();
+        let tidy_up = move || {
+            fresh_private_directory(&server.secrets_directory())?;
+            server.finish_exchange()?;
+            server.live_orphan()
+        };
+        let orphan = self.on_disk("tidying up after the previous keeper", limit, tidy_up).await?;
+        let Some(pid) = orphan else { return Ok(OrphanOutcome::None) };
         if let Some(orphan) = Held::of(pid) {
             let patience = limit.remaining().map_or(ORPHAN_PATIENCE, |all| all / 3);
             self.end(&orphan, StopMode::Fast, patience, limit).await?;

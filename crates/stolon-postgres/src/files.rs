@@ -139,7 +139,13 @@ impl SecretFile {
 
 impl Drop for SecretFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let path = std::mem::take(&mut self.path);
+        let remove = move || _ = std::fs::remove_file(path);
+        // The disk may hang. What is left the next keeper removes.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }
 

@@ -28,7 +28,11 @@ impl LocalPostgres {
             .args(["-U", &superuser.username]);
         let password = superuser.password_to_send();
         let file = match password {
-            Some(password) => Some(SecretFile::new(&self.secrets_directory(), password)?),
+            Some(password) => {
+                let (directory, password) = (self.secrets_directory(), password.to_owned());
+                let write = move || SecretFile::new(&directory, &password);
+                Some(self.on_disk("writing the superuser's password", limit, write).await?)
+            }
             None => None,
         };
         if let Some(file) = &file {
@@ -57,11 +61,13 @@ impl LocalPostgres {
         use std::os::unix::fs::DirBuilderExt;
         self.port_must_be_free(limit).await?;
         let directory = self.data_directory();
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(PostgresError::io("create", &directory))?;
+        let make = move || {
+            let mut private = std::fs::DirBuilder::new();
+            let made = private.recursive(true).mode(0o700).create(&directory);
+            made.map_err(PostgresError::io("create", &directory))
+        };
+        self.on_disk("making the data directory", limit, make).await?;
+        let directory = self.data_directory();
         let command = expand(command, &directory.display().to_string());
         let shell = Tool::new("dataRestoreCommand", "/bin/sh".into());
         let tool = self.marked(shell).environment(Environment::Full).args(["-c", &command]);

@@ -61,8 +61,10 @@ pub(crate) struct Inner {
     /// The highest timeline that this server, as a standby, was seen to receive.
     pub(crate) last_timeline: Mutex<Option<Timeline>>,
     pub(crate) connection: tokio::sync::Mutex<Option<tokio_postgres::Client>>,
-    /// Whose turn it is to work with files.
-    disk: Arc<tokio::sync::Mutex<()>>,
+    /// Whose turn it is to work with files, and whose to look at them.
+    disk: Turns,
+    /// The directory of our own socket, once it was made.
+    pub(crate) sockets: Mutex<Option<PathBuf>>,
     /// The name of the account that we run under, once looked up.
     pub(crate) account: OnceLock<Option<String>>,
 }
@@ -114,7 +116,8 @@ impl LocalPostgres {
             version: Mutex::new(None),
             last_timeline: Mutex::new(None),
             connection: tokio::sync::Mutex::new(None),
-            disk: Arc::default(),
+            disk: Turns::default(),
+            sockets: Mutex::new(None),
             account: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -135,7 +138,7 @@ impl LocalPostgres {
         self.inner.options.keeper_directory.join("secrets")
     }
 
-    /// Path of a program of PostgreSQL: below `--pg-bin-path`, else found through `PATH`, else its bare name.
+    /// Path of a program of PostgreSQL: below `--pg-bin-path`, else found through `PATH`, else its bare name. May wait for the disk.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         if let Some(directory) = &self.inner.options.bin_path {
             return directory.join(name);
@@ -148,17 +151,24 @@ impl LocalPostgres {
     }
 
     /// Asked before anything is changed for a tool to work on.
-    pub(crate) fn must_have(&self, name: &str) -> Result<()> {
-        let program = self.program(name);
-        if program.is_file() {
-            return Ok(());
-        }
-        let source = std::io::ErrorKind::NotFound.into();
-        Err(PostgresError::Spawn { program: program.display().to_string(), source })
+    pub(crate) async fn must_have(&self, name: &'static str, limit: &Limit) -> Result<()> {
+        let server = self.clone();
+        let look = move || {
+            let program = server.program(name);
+            if program.is_file() {
+                return Ok(());
+            }
+            let source = std::io::ErrorKind::NotFound.into();
+            Err(PostgresError::Spawn { program: program.display().to_string(), source })
+        };
+        self.look_at_disk("looking for a program", limit, look).await
     }
 
     pub(crate) fn tool(&self, name: &str) -> Tool {
-        self.marked(Tool::new(name, self.program(name)))
+        // Without a directory it is found by who starts it, away from this thread.
+        let directory = self.inner.options.bin_path.as_deref();
+        let program = directory.map_or_else(|| name.into(), |directory| directory.join(name));
+        self.marked(Tool::new(name, program))
     }
 
     /// What the next keeper can find and end if this one is killed.
@@ -168,14 +178,19 @@ impl LocalPostgres {
 
     /// Of the binaries, cached until the file of `postgres` is replaced.
     pub async fn version(&self, limit: &Limit) -> Result<Version> {
-        let program = self.program("postgres");
-        let identity = Identity::of(&program);
+        let limit = &limit.at_most(VERSION_LIMIT);
+        let server = self.clone();
+        let look = move || {
+            let program = server.program("postgres");
+            Ok((Identity::of(&program), program))
+        };
+        let (identity, program) = self.look_at_disk("looking at the binaries", limit, look).await?;
         if let Some((known, version)) = &*lock(&self.inner.version)
             && identity.as_ref() == Some(known)
         {
             return Ok(*version);
         }
-        let banner = self.tool("postgres").arg("-V").output(&limit.at_most(VERSION_LIMIT)).await?.stdout;
+        let banner = self.tool("postgres").arg("-V").output(limit).await?.stdout;
         let version = Version::from_banner(&banner).ok_or_else(|| {
             PostgresError::Invalid(format!("{} -V does not tell a version: {banner:?}", program.display()))
         })?;
@@ -183,7 +198,7 @@ impl LocalPostgres {
         Ok(version)
     }
 
-    /// What stands at PGDATA.
+    /// What stands at PGDATA. May wait for the disk.
     pub fn facts(&self) -> Result<Data> {
         let binaries = lock(&self.inner.version).as_ref().map(|(_, version)| *version);
         data_directory::examine(&self.data_directory(), binaries)
@@ -248,20 +263,41 @@ impl LocalPostgres {
         limit: &Limit,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = limit.guard(what, Arc::clone(&self.inner.disk).lock_owned()).await?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        });
-        match limit.guard(what, done).await? {
-            Ok(done) => done,
-            Err(error) => Err(PostgresError::Invalid(format!("{what}: {error}"))),
-        }
+        away(&self.inner.disk.work, what, limit, work).await
     }
 
-    /// Whether `ALTER SYSTEM` fails, as [`LocalPostgres::write_config`] sees to. A server with `fsync = off` makes the link a file.
-    pub fn is_alter_system_disabled(&self) -> bool {
-        config::is_alter_system_disabled(&self.data_directory())
+    /// The same for what only looks at files: no work holds it up, and of looks, too, one is under way at a time.
+    pub(crate) async fn look_at_disk<T: Send + 'static>(
+        &self,
+        what: &str,
+        limit: &Limit,
+        look: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        away(&self.inner.disk.look, what, limit, look).await
+    }
+}
+
+/// One piece of work, and one look, at a time.
+#[derive(Default)]
+struct Turns {
+    work: Arc<tokio::sync::Mutex<()>>,
+    look: Arc<tokio::sync::Mutex<()>>,
+}
+
+async fn away<T: Send + 'static>(
+    turns: &Arc<tokio::sync::Mutex<()>>,
+    what: &str,
+    limit: &Limit,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let turn = limit.guard(what, Arc::clone(turns).lock_owned()).await?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    match limit.guard(what, done).await? {
+        Ok(done) => done,
+        Err(error) => Err(PostgresError::Invalid(format!("{what}: {error}"))),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{PostgresError, Result};
+use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::process_table;
 
@@ -55,6 +56,8 @@ pub(crate) struct PidFile {
     pub(crate) pid: u32,
     /// Connections are accepted.
     pub(crate) ready: bool,
+    /// Connections are not accepted yet.
+    pub(crate) starting: bool,
     /// It was told to end.
     pub(crate) stopping: bool,
 }
@@ -63,12 +66,23 @@ impl PidFile {
     fn parse(text: &str) -> Option<Self> {
         let pid = text.lines().next()?.trim().parse().ok()?;
         let status = text.lines().nth(7).unwrap_or_default().trim();
-        Some(Self { pid, ready: matches!(status, "ready" | "standby"), stopping: status == "stopping" })
+        Some(Self {
+            pid,
+            ready: matches!(status, "ready" | "standby"),
+            starting: status == "starting",
+            stopping: status == "stopping",
+        })
     }
 }
 
 impl LocalPostgres {
-    /// None while there is none, or only a part of it.
+    /// [`LocalPostgres::pid_file`], away from the keeper's thread.
+    pub(crate) async fn read_pid_file(&self, limit: &Limit) -> Result<Option<PidFile>> {
+        let server = self.clone();
+        self.look_at_disk("reading postmaster.pid", limit, move || server.pid_file()).await
+    }
+
+    /// None while there is none, or only a part of it. May wait for the disk.
     pub(crate) fn pid_file(&self) -> Result<Option<PidFile>> {
         let path = self.data_directory().join("postmaster.pid");
         match std::fs::read_to_string(&path) {

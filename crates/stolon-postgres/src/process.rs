@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -104,13 +104,9 @@ impl Tool {
     pub(crate) async fn run(self, limit: &Limit, on_line: impl FnMut(&str) + Send) -> Result<Finished> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0);
         prepare_environment(&mut command, self.environment);
         command.envs(self.extra_environment.iter().map(|(name, value)| (name, value)));
-        let mut child = command
-            .spawn()
-            .map_err(|source| PostgresError::Spawn { program: self.program.display().to_string(), source })?;
-        let mut group = Group::of(&child);
+        let (mut child, mut group) = spawn(command, &self.program, limit).await?;
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
         let heard = Mutex::new(Heard { stdout: String::new(), tail: VecDeque::new(), on_line });
@@ -152,6 +148,21 @@ impl Tool {
         let name = self.name.clone();
         self.run(limit, |line| tracing::debug!("{line}")).await?.success(&name)
     }
+}
+
+/// Starts a program, in a process group of its own, away from the keeper's one thread: its file may lie on a disk that hangs. Who has given
+/// up when it runs at last leaves nothing of it.
+pub(crate) async fn spawn(mut command: Command, program: &Path, limit: &Limit) -> Result<(Child, Group)> {
+    let name = program.display().to_string();
+    command.process_group(0);
+    let spawned = tokio::task::spawn_blocking(move || {
+        let child = command.spawn()?;
+        let group = Group::of(&child);
+        Ok((child, group))
+    });
+    let spawned = limit.guard(&format!("starting {name}"), spawned).await?;
+    let spawned = spawned.map_err(std::io::Error::other).flatten();
+    spawned.map_err(|source| PostgresError::Spawn { program: name, source })
 }
 
 struct Heard<F> {
@@ -215,7 +226,7 @@ pub(crate) async fn read_lines(stream: Option<impl AsyncRead + Unpin>, mut on_li
 }
 
 /// The process group of a child; kills it when dropped, unless released.
-struct Group {
+pub(crate) struct Group {
     id: Option<Pid>,
 }
 
@@ -224,7 +235,7 @@ impl Group {
         Self { id: child.id().and_then(pid) }
     }
 
-    fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.id = None;
     }
 

@@ -54,7 +54,7 @@ impl LocalPostgres {
         };
         let directory = self.data_directory();
         let read = move || Ok((timeline_history(&directory, timeline)?, older_wal_file(&directory)));
-        let (history, older_wal_file) = self.on_disk("reading pg_wal", limit, read).await?;
+        let (history, older_wal_file) = self.look_at_disk("reading pg_wal", limit, read).await?;
         let mut pending_restart = column(pending);
         if !in_recovery {
             // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.

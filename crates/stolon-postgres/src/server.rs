@@ -1,6 +1,7 @@
 //! The server process: our child, reaped at once, its last words kept.
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,6 +59,7 @@ const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const PID_FILE_POLL: Duration = Duration::from_millis(5);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(50);
+const LAST_WORDS_ON_DISK: Duration = Duration::from_secs(1);
 const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
 const PROMOTION_POLL: Duration = Duration::from_millis(3);
 const PIPE_BYTES: usize = 1 << 20;
@@ -84,15 +86,16 @@ impl LocalPostgres {
         if self.inner.state.borrow().is_running() {
             return Err(PostgresError::Invalid("PostgreSQL is already running".to_owned()));
         }
-        let directory = self.data_directory();
-        self.on_disk("preparing the start of PostgreSQL", limit, move || {
-            config::disable_alter_system(&directory)
-        })
-        .await?;
         loop {
-            self.forget_stale_pid_file()?;
-            let sockets = self.prepare_sockets().await?;
-            let pid = self.spawn(merge, &sockets)?;
+            let server = self.clone();
+            let prepare = move || {
+                config::disable_alter_system(&server.data_directory())?;
+                server.forget_stale_pid_file()?;
+                Ok((server.prepare_sockets()?, server.program("postgres")))
+            };
+            let (sockets, program) =
+                self.on_disk("preparing the start of PostgreSQL", limit, prepare).await?;
+            let pid = self.spawn(&program, merge, &sockets, limit).await?;
             match self.wait_for_pid_file(pid, limit).await {
                 Err(PostgresError::ServerExited { tail, .. }) if previous_server_lingers(&tail) => {
                     // Backends of a killed postmaster notice within milliseconds that they are orphans.
@@ -103,10 +106,15 @@ impl LocalPostgres {
         }
     }
 
-    fn spawn(&self, merge: ConfigMerge, sockets: &[std::path::PathBuf]) -> Result<u32> {
+    async fn spawn(
+        &self,
+        program: &Path,
+        merge: ConfigMerge,
+        sockets: &[PathBuf],
+        limit: &Limit,
+    ) -> Result<u32> {
         let directory = self.data_directory();
-        let program = self.program("postgres");
-        let mut command = Command::new(&program);
+        let mut command = Command::new(program);
         command.arg("-D").arg(&directory);
         let mut set = |name: &str, value: &std::path::Path| {
             let mut setting = std::ffi::OsString::from(format!("{name}="));
@@ -124,12 +132,11 @@ impl LocalPostgres {
             set("logging_collector", std::path::Path::new("off"));
         }
         prepare_environment(&mut command, Environment::Clean);
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         lock(&self.inner.log_tail).clear();
         self.inner.stopping.store(false, Ordering::SeqCst);
-        let mut child = command
-            .spawn()
-            .map_err(|source| PostgresError::Spawn { program: program.display().to_string(), source })?;
+        let (mut child, mut group) = crate::process::spawn(command, program, limit).await?;
+        group.release();
         let pid = child.id().unwrap_or_default();
         if let Some(stderr) = &child.stderr {
             // A frozen keeper must not soon freeze its server's log. Best effort: the system may set a lower limit.
@@ -160,14 +167,14 @@ impl LocalPostgres {
         let state = if self.inner.stopping.load(Ordering::SeqCst) {
             ServerState::Stopped
         } else {
-            let tail = self.last_words();
+            let tail = self.last_words().await;
             ServerState::Died { status, explanation: explain::explain_startup_failure(&tail), tail }
         };
         self.inner.state.send_replace(state);
     }
 
     /// The log's last lines; with a logging collector those of its newest file too.
-    fn last_words(&self) -> Vec<String> {
+    async fn last_words(&self) -> Vec<String> {
         let mut tail = self.log_tail();
         const COLLECTED: &str = "Future log output will appear in directory \"";
         let directory = tail
@@ -175,7 +182,12 @@ impl LocalPostgres {
             .rev()
             .find_map(|line| Some(line.split_once(COLLECTED)?.1.split('"').next()?.to_owned()));
         if let Some(directory) = directory {
-            tail.extend(crate::files::last_lines(&self.data_directory().join(directory)));
+            let directory = self.data_directory().join(directory);
+            let read = tokio::task::spawn_blocking(move || crate::files::last_lines(&directory));
+            // A disk that hangs may well be what it died of.
+            if let Ok(Ok(lines)) = tokio::time::timeout(LAST_WORDS_ON_DISK, read).await {
+                tail.extend(lines);
+            }
         }
         tail
     }
@@ -183,7 +195,7 @@ impl LocalPostgres {
     async fn wait_for_pid_file(&self, pid: u32, limit: &Limit) -> Result<()> {
         loop {
             self.still_running()?;
-            if self.pid_file()?.is_some_and(|file| file.pid == pid) {
+            if self.read_pid_file(limit).await?.is_some_and(|file| file.pid == pid) {
                 return Ok(());
             }
             limit.pause("the start of PostgreSQL", PID_FILE_POLL).await?;
@@ -226,7 +238,7 @@ impl LocalPostgres {
         let mut asked = Instant::now();
         let mut refused_until = asked;
         loop {
-            let says_ready = self.pid_file()?.is_some_and(|file| file.ready);
+            let says_ready = self.read_pid_file(limit).await?.is_some_and(|file| file.ready);
             if (says_ready && Instant::now() >= refused_until) || asked.elapsed() >= READY_ASK {
                 match self.while_running(self.asks_as_a_client(&limit.at_most(READY_ANSWER))).await {
                     Ok(()) => return Ok(()),
@@ -262,11 +274,12 @@ impl LocalPostgres {
         let directory = self.data_directory();
         let signals = self.version(limit).await?.has_signal_files();
         loop {
-            let over = if signals {
-                !directory.join("recovery.signal").exists()
-            } else {
-                directory.join("recovery.done").exists()
+            let directory = directory.clone();
+            let look = move || match signals {
+                true => Ok(!directory.join("recovery.signal").exists()),
+                false => Ok(directory.join("recovery.done").exists()),
             };
+            let over = self.look_at_disk("looking for the end of recovery", limit, look).await?;
             if over && !self.while_running(self.recovering(limit)).await? {
                 return Ok(());
             }
@@ -295,7 +308,7 @@ impl LocalPostgres {
         self.signal_server(Signal::HUP)?;
         let before = match before {
             Ok(before) => before,
-            Err(_) if self.says_starting() => return Ok(Vec::new()),
+            Err(_) if self.says_starting(limit).await? => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         let short = limit.at_most(RELOAD_PATIENCE);
@@ -354,7 +367,8 @@ impl LocalPostgres {
         }
         // What pg_promote() does (PostgreSQL source, xlogfuncs.c), without needing SQL.
         let request = self.data_directory().join("promote");
-        std::fs::write(&request, "").map_err(PostgresError::io("write", &request))?;
+        let ask = move || std::fs::write(&request, "").map_err(PostgresError::io("write", &request));
+        self.on_disk("asking for the promotion", limit, ask).await?;
         self.signal_server(Signal::USR1)?;
         let mut nudged = Instant::now();
         loop {

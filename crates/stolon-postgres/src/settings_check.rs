@@ -34,21 +34,26 @@ impl LocalPostgres {
         let version = self.version(limit).await?;
         let files = &self.files(config, version);
         let scratch = self.inner.options.keeper_directory.join(SCRATCH);
-        fresh_private_directory(&scratch)?;
-        let whole = version.computes_settings_offline() && copy_identity(&self.data_directory(), &scratch)?;
-        let mut candidate = Candidate {
-            own: own_lines(files, version),
-            existing: match merge {
-                ConfigMerge::WithExisting => Existing::read(&self.data_directory().join("postgresql.conf"))?,
+        let (data, directory) = (self.data_directory(), scratch.clone());
+        let prepare = move || {
+            fresh_private_directory(&directory)?;
+            let whole = version.computes_settings_offline() && copy_identity(&data, &directory)?;
+            let existing = match merge {
+                ConfigMerge::WithExisting => Existing::read(&data.join("postgresql.conf"))?,
                 ConfigMerge::Replace => None,
-            },
-            directory: scratch.clone(),
+            };
+            Ok((whole, existing))
         };
+        let (whole, existing) = self.on_disk("preparing the check of settings", limit, prepare).await?;
+        let mut candidate =
+            Candidate { own: own_lines(files, version), existing, directory: scratch.clone() };
         let mut rejected = unwritable(files);
         let libraries = self.library_directory(limit).await;
         for round in 0..MOST_ROUNDS {
             let lines = candidate.lines();
-            let mut found = missing_libraries(&lines, libraries.as_deref());
+            let (listed, known) = (candidate.lines(), libraries.clone());
+            let look = move || Ok(missing_libraries(&listed, known.as_deref()));
+            let mut found = self.look_at_disk("looking for libraries", limit, look).await?;
             if found.is_empty() {
                 let messages = self.ask(&candidate, &lines, whole, limit).await?;
                 found = refusals(&messages, &lines, &candidate);
@@ -64,7 +69,8 @@ impl LocalPostgres {
                 break;
             }
         }
-        fresh_private_directory(&scratch)?;
+        let clear = move || fresh_private_directory(&scratch);
+        self.on_disk("clearing up after the check of settings", limit, clear).await?;
         Ok(rejected)
     }
 
@@ -78,7 +84,8 @@ impl LocalPostgres {
     ) -> Result<Vec<String>> {
         let directory = self.data_directory();
         let scratch = candidate.directory.as_path();
-        let path = candidate.write()?;
+        let text = candidate.text();
+        let path = self.on_disk("writing settings to try", limit, move || text.write()).await?;
         let mut tool = self.tool("postgres").arg("-D").arg(scratch);
         // Loads libraries and checks combinations before it can tell; the other is told at once.
         tool = tool.arg("-C").arg(if whole { "shared_memory_size" } else { "data_directory" });
@@ -118,39 +125,52 @@ impl LocalPostgres {
     /// Where `$libdir` is.
     async fn library_directory(&self, limit: &Limit) -> Option<PathBuf> {
         if let Ok(told) = self.tool("pg_config").arg("--pkglibdir").output(limit).await {
-            return Some(PathBuf::from(told.stdout.trim())).filter(|path| path.is_dir());
+            let told = PathBuf::from(told.stdout.trim());
+            let look = move || Ok(Some(told).filter(|path| path.is_dir()));
+            return self.look_at_disk("looking for the libraries of PostgreSQL", limit, look).await.ok()?;
         }
-        let postgres = std::fs::canonicalize(self.program("postgres")).ok()?;
-        Some(postgres.parent()?.parent()?.join("lib")).filter(|path| path.is_dir())
+        let server = self.clone();
+        let beside_binaries = move || {
+            let postgres = std::fs::canonicalize(server.program("postgres")).ok();
+            Ok(postgres
+                .and_then(|path| Some(path.parent()?.parent()?.join("lib")))
+                .filter(|lib| lib.is_dir()))
+        };
+        self.look_at_disk("looking for the libraries of PostgreSQL", limit, beside_binaries).await.ok()?
     }
 
     /// Comments the refused lines out of configuration files that came with the data; where something is accepted instead, that takes
     /// their place. Only files below PGDATA are changed; a line
     /// elsewhere is an error.
-    pub fn comment_out(&self, rejected: &[RejectedSetting]) -> Result<()> {
-        let directory = self.data_directory();
-        for refused in rejected {
-            let Origin::ExistingFile { path, line } = &refused.origin else { continue };
-            let file = Path::new(path);
-            if !file.starts_with(&directory) {
-                return Err(PostgresError::Invalid(format!(
-                    "line {line} of {path} is not accepted ({}) and lies outside of the data directory",
-                    refused.message
-                )));
-            }
-            let text = std::fs::read_to_string(file).map_err(PostgresError::io("read", file))?;
-            let mut mended = String::with_capacity(text.len() + 32);
-            for (number, content) in (1_u32..).zip(text.lines()) {
-                if number == *line && !content.trim_start().starts_with('#') {
-                    mended.push_str(&replacement(refused));
-                }
-                mended.push_str(content);
-                mended.push('\n');
-            }
-            write_atomically(file, mended.as_bytes())?;
-        }
-        Ok(())
+    pub async fn comment_out(&self, rejected: &[RejectedSetting], limit: &Limit) -> Result<()> {
+        let (directory, rejected) = (self.data_directory(), rejected.to_vec());
+        let work = move || comment_out(&directory, &rejected);
+        self.on_disk("commenting out what is not accepted", limit, work).await
     }
+}
+
+fn comment_out(directory: &Path, rejected: &[RejectedSetting]) -> Result<()> {
+    for refused in rejected {
+        let Origin::ExistingFile { path, line } = &refused.origin else { continue };
+        let file = Path::new(path);
+        if !file.starts_with(directory) {
+            return Err(PostgresError::Invalid(format!(
+                "line {line} of {path} is not accepted ({}) and lies outside of the data directory",
+                refused.message
+            )));
+        }
+        let text = std::fs::read_to_string(file).map_err(PostgresError::io("read", file))?;
+        let mut mended = String::with_capacity(text.len() + 32);
+        for (number, content) in (1_u32..).zip(text.lines()) {
+            if number == *line && !content.trim_start().starts_with('#') {
+                mended.push_str(&replacement(refused));
+            }
+            mended.push_str(content);
+            mended.push('\n');
+        }
+        write_atomically(file, mended.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// What a server needs in its data directory to get as far as computing settings. False without a data directory.

@@ -6,12 +6,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
 use crate::error::{Mismatch, PostgresError, Result};
 use crate::files::{remove_if_there, sync_parent};
+use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::lock_files::LockFile;
+use crate::process::lock;
 use crate::server::ServerState;
 
 /// Name of our own directory, or of a link to it, in the keeper's directory.
@@ -27,6 +30,9 @@ const LOCK_FILE_GRACE: Duration = Duration::from_secs(2);
 impl LocalPostgres {
     /// The directory of the keeper's own socket. While no server was started it may not be there.
     pub fn socket_directory(&self) -> PathBuf {
+        if let Some(made) = &*lock(&self.inner.sockets) {
+            return made.clone();
+        }
         let inside = self.own_directory();
         std::fs::read_link(&inside).unwrap_or(inside)
     }
@@ -41,10 +47,11 @@ impl LocalPostgres {
     }
 
     /// The directories that the server is to listen in, made and emptied of what a killed one left. Only while none runs in PGDATA.
-    pub(crate) async fn prepare_sockets(&self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn prepare_sockets(&self) -> Result<Vec<PathBuf>> {
         let own = self.make_own_directory()?;
+        lock(&self.inner.sockets).replace(own.clone());
         let public = &self.inner.options.public_socket_directory;
-        match self.public_directory_is_free(public).await {
+        match self.public_directory_is_free(public) {
             Ok(()) => Ok(vec![own, public.clone()]),
             Err(why) => {
                 tracing::warn!("PostgreSQL listens on no socket in {}: {why}", public.display());
@@ -99,7 +106,7 @@ impl LocalPostgres {
 
     /// PostgreSQL goes on without a socket that it cannot bind, but ends at a lock file that it cannot make
     /// (PostgreSQL source, miscinit.c, `CreateLockFile`). So both are looked at beforehand, and what a server that is no more left is removed.
-    async fn public_directory_is_free(&self, directory: &Path) -> Result<(), InTheWay> {
+    fn public_directory_is_free(&self, directory: &Path) -> Result<(), InTheWay> {
         let name = self.socket_name();
         if !self.fits(directory) {
             return Err(InTheWay::PathTooLong);
@@ -128,27 +135,31 @@ impl LocalPostgres {
             }
         }
         // PostgreSQL would take the name from a server whose lock file was cleaned away.
-        match UnixStream::connect(&socket).await {
+        match connect(&socket) {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                 Ok(())
             }
             Err(error) => Err(InTheWay::NotWritable(error)),
             Ok(stream) => {
-                let process = stream.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or_default();
-                Err(InTheWay::InUse { path: socket, process: process.unsigned_abs() })
+                let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
+                let process = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get().unsigned_abs());
+                Err(InTheWay::InUse { path: socket, process })
             }
         }
     }
 
     /// A connection to the server that is our child, and to nobody else: the kernel says who listens (unix(7), `SO_PEERCRED`),
     /// before a byte is sent.
-    pub(crate) async fn dial(&self) -> Result<UnixStream> {
+    pub(crate) async fn dial(&self, limit: &Limit) -> Result<UnixStream> {
         let ServerState::Running { pid } = *self.inner.state.borrow() else {
             return Err(PostgresError::NotRunning);
         };
         let path = self.socket_directory().join(self.socket_name());
+        let socket = path.clone();
+        let dial = move || connect(&socket).map_err(PostgresError::io("connect to PostgreSQL at", &socket));
+        let stream = self.look_at_disk("connecting to the local PostgreSQL", limit, dial).await?;
         let stream =
-            UnixStream::connect(&path).await.map_err(PostgresError::io("connect to PostgreSQL at", &path))?;
+            UnixStream::from_std(stream).map_err(PostgresError::io("connect to PostgreSQL at", &path))?;
         let peer = stream.peer_cred().map_err(PostgresError::io("ask who answers at", &path))?;
         let (us, found) =
             (rustix::process::geteuid().as_raw(), peer.pid().and_then(|pid| u32::try_from(pid).ok()));
@@ -177,6 +188,14 @@ enum InTheWay {
     BeingMade { path: PathBuf },
     #[error("{} is in use by process {process}", path.display())]
     InUse { path: PathBuf, process: u32 },
+}
+
+/// Connects without waiting for anything but the disk of the path: where nobody takes connections the line is soon full.
+fn connect(path: &Path) -> std::io::Result<std::os::unix::net::UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// A directory, not a link to one, that is ours and that nobody else can enter.

@@ -245,7 +245,7 @@ impl LocalPostgres {
     pub(crate) async fn identify_local(&self, limit: &Limit) -> Result<SourceFacts> {
         const WHAT: &str = "asking the local PostgreSQL to identify itself";
         let superuser = &self.inner.options.superuser;
-        let stream = limit.guard(WHAT, self.dial()).await??;
+        let stream = self.dial(limit).await?;
         let ask = async {
             let mut connection =
                 ReplicationConnection::new(stream, Peer::Ours, superuser, "stolon-keeper").await?;

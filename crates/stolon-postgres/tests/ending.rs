@@ -69,6 +69,16 @@ instance_test!(sending_clients_away_ends_a_server_that_does_not, || async {
     assert!(matches!(error, PostgresError::NotRunning), "{error}");
 });
 
+// Not only a server that is slow to answer keeps its clients.
+instance_test!(sending_clients_away_ends_a_server_that_cannot_be_asked, || async {
+    let (a, processes) = busy("a").await;
+    let socket = a.postgres.socket_directory().join(format!(".s.PGSQL.{}", a.port));
+    std::fs::rename(&socket, socket.with_extension("hidden")).unwrap();
+    assert_eq!(a.postgres.terminate_clients(&seconds()).await.unwrap(), 0);
+    assert_eq!(*a.postgres.server().borrow(), ServerState::Stopped);
+    assert!(!processes.into_iter().any(live));
+});
+
 instance_test!(a_session_that_hangs_does_not_hold_up_the_end, || async {
     let (a, processes) = busy("a").await;
     kill(processes[0].try_into().unwrap(), Signal::STOP);

@@ -304,7 +304,7 @@ instance_test!(configuration_that_came_with_the_data_is_merged_and_mended, || as
         ("temp_buffers", at(8), None),
     ];
     assert_eq!(found, expected, "{rejected:#?}");
-    a.postgres.comment_out(&rejected).unwrap();
+    a.postgres.comment_out(&rejected, &limit()).await.unwrap();
     assert_eq!(a.postgres.check_settings(&files, ConfigMerge::WithExisting, &limit()).await.unwrap(), []);
     a.postgres.write_config(&files, ConfigMerge::WithExisting, &limit()).await.unwrap();
     a.postgres.start(ConfigMerge::WithExisting, &limit()).await.unwrap();

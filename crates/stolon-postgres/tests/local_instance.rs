@@ -7,12 +7,12 @@ mod support;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    AlterSystem, ConfigMerge, ControlLook, Data, DeathCause, FailureKind, Learned, Look, OldData,
-    RecoveryMode, RoleChange, ServerLook, SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome,
-    Upstream,
+    AlterSystem, ConfigMerge, ControlLook, Data, DeathCause, FailureKind, Instance as _, Learned, Look,
+    OldData, RecoveryMode, RoleChange, ServerLook, SlotChanges, SourceTrouble, Step, StepFailure,
+    StepOutcome, Upstream,
 };
 use stolon_model::NewConfig;
-use stolon_postgres::{BaseBackup, LocalInstance, LocalPostgres, Options, ProgressSender};
+use stolon_postgres::{BaseBackup, LocalInstance, LocalPostgres, Options};
 use support::*;
 use tokio_util::sync::CancellationToken;
 
@@ -21,11 +21,11 @@ fn instance(of: &Instance) -> LocalInstance {
 }
 
 async fn look(instance: &LocalInstance) -> Look {
-    instance.look(&limit()).await
+    instance.look(DEADLINE).await
 }
 
 async fn take(instance: &LocalInstance, step: Step) -> StepOutcome {
-    instance.take(&step, DEADLINE, &ProgressSender::default(), &CancellationToken::new()).await
+    instance.take(step, DEADLINE, &|_| {}, std::future::pending()).await
 }
 
 async fn done(instance: &LocalInstance, step: Step) -> Learned {
@@ -142,8 +142,7 @@ instance_test!(failures_are_told_by_their_kind, || async {
     // What is called off.
     let cancelled = CancellationToken::new();
     cancelled.cancel();
-    let outcome =
-        instance(&a).take(&Step::WaitReady(None), DEADLINE, &ProgressSender::default(), &cancelled).await;
+    let outcome = instance(&a).take(Step::WaitReady(None), DEADLINE, &|_| {}, cancelled.cancelled()).await;
     assert!(
         matches!(&outcome, StepOutcome::Failed(failed) if failed.kind == FailureKind::CalledOff),
         "{outcome:?}"

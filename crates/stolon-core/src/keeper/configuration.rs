@@ -52,7 +52,9 @@ pub(super) fn usable<'a>(goal: &InstanceGoal, seen: &'a Observation) -> Result<&
         }
         Data::Absent => "it is empty".to_owned(),
         Data::Incomplete { missing } => format!("{} missing", missing.join(", ")),
-        Data::Unreadable(why) => why.clone(),
+        Data::Unreadable(why) => {
+            return Err(Trouble::DataUnreadable { instance: goal.uid.clone(), why: why.clone() });
+        }
     };
     Err(Trouble::DataGone { instance: goal.uid.clone(), missing })
 }

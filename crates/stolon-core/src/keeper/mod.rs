@@ -8,6 +8,7 @@ mod converge;
 mod event;
 mod goal;
 mod hba;
+mod instance;
 mod look;
 mod machine;
 mod make;
@@ -26,6 +27,7 @@ pub use goal::{
     OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,
 };
 pub use hba::{Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, User, hba_lines};
+pub use instance::Instance;
 pub use look::{Answer, ControlLook, Look, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};
 pub use observation::{

@@ -342,6 +342,14 @@ pub enum Trouble {
         /// What is missing.
         missing: String,
     },
+    /// What PGDATA is cannot be told, perhaps because its disk hangs.
+    #[error("the data directory of db {instance} cannot be read: {why}")]
+    DataUnreadable {
+        /// Which instance.
+        instance: InstanceUid,
+        /// One sentence.
+        why: String,
+    },
     /// The document asks for something that makes no sense.
     #[error("the cluster data does not say how to make this db: {0}")]
     CannotBeMade(String),

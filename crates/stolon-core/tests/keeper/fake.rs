@@ -182,8 +182,9 @@ pub struct World {
     pub disk_hangs: Option<StateFileKind>,
     /// How long a look takes, and how long a base backup.
     pub look_takes: Duration,
-    /// How long a stop takes.
+    /// How long a stop takes, and how long a server takes until it lets somebody in.
     pub stop_takes: Duration,
+    pub ready_takes: Duration,
     under_way: Vec<(Duration, Activity)>,
     wake: Option<Duration>,
     /// So many looks were asked for.
@@ -236,6 +237,7 @@ impl World {
             disk_hangs: None,
             look_takes: MOMENT,
             stop_takes: MOMENT,
+            ready_takes: MOMENT,
             under_way: Vec::new(),
             wake: None,
             looks: 0,
@@ -364,6 +366,7 @@ impl World {
                 let takes = match *step {
                     Step::BaseBackup { .. } => BASE_BACKUP,
                     Step::Stop => self.stop_takes,
+                    Step::WaitReady(_) => self.ready_takes,
                     _ => MOMENT,
                 };
                 (takes, Activity::Step(*step))

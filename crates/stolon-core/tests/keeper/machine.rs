@@ -274,6 +274,24 @@ fn a_primary_that_was_deposed_for_a_moment_lets_clients_in_again() {
 }
 
 #[test]
+fn a_primary_that_recovers_is_waited_for_no_longer_once_another_one_was_elected() {
+    let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);
+    (world.ready_takes, world.postgres.answers) = (seconds(3600), false);
+    world.run(seconds(10));
+    assert!(world.steps_since(0).contains("start ready"), "{:?}", world.log);
+    // What else is asked meanwhile is no reason.
+    let mark = world.mark();
+    world.change(|cluster| ours(cluster).generation += 1);
+    world.run(seconds(1));
+    assert_eq!(world.steps_since(mark), "read");
+    world.change(is_deposed);
+    world.run(seconds(1));
+    let steps = world.steps_since(mark);
+    assert!(steps.contains("called-off") && steps.contains("configure:primary terminate"), "{steps}");
+    assert!(!world.postgres.admits_clients(), "{steps}");
+}
+
+#[test]
 fn a_deposed_primary_whose_clients_cannot_be_locked_out_is_stopped() {
     let kinds = || [FailureKind::Other, FailureKind::TimedOut, FailureKind::DiskFullHere];
     for step in ["check", "configure", "terminate", "reload"] {

@@ -1,5 +1,6 @@
 //! Living: promotion, crashes, shutdown.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal};
@@ -16,6 +17,70 @@ fn sigterm_leaves_no_process() {
         assert!(keeper.stop().await.success(), "{}", keeper.log_text());
         assert_eq!(keeper.processes(), Vec::<String>::new());
         assert!(keeper.connect_as("stolon", "x").await.is_err());
+    });
+}
+
+#[test]
+fn the_end_of_its_terminal_ends_a_keeper_in_good_order() {
+    scenario("lifecycle::the_end_of_its_terminal_ends_a_keeper_in_good_order", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        keeper.signal(Signal::HUP);
+        assert!(keeper.ended().await.success(), "{}", keeper.log_text());
+        assert_eq!(keeper.processes(), Vec::<String>::new());
+        // Whoever wants to outlive it says so.
+        keeper.under = Some("nohup");
+        keeper.start();
+        world.acknowledge(&keeper).await;
+        let generation = world.instance("aa").generation;
+        let before = world.healthy(&keeper, "aa", generation).await.info_uid;
+        keeper.signal(Signal::HUP);
+        world
+            .eventually("another report", async |world| {
+                (world.report(&keeper).await?.info_uid != before).then_some(())
+            })
+            .await;
+        assert!(keeper.stop().await.success(), "{}", keeper.log_text());
+    });
+}
+
+#[test]
+fn a_disk_that_hangs_silences_no_keeper() {
+    scenario("lifecycle::a_disk_that_hangs_silences_no_keeper", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        // Whoever reads it waits for ever.
+        let file = keeper.pgdata().join("PG_VERSION");
+        let (kept, fifo) = (file.with_extension("kept"), file.with_extension("fifo"));
+        std::fs::rename(&file, &kept).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        world.problem(&keeper, "cannot be read").await;
+        let first = world.report(&keeper).await.unwrap();
+        assert!(!first.postgres_state.as_ref().unwrap().healthy, "{first:?}");
+        world
+            .eventually("another report", async |world| {
+                let report = world.report(&keeper).await?;
+                (report.info_uid != first.info_uid).then_some(())
+            })
+            .await;
+        // What is asked of the keeper is done all the same.
+        let hung = keeper.postmaster().unwrap();
+        world.cluster.instances.clear();
+        world.publish().await;
+        world
+            .eventually("the end of the server", async |_| {
+                rustix::process::test_kill_process(hung).is_err().then_some(())
+            })
+            .await;
+        std::fs::rename(&file, &fifo).unwrap();
+        std::fs::rename(&kept, &file).unwrap();
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let open = || std::fs::OpenOptions::new().write(true).custom_flags(nonblocking).open(&fifo);
+        world.eventually("the end of the reading", async |_| open().is_err().then_some(())).await;
+        assert!(keeper.stop().await.success(), "{}", keeper.log_text());
     });
 }
 

@@ -211,6 +211,8 @@ pub struct KeeperProcess {
     pub log: PathBuf,
     store: PathBuf,
     flags: Vec<String>,
+    /// A program that runs the keeper, as `nohup` does.
+    pub under: Option<&'static str>,
     child: Option<Child>,
 }
 
@@ -224,6 +226,7 @@ impl KeeperProcess {
             log: directory.join(format!("{uid}.log")),
             store: directory.join("store.db"),
             flags: Vec::new(),
+            under: None,
             child: None,
         }
     }
@@ -245,8 +248,9 @@ impl KeeperProcess {
             ("--pg-repl-password", REPLICATION.1.to_owned()),
             ("--log-level", "debug".to_owned()),
         ]);
-        let mut command =
-            Command::new(stolon_testkit::postgres::program(env!("CARGO_BIN_EXE_stolon-keeper")));
+        let program = stolon_testkit::postgres::program(env!("CARGO_BIN_EXE_stolon-keeper"));
+        let mut command = Command::new(self.under.map_or_else(|| program.clone().into(), PathBuf::from));
+        command.args(self.under.map(|_| &program));
         command.args(arguments.iter().flat_map(|(name, value)| [*name, value.as_str()]));
         command.args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

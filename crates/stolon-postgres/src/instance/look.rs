@@ -2,44 +2,72 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::SystemTime;
 
 use stolon_core::keeper::{AlterSystem, ControlLook, Data, Look, ServerLook};
+use stolon_core::postgres::Version;
 
 use super::LocalInstance;
-use crate::error::PostgresError;
+use crate::config;
+use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::process_table::startup_process_of;
 
+/// What the files show.
+struct DiskLook {
+    version: std::result::Result<Version, String>,
+    data: Data,
+    slots_on_disk: BTreeSet<String>,
+    alter_system: AlterSystem,
+}
+
 impl LocalInstance {
-    /// Looks at everything, which changes nothing and may run beside a step. What has not answered when the limit ends is silent.
-    pub async fn look(&self, limit: &Limit) -> Look {
-        let postgres = &self.postgres;
-        // Asked first: whether signal files or a recovery.conf make a standby is for the binaries to say.
-        let version = postgres.version(limit).await.map_err(|error| error.to_string());
-        let data = postgres.facts().unwrap_or_else(|error| Data::Unreadable(error.to_string()));
-        let server = self.server(limit).await;
+    /// Looks at everything, which changes nothing and may run beside a step. What has not answered when the limit ends is silent, and what
+    /// a disk has not shown by then cannot be read.
+    pub(super) async fn see(&self, limit: &Limit) -> Look {
+        let (disk, server) = tokio::join!(self.disk(limit), self.server(limit));
+        let DiskLook { version, data, slots_on_disk, alter_system } = disk;
         let is_instance = matches!(data, Data::Present(_));
         let control = match is_instance && server == ServerLook::Stopped {
             true => self.control(limit).await,
             false => ControlLook::NotRead,
         };
-        let alter_system = match server.is_running() && !postgres.is_alter_system_disabled() {
-            true => AlterSystem::Possible,
-            false => AlterSystem::Refused,
+        let alter_system = if server.is_running() { alter_system } else { AlterSystem::Refused };
+        Look { version, data, server, control, slots_on_disk, alter_system }
+    }
+
+    async fn disk(&self, limit: &Limit) -> DiskLook {
+        // Asked first: whether signal files or a recovery.conf make a standby is for the binaries to say.
+        let version = self.postgres.version(limit).await.map_err(|error| error.to_string());
+        let postgres = self.postgres.clone();
+        let look = move || {
+            let alter_system = match config::is_alter_system_disabled(&postgres.data_directory()) {
+                true => AlterSystem::Refused,
+                false => AlterSystem::Possible,
+            };
+            let data = postgres.facts().unwrap_or_else(|error| Data::Unreadable(error.to_string()));
+            Ok((data, slots_on_disk(&postgres.data_directory()), alter_system))
         };
-        Look { version, data, server, control, slots_on_disk: self.slots_on_disk(), alter_system }
+        let seen =
+            self.postgres.look_at_disk("looking at the files of the data directory", limit, look).await;
+        let (data, slots_on_disk, alter_system) = seen.unwrap_or_else(|error| {
+            (Data::Unreadable(error.to_string()), BTreeSet::new(), AlterSystem::Refused)
+        });
+        DiskLook { version, data, slots_on_disk, alter_system }
     }
 
     async fn server(&self, limit: &Limit) -> ServerLook {
         if !self.postgres.server().borrow().is_running() {
             return ServerLook::Stopped;
         }
-        if self.postgres.says_starting() {
-            return ServerLook::Starting;
-        }
-        match self.postgres.sample(limit).await {
+        let looked = match self.postgres.says_starting(limit).await {
+            Ok(true) => return ServerLook::Starting,
+            Ok(false) => self.postgres.sample(limit).await,
+            Err(error) => Err(error),
+        };
+        match looked {
             Ok(answer) => ServerLook::Answering(Box::new(answer)),
             Err(error @ PostgresError::Stranger { .. }) => ServerLook::Stranger(error.to_string()),
             // It may have ended since.
@@ -57,12 +85,11 @@ impl LocalInstance {
             Err(error) => ControlLook::Unreadable(error.to_string()),
         }
     }
+}
 
-    fn slots_on_disk(&self) -> BTreeSet<String> {
-        let directory = self.postgres.data_directory().join("pg_replslot");
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    }
+fn slots_on_disk(data: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(data.join("pg_replslot")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Where a recovery stands: what its process says that it replays, and when the control file was last written.
@@ -75,22 +102,23 @@ pub(crate) struct RecoveryProgress {
 }
 
 impl LocalPostgres {
-    /// Where a recovery stands, without asking the server, which does not answer yet.
-    pub(crate) fn recovery_progress(&self) -> RecoveryProgress {
+    /// Where a recovery stands, without asking the server, which does not answer yet; none when the disk does not show it.
+    pub(crate) async fn recovery_progress(&self, limit: &Limit) -> Option<RecoveryProgress> {
         let directory = self.data_directory();
-        RecoveryProgress {
-            replays: startup_process_of(&directory),
-            control: std::fs::metadata(directory.join("global/pg_control"))
-                .and_then(|file| file.modified())
-                .ok(),
-        }
+        let look = move || {
+            let control = std::fs::metadata(directory.join("global/pg_control"));
+            Ok(RecoveryProgress {
+                replays: startup_process_of(&directory),
+                control: control.and_then(|file| file.modified()).ok(),
+            })
+        };
+        self.look_at_disk("looking at how far the recovery is", limit, look).await.ok()
     }
 
     /// True while the server itself says that it does not accept connections yet, or no more, so that asking it would only fill its log
     /// (PostgreSQL source, `pidfile.h`: the eighth line of `postmaster.pid`, since version 10).
-    pub fn says_starting(&self) -> bool {
-        let path = self.data_directory().join("postmaster.pid");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        matches!(text.lines().nth(7).map(str::trim), Some("starting" | "stopping"))
+    pub(crate) async fn says_starting(&self, limit: &Limit) -> Result<bool> {
+        let file = self.read_pid_file(limit).await?;
+        Ok(file.is_some_and(|file| file.starting || file.stopping))
     }
 }

@@ -6,12 +6,14 @@ mod failure;
 mod look;
 mod take;
 
+use std::future::Future;
 use std::time::Duration;
 
-use stolon_core::keeper::{ServerDeath, Step, StepOutcome};
+use stolon_core::keeper::{Instance, Look, Progress, ServerDeath, Step, StepOutcome};
 use tokio_util::sync::CancellationToken;
 
 use crate::explain;
+use crate::limit::Limit;
 use crate::local::{LocalPostgres, ProgressSender};
 use crate::server::ServerState;
 
@@ -28,17 +30,34 @@ impl LocalInstance {
     pub fn new(postgres: LocalPostgres) -> Self {
         Self { postgres }
     }
+}
 
-    /// Takes one step, and tells `progress` how far it is. `request_timeout` limits each request to PostgreSQL; `called_off` calls the
-    /// step off, which then leaves nothing running that works on the data. Steps must not overlap.
-    pub async fn take(
+impl Instance for LocalInstance {
+    async fn look(&self, within: Duration) -> Look {
+        // Whoever wants no look any more drops it.
+        self.see(&Limit::within(within, &CancellationToken::new())).await
+    }
+
+    async fn take(
         &self,
-        step: &Step,
+        step: Step,
         request_timeout: Duration,
-        progress: &ProgressSender,
-        called_off: &CancellationToken,
+        progress: &dyn Fn(Progress),
+        called_off: impl Future<Output = ()>,
     ) -> StepOutcome {
-        match self.run(step, request_timeout, progress, called_off).await {
+        let (seen, cancel) = (ProgressSender::default(), CancellationToken::new());
+        let mut follow = seen.subscribe();
+        let work = self.run(&step, request_timeout, &seen, &cancel);
+        tokio::pin!(work, called_off);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = &mut work => break ended,
+                () = &mut called_off, if !cancel.is_cancelled() => cancel.cancel(),
+                Ok(()) = follow.changed() => progress(*follow.borrow_and_update()),
+            }
+        };
+        match ended {
             Ok(learned) => StepOutcome::Done(learned),
             Err(error) => StepOutcome::Failed(error.into()),
         }

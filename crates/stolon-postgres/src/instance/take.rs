@@ -15,6 +15,8 @@ use crate::local::{BaseBackup, ProgressSender};
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 /// A promotion that takes longer is tried again.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a look at how far a recovery is may take.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(10);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const INITDB_LIMIT: Duration = Duration::from_secs(300);
 /// How long a server may take for a fast stop before it is told to end at once.
@@ -41,7 +43,7 @@ impl LocalInstance {
             }
             Step::Wipe(_) => postgres.remove_data(&unlimited).await?,
             Step::SetAside { instance, .. } => {
-                let kept = postgres.set_aside(instance.as_str()).await?;
+                let kept = postgres.set_aside(instance.as_str(), &within(STOP_LIMIT)).await?;
                 return Ok(Learned::KeptAt(kept.display().to_string()));
             }
             Step::InitDb(options) => postgres.initdb(options, &within(INITDB_LIMIT)).await?,
@@ -58,7 +60,7 @@ impl LocalInstance {
             Step::CheckSettings { config, merge } => {
                 return Ok(Learned::Rejected(postgres.check_settings(config, *merge, &request).await?));
             }
-            Step::CommentOut(rejected) => postgres.comment_out(rejected)?,
+            Step::CommentOut(rejected) => postgres.comment_out(rejected, &request).await?,
             Step::Configure { config, merge } => {
                 postgres.write_config(config, *merge, &request).await?;
             }
@@ -91,11 +93,12 @@ impl LocalInstance {
     /// A server that recovers may take long, and is given up only when it has shown no progress for `patience`.
     async fn wait_ready(&self, patience: Option<Duration>, unlimited: &Limit) -> Result<()> {
         let Some(patience) = patience else { return self.postgres.wait_ready(unlimited).await };
-        let mut seen = self.postgres.recovery_progress();
+        let look = || async { self.postgres.recovery_progress(&unlimited.at_most(PROGRESS_LIMIT)).await };
+        let mut seen = look().await;
         loop {
             match self.postgres.wait_ready(&unlimited.at_most(patience)).await {
                 Err(PostgresError::Timeout { what }) => {
-                    let now = self.postgres.recovery_progress();
+                    let now = look().await;
                     if now == seen {
                         return Err(PostgresError::Timeout { what });
                     }
