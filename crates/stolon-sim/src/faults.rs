@@ -9,7 +9,7 @@ use crate::Time;
 use crate::coverage::Point;
 use crate::host::{HostId, Power};
 use crate::postgres::Disk;
-use crate::scenario::{Command, Direction, Program, What};
+use crate::scenario::{Command, Direction, Placement, Program, What};
 use crate::store::Changed;
 use crate::world::{Event, Life, World};
 
@@ -22,6 +22,10 @@ impl World {
         self.ledger.last_disturbance = self.now;
         self.inflict(&fault.what);
         self.ledger.active_faults += 1;
+        if self.is_reason(&fault.what) {
+            self.ledger.active_reasons += 1;
+            self.ledger.last_reason = self.now;
+        }
         self.after(Duration::from_millis(fault.lasts), Event::FaultEnds(index));
     }
 
@@ -32,7 +36,25 @@ impl World {
         }
         self.ledger.active_faults -= 1;
         self.ledger.last_disturbance = self.now;
+        if self.is_reason(&fault.what) {
+            self.ledger.active_reasons -= 1;
+            self.ledger.last_reason = self.now;
+        }
         self.mend(&fault.what);
+    }
+
+    /// Whether something is a reason to replace a primary. What befalls sentinels, proxies and the store is none, as long as they do
+    /// not run on its host.
+    fn is_reason(&self, what: &What) -> bool {
+        match what {
+            What::Killed(program) | What::Stopped(program) => matches!(program, Program::Keeper(_)),
+            What::SentinelCutFromStore(..) => self.scenario.placement == Placement::WithKeepers,
+            What::ProxyCutFromStore(..)
+            | What::ProxyCutFromKeeper(..)
+            | What::NamesFail(_)
+            | What::StoreDown => false,
+            _ => true,
+        }
     }
 
     fn inflict(&mut self, what: &What) {
@@ -188,6 +210,7 @@ impl World {
         let moment = self.store_time().saturating_sub(Duration::from_millis(millis));
         if let Some(document) = self.store.document_at(moment) {
             self.coverage.reached(Point::StoreRollback);
+            let document = self.as_the_store_is_set_back(document);
             self.store.put(self.store_time(), Some(document));
             self.document_replaced();
             self.notify(Changed::Document);

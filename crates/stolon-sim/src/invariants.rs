@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use stolon_core::sentinel::violations;
 use stolon_model::{ClusterData, ClusterDocument, InstanceUid, Lsn, ProxyReport};
@@ -80,10 +79,13 @@ pub(crate) struct Ledger {
     pub(crate) disturbances: u32,
     pub(crate) last_disturbance: Time,
     pub(crate) active_faults: u32,
+    /// The same of faults that are a reason to replace a primary.
+    pub(crate) last_reason: Time,
+    pub(crate) active_reasons: u32,
     /// When a client was last told of a commit that came through a proxy.
     pub(crate) last_commit: Option<Time>,
     /// The last server that was promoted in the place of another one.
-    promoted: Option<(u8, BranchId)>,
+    pub(crate) promoted: Option<(u8, BranchId)>,
 }
 
 impl Ledger {
@@ -204,7 +206,7 @@ impl World {
         Some((uid, keeper))
     }
 
-    fn durable(&self, keeper: u8) -> Option<Position> {
+    pub(crate) fn durable(&self, keeper: u8) -> Option<Position> {
         Some(self.postgres[usize::from(keeper)].data.as_ref()?.durable())
     }
 
@@ -242,6 +244,7 @@ impl World {
 
     /// I3: a server acknowledges a commit.
     pub(crate) fn acknowledged_by(&mut self, keeper: u8, position: Position) {
+        self.check_deposed(keeper);
         if !self.ledger.synchronous {
             return;
         }
@@ -486,6 +489,9 @@ impl World {
                 self.violate(Invariant::I12Document, || format!("the generation of db {uid} went back"));
             }
         }
+        if next.cluster.spec != last.cluster.spec {
+            self.violate(Invariant::I12Document, || format!("{from:?} undid what an operator specified"));
+        }
         if next.proxy.generation < last.proxy.generation {
             self.violate(Invariant::I12Document, || "the generation of the proxies went back".to_owned());
         }
@@ -497,6 +503,7 @@ impl World {
             let synchronous =
                 last.instances.get(old).is_some_and(|primary| primary.spec.synchronous_replication);
             self.check_election(synchronous);
+            self.check_lag(&last, old, new);
             self.note_return();
         }
         if next.primary().is_some_and(|primary| primary.spec.synchronous_replication) {
@@ -514,41 +521,6 @@ impl World {
         let target = next.proxy.spec.primary.as_ref().and_then(|uid| next.instances.get(uid));
         let keeper = target.and_then(|instance| self.keeper_index(&instance.spec.keeper_uid));
         self.ledger.routes.insert(next.proxy.generation, keeper);
-    }
-
-    fn check_election(&mut self, synchronous: bool) {
-        self.ledger.synchronous = synchronous;
-        self.ledger.elections += 1;
-        self.coverage.reached(Point::Failover);
-        let now = self.now;
-        if self.ledger.last_election.is_some_and(|last| now - last < Duration::from_secs(60)) {
-            self.coverage.reached(Point::DoubleFailover);
-        }
-        self.ledger.last_election = Some(now);
-        let spec = &self.scenario.spec;
-        let aftermath = Duration::from_millis(spec.fail * 3 + spec.convergence * 2) + Duration::from_secs(60);
-        if self.ledger.active_faults == 0 && now - self.ledger.last_disturbance > aftermath {
-            self.violate(Invariant::I9NoFalseFailover, || {
-                "another primary was elected for no reason".to_owned()
-            });
-        }
-        let (elections, disturbances) = (self.ledger.elections, self.ledger.disturbances);
-        if elections > 3 + 3 * disturbances {
-            self.violate(Invariant::I10NoFlapping, || {
-                format!("{elections} elections for {disturbances} beginnings and ends of faults")
-            });
-        }
-    }
-
-    /// A primary whose successor acknowledged nothing may be elected again and goes on where it was: the successor's promotion counts no
-    /// more.
-    pub(crate) fn note_return(&mut self) {
-        let Some((_, promoted)) = self.ledger.promoted else { return };
-        let Some((_, keeper)) = self.elected() else { return };
-        let Some(here) = self.durable(keeper) else { return };
-        if !self.histories.contains(here, Position { branch: promoted, lsn: Lsn(0) }) {
-            self.ledger.promoted = Some((keeper, here.branch));
-        }
     }
 
     /// I13: a proxy says which generation it has applied.

@@ -68,6 +68,8 @@ pub(crate) struct Keeper {
     machine: Option<Machine>,
     pub(crate) step: Option<UnderWay>,
     pub(crate) steps: u32,
+    /// Since when it knows that another instance than its own is the primary.
+    pub(crate) deposed_since: Option<crate::Time>,
     /// When the machine wants to be told the time, and when it will be.
     wake_at: crate::Time,
     armed: Option<crate::Time>,
@@ -84,6 +86,7 @@ impl Keeper {
             steps: 0,
             wake_at: crate::Time::ZERO,
             armed: None,
+            deposed_since: None,
         }
     }
 
@@ -115,6 +118,7 @@ impl World {
         let it = self.keeper(index);
         it.step = None;
         it.machine = None;
+        it.deposed_since = None;
         it.armed = None;
         self.after(Duration::from_millis(20), Event::Keeper(index, run, KeeperEvent::Begins));
     }
@@ -341,8 +345,24 @@ impl World {
             return MachineEvent::ClusterRead { read, as_of: answered.asked };
         };
         let (as_of, document) = (copy.as_of(), copy.seen.document.clone());
+        self.note_deposed(index, document.as_ref().map(|(document, _)| &**document));
         let read = document.map_or(ClusterRead::Absent, |(document, _)| self.as_cluster(index, &document));
         MachineEvent::ClusterRead { read, as_of }
+    }
+
+    /// A keeper learns who the primary is. An older document than the one that counts tells it nothing.
+    fn note_deposed(&mut self, index: u8, document: Option<&ClusterDocument>) {
+        let other = document.filter(|_| !self.is_set_back()).and_then(|document| {
+            let primary = document.cluster.as_ref()?.status.primary.as_ref()?;
+            let instance = document.instances.as_ref()?.get(primary)?;
+            Some(instance.spec.keeper_uid != *self.keepers[usize::from(index)].uid())
+        });
+        let now = self.now;
+        let since = &mut self.keeper(index).deposed_since;
+        match other {
+            Some(true) => drop(since.get_or_insert(now)),
+            Some(false) | None => *since = None,
+        }
     }
 
     fn as_cluster(&self, index: u8, document: &Rc<ClusterDocument>) -> ClusterRead {

@@ -9,6 +9,7 @@
 mod client;
 mod convergence;
 mod coverage;
+mod elections;
 mod faults;
 mod feed;
 mod host;

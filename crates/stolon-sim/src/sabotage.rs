@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use stolon_core::keeper::{Answer, HbaLine};
 use stolon_core::sentinel::Reading;
-use stolon_model::{ClusterData, InfoUid, Lsn};
+use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn};
 
-use crate::scenario::{Fault, Program, Scenario, What};
+use crate::scenario::{Program, Scenario};
 use crate::sentinel::reading;
 use crate::store::Everything;
 use crate::world::World;
@@ -36,11 +36,13 @@ pub enum Guard {
     DestroyWarrant,
     /// A synchronous primary that was started lets clients in when its standbys are in sync.
     StartGate,
+    /// Nobody acts on cluster data that are older than those that somebody has served under.
+    Rollback,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 10] = [
+    pub const ALL: [Guard; 11] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -51,27 +53,37 @@ impl Guard {
         Guard::GapCompensation,
         Guard::DestroyWarrant,
         Guard::StartGate,
+        Guard::Rollback,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
     pub fn scenario(self, seed: u64) -> Scenario {
         let kinds: &[u64] = match self {
-            Guard::FenceBeforePromote => &[14, 16, 18],
+            Guard::FenceBeforePromote | Guard::ProxyAcknowledgement => &[14, 16, 18],
             Guard::AdmissionGate => &[10, 17, 21, 11],
-            Guard::HighestPosition => &[17, 17, 11],
-            Guard::CompareAndPut => &[4, 20, 25],
-            Guard::DeposedPrimary | Guard::ProxyAcknowledgement => &[16, 18],
+            Guard::HighestPosition => &[17, 35, 35, 11, 12],
+            Guard::CompareAndPut => &[24, 21, 42],
+            Guard::DeposedPrimary => &[3, 16, 10, 14],
             Guard::FirstRoundOnlyWatches => &[1, 11],
             Guard::GapCompensation => &[23],
             Guard::DestroyWarrant => &[0],
             Guard::StartGate => &[6, 17],
+            Guard::Rollback => &[11, 40],
         };
         let synchronous = match self {
-            Guard::AdmissionGate | Guard::StartGate => Some((1, 1)),
-            Guard::FenceBeforePromote | Guard::HighestPosition | Guard::ProxyAcknowledgement => None,
+            Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
+            Guard::FenceBeforePromote
+            | Guard::HighestPosition
+            | Guard::ProxyAcknowledgement
+            | Guard::DeposedPrimary => None,
             _ => Scenario::draw(seed, Duration::from_secs(60)).spec.synchronous,
         };
-        Scenario::focused(seed, Duration::from_secs(200), kinds, synchronous)
+        let scenario = Scenario::focused(seed, Duration::from_secs(200), kinds, synchronous);
+        // Who is deposed is seen by those who come to it straight.
+        match self {
+            Guard::DeposedPrimary => Scenario { direct_clients: 3, ..scenario },
+            _ => scenario,
+        }
     }
 }
 
@@ -107,6 +119,13 @@ impl World {
                     state.lsn = state.lsn.max(lsn);
                 }
             }
+            Guard::Rollback => {
+                for report in seen.keepers.values_mut() {
+                    if let Some(activity) = &mut Rc::make_mut(report).activity {
+                        activity.served = None;
+                    }
+                }
+            }
             Guard::FirstRoundOnlyWatches if self.sentinels[usize::from(sentinel)].readings > 0 => {
                 // What was there when it began seems to be news.
                 for report in seen.keepers.values_mut().map(Rc::make_mut) {
@@ -131,6 +150,18 @@ impl World {
             true => self.store.revision_of_document(),
             false => read,
         }
+    }
+
+    /// The document that the store is set back to; without the guard nobody can tell it from a newer one.
+    pub(crate) fn as_the_store_is_set_back(&self, document: Rc<ClusterDocument>) -> Rc<ClusterDocument> {
+        if !self.lacks(Guard::Rollback) {
+            return document;
+        }
+        let mut document = (*document).clone();
+        if let Some(cluster) = &mut document.cluster {
+            cluster.epoch = Some(self.ledger.epoch + 1);
+        }
+        Rc::new(document)
     }
 
     /// What a keeper reads.
@@ -180,7 +211,6 @@ impl Scenario {
         scenario.spec.synchronous = synchronous.map(|(minimum, _)| (minimum.min(1), 1));
         scenario.clients = 3;
         scenario.redraw_faults(kinds);
-        scenario.faults.retain(|fault: &Fault| !matches!(fault.what, What::Operator(_)));
         scenario
     }
 }

@@ -69,6 +69,7 @@ impl World {
         self.coverage.reached(Point::Settled);
         self.ledger.disturbances += 1;
         self.ledger.last_disturbance = self.now;
+        self.ledger.last_reason = self.now;
         self.ledger.synchronous = next.primary().is_some_and(|it| it.spec.synchronous_replication);
         let document = Rc::new(next.into());
         self.note_decided(&document);

@@ -31,5 +31,11 @@ macro_rules! teeth {
 teeth! {
     the_fence_before_a_promotion_is_missed: FenceBeforePromote;
     the_admission_gate_is_missed: AdmissionGate;
+    the_highest_position_is_missed: HighestPosition;
+    the_compare_and_put_is_missed: CompareAndPut;
+    the_lock_out_of_a_deposed_primary_is_missed: DeposedPrimary;
+    the_compensation_of_gaps_is_missed: GapCompensation;
+    the_warrant_for_destruction_is_missed: DestroyWarrant;
     the_start_gate_is_missed: StartGate;
+    the_guard_against_a_store_that_goes_back_is_missed: Rollback;
 }

@@ -39,6 +39,13 @@ pub struct Troubles {
     pub slow_flush: Duration,
 }
 
+impl Troubles {
+    /// Something is wrong now.
+    pub fn is_any(&self) -> bool {
+        self.disk != Disk::Works || self.postmaster_hangs || !self.slow_flush.is_zero()
+    }
+}
+
 /// A disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Disk {

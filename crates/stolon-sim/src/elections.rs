@@ -1,0 +1,82 @@
+//! I3, I8, I9, I10: what must hold when another primary is elected, and for the one that was deposed.
+
+use std::time::Duration;
+
+use stolon_model::{ClusterData, InstanceUid, Lsn};
+
+use crate::coverage::Point;
+use crate::invariants::Invariant;
+use crate::postgres::Position;
+use crate::scenario::Program;
+use crate::world::{Life, World};
+
+/// A deposed primary has locked its clients out within this, where nothing keeps its keeper from it.
+const DEPOSED: Duration = Duration::from_secs(3);
+
+impl World {
+    /// I9, I10: another primary was elected.
+    pub(crate) fn check_election(&mut self, synchronous: bool) {
+        self.ledger.synchronous = synchronous;
+        self.ledger.elections += 1;
+        self.coverage.reached(Point::Failover);
+        let now = self.now;
+        if self.ledger.last_election.is_some_and(|last| now - last < Duration::from_secs(60)) {
+            self.coverage.reached(Point::DoubleFailover);
+        }
+        self.ledger.last_election = Some(now);
+        let spec = &self.scenario.spec;
+        let aftermath = Duration::from_millis(spec.fail * 3 + spec.convergence * 2) + Duration::from_secs(60);
+        if self.ledger.active_reasons == 0 && now.saturating_sub(self.ledger.last_reason) > aftermath {
+            self.violate(Invariant::I9NoFalseFailover, || {
+                "another primary was elected for no reason".to_owned()
+            });
+        }
+        let (elections, disturbances) = (self.ledger.elections, self.ledger.disturbances);
+        if elections > 3 + 3 * disturbances {
+            self.violate(Invariant::I10NoFlapping, || {
+                format!("{elections} elections for {disturbances} beginnings and ends of faults")
+            });
+        }
+    }
+
+    /// I8 in asynchronous mode: who is elected is not further behind what the primary had reported than `maxStandbyLag`.
+    pub(crate) fn check_lag(&mut self, last: &ClusterData, old: &InstanceUid, new: &InstanceUid) {
+        let Some((_, keeper)) = self.elected().filter(|_| !self.ledger.synchronous) else { return };
+        let Some(here) = self.durable(keeper).filter(|_| self.local_instance(keeper).as_ref() == Some(new))
+        else {
+            return;
+        };
+        let Some(reported) = last.instances.get(old).map(|primary| primary.status.lsn) else { return };
+        let limit = last.cluster.spec.effective().max_standby_lag;
+        if here.lsn.0.saturating_add(limit.into()) < reported.0 {
+            self.violate(Invariant::I8PromotedHoldsEverything, || {
+                format!("k{keeper} is elected at {} although the primary had reported {reported}", here.lsn)
+            });
+        }
+    }
+
+    /// A primary whose successor acknowledged nothing may be elected again and goes on where it was: the successor's promotion counts no
+    /// more.
+    pub(crate) fn note_return(&mut self) {
+        let Some((_, promoted)) = self.ledger.promoted else { return };
+        let Some((_, keeper)) = self.elected() else { return };
+        let Some(here) = self.durable(keeper) else { return };
+        if !self.histories.contains(here, Position { branch: promoted, lsn: Lsn(0) }) {
+            self.ledger.promoted = Some((keeper, here.branch));
+        }
+    }
+
+    /// I3: a keeper that knows since a while that another primary was elected lets nobody commit, whatever the mode; a fault may have
+    /// kept it from locking them out, so that the time counts anew.
+    pub(crate) fn check_deposed(&mut self, keeper: u8) {
+        let Some(since) = self.keepers[usize::from(keeper)].deposed_since else { return };
+        let since = since.max(self.ledger.last_disturbance);
+        let works = self.processes.get(&Program::Keeper(keeper)).is_some_and(|it| it.life == Life::Running);
+        let troubled = !works || self.postgres[usize::from(keeper)].troubles.is_any();
+        if !troubled && self.now - since > DEPOSED {
+            self.violate(Invariant::I3NoSplitBrain, || {
+                format!("pg{keeper} lets clients commit although its keeper knows that it was deposed")
+            });
+        }
+    }
+}
