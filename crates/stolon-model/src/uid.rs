@@ -1,4 +1,8 @@
 //! Identities. Each is a string on the wire; the types keep them apart in the code.
+//!
+//! A copy of an identity shares its text: documents are full of them, and are copied in every round of a sentinel.
+
+use std::sync::Arc;
 
 use crate::json::{Decode, DecodeError, Encode, Encoder, Node, Shape};
 
@@ -6,7 +10,7 @@ macro_rules! uid {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The identity as it stands on the wire.
@@ -22,13 +26,13 @@ macro_rules! uid {
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
 
         impl From<String> for $name {
             fn from(text: String) -> Self {
-                Self(text)
+                Self(text.into())
             }
         }
 
@@ -43,13 +47,16 @@ macro_rules! uid {
             const EMPTY_STRING_IS_UNSET: bool = true;
 
             fn decode_into(&mut self, node: &Node) -> Result<(), DecodeError> {
-                self.0.decode_into(node)
+                let mut text = self.0.to_string();
+                text.decode_into(node)?;
+                self.0 = text.into();
+                Ok(())
             }
         }
 
         impl Encode for $name {
             fn encode_to(&self, out: &mut Encoder) {
-                self.0.encode_to(out);
+                out.string(&self.0);
             }
 
             fn is_zero(&self) -> bool {

@@ -171,7 +171,7 @@ prop_compose! {
                     recovery_target_timeline: target[5].clone(),
                 }),
             }),
-            existing.map(|uid| ExistingConfig { keeper_uid: KeeperUid(uid) }),
+            existing.map(|uid| ExistingConfig { keeper_uid: KeeperUid::from(uid) }),
             standby.map(|(settings, command)| StandbyConfig {
                 standby_settings: settings.map(|settings| StandbySettings {
                     primary_conninfo: settings[0].clone(),
@@ -248,11 +248,11 @@ prop_compose! {
         follow in option::of((option::of(word()), text())),
     ) -> InstanceSpec {
         let uids = |at: usize| -> Option<Vec<InstanceUid>> {
-            uids[at].clone().map(|uids| uids.into_iter().map(InstanceUid).collect())
+            uids[at].clone().map(|uids| uids.into_iter().map(InstanceUid::from).collect())
         };
         let (new_config, pitr_config, _, standby_config) = configs;
         InstanceSpec {
-            keeper_uid: KeeperUid(keeper),
+            keeper_uid: KeeperUid::from(keeper),
             request_timeout: GoDuration(request_timeout),
             max_standbys: numbers.0,
             synchronous_replication: flags.0,
@@ -267,7 +267,7 @@ prop_compose! {
             role: role.as_deref().map(Role::from),
             follow_config: follow.map(|(follow_type, uid)| FollowConfig {
                 follow_type: follow_type.as_deref().map(FollowType::from),
-                instance_uid: InstanceUid(uid),
+                instance_uid: InstanceUid::from(uid),
                 standby_settings: standby_config.as_ref().and_then(|config| config.standby_settings.clone()),
                 archive_recovery_settings: standby_config.and_then(|config| config.archive_recovery_settings),
             }),
@@ -293,7 +293,7 @@ prop_compose! {
         in_sync in option::of(vec(word(), 0..3)),
     ) -> Instance {
         Instance {
-            uid: InstanceUid(uid),
+            uid: InstanceUid::from(uid),
             generation: generations.0,
             change_time,
             spec,
@@ -316,7 +316,7 @@ prop_compose! {
                         .collect()
                 }),
                 pg_parameters: pg_parameters.map(Arc::new),
-                synchronous_standbys: in_sync.map(|uids| uids.into_iter().map(InstanceUid).collect()),
+                synchronous_standbys: in_sync.map(|uids| uids.into_iter().map(InstanceUid::from).collect()),
                 older_wal_file: texts[3].clone(),
             },
         }
@@ -334,14 +334,14 @@ prop_compose! {
         spec in option::of(Just(Empty {})),
     ) -> Keeper {
         Keeper {
-            uid: KeeperUid(uid),
+            uid: KeeperUid::from(uid),
             generation,
             change_time: times.0,
             spec,
             status: KeeperStatus {
                 healthy: flags.0,
                 last_healthy_time: times.1,
-                boot_uuid: BootUuid(boot),
+                boot_uuid: BootUuid::from(boot),
                 postgres_binary_version: PostgresVersion { major: version.0, minor: version.1 },
                 force_fail: flags.1,
                 fail_request: None,
@@ -360,22 +360,22 @@ prop_compose! {
         uid in text(),
         generations in any::<(i64, i64, i64)>(),
         words in vec(option::of(word()), 3),
-        keepers in option::of(btree_map(word().prop_map(KeeperUid), keeper(), 0..3)),
-        instances in option::of(btree_map(word().prop_map(InstanceUid), instance(), 0..3)),
-        enabled in option::of(vec(word().prop_map(ProxyUid), 1..3)),
+        keepers in option::of(btree_map(word().prop_map(KeeperUid::from), keeper(), 0..3)),
+        instances in option::of(btree_map(word().prop_map(InstanceUid::from), instance(), 0..3)),
+        enabled in option::of(vec(word().prop_map(ProxyUid::from), 1..3)),
         present in any::<(bool, bool)>(),
         overwrite_data in any::<bool>(),
         epoch in option::of(any::<u64>()),
     ) -> ClusterDocument {
         let cluster = ClusterSection {
-            uid: ClusterUid(uid),
+            uid: ClusterUid::from(uid),
             generation: generations.0,
             change_time: times[1],
             spec,
             status: ClusterStatus {
                 current_generation: generations.1,
                 phase: words[0].as_deref().map(Phase::from),
-                primary: words[1].clone().map(InstanceUid),
+                primary: words[1].clone().map(InstanceUid::from),
             },
             overwrite_data,
             epoch,
@@ -384,7 +384,7 @@ prop_compose! {
             uid: ProxyUid::default(),
             generation: generations.2,
             change_time: times[2],
-            spec: ProxySpec { primary: words[2].clone().map(InstanceUid), enabled_proxies: enabled },
+            spec: ProxySpec { primary: words[2].clone().map(InstanceUid::from), enabled_proxies: enabled },
             status: Empty {},
         };
         ClusterDocument {

@@ -78,7 +78,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(index: u8, random: Random) -> Self {
         Keeper {
-            uid: KeeperUid(format!("keeper{index}")),
+            uid: KeeperUid::from(format!("keeper{index}")),
             random,
             files: StateFiles::default(),
             machine: None,
@@ -132,7 +132,7 @@ impl World {
         };
         Identity {
             keeper: it.uid.clone(),
-            boot: BootUuid(format!("{}-{}", it.random.uid8(), it.random.uid8())),
+            boot: BootUuid::from(format!("{}-{}", it.random.uid8(), it.random.uid8())),
             listen_address: format!("k{index}"),
             port: "5432".to_owned(),
             superuser: user("postgres"),
@@ -261,7 +261,7 @@ impl World {
                 self.ask(program, OWN_REPORT, Request::ReadKeeperReport(uid));
             }
             Effect::Publish { mut report, ttl } => {
-                report.info_uid = InfoUid(self.keeper(index).random.uid8());
+                report.info_uid = InfoUid::from(self.keeper(index).random.uid8());
                 self.ask(program, PUBLISH, Request::PutKeeperReport(Rc::new(*report), ttl));
             }
             Effect::Save(file) => {

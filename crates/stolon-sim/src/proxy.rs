@@ -63,7 +63,7 @@ struct Opening {
 impl Proxy {
     pub(crate) fn new(index: u8, random: Random) -> Self {
         Proxy {
-            uid: ProxyUid(format!("proxy{index}")),
+            uid: ProxyUid::from(format!("proxy{index}")),
             random,
             machine: None,
             open: None,
@@ -88,7 +88,7 @@ impl World {
 
     pub(crate) fn start_proxy(&mut self, index: u8) {
         let it = self.proxy(index);
-        it.uid = ProxyUid(it.random.uid8());
+        it.uid = ProxyUid::from(it.random.uid8());
         let policy = Policy { on_silence: OnSilence::StopListening, drain: Duration::ZERO };
         it.machine = Some(Machine::new(it.uid.clone(), policy));
         it.open = None;
@@ -232,7 +232,7 @@ impl World {
         let it = self.proxy(index);
         it.acknowledged = claim.generation;
         let report = ProxyReport {
-            info_uid: InfoUid(it.random.uid8()),
+            info_uid: InfoUid::from(it.random.uid8()),
             uid: it.uid.clone(),
             generation: claim.generation,
             proxy_timeout: GoDuration::from(claim.timeout).0,

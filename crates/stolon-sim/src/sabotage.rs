@@ -129,7 +129,7 @@ impl World {
             Guard::FirstRoundOnlyWatches if self.sentinels[usize::from(sentinel)].readings > 0 => {
                 // What was there when it began seems to be news.
                 for report in seen.keepers.values_mut().map(Rc::make_mut) {
-                    report.info_uid = InfoUid(format!("{}+", report.info_uid));
+                    report.info_uid = InfoUid::from(format!("{}+", report.info_uid));
                 }
             }
             _ => return Rc::clone(everything),

@@ -72,7 +72,7 @@ impl UidSource for Uids<'_> {
 impl Sentinel {
     pub(crate) fn new(index: u8, scenario: &Scenario, random: Random) -> Self {
         let setup = Setup {
-            uid: SentinelUid(format!("sentinel{index}")),
+            uid: SentinelUid::from(format!("sentinel{index}")),
             initial_spec: Some(scenario.spec.cluster_spec()),
         };
         Sentinel {

@@ -395,7 +395,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
     }
 
     async fn leader(&self) -> Result<Option<SentinelUid>, StoreError> {
-        Ok(self.store.leader(&self.election_key()).await?.map(SentinelUid))
+        Ok(self.store.leader(&self.election_key()).await?.map(SentinelUid::from))
     }
 
     fn campaign(&self, uid: SentinelUid) -> Campaign {

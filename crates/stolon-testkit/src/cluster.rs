@@ -403,7 +403,7 @@ impl Cluster {
     /// # Errors
     /// The keeper has not reported.
     pub async fn report(&self, number: usize) -> anyhow::Result<KeeperReport> {
-        let uid = KeeperUid(format!("keeper{number}"));
+        let uid = KeeperUid::from(format!("keeper{number}"));
         self.store.keeper_reports().await?.remove(&uid).context("no report")
     }
 
@@ -414,7 +414,7 @@ impl Cluster {
     pub async fn primary(&self) -> anyhow::Result<usize> {
         let data = self.data().await?;
         let keeper = &data.primary().context("no primary")?.spec.keeper_uid;
-        keeper.0.trim_start_matches("keeper").parse().context("an unknown keeper")
+        keeper.as_str().trim_start_matches("keeper").parse().context("an unknown keeper")
     }
 
     /// Wait until another keeper is primary, and return its number.
@@ -483,7 +483,7 @@ impl Cluster {
             let names = |list: &Option<Vec<stolon_model::InstanceUid>>| -> Vec<String> {
                 let instances = list.iter().flatten().filter_map(|uid| data.instances.get(uid));
                 let mut names: Vec<String> =
-                    instances.map(|instance| instance.spec.keeper_uid.0.clone()).collect();
+                    instances.map(|instance| instance.spec.keeper_uid.to_string()).collect();
                 names.sort();
                 names
             };

@@ -77,13 +77,13 @@ impl Town {
             ..ClusterSpec::default()
         };
         let data = ClusterData::initial(CLUSTER.into(), spec, Timestamp::ZERO);
-        let keepers = (0..keepers).map(|number| KeeperUid(format!("keeper{number}")));
+        let keepers = (0..keepers).map(|number| KeeperUid::from(format!("keeper{number}")));
         let mut town = Town {
             machine: Machine::new(Setup { uid: "sentinel1".into(), initial_spec: None }),
             document: data.into(),
             keepers: keepers.map(|uid| (uid, KeeperReport::default())).collect(),
             proxies: (0..PROXIES)
-                .map(|number| (ProxyUid(format!("proxy{number}")), ProxyReport::default()))
+                .map(|number| (ProxyUid::from(format!("proxy{number}")), ProxyReport::default()))
                 .collect(),
             now: SLEEP_INTERVAL,
             rounds: 0,
@@ -181,10 +181,10 @@ impl Town {
             let state = by_keeper.get(uid).map(|instance| state(instance, self.rounds));
             let served = state.as_ref().map(served);
             *report = KeeperReport {
-                info_uid: InfoUid(format!("{uid}-{}", self.rounds)),
+                info_uid: InfoUid::from(format!("{uid}-{}", self.rounds)),
                 uid: uid.clone(),
                 cluster_uid: CLUSTER.into(),
-                boot_uuid: BootUuid(format!("boot-of-{uid}")),
+                boot_uuid: BootUuid::from(format!("boot-of-{uid}")),
                 postgres_binary_version: PostgresVersion { major: 15, minor: 4 },
                 postgres_state: state,
                 can_be_primary: Some(true),
@@ -195,7 +195,7 @@ impl Town {
         let generation = self.document.proxy.as_ref().map_or(0, |proxy| proxy.generation);
         for (uid, report) in &mut self.proxies {
             *report = ProxyReport {
-                info_uid: InfoUid(format!("{uid}-{}", self.rounds)),
+                info_uid: InfoUid::from(format!("{uid}-{}", self.rounds)),
                 uid: uid.clone(),
                 generation,
                 proxy_timeout: 15_000_000_000,

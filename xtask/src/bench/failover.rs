@@ -158,7 +158,7 @@ async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Res
 
     let observer = tokio::spawn(watch_store(
         cluster.store.clone(),
-        KeeperUid(format!("keeper{primary}")),
+        KeeperUid::from(format!("keeper{primary}")),
         sightings.clone(),
     ));
     match fault {

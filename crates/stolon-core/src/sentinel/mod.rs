@@ -107,7 +107,7 @@ pub trait UidSource {
 
     /// The same for a cluster.
     fn cluster_uid(&mut self) -> ClusterUid {
-        ClusterUid(self.instance_uid().0)
+        ClusterUid::from(self.instance_uid().as_str())
     }
 }
 

@@ -59,7 +59,7 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
 
-    let uid = ClusterUid(new_uid8());
+    let uid = ClusterUid::from(new_uid8());
     let mut data = ClusterData::initial(uid, spec, Timestamp::utc(jiff::Timestamp::now()));
     data.cluster.overwrite_data = true;
     let document = ClusterDocument::from(data);

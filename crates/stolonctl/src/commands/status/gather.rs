@@ -106,11 +106,11 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
         leader.as_ref().and_then(|leader| sentinels.get(leader)).and_then(|report| report.holds.clone());
     let sentinels = sentinels
         .into_keys()
-        .map(|uid| SentinelLine { leader: leader.as_ref() == Some(&uid), uid: uid.0 })
+        .map(|uid| SentinelLine { leader: leader.as_ref() == Some(&uid), uid: uid.to_string() })
         .collect();
     let proxies = proxies
         .into_iter()
-        .map(|(uid, report)| ProxyLine { uid: uid.0, generation: report.generation })
+        .map(|(uid, report)| ProxyLine { uid: uid.to_string(), generation: report.generation })
         .collect();
     Ok(Status {
         sentinels,
@@ -133,7 +133,7 @@ fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>)
                 Some(status) => format!("{}:{}", status.listen_address, status.port),
             };
             KeeperLine {
-                uid: uid.0.clone(),
+                uid: uid.to_string(),
                 listen_address,
                 healthy: keeper.status.healthy,
                 pg_healthy: instance.is_some_and(|instance| instance.status.healthy),
@@ -157,9 +157,9 @@ fn cluster_line(
         available,
         master_keeper_uid: data
             .primary()
-            .map(|instance| instance.spec.keeper_uid.0.clone())
+            .map(|instance| instance.spec.keeper_uid.to_string())
             .unwrap_or_default(),
-        master_db_uid: primary.0,
+        master_db_uid: primary.to_string(),
         problems: activity::of_cluster(cluster, reports, holds),
     }
 }

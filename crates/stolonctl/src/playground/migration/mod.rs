@@ -269,8 +269,8 @@ async fn lose_primary(
     steps.say(&format!("{} clients write for {} s before the kill", writes.clients, WRITING.as_secs()));
     let writing = writes.start().await?;
     tokio::time::sleep(WRITING).await;
-    let pid = playground.supervisor.pid(&primary.0).context("the primary's keeper does not run")?;
-    playground.supervisor.hold(&primary.0);
+    let pid = playground.supervisor.pid(primary.as_str()).context("the primary's keeper does not run")?;
+    playground.supervisor.hold(primary.as_str());
     let killed = kill_tree(Some(pid), &playground.layout.keeper_directory(number)).await;
     let died = Instant::now();
     let promised = writing.acknowledged();
@@ -320,7 +320,7 @@ async fn rejoin(
     steps: &mut Steps,
 ) -> anyhow::Result<()> {
     steps.begin(&format!("{old} comes back"));
-    playground.supervisor.release(&old.0)?;
+    playground.supervisor.release(old.as_str())?;
     let target = playground.proxy_target();
     let standbys = usize::from(playground.args.keepers) - 1;
     let streaming = within(LIMIT, "the old primary to stream", until_streaming(&target, standbys)).await;
@@ -359,7 +359,7 @@ async fn compare_once_more(
 async fn primary(playground: &Playground) -> anyhow::Result<(KeeperUid, usize)> {
     let view = View::look(&playground.store).await?;
     let keeper = view.primary_keeper().context("there is no primary")?.clone();
-    let number = keeper.0.trim_start_matches("keeper").parse().context("an unknown keeper")?;
+    let number = keeper.as_str().trim_start_matches("keeper").parse().context("an unknown keeper")?;
     Ok((keeper, number))
 }
 
