@@ -1,6 +1,7 @@
 //! Turns of sentinels, keepers and the proxy. Every decision is the production code's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{Goal, Identity, RewindCredentials, User, plan};
@@ -54,8 +55,8 @@ impl World {
             true => Standing::Leader,
             false => Standing::Follower,
         };
-        let keepers: BTreeMap<_, KeeperReport> =
-            view.keeper_reports.iter().map(|(uid, report)| (uid.clone(), (**report).clone())).collect();
+        let reports = view.keeper_reports.iter();
+        let keepers = reports.map(|(uid, report)| (uid.clone(), Arc::new((**report).clone()))).collect();
         let mut proxies: BTreeMap<_, ProxyReport> =
             view.proxy_report.iter().map(|report| (report.uid.clone(), (**report).clone())).collect();
         let mut data = (*view.document).clone();

@@ -150,7 +150,7 @@ impl Sentinel {
                 Event::ViewRead(Box::new(Reading {
                     as_of: own_time(as_of),
                     document: document.map(|document| document.value),
-                    keepers,
+                    keepers: keepers.into_iter().map(|(uid, report)| (uid, Arc::new(report))).collect(),
                     proxies,
                     unreadable_proxies,
                     told: Told {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{
@@ -294,7 +295,7 @@ pub(crate) fn reading(everything: &Everything, as_of: Duration) -> Reading {
     Reading {
         as_of,
         document: everything.document.as_ref().map(|(document, _)| (**document).clone()),
-        keepers: everything.keepers.iter().map(|(uid, it)| (uid.clone(), (**it).clone())).collect(),
+        keepers: everything.keepers.iter().map(|(uid, it)| (uid.clone(), Arc::new((**it).clone()))).collect(),
         proxies: everything.proxies.iter().map(|(uid, it)| (uid.clone(), (**it).clone())).collect(),
         unreadable_proxies: Default::default(),
         told: Told::default(),

@@ -129,7 +129,7 @@ impl Town {
         let reading = Reading {
             as_of: self.now,
             document: Some(self.document.clone()),
-            keepers: self.keepers.clone(),
+            keepers: self.keepers.iter().map(|(uid, it)| (uid.clone(), Arc::new(it.clone()))).collect(),
             proxies: self.proxies.clone(),
             unreadable_proxies: BTreeSet::new(),
             told: Told::default(),

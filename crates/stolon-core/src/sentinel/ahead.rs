@@ -1,5 +1,6 @@
 //! A store that went back in time: keepers have served under newer cluster data than those that it holds, or sentinels have seen some.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use stolon_model::{
@@ -90,8 +91,12 @@ impl<'a> Witnesses<'a> {
     }
 }
 
-fn by_keeper(reports: &BTreeMap<KeeperUid, KeeperReport>) -> impl Iterator<Item = (&KeeperUid, &Served)> {
-    reports.iter().filter_map(|(uid, report)| Some((uid, report.activity.as_ref()?.served.as_ref()?)))
+fn by_keeper<R: Borrow<KeeperReport>>(
+    reports: &BTreeMap<KeeperUid, R>,
+) -> impl Iterator<Item = (&KeeperUid, &Served)> {
+    reports
+        .iter()
+        .filter_map(|(uid, report)| Some((uid, report.borrow().activity.as_ref()?.served.as_ref()?)))
 }
 
 fn highest_served<'a>(data: &ClusterData, served: impl Iterator<Item = &'a Served>) -> u64 {
@@ -101,9 +106,9 @@ fn highest_served<'a>(data: &ClusterData, served: impl Iterator<Item = &'a Serve
 
 /// The keepers that have served under newer cluster data than these, by their reports, and by what is `told` of those that do not
 /// report any more.
-pub(super) fn ahead<'a>(
+pub(super) fn ahead<'a, R: Borrow<KeeperReport>>(
     data: &ClusterData,
-    reports: &'a BTreeMap<KeeperUid, KeeperReport>,
+    reports: &'a BTreeMap<KeeperUid, R>,
     told: impl Iterator<Item = (&'a KeeperUid, &'a Served)>,
 ) -> Vec<Ahead> {
     let told = told.filter(|(uid, _)| !reports.contains_key(*uid));
@@ -120,9 +125,13 @@ pub(super) fn ahead<'a>(
 
 /// The timeline of the document's primary, by the document or, if that is newer, by its own report: a document about which nothing is
 /// decided is not brought up to date.
-fn primary_timeline(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Timeline {
+fn primary_timeline<R: Borrow<KeeperReport>>(
+    data: &ClusterData,
+    reports: &BTreeMap<KeeperUid, R>,
+) -> Timeline {
     let Some(primary) = data.primary() else { return Timeline(0) };
-    let state = reports.get(&primary.spec.keeper_uid).and_then(|report| report.postgres_state.as_ref());
+    let report = reports.get(&primary.spec.keeper_uid);
+    let state = report.and_then(|report| report.borrow().postgres_state.as_ref());
     let reported = state.filter(|state| state.uid == primary.uid).map(|state| state.timeline);
     primary.status.timeline.max(reported.unwrap_or_default())
 }
@@ -136,10 +145,10 @@ pub(super) fn next_epoch(data: &ClusterData, known: u64, wall: Timestamp) -> u64
 }
 
 /// The highest epoch that a sentinel knows of, by its own memory and by what keepers have said.
-pub(super) fn known_epoch<'a>(
+pub(super) fn known_epoch<'a, R: Borrow<KeeperReport> + 'a>(
     data: &ClusterData,
     seen: u64,
-    reports: &'a BTreeMap<KeeperUid, KeeperReport>,
+    reports: &'a BTreeMap<KeeperUid, R>,
     told: impl Iterator<Item = (&'a KeeperUid, &'a Served)>,
 ) -> u64 {
     seen.max(highest_served(data, by_keeper(reports).chain(told).map(|(_, served)| served)))

@@ -62,7 +62,7 @@ impl Round<'_> {
         let mut candidates: Vec<&Instance> = Vec::new();
         let mut rejected = Vec::new();
         for instance in self.draft.instances.values().filter(|instance| instance.uid != primary.uid) {
-            let report = || self.seen.view.keepers.get(&instance.spec.keeper_uid);
+            let report = || self.seen.view.keepers.get(&instance.spec.keeper_uid).map(|report| &**report);
             let rejection = question
                 .rejection(instance)
                 .or_else(|| self.went_back(instance))

@@ -1,6 +1,7 @@
 //! What a sentinel's machine is told, and what it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
@@ -39,7 +40,7 @@ pub struct Reading {
     /// The cluster data.
     pub document: Option<ClusterDocument>,
     /// The reports of all keepers.
-    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    pub keepers: BTreeMap<KeeperUid, Arc<KeeperReport>>,
     /// The reports of all proxies that can be read.
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
     /// Proxies whose report cannot be read: they may be forwarding.

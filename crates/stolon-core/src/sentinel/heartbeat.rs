@@ -70,8 +70,8 @@ impl<'a> Seen<'a> {
             if known_report.is_some_and(|known| known.info_uid == report.info_uid) {
                 continue;
             }
-            let sighting =
-                KeeperSighting { report: Some(Arc::new(report.clone())), life, since: self.arrival_of(uid) };
+            let since = self.arrival_of(uid);
+            let sighting = KeeperSighting { report: Some(Arc::clone(report)), life, since };
             match known {
                 Some(known) => *known = sighting,
                 None => newcomers.push((uid.clone(), sighting)),

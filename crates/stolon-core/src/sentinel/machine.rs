@@ -4,6 +4,7 @@
 //! sleep interval later. The own report goes out beside it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
@@ -383,7 +384,7 @@ impl Machine {
     fn no_document(
         &mut self,
         now: Now,
-        keepers: &BTreeMap<KeeperUid, KeeperReport>,
+        keepers: &BTreeMap<KeeperUid, Arc<KeeperReport>>,
         uids: &mut dyn UidSource,
         out: &mut Vec<Effect>,
     ) {

@@ -31,6 +31,7 @@ mod sync;
 mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
@@ -60,7 +61,7 @@ pub struct View<'a> {
     /// The cluster data.
     pub cluster: &'a UsableCluster,
     /// The reports of all keepers.
-    pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
+    pub keepers: &'a BTreeMap<KeeperUid, Arc<KeeperReport>>,
     /// The reports of all proxies.
     pub proxies: &'a BTreeMap<ProxyUid, ProxyReport>,
     /// Proxies whose report cannot be read: they may be forwarding.

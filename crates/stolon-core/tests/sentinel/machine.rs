@@ -1,5 +1,6 @@
 //! The machine: when it reads, what it writes, what a write without an answer means, what it says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{
@@ -57,7 +58,7 @@ impl Bench {
         Reading {
             as_of: self.world.now,
             document: Some(self.world.data.clone().into()),
-            keepers: self.world.current_reports(),
+            keepers: shared(self.world.current_reports()),
             proxies: self.world.proxies.clone(),
             unreadable_proxies: self.world.unreadable_proxies.clone(),
             told: self.world.told.clone(),
@@ -72,7 +73,8 @@ impl Bench {
     /// Answer a reading under way with reports that all have this position.
     fn read_moved(&mut self, lsn: Lsn) -> Vec<Effect> {
         let mut reading = self.reading();
-        let states = reading.keepers.values_mut().filter_map(|report| report.postgres_state.as_mut());
+        let states =
+            reading.keepers.values_mut().filter_map(|report| Arc::make_mut(report).postgres_state.as_mut());
         states.for_each(|state| state.lsn = lsn);
         self.handle(Event::ViewRead(Box::new(reading)))
     }
@@ -305,8 +307,8 @@ fn a_store_that_loses_a_decision_is_noticed_and_what_is_known_of_it_is_published
     assert_eq!(published(&effects).unwrap().newer, Some(newer));
     let served = Served { cluster_uid: "cluster1".into(), epoch: 11, ..Served::default() };
     let mut reading = bench.reading();
-    let activity = reading.keepers.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap();
-    activity.served = Some(served.clone());
+    let report = Arc::make_mut(reading.keepers.get_mut(&keeper_uid(2)).unwrap());
+    report.activity.as_mut().unwrap().served = Some(served.clone());
     bench.pass(5000);
     let effects = bench.handle(Event::ViewRead(Box::new(Reading { as_of: bench.world.now, ..reading })));
     let keepers = published(&effects).unwrap().newer.unwrap().keepers;

@@ -4,6 +4,7 @@
 //! generations is also what keepers report. Situations that a report cannot show are set by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{
@@ -261,9 +262,10 @@ impl World {
     pub fn round_on(&mut self, keepers: &BTreeMap<KeeperUid, KeeperReport>) -> Decision {
         let before = self.data.clone();
         let cluster = before.clone().try_into().unwrap();
+        let keepers = shared(keepers.clone());
         let view = View {
             cluster: &cluster,
-            keepers,
+            keepers: &keepers,
             proxies: &self.proxies,
             unreadable_proxies: &self.unreadable_proxies,
             standing: self.standing,
@@ -320,6 +322,11 @@ impl World {
     pub fn expect_unchanged(self, name: &str) {
         self.expect(name, |_| {});
     }
+}
+
+/// Reports as a sentinel reads them.
+pub fn shared(reports: BTreeMap<KeeperUid, KeeperReport>) -> BTreeMap<KeeperUid, Arc<KeeperReport>> {
+    reports.into_iter().map(|(uid, report)| (uid, Arc::new(report))).collect()
 }
 
 pub fn texts<T: std::fmt::Display>(items: &[T]) -> Vec<String> {
