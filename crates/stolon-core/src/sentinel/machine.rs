@@ -1,7 +1,7 @@
-//! A sentinel without IO: what it is told goes in, what it wants done comes out.
+//! A sentinel without IO: events go in, effects come out.
 //!
-//! A round is a reading, a decision, and a write where one is due; one thing at a time, and another reading at the latest one
-//! sleep interval later. The own report goes out beside it.
+//! A round is a reading, a decision, and a write if one is due. Rounds do not overlap, and the next reading begins at the latest one
+//! sleep interval later. This sentinel's report is published beside them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::latency::Latency;
 use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
 
 /// Wakes that come closer together than this are answered by one round. A failover in synchronous mode takes four rounds, each
-/// of which answers what keepers did about the one before, so this is what clients wait for; on a quiet cluster nobody does.
+/// of which answers what keepers did about the one before, so clients wait that long each time; on a quiet cluster no client does.
 const COALESCE: Duration = Duration::from_millis(10);
 /// The sleep interval until a specification says another one.
 const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,24 +25,24 @@ const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
 const SILENCE: f64 = 1.5;
 /// Where a store tells of what happens, what was confirmed so long ago is good enough to see that nothing has to be done.
 const CONFIRMED: Duration = Duration::from_secs(30);
-/// Where nothing but times changes, the cluster data and the own report are written only so often.
+/// The cluster data and this sentinel's report are written only so often if nothing but times changes.
 const AT_REST: Duration = Duration::from_secs(60);
 /// `sleepInterval` below this would spin.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 
-/// What a sentinel was told when it was started.
+/// What a sentinel was given at its start.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Its identity.
+    /// Uid of the sentinel.
     pub uid: SentinelUid,
-    /// How to make the cluster when there is none yet.
+    /// How to make the cluster if there is none.
     pub initial_spec: Option<ClusterSpec>,
 }
 
 /// How young the next reading must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// What is known will do.
+    /// What is known suffices.
     Known,
     /// What is known is wrong or must be proven.
     Fresh,
@@ -73,7 +73,7 @@ pub struct Machine {
     latency: Latency,
     sleep_interval: Duration,
     under_way: UnderWay,
-    /// Something changed in the store since the last reading began.
+    /// Whether something changed in the store since the last reading began.
     stirred: bool,
     /// When the last reading began.
     began: Duration,
@@ -88,7 +88,7 @@ pub struct Machine {
     last_write: Option<Duration>,
     /// A write whose outcome is not known. The document tells, as soon as it is another one than before.
     unsure: Option<Box<Proposal>>,
-    /// The cluster that was last seen in the store.
+    /// Uid of the cluster that was last seen in the store.
     last_seen: Option<ClusterUid>,
     own_report: OwnReport,
     holds: Vec<Hold>,
@@ -100,7 +100,7 @@ pub struct Machine {
 enum Rest {
     /// Positions move: an election after the loss of this sentinel goes by those in the document.
     Moving,
-    /// They do not.
+    /// Positions do not move.
     Still,
 }
 
@@ -113,14 +113,14 @@ impl Rest {
     }
 }
 
-/// The report about this sentinel.
+/// This sentinel's report.
 #[derive(Clone, Debug, Default)]
 struct OwnReport {
-    /// When it was last published.
+    /// When the report was last published.
     last: Option<Duration>,
     /// Being published, since then.
     under_way: Option<Duration>,
-    /// Why it did not reach the store.
+    /// Why the report did not reach the store.
     refused: Option<Explained>,
 }
 
@@ -149,7 +149,7 @@ impl Machine {
         }
     }
 
-    /// What to do about what happened.
+    /// Handle an event.
     pub fn handle(&mut self, now: Now, event: Event, uids: &mut dyn UidSource) -> Vec<Effect> {
         let mut effects = Vec::new();
         let out = &mut effects;
@@ -207,7 +207,7 @@ impl Machine {
         }
     }
 
-    /// The next reading asks the store, at that time at the latest.
+    /// Have the next reading ask the store, at that time at the latest.
     fn ask_again(&mut self, at: Duration) {
         self.need = Need::Fresh;
         self.due = self.due.min(at);
@@ -253,12 +253,12 @@ impl Machine {
         let decision = reconcile(&view, &self.memory, now, uids);
         match self.standing {
             Standing::Follower => {
-                // It has no verdicts to be in time with: what it sees it remembers when it sees it.
+                // A follower has no deadlines: it only remembers what it sees.
                 self.memory = decision.memory;
                 self.note_holds(Vec::new(), out);
                 self.no_more_trouble(out);
             }
-            // What others must act on is decided on what the store says now.
+            // A decision that others must act on needs the present state of the store.
             Standing::Leader if decision.weight == Weight::Decisive && !is_fresh => {
                 return self.ask_again(now.monotonic);
             }
@@ -269,7 +269,7 @@ impl Machine {
         self.publish_report(now.monotonic, out);
     }
 
-    /// Write what was decided: at once when somebody must act on it, otherwise as a sign of life.
+    /// Write what was decided: at once if a keeper or a proxy must act on it, otherwise as a sign of life.
     fn carry_out(&mut self, now: Duration, proposal: Proposal, out: &mut Vec<Effect>) {
         let due = self.last_write.is_none_or(|at| {
             match Rest::between(proposal.before.data(), &proposal.decision.next) {
@@ -334,7 +334,7 @@ impl Machine {
         }
     }
 
-    /// A round is over: say every change once, and what does not happen only when the reasons are other ones than before.
+    /// A round is over: log every change once, and what does not happen only if the reasons have changed.
     fn completed(&mut self, decision: Decision, out: &mut Vec<Effect>) {
         self.no_more_trouble(out);
         self.verdict_at = decision.wake_at;
@@ -379,8 +379,8 @@ impl Machine {
         }
     }
 
-    /// There is no document: make one if this sentinel was told how, and if nobody remembers another one. A store that was lost or
-    /// emptied is no operator's consent to overwrite databases.
+    /// There is no document: make one if this sentinel was told how, and if nobody remembers another one. That a store was lost or
+    /// emptied is not an operator's consent to overwrite databases.
     fn no_document(
         &mut self,
         now: Now,
@@ -416,8 +416,8 @@ impl Machine {
         now.saturating_sub(last) >= self.sleep_interval.mul_f64(0.9)
     }
 
-    /// Publish the own report when it is due. The store keeps it as long as this process goes on; that it says the same again now
-    /// and then is for the case that somebody took it away.
+    /// Publish this sentinel's report if it is due. The store keeps the report as long as this process runs; it is repeated now and
+    /// then in case it was removed.
     fn publish_report(&mut self, now: Duration, out: &mut Vec<Effect>) {
         let due = self.own_report.last.is_none_or(|at| now.saturating_sub(at) >= AT_REST);
         if !due || self.own_report.under_way.is_some() || matches!(self.under_way, UnderWay::Writing { .. }) {
