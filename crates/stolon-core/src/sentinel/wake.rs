@@ -26,12 +26,6 @@ impl Wake {
     }
 }
 
-impl FromIterator<Wake> for Wake {
-    fn from_iter<I: IntoIterator<Item = Wake>>(wakes: I) -> Self {
-        wakes.into_iter().fold(Wake::NEVER, Wake::or)
-    }
-}
-
 /// How far a span of time has run that something may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
@@ -58,5 +52,27 @@ impl Limit {
             Limit::Over => Wake::NEVER,
             Limit::Until(moment) => Wake::at(moment),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_last_moment_of_a_span_belongs_to_it() {
+        let limit = |now| Limit::of(SECOND, SECOND * 2, now);
+        assert_eq!(limit(SECOND * 3), Limit::Until(Duration::from_millis(3001)));
+        assert!(limit(Duration::from_millis(3001)).is_over());
+        assert_eq!(limit(SECOND * 9).wake(), Wake::NEVER, "time changes nothing any more");
+    }
+
+    #[test]
+    fn the_earliest_moment_to_come_counts() {
+        let wake = Wake::at(SECOND * 5).or(Wake::NEVER).or(Wake::at(SECOND * 3));
+        assert_eq!(wake.after(SECOND), Some(SECOND * 3));
+        assert_eq!(wake.after(SECOND * 3), None, "a moment that has come needs no wake");
     }
 }
