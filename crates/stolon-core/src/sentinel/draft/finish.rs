@@ -15,7 +15,7 @@ use crate::sentinel::{Change, Weight, check};
 impl Draft<'_> {
     /// Copy what keepers need of the cluster's specification into every instance.
     pub fn copy_specification(&mut self, effective: &EffectiveSpec) {
-        // A cluster that was just made may have taken them from its first instance.
+        // The parameters of a cluster that was just made may come from its first instance.
         let mut parameters = Shared::of(&self.data.cluster.spec.pg_parameters);
         let mut lines = Shared::of(&effective.pg_hba);
         for instance in self.data.instances.values_mut() {
@@ -49,7 +49,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether the difference from the document that was read matters to anybody.
+    /// Whether the difference from the document that was read needs a write at once.
     pub fn weight(&self) -> Weight {
         match differs_in_routine_only(&self.data, self.before) {
             true => Weight::Routine,
