@@ -8,7 +8,7 @@ use stolon_core::keeper::{Answer, HbaLine};
 use stolon_core::sentinel::Reading;
 use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn};
 
-use crate::scenario::{Program, Scenario};
+use crate::scenario::{Program, Scenario, Spec};
 use crate::sentinel::reading;
 use crate::store::Everything;
 use crate::world::World;
@@ -82,6 +82,11 @@ impl Guard {
         // Who is deposed is seen by those who come to it straight.
         match self {
             Guard::DeposedPrimary => Scenario { direct_clients: 3, ..scenario },
+            // Shorter intervals give nobody the time to report again.
+            Guard::GapCompensation => {
+                let spec = Spec { sleep: 5_000, fail: 20_000, ..scenario.spec.clone() };
+                Scenario { spec, ..scenario }
+            }
             _ => scenario,
         }
     }

@@ -21,7 +21,7 @@ use crate::trace::{Log, Trace};
 use crate::{Outcome, Time};
 
 /// How long a program waits for the store.
-const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts of a watch to get through.
 const WATCH_RETRY: Duration = Duration::from_secs(1);
 /// A run that takes more events than this for each second is going round in circles.

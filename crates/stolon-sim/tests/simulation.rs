@@ -43,8 +43,16 @@ fn a_slice_of_the_everyday_campaign_breaks_nothing() {
     let found = found.into_inner().expect("no run panics");
     assert!(found.failed.is_empty(), "see them with `cargo xtask sim --seed N`: {:#?}", found.failed);
     assert!(found.coverage.acknowledged > 30_000, "clients got far: {}", found.coverage.acknowledged);
-    for point in [Point::Failover, Point::DoubleFailover, Point::Rewind, Point::HungServer, Point::Converged]
-    {
+    for point in [
+        Point::Failover,
+        Point::DoubleFailover,
+        Point::Rewind,
+        Point::HungServer,
+        Point::StoreRollback,
+        Point::Settled,
+        Point::AsynchronousLoss,
+        Point::Converged,
+    ] {
         assert!(found.coverage.count(point) > 0, "the slice never reached {point:?}");
     }
 }
