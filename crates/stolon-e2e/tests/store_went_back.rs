@@ -165,3 +165,25 @@ fn failkeeper_says_what_became_of_it() {
         Ok(())
     });
 }
+/// Removed right after its end, a keeper is not brought back by the report that it left behind; started again, it is back.
+#[test]
+fn a_removed_keeper_stays_away_until_it_reports() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let standby = 3 - cluster.primary().await?;
+        let name = format!("keeper{standby}");
+        let uid = name.as_str().into();
+        cluster.kill_keeper_and_postgres(standby).await?;
+        cluster.stolonctl_ok(&["removekeeper", &name], "").await?;
+        let writes = cluster.data().await?.change_time;
+        wait_for("decisions after the removal", PATIENCE, async || {
+            cluster.session().await?.rows("select pg_logical_emit_message(true, 'test', '')", QUERY).await?;
+            let data = cluster.data().await?;
+            ensure!(!data.keepers.contains_key(&uid), "{name} is back");
+            let age = data.change_time.instant().duration_since(writes.instant());
+            Ok((age.as_secs() >= 5).then_some(()))
+        })
+        .await?;
+        cluster.start_service(&name)?;
+        cluster.wait_streaming(1, PATIENCE).await
+    });
+}

@@ -10,7 +10,7 @@ use stolon_core::keeper::{OldData, Upstream};
 
 use crate::credentials::Credentials;
 use crate::error::{PostgresError, Result};
-use crate::files::{SecretFile, Written, remove_if_there, sync_parent, write_atomically};
+use crate::files::{SecretFile, remove_if_there, sync_parent};
 use crate::initialise::parse_progress;
 use crate::limit::Limit;
 use crate::local::{BaseBackup, LocalPostgres, ProgressSender};
@@ -112,30 +112,22 @@ impl LocalPostgres {
         self.port_must_be_free(limit).await?;
         let crashed = !self.control_data(limit).await?.state.is_clean();
         let server = self.clone();
-        let signal = self.data_directory().join("standby.signal");
-        let hide = signal.clone();
         let prepare = move || {
+            let directory = server.data_directory();
+            if crashed && directory.join("standby.signal").exists() {
+                return Err(PostgresError::StandbyCrashed);
+            }
             server.forget_stale_pid_file()?;
             // pg_rewind stops at a file that is a link on one side only.
-            remove_if_there(&server.data_directory().join("postgresql.auto.conf"))?;
-            // The recovery before the rewind does not work on a standby (PostgreSQL source, xlogrecovery.c).
-            Ok(crashed && remove_if_there(&hide)? == Written::Replaced)
+            remove_if_there(&directory.join("postgresql.auto.conf")).map(drop)
         };
-        let hidden = self.on_disk("preparing the rewind", limit, prepare).await?;
+        self.on_disk("preparing the rewind", limit, prepare).await?;
         loop {
             match self.run_rewind(source, progress, limit).await {
                 Err(PostgresError::Tool { tail, .. }) if previous_server_lingers(&tail) => {
                     limit.pause("waiting for the previous server's processes", LINGERING_POLL).await?;
                 }
-                Err(error) => {
-                    if hidden {
-                        let limit = Limit::for_tidying_up();
-                        let put_back = move || write_atomically(&signal, b"");
-                        self.on_disk("making a standby of the data again", &limit, put_back).await?;
-                    }
-                    return Err(error);
-                }
-                Ok(()) => return Ok(()),
+                outcome => return outcome,
             }
         }
     }

@@ -40,6 +40,11 @@ pub enum PostgresError {
         /// The cause.
         source: std::io::Error,
     },
+    /// `pg_rewind` recovers data that did not end in order, and cannot do that as a standby. As a primary they would write a checkpoint
+    /// where the source goes on with something else, on the same timeline: `pg_rewind` would find nothing to do, and the data
+    /// could follow nobody any more.
+    #[error("a standby that did not end in order cannot be rewound")]
+    StandbyCrashed,
     /// A child tool ended with a failure.
     #[error("{tool} failed: {explanation}")]
     Tool {

@@ -148,6 +148,17 @@ instance_test!(a_standby_is_copied_catches_up_is_promoted_and_the_old_primary_re
         !a.directory.path().join("secrets").read_dir().unwrap().any(|_| true),
         "no secret is left behind"
     );
+
+    // A standby that crashed would be recovered as a primary first, and could follow nobody afterwards.
+    a.crash().await;
+    let refused = a.postgres.rewind(&b.source_for(&a), &progress(), &limit()).await;
+    assert!(matches!(refused, Err(PostgresError::StandbyCrashed)), "{refused:?}");
+    a.start(&a.standby_files(&b, &[])).await;
+    b.run("INSERT INTO t VALUES (6)").await;
+    eventually("the standby following as before", || async {
+        a.sql().await.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0) == 6
+    })
+    .await;
     a.stop().await;
     b.stop().await;
 });

@@ -68,6 +68,8 @@ pub enum FailureKind {
     Source(SourceTrouble),
     /// A program of PostgreSQL is not installed; nothing here was touched.
     NoProgram,
+    /// These data cannot be rewound, however often it is tried; nothing here was touched.
+    NotRewindable,
     /// Everything else: a file operation, a tool, a query.
     Other,
 }

@@ -30,6 +30,7 @@ fn kind(error: &PostgresError) -> FailureKind {
         PostgresError::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             FailureKind::NoProgram
         }
+        PostgresError::StandbyCrashed => FailureKind::NotRewindable,
         PostgresError::Source(problem) => FailureKind::Source(trouble(problem)),
         _ => FailureKind::Other,
     }

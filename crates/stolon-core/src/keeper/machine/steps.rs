@@ -304,8 +304,11 @@ impl Machine {
                     _ => OldData::KeepUntilCopied,
                 };
             }
-            // No second attempt finds a tool that is not installed.
-            Step::Rewind { .. } if called_off || failure.kind == FailureKind::NoProgram => {
+            // No second attempt finds a tool that is not installed, or other data.
+            Step::Rewind { .. }
+                if called_off
+                    || matches!(failure.kind, FailureKind::NoProgram | FailureKind::NotRewindable) =>
+            {
                 self.making.attempt.rewind_is_useless()
             }
             Step::Rewind { .. } => self.making.attempt.rewind_failures += 1,
