@@ -284,7 +284,7 @@ async fn read_cluster(feed: DocumentFeed, at_most: Duration) -> Ended {
 
 fn usable(document: ClusterDocument) -> ClusterRead {
     match UsableCluster::try_from(document) {
-        Ok(cluster) => ClusterRead::Usable(Box::new(cluster)),
+        Ok(cluster) => ClusterRead::Usable(Arc::new(cluster)),
         Err(error) => ClusterRead::Invalid(error.to_string()),
     }
 }

@@ -167,27 +167,125 @@ document! {
 }
 
 impl KeeperReport {
-    /// True when two reports differ in nothing but what moves all the time and calls for nothing by itself.
+    /// True when two reports differ in nothing but what moves all the time and calls for nothing by itself: their own uids,
+    /// positions, bytes copied.
     pub fn says_the_same_as(&self, other: &KeeperReport) -> bool {
-        self.without_positions() == other.without_positions()
+        let KeeperReport {
+            info_uid: _,
+            uid,
+            cluster_uid,
+            boot_uuid,
+            postgres_binary_version,
+            postgres_state,
+            can_be_primary,
+            can_be_synchronous_replica,
+            activity,
+        } = self;
+        both(postgres_state, &other.postgres_state, PostgresState::says_the_same_as)
+            && both(activity, &other.activity, KeeperActivity::says_the_same_as)
+            && (uid, cluster_uid, boot_uuid) == (&other.uid, &other.cluster_uid, &other.boot_uuid)
+            && *postgres_binary_version == other.postgres_binary_version
+            && *can_be_primary == other.can_be_primary
+            && *can_be_synchronous_replica == other.can_be_synchronous_replica
     }
+}
 
-    /// The report without what moves all the time and calls for nothing by itself: its uid, positions, bytes copied. Two reports
-    /// that are equal without them say the same.
-    pub fn without_positions(&self) -> KeeperReport {
-        let mut report = self.clone();
-        report.info_uid = InfoUid::default();
-        if let Some(state) = &mut report.postgres_state {
-            state.lsn = Lsn(0);
-            state.older_wal_file.clear();
+impl PostgresState {
+    fn says_the_same_as(&self, other: &PostgresState) -> bool {
+        let PostgresState {
+            uid,
+            generation,
+            listen_address,
+            port,
+            healthy,
+            system_identifier,
+            timeline,
+            lsn: _,
+            timelines_history,
+            pg_parameters,
+            synchronous_standbys,
+            older_wal_file: _,
+        } = self;
+        (healthy, generation, timeline) == (&other.healthy, &other.generation, &other.timeline)
+            && (uid, system_identifier) == (&other.uid, &other.system_identifier)
+            && (listen_address, port) == (&other.listen_address, &other.port)
+            && *synchronous_standbys == other.synchronous_standbys
+            && *timelines_history == other.timelines_history
+            && *pg_parameters == other.pg_parameters
+    }
+}
+
+impl KeeperActivity {
+    fn says_the_same_as(&self, other: &KeeperActivity) -> bool {
+        let KeeperActivity {
+            step,
+            bytes_done: _,
+            bytes_total,
+            problem,
+            replication_problem,
+            parameter_problems,
+            pending_restart,
+            restarts,
+            looks: _,
+            hindrance,
+            served,
+        } = self;
+        (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
+            && (bytes_total, restarts, pending_restart)
+                == (&other.bytes_total, &other.restarts, &other.pending_restart)
+            && (hindrance, parameter_problems) == (&other.hindrance, &other.parameter_problems)
+            && both(served, &other.served, Served::says_the_same_as)
+    }
+}
+
+impl Served {
+    fn says_the_same_as(&self, other: &Served) -> bool {
+        let Served { cluster_uid, epoch, instance, generation, timeline, lsn: _, primary_epoch } = self;
+        (epoch, generation, timeline) == (&other.epoch, &other.generation, &other.timeline)
+            && *primary_epoch == other.primary_epoch
+            && (cluster_uid, instance) == (&other.cluster_uid, &other.instance)
+    }
+}
+
+fn both<T>(one: &Option<T>, other: &Option<T>, same: impl FnOnce(&T, &T) -> bool) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => same(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_say_the_same_when_only_positions_moved() {
+        let mut report = KeeperReport {
+            uid: "k".into(),
+            postgres_state: Some(PostgresState::default()),
+            activity: Some(KeeperActivity { served: Some(Served::default()), ..KeeperActivity::default() }),
+            ..KeeperReport::default()
+        };
+        let before = report.clone();
+        report.info_uid = "new".into();
+        let (state, activity) = (report.postgres_state.as_mut().unwrap(), report.activity.as_mut().unwrap());
+        (state.lsn, state.older_wal_file) = (Lsn(9), "000000010000000000000001".into());
+        (activity.bytes_done, activity.looks) = (7, 8);
+        activity.served.as_mut().unwrap().lsn = Lsn(9);
+        assert!(before.says_the_same_as(&report));
+        let changes: [fn(&mut KeeperReport); 6] = [
+            |report| report.boot_uuid = "another".into(),
+            |report| report.postgres_state = None,
+            |report| report.postgres_state.as_mut().unwrap().healthy = true,
+            |report| report.postgres_state.as_mut().unwrap().pg_parameters = Some(Arc::default()),
+            |report| report.activity.as_mut().unwrap().step = "promoting".into(),
+            |report| report.activity.as_mut().unwrap().served.as_mut().unwrap().epoch = 2,
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let mut other = report.clone();
+            change(&mut other);
+            assert!(!before.says_the_same_as(&other), "change {index}");
         }
-        if let Some(activity) = &mut report.activity {
-            activity.bytes_done = 0;
-            activity.looks = 0;
-            if let Some(served) = &mut activity.served {
-                served.lsn = Lsn(0);
-            }
-        }
-        report
     }
 }

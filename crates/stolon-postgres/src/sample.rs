@@ -1,5 +1,7 @@
 //! What a running server says about itself.
 
+use std::sync::Arc;
+
 use std::path::{Path, PathBuf};
 
 use stolon_core::keeper::{Answer, ReplicationRow, WalReceiver};
@@ -70,10 +72,12 @@ impl LocalPostgres {
                 false => WalReceiver::Streaming,
             },
             history,
-            configured_parameters: settings
-                .iter()
-                .filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())))
-                .collect(),
+            configured_parameters: Arc::new(
+                settings
+                    .iter()
+                    .filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())))
+                    .collect(),
+            ),
             replication: replication.iter().map(replication_row).collect(),
             pending_restart,
             synchronous_standby_names: column(names).pop().unwrap_or_default(),

@@ -74,6 +74,8 @@ pub struct Campaign {
     pub runs: u64,
     /// Events in all of them.
     pub events: u64,
+    /// Virtual time in all of them.
+    pub lasted: Duration,
     /// Seeds that failed.
     pub failed: Vec<(u64, Violation)>,
 }
@@ -84,6 +86,7 @@ impl Campaign {
         self.coverage.add(&outcome.coverage);
         self.runs += 1;
         self.events += outcome.events;
+        self.lasted += outcome.lasted;
         if let Some(violation) = &outcome.violation {
             self.failed.push((seed, violation.clone()));
         }

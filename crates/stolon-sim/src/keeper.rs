@@ -1,6 +1,7 @@
 //! A keeper's program: what stands around the machine of `stolon-core`.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
@@ -346,7 +347,10 @@ impl World {
         };
         let (as_of, document) = (copy.as_of(), copy.seen.document.clone());
         self.note_deposed(index, document.as_ref().map(|(document, _)| &**document));
-        let read = document.map_or(ClusterRead::Absent, |(document, _)| self.as_cluster(index, &document));
+        let read = match document {
+            None => ClusterRead::Absent,
+            Some((document, revision)) => self.as_cluster(index, &document, revision),
+        };
         MachineEvent::ClusterRead { read, as_of }
     }
 
@@ -365,15 +369,24 @@ impl World {
         }
     }
 
-    fn as_cluster(&self, index: u8, document: &Rc<ClusterDocument>) -> ClusterRead {
+    /// Keepers read the same documents: each is only understood once.
+    fn as_cluster(&mut self, index: u8, document: &Rc<ClusterDocument>, revision: u64) -> ClusterRead {
+        if let Some((understood, read)) = &self.understood
+            && *understood == revision
+        {
+            return read.clone();
+        }
         let usable = ClusterData::try_from((**document).clone()).and_then(|mut data| {
             self.as_keepers_read_it(index, &mut data);
             UsableCluster::try_from(data)
         });
-        match usable {
+        let read = match usable {
             Err(bad) => ClusterRead::Invalid(bad.to_string()),
-            Ok(cluster) => ClusterRead::Usable(Box::new(cluster)),
-        }
+            Ok(cluster) => ClusterRead::Usable(Arc::new(cluster)),
+        };
+        // Without a guard each may read something else.
+        self.understood = self.sabotage.is_none().then(|| (revision, read.clone()));
+        read
     }
 
     /// A step has ended.

@@ -51,6 +51,8 @@ pub struct Outcome {
     pub digest: u64,
     /// Events handled.
     pub events: u64,
+    /// Virtual time that was played.
+    pub lasted: Time,
     /// What happened, for people; empty unless it was asked for.
     pub trace: Vec<String>,
 }

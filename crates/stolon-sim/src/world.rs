@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
+use stolon_core::keeper::ClusterRead;
+
 use crate::client::{Client, Ticket};
 use crate::coverage::{Coverage, Point};
 use crate::feed::Copy;
@@ -163,6 +165,8 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) store_troubles: StoreTroubles,
     lease_ends: Option<Time>,
+    /// What keepers make of the document of this revision.
+    pub(crate) understood: Option<(u64, ClusterRead)>,
     pub(crate) histories: Histories,
     pub(crate) postgres: Vec<Postgres>,
     pub(crate) keepers: Vec<Keeper>,
@@ -210,6 +214,7 @@ impl World {
             store: Store::default(),
             store_troubles: StoreTroubles::default(),
             lease_ends: None,
+            understood: None,
             histories: Histories::default(),
             postgres: vec![Postgres::default(); keepers.into()],
             keepers: (0..keepers).map(|keeper| Keeper::new(keeper, random.split())).collect(),
@@ -253,6 +258,7 @@ impl World {
             coverage: self.coverage,
             digest: self.digest,
             events: self.events,
+            lasted: self.now,
             trace: self.log.into_lines(),
         }
     }

@@ -174,9 +174,9 @@ fn weigh_everything(cluster: &Selector, old: Option<&Entry>, new: Option<&Entry>
 fn weigh_report(kind: Reports, old: Option<&Entry>, new: Option<&Entry>) -> Weight {
     let (Some(old), Some(new)) = (old, new) else { return Weight::Wakes };
     let says_the_same = match kind {
-        Reports::Keepers => both(old, new).is_some_and(|(old, new): (KeeperReport, KeeperReport)| {
-            old.without_positions() == new.without_positions()
-        }),
+        Reports::Keepers => {
+            both(old, new).is_some_and(|(old, new): (KeeperReport, KeeperReport)| old.says_the_same_as(&new))
+        }
         Reports::Proxies => both(old, new).is_some_and(|(old, new): (ProxyReport, ProxyReport)| {
             (old.uid, old.generation, old.proxy_timeout) == (new.uid, new.generation, new.proxy_timeout)
         }),

@@ -1,5 +1,6 @@
 //! What a keeper's machine is told, and what it asks for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{BootUuid, InstanceState, KeeperReport, KeeperState, Parameters, Served, UsableCluster};
@@ -50,7 +51,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub enum ClusterRead {
     /// Cluster data whose specification is valid.
-    Usable(Box<UsableCluster>),
+    Usable(Arc<UsableCluster>),
     /// There is none.
     Absent,
     /// There is something that cannot be worked with: one sentence.

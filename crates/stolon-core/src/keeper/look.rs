@@ -4,6 +4,8 @@
 //! that says so, never a missing answer. Each fact stands for itself, so that a binary that cannot tell its version hides
 //! neither that the server runs nor what the data directory holds.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
@@ -75,7 +77,7 @@ pub struct Answer {
     /// The whole history of `timeline`, oldest first.
     pub history: Vec<TimelineHistoryEntry>,
     /// `pg_file_settings`, later rows win, nothing filtered.
-    pub configured_parameters: Parameters,
+    pub configured_parameters: Arc<Parameters>,
     /// `pg_stat_replication`, standbys only.
     pub replication: Vec<ReplicationRow>,
     /// Value in force of `synchronous_standby_names`, read before `lsn`.

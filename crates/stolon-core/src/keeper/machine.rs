@@ -61,6 +61,7 @@ use looks::Looks;
 pub use namesake::Predecessor;
 use orders::{Change, Orders};
 use patience::{Haste, RestartUnderWay, RestartWait, Watchfulness};
+use publisher::News;
 use reporting::Reporting;
 use served::ServedMark;
 use standby_admission::StandbyAdmission;
@@ -183,6 +184,7 @@ impl Machine {
         if self.stopping {
             return Vec::new();
         }
+        let time_passed = matches!(event, Event::TimePassed);
         match event {
             Event::Started => self.measure(Measure::SleepInterval(self.orders.pace().sleep)),
             Event::Looked(look) => self.looked(*look),
@@ -203,7 +205,10 @@ impl Machine {
             self.pursue();
             self.look_when_due();
             self.read_cluster_when_due();
-            self.publish_when_due();
+            // When time passed and nothing came of it but another look there is nothing new to tell.
+            let quiet = |effect: &Effect| matches!(effect, Effect::Look { .. } | Effect::ReadCluster { .. });
+            let nothing = time_passed && self.effects.iter().all(quiet);
+            self.publish_when_due(if nothing { News::None } else { News::Perhaps });
             self.wake_when_due();
         }
         std::mem::take(&mut self.effects)

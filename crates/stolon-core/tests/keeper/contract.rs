@@ -1,5 +1,6 @@
 //! The contract between a keeper's machine and the program around it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::*;
@@ -49,7 +50,7 @@ fn a_reading_of_the_cluster_data_begins_no_second_step() {
     let cluster = UsableCluster::try_from(asked(Role::Standby, Init::Resync)).unwrap();
     let mut now = Duration::from_secs(1000);
     let read = || Event::ClusterRead {
-        read: ClusterRead::Usable(Box::new(cluster.clone())),
+        read: ClusterRead::Usable(Arc::new(cluster.clone())),
         as_of: Duration::from_secs(1000),
     };
     let mut begun = Vec::new();

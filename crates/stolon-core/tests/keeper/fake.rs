@@ -2,6 +2,7 @@
 //! checked with every effect: nothing is asked for twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::*;
@@ -416,7 +417,7 @@ impl World {
                 let usable = UsableCluster::try_from(self.cluster.clone()).expect("usable cluster data");
                 let read = match self.store {
                     Store::Silent => ClusterRead::Unanswered("no answer".into()),
-                    Store::Answers => ClusterRead::Usable(Box::new(usable)),
+                    Store::Answers => ClusterRead::Usable(Arc::new(usable)),
                 };
                 Event::ClusterRead { read, as_of }
             }

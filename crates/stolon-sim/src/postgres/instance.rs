@@ -2,6 +2,7 @@
 //! instance (`stolon_core::keeper`, "Looks and steps").
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
@@ -118,7 +119,7 @@ impl World {
                 false => WalReceiver::Streaming,
             },
             history: self.histories.forks(branch),
-            configured_parameters: data.config.parameters.clone(),
+            configured_parameters: Arc::clone(&data.configured),
             replication: replication
                 .map(|sender| ReplicationRow {
                     application_name: sender.name.clone(),
@@ -361,7 +362,7 @@ impl World {
         self.check_destruction(keeper);
         let mut copy = DataDirectory::new(theirs.durable(), DataKind::Standby);
         copy.condition = theirs.condition;
-        copy.config = theirs.config;
+        copy.take(theirs.config);
         self.postgres[usize::from(keeper)].data = Some(copy);
         self.coverage.reached(Point::Copy);
         Poll::Ended(StepOutcome::DONE)
@@ -406,7 +407,7 @@ impl World {
             Disk::Full | Disk::ReadOnly => return failed(FailureKind::DiskFullHere, "no space"),
         }
         let Some(data) = &mut postgres.data else { return failed(FailureKind::Other, "no data directory") };
-        data.config = config.clone();
+        data.take(config.clone());
         // `standby.signal` is made by the keeper, and removed by nobody but a promotion.
         if config.recovery.mode == stolon_core::keeper::RecoveryMode::Standby {
             data.kind = DataKind::Standby;

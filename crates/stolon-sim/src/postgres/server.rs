@@ -1,10 +1,11 @@
 //! One PostgreSQL: its data directory, its server process, and when a commit is acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{Config, DataKind};
-use stolon_model::Lsn;
+use stolon_model::{Lsn, Parameters};
 
 use super::history::Position;
 use crate::client::Ticket;
@@ -73,6 +74,8 @@ pub struct DataDirectory {
     pub condition: Condition,
     /// The configuration files.
     pub config: Config,
+    /// The parameters in them, for everybody who looks.
+    pub configured: Arc<Parameters>,
     /// Replication slots, with the WAL that they hold back.
     pub slots: BTreeMap<String, Lsn>,
     /// Where a commit begins whose wait was cancelled and that no standby may have; reads that show it promise nothing.
@@ -97,9 +100,16 @@ impl DataDirectory {
             kind,
             condition: Condition::Whole,
             config: Config::default(),
+            configured: Arc::default(),
             slots: BTreeMap::new(),
             doubtful: None,
         }
+    }
+
+    /// Configuration files are written.
+    pub fn take(&mut self, config: Config) {
+        self.configured = Arc::new(config.parameters.clone());
+        self.config = config;
     }
 
     /// What survives a loss of power.

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use stolon_model::{ClusterData, ClusterSpec, InitMode, Keeper, Timestamp};
 
 use super::*;
@@ -21,7 +22,7 @@ fn usable() -> ClusterRead {
     spec.init_mode = Some(InitMode::New);
     let mut cluster = ClusterData::initial("c1".into(), spec, Timestamp::ZERO);
     cluster.keepers.insert("k1".into(), Keeper::default());
-    ClusterRead::Usable(Box::new(UsableCluster::try_from(cluster).unwrap()))
+    ClusterRead::Usable(Arc::new(UsableCluster::try_from(cluster).unwrap()))
 }
 
 /// Asks at one time, is answered at another, in milliseconds.

@@ -10,10 +10,17 @@ use crate::Backoff;
 #[derive(Debug)]
 pub(super) struct Publisher {
     under_way: bool,
-    /// What somebody waits for, of the report that was tried last.
+    /// The report that was tried last.
     published: Option<KeeperReport>,
     due: Duration,
     backoff: Backoff,
+}
+
+/// Whether something happened that a report could tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Perhaps,
+    None,
 }
 
 impl Publisher {
@@ -22,15 +29,28 @@ impl Publisher {
         Publisher { under_way: false, published: None, due: Duration::ZERO, backoff }
     }
 
+    /// Whether a report could be wanted now, so that it is worth the making.
+    pub(super) fn may_want(&self, now: Duration, news: News) -> bool {
+        !self.under_way && (now >= self.due || news == News::Perhaps)
+    }
+
     /// Whether `report` is to go out now.
-    pub(super) fn wants(&self, now: Duration, report: &KeeperReport) -> bool {
-        !self.under_way && (now >= self.due || self.published.as_ref() != Some(&matter(report)))
+    pub(super) fn wants(&mut self, now: Duration, report: &KeeperReport) -> bool {
+        if self.under_way || now >= self.due {
+            return !self.under_way;
+        }
+        let Some(last) = &mut self.published else { return true };
+        if let (Some(last), Some(activity)) = (&mut last.activity, &report.activity) {
+            // The count grows with what others wait for, and falls by itself.
+            last.restarts = activity.restarts;
+        }
+        !last.says_the_same_as(report)
     }
 
     /// It goes out.
     pub(super) fn begins(&mut self, report: &KeeperReport) {
         self.under_way = true;
-        self.published = Some(matter(report));
+        self.published = Some(report.clone());
     }
 
     /// The store has it.
@@ -50,15 +70,6 @@ impl Publisher {
     pub(super) fn due(&self) -> Option<Duration> {
         (!self.under_way).then_some(self.due)
     }
-}
-
-/// What somebody waits for: everything but positions and counters.
-fn matter(report: &KeeperReport) -> KeeperReport {
-    let mut matter = report.without_positions();
-    if let Some(activity) = &mut matter.activity {
-        activity.restarts = 0;
-    }
-    matter
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::postgres::{Support, Version};
 
 use super::ailments::Ailments;
 use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
-use super::publisher::Publisher;
+use super::publisher::{News, Publisher};
 use super::served::Office;
 use super::{Advertised, Machine};
 
@@ -223,8 +223,12 @@ impl Machine {
     }
 
     /// Publishes when it is time, after making sure that we are alone.
-    pub(super) fn publish_when_due(&mut self) {
+    pub(super) fn publish_when_due(&mut self, news: News) {
         if self.orders.cluster().is_empty() || !self.orders.has_answered() || self.reporting.asking {
+            return;
+        }
+        let granted = self.reporting.namesake.permission(self.now) == Permission::Granted;
+        if granted && !self.reporting.publisher.may_want(self.now, news) {
             return;
         }
         let report = self.report();
