@@ -27,9 +27,8 @@ impl Round<'_> {
     pub fn judge_keepers(&mut self) -> Wake {
         let mut faults = BTreeMap::new();
         let mut wake = Wake::NEVER;
-        for (uid, _, report) in joined(&self.draft.keepers, self.seen.fresh.iter().map(|(uid, _)| (*uid, ())))
-        {
-            let Some(since) = self.silent_since(uid).filter(|_| report.is_none()) else { continue };
+        for uid in self.draft.keepers.keys() {
+            let Some(since) = self.silent_since(uid) else { continue };
             let limit = self.seen.limit(since, self.seen.spec.fail_interval);
             wake = wake.or(limit.wake());
             if limit.is_over() {

@@ -95,7 +95,7 @@ impl<'a> Seen<'a> {
                 self.fresh.insert(uid, report);
             }
         }
-        self.see_instances();
+        self.find_reports_of_instances();
     }
 
     /// When a report came here. After an interruption everything counts as just arrived: what came before it says nothing about
@@ -130,7 +130,7 @@ impl<'a> Seen<'a> {
     }
 
     /// Find the fresh reports of the keepers that are in charge of instances.
-    fn see_instances(&mut self) {
+    fn find_reports_of_instances(&mut self) {
         for (uid, instance) in &self.document().instances {
             let Some(report) = self.fresh.get(&instance.spec.keeper_uid).copied() else { continue };
             self.in_charge.insert(uid, report);
