@@ -117,7 +117,7 @@ pub enum Locking {
 
 /// Flags that passed every check: what the keeper works with.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct KeeperOptions {
     /// `--uid`; `None`: the saved one or a new one.
     pub uid: Option<String>,
     /// `--data-dir`, which exists.
@@ -149,7 +149,7 @@ impl Flags {
     ///
     /// # Errors
     /// The first thing that is wrong, in the order that Stolon checks in.
-    pub fn check(&self) -> Result<Settings, UsageError> {
+    pub fn check(&self) -> Result<KeeperOptions, UsageError> {
         let su_name = self.superuser_name()?;
         if self.data_dir.is_empty() {
             return Err(UsageError::new("data dir required").hint("name a directory with --data-dir"));
@@ -195,11 +195,9 @@ impl Flags {
         let replication =
             Credentials { username: self.pg_repl_username.clone(), auth: repl_auth, password: repl_password };
         check_same_user(&superuser, &replication)?;
-        Ok(Settings {
+        Ok(KeeperOptions {
             uid: self.checked_uid()?,
-            data_dir: std::path::absolute(&self.data_dir).map_err(|error| {
-                UsageError::new(format!("cannot use data dir {}: {error}", self.data_dir))
-            })?,
+            data_dir: self.absolute_data_directory()?,
             bin_path: non_empty(&self.pg_bin_path).map(PathBuf::from),
             listen_address: self.pg_listen_address.clone(),
             port: self.pg_port.clone(),
@@ -214,6 +212,19 @@ impl Flags {
                 false => Locking::Exclusive,
             },
         })
+    }
+
+    /// PostgreSQL's settings and connection strings name files in it, and are UTF-8.
+    fn absolute_data_directory(&self) -> Result<PathBuf, UsageError> {
+        let refuse = |cause: &dyn std::fmt::Display| {
+            UsageError::new(format!("cannot use data dir {}: {cause}", self.data_dir))
+        };
+        let path = std::path::absolute(&self.data_dir).map_err(|error| refuse(&error))?;
+        match path.to_str() {
+            Some(_) => Ok(path),
+            None => Err(refuse(&format_args!("the path {path:?} is not UTF-8"))
+                .hint("start the keeper in another directory, or give --data-dir a path from the root on")),
+        }
     }
 
     fn superuser_name(&self) -> Result<String, UsageError> {

@@ -26,7 +26,7 @@ use stolon_runtime::{
 use stolon_store::ClusterStore;
 use tokio_util::sync::CancellationToken;
 
-pub use flags::{Flags, Locking, Settings};
+pub use flags::{Flags, KeeperOptions, Locking};
 
 use keeper::Hands;
 use state_files::{DataDirectoryLock, KeeperDirectory};
@@ -41,10 +41,10 @@ const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(5);
 pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
     let _log = stolon_runtime::queue_log();
-    let settings = flags.check()?;
+    let options = flags.check()?;
     refuse_root()?;
-    let _lock = match settings.locking {
-        Locking::Exclusive => Some(DataDirectoryLock::take(&settings.data_dir)?),
+    let _lock = match options.locking {
+        Locking::Exclusive => Some(DataDirectoryLock::take(&options.data_dir)?),
         Locking::Disabled => None,
     };
     let registry = &mut new_registry(Program::Keeper, &flags.common.cluster_name);
@@ -53,18 +53,18 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         UsageError::because("cannot create keeper: cannot create store: cannot create kv store", &error)
     })?;
     stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));
-    let directory = KeeperDirectory::new(&settings.data_dir);
+    let directory = KeeperDirectory::new(&options.data_dir);
     let postgres = LocalPostgres::new(Options {
-        keeper_directory: settings.data_dir.clone(),
-        bin_path: settings.bin_path.clone(),
-        listen_addresses: settings.listen_address.clone(),
-        port: settings.port.clone(),
+        keeper_directory: options.data_dir.clone(),
+        bin_path: options.bin_path.clone(),
+        listen_addresses: options.listen_address.clone(),
+        port: options.port.clone(),
         public_socket_directory: "/tmp".into(),
-        superuser: settings.superuser.clone(),
-        replication: settings.replication.clone(),
+        superuser: options.superuser.clone(),
+        replication: options.replication.clone(),
         log: LogSink::new(stolon_runtime::write_log_line),
     });
-    let beginning = beginning(&settings, &directory, postgres.local_method())?;
+    let beginning = beginning(&options, &directory, postgres.local_method())?;
     tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
     let readiness = Readiness::default();
     let _metrics_server = serve_metrics(&flags.common.metrics_listen_address, registry, &readiness).await;
@@ -89,20 +89,20 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
 
 /// What the machine begins with.
 fn beginning(
-    settings: &Settings,
+    options: &KeeperOptions,
     directory: &KeeperDirectory,
     local_method: String,
 ) -> anyhow::Result<Beginning> {
     let predecessor = directory.predecessor()?;
-    let state = keeper_state(settings, directory)?;
+    let state = keeper_state(options, directory)?;
     let instance = directory.instance()?.unwrap_or_default();
     Ok(Beginning {
-        identity: identity(settings, state.uid, local_method),
+        identity: identity(options, state.uid, local_method),
         advertised: Advertised {
-            address: settings.advertise_address.clone(),
-            port: settings.advertise_port.clone(),
-            can_be_primary: settings.can_be_primary,
-            can_be_synchronous_replica: settings.can_be_synchronous_replica,
+            address: options.advertise_address.clone(),
+            port: options.advertise_port.clone(),
+            can_be_primary: options.can_be_primary,
+            can_be_synchronous_replica: options.can_be_synchronous_replica,
         },
         cluster: state.cluster_uid,
         local: LocalState {
@@ -118,23 +118,23 @@ fn beginning(
 }
 
 /// `local_method` is how the superuser logs in over a unix socket.
-fn identity(settings: &Settings, keeper: KeeperUid, local_method: String) -> Identity {
+fn identity(options: &KeeperOptions, keeper: KeeperUid, local_method: String) -> Identity {
     let user = |credentials: &Credentials| {
         let method = credentials.auth.as_str().to_owned();
         User { name: credentials.username.clone(), local_method: method.clone(), method }
     };
-    let superuser = &settings.superuser;
+    let superuser = &options.superuser;
     Identity {
         keeper,
         boot: BootUuid::from(new_boot_uuid()),
-        listen_address: settings.listen_address.clone(),
-        port: settings.port.clone(),
+        listen_address: options.listen_address.clone(),
+        port: options.port.clone(),
         superuser: User { local_method, ..user(superuser) },
         rewind_credentials: match superuser.password_to_send() {
             Some(_) if !superuser.username.is_empty() => RewindCredentials::Present,
             _ => RewindCredentials::Absent,
         },
-        replication: user(&settings.replication),
+        replication: user(&options.replication),
     }
 }
 
@@ -159,10 +159,10 @@ fn refuse_root() -> Result<(), UsageError> {
 }
 
 /// Who we are: saved, given, or new.
-fn keeper_state(settings: &Settings, directory: &KeeperDirectory) -> anyhow::Result<KeeperState> {
+fn keeper_state(options: &KeeperOptions, directory: &KeeperDirectory) -> anyhow::Result<KeeperState> {
     let mut state = directory.keeper()?.unwrap_or_default();
     let other =
-        settings.uid.as_ref().filter(|uid| !state.uid.is_empty() && state.uid.as_str() != uid.as_str());
+        options.uid.as_ref().filter(|uid| !state.uid.is_empty() && state.uid.as_str() != uid.as_str());
     if let Some(uid) = other {
         let message = format!("saved uid \"{}\" differs from configuration uid: \"{uid}\"", state.uid);
         return Err(UsageError::new(message)
@@ -172,7 +172,7 @@ fn keeper_state(settings: &Settings, directory: &KeeperDirectory) -> anyhow::Res
             .into());
     }
     if state.uid.is_empty() {
-        state.uid = KeeperUid::from(settings.uid.clone().unwrap_or_else(new_uid8));
+        state.uid = KeeperUid::from(options.uid.clone().unwrap_or_else(new_uid8));
         directory.save(&StateFile::Keeper(state.clone()))?;
     }
     Ok(state)

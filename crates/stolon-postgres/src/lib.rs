@@ -8,7 +8,6 @@
 
 mod account;
 mod backup;
-mod candidate;
 mod config;
 mod connection;
 pub mod control_data;
@@ -37,6 +36,7 @@ mod slots;
 mod socket;
 pub mod source;
 mod tls;
+mod trial;
 
 pub use control_data::{ClusterState, ControlData};
 pub use credentials::{AuthMethod, Credentials};

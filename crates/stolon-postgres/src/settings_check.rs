@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use stolon_core::keeper::{Config, ConfigMerge, Origin, RejectedSetting};
 use stolon_core::postgres::{Owner, PARAMETERS, owner, parameter};
 
-use crate::candidate::{Candidate, Existing, Line, own_lines, replacement};
 use crate::config::{self, ConfigFiles};
 use crate::error::{PostgresError, Result};
 use crate::explain;
 use crate::files::{fresh_private_directory, write_atomically};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
+use crate::trial::{Existing, Line, Trial, own_lines, replacement};
 
-/// Directory below the keeper's own in which candidates are tried.
+/// Directory below the keeper's own in which settings are tried.
 const SCRATCH: &str = "settings-check";
 /// Each round takes out at least one setting; more than this many mistakes are reported by the next check.
 const MOST_ROUNDS: usize = 25;
@@ -45,23 +45,22 @@ impl LocalPostgres {
             Ok((whole, existing))
         };
         let (whole, existing) = self.on_disk("preparing the check of settings", limit, prepare).await?;
-        let mut candidate =
-            Candidate { own: own_lines(files, version), existing, directory: scratch.clone() };
+        let mut trial = Trial { own: own_lines(files, version), existing, directory: scratch.clone() };
         let mut rejected = unwritable(files);
         let libraries = self.library_directory(limit).await;
         for round in 0..MOST_ROUNDS {
-            let lines = candidate.lines();
-            let (listed, known) = (candidate.lines(), libraries.clone());
+            let lines = trial.lines();
+            let (listed, known) = (trial.lines(), libraries.clone());
             let look = move || Ok(missing_libraries(&listed, known.as_deref()));
             let mut found = self.look_at_disk("looking for libraries", limit, look).await?;
             if found.is_empty() {
-                let messages = self.ask(&candidate, &lines, whole, limit).await?;
-                found = refusals(&messages, &lines, &candidate);
+                let messages = self.ask(&trial, &lines, whole, limit).await?;
+                found = refusals(&messages, &lines, &trial);
             }
             tracing::debug!("settings check, round {round}: {} refused", found.len());
             let before = rejected.len();
             for refused in found {
-                if candidate.take_out(&refused) || refused.origin == Origin::Unknown {
+                if trial.take_out(&refused) || refused.origin == Origin::Unknown {
                     rejected.push(refused);
                 }
             }
@@ -74,17 +73,11 @@ impl LocalPostgres {
         Ok(rejected)
     }
 
-    /// One run of the binary over the candidate; its complaints, none when it accepts.
-    async fn ask(
-        &self,
-        candidate: &Candidate,
-        lines: &[Line],
-        whole: bool,
-        limit: &Limit,
-    ) -> Result<Vec<String>> {
+    /// One run of the binary over the trial; its complaints, none when it accepts.
+    async fn ask(&self, trial: &Trial, lines: &[Line], whole: bool, limit: &Limit) -> Result<Vec<String>> {
         let directory = self.data_directory();
-        let scratch = candidate.directory.as_path();
-        let text = candidate.text();
+        let scratch = trial.directory.as_path();
+        let text = trial.text();
         let path = self.on_disk("writing settings to try", limit, move || text.write()).await?;
         let mut tool = self.tool("postgres").arg("-D").arg(scratch);
         // Loads libraries and checks combinations before it can tell; the other is told at once.
@@ -110,7 +103,7 @@ impl LocalPostgres {
         ] {
             set(name, Path::new(value));
         }
-        // The candidate stands elsewhere.
+        // The trial stands elsewhere.
         for (file, usual) in PARAMETERS.iter().filter_map(|file| Some((file, file.file_in_data?))) {
             let wanted = lines.iter().rev().find(|line| line.name.eq_ignore_ascii_case(file.name));
             let value = wanted.map_or(usual, |line| line.value.as_str());
@@ -260,7 +253,7 @@ fn split_list(value: &str) -> Vec<String> {
 }
 
 /// Reads the complaints of one run.
-fn refusals(messages: &[String], lines: &[Line], candidate: &Candidate) -> Vec<RejectedSetting> {
+fn refusals(messages: &[String], lines: &[Line], trial: &Trial) -> Vec<RejectedSetting> {
     let serious = |message: &&String| {
         ["LOG:", "WARNING:", "ERROR:", "FATAL:", "PANIC:"].iter().any(|level| message.starts_with(level))
             || message.starts_with("postgres: ")
@@ -271,7 +264,7 @@ fn refusals(messages: &[String], lines: &[Line], candidate: &Candidate) -> Vec<R
         if message.starts_with("configuration file ") && message.contains("contains errors") {
             continue;
         }
-        let Some(refused) = attribute(message, lines, candidate) else { continue };
+        let Some(refused) = attribute(message, lines, trial) else { continue };
         let known = |other: &RejectedSetting| other.name == refused.name && other.origin == refused.origin;
         if !rejected.iter().any(known) {
             rejected.push(refused);
@@ -290,8 +283,8 @@ fn refusals(messages: &[String], lines: &[Line], candidate: &Candidate) -> Vec<R
 }
 
 /// Whose fault a complaint is: the file and line that it names, else a setting that it names, else a library's list, else TLS.
-fn attribute(message: &str, lines: &[Line], candidate: &Candidate) -> Option<RejectedSetting> {
-    // The places of the candidate mean nothing to anybody else.
+fn attribute(message: &str, lines: &[Line], trial: &Trial) -> Option<RejectedSetting> {
+    // The places of the trial mean nothing to anybody else.
     let told = message.split(" in file \"").next().unwrap_or(message);
     let reject = |line: &Line, instead: Option<String>| RejectedSetting {
         name: line.name.clone(),
@@ -301,7 +294,7 @@ fn attribute(message: &str, lines: &[Line], candidate: &Candidate) -> Option<Rej
         origin: line.origin.clone(),
     };
     if let Some((path, number)) = file_and_line(message) {
-        let (name, origin) = candidate.place(&path, number)?;
+        let (name, origin) = trial.place(&path, number)?;
         if let Some(line) =
             lines.iter().find(|line| line.origin == origin && (name.is_empty() || line.name == name))
         {
@@ -385,10 +378,10 @@ mod tests {
             ]
         };
         let lines = own();
-        let candidate = Candidate { own: own(), existing: None, directory: "/s".into() };
+        let trial = Trial { own: own(), existing: None, directory: "/s".into() };
         for (message, name) in [
             (
-                "unrecognized configuration parameter \"max_conections\" in file \"/s/candidate.conf\" line 3",
+                "unrecognized configuration parameter \"max_conections\" in file \"/s/trial.conf\" line 3",
                 "max_conections",
             ),
             ("invalid value for parameter \"max_connections\": \"x\"", "max_connections"),
@@ -399,14 +392,13 @@ mod tests {
             ("WAL archival (archive_mode=on) requires wal_level \"replica\" or higher", "archive_mode"),
             ("could not load library \"/usr/lib/nolib.so\": bad", "shared_preload_libraries"),
         ] {
-            let refused = attribute(message, &lines, &candidate).expect(message);
+            let refused = attribute(message, &lines, &trial).expect(message);
             assert_eq!(refused.name, name, "{message}");
         }
-        let library =
-            attribute("could not access file \"nolib\": No such file or directory", &lines, &candidate);
+        let library = attribute("could not access file \"nolib\": No such file or directory", &lines, &trial);
         assert_eq!(library.unwrap().instead.as_deref(), Some("pg_stat_statements"));
         let message = "unrecognized configuration parameter \"foo\" in file \"/d/more.conf\" line 9";
-        let foreign = attribute(message, &lines, &candidate).unwrap();
+        let foreign = attribute(message, &lines, &trial).unwrap();
         assert_eq!(foreign.origin, Origin::ExistingFile { path: "/d/more.conf".into(), line: 9 });
         assert_eq!(foreign.message, "unrecognized configuration parameter \"foo\"");
     }

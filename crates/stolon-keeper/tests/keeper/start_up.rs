@@ -108,6 +108,23 @@ fn bad_flags_are_refused_with_their_message() {
     }
 }
 
+#[test]
+fn a_data_directory_that_no_setting_can_name_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let directory = tempfile::tempdir().unwrap();
+    let odd = directory.path().join(std::ffi::OsStr::from_bytes(b"not-\xff-utf8"));
+    std::fs::create_dir(&odd).unwrap();
+    let mut command = Command::new(stolon_testkit::postgres::program(env!("CARGO_BIN_EXE_stolon-keeper")));
+    let store = directory.path().join("store.db");
+    command.current_dir(&odd).arg("--store-endpoints").arg(store);
+    command.args(["--cluster-name", "test", "--store-backend", "sqlite", "--data-dir", "data"]);
+    command.args(["--pg-listen-address", "127.0.0.1", "--pg-su-username", "su", "--pg-su-password", "a"]);
+    let ended = command.args(["--pg-repl-username", "repl", "--pg-repl-password", "b"]).output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{text}");
+    assert!(text.contains("is not UTF-8"), "{text}");
+}
+
 /// Nothing is guessed about files that somebody has damaged, and nothing in the directory is touched.
 #[test]
 fn damaged_state_files_are_refused() {

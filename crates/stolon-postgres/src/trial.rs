@@ -12,7 +12,7 @@ use crate::quote;
 
 /// Name under which a file that came with the data is tried.
 const EXISTING: &str = "existing.conf";
-const CANDIDATE: &str = "candidate.conf";
+const TRIAL: &str = "trial.conf";
 /// A setting with the place where it stands.
 pub(crate) struct Line {
     pub(crate) name: String,
@@ -22,7 +22,7 @@ pub(crate) struct Line {
 }
 
 /// What is tried: our own settings after those of the file that came with the data.
-pub(crate) struct Candidate {
+pub(crate) struct Trial {
     pub(crate) own: Vec<Line>,
     pub(crate) existing: Option<Existing>,
     pub(crate) directory: PathBuf,
@@ -114,7 +114,7 @@ fn parse_setting(text: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value.to_owned()))
 }
 
-impl Candidate {
+impl Trial {
     /// What counts, our own last.
     pub(crate) fn lines(&self) -> Vec<Line> {
         let overridden = |line: &Line| self.own.iter().any(|own| own.name.eq_ignore_ascii_case(&line.name));
@@ -138,7 +138,7 @@ impl Candidate {
 
     /// The place that a complaint names, in the words of those who gave us the settings.
     pub(crate) fn place(&self, path: &str, number: u32) -> Option<(String, Origin)> {
-        if Path::new(path) == self.directory.join(CANDIDATE) {
+        if Path::new(path) == self.directory.join(TRIAL) {
             let line = self.own.get(usize::try_from(number).ok()?.checked_sub(2)?)?;
             return Some((line.name.clone(), line.origin.clone()));
         }
@@ -173,7 +173,7 @@ impl Candidate {
     }
 }
 
-/// The files of a candidate.
+/// The files of a trial.
 pub(crate) struct Text {
     existing: Option<String>,
     own: String,
@@ -186,13 +186,13 @@ impl Text {
         if let Some(existing) = &self.existing {
             write_atomically(&self.directory.join(EXISTING), existing.as_bytes())?;
         }
-        let path = self.directory.join(CANDIDATE);
+        let path = self.directory.join(TRIAL);
         write_atomically(&path, self.own.as_bytes())?;
         Ok(path)
     }
 }
 
-/// Takes a refused setting out of the candidate, or puts in what is accepted instead. False when it is not there.
+/// Takes a refused setting out of the trial, or puts in what is accepted instead. False when it is not there.
 fn take_out(lines: &mut Vec<Line>, refused: &RejectedSetting) -> bool {
     let here = |line: &Line| {
         line.name == refused.name && line.origin == refused.origin && line.value == refused.value
