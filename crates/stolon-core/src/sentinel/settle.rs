@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{
-    BootUuid, ClusterData, Empty, FAKE_STANDBY, Instance, InstanceInitMode, InstanceSpec, InstanceUid,
-    Keeper, KeeperReport, KeeperUid, PostgresState, Role, Served, Timestamp,
+    BootUuid, ClusterData, Empty, FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceInitMode,
+    InstanceSpec, InstanceUid, Keeper, KeeperReport, KeeperUid, PostgresState, Role, Served, Timestamp,
 };
 
 use super::ahead::{LEAP, Witnesses, leap};
@@ -78,6 +78,14 @@ fn newest_of(candidates: &BTreeMap<KeeperUid, Served>) -> Option<(&KeeperUid, &S
 fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
     let effective = next.cluster.spec.effective();
     let synchronous = effective.synchronous_replication && effective.role == Role::Primary;
+    // The head of a standby cluster follows the primary outside.
+    let outside = effective.standby_config.clone().unwrap_or_default();
+    let follow_config = (effective.role == Role::Standby).then(|| FollowConfig {
+        follow_type: Some(FollowType::External),
+        instance_uid: InstanceUid::default(),
+        standby_settings: outside.standby_settings,
+        archive_recovery_settings: outside.archive_recovery_settings,
+    });
     let instance = next.instances.entry(served.instance.clone()).or_insert_with(|| Instance {
         uid: served.instance.clone(),
         generation: served.generation.saturating_add(i64::from(LEAP)),
@@ -86,8 +94,8 @@ fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
     instance.spec = InstanceSpec {
         keeper_uid: keeper.clone(),
         init_mode: Some(InstanceInitMode::None),
-        role: Some(Role::Primary),
-        follow_config: None,
+        role: Some(effective.role.clone()),
+        follow_config,
         followers: Some(Vec::new()),
         synchronous_replication: synchronous,
         synchronous_standbys: synchronous.then(Vec::new),

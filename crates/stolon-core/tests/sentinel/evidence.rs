@@ -232,6 +232,17 @@ fn who_was_elected_last_has_the_newest_data() {
     }
 }
 
+/// The head of a standby cluster goes on following the primary outside: it takes no writes.
+#[test]
+fn the_newest_data_of_a_standby_cluster_stay_those_of_a_standby() {
+    let mut world = gone_back(Some(7)).given(|world| world.data.cluster.spec.role = Some(Role::Standby));
+    let reports = served(&mut world, 9, 4, 2);
+    let (_, next) = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap();
+    let head = &next.instances[&uid(2)].spec;
+    let follows = head.follow_config.as_ref().and_then(|follow| follow.follow_type.clone());
+    assert_eq!((head.role.clone(), follows), (Some(Role::Standby), Some(FollowType::External)));
+}
+
 /// Only a standby has read on to newer data: the primary that was cut off before is taken all the same.
 #[test]
 fn the_newest_data_may_be_those_of_a_keeper_that_is_not_ahead() {
