@@ -6,7 +6,7 @@ use stolon_model::{Instance, ProxyReport, ProxyUid};
 
 use super::Hold;
 use super::memory::{Closed, Memory, ProxySighting};
-use super::round::{Progress, Round};
+use super::round::{Kind, Progress, Round};
 use super::seen::Seen;
 use super::wake::{Limit, Wake};
 use crate::proxy::NOTHING;
@@ -147,6 +147,16 @@ impl Round<'_> {
         }
     }
 
+    /// Whether a former primary could be elected again as if `primary` had never taken over: nobody has seen a timeline of `primary`
+    /// that is later than the other one's. What clients write to `primary` meanwhile would then be lost without a trace.
+    fn another_may_return(&self, primary: &Instance) -> bool {
+        self.draft.instances.values().any(|other| {
+            other.uid != primary.uid
+                && Kind::of(other) == Kind::Head
+                && other.status.timeline >= primary.status.timeline
+        })
+    }
+
     fn open_proxies(&mut self, primary: &Instance) -> Wake {
         self.note_closed();
         if self.memory.handover.is_some() {
@@ -165,7 +175,7 @@ impl Round<'_> {
             limit => limit,
         };
         let patience = self.seen.limit(self.closed_since(), grace);
-        if !ready && !patience.is_over() {
+        if !ready && (!patience.is_over() || self.another_may_return(primary)) {
             self.hold(Hold::NotOpened { primary: primary.uid.clone() });
             return patience.wake();
         }

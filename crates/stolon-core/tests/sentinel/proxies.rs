@@ -121,6 +121,27 @@ fn proxies_open_when_the_primary_is_ready_or_after_a_grace() {
     assert_eq!(world.data.proxy.spec.primary, Some(uid(1)), "after convergenceTimeout");
 }
 
+/// A successor that nobody has seen promoted gets no clients: the one before may be elected again, and would know nothing of theirs.
+#[test]
+fn no_grace_opens_proxies_while_the_former_primary_may_return() {
+    let mut world = World::normal(2, 2).given(|world| {
+        world.data.proxy.spec.primary = None;
+        world.data.cluster.status.primary = Some(uid(2));
+        let spec = world.db(1).spec.clone();
+        world.db(2).spec = InstanceSpec { keeper_uid: keeper_uid(2), ..spec };
+        world.db(2).generation = 2;
+        world.proxy("p1", 1);
+        world.silence_keeper(1);
+    });
+    for _ in 0..40 {
+        world.later(1000).round();
+        assert_eq!(world.data.proxy.spec.primary, None);
+    }
+    world.converge();
+    world.later(100).round();
+    assert_eq!(world.data.proxy.spec.primary, Some(uid(2)), "it has been seen to do what is asked of it");
+}
+
 #[test]
 fn proxies_open_only_when_all_have_closed() {
     let mut world = World::normal(1, 1).given(|world| {
