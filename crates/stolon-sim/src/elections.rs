@@ -55,14 +55,18 @@ impl World {
         }
     }
 
-    /// A primary whose successor acknowledged nothing may be elected again and goes on where it was: the successor's promotion counts no
-    /// more.
+    /// A primary whose successor let nobody in through a proxy may be elected again and goes on where it was: the successor's promotion
+    /// counts no more. In asynchronous mode that gives up what the successor acknowledged to whoever went to it directly; had it let
+    /// proxies in, the next commit through one would break I2.
     pub(crate) fn note_return(&mut self) {
         let Some((_, promoted)) = self.ledger.promoted else { return };
         let Some((_, keeper)) = self.elected() else { return };
         let Some(here) = self.durable(keeper) else { return };
         if !self.histories.contains(here, Position { branch: promoted, lsn: Lsn(0) }) {
             self.ledger.promoted = Some((keeper, here.branch));
+            if !self.ledger.synchronous {
+                self.give_up_asynchronously(here);
+            }
         }
     }
 

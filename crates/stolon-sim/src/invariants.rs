@@ -403,6 +403,14 @@ impl World {
         self.ledger.promised = kept.promised;
     }
 
+    /// In asynchronous mode what the next primary at `holder` lacks is lost.
+    pub(crate) fn give_up_asynchronously(&mut self, holder: Position) {
+        if self.ledger.give_up_what_lacks(&self.histories, holder) {
+            self.coverage.reached(Point::AsynchronousLoss);
+            self.log.say(self.now, "", || "commits of the asynchronous mode are lost".to_owned());
+        }
+    }
+
     /// I8: a standby became a primary at `from`.
     pub(crate) fn after_promotion(&mut self, keeper: u8, from: Position) {
         let Some((uid, elected)) = self.elected() else { return };
@@ -421,10 +429,7 @@ impl World {
             self.coverage.reached(Point::DeposedPrimaryRan);
         }
         if !self.ledger.synchronous {
-            if self.ledger.give_up_what_lacks(&self.histories, from) {
-                self.coverage.reached(Point::AsynchronousLoss);
-                self.log.say(self.now, "", || "commits of the asynchronous mode are lost".to_owned());
-            }
+            self.give_up_asynchronously(from);
         } else if let Some(lacking) = self.ledger.lacking(&self.histories, from) {
             self.violate(Invariant::I8PromotedHoldsEverything, || {
                 format!(

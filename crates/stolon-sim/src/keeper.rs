@@ -34,8 +34,8 @@ pub(crate) enum KeeperEvent {
     Reply(Answered),
     /// The document changed.
     ClusterChanged,
-    /// A look is over.
-    LookEnds,
+    /// A look ends where PostgreSQL answers, and at this moment at the latest.
+    LookEnds { at_most: Duration },
     /// The step of this number may have ended.
     StepMayEnd(u32),
     /// The time has come that the machine asked for.
@@ -182,7 +182,14 @@ impl World {
             KeeperEvent::Begins => self.begin_keeper(index),
             KeeperEvent::Reply(answered) => self.keeper_hears(index, answered),
             KeeperEvent::ClusterChanged => self.tell_keeper(index, MachineEvent::ClusterChanged),
-            KeeperEvent::LookEnds => {
+            KeeperEvent::LookEnds { at_most } if self.is_silent(index) && self.now < at_most => {
+                let (Some(run), pause) = (self.run_of(Program::Keeper(index)), POLL.min(at_most - self.now))
+                else {
+                    return;
+                };
+                self.after(pause, Event::Keeper(index, run, KeeperEvent::LookEnds { at_most }));
+            }
+            KeeperEvent::LookEnds { .. } => {
                 let look = self.look(index);
                 self.tell_keeper(index, MachineEvent::Looked(Box::new(look)));
             }
@@ -245,11 +252,9 @@ impl World {
         let Some(run) = self.run_of(program) else { return };
         match effect {
             Effect::Look { within } => {
-                let delay = match self.is_silent(index) {
-                    true => within,
-                    false => self.random.millis(2, 15).min(within),
-                };
-                self.after(delay, Event::Keeper(index, run, KeeperEvent::LookEnds));
+                let delay = self.random.millis(2, 15).min(within);
+                let at_most = self.now + within;
+                self.after(delay, Event::Keeper(index, run, KeeperEvent::LookEnds { at_most }));
             }
             Effect::Take { step, request_timeout } => self.begin_step(index, *step, request_timeout),
             Effect::CallOff => {

@@ -256,6 +256,8 @@ impl World {
             Step::EnsureSlots(wanted) => self.ensure_slots(keeper, wanted, waited, under_way.request_timeout),
             Step::TerminateClients => match self.accepts_connections(keeper) {
                 true => {
+                    // The rules of access are read again first, so that whoever is sent away does not come back.
+                    self.take_configuration(keeper);
                     let ended = self.terminate_clients(keeper);
                     Poll::Ended(StepOutcome::Done(Learned::SessionsEnded(ended)))
                 }
@@ -430,10 +432,18 @@ impl World {
         if !self.accepts_connections(keeper) {
             return unanswered(waited, limit);
         }
-        let postgres = &mut self.postgres[usize::from(keeper)];
-        let (Some(server), Some(data)) = (&mut postgres.server, &postgres.data) else {
+        if self.postgres[usize::from(keeper)].data.is_none() {
             return failed(FailureKind::Other, "it does not run");
-        };
+        }
+        self.take_configuration(keeper);
+        self.release(keeper);
+        Poll::Ended(StepOutcome::Done(Learned::NotInForce(Vec::new())))
+    }
+
+    /// The server reads its configuration again.
+    fn take_configuration(&mut self, keeper: u8) {
+        let postgres = &mut self.postgres[usize::from(keeper)];
+        let (Some(server), Some(data)) = (&mut postgres.server, &postgres.data) else { return };
         let was_locked = server.locked && !server.in_recovery;
         let moved = server.config.recovery != data.config.recovery;
         server.take(data.config.clone());
@@ -445,8 +455,6 @@ impl World {
         if opens {
             self.coverage.reached(Point::GateOpened);
         }
-        self.release(keeper);
-        Poll::Ended(StepOutcome::Done(Learned::NotInForce(Vec::new())))
     }
 
     fn promoting(&mut self, keeper: u8, waited: Duration) -> Poll {
