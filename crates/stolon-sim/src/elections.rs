@@ -56,8 +56,8 @@ impl World {
     }
 
     /// A primary whose successor let nobody in through a proxy may be elected again and goes on where it was: the successor's promotion
-    /// counts no more. In asynchronous mode that gives up what the successor acknowledged to whoever went to it directly; had it let
-    /// proxies in, the next commit through one would break I2.
+    /// counts no more. In asynchronous mode that gives up what the successor acknowledged to whoever went to it directly. If
+    /// proxies had sent it anybody, the next commit through one would break I2.
     pub(crate) fn note_return(&mut self) {
         let Some((_, promoted)) = self.ledger.promoted else { return };
         let Some((_, keeper)) = self.elected() else { return };
