@@ -7,11 +7,12 @@ use std::process::Command;
 /// Which crates of this workspace each one may use in its product code. What is not named here is forbidden.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-model", &[]),
+    ("stolon-tls", &[]),
     ("stolon-core", &["stolon-model"]),
     ("stolon-sim", &["stolon-core", "stolon-model"]),
-    ("stolon-store", &["stolon-model"]),
+    ("stolon-store", &["stolon-model", "stolon-tls"]),
     ("stolon-check", &["stolon-core", "stolon-model"]),
-    ("stolon-postgres", &["stolon-core", "stolon-model"]),
+    ("stolon-postgres", &["stolon-core", "stolon-model", "stolon-tls"]),
     ("stolon-runtime", &["stolon-model", "stolon-store"]),
     ("stolon-keeper", &["stolon-core", "stolon-model", "stolon-postgres", "stolon-runtime", "stolon-store"]),
     ("stolon-sentinel", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),

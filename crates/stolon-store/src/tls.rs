@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use stolon_model::{Advise as _, with_causes};
+use stolon_tls::AnyCertificate;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::endpoints::Scheme;
@@ -109,7 +108,9 @@ impl Tls {
             config = config.identity(Identity::from_pem(certificate, key));
         }
         match (self.verification, &self.authorities) {
-            (TlsVerification::Skip, _) => endpoint.tls_config_with_verifier(config, Arc::new(Anybody::new())),
+            (TlsVerification::Skip, _) => {
+                endpoint.tls_config_with_verifier(config, Arc::new(AnyCertificate::default()))
+            }
             (TlsVerification::Full, Some(pem)) => {
                 endpoint.tls_config(config.ca_certificate(Certificate::from_pem(pem)))
             }
@@ -124,7 +125,7 @@ impl Tls {
             .map_err(refuse)?;
         let builder = match self.verification {
             TlsVerification::Skip => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody::new()))
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
             }
             TlsVerification::Full => builder.with_root_certificates(self.roots()?),
         };
@@ -178,55 +179,6 @@ fn authorities(path: &Path) -> Result<Vec<u8>, StoreError> {
         return Err(refuse(format_args!("{}: it holds no certificate", path.display())));
     }
     Ok(pem)
-}
-
-/// Accepts any certificate (`--store-skip-tls-verify`); the signatures of the handshake must hold.
-#[derive(Debug)]
-struct Anybody {
-    provider: CryptoProvider,
-}
-
-impl Anybody {
-    fn new() -> Self {
-        Anybody { provider: rustls::crypto::ring::default_provider() }
-    }
-}
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 fn warn_of_unused_tls(options: &StoreOptions) {
