@@ -95,7 +95,7 @@ impl LocalPostgres {
             .arg("-d")
             .arg(self.conninfo(&copying, who, version, &TOOL_CONNECTION))
             .env("PGPASSFILE", secret.path());
-        if let Some(slot) = backup.slot.as_ref().filter(|_| version.base_backup_takes_slot()) {
+        if let Some(slot) = &backup.slot {
             tool = tool.args(["--slot", slot]);
         }
         if let Some(elsewhere) = wal_elsewhere {

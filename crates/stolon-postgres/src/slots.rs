@@ -73,10 +73,9 @@ impl LocalPostgres {
             (false, false) => "false",
         };
         let synced = if version.has_slot_synchronisation() { "synced" } else { "false" };
-        let lasting = if version.has_temporary_slots() { "NOT temporary" } else { "true" };
         let sql = format!(
             "SELECT slot_name, slot_type = 'physical', coalesce({invalidated}, false), {synced} \
-             FROM pg_replication_slots WHERE {lasting} ORDER BY 1"
+             FROM pg_replication_slots WHERE NOT temporary ORDER BY 1"
         );
         let answers = self.query("list the replication slots", &sql, limit).await?;
         let slots = answers.iter().flatten().map(|row| Slot {

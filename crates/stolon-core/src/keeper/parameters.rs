@@ -139,7 +139,7 @@ pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> Wan
     // Given on the command line: only whoever starts the server knows which directories it can have.
     wanted.parameters.remove("unix_socket_directories");
     if let Some(demands) = facts.demands {
-        raise(&mut wanted, demands, facts.version);
+        raise(&mut wanted, demands);
     }
     wanted.problems.sort();
     wanted.problems.dedup();
@@ -211,11 +211,9 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
         set("wal_log_hints", "on".to_owned());
     }
     set("synchronous_standby_names", synchronous_standby_names(&goal.synchronous_names));
-    let defaults = [
-        (version.has_wal_retrieve_retry_interval(), WAL_RETRIEVE_RETRY_INTERVAL),
-        (!goal.synchronous_names.is_empty(), RESTART_AFTER_CRASH),
-    ];
-    for (_, ours) in defaults.iter().filter(|(applies, ours)| *applies && !theirs.contains_key(ours.name)) {
+    let restart_after_crash = (!goal.synchronous_names.is_empty()).then_some(RESTART_AFTER_CRASH);
+    let defaults = [Some(WAL_RETRIEVE_RETRY_INTERVAL), restart_after_crash];
+    for ours in defaults.iter().flatten().filter(|ours| !theirs.contains_key(ours.name)) {
         set(ours.name, ours.own_default.unwrap_or_default().to_owned());
     }
     managed
@@ -254,7 +252,7 @@ pub fn instances_of(application_names: &[String]) -> Vec<InstanceUid> {
 }
 
 /// Raises limits to what the copied cluster was run with: with less, recovery stops. Somebody who asked for less is told.
-fn raise(wanted: &mut WantedParameters, demands: &Demands, version: Version) {
+fn raise(wanted: &mut WantedParameters, demands: &Demands) {
     let parameters = &mut wanted.parameters;
     for (name, demanded) in demands.limits() {
         let default = parameter(name).and_then(|parameter| parameter.standby_limit).unwrap_or_default();
@@ -267,7 +265,7 @@ fn raise(wanted: &mut WantedParameters, demands: &Demands, version: Version) {
             wanted.problems.push(ParameterProblem { name: name.to_owned(), sentence });
         }
     }
-    if demands.track_commit_timestamp && version.has_track_commit_timestamp() {
+    if demands.track_commit_timestamp {
         parameters.insert("track_commit_timestamp".to_owned(), "on".to_owned());
     }
 }

@@ -26,7 +26,6 @@ pub enum Support {
     Newer,
 }
 
-const V9_5: Version = Version { major: 9, minor: 5 };
 const V9_6: Version = Version { major: 9, minor: 6 };
 
 impl Version {
@@ -75,16 +74,6 @@ impl Version {
         self.major >= 13
     }
 
-    /// `wal_retrieve_retry_interval` exists (release notes 9.5).
-    pub fn has_wal_retrieve_retry_interval(self) -> bool {
-        self >= V9_5
-    }
-
-    /// `track_commit_timestamp` exists (release notes 9.5).
-    pub fn has_track_commit_timestamp(self) -> bool {
-        self >= V9_5
-    }
-
     /// Recovery follows the latest timeline unless told otherwise (release notes 12).
     pub fn follows_latest_timeline(self) -> bool {
         self.major >= 12
@@ -117,19 +106,9 @@ impl Version {
         self.major >= 10
     }
 
-    /// `pg_basebackup --slot` exists (release notes 9.6).
-    pub fn base_backup_takes_slot(self) -> bool {
-        self >= V9_6
-    }
-
     /// A wal sender answers `READ_REPLICATION_SLOT` (release notes 15).
     pub fn has_read_replication_slot(self) -> bool {
         self.major >= 15
-    }
-
-    /// `pg_replication_slots.temporary` exists (release notes 10).
-    pub fn has_temporary_slots(self) -> bool {
-        self.major >= 10
     }
 
     /// `pg_replication_slots.wal_status` exists (release notes 13).
