@@ -189,6 +189,7 @@ fn fetch(package: &Package) -> Result<()> {
         let (fresh, done) = (work.path().join(name), fixtures_directory().join(name));
         std::fs::create_dir(&fresh)?;
         std::fs::rename(unpacked.join(held.part), fresh.join("root"))?;
+        leave_out_jit(&fresh.join("root").join(held.install))?;
         if let Some(libraries) = held.more_libraries {
             run(Command::new("cp").arg("-a").arg(unpacked.join(libraries)).arg(fresh.join("libraries")))?;
         }
@@ -202,6 +203,18 @@ fn fetch(package: &Package) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A server whose JIT provider is there and cannot be loaded fails each query that is expensive enough for it, and `pg_rewind`
+/// asks such a one. A server without the provider runs them all (PostgreSQL manual, "JIT Configuration"). LLVM, which the provider
+/// is linked with, is no part of the fixture.
+fn leave_out_jit(install: &Path) -> Result<()> {
+    match std::fs::remove_file(install.join("lib/llvmjit.so")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove the JIT provider")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `bin` with a script for each program, which finds its own libraries rather than the machine's, wherever the fixture is copied to.
