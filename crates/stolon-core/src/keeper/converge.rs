@@ -10,6 +10,9 @@ use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason
 use crate::postgres::{is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
 
+/// The parameter that names the standbys that commits wait for.
+const SYNCHRONOUS_NAMES: &str = "synchronous_standby_names";
+
 /// The next steps of a primary.
 pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation) -> Plan {
     let deposed = wanted.deposed_by.iter().cloned().map(Reason::Deposed);
@@ -47,14 +50,46 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
         Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => {
             Plan { because: deposed.collect(), ..Plan::default() }
         }
-        Server::Running(Some(live)) if live.in_recovery => {
-            Plan::of(Reason::Elected, vec![Step::Promote, Step::Reobserve])
-        }
+        Server::Running(Some(live)) if live.in_recovery => promote(goal, wanted, seen, admission),
         Server::Running(Some(live)) => {
             let config = config(goal, seen, RecoverySettings::default(), admission);
             serve(goal, wanted, seen, live, config)
         }
     }
+}
+
+/// A standby that becomes the primary.
+///
+/// Clients that are connected to a standby can write the moment it is promoted, before anybody configures it as a primary, and a keeper may
+/// die just then. In synchronous mode the names that commits wait for are therefore in force before: a predecessor may be elected again
+/// only because its successor has acknowledged nothing (docs: "No acknowledged commit is lost in synchronous mode").
+fn promote(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, admission: Admission) -> Plan {
+    let mut plan = Plan::of(Reason::Elected, Vec::new());
+    if wanted.synchronous.is_some() {
+        let config = until_promoted(goal, seen, admission);
+        let changes = changes(seen, &config);
+        if !changes.is_empty() {
+            plan.because.extend(changes);
+            plan.steps.extend(reload(&config));
+        }
+    }
+    plan.steps.extend([Step::Promote, Step::Reobserve]);
+    plan
+}
+
+/// What a standby works with, and the names of a primary. Where it is not known what the standby works with, it is a standby of nobody.
+fn until_promoted(goal: &InstanceGoal, seen: &Observation, admission: Admission) -> Config {
+    let of_primary = |recovery| config(goal, seen, recovery, admission);
+    let Some(applied) = &seen.applied else {
+        return of_primary(RecoverySettings::external_standby(None, None, seen.version));
+    };
+    let mut wanted = of_primary(RecoverySettings::default()).parameters;
+    let mut config = applied.clone();
+    match wanted.remove(SYNCHRONOUS_NAMES) {
+        Some(names) => config.parameters.insert(SYNCHRONOUS_NAMES.to_owned(), names),
+        None => config.parameters.remove(SYNCHRONOUS_NAMES),
+    };
+    config
 }
 
 /// A primary that runs.
@@ -181,7 +216,7 @@ fn changes(seen: &Observation, config: &Config) -> Vec<Reason> {
     let mut changes = Vec::new();
     if applied.parameters != config.parameters {
         changes.push(Reason::ParametersChanged);
-        let names = |config: &Config| config.parameters.get("synchronous_standby_names").cloned();
+        let names = |config: &Config| config.parameters.get(SYNCHRONOUS_NAMES).cloned();
         let (from, to) = (names(applied).unwrap_or_default(), names(config).unwrap_or_default());
         if from != to {
             changes.push(Reason::SynchronousNamesChanged { from, to });

@@ -466,6 +466,31 @@ fn a_line_of_pg_hba_that_postgresql_refuses_is_left_out_and_shown() {
     assert_eq!(plan.parameter_problems, [problem]);
 }
 
+/// Its keeper may die between the promotion and the next step, and clients that are connected can write from then on.
+#[test]
+fn what_commits_wait_for_is_in_force_before_a_promotion() {
+    let standby = asked(Role::Standby, Init::None);
+    let mut cluster = asked(Role::Primary, Init::None);
+    ours(&mut cluster).spec.synchronous_replication = true;
+    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["pp".into()]);
+    let mut seen = running(DataKind::Standby, &goal(&standby));
+
+    let plan = plan(&goal(&cluster), &seen);
+    assert_eq!(words(&plan), "configure:standby reload promote again");
+    let Step::Configure { config, .. } = &plan.steps[0] else { panic!("{plan:?}") };
+    assert_eq!(config.parameters["synchronous_standby_names"], "stolon_pp");
+    assert_eq!(
+        config.recovery,
+        seen.applied.as_ref().unwrap().recovery,
+        "it is a standby until it is promoted"
+    );
+    seen.applied = Some((**config).clone());
+    assert_eq!(planned(&cluster, &seen), "promote again");
+
+    seen.applied = None;
+    assert_eq!(planned(&cluster, &seen), "configure:standby reload promote again");
+}
+
 #[test]
 fn one_that_was_deposed_before_it_was_promoted_is_not_promoted() {
     let mut cluster = asked(Role::Primary, Init::None);
