@@ -21,7 +21,7 @@ pub struct CommonArgs {
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub cluster_name: String,
 
-    /// Kind of store: sqlite (one machine), etcdv3 or consul
+    /// Kind of store: sqlite (one machine), etcdv3, etcdv2 or consul
     #[arg(long, default_value = "", value_name = "KIND", hide_default_value = true)]
     pub store_backend: String,
 
@@ -96,8 +96,9 @@ impl CommonArgs {
             return Err(UsageError::new("cluster name required").hint("name the cluster with --cluster-name"));
         }
         if self.store_backend.is_empty() {
-            return Err(UsageError::new("store backend type required")
-                .hint("say where the cluster's data is with --store-backend: sqlite, etcdv3 or consul"));
+            return Err(UsageError::new("store backend type required").hint(
+                "say where the cluster's data is with --store-backend: sqlite, etcdv3, etcdv2 or consul",
+            ));
         }
         if self.store_backend == "kubernetes" {
             self.check_kubernetes()?;

@@ -56,6 +56,11 @@ impl<P: Prolong> Kept<P> {
         Kept { keys: Arc::new(keys), keeping: OnceLock::new() }
     }
 
+    /// The key lives for ever now, or not at all.
+    pub fn let_go(&self, key: &Key) {
+        self.keys.put().remove(key);
+    }
+
     /// Keep what was just put. Call inside a tokio runtime.
     pub fn keep(&self, key: Key, revision: i64, ttl: Duration) {
         if self.keys.put().insert(key, Put::now(revision, ttl)).is_none() {

@@ -40,6 +40,7 @@ mod election;
 mod endpoints;
 mod error;
 mod etcd;
+mod etcdv2;
 mod feed;
 mod http;
 mod kept;
@@ -63,6 +64,7 @@ pub use consul::ConsulStore;
 pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
 pub use error::StoreError;
 pub use etcd::EtcdStore;
+pub use etcdv2::EtcdV2Store;
 pub use feed::Attention;
 pub use kv::{
     Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Revision, Selector, Version,

@@ -10,7 +10,8 @@ use secrecy::SecretString;
 use stolon_model::Advise;
 
 use crate::{
-    ClusterStore, ConsulStore, EtcdStore, KvClusterStore, MemoryStore, SqliteStore, StoreError, cluster_path,
+    ClusterStore, ConsulStore, EtcdStore, EtcdV2Store, KvClusterStore, MemoryStore, SqliteStore, StoreError,
+    cluster_path,
 };
 
 /// What the `--store-…` flags and `--cluster-name` say.
@@ -81,6 +82,8 @@ pub enum Backend {
     Sqlite,
     /// etcd, through its version 3 interface.
     Etcdv3,
+    /// etcd, through its version 2 interface. Stolon's `etcd` is another name of it.
+    Etcdv2,
     /// Consul.
     Consul,
     /// Memory of this process, for tests. No flag names it.
@@ -100,7 +103,7 @@ pub enum BadBackend {
 
 impl Advise for BadBackend {
     fn hint(&self) -> Option<Cow<'static, str>> {
-        Some("use etcdv3 or consul, or sqlite for one machine".into())
+        Some("use etcdv3, etcdv2 or consul, or sqlite for one machine".into())
     }
 }
 
@@ -111,8 +114,9 @@ impl FromStr for Backend {
         match word {
             "sqlite" => Ok(Self::Sqlite),
             "etcdv3" => Ok(Self::Etcdv3),
+            "etcdv2" | "etcd" => Ok(Self::Etcdv2),
             "consul" => Ok(Self::Consul),
-            "etcd" | "etcdv2" | "kubernetes" => Err(BadBackend::NotInThisVersion(word.to_owned())),
+            "kubernetes" => Err(BadBackend::NotInThisVersion(word.to_owned())),
             _ => Err(BadBackend::Unknown(word.to_owned())),
         }
     }
@@ -123,6 +127,7 @@ impl std::fmt::Display for Backend {
         f.write_str(match self {
             Self::Sqlite => "sqlite",
             Self::Etcdv3 => "etcdv3",
+            Self::Etcdv2 => "etcdv2",
             Self::Consul => "consul",
             Self::Memory => "memory",
         })
@@ -143,7 +148,10 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError>
             Ok(Arc::new(KvClusterStore::new(store, &path)))
         }
         Backend::Etcdv3 => Ok(Arc::new(KvClusterStore::new(EtcdStore::new(options)?, &path))),
-        // To Consul a leading slash is a part of a key.
+        // To these a leading slash is no part of a key.
+        Backend::Etcdv2 => {
+            Ok(Arc::new(KvClusterStore::new(EtcdV2Store::new(options)?, path.trim_start_matches('/'))))
+        }
         Backend::Consul => {
             Ok(Arc::new(KvClusterStore::new(ConsulStore::new(options)?, path.trim_start_matches('/'))))
         }
