@@ -158,6 +158,13 @@ impl Round<'_> {
         }
     }
 
+    /// Whether an instance works by the last word of its keeper, and that word is not older than two reports may be apart.
+    pub fn is_known_to_work(&self, instance: &Instance) -> bool {
+        let Some(since) = self.memory.trouble.get(&instance.uid) else { return true };
+        let lateness = self.seen.spec.sleep_interval + self.seen.view.usual_delay * 2;
+        !self.seen.in_charge.contains_key(&instance.uid) && self.seen.elapsed(*since) <= lateness
+    }
+
     /// Register keepers that report for the first time, and take over what known ones report about themselves.
     pub fn register_keepers(&mut self) {
         self.draft.register(&self.seen.fresh);

@@ -46,7 +46,10 @@ impl Round<'_> {
             self.draft.promote_standby_cluster(&primary.uid);
         }
         let has_converged = primary.status.current_generation == primary.generation;
-        if primary.status.healthy && has_converged && self.keeper_is_healthy(primary) {
+        let is_healthy = primary.status.healthy && self.keeper_is_healthy(primary);
+        // Before `failInterval` is over a primary in trouble counts as healthy. What is asked of it meanwhile may never reach it, and who held
+        // everything until then would not be a candidate any more.
+        if is_healthy && has_converged && self.is_known_to_work(primary) {
             return wake.or(self.tend_standbys(primary, uids));
         }
         self.hold(Hold::AwaitingPrimary {

@@ -38,6 +38,37 @@ fn synchronous_mode_begins_with_the_standby_that_is_there() {
     );
 }
 
+/// What is asked of a primary in trouble may never reach it. If its data are gone, only those can take over that held everything before.
+#[test]
+fn whom_commits_wait_for_does_not_change_while_the_primary_is_in_trouble() {
+    let in_trouble = |world: &mut World| world.down.extend([uid(1)]);
+    let without_its_standby = |world: &mut World| {
+        world.data.cluster.spec.min_synchronous_standbys = Some(0);
+        world.break_db(2);
+    };
+    World::synchronous(2, &[2], &[2]).given(without_its_standby).expect("a standby is given up", |world| {
+        waits(world, &[], &[]);
+        world.db(1).generation = 2;
+    });
+    World::synchronous(2, &[2], &[2])
+        .given(without_its_standby)
+        .given(in_trouble)
+        .expect_unchanged("the primary reports that it does not work");
+    World::normal(2, 2)
+        .given(|world| world.data.cluster.spec.synchronous_replication = Some(true))
+        .given(in_trouble)
+        .expect_unchanged("synchronous mode does not begin with a primary that does not work");
+    for (silence, changes) in [(9_000, true), (11_000, false)] {
+        let mut world = World::synchronous(2, &[2], &[2]);
+        world.round();
+        without_its_standby(&mut world);
+        world.silent.insert(keeper_uid(1));
+        world.later(silence).round();
+        let listed = &world.db(1).spec.synchronous_standbys;
+        assert_eq!(listed.as_ref().is_some_and(Vec::is_empty), changes, "after {silence} ms of silence");
+    }
+}
+
 #[test]
 fn specification_values_reach_every_instance() {
     World::normal(2, 2)
