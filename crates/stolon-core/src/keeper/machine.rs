@@ -191,7 +191,7 @@ impl Machine {
             Event::ServerDied(death) => self.server_died(&death),
             Event::StepProgressed(progress) => self.reporting.progress = progress,
             Event::StepEnded(outcome) => self.step_ended(outcome),
-            Event::ClusterChanged => self.read_cluster(self.orders.pace().sleep),
+            Event::ClusterChanged => self.read_cluster(self.orders.pace().oldest_reading()),
             Event::ClusterRead { read, as_of } => self.cluster_read(read, as_of),
             Event::OwnReportRead(read) => self.own_report_read(read),
             Event::ReportTaken => self.report_taken(),
@@ -250,7 +250,7 @@ impl Machine {
 
     fn read_cluster_when_due(&mut self) {
         if self.orders.due().is_some_and(|due| self.now >= due) {
-            self.read_cluster(self.orders.pace().sleep);
+            self.read_cluster(self.orders.pace().oldest_reading());
         }
     }
 

@@ -161,7 +161,8 @@ enum Activity {
     /// Asked for at that time.
     ReadCluster(Duration),
     ReadOwnReport,
-    Publish(Box<KeeperReport>),
+    /// Asked for at that time.
+    Publish(Box<KeeperReport>, Duration),
     Save(StateFile),
     Told(Event),
 }
@@ -190,6 +191,12 @@ pub struct World {
     wake: Option<Duration>,
     /// So many looks were asked for.
     pub looks: usize,
+    /// The cluster data are known as of then: the last publication that was taken read them, too.
+    confirmed: Option<Duration>,
+    /// So many readings of the cluster data found nothing young enough, and asked the store.
+    pub questions: usize,
+    /// The time to live of the last report.
+    pub ttl: Duration,
     /// Everything that was done, in words, each with its time in milliseconds.
     pub log: Vec<(u128, String)>,
     pub reports: Vec<KeeperReport>,
@@ -242,6 +249,9 @@ impl World {
             under_way: Vec::new(),
             wake: None,
             looks: 0,
+            confirmed: None,
+            questions: 0,
+            ttl: Duration::ZERO,
             log: Vec::new(),
             reports: Vec::new(),
             files: Vec::new(),
@@ -381,12 +391,17 @@ impl World {
                 self.under_way.retain(|under_way| !is_step(under_way));
                 (MOMENT, Activity::Told(Event::StepEnded(StepOutcome::Failed(failure))))
             }
-            Effect::ReadCluster { .. } => {
+            Effect::ReadCluster { at_most } => {
                 self.note("read".into());
+                let is_young = self.confirmed.is_some_and(|as_of| as_of + at_most >= self.now);
+                self.questions += usize::from(!is_young);
                 (MOMENT, Activity::ReadCluster(self.now))
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),
-            Effect::Publish { report, .. } => (MOMENT, Activity::Publish(report)),
+            Effect::Publish { report, ttl } => {
+                self.ttl = ttl;
+                (MOMENT, Activity::Publish(report, self.now))
+            }
             Effect::Save(file) if self.disk_hangs == Some(file.kind()) => (FOR_EVER, Activity::Save(*file)),
             Effect::Save(file) => (MOMENT, Activity::Save(*file)),
             Effect::WakeAt(at) => {
@@ -427,8 +442,9 @@ impl World {
                     Ok(self.namesake.clone().or_else(|| self.reports.last().cloned()).map(Box::new))
                 }
             }),
-            Activity::Publish(_) if self.store == Store::Silent => Event::ReportRefused("no answer".into()),
-            Activity::Publish(report) => {
+            Activity::Publish(..) if self.store == Store::Silent => Event::ReportRefused("no answer".into()),
+            Activity::Publish(report, asked) => {
+                self.confirmed = Some(asked);
                 self.reports.push(*report);
                 Event::ReportTaken
             }

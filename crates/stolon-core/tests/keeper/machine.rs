@@ -6,7 +6,7 @@ use std::time::Duration;
 use stolon_core::keeper::*;
 use stolon_core::postgres::Version;
 use stolon_core::settings::MAJORS;
-use stolon_model::{ClusterData, InstanceInitMode as Init, KeeperReport, Role, Served};
+use stolon_model::{ClusterData, GoDuration, InstanceInitMode as Init, KeeperReport, Role, Served};
 
 use crate::fake::{NEEDS_RESTART, Store, World};
 use crate::given::*;
@@ -188,6 +188,32 @@ fn a_server_that_lets_nobody_new_in_is_not_looked_at_without_a_pause() {
         world.run(seconds(1));
         assert_eq!(world.reported(), (true, 3), "noticed within a moment");
     }
+}
+
+#[test]
+fn a_keeper_on_which_nothing_happens_asks_the_store_once_in_an_interval() {
+    for sleep in [1, 5, 20] {
+        let mut cluster = asked(Role::Primary, Init::None);
+        cluster.cluster.spec.sleep_interval = Some(GoDuration::from_seconds(sleep));
+        let mut world = serving(cluster);
+        let (reports, questions) = (world.reports.len(), world.questions);
+        world.run(seconds(600));
+        let intervals = 600 / sleep as usize;
+        let reports = world.reports.len() - reports;
+        assert!((intervals - 2..=intervals).contains(&reports), "{reports} reports, {sleep} s apart");
+        assert_eq!(world.questions - questions, 0, "each report brings the cluster data along");
+        let renewed_seldom = world.ttl >= seconds(60) && world.ttl >= seconds(6 * sleep as u64);
+        assert!(renewed_seldom, "a time to live of {:?}", world.ttl);
+    }
+}
+
+#[test]
+fn a_keeper_whose_reports_do_not_get_through_asks_for_the_cluster_data() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    world.store = Store::Silent;
+    let questions = world.questions;
+    world.run(seconds(8));
+    assert!(world.questions > questions, "one interval and a half after the last report");
 }
 
 /// An asynchronous primary that is asked for something that a restart brings, and may restart by itself.

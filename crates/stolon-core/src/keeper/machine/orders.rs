@@ -17,6 +17,10 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// comes the time of two of them.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
 
+/// Each report brings the cluster data along, once in a sleep interval and as much later as the store takes to answer. What came
+/// with the last one is as good as what a question of its own would bring, and what changes is told by the store in any case.
+const CONFIRMED_BY_REPORTS: f64 = 1.5;
+
 /// A store that does not answer is asked again after this, and then less and less often.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -68,6 +72,11 @@ impl Pace {
             sleep: spec.sleep_interval.max(LEAST_INTERVAL),
             request: spec.request_timeout.max(LEAST_INTERVAL),
         }
+    }
+
+    /// So old may the cluster data be that are read because time passed, or because the store told of a change.
+    pub(super) fn oldest_reading(self) -> Duration {
+        self.sleep.mul_f64(CONFIRMED_BY_REPORTS)
     }
 }
 
@@ -137,8 +146,11 @@ impl Orders {
             ClusterRead::Usable(cluster) => self.goal_of(&cluster, us, served),
         };
         self.retries.reset();
-        self.reading.known = Some(as_of.min(now));
-        self.reading.due = now + self.pace.sleep;
+        let known = as_of.min(now);
+        self.reading.known = Some(known);
+        // What is about to be too old is asked for then; a slow store's answer that is too old when it comes, not at once.
+        let too_old = (known + self.pace.oldest_reading()).max(now + LEAST_INTERVAL);
+        self.reading.due = too_old.min(now + self.pace.sleep);
         let changed = self.doubt.take().is_some() || !goal.asks_the_same_as(&self.goal);
         self.goal = goal;
         if changed { Change::Goal } else { Change::Nothing }

@@ -117,3 +117,13 @@ fn what_was_known_long_before_it_was_asked_for_is_as_old_as_it_is() {
     orders.read(now, usable(), now - Duration::from_secs(4), &us(), &ServedMark::new(None));
     assert_eq!(orders.freshness(now), Freshness::Stale);
 }
+
+#[test]
+fn the_next_reading_is_due_when_what_is_known_becomes_too_old() {
+    let mut orders = Orders::new("".into());
+    // In milliseconds; the default interval is five seconds.
+    for (age, pause) in [(0, 5000), (2500, 5000), (4000, 3500), (7450, 100), (20_000, 100)] {
+        read(&mut orders, 60_000 - age, 60_000, ClusterRead::Absent);
+        assert_eq!(orders.due(), Some(Duration::from_millis(60_000 + pause)), "as of {age} ms ago");
+    }
+}

@@ -21,9 +21,10 @@ use super::publisher::{News, Publisher};
 use super::served::Office;
 use super::{Advertised, Machine};
 
-/// A keeper that was killed is found out by its silence long before its report is gone: what the report hangs on need not be
-/// short, and is kept less often then.
+/// A keeper that was killed is found out by its silence long before its report is gone, and one that stops takes its report along:
+/// what the report hangs on need not be short, and each renewal of it costs the store a request.
 const TTL_IN_INTERVALS: u32 = 6;
+const LEAST_TTL: Duration = Duration::from_secs(60);
 
 /// Forks in the past that a report tells.
 const REPORTED_FORKS: usize = 2;
@@ -238,7 +239,7 @@ impl Machine {
         match self.reporting.namesake.permission(self.now) {
             Permission::Granted => {
                 self.reporting.publisher.begins(&report);
-                let ttl = self.orders.pace().sleep * TTL_IN_INTERVALS;
+                let ttl = (self.orders.pace().sleep * TTL_IN_INTERVALS).max(LEAST_TTL);
                 self.ask_for(Effect::Publish { report: Box::new(report), ttl });
             }
             Permission::ReadFirst => {
