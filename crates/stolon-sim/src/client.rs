@@ -83,7 +83,7 @@ pub(crate) struct Client {
     sessions: u32,
     operation: u32,
     waits: bool,
-    /// What was promised to anybody when the read that is under way began.
+    /// What anybody was told through a proxy when the read that is under way began.
     read_began: Vec<Position>,
     random: Random,
 }
@@ -152,7 +152,7 @@ impl World {
             let pause = self.client(client).random.millis(100, 600);
             return self.after(pause, Event::Client(client, ClientEvent::Next));
         }
-        let began = self.ledger.promises();
+        let began = self.ledger.told_through_proxies();
         let it = self.client(client);
         let Some(session) = it.session else { return };
         it.operation += 1;
@@ -361,8 +361,9 @@ impl World {
     }
 
     fn client_hears(&mut self, client: u8, ticket: Ticket, answer: Answer) {
-        if self.session_of(ticket).is_none() {
-            return;
+        let Some(session) = self.session_of(ticket) else { return };
+        if let (Some(_), Answer::Committed(position) | Answer::Seen(position)) = (session.proxy, answer) {
+            self.ledger.tell_through_proxy(position);
         }
         match answer {
             Answer::Committed(position) => self.promised(position),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_core::sentinel::violations;
-use stolon_model::{ClusterData, Instance, Phase as ClusterPhase, replication_name};
+use stolon_model::{ClusterData, Instance, KeeperReport, Phase as ClusterPhase, replication_name};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -104,10 +104,20 @@ impl World {
             .or_else(|| self.standbys_lack(&data, primary))
             .or_else(|| self.proxies_lack(&data))
             .or_else(|| self.slots_lack(&data, primary))
+            .or_else(|| self.restarts_count(&data))
             .or_else(|| match self.ledger.last_commit {
                 Some(last) if self.now - last < LAST_COMMIT => None,
                 _ => Some("no client can commit".to_owned()),
             })
+    }
+
+    /// A server that was restarted too often within a minute may be replaced later in that minute, once somebody can take over.
+    fn restarts_count(&self, data: &ClusterData) -> Option<String> {
+        let budget = data.cluster.spec.effective().max_restarts_per_minute;
+        let restarts = |report: &KeeperReport| report.activity.as_ref().map_or(0, |it| it.restarts);
+        let mut reports = self.store.keeper_reports().into_iter();
+        let (keeper, _) = reports.find(|(_, report)| restarts(report) > budget)?;
+        Some(format!("the server of {keeper} ended too often within a minute"))
     }
 
     fn primary_lacks(&self, primary: &Instance) -> Option<String> {

@@ -62,6 +62,8 @@ pub struct Violation {
 pub(crate) struct Ledger {
     /// On each branch the last position that a client was told of, or saw.
     promised: BTreeMap<BranchId, Lsn>,
+    /// The same of what was told, or shown, through proxies.
+    through: BTreeMap<BranchId, Lsn>,
     /// Who acknowledged through a proxy last.
     last_through: Option<BranchId>,
     /// Branches whose time was over when another one took over.
@@ -88,10 +90,25 @@ pub(crate) struct Ledger {
     pub(crate) promoted: Option<(u8, BranchId)>,
 }
 
+fn positions(of: &BTreeMap<BranchId, Lsn>) -> Vec<Position> {
+    of.iter().map(|(branch, lsn)| Position { branch: *branch, lsn: *lsn }).collect()
+}
+
 impl Ledger {
     /// What was promised so far.
     pub(crate) fn promises(&self) -> Vec<Position> {
-        self.promised.iter().map(|(branch, lsn)| Position { branch: *branch, lsn: *lsn }).collect()
+        positions(&self.promised)
+    }
+
+    /// What clients were told of, or saw, through proxies so far. Who goes to a server directly is ahead of them while a new primary works
+    /// and the proxies are not open to it yet.
+    pub(crate) fn told_through_proxies(&self) -> Vec<Position> {
+        positions(&self.through)
+    }
+
+    pub(crate) fn tell_through_proxy(&mut self, position: Position) {
+        let known = self.through.entry(position.branch).or_insert(position.lsn);
+        *known = position.lsn.max(*known);
     }
 
     /// What somebody at `holder` lacks of what was promised.
@@ -116,6 +133,7 @@ impl Ledger {
     /// An operator has agreed to lose what the document in the store does not know of.
     pub(crate) fn give_up_everything(&mut self) {
         self.promised.clear();
+        self.through.clear();
         self.past.clear();
         (self.last_through, self.promoted) = (None, None);
     }
@@ -288,7 +306,7 @@ impl World {
         }
     }
 
-    /// I14: a server shows somebody its data through a proxy. `began`: what was promised when the read began.
+    /// I14: a server shows somebody its data through a proxy. `began`: what others were told through proxies when the read began.
     pub(crate) fn check_read(&mut self, keeper: u8, began: &[Position]) {
         let Some(here) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written) else {
             return;
