@@ -8,6 +8,7 @@
 mod backoff;
 mod evidence;
 pub mod keeper;
+mod latency;
 pub mod postgres;
 pub mod proxy;
 pub mod sentinel;

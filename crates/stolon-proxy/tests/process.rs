@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
+use stolon_store::{Backend, ClusterStore, StoreOptions};
 use stolon_testkit::etcd::Etcd;
 use support::{Client, Cluster, Server, eventually, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,19 +64,7 @@ impl Drop for Process {
 }
 
 fn store(backend: Backend, endpoints: &str) -> Arc<dyn ClusterStore> {
-    let options = StoreOptions {
-        backend,
-        endpoints: endpoints.to_owned(),
-        prefix: "stolon/cluster".to_owned(),
-        cluster_name: "test".to_owned(),
-        timeout: Duration::from_secs(5),
-        cert_file: None,
-        key_file: None,
-        ca_file: None,
-        tls_verification: TlsVerification::Full,
-        consul: stolon_store::ConsulAccess::default(),
-    };
-    stolon_store::open(&options).unwrap()
+    stolon_store::open(&StoreOptions::new(backend, endpoints, "test")).unwrap()
 }
 
 /// A cluster on SQLite with the primary `a` and the standby `b`, and an admitted proxy.

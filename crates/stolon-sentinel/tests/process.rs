@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stolon_model::*;
-use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
+use stolon_store::{Backend, ClusterStore, StoreOptions};
 use stolon_testkit::postgres::free_port;
 use stolon_testkit::wait_for;
 use tempfile::TempDir;
@@ -33,18 +33,8 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let directory = TempDir::new().unwrap();
-        let options = StoreOptions {
-            backend: Backend::Sqlite,
-            endpoints: directory.path().join("store.db").display().to_string(),
-            prefix: "stolon/cluster".into(),
-            cluster_name: "test".into(),
-            timeout: Duration::from_secs(5),
-            cert_file: None,
-            key_file: None,
-            ca_file: None,
-            tls_verification: TlsVerification::Full,
-            consul: stolon_store::ConsulAccess::default(),
-        };
+        let file = directory.path().join("store.db").display().to_string();
+        let options = StoreOptions::new(Backend::Sqlite, file, "test");
         std::fs::write(directory.path().join("spec.json"), SPEC).unwrap();
         let store = stolon_store::open(&options).unwrap();
         Bench { directory, store, alive: Arc::default(), published: Arc::default() }

@@ -39,6 +39,24 @@ pub struct StoreOptions {
     pub consul: ConsulAccess,
 }
 
+impl StoreOptions {
+    /// A cluster in a store that needs no certificates: below Stolon's prefix, and with five seconds for a call.
+    pub fn new(backend: Backend, endpoints: impl Into<String>, cluster_name: impl Into<String>) -> Self {
+        StoreOptions {
+            backend,
+            endpoints: endpoints.into(),
+            prefix: "stolon/cluster".to_owned(),
+            cluster_name: cluster_name.into(),
+            timeout: Duration::from_secs(5),
+            cert_file: None,
+            key_file: None,
+            ca_file: None,
+            tls_verification: TlsVerification::Full,
+            consul: ConsulAccess::default(),
+        }
+    }
+}
+
 /// What lets a client into Consul, as Consul's own clients read it from the environment.
 #[derive(Clone, Debug, Default)]
 pub struct ConsulAccess {

@@ -26,16 +26,9 @@ const PRICES: slow::Prices = slow::Prices { report: 1, news: 1, holding: 9 };
 
 fn options(endpoint: &str, timeout: Duration) -> StoreOptions {
     StoreOptions {
-        backend: Backend::Consul,
-        endpoints: endpoint.to_owned(),
         prefix: "/stolon/cluster".to_owned(),
-        cluster_name: "test".to_owned(),
         timeout,
-        cert_file: None,
-        key_file: None,
-        ca_file: None,
-        tls_verification: TlsVerification::Full,
-        consul: ConsulAccess::default(),
+        ..StoreOptions::new(Backend::Consul, endpoint, "test")
     }
 }
 
@@ -95,7 +88,7 @@ async fn conformance() {
 async fn conformance_over_tls_with_a_client_certificate() {
     let certificates = Certificates::new();
     let consul = Consul::start(certificates.access(), None).await.expect("consul");
-    let options = with_certificates(&certificates, &consul);
+    let options = certificates.shown_in(options(&consul.endpoint(), TIMEOUT));
     suite::run(|| ConsulStore::new(&options).expect("a store")).await;
 }
 
@@ -275,20 +268,11 @@ async fn a_token_lets_in() {
     );
 }
 
-fn with_certificates(certificates: &Certificates, consul: &Consul) -> StoreOptions {
-    StoreOptions {
-        ca_file: Some(certificates.path("ca.pem")),
-        cert_file: Some(certificates.path("client.pem")),
-        key_file: Some(certificates.path("client.key")),
-        ..options(&consul.endpoint(), TIMEOUT)
-    }
-}
-
 #[tokio::test]
 async fn tls_proves_both_sides() {
     let certificates = Certificates::new();
     let mut consul = Consul::start(certificates.access(), None).await.expect("consul");
-    let good = with_certificates(&certificates, &consul);
+    let good = certificates.shown_in(options(&consul.endpoint(), TIMEOUT));
     let ask = async |options: &StoreOptions| ConsulStore::new(options)?.get(&Key::new("a")).await;
     within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
     let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };

@@ -21,18 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const PRICES: slow::Prices = slow::Prices { report: 1, news: 0, holding: 4 };
 
 fn options(endpoints: &str, timeout: Duration) -> StoreOptions {
-    StoreOptions {
-        backend: Backend::Etcdv3,
-        endpoints: endpoints.to_owned(),
-        prefix: "stolon/cluster".to_owned(),
-        cluster_name: "test".to_owned(),
-        timeout,
-        cert_file: None,
-        key_file: None,
-        ca_file: None,
-        tls_verification: TlsVerification::Full,
-        consul: stolon_store::ConsulAccess::default(),
-    }
+    StoreOptions { timeout, ..StoreOptions::new(Backend::Etcdv3, endpoints, "test") }
 }
 
 fn kv(endpoints: &str, timeout: Duration) -> EtcdStore {
@@ -339,12 +328,7 @@ async fn refusals_are_said() {
 async fn tls_proves_both_sides() {
     let certificates = Certificates::new();
     let etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
-    let good = StoreOptions {
-        ca_file: Some(certificates.path("ca.pem")),
-        cert_file: Some(certificates.path("client.pem")),
-        key_file: Some(certificates.path("client.key")),
-        ..options(&etcd.endpoints(), TIMEOUT)
-    };
+    let good = certificates.shown_in(options(&etcd.endpoints(), TIMEOUT));
     let ask = async |options: &StoreOptions| EtcdStore::new(options)?.get(&Key::new("a")).await;
     within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
 
@@ -375,12 +359,7 @@ async fn tls_proves_both_sides() {
 async fn certificates_that_were_replaced_are_used() {
     let certificates = Certificates::new();
     let mut etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
-    let options = StoreOptions {
-        ca_file: Some(certificates.path("ca.pem")),
-        cert_file: Some(certificates.path("client.pem")),
-        key_file: Some(certificates.path("client.key")),
-        ..options(&etcd.endpoints(), TIMEOUT)
-    };
+    let options = certificates.shown_in(options(&etcd.endpoints(), TIMEOUT));
     let store = EtcdStore::new(&options).expect("a store");
     let key = Key::new("a");
     within("the first answer", async { while store.put(&key, b"1".to_vec(), None).await.is_err() {} }).await;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use certificates::Certificates;
 use stolon_model::{KeeperReport, SentinelUid};
 use stolon_store::{
-    Backend, Campaign, ClusterStore, ConsulAccess, EtcdV2Store, Key, KvClusterStore, KvStore, StoreError,
-    StoreOptions, TlsVerification, WatchScope,
+    Backend, Campaign, ClusterStore, EtcdV2Store, Key, KvClusterStore, KvStore, StoreError, StoreOptions,
+    TlsVerification, WatchScope,
 };
 use stolon_testkit::etcd::Etcd;
 use suite::{document, within};
@@ -23,16 +23,9 @@ const PRICES: slow::Prices = slow::Prices { report: 2, news: 1, holding: 6 };
 
 fn options(endpoints: &str, timeout: Duration) -> StoreOptions {
     StoreOptions {
-        backend: Backend::Etcdv2,
-        endpoints: endpoints.to_owned(),
         prefix: "/stolon/cluster".to_owned(),
-        cluster_name: "test".to_owned(),
         timeout,
-        cert_file: None,
-        key_file: None,
-        ca_file: None,
-        tls_verification: TlsVerification::Full,
-        consul: ConsulAccess::default(),
+        ..StoreOptions::new(Backend::Etcdv2, endpoints, "test")
     }
 }
 
@@ -84,7 +77,7 @@ async fn conformance() {
 async fn conformance_over_tls_with_a_client_certificate() {
     let certificates = Certificates::new();
     let etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
-    let options = with_certificates(&certificates, &etcd);
+    let options = certificates.shown_in(options(&etcd.endpoints(), TIMEOUT));
     suite::run(|| EtcdV2Store::new(&options).expect("a store")).await;
 }
 
@@ -246,20 +239,11 @@ async fn refusals_are_said() {
     assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
 }
 
-fn with_certificates(certificates: &Certificates, etcd: &Etcd) -> StoreOptions {
-    StoreOptions {
-        ca_file: Some(certificates.path("ca.pem")),
-        cert_file: Some(certificates.path("client.pem")),
-        key_file: Some(certificates.path("client.key")),
-        ..options(&etcd.endpoints(), TIMEOUT)
-    }
-}
-
 #[tokio::test]
 async fn tls_proves_both_sides() {
     let certificates = Certificates::new();
     let etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
-    let good = with_certificates(&certificates, &etcd);
+    let good = certificates.shown_in(options(&etcd.endpoints(), TIMEOUT));
     let ask = async |options: &StoreOptions| EtcdV2Store::new(options)?.get(&Key::new("a")).await;
     within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
     let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };

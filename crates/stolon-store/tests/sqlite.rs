@@ -10,7 +10,7 @@ use std::time::Duration;
 use stolon_model::SentinelUid;
 use stolon_store::{
     Backend, ClusterStore, Expected, Key, KvClusterStore, KvStore, SqliteStore, StoreError, StoreOptions,
-    TlsVerification, WatchScope,
+    WatchScope,
 };
 use suite::within;
 
@@ -302,18 +302,11 @@ async fn the_file_does_not_grow() {
 #[tokio::test]
 async fn options_make_a_store() {
     let directory = directory();
-    let options = StoreOptions {
-        backend: "sqlite".parse::<Backend>().expect("a backend"),
-        endpoints: format!("sqlite://{}", directory.path().join("store.db").display()),
-        prefix: "stolon/cluster".to_owned(),
-        cluster_name: "mycluster".to_owned(),
-        timeout: TIMEOUT,
-        cert_file: None,
-        key_file: None,
-        ca_file: None,
-        tls_verification: TlsVerification::Full,
-        consul: stolon_store::ConsulAccess::default(),
-    };
+    let options = StoreOptions::new(
+        "sqlite".parse::<Backend>().expect("a backend"),
+        format!("sqlite://{}", directory.path().join("store.db").display()),
+        "mycluster",
+    );
     let store = stolon_store::open(&options).expect("a store");
     store.put_cluster_document(&suite::document("a")).await.expect("put");
     let raw = store_in(directory.path()).get(&Key::new("stolon/cluster/mycluster/clusterdata")).await;

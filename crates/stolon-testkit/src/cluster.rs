@@ -14,7 +14,7 @@ use stolon_local::{
     reachable_programs, running_in, tail, tree,
 };
 use stolon_model::{ClusterData, KeeperReport, KeeperUid};
-use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
+use stolon_store::{Backend, ClusterStore, StoreOptions};
 use tokio::io::AsyncWriteExt;
 
 use crate::etcd::Etcd;
@@ -595,18 +595,11 @@ impl Drop for Cluster {
 }
 
 fn open_store(layout: &Layout) -> anyhow::Result<Arc<dyn ClusterStore>> {
-    let options = StoreOptions {
-        backend: layout.store_backend.parse::<Backend>()?,
-        endpoints: layout.store_endpoints.clone(),
-        prefix: "stolon/cluster".to_owned(),
-        cluster_name: layout.cluster_name.clone(),
-        timeout: Duration::from_secs(5),
-        cert_file: None,
-        key_file: None,
-        ca_file: None,
-        tls_verification: TlsVerification::Full,
-        consul: stolon_store::ConsulAccess::default(),
-    };
+    let options = StoreOptions::new(
+        layout.store_backend.parse::<Backend>()?,
+        &layout.store_endpoints,
+        &layout.cluster_name,
+    );
     Ok(stolon_store::open(&options)?)
 }
 

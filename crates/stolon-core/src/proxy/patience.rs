@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
+use crate::latency::Latency;
+
 /// The first pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// A pause that doubles with each failure in a row, up to `longest`.
+/// A pause that doubles with each failure in a row, up to `longest`. No [`crate::Backoff`]: the limit changes with the cluster data, and
+/// failures of one check that come together count once.
 pub(super) fn pause_after(failures: u32, longest: Duration) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     FIRST_PAUSE.saturating_mul(1 << doublings).min(longest)
 }
 
-/// What is known of the latency of requests.
+/// What is known of the latency of requests, also of those that brought no answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Patience {
-    /// The slowest answer, fading with every faster one.
-    slowest: Duration,
+    latency: Latency,
     /// Requests in a row that were given up.
     given_up: u32,
 }
@@ -24,13 +26,13 @@ impl Patience {
     /// How long to wait for the next answer. A third of the timeout leaves time for another attempt where the store is fast;
     /// where it is slow four times what was seen gives up on nothing that would have come.
     pub fn limit(&self, timeout: Duration) -> Duration {
-        let usual = (timeout / 3).max(self.slowest.saturating_mul(4));
+        let usual = (timeout / 3).max(self.latency.usual() * 4);
         usual.saturating_mul(1 << self.given_up.min(4))
     }
 
     /// An answer came after `took`.
     pub fn answered(&mut self, took: Duration) {
-        self.slowest = took.max(self.slowest * 7 / 8);
+        self.latency.note(took);
         self.given_up = 0;
     }
 

@@ -13,8 +13,8 @@ use stolon_model::{
 };
 
 use super::event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
-use super::latency::Latency;
 use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
+use crate::latency::Latency;
 
 /// Wakes that come closer together than this are answered by one round. A failover in synchronous mode takes four rounds, each
 /// of which answers what keepers did about the one before, so clients wait that long each time; on a quiet cluster no client does.

@@ -15,7 +15,6 @@ mod health;
 mod heartbeat;
 mod init;
 mod joined;
-mod latency;
 mod machine;
 mod memory;
 mod proxy;

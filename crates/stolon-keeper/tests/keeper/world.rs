@@ -11,7 +11,7 @@ use stolon_model::{
     ClusterData, ClusterDocument, ClusterSpec, ClusterUid, FollowConfig, GoDuration, InitMode, Instance,
     InstanceInitMode, InstanceUid, Keeper, KeeperReport, KeeperUid, Phase, Role, Timestamp,
 };
-use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
+use stolon_store::{Backend, ClusterStore, StoreOptions};
 use stolon_testkit::postgres::{as_unprivileged_user, bin_directory, free_port};
 
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -35,18 +35,8 @@ pub struct World {
 impl World {
     pub fn new() -> World {
         let directory = tempfile::Builder::new().prefix("stolon-keeper-test").tempdir().unwrap();
-        let options = StoreOptions {
-            backend: Backend::Sqlite,
-            endpoints: directory.path().join("store.db").display().to_string(),
-            prefix: "stolon/cluster".into(),
-            cluster_name: "test".into(),
-            timeout: Duration::from_secs(5),
-            cert_file: None,
-            key_file: None,
-            ca_file: None,
-            tls_verification: TlsVerification::Full,
-            consul: stolon_store::ConsulAccess::default(),
-        };
+        let file = directory.path().join("store.db").display().to_string();
+        let options = StoreOptions::new(Backend::Sqlite, file, "test");
         let store = stolon_store::open(&options).unwrap();
         let mut spec = ClusterSpec::default();
         spec.init_mode = Some(InitMode::New);

@@ -12,7 +12,7 @@ use stolon_model::*;
 use stolon_proxy::Metrics;
 use stolon_store::{
     Backend, Campaign, ClusterStore, DocumentFeed, DocumentRead, Everything, EverythingFeed, Expected,
-    Revision, StoreError, StoreOptions, TlsVerification, Versioned, Watch, WatchScope,
+    Revision, StoreError, StoreOptions, Versioned, Watch, WatchScope,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -241,18 +241,7 @@ pub struct MoodyStore {
 
 impl MoodyStore {
     pub fn new() -> Arc<Self> {
-        let options = StoreOptions {
-            backend: Backend::Memory,
-            endpoints: String::new(),
-            prefix: "stolon/cluster".to_owned(),
-            cluster_name: "test".to_owned(),
-            timeout: Duration::from_secs(5),
-            cert_file: None,
-            key_file: None,
-            ca_file: None,
-            tls_verification: TlsVerification::Full,
-            consul: stolon_store::ConsulAccess::default(),
-        };
+        let options = StoreOptions::new(Backend::Memory, "", "test");
         Arc::new(MoodyStore {
             inner: stolon_store::open(&options).unwrap(),
             mood: watch::Sender::new(Mood::Good),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use stolon_store::StoreOptions;
 use stolon_testkit::etcd::Access;
 
 /// Certificates and keys in files.
@@ -52,6 +53,16 @@ impl Certificates {
             certificate: self.path("server.pem"),
             key: self.path("server.key"),
             client_authority: Some(self.path("ca.pem")),
+        }
+    }
+
+    /// A client that shows its certificate, and believes the authority.
+    pub fn shown_in(&self, options: StoreOptions) -> StoreOptions {
+        StoreOptions {
+            ca_file: Some(self.path("ca.pem")),
+            cert_file: Some(self.path("client.pem")),
+            key_file: Some(self.path("client.key")),
+            ..options
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use stolon_local::{Layout, Target};
 use stolon_model::{Advise as _, KeeperUid};
 use stolon_runtime::{CommonArgs, Failure, Shutdown};
-use stolon_store::{ClusterStore, StoreOptions, TlsVerification, WatchScope};
+use stolon_store::{ClusterStore, StoreOptions, WatchScope};
 use tokio::sync::mpsc;
 
 use super::Args;
@@ -53,19 +53,14 @@ impl Playground {
         stolon_local::adopt_orphans();
         let layout = choices.layout(&args, home)?;
         layout.prepare()?;
+        let backend = layout
+            .store_backend
+            .parse()
+            .map_err(|error: stolon_store::BadBackend| stolon_runtime::UsageError::from(error.explained()))?;
         let store = stolon_store::open(&StoreOptions {
-            backend: layout.store_backend.parse().map_err(|error: stolon_store::BadBackend| {
-                stolon_runtime::UsageError::from(error.explained())
-            })?,
-            endpoints: layout.store_endpoints.clone(),
             prefix: common.store_prefix.clone(),
-            cluster_name: layout.cluster_name.clone(),
             timeout: common.store_timeout,
-            cert_file: None,
-            key_file: None,
-            ca_file: None,
-            tls_verification: TlsVerification::Full,
-            consul: stolon_store::ConsulAccess::default(),
+            ..StoreOptions::new(backend, &layout.store_endpoints, &layout.cluster_name)
         })
         .context("the store cannot be opened")?;
         let (supervisor, events) = Supervisor::new();

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use stolon_model::{ClusterDocument, ClusterSpec, Document};
-use stolon_store::{Backend, ClusterStore, StoreOptions, TlsVerification};
+use stolon_store::{Backend, ClusterStore, StoreOptions};
 
 /// No command takes longer; one that does hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -99,16 +99,8 @@ impl Ctl {
     /// The same store, for this process.
     pub fn store(&self) -> Arc<dyn ClusterStore> {
         let options = StoreOptions {
-            backend: self.backend,
-            endpoints: self.endpoints.clone(),
-            prefix: "stolon/cluster".to_owned(),
-            cluster_name: CLUSTER.to_owned(),
             timeout: Duration::from_secs(10),
-            cert_file: None,
-            key_file: None,
-            ca_file: None,
-            tls_verification: TlsVerification::Full,
-            consul: stolon_store::ConsulAccess::default(),
+            ..StoreOptions::new(self.backend, &self.endpoints, CLUSTER)
         };
         stolon_store::open(&options).expect("a store")
     }

@@ -1,24 +1,24 @@
-//! The latency of the store.
+//! The latency of the store, as sentinels and proxies reckon with it. A keeper only judges the answer at hand, see its orders.
 
 use std::time::Duration;
 
-/// No request takes longer than the store's own limit; a longer one means that this process was stopped meanwhile.
+/// A request that took longer says that this process was stopped meanwhile, and nothing about the store.
 const CEILING: Duration = Duration::from_secs(5);
 
 /// How long requests to the store take: the longest of the last ones, forgotten by and by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Latency {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Latency {
     usual: Duration,
 }
 
 impl Latency {
     /// Note how long a request took.
     pub fn note(&mut self, took: Duration) {
-        self.usual = took.min(CEILING).max(self.usual.mul_f64(0.9));
+        self.usual = took.min(CEILING).max(self.usual * 7 / 8);
     }
 
     /// How long a request usually takes at the most.
-    pub fn usual(&self) -> Duration {
+    pub fn usual(self) -> Duration {
         self.usual
     }
 }
