@@ -88,6 +88,8 @@ document! {
         looks: u64 = "looks", omit;
         /// What keeps PostgreSQL from the wanted generation although it works, where a successor would meet the same.
         hindrance: Option<Hindrance> = "hindrance", omit;
+        /// Whether the instance is asked to be a standby while its data are a primary's: it cannot be one before it is made anew.
+        holds_primary_data: bool = "holdsMasterData", omit;
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
         /// than this knows that its store went back in time.
         served: Option<Served> = "served", omit;
@@ -228,12 +230,14 @@ impl KeeperActivity {
             restarts,
             looks: _,
             hindrance,
+            holds_primary_data,
             served,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
                 == (&other.bytes_total, &other.restarts, &other.pending_restart)
             && (hindrance, parameter_problems) == (&other.hindrance, &other.parameter_problems)
+            && *holds_primary_data == other.holds_primary_data
             && both(served, &other.served, Served::says_the_same_as)
     }
 }

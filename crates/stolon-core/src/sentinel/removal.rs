@@ -50,7 +50,7 @@ impl Round<'_> {
     }
 
     fn unusable(&self, primary: &Instance, instance: &Instance) -> Option<RemovalReason> {
-        if Kind::of(instance) == Kind::Head {
+        if Kind::of(instance) == Kind::Head || self.holds_primary_data(instance) {
             return Some(RemovalReason::FormerPrimary);
         }
         if self.is_lost(instance) {
@@ -63,6 +63,16 @@ impl Round<'_> {
                 self.lacks_wal(primary, instance).then_some(RemovalReason::MissingWal)
             }
         }
+    }
+
+    /// A standby that was promoted under cluster data that the store has lost: nobody else may know, and its keeper cannot make a standby
+    /// of it.
+    fn holds_primary_data(&self, instance: &Instance) -> bool {
+        let report = self.seen.fresh.get(&instance.spec.keeper_uid);
+        report.is_some_and(|report| {
+            let is_instance = report.postgres_state.as_ref().is_some_and(|state| state.uid == instance.uid);
+            is_instance && report.activity.as_ref().is_some_and(|activity| activity.holds_primary_data)
+        })
     }
 
     /// A standby that was complete once, does not work, and whose keeper says that it holds something else, or nothing. The keeper's own

@@ -454,6 +454,21 @@ fn that_data_are_half_made_is_taken_back_where_nobody_wants_it_any_more() {
     assert_eq!((world.reported(), world.problem()), ((true, 3), String::new()));
 }
 
+/// It was promoted under cluster data that nobody has any more.
+#[test]
+fn a_standby_with_the_data_of_a_primary_is_reported() {
+    let holds_primary_data =
+        |world: &World| world.report().activity.as_ref().is_some_and(|activity| activity.holds_primary_data);
+    let mut world = World::with(asked(Role::Standby, Init::None), DataKind::Primary);
+    world.run(seconds(10));
+    assert!(holds_primary_data(&world), "{:?}", world.log);
+    assert_eq!(world.report().postgres_state.as_ref().map(|state| state.uid.as_str()), Some("us"));
+    world.cluster = asked(Role::Primary, Init::None);
+    world.change(|cluster| ours(cluster).generation += 1);
+    world.run(seconds(10));
+    assert_eq!((world.reported(), holds_primary_data(&world)), ((true, 4), false), "{:?}", world.log);
+}
+
 #[test]
 fn a_disk_that_hangs_keeps_nobody_from_the_generation_and_is_reported() {
     let mut world = World::with(asked(Role::Primary, Init::None), DataKind::Primary);

@@ -121,6 +121,30 @@ fn data_that_went_before_anybody_read_that_they_were_complete_are_made_anew_on_t
     assert!(!outcome(7), "its keeper still reports the instance before it");
 }
 
+/// It was promoted under cluster data that the store has lost. Its server does not even run, so that its timeline tells nothing.
+#[test]
+fn a_standby_that_holds_the_data_of_a_primary_is_made_anew() {
+    let removals = |holder: usize, works: bool| {
+        let mut world = World::normal(2, 2).given(|world| world.break_db(2));
+        if !works {
+            world.break_db(1);
+        }
+        let mut reports = world.current_reports();
+        let report = reports.get_mut(&keeper_uid(2)).unwrap();
+        report.activity.get_or_insert_default().holds_primary_data = true;
+        report.postgres_state.as_mut().unwrap().uid = uid(holder);
+        let changes = world.round_on(&reports).changes;
+        let removed = changes.into_iter().filter_map(|change| match change {
+            Change::InstanceRemoved { instance, because, .. } => Some((instance, because)),
+            _ => None,
+        });
+        removed.collect::<Vec<_>>()
+    };
+    assert_eq!(removals(2, true), [(uid(2), RemovalReason::FormerPrimary)]);
+    assert_eq!(removals(2, false), [], "the primary does not work");
+    assert_eq!(removals(7, true), [(uid(2), RemovalReason::DataLost)], "it says that of another instance");
+}
+
 /// A8: a base backup that is under way counts.
 #[test]
 fn slow_standbys_are_not_made_again_and_again() {

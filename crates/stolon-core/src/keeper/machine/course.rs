@@ -12,7 +12,7 @@ use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Live, Observatio
 use crate::keeper::parameters::{Demands, Refusals};
 use crate::keeper::plan::plan;
 use crate::keeper::say::Saying;
-use crate::keeper::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Step};
+use crate::keeper::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Step, Trouble};
 use crate::postgres::{Support, Version};
 use crate::settings::MAJORS;
 
@@ -272,6 +272,7 @@ impl Machine {
             return self.take(step);
         }
         let plan = plan(&goal, &seen);
+        self.reporting.holds_primary_data = plan.trouble == Some(Trouble::CannotDemote);
         self.announce(&goal, &plan);
         self.pursuit = Pursuit::Course(Box::new(Course::of(goal, plan, &seen)));
     }

@@ -39,6 +39,8 @@ pub(super) struct Reporting {
     /// Nothing runs, and nothing is left of the instance's data.
     data_is_gone: bool,
     ailments: Ailments,
+    /// By the last plan: a standby is wanted, and a primary's data are here.
+    pub(super) holds_primary_data: bool,
     pub(super) pending_restart: bool,
     pub(super) progress: Progress,
     /// Why the replication slots could not be looked after.
@@ -56,6 +58,7 @@ impl Reporting {
             state: None,
             data_is_gone: false,
             ailments: Ailments::default(),
+            holds_primary_data: false,
             pending_restart: false,
             progress: Progress::default(),
             slots_failed: None,
@@ -202,6 +205,7 @@ impl Machine {
             restarts: self.server.deaths.within_a_minute(self.now),
             looks: self.looks.completed(),
             hindrance: self.hindrance(),
+            holds_primary_data: self.reporting.holds_primary_data,
             served: self.disk.served.highest().cloned(),
         }
     }
