@@ -161,6 +161,8 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
         return round.only_watched(Wake::NEVER);
     }
     if round.store_went_back() {
+        // Keepers start nothing meanwhile: who does not work is given its time once somebody has settled.
+        round.memory.trouble.clear();
         return round.decided(Wake::NEVER);
     }
     round.register_keepers();

@@ -105,6 +105,12 @@ fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
         }),
         ..instance.spec.clone()
     };
+    // The document may know it from before its promotion: a former primary on that timeline must not take its place as if nobody had
+    // written since.
+    let status = &mut instance.status;
+    if (served.timeline, served.lsn) > (status.timeline, status.lsn) {
+        (status.timeline, status.lsn) = (served.timeline, served.lsn);
+    }
     next.cluster.status.primary = Some(served.instance.clone());
 }
 

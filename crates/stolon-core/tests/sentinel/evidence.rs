@@ -187,6 +187,39 @@ fn the_newest_data_can_be_taken() {
     assert!(!has_hold(&decision, |hold| matches!(hold, Hold::StoreWentBack { .. })));
 }
 
+/// The document that is settled knows the new primary from before its promotion, and the primary before it works.
+#[test]
+fn the_predecessor_of_a_primary_whose_data_were_taken_does_not_take_its_place() {
+    let mut world = gone_back(Some(7));
+    let reports = served(&mut world, 9, 4, 2);
+    let (_, next) = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap();
+    let status = &next.instances[&uid(2)].status;
+    assert_eq!((status.timeline, status.lsn), (Timeline(2), Lsn(5000)));
+    world.data = next;
+    world.down.clear();
+    world.converge();
+    world.break_db(2);
+    for _ in 0..60 {
+        world.later(1000).round();
+        assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+    }
+}
+
+/// Nobody starts anything while the store is older than what was served.
+#[test]
+fn who_could_not_work_while_the_store_had_gone_back_is_given_time_once_that_is_settled() {
+    let mut world = gone_back(Some(7));
+    world.break_db(2);
+    let reports = served(&mut world, 9, 4, 2);
+    world.round_on(&reports);
+    world.data = take_newest(&world.data, &keepers_only(&reports), &nobody(), wall(0)).unwrap().1;
+    let given_up = (1..60).find(|_| {
+        world.later(1000).round();
+        !world.db(2).status.healthy
+    });
+    assert!(given_up.is_some_and(|second| (20..=22).contains(&second)), "given up after {given_up:?} s");
+}
+
 /// Whose data are the newest: (epoch, elected under, timeline, position) of two keepers.
 #[test]
 fn who_was_elected_last_has_the_newest_data() {
