@@ -164,13 +164,10 @@ impl<'a, I: Instance> Loop<'a, I> {
                 self.activities.push(Box::pin(read_cluster(feed, at_most)));
             }
             Effect::ReadOwnReport => self.read_own_report(),
-            Effect::Publish { report, ttl } => {
+            Effect::Publish { report, ttl, limit } => {
                 let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };
-                self.activities.push(Box::pin(async move {
-                    let put = hands.store.put_keeper_report(&report, ttl).await;
-                    put.map_or_else(|error| Event::ReportRefused(in_full(&error)), |()| Event::ReportTaken)
-                        .into()
-                }));
+                self.activities
+                    .push(Box::pin(async move { publish(hands, &report, ttl, limit).await.into() }));
             }
             Effect::Save(file) => self.activities.push(Box::pin(save(hands, *file))),
             Effect::WakeAt(at) => self.wake = Some(Instant::now() + at.saturating_sub(now())),
@@ -286,6 +283,16 @@ fn usable(document: ClusterDocument) -> ClusterRead {
     match UsableCluster::try_from(document) {
         Ok(cluster) => ClusterRead::Usable(Arc::new(cluster)),
         Err(error) => ClusterRead::Invalid(error.to_string()),
+    }
+}
+
+async fn publish<I>(hands: &Hands<I>, report: &KeeperReport, ttl: Duration, limit: Duration) -> Event {
+    match tokio::time::timeout(limit, hands.store.put_keeper_report(report, ttl)).await {
+        Ok(Ok(())) => Event::ReportTaken,
+        Ok(Err(error)) => Event::ReportRefused(in_full(&error)),
+        Err(_) => {
+            Event::ReportRefused(format!("the store did not take it within {}", GoDuration::from(limit)))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::host::{HostId, Power};
 use crate::postgres::Disk;
 use crate::scenario::{Command, Direction, Placement, Program, What};
 use crate::store::Changed;
-use crate::world::{Event, Life, STORE_TIMEOUT, World};
+use crate::world::{Event, Life, World};
 
 impl World {
     pub(crate) fn fault_begins(&mut self, index: usize) {
@@ -44,8 +44,8 @@ impl World {
     }
 
     /// Whether something is a reason to replace a primary. What befalls sentinels, proxies and the store is none, as long as they do
-    /// not run on its host; an outage of the store is one where a report that was on its way when the store came back is given up, and
-    /// followed by the next one, later than `failInterval`.
+    /// not run on its host; an outage of the store is one where a report that was on its way when the store came back can be given up,
+    /// and followed by the next one, only after `failInterval`.
     fn is_reason(&self, what: &What) -> bool {
         match what {
             What::Killed(program) | What::Stopped(program) => matches!(program, Program::Keeper(_)),
@@ -53,7 +53,7 @@ impl World {
             What::ProxyCutFromStore(..) | What::ProxyCutFromKeeper(..) | What::NamesFail(_) => false,
             What::StoreDown => {
                 let spec = &self.scenario.spec;
-                Duration::from_millis(spec.fail) < STORE_TIMEOUT + Duration::from_millis(3 * spec.sleep)
+                spec.fail < 3 * spec.sleep
             }
             _ => true,
         }

@@ -266,9 +266,9 @@ impl World {
                 let uid = self.keeper(index).uid.clone();
                 self.ask(program, OWN_REPORT, Request::ReadKeeperReport(uid));
             }
-            Effect::Publish { mut report, ttl } => {
+            Effect::Publish { mut report, ttl, limit } => {
                 report.info_uid = InfoUid::from(self.keeper(index).random.uid8());
-                self.ask(program, PUBLISH, Request::PutKeeperReport(Rc::new(*report), ttl));
+                self.ask_within(program, PUBLISH, limit, Request::PutKeeperReport(Rc::new(*report), ttl));
             }
             Effect::Save(file) => {
                 let delay = self.random.millis(1, 6);

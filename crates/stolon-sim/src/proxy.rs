@@ -27,8 +27,6 @@ pub(crate) enum ProxyEvent {
     TimePassed(Time),
     /// Something that the machine asked for is done.
     Tell(Box<MachineEvent>),
-    /// A request to the store has taken as long as it may.
-    Limit(u32),
 }
 
 const READ: u32 = 0;
@@ -45,8 +43,6 @@ pub(crate) struct Proxy {
     openings: u32,
     /// The generation that was published last.
     acknowledged: i64,
-    /// Requests to the store: the number of the one that counts, for reading and for publishing.
-    requests: [u32; 2],
     wake_at: Time,
     armed: Option<Time>,
     pub(crate) names_fail: bool,
@@ -69,7 +65,6 @@ impl Proxy {
             open: None,
             openings: 0,
             acknowledged: 0,
-            requests: [0; 2],
             wake_at: Time::ZERO,
             armed: None,
             names_fail: false,
@@ -126,20 +121,13 @@ impl World {
                     false => self.arm_proxy(index),
                 }
             }
-            ProxyEvent::Limit(token) => self.answered(index, token, &Reply::NoAnswer),
             ProxyEvent::Reply(answered) => self.answered(index, answered.token, &answered.reply),
         }
     }
 
-    /// The store answers, or has had its time; what comes later concerns nobody.
+    /// The store answers, or has had its time.
     fn answered(&mut self, index: u8, token: u32, reply: &Reply) {
-        let kind = token & 1;
-        let current = &mut self.proxy(index).requests[kind as usize];
-        if *current != token {
-            return;
-        }
-        *current += 2;
-        let event = match (kind, reply) {
+        let event = match (token, reply) {
             (READ, Reply::Everything(seen)) => MachineEvent::DocumentRead(
                 seen.document.as_ref().map(|(document, _)| Box::new((**document).clone())),
             ),
@@ -164,21 +152,11 @@ impl World {
         }
     }
 
-    /// A request to the store, with a limit of the machine's.
-    fn ask_within(&mut self, index: u8, kind: u32, limit: Duration, request: Request) {
-        let Some(run) = self.run_of(Program::Proxy(index)) else { return };
-        let current = &mut self.proxy(index).requests[kind as usize];
-        // The last bit says which kind it is.
-        *current = (*current & !1) + 2 + kind;
-        let token = *current;
-        self.ask(Program::Proxy(index), token, request);
-        let limit = self.host(Program::Proxy(index)).span(limit);
-        self.after(limit, Event::Proxy(index, run, ProxyEvent::Limit(token)));
-    }
-
     fn proxy_effect(&mut self, index: u8, effect: Effect) {
         match effect {
-            Effect::ReadDocument { limit } => self.ask_within(index, READ, limit, Request::Read),
+            Effect::ReadDocument { limit } => {
+                self.ask_within(Program::Proxy(index), READ, limit, Request::Read);
+            }
             Effect::Publish { claim, ttl, limit } => self.publish(index, claim, ttl, limit),
             Effect::Resolve { name, limit } => self.resolve(index, name, limit),
             Effect::Listen => {
@@ -237,7 +215,8 @@ impl World {
             generation: claim.generation,
             proxy_timeout: GoDuration::from(claim.timeout).0,
         };
-        self.ask_within(index, PUBLISH, limit, Request::PutProxyReport(Rc::new(report), ttl));
+        let request = Request::PutProxyReport(Rc::new(report), ttl);
+        self.ask_within(Program::Proxy(index), PUBLISH, limit, request);
     }
 
     /// Every keeper has one address, which is told by its name.

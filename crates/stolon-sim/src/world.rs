@@ -74,6 +74,8 @@ pub(crate) struct Asked {
     from: Program,
     run: u32,
     sent: Time,
+    /// How long the program waits for the answer.
+    limit: Duration,
     /// When it was sent by the clock of the program.
     asked: Duration,
     token: u32,
@@ -457,11 +459,17 @@ impl World {
 
     /// Ask the store. Exactly one answer comes back, if the program lives to hear it.
     pub(crate) fn ask(&mut self, from: Program, token: u32, request: Request) {
+        self.ask_within(from, token, STORE_TIMEOUT, request);
+    }
+
+    /// The same, where the program waits no longer than `limit`, by its own clock.
+    pub(crate) fn ask_within(&mut self, from: Program, token: u32, limit: Duration, request: Request) {
         let Some(run) = self.run_of(from) else { return };
+        let limit = self.host(from).span(limit).min(STORE_TIMEOUT);
         let (host, store) = (self.host_of(from), self.store_host());
         let latency = self.network.latency(host, store, &mut self.random);
         let (sent, asked) = (self.now, self.local(from));
-        let asked = Asked { from, run, sent, asked, token, request };
+        let asked = Asked { from, run, sent, limit, asked, token, request };
         match latency {
             Some(latency) => self.after(latency, Event::Store(Box::new(asked))),
             None => self.no_answer(&asked),
@@ -469,7 +477,7 @@ impl World {
     }
 
     fn no_answer(&mut self, asked: &Asked) {
-        let at = (asked.sent + STORE_TIMEOUT).max(self.now);
+        let at = (asked.sent + asked.limit).max(self.now);
         self.at(at, asked.answer(Reply::NoAnswer));
     }
 
@@ -502,7 +510,7 @@ impl World {
                 let work = self.random.span(Duration::from_micros(300), Duration::from_millis(3))
                     + self.store_troubles.slow;
                 let at = self.now + latency + work;
-                match at < asked.sent + STORE_TIMEOUT {
+                match at < asked.sent + asked.limit {
                     true => self.at(at, asked.answer(reply)),
                     false => self.no_answer(&asked),
                 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stolon_sim::campaign::{ACTIVE, Campaign, play};
-use stolon_sim::{Point, Scenario, Trace, run};
+use stolon_sim::{Guard, Point, Scenario, Trace, run};
 
 /// Seeds of the slice that every test run plays.
 const SLICE: u64 = 60;
@@ -54,6 +54,16 @@ fn a_slice_of_the_everyday_campaign_breaks_nothing() {
         Point::Converged,
     ] {
         assert!(found.coverage.count(point) > 0, "the slice never reached {point:?}");
+    }
+}
+
+/// A report that hangs when the store comes back is given up early enough, also where `failInterval` is short.
+#[test]
+fn an_outage_of_the_store_alone_replaces_nobody() {
+    for seed in (1..=20).chain([128, 242]) {
+        let mut scenario = Guard::GapCompensation.scenario(seed);
+        (scenario.spec.sleep, scenario.spec.fail) = (1_000, 6_000);
+        assert_eq!(run(&scenario, Trace::Off).violation, None, "seed {seed}");
     }
 }
 

@@ -93,6 +93,8 @@ pub enum Effect {
         report: Box<KeeperReport>,
         /// How long it counts.
         ttl: Duration,
+        /// A store that has not taken it within this, in whole milliseconds, refuses it.
+        limit: Duration,
     },
     /// Replace a file so that a crash leaves the old content or the new, flushed; answer with [`Event::Saved`]. Never asked for while
     /// a file of the same kind is being written.

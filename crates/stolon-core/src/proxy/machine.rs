@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use stolon_model::{ClusterDocument, ProxyUid};
 
+use crate::latency::Patience;
+
 use super::names::{Names, Target};
-use super::patience::{Patience, pause_after};
+use super::pauses::pause_after;
 use super::promise::{Cover, Promise, Sent};
 use super::{
     Check, Claim, ClosedBecause, Destination, Effect, Event, Measurement, NOTHING, Notice, OnSilence, Policy,
@@ -263,7 +265,7 @@ impl Machine {
         if matches!(self.stage, Stage::Leaving { .. } | Stage::Withdrawing) {
             return;
         }
-        let limit = self.patience.limit(self.timings.timeout);
+        let limit = self.patience.limit(self.timings.timeout / 3);
         self.after_answer = AfterAnswer::Rest;
         self.asked = Some(Asked { at: now, cover: self.promise.cover(now), limit });
         out.push(Effect::ReadDocument { limit });
@@ -390,7 +392,7 @@ impl Machine {
             return;
         }
         self.sign_of_life = SignOfLife::Given;
-        let limit = self.patience.limit(claim.timeout);
+        let limit = self.patience.limit(claim.timeout / 3);
         self.promise.begin(now, claim, limit);
         self.shorten_deadline(out);
         out.push(Effect::Publish { claim, ttl: claim.timeout.saturating_mul(TTL_IN_TIMEOUTS), limit });
@@ -483,7 +485,7 @@ impl Machine {
         // Where the store is slow the next check begins early enough to end before the deadline.
         let latest = match self.passage {
             Passage::Open { deadline, .. } => {
-                deadline.saturating_sub(self.patience.limit(self.timings.timeout)).max(now)
+                deadline.saturating_sub(self.patience.limit(self.timings.timeout / 3)).max(now)
             }
             Passage::Shut | Passage::Closing => usual,
         };

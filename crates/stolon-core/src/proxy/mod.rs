@@ -16,7 +16,7 @@ mod machine;
 mod messages;
 mod names;
 mod newest;
-mod patience;
+mod pauses;
 mod promise;
 mod route;
 

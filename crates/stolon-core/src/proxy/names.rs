@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_model::InstanceUid;
 
-use super::patience::pause_after;
+use super::pauses::pause_after;
 use super::{Effect, Notice, PrimaryAddress};
 
 /// How long a lookup may take. It runs beside the checks: nothing waits for it but a destination without an address.

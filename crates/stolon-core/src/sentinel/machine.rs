@@ -291,7 +291,9 @@ impl Machine {
             UnderWay::Creating => return self.creation_ended(now, outcome, out),
             other => return self.under_way = other,
         };
-        self.latency.note(now.saturating_sub(since));
+        if matches!(outcome, WriteOutcome::Written | WriteOutcome::Conflict) {
+            self.latency.note(now.saturating_sub(since));
+        }
         match outcome {
             WriteOutcome::Written => {
                 self.last_write = Some(now);
@@ -447,7 +449,8 @@ impl Machine {
     }
 
     fn report_ended(&mut self, now: Duration, outcome: Result<(), Explained>, out: &mut Vec<Effect>) {
-        if let Some(since) = self.own_report.under_way.take() {
+        let since = self.own_report.under_way.take();
+        if let (Some(since), Ok(())) = (since, &outcome) {
             self.latency.note(now.saturating_sub(since));
         }
         let refused = outcome.err();

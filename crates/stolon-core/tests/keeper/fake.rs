@@ -161,8 +161,8 @@ enum Activity {
     /// Asked for at that time.
     ReadCluster(Duration),
     ReadOwnReport,
-    /// Asked for at that time.
-    Publish(Box<KeeperReport>, Duration),
+    /// Asked for at that time, of a store that answers or does not.
+    Publish(Box<KeeperReport>, Duration, Store),
     Save(StateFile),
     Told(Event),
 }
@@ -398,9 +398,13 @@ impl World {
                 (MOMENT, Activity::ReadCluster(self.now))
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),
-            Effect::Publish { report, ttl } => {
+            Effect::Publish { report, ttl, limit } => {
                 self.ttl = ttl;
-                (MOMENT, Activity::Publish(report, self.now))
+                let takes = match self.store {
+                    Store::Answers => MOMENT,
+                    Store::Silent => limit,
+                };
+                (takes, Activity::Publish(report, self.now, self.store))
             }
             Effect::Save(file) if self.disk_hangs == Some(file.kind()) => (FOR_EVER, Activity::Save(*file)),
             Effect::Save(file) => (MOMENT, Activity::Save(*file)),
@@ -442,8 +446,8 @@ impl World {
                     Ok(self.namesake.clone().or_else(|| self.reports.last().cloned()).map(Box::new))
                 }
             }),
-            Activity::Publish(..) if self.store == Store::Silent => Event::ReportRefused("no answer".into()),
-            Activity::Publish(report, asked) => {
+            Activity::Publish(_, _, Store::Silent) => Event::ReportRefused("no answer".into()),
+            Activity::Publish(report, asked, Store::Answers) => {
                 self.confirmed = Some(asked);
                 self.reports.push(*report);
                 Event::ReportTaken

@@ -94,6 +94,24 @@ fn without_the_store_a_synchronous_primary_comes_back_behind_its_gate() {
     assert!(world.postgres.admits_clients(), "{:?}", &world.log[mark..]);
 }
 
+/// Whenever the store comes back, the keepers have reported before a sentinel that has just read it again counts their silence: it leaves
+/// two sleep intervals at least, and all of `failInterval` to those that had reported when the store went.
+#[test]
+fn a_report_that_hung_when_the_store_came_back_is_followed_by_another_one_in_time() {
+    for outage in (0..60).map(|step| seconds(20) + Duration::from_millis(137) * step) {
+        let mut cluster = synchronous();
+        cluster.cluster.spec.sleep_interval = Some(stolon_model::GoDuration::from_seconds(1));
+        cluster.cluster.spec.fail_interval = Some(stolon_model::GoDuration::from_seconds(6));
+        let mut world = serving(cluster);
+        world.store = Store::Silent;
+        world.run(outage);
+        world.store = Store::Answers;
+        let before = world.reports.len();
+        world.run(seconds(4) + Duration::from_millis(10));
+        assert!(world.reports.len() > before, "after an outage of {outage:?}");
+    }
+}
+
 #[test]
 fn without_the_store_nothing_is_started_that_another_primary_could_stand_beside() {
     let mut world = serving(asked(Role::Primary, Init::None));

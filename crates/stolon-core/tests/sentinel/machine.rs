@@ -478,6 +478,27 @@ fn a_store_that_was_silent_and_tells_again_is_asked_before_anybody_is_judged() {
     );
 }
 
+/// How long one has waited for a store that was away is no measure for its answers: the next outage is no silence of keepers.
+#[test]
+fn a_store_that_went_away_twice_is_nobodys_silence() {
+    let mut bench = Bench::leading(World::normal(2, 2));
+    bench.pass(5000);
+    let effects = bench.read();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::PublishReport { .. })), "{effects:?}");
+    bench.world.silent.insert(keeper_uid(1));
+    assert!(reads(&bench.pass(5000)));
+    bench.handle(Event::ReportEnded(Err(failure())));
+    bench.answer_round(|_| WriteOutcome::Written);
+    for _ in 0..3 {
+        assert!(reads(&bench.pass(5000)));
+        bench.handle(Event::ViewUnreadable(failure()));
+    }
+    assert!(reads(&bench.pass(5000)));
+    bench.world.later(2000);
+    bench.answer_round(|_| WriteOutcome::Written);
+    assert!(bench.world.data.keepers[&keeper_uid(1)].status.healthy);
+}
+
 /// Reports that only say that somebody lives are worth no round, unless a hand-over waits for their positions.
 #[test]
 fn positions_are_attended_to_while_something_waits_for_them() {

@@ -64,6 +64,8 @@ pub(super) struct Pace {
     pub(super) sleep: Duration,
     /// `requestTimeout`.
     pub(super) request: Duration,
+    /// `failInterval`.
+    pub(super) fail: Duration,
 }
 
 impl Pace {
@@ -71,6 +73,7 @@ impl Pace {
         Pace {
             sleep: spec.sleep_interval.max(LEAST_INTERVAL),
             request: spec.request_timeout.max(LEAST_INTERVAL),
+            fail: spec.fail_interval,
         }
     }
 
@@ -83,7 +86,11 @@ impl Pace {
 impl Default for Pace {
     /// The defaults of a specification.
     fn default() -> Self {
-        Pace { sleep: Duration::from_secs(5), request: Duration::from_secs(10) }
+        Pace {
+            sleep: Duration::from_secs(5),
+            request: Duration::from_secs(10),
+            fail: Duration::from_secs(20),
+        }
     }
 }
 

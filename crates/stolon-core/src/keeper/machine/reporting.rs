@@ -242,9 +242,10 @@ impl Machine {
         }
         match self.reporting.namesake.permission(self.now) {
             Permission::Granted => {
-                self.reporting.publisher.begins(&report);
-                let ttl = (self.orders.pace().sleep * TTL_IN_INTERVALS).max(LEAST_TTL);
-                self.ask_for(Effect::Publish { report: Box::new(report), ttl });
+                let pace = self.orders.pace();
+                let limit = self.reporting.publisher.begins(self.now, &report, pace);
+                let ttl = (pace.sleep * TTL_IN_INTERVALS).max(LEAST_TTL);
+                self.ask_for(Effect::Publish { report: Box::new(report), ttl, limit });
             }
             Permission::ReadFirst => {
                 self.reporting.asking = true;
