@@ -3,8 +3,8 @@
 //! for a running server, and refuses to start. So this process adopts orphans and waits for them.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,19 +26,19 @@ pub fn adopt_orphans() {
 
 /// Note a child that somebody waits for.
 pub(crate) fn is_ours(pid: Pid) {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner).insert(pid.as_raw_nonzero().get());
+    OURS.lock().insert(pid.as_raw_nonzero().get());
 }
 
 /// Forget a child that was waited for: its process id may be used again.
 pub(crate) fn is_no_more(pid: Pid) {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.as_raw_nonzero().get());
+    OURS.lock().remove(&pid.as_raw_nonzero().get());
 }
 
 /// Only PostgreSQL is left behind, and what we start ourselves is either registered or no PostgreSQL.
 fn reap() {
     for pid in crate::tree::zombies("postgres") {
         let raw = pid.as_raw_nonzero().get();
-        if !OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&raw) {
+        if !OURS.lock().contains(&raw) {
             // Somebody else may have waited for it first.
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }

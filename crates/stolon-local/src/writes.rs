@@ -6,10 +6,11 @@
 //! acknowledged row must be there for ever; rows of unknown outcome may be there.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{Session, Target};
@@ -114,7 +115,7 @@ impl Client {
                 match self.writes.target.connect(Duration::from_secs(1)).await {
                     Ok(fresh) => session = Some(fresh),
                     Err(failure) => {
-                        let mut ledger = locked(&self.ledger);
+                        let mut ledger = self.ledger.lock();
                         ledger.failed += 1;
                         ledger.last_failure = format!("{failure:#}");
                         continue;
@@ -136,7 +137,7 @@ impl Client {
         let sql = format!("insert into acknowledged_writes values ({id})");
         let answer = tokio::time::timeout(self.writes.limit, session.client.simple_query(&sql)).await;
         let now = Instant::now();
-        let mut ledger = locked(&self.ledger);
+        let mut ledger = self.ledger.lock();
         match answer {
             Ok(Ok(_)) if !session.take_wait_canceled() => {
                 ledger.acknowledged.insert(id);
@@ -172,22 +173,22 @@ fn certainly_failed(error: &tokio_postgres::Error) -> bool {
 impl Writing {
     /// What is known so far.
     pub fn ledger(&self) -> Ledger {
-        locked(&self.ledger).clone()
+        self.ledger.lock().clone()
     }
 
     /// Rows promised so far.
     pub fn acknowledged(&self) -> usize {
-        locked(&self.ledger).acknowledged.len()
+        self.ledger.lock().acknowledged.len()
     }
 
     /// When the last promise came.
     pub fn last_acknowledged(&self) -> Option<Instant> {
-        locked(&self.ledger).times.last().copied()
+        self.ledger.lock().times.last().copied()
     }
 
     /// The last error of a client.
     pub fn last_failure(&self) -> String {
-        locked(&self.ledger).last_failure.clone()
+        self.ledger.lock().last_failure.clone()
     }
 
     /// Stop writing, waiting for the answers that are due.
@@ -197,7 +198,7 @@ impl Writing {
             // The test runner has already shown the panic of a client.
             let _ = client.await;
         }
-        locked(&self.ledger).clone()
+        self.ledger.lock().clone()
     }
 
     /// The server that rows are written to.
@@ -241,10 +242,6 @@ impl Ledger {
         let gaps = times.windows(2).map(|pair| (pair[0], pair[1])).filter(|(_, after)| *after > since);
         gaps.max_by_key(|(before, after)| *after - *before)
     }
-}
-
-fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

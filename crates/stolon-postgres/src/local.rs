@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use stolon_core::keeper::{Config, ConfigMerge, Data, OldData, Progress, Upstream};
 use stolon_core::postgres::Version;
 use stolon_model::Timeline;
@@ -19,7 +20,7 @@ use crate::error::{PostgresError, Result};
 use crate::files::{Written, remove_if_there, write_atomically};
 use crate::limit::Limit;
 use crate::log_sink::LogSink;
-use crate::process::{TOOL_OF, Tool, lock};
+use crate::process::{TOOL_OF, Tool};
 use crate::quote::{self, PgpassHost};
 use crate::server::ServerState;
 
@@ -185,7 +186,7 @@ impl LocalPostgres {
             Ok((Identity::of(&program), program))
         };
         let (identity, program) = self.look_at_disk("looking at the binaries", limit, look).await?;
-        if let Some((known, version)) = &*lock(&self.inner.version)
+        if let Some((known, version)) = &*self.inner.version.lock()
             && identity.as_ref() == Some(known)
         {
             return Ok(*version);
@@ -194,13 +195,13 @@ impl LocalPostgres {
         let version = Version::from_banner(&banner).ok_or_else(|| {
             PostgresError::Invalid(format!("{} -V does not tell a version: {banner:?}", program.display()))
         })?;
-        *lock(&self.inner.version) = identity.map(|identity| (identity, version));
+        *self.inner.version.lock() = identity.map(|identity| (identity, version));
         Ok(version)
     }
 
     /// What stands at PGDATA. May wait for the disk.
     pub fn facts(&self) -> Result<Data> {
-        let binaries = lock(&self.inner.version).as_ref().map(|(_, version)| *version);
+        let binaries = self.inner.version.lock().as_ref().map(|(_, version)| *version);
         data_directory::examine(&self.data_directory(), binaries)
     }
 

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -111,8 +111,8 @@ impl Tool {
         let stderr = child.stderr.take();
         let heard = Mutex::new(Heard { stdout: String::new(), tail: VecDeque::new(), on_line });
         let listen = async {
-            let out = read_lines(stdout, |line| lock(&heard).hear_stdout(line));
-            let err = read_lines(stderr, |line| lock(&heard).hear(line));
+            let out = read_lines(stdout, |line| heard.lock().hear_stdout(line));
+            let err = read_lines(stderr, |line| heard.lock().hear(line));
             tokio::join!(out, err);
         };
         let ended = {
@@ -139,7 +139,7 @@ impl Tool {
             }
         };
         group.release();
-        let heard = heard.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let heard = heard.into_inner();
         Ok(Finished { status, stdout: heard.stdout, tail: heard.tail.into() })
     }
 
@@ -192,11 +192,6 @@ pub(crate) fn push_tail(tail: &mut VecDeque<String>, line: String) {
         tail.pop_front();
     }
     tail.push_back(line);
-}
-
-/// A lock that nothing panics under.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Calls `on_line` for each non-empty line until the end of the stream.

@@ -12,7 +12,6 @@ use tokio_postgres::SimpleQueryRow;
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
-use crate::process::lock;
 
 /// Standbys only: what merely receives WAL, such as a base backup, replays nothing.
 const REPLICATION: &str = "SELECT application_name, sync_state, flush_lsn FROM pg_stat_replication \
@@ -105,16 +104,16 @@ impl LocalPostgres {
             .map_err(|_| unexpected("its position"))?
             .unwrap_or_default();
         if let Some(timeline) = row.get(5).and_then(|timeline| timeline.parse().ok()).map(Timeline) {
-            *lock(&self.inner.last_timeline) = Some(timeline);
+            *self.inner.last_timeline.lock() = Some(timeline);
             return Ok((timeline, lsn));
         }
         match self.identify_local(limit).await {
             Ok(facts) => {
-                *lock(&self.inner.last_timeline) = Some(facts.timeline);
+                *self.inner.last_timeline.lock() = Some(facts.timeline);
                 Ok((facts.timeline, facts.lsn.max(lsn)))
             }
             Err(error) => {
-                let known = *lock(&self.inner.last_timeline);
+                let known = *self.inner.last_timeline.lock();
                 known.map(|timeline| (timeline, lsn)).ok_or(error)
             }
         }

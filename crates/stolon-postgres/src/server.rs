@@ -19,7 +19,7 @@ use crate::error::{PostgresError, Result};
 use crate::explain;
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
-use crate::process::{lock, push_tail, read_lines, status_in_words};
+use crate::process::{push_tail, read_lines, status_in_words};
 use crate::quote;
 
 /// What is known of the server process without asking it.
@@ -72,7 +72,7 @@ impl LocalPostgres {
 
     /// The last lines of the server's log, oldest first, passwords masked.
     pub fn log_tail(&self) -> Vec<String> {
-        lock(&self.inner.log_tail).iter().cloned().collect()
+        self.inner.log_tail.lock().iter().cloned().collect()
     }
 
     /// Why a standby receives no WAL, in the server's last words about it.
@@ -133,7 +133,7 @@ impl LocalPostgres {
         }
         prepare_environment(&mut command, Environment::Clean);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        lock(&self.inner.log_tail).clear();
+        self.inner.log_tail.lock().clear();
         self.inner.stopping.store(false, Ordering::SeqCst);
         let (mut child, mut group) = crate::process::spawn(command, program, limit).await?;
         group.release();
@@ -155,7 +155,7 @@ impl LocalPostgres {
     fn hear(&self, line: &str) {
         let line = explain::mask_passwords(line);
         self.inner.options.log.take(&line);
-        push_tail(&mut lock(&self.inner.log_tail), line.into_owned());
+        push_tail(&mut self.inner.log_tail.lock(), line.into_owned());
     }
 
     /// Reaps the server the moment it ends, and says so.

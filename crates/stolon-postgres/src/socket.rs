@@ -14,7 +14,6 @@ use crate::files::{remove_if_there, sync_parent};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::lock_files::LockFile;
-use crate::process::lock;
 use crate::server::ServerState;
 
 /// Name of our own directory, or of a link to it, in the keeper's directory.
@@ -30,7 +29,7 @@ const LOCK_FILE_GRACE: Duration = Duration::from_secs(2);
 impl LocalPostgres {
     /// The directory of the keeper's own socket. While no server was started it may not be there.
     pub fn socket_directory(&self) -> PathBuf {
-        if let Some(made) = &*lock(&self.inner.sockets) {
+        if let Some(made) = &*self.inner.sockets.lock() {
             return made.clone();
         }
         let inside = self.own_directory();
@@ -49,7 +48,7 @@ impl LocalPostgres {
     /// The directories that the server is to listen in, made and emptied of what a killed one left. Only while none runs in PGDATA.
     pub(crate) fn prepare_sockets(&self) -> Result<Vec<PathBuf>> {
         let own = self.make_own_directory()?;
-        lock(&self.inner.sockets).replace(own.clone());
+        self.inner.sockets.lock().replace(own.clone());
         let public = &self.inner.options.public_socket_directory;
         match self.public_directory_is_free(public) {
             Ok(()) => Ok(vec![own, public.clone()]),

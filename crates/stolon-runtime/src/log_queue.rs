@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// How many lines may wait: with PostgreSQL's longest ones 32 MiB.
 const MOST_LINES: usize = 4096;
@@ -75,7 +77,7 @@ struct State {
 
 impl LineQueue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Gives the line back when the queue is closed and nothing is on its way any more. Never waits for the reader.
@@ -107,7 +109,7 @@ impl LineQueue {
                     Some(line) => break line,
                     None => {
                         self.changed.notify_all();
-                        state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                        self.changed.wait(&mut state);
                     }
                 }
             };
@@ -122,7 +124,7 @@ impl LineQueue {
         let mut state = self.lock();
         state.closed = true;
         let waits = |state: &mut State| state.writing || !state.lines.is_empty();
-        let _ = self.changed.wait_timeout_while(state, limit, waits);
+        self.changed.wait_while_for(&mut state, waits, limit);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stolon_model::Advise;
 use tokio::net::TcpListener;
@@ -60,11 +61,11 @@ impl Readiness {
     }
 
     fn set(&self, state: State_) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.0.lock() = state;
     }
 
     fn answer(&self) -> (StatusCode, String) {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.0.lock() {
             State_::Ready => (StatusCode::OK, "ready\n".to_owned()),
             State_::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
             State_::NotReady(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),

@@ -1,8 +1,9 @@
 //! The documents of a cluster, kept up to date.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use stolon_model::ClusterDocument;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -139,7 +140,7 @@ impl<T> Feed<T> {
     }
 
     fn value(&self) -> Result<T, StoreError> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read.lock();
         read(&self.copy)
     }
 }

@@ -6,10 +6,11 @@
 //! by itself makes the copy newer, but never its age younger: it may have been long on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{BootInstant, Change, Changes, Entry, KvStore, Look, News, Selector, StoreError, Version};
@@ -127,7 +128,7 @@ impl KvFeed {
     }
 
     fn copy(&self) -> MutexGuard<'_, Copied> {
-        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+        self.copy.lock()
     }
 
     /// Ask the store what is new since the copy was complete; one request, two after a missed removal.

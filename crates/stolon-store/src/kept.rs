@@ -2,10 +2,11 @@
 //! those of keepers and proxies are, costs nothing here.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -73,7 +74,7 @@ impl<P: Prolong> Kept<P> {
 
 impl<P: Prolong> Keys<P> {
     fn put(&self) -> MutexGuard<'_, BTreeMap<Key, Put>> {
-        self.put.lock().unwrap_or_else(PoisonError::into_inner)
+        self.put.lock()
     }
 
     /// Extend what is due; returns the next moment at which something is due.

@@ -1,10 +1,11 @@
 //! A [`ClusterStore`] on top of any [`KvStore`]: the key layout and the JSON (docs: "Keys in the store").
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use stolon_model::{
     Advise as _, ClusterDocument, Document, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport,
     SentinelUid,
@@ -65,13 +66,13 @@ impl<K: KvStore> KvClusterStore<K> {
         let key = self.reports_key(kind).child(uid);
         let value = report.to_json().into_bytes();
         // The revision only has to differ from that of the report before it.
-        let number = self.locked(&self.published).get(&key).map_or(0, |last| last.revision.0 + 1);
+        let number = self.published.lock().get(&key).map_or(0, |last| last.revision.0 + 1);
         let entry = Entry { key: key.clone(), value: value.clone(), revision: Revision(number) };
-        let notice = match weigh_report(kind, self.locked(&self.published).get(&key), Some(&entry)) {
+        let notice = match weigh_report(kind, self.published.lock().get(&key), Some(&entry)) {
             Weight::Wakes => Notice::Wake,
             Weight::Quiet => Notice::Quiet,
         };
-        let feeds: Vec<_> = self.locked(&self.document_feeds).iter().filter_map(Weak::upgrade).collect();
+        let feeds: Vec<_> = self.document_feeds.lock().iter().filter_map(Weak::upgrade).collect();
         let known: Vec<_> = feeds.iter().map(|feed| feed.version()).collect();
         let asked_at = BootInstant::now();
         let publication = Publication { key: key.clone(), value, ttl, notice, read: self.document_key() };
@@ -79,18 +80,14 @@ impl<K: KvStore> KvClusterStore<K> {
         for (feed, known) in feeds.iter().zip(known) {
             feed.absorb_look(look.clone(), asked_at, known);
         }
-        self.locked(&self.published).insert(key, entry);
+        self.published.lock().insert(key, entry);
         Ok(StoredDocument::read(look.changed.first()).map(StoredDocument::present))
     }
 
     async fn remove_report(&self, kind: Reports, uid: &str) -> Result<(), StoreError> {
         let key = self.reports_key(kind).child(uid);
-        self.locked(&self.published).remove(&key);
+        self.published.lock().remove(&key);
         self.store.delete(&key).await
-    }
-
-    fn locked<'a, T>(&self, mutex: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reports<R: Document, U: Ord>(
@@ -373,7 +370,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         let selector = Selector::Key(key.clone());
         let changes = self.store.changes(selector.clone());
         let copy = Arc::new(KvFeed::new(self.store.clone(), selector, |_, _, _| Weight::Wakes));
-        let mut feeds = self.locked(&self.document_feeds);
+        let mut feeds = self.document_feeds.lock();
         feeds.retain(|feed| feed.strong_count() > 0);
         feeds.push(Arc::downgrade(&copy));
         let read = remembering(revisions, move |entries| {

@@ -2,10 +2,11 @@
 //! as a rule, and keeps it alive as long as it goes on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -147,11 +148,11 @@ impl<G: Grantor> All<G> {
     }
 
     fn hung(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hung.lock()
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<u64, Lease<G::Id>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     async fn renew(&self, seconds: u64, id: &G::Id) -> Result<Option<Lease<G::Id>>, StoreError> {

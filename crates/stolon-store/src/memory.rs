@@ -1,10 +1,11 @@
 //! The store in memory: for tests, and the plainest reading of the contract.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     BootInstant, Contender, Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Renewal,
@@ -25,7 +26,7 @@ struct Session {
 
 impl Session {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn number(&self) -> usize {

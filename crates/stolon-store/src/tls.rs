@@ -1,8 +1,9 @@
 //! TLS: the certificates of the endpoints and of this client.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -56,7 +57,7 @@ impl TlsFiles {
     }
 
     fn read_anew<T>(&self, make: impl Fn(&Tls) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut last_good = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_good = self.last_good.lock();
         let read = Tls::new(&self.options).and_then(|tls| Ok((make(&tls)?, tls)));
         match read {
             Ok((made, tls)) => {

@@ -2,10 +2,11 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use serde_json::json;
 use stolon_model::{ClusterData, KeeperUid};
 use stolon_store::{ClusterStore, WatchScope};
@@ -183,7 +184,7 @@ async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Res
     if fault == Fault::KeeperAndPostmaster {
         cluster.start_service(&format!("keeper{primary}"))?;
     }
-    let seen = *sightings.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = *sightings.lock();
     Ok(split(before, after, seen, verdict.lost.len(), verdict.acknowledged))
 }
 
@@ -218,7 +219,7 @@ async fn watch_store(store: Arc<dyn ClusterStore>, old: KeeperUid, sightings: Ar
         let report = store.keeper_reports().await.ok().and_then(|mut reports| reports.remove(&old));
         let now = Instant::now();
         let dead = report.and_then(|report| report.postgres_state).is_some_and(|state| !state.healthy);
-        let mut seen = sightings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = sightings.lock();
         if dead || in_trouble(&data, &old) {
             seen.detected.get_or_insert(now);
         }
@@ -240,7 +241,7 @@ async fn watch_instance(target: Target, sightings: Arc<Mutex<Sightings>>) {
         if let Ok(session) = target.connect(QUERY).await
             && session.value("select pg_is_in_recovery()", QUERY).await.is_ok_and(|answer| answer == "f")
         {
-            sightings.lock().unwrap_or_else(PoisonError::into_inner).promoted.get_or_insert(Instant::now());
+            sightings.lock().promoted.get_or_insert(Instant::now());
             return;
         }
         tokio::time::sleep(Duration::from_millis(4)).await;

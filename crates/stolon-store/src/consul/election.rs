@@ -1,9 +1,10 @@
 //! The election that Stolon's sentinels hold: one key, which is locked by a session of the leader.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::ConsulStore;
@@ -58,15 +59,15 @@ struct Leaving {
 impl Leaving {
     /// A session must end. Until it does, its lock keeps everybody out, this contender too.
     fn leave(&self, session: &str) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).push(session.to_owned());
+        self.left.lock().push(session.to_owned());
     }
 
     /// End all sessions that are left.
     async fn end_all(&self) -> Result<(), StoreError> {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let left = self.left.lock().clone();
         for session in left {
             sessions::destroy(&self.links, &session).await?;
-            self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != session);
+            self.left.lock().retain(|other| *other != session);
         }
         Ok(())
     }

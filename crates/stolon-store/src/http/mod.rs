@@ -2,13 +2,14 @@
 
 mod connection;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
+use parking_lot::Mutex;
 use stolon_model::with_causes;
 
 use self::connection::{Address, Connection};
@@ -167,13 +168,13 @@ impl HttpClient {
     }
 
     fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.shared.idle.lock();
         idle.retain(|connection| !connection.is_closed());
         idle.pop()
     }
 
     fn keep(&self, connection: Connection) {
-        let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.shared.idle.lock();
         if idle.len() < IDLE_CONNECTIONS && !connection.is_closed() {
             idle.push(connection);
         }
