@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod backoff;
+pub mod condition;
 mod evidence;
 pub mod keeper;
 mod latency;

@@ -188,8 +188,12 @@ fn explain(program: Program, arguments: &[OsString], error: &clap::Error) -> Sto
         ErrorKind::InvalidSubcommand => {
             let command = text(ContextKind::InvalidSubcommand);
             let similar = text(ContextKind::SuggestedSubcommand);
-            UsageError::new(format!("unknown command {command:?} for {:?}", program.name()))
-                .hint(if similar.is_empty() { see_help } else { format!("did you mean {similar}?") })
+            let hint = match program.answer_to_foreign_command(&command) {
+                Some(answer) => answer.to_owned(),
+                None if similar.is_empty() => see_help,
+                None => format!("did you mean {similar}?"),
+            };
+            UsageError::new(format!("unknown command {command:?} for {:?}", program.name())).hint(hint)
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation if value.is_empty() => {
             UsageError::new(format!("flag needs an argument: {flag}")).hint(see_help)

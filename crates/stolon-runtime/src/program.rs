@@ -59,6 +59,50 @@ impl Program {
     }
 }
 
+impl Program {
+    /// What other tools for PostgreSQL clusters call a command, and how the same is done here. A guess by the letters could be
+    /// dangerous: `reinit` resembles `init`, which throws a cluster away.
+    pub(crate) fn answer_to_foreign_command(self, command: &str) -> Option<&'static str> {
+        if self != Program::Ctl {
+            return None;
+        }
+        FOREIGN_COMMANDS.iter().find(|(names, _)| names.contains(&command)).map(|(_, answer)| *answer)
+    }
+}
+
+const FOREIGN_COMMANDS: [(&[&str], &str); 9] = [
+    (
+        &["reinit", "reinitialize", "rebuild", "resync"],
+        "a standby is made anew by itself when it cannot follow; to force it, stop its keeper, remove its data directory, and start the keeper",
+    ),
+    (&["list", "topology", "show", "members"], "stolonctl status shows the members and who follows whom"),
+    (
+        &["switchover", "failover", "handover"],
+        "stolonctl failkeeper KEEPER with the keeper of the master has another one take over",
+    ),
+    (
+        &["pause", "resume", "maintenance"],
+        "there is no such mode: while no sentinel runs nothing is decided, so stop the sentinels and start them again afterwards",
+    ),
+    (
+        &["restart"],
+        "set automaticPgRestart with stolonctl update --patch to have PostgreSQL restarted where parameters wait for it; restarting a keeper does it for one",
+    ),
+    (&["reload"], "every change of the specification reaches PostgreSQL by itself"),
+    (
+        &["edit-config", "show-config", "config"],
+        "stolonctl edit-spec changes the cluster specification, stolonctl spec prints it",
+    ),
+    (
+        &["history"],
+        "the history of failovers is in the logs of the sentinels: \"electing db as the new master\"",
+    ),
+    (
+        &["remove", "forget", "unregister"],
+        "stolonctl removekeeper KEEPER forgets a keeper that does not come back",
+    ),
+];
+
 const DEBUG_ADVICE: &str = "use --log-level=debug instead";
 
 /// The version of this build: `STOLON_VERSION` at build time, otherwise the version of the crate.

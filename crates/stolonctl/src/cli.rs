@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, failkeeper, init, promote, register, removekeeper, settle, spec, status, update,
-    version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, init, promote, register, removekeeper, settle, spec,
+    status, update, version,
 };
 use crate::playground;
 
@@ -38,8 +38,12 @@ pub enum Command {
     Update(update::Args),
     /// Print the cluster specification
     Spec(spec::Args),
+    /// Edit the cluster specification in an editor
+    EditSpec(edit_spec::Args),
     /// Show sentinels, proxies, keepers, the primary, and what is going on
     Status(status::Args),
+    /// Print a connection string that finds the primary, or a standby, without a proxy
+    Dsn(dsn::Args),
     /// Make a standby cluster take writes
     Promote(promote::Args),
     /// Treat a keeper as failed once, so that another one takes over

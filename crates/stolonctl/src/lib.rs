@@ -4,9 +4,10 @@
 //! specification may say is in `stolon-model`, what PostgreSQL accepts is in `stolon-core`.
 //!
 //! Exit status: 0 success (also when the operator answered no), 1 the store or the cluster prevented it,
-//! 2 invalid input. A refused command changed nothing.
+//! 2 invalid input. A refused command changed nothing. `status --check` answers by its exit status.
 
 mod advice;
+mod changes;
 mod cli;
 mod commands;
 mod confirm;
@@ -30,6 +31,9 @@ pub fn main() -> ExitCode {
         stolon_runtime::init_bare_logging();
         match cli.command {
             Some(cli::Command::Playground(args)) => playground::run(&cli.common, args, &shutdown).await,
+            Some(cli::Command::Status(args)) if args.is_watch() => {
+                commands::status::watch(&cli.common, &args, &shutdown).await
+            }
             command => one_shot(&shutdown, commands::run(&cli.common, command)).await,
         }
     })
@@ -38,12 +42,12 @@ pub fn main() -> ExitCode {
 /// A command that a signal may cut short at any await point.
 async fn one_shot(
     shutdown: &Shutdown,
-    command: impl Future<Output = anyhow::Result<()>>,
+    command: impl Future<Output = anyhow::Result<ExitCode>>,
 ) -> anyhow::Result<ExitCode> {
     let stop = shutdown.token();
     tokio::select! {
         biased;
-        outcome = command => outcome.map(|()| ExitCode::SUCCESS),
+        outcome = command => outcome,
         () = stop.cancelled() => Err(Failure::new("interrupted")
             .hint("stolonctl status and stolonctl spec show what is in force")
             .into()),

@@ -2,6 +2,8 @@
 
 pub mod clusterdata;
 pub mod completion;
+pub mod dsn;
+pub mod edit_spec;
 pub mod failkeeper;
 pub mod init;
 pub mod promote;
@@ -13,6 +15,8 @@ pub mod status;
 pub mod update;
 pub mod version;
 
+use std::process::ExitCode;
+
 use stolon_runtime::{CommonArgs, Program, UsageError};
 
 use crate::cli::{self, Cli, Command};
@@ -22,13 +26,16 @@ use crate::output;
 ///
 /// # Errors
 /// [`UsageError`] for bad input, anything else for what the store or the cluster did not let happen.
-pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Result<()> {
+pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Result<ExitCode> {
     match command {
         None => print_help(None),
         Some(Command::Init(args)) => init::run(common, args).await,
         Some(Command::Update(args)) => update::run(common, args).await,
         Some(Command::Spec(args)) => spec::run(common, &args).await,
-        Some(Command::Status(args)) => status::run(common, &args).await,
+        Some(Command::EditSpec(args)) => edit_spec::run(common, &args).await,
+        // The judgement of `--check` is an exit status.
+        Some(Command::Status(args)) => return status::run(common, &args).await,
+        Some(Command::Dsn(args)) => dsn::run(common, &args).await,
         Some(Command::Promote(args)) => promote::run(common, &args).await,
         Some(Command::Failkeeper(args)) => failkeeper::run(common, &args).await,
         Some(Command::Removekeeper(args)) => removekeeper::run(common, &args).await,
@@ -40,6 +47,7 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         // Long-running, with a shutdown of its own: `main` runs it.
         Some(Command::Playground(_)) => Ok(()),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// The help of a subcommand (`None`: of the program), as `--help` shows it.

@@ -6,8 +6,10 @@ use stolon_model::{Advise as _, ClusterSpec, DecodeError, Document, Patch, Unkno
 use stolon_runtime::{CommonArgs, UsageError};
 
 use crate::advice::{self, Advice, Strictness};
+use crate::changes::changes;
 use crate::commands::refuse_surplus;
 use crate::input::Text;
+use crate::output;
 use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `update`.
@@ -36,7 +38,7 @@ enum Change {
     Patch(Patch),
 }
 
-/// Parse the change, explain what it does, apply it, write.
+/// Parse the change, explain what it does, apply it, write, and show what is different.
 ///
 /// # Errors
 /// The specification is wrong, the cluster does not take the change, or the store does not answer.
@@ -51,13 +53,18 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let now = stored.cluster.and_then(|cluster| cluster.spec).unwrap_or_default();
     advice::give(&change.explain(&change.apply(&now)?, &majors), Strictness::from_flag(args.strict))?;
 
+    let mut changed = Vec::new();
     cluster
         .change(|document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
-            cluster.spec = Some(change.apply(&cluster.spec.take().unwrap_or_default())?);
+            let old = cluster.spec.take().unwrap_or_default();
+            let new = change.apply(&old)?;
+            changed = changes(&old, &new);
+            cluster.spec = Some(new);
             Ok(Edit::Write)
         })
-        .await
+        .await?;
+    Ok(output::result(&changed.concat())?)
 }
 
 impl Change {

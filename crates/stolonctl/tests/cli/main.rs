@@ -8,6 +8,7 @@ mod command_line;
 mod harness;
 mod init;
 mod keepers;
+mod more_commands;
 mod settle;
 mod status;
 mod stores;

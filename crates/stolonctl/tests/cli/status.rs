@@ -133,6 +133,7 @@ fn an_empty_cluster_has_empty_sections() {
     assert_eq!(
         &text[ours..],
         "=== Activity and problems ===\n\n\
+         cluster: no sentinel runs, so nothing is decided: start stolon-sentinel\n\
          cluster: no keeper reports: start stolon-keeper on the machines that are to hold the data\n\n"
     );
     let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
@@ -243,6 +244,7 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
          keeper1: PostgreSQL must be restarted before all its parameters are in force\n\
          keeper2: base backup, 12.0 MiB of 48.0 MiB (25%)\n\
          keeper2: problem: cannot reach keeper1: connection refused\n\
+         cluster: no sentinel runs, so nothing is decided: start stolon-sentinel\n\
          cluster: keeper3, which is not registered: problem: wrong password\n\n"
     );
     assert!(text.ends_with(&ours), "{text}");
@@ -298,4 +300,66 @@ fn failures_are_failures_in_both_formats() {
     let run = ctl.run(&["status", "-f", "yaml"]);
     let stderr = "unrecognised output format yaml\nhint: the formats are text and json\n".to_owned();
     assert_eq!(run, Run { code: Some(2), stdout: String::new(), stderr });
+}
+
+/// A sentinel leads, and the proxies are sent to the primary.
+async fn with_leader(ctl: &Ctl, document: &ClusterDocument) -> stolon_store::Leadership {
+    ctl.write(&document.to_json());
+    let store = ctl.store();
+    store.put_sentinel_report(&sentinel("70834425"), TTL).await.unwrap();
+    store.campaign(SentinelUid::from("70834425")).elected().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_go_by_the_exit_status_of_a_check() {
+    let ctl = Ctl::sqlite();
+    let check = |arguments: &[&str]| {
+        let run = ctl.run(&[&["status", "--check"], arguments].concat());
+        assert_eq!(run.stderr, "");
+        (run.code, run.stdout)
+    };
+    let (code, text) = check(&[]);
+    assert_eq!(code, Some(3), "there is no cluster: {text}");
+    assert!(text.starts_with("not known\nnil cluster data: <nil>\nhint: "), "{text}");
+
+    let mut document = ClusterDocument::from_json(DOCUMENT).unwrap();
+    let primary = document.cluster.as_ref().unwrap().status.primary.clone();
+    document.proxy.as_mut().unwrap().spec.primary = primary;
+    document.instances.as_mut().unwrap().remove(&"85ac816c".into());
+    let leadership = with_leader(&ctl, &document).await;
+    assert_eq!(check(&[]), (Some(0), "well\n".to_owned()));
+
+    let keepers = document.keepers.as_mut().unwrap();
+    keepers.get_mut(&"keeper2".into()).unwrap().status.healthy = false;
+    ctl.write(&document.to_json());
+    assert_eq!(check(&[]), (Some(1), "degraded\nkeeper keeper2 does not report\n".to_owned()));
+
+    let primary = document.instances.as_mut().unwrap().get_mut(&"548f3fed".into()).unwrap();
+    primary.spec.role = Some(Role::Primary);
+    primary.spec.synchronous_replication = true;
+    ctl.write(&document.to_json());
+    let waits = "commits wait: no standby can acknowledge them, and minSynchronousStandbys is 1";
+    let (code, json) = check(&["-f", "json"]);
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &answer["condition"]), (Some(2), &"no writes".into()));
+    assert_eq!(answer["findings"], serde_json::json!([waits, "keeper keeper2 does not report"]));
+    let text = ctl.done(&["status"]);
+    assert!(text.contains(&format!("=== Activity and problems ===\n\ncluster: {waits}\n")), "{text}");
+    leadership.resign().await;
+}
+
+#[test]
+fn a_status_that_is_watched_is_shown_again_until_it_is_interrupted() {
+    use std::io::BufRead as _;
+    let ctl = Ctl::sqlite();
+    ctl.done(&["init", "-y"]);
+    let mut command = crate::harness::bare();
+    command.args(ctl.common()).args(["status", "--watch"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let titles = lines.map(Result::unwrap).filter(|line| line == "=== Active sentinels ===");
+    assert_eq!(titles.take(2).count(), 2);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

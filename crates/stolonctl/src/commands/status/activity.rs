@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use stolon_core::condition::Finding;
 use stolon_core::sentinel::{Eligibility, eligibility, violations};
 use stolon_model::{FailOutcome, Instance, Keeper, KeeperReport, KeeperUid, UsableCluster};
 
@@ -109,15 +110,18 @@ fn bytes(count: u64) -> String {
     format!("{size:.1} {unit}")
 }
 
-/// What troubles the cluster as a whole. The reasons of the leading sentinel, or, where it gives none (Stolon's sentinels give none),
+/// What troubles the cluster as a whole: what nobody else tells first, then the reasons of the leading sentinel, or, where it gives none (Stolon's sentinels give none),
 /// what the cluster data tell.
 pub fn of_cluster(
     cluster: &UsableCluster,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
     holds: Vec<String>,
+    findings: &[Finding],
 ) -> Vec<String> {
     let data = cluster.data();
-    let mut problems = if holds.is_empty() { told_by_cluster_data(cluster, reports) } else { holds };
+    let mut problems: Vec<String> =
+        findings.iter().filter(|it| is_told_here(it)).map(Finding::to_string).collect();
+    problems.extend(if holds.is_empty() { told_by_cluster_data(cluster, reports) } else { holds });
     problems.extend(data.keepers.values().filter_map(of_request));
     problems
         .extend(violations(data).iter().map(|violation| format!("the cluster data are broken: {violation}")));
@@ -127,6 +131,14 @@ pub fn of_cluster(
             .extend(sentences.iter().map(|sentence| format!("{uid}, which is not registered: {sentence}")));
     }
     problems
+}
+
+/// Everything else stands in the tables, or among the reasons of the sentinel.
+fn is_told_here(finding: &Finding) -> bool {
+    matches!(
+        finding,
+        Finding::NobodyToWaitFor { .. } | Finding::CommitsWait(_) | Finding::NobodyDecides { .. }
+    )
 }
 
 /// What became of the last `stolonctl failkeeper`.

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use stolon_core::condition::{Evidence, Finding, findings};
 use stolon_core::sentinel::violations;
-use stolon_model::{ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, UsableCluster};
+use stolon_model::{
+    ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, SentinelUid, UsableCluster,
+};
 use stolon_runtime::Failure;
 use stolon_store::Versioned;
 
@@ -25,6 +28,9 @@ pub struct Status {
     /// How many rules the cluster data break; the sentences are among the problems.
     #[serde(skip)]
     pub broken_rules: usize,
+    /// What is wrong, the worst first; for `--check`.
+    #[serde(skip)]
+    pub findings: Vec<Finding>,
     /// The tree of keepers below the primary; text only.
     #[serde(skip)]
     pub tree: Vec<String>,
@@ -104,8 +110,12 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
 
     let holds =
         leader.as_ref().and_then(|leader| sentinels.get(leader)).and_then(|report| report.holds.clone());
+    let sentinels: Vec<SentinelUid> = sentinels.into_keys().collect();
+    let evidence =
+        Evidence { cluster: &cluster, keepers: &reports, sentinels: &sentinels, leader: leader.as_ref() };
+    let findings = findings(evidence);
     let sentinels = sentinels
-        .into_keys()
+        .into_iter()
         .map(|uid| SentinelLine { leader: leader.as_ref() == Some(&uid), uid: uid.to_string() })
         .collect();
     let proxies = proxies
@@ -116,9 +126,10 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
         sentinels,
         proxies,
         keepers: keeper_lines(data, &reports),
-        cluster: cluster_line(&cluster, &reports, holds.unwrap_or_default(), available),
+        cluster: cluster_line(&cluster, &reports, holds.unwrap_or_default(), &findings, available),
         broken_rules: violations(data).len(),
         tree: tree(data),
+        findings,
     })
 }
 
@@ -149,6 +160,7 @@ fn cluster_line(
     cluster: &UsableCluster,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
     holds: Vec<String>,
+    findings: &[Finding],
     available: bool,
 ) -> ClusterLine {
     let data = cluster.data();
@@ -160,7 +172,7 @@ fn cluster_line(
             .map(|instance| instance.spec.keeper_uid.to_string())
             .unwrap_or_default(),
         master_db_uid: primary.to_string(),
-        problems: activity::of_cluster(cluster, reports, holds),
+        problems: activity::of_cluster(cluster, reports, holds, findings),
     }
 }
 

@@ -1,0 +1,355 @@
+//! How a cluster does as a whole, for whoever has to decide whether to get up at night.
+//!
+//! By what lies in the store alone, as `stolonctl status` sees it: programs that died without a word are in it for a while.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use stolon_model::{
+    Instance, InstanceUid, KeeperReport, KeeperUid, Role, SentinelUid, Timestamp, UsableCluster,
+};
+
+use crate::sentinel::{eligibility, violations};
+
+/// How a cluster does; the worst is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// Nothing is wrong.
+    Well,
+    /// Clients are served, and something is broken: the next failure may not be survived.
+    Degraded,
+    /// No client can commit.
+    NoWrites,
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Well => "well",
+            Self::Degraded => "degraded",
+            Self::NoWrites => "no writes",
+        })
+    }
+}
+
+/// What the judgement is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The cluster data.
+    pub cluster: &'a UsableCluster,
+    /// The reports of the keepers.
+    pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
+    /// The sentinels that report.
+    pub sentinels: &'a [SentinelUid],
+    /// The sentinel that leads.
+    pub leader: Option<&'a SentinelUid>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// There is no primary.
+    NoPrimary,
+    /// The primary's keeper does not report.
+    PrimarySilent(KeeperUid),
+    /// The primary's PostgreSQL does not work.
+    PrimaryFailed(KeeperUid),
+    /// Synchronous mode, and nobody is there whom a commit could wait for.
+    NobodyToWaitFor {
+        /// `minSynchronousStandbys`.
+        least: u16,
+    },
+    /// Synchronous mode: commits wait for these, which are not in sync.
+    CommitsWait(Vec<KeeperUid>),
+    /// The proxies are sent to nobody.
+    ProxiesClosed,
+    /// No sentinel decides anything.
+    NobodyDecides {
+        /// When the cluster data were changed last.
+        since: Timestamp,
+        /// How many sentinels report all the same.
+        sentinels: usize,
+    },
+    /// A keeper does not report.
+    KeeperSilent(KeeperUid),
+    /// The PostgreSQL of a standby does not work.
+    StandbyFailed(KeeperUid),
+    /// There are standbys, and none of them could take the primary's place.
+    NobodyCanTakeOver,
+    /// The cluster data break a rule.
+    BrokenRule(String),
+    /// A keeper tells of trouble.
+    Trouble(KeeperUid, String),
+}
+
+impl Finding {
+    /// How a cluster does of which this is true.
+    pub fn condition(&self) -> Condition {
+        match self {
+            Self::NoPrimary
+            | Self::PrimarySilent(_)
+            | Self::PrimaryFailed(_)
+            | Self::NobodyToWaitFor { .. }
+            | Self::CommitsWait(_)
+            | Self::ProxiesClosed => Condition::NoWrites,
+            Self::NobodyDecides { .. }
+            | Self::KeeperSilent(_)
+            | Self::StandbyFailed(_)
+            | Self::NobodyCanTakeOver
+            | Self::BrokenRule(_)
+            | Self::Trouble(..) => Condition::Degraded,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPrimary => f.write_str("there is no master"),
+            Self::PrimarySilent(keeper) => write!(f, "the master keeper {keeper} does not report"),
+            Self::PrimaryFailed(keeper) => {
+                write!(f, "PostgreSQL of the master keeper {keeper} does not work")
+            }
+            Self::NobodyToWaitFor { least } => write!(
+                f,
+                "commits wait: no standby can acknowledge them, and minSynchronousStandbys is {least}"
+            ),
+            Self::CommitsWait(keepers) => {
+                let names: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
+                write!(f, "commits wait for standbys that are not in sync: {}", names.join(", "))
+            }
+            Self::ProxiesClosed => f.write_str("the proxies are closed"),
+            Self::NobodyDecides { since, sentinels } => {
+                match sentinels {
+                    0 => f.write_str("no sentinel runs, so nothing is decided: start stolon-sentinel")?,
+                    1 => f.write_str("the only sentinel does not lead, so nothing is decided")?,
+                    count => write!(f, "none of {count} sentinels leads, so nothing is decided")?,
+                }
+                if *since == Timestamp::ZERO {
+                    return Ok(());
+                }
+                write!(f, "; the cluster data were changed last at {since}")
+            }
+            Self::KeeperSilent(keeper) => write!(f, "keeper {keeper} does not report"),
+            Self::StandbyFailed(keeper) => write!(f, "PostgreSQL of keeper {keeper} does not work"),
+            Self::NobodyCanTakeOver => f.write_str("no standby could take over now"),
+            Self::BrokenRule(rule) => write!(f, "the cluster data are broken: {rule}"),
+            Self::Trouble(keeper, sentence) => write!(f, "{keeper}: {sentence}"),
+        }
+    }
+}
+
+/// The worst of these, and [`Condition::Well`] if there is nothing.
+pub fn condition(findings: &[Finding]) -> Condition {
+    findings.iter().map(Finding::condition).max().unwrap_or(Condition::Well)
+}
+
+/// Everything that is wrong, the worst first.
+pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
+    let data = evidence.cluster.data();
+    let mut findings = match data.primary() {
+        None => vec![Finding::NoPrimary],
+        Some(primary) => {
+            let mut findings = evidence.of_primary(primary);
+            findings.extend(evidence.of_standbys(primary));
+            findings
+        }
+    };
+    if evidence.leader.is_none() {
+        findings
+            .push(Finding::NobodyDecides { since: data.change_time, sentinels: evidence.sentinels.len() });
+    }
+    findings.extend(violations(data).iter().map(|rule| Finding::BrokenRule(rule.to_string())));
+    findings.extend(evidence.troubles());
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));
+    findings
+}
+
+impl Evidence<'_> {
+    fn keeper_reports(&self, keeper: &KeeperUid) -> bool {
+        self.cluster.data().keepers.get(keeper).is_some_and(|keeper| keeper.status.healthy)
+    }
+
+    fn of_primary(&self, primary: &Instance) -> Vec<Finding> {
+        let keeper = primary.spec.keeper_uid.clone();
+        if !self.keeper_reports(&keeper) {
+            return vec![Finding::PrimarySilent(keeper)];
+        }
+        if !primary.status.healthy {
+            return vec![Finding::PrimaryFailed(keeper)];
+        }
+        let mut findings: Vec<Finding> = self.commits_wait(primary).into_iter().collect();
+        if self.cluster.data().proxy.spec.primary.is_none() {
+            findings.push(Finding::ProxiesClosed);
+        }
+        findings
+    }
+
+    /// Whom the primary waits for, by the cluster data, and whether they are in sync, by its keeper's last report.
+    fn commits_wait(&self, primary: &Instance) -> Option<Finding> {
+        let is_standby_cluster = primary.spec.role != Some(Role::Primary);
+        if !primary.spec.synchronous_replication || is_standby_cluster {
+            return None;
+        }
+        let listed = primary.spec.synchronous_standbys.as_deref().unwrap_or_default();
+        let foreign = primary.spec.external_synchronous_standbys.as_deref().unwrap_or_default();
+        let least = self.cluster.spec().min_synchronous_standbys;
+        if listed.is_empty() && foreign.is_empty() {
+            return (least > 0).then_some(Finding::NobodyToWaitFor { least });
+        }
+        let state = self.keepers.get(&primary.spec.keeper_uid)?.postgres_state.as_ref()?;
+        let in_sync = state.synchronous_standbys.as_ref()?;
+        let late: Vec<KeeperUid> =
+            listed.iter().filter(|uid| !in_sync.contains(uid)).map(|uid| self.keeper_of(uid)).collect();
+        (!late.is_empty()).then_some(Finding::CommitsWait(late))
+    }
+
+    fn keeper_of(&self, instance: &InstanceUid) -> KeeperUid {
+        let found = self.cluster.data().instances.get(instance);
+        found.map_or_else(|| KeeperUid::from(instance.as_str()), |found| found.spec.keeper_uid.clone())
+    }
+
+    fn of_standbys(&self, primary: &Instance) -> Vec<Finding> {
+        let data = self.cluster.data();
+        let mut findings = Vec::new();
+        for uid in data.keepers.keys().filter(|uid| **uid != primary.spec.keeper_uid) {
+            if !self.keeper_reports(uid) {
+                findings.push(Finding::KeeperSilent(uid.clone()));
+            } else if data.instance_of(uid).is_some_and(|instance| !instance.status.healthy) {
+                findings.push(Finding::StandbyFailed(uid.clone()));
+            }
+        }
+        let candidates = eligibility(self.cluster, self.keepers);
+        if !candidates.is_empty() && candidates.iter().all(|candidate| candidate.rejection.is_some()) {
+            findings.push(Finding::NobodyCanTakeOver);
+        }
+        findings
+    }
+
+    fn troubles(&self) -> Vec<Finding> {
+        let told = |(uid, report): (&KeeperUid, &KeeperReport)| {
+            let activity = report.activity.as_ref()?;
+            let problems = [&activity.problem, &activity.replication_problem];
+            let first = problems.into_iter().find(|problem| !problem.is_empty())?;
+            Some(Finding::Trouble(uid.clone(), first.replace('\n', " ")))
+        };
+        self.keepers.iter().filter_map(told).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use stolon_model::{ClusterDocument, Document};
+
+    use super::*;
+
+    const DOCUMENT: &str = r#"{"formatVersion":1,"changeTime":"2026-01-02T03:04:05Z","cluster":{"uid":"c","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{"initMode":"new"},"status":{"phase":"normal","master":"aa"}},
+"keepers":{"k1":{"uid":"k1","status":{"healthy":true}},"k2":{"uid":"k2","status":{"healthy":true}}},
+"dbs":{"aa":{"uid":"aa","generation":3,"spec":{"keeperUID":"k1","role":"master","initMode":"none","followers":["bb"]},"status":{"healthy":true,"currentGeneration":3,"systemdID":"7","timelineID":1}},
+"bb":{"uid":"bb","generation":2,"spec":{"keeperUID":"k2","role":"standby","initMode":"none","followConfig":{"type":"internal","dbuid":"aa"}},"status":{"healthy":true,"currentGeneration":2,"systemdID":"7","timelineID":1}}},
+"proxy":{"generation":1,"spec":{"masterDBUID":"aa"}}}"#;
+
+    /// The findings in words, with a leader.
+    fn judged(change: impl FnOnce(&mut ClusterDocument), reports: &[KeeperReport]) -> Vec<String> {
+        let mut document = ClusterDocument::from_json(DOCUMENT).unwrap();
+        change(&mut document);
+        let cluster = UsableCluster::try_from(document).unwrap();
+        let keepers = reports.iter().map(|report| (report.uid.clone(), report.clone())).collect();
+        let leader = SentinelUid::from("s");
+        let sentinels = [leader.clone()];
+        let evidence =
+            Evidence { cluster: &cluster, keepers: &keepers, sentinels: &sentinels, leader: Some(&leader) };
+        findings(evidence).iter().map(|it| format!("{}: {it}", it.condition())).collect()
+    }
+
+    fn primary_of(document: &mut ClusterDocument) -> &mut Instance {
+        document.instances.as_mut().unwrap().get_mut(&InstanceUid::from("aa")).unwrap()
+    }
+
+    fn synchronous(standbys: &[&str]) -> impl FnOnce(&mut ClusterDocument) {
+        let standbys = standbys.iter().map(|uid| InstanceUid::from(*uid)).collect();
+        move |document| {
+            let primary = primary_of(document);
+            primary.spec.synchronous_replication = true;
+            primary.spec.synchronous_standbys = Some(standbys);
+            primary.status.synchronous_standbys = primary.spec.synchronous_standbys.clone();
+        }
+    }
+
+    fn report(in_sync: &[&str]) -> KeeperReport {
+        let mut state = stolon_model::PostgresState::default();
+        state.synchronous_standbys = Some(in_sync.iter().map(|uid| InstanceUid::from(*uid)).collect());
+        KeeperReport { uid: "k1".into(), postgres_state: Some(state), ..KeeperReport::default() }
+    }
+
+    #[test]
+    fn a_cluster_in_which_everything_works_is_well() {
+        assert_eq!(judged(|_| {}, &[]), Vec::<String>::new());
+        assert_eq!(judged(synchronous(&["bb"]), &[report(&["bb"])]), Vec::<String>::new());
+        assert_eq!(condition(&[]), Condition::Well);
+    }
+
+    #[test]
+    fn commits_that_wait_come_first() {
+        assert_eq!(
+            judged(synchronous(&["bb"]), &[report(&[])]),
+            ["no writes: commits wait for standbys that are not in sync: k2"]
+        );
+        assert_eq!(
+            judged(synchronous(&[]), &[report(&[])]),
+            [
+                "no writes: commits wait: no standby can acknowledge them, and minSynchronousStandbys is 1",
+                "degraded: no standby could take over now"
+            ]
+        );
+        let nobody_needed = |document: &mut ClusterDocument| {
+            synchronous(&[])(document);
+            let spec = document.cluster.as_mut().unwrap().spec.as_mut().unwrap();
+            spec.min_synchronous_standbys = Some(0);
+        };
+        assert_eq!(judged(nobody_needed, &[report(&[])]), ["degraded: no standby could take over now"]);
+        // What the primary's keeper has not looked at is not known.
+        assert_eq!(judged(synchronous(&["bb"]), &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_failure_has_its_sentence() {
+        let keeper = |document: &mut ClusterDocument, uid: &str| {
+            document.keepers.as_mut().unwrap().get_mut(&KeeperUid::from(uid)).unwrap().status.healthy = false;
+        };
+        let takes_over = "degraded: no standby could take over now";
+        assert_eq!(judged(|it| keeper(it, "k1"), &[]), ["no writes: the master keeper k1 does not report"]);
+        assert_eq!(judged(|it| keeper(it, "k2"), &[]), ["degraded: keeper k2 does not report", takes_over]);
+        assert_eq!(
+            judged(|it| primary_of(it).status.healthy = false, &[]),
+            ["no writes: PostgreSQL of the master keeper k1 does not work"]
+        );
+        let closed = |it: &mut ClusterDocument| it.proxy.as_mut().unwrap().spec.primary = None;
+        assert_eq!(judged(closed, &[]), ["no writes: the proxies are closed"]);
+        let mut troubled = report(&[]);
+        troubled.activity = Some(stolon_model::KeeperActivity {
+            problem: "no space\nleft".to_owned(),
+            ..stolon_model::KeeperActivity::default()
+        });
+        assert_eq!(judged(|_| {}, &[troubled]), ["degraded: k1: no space left"]);
+    }
+
+    #[test]
+    fn nobody_decides_without_a_sentinel_that_leads() {
+        let cluster = UsableCluster::try_from(ClusterDocument::from_json(DOCUMENT).unwrap()).unwrap();
+        let changed = "the cluster data were changed last at 2026-01-02T03:04:05Z";
+        for (sentinels, expected) in [
+            (&[][..], "no sentinel runs, so nothing is decided: start stolon-sentinel"),
+            (&["a".into()][..], "the only sentinel does not lead, so nothing is decided"),
+            (&["a".into(), "b".into()][..], "none of 2 sentinels leads, so nothing is decided"),
+        ] {
+            let evidence = Evidence { cluster: &cluster, keepers: &BTreeMap::new(), sentinels, leader: None };
+            let found = findings(evidence);
+            assert_eq!(
+                found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                [format!("{expected}; {changed}")]
+            );
+        }
+    }
+}
