@@ -155,7 +155,7 @@ impl Flags {
             return Err(UsageError::new("data dir required").hint("name a directory with --data-dir"));
         }
         // The store's own flags come before the data directory is touched.
-        self.common.store_options()?;
+        self.common.store_options_of_reporter()?;
         make_data_directory(Path::new(&self.data_dir))?;
         if self.pg_listen_address.is_empty() {
             return Err(UsageError::new("--pg-listen-address is required")

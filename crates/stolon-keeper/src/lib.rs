@@ -49,7 +49,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     };
     let registry = &mut new_registry(Program::Keeper, &flags.common.cluster_name);
     let metrics = metrics::Metrics::new(registry);
-    let cluster_store = stolon_store::open(&flags.common.store_options()?).map_err(|error| {
+    let cluster_store = stolon_store::open(&flags.common.store_options_of_reporter()?).map_err(|error| {
         UsageError::because("cannot create keeper: cannot create store: cannot create kv store", &error)
     })?;
     stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));

@@ -38,7 +38,7 @@ pub use crate::proxy::{Proxy, ProxyOptions};
 pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let flags: Flags = parse(Program::Proxy);
     flags.common.init_logging();
-    let options = flags.common.store_options()?;
+    let options = flags.common.store_options_of_reporter()?;
     let proxy_options = flags.proxy_options()?;
     let open_files = stolon_runtime::raise_open_files_limit();
     let store = stolon_store::open(&options).map_err(|error| {

@@ -255,7 +255,7 @@ fn bad_input_exits_with_2_and_says_what_to_do() {
         (
             &[("STPROXY_STORE_BACKEND", "kubernetes")],
             &["--cluster-name=c", "--kube-resource-kind=configmap"],
-            "\"kubernetes\" is not in this version",
+            "missing required env variable \"POD_NAME\"",
         ),
         (
             &[("STPROXY_STORE_BACKEND", "consul")],

@@ -21,7 +21,7 @@ pub struct CommonArgs {
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub cluster_name: String,
 
-    /// Kind of store: sqlite (one machine), etcdv3, etcdv2 or consul
+    /// Kind of store: sqlite (one machine), etcdv3, etcdv2, consul or kubernetes
     #[arg(long, default_value = "", value_name = "KIND", hide_default_value = true)]
     pub store_backend: String,
 
@@ -53,20 +53,20 @@ pub struct CommonArgs {
     #[arg(long)]
     pub store_skip_tls_verify: bool,
 
-    /// Where a Kubernetes store keeps its data (configmap)
-    #[arg(long, default_value = "", value_name = "KIND", hide = true)]
+    /// What a Kubernetes store keeps the cluster data in: configmap
+    #[arg(long, default_value = "", value_name = "KIND", hide_default_value = true)]
     pub kube_resource_kind: String,
 
-    /// Configuration file of the Kubernetes client
-    #[arg(long, default_value = "", value_name = "FILE", hide = true)]
+    /// The kubeconfig file that leads to Kubernetes (default: $KUBECONFIG, ~/.kube/config, the pod's service account)
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     pub kubeconfig: String,
 
-    /// Context within that file
-    #[arg(long, default_value = "", value_name = "NAME", hide = true)]
+    /// Context in that file (default: its current one)
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub kube_context: String,
 
-    /// Namespace of the cluster's objects
-    #[arg(long, default_value = "", value_name = "NAME", hide = true)]
+    /// Namespace of the cluster's pods and its ConfigMap (default: that of the context, or of the pod)
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub kube_namespace: String,
 
     /// Serve /metrics, /healthz and /readyz at this host:port
@@ -97,7 +97,7 @@ impl CommonArgs {
         }
         if self.store_backend.is_empty() {
             return Err(UsageError::new("store backend type required").hint(
-                "say where the cluster's data is with --store-backend: sqlite, etcdv3, etcdv2 or consul",
+                "say where the cluster's data is with --store-backend: sqlite, etcdv3, etcdv2, consul or kubernetes",
             ));
         }
         if self.store_backend == "kubernetes" {
@@ -125,8 +125,27 @@ impl CommonArgs {
                 true => TlsVerification::Skip,
                 false => TlsVerification::Full,
             },
-            consul: stolon_store::ConsulAccess::from_variables(|name| std::env::var(name).ok()),
+            consul: stolon_store::ConsulAccess::from_variables(variable),
+            kubernetes: stolon_store::KubernetesAccess {
+                kubeconfig: path(&self.kubeconfig),
+                context: given(&self.kube_context),
+                namespace: given(&self.kube_namespace),
+                ..stolon_store::KubernetesAccess::from_variables(variable)
+            },
         })
+    }
+
+    /// The same for a program that reports: in Kubernetes it must know its pod.
+    ///
+    /// # Errors
+    /// A flag is missing or wrong, or the environment lacks the name of the pod.
+    pub fn store_options_of_reporter(&self) -> Result<StoreOptions, UsageError> {
+        let options = self.store_options()?;
+        match (options.backend, &options.kubernetes.pod_name) {
+            (Backend::Kubernetes, None) => Err(UsageError::new("missing required env variable \"POD_NAME\"")
+                .hint("set POD_NAME to the name of the pod (valueFrom: fieldRef: metadata.name)")),
+            _ => Ok(options),
+        }
     }
 
     fn check_kubernetes(&self) -> Result<(), UsageError> {
@@ -149,6 +168,14 @@ impl CommonArgs {
         };
         init_logging(level, color);
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn given(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn path(text: &str) -> Option<PathBuf> {

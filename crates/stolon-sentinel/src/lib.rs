@@ -22,7 +22,7 @@ use stolon_runtime::{Failure, Program, Readiness, Shutdown, UsageError, new_regi
 pub async fn program(shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let flags: Flags = parse(Program::Sentinel);
     flags.common.init_logging();
-    let options = flags.common.store_options()?;
+    let options = flags.common.store_options_of_reporter()?;
     let initial_spec = flags.initial_spec()?;
     let store = stolon_store::open(&options).map_err(|error| {
         UsageError::because("cannot create sentinel: cannot create store: cannot create kv store", &error)

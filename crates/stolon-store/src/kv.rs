@@ -145,8 +145,8 @@ pub struct Publication {
     pub read: Key,
 }
 
-/// A store of keys. The promises are those of the crate's documentation. A store may refuse values that are no text, and keys
-/// that have keys below them: no document of a cluster needs them.
+/// A store of keys. The promises are those of the crate's documentation. A store may refuse values that are no text, keys
+/// that have keys below them, and keys of no document of a cluster (Kubernetes): nothing needs them.
 #[async_trait]
 pub trait KvStore: Send + Sync + 'static {
     /// The value of a key, linearizable.

@@ -19,7 +19,8 @@
 //! 6. **Time to live** ends with the process that put the key. As long as that goes on and reaches the store, the key stays.
 //!    After the process ended, or lost the store, the key is there for at least a third of its time to live after its last
 //!    put, and is gone one time to live later at the latest. A time to live below [`MINIMUM_TTL`] counts as that. A put
-//!    without one takes an earlier one away. A key that somebody removed is not made again.
+//!    without one takes an earlier one away. A key that somebody removed is not made again. In Kubernetes nothing has a time to live: a
+//!    report stays as long as the pod of its writer.
 //! 7. **Watches never sleep through a change.** A [`Watch`] covers everything from the call that made
 //!    it on. It may wake for no reason, and it wakes after each reconnection. A [`Notice::Quiet`] write wakes only where the
 //!    store carries changes by itself.
@@ -44,6 +45,7 @@ mod etcdv2;
 mod feed;
 mod http;
 mod kept;
+mod kubernetes;
 mod kv;
 mod kv_cluster;
 mod leases;
@@ -66,12 +68,13 @@ pub use error::StoreError;
 pub use etcd::EtcdStore;
 pub use etcdv2::EtcdV2Store;
 pub use feed::Attention;
+pub use kubernetes::KubernetesStore;
 pub use kv::{
     Entry, Expected, Key, KvStore, Look, MINIMUM_TTL, Notice, Publication, Revision, Selector, Version,
 };
 pub use kv_cluster::KvClusterStore;
 pub use memory::MemoryStore;
-pub use options::{Backend, BadBackend, ConsulAccess, StoreOptions, TlsVerification, open};
+pub use options::{Backend, BadBackend, ConsulAccess, KubernetesAccess, StoreOptions, TlsVerification, open};
 pub use path::cluster_path;
 pub use sqlite::SqliteStore;
 pub use watch::{Waker, Watch};

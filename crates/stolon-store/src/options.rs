@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use stolon_model::Advise;
 
 use crate::{
-    ClusterStore, ConsulStore, EtcdStore, EtcdV2Store, KvClusterStore, MemoryStore, SqliteStore, StoreError,
-    cluster_path,
+    ClusterStore, ConsulStore, EtcdStore, EtcdV2Store, KubernetesStore, KvClusterStore, MemoryStore,
+    SqliteStore, StoreError, cluster_path,
 };
 
 /// What the `--store-…` flags and `--cluster-name` say.
@@ -37,6 +37,8 @@ pub struct StoreOptions {
     pub tls_verification: TlsVerification,
     /// What lets this process into Consul.
     pub consul: ConsulAccess,
+    /// What leads this process to Kubernetes.
+    pub kubernetes: KubernetesAccess,
 }
 
 impl StoreOptions {
@@ -53,6 +55,7 @@ impl StoreOptions {
             ca_file: None,
             tls_verification: TlsVerification::Full,
             consul: ConsulAccess::default(),
+            kubernetes: KubernetesAccess::default(),
         }
     }
 }
@@ -83,6 +86,50 @@ impl ConsulAccess {
     }
 }
 
+/// Where the API server of Kubernetes is looked for, and which pod this process runs in.
+#[derive(Clone, Debug, Default)]
+pub struct KubernetesAccess {
+    /// `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--kube-context`.
+    pub context: Option<String>,
+    /// `--kube-namespace`.
+    pub namespace: Option<String>,
+    /// `KUBECONFIG`: a list of files.
+    pub kubeconfig_variable: Option<String>,
+    /// `HOME`, which may hold a `.kube/config`.
+    pub home: Option<PathBuf>,
+    /// `KUBERNETES_SERVICE_HOST`, which every pod has.
+    pub service_host: Option<String>,
+    /// `KUBERNETES_SERVICE_PORT`, which every pod has.
+    pub service_port: Option<String>,
+    /// The directory of the pod's service account.
+    pub service_account: PathBuf,
+    /// `POD_NAME`: the pod that reports of this process are written to.
+    pub pod_name: Option<String>,
+    /// `POD_NAMESPACE`.
+    pub pod_namespace: Option<String>,
+}
+
+impl KubernetesAccess {
+    /// What these variables say; empty ones say nothing.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+        KubernetesAccess {
+            kubeconfig: None,
+            context: None,
+            namespace: None,
+            kubeconfig_variable: given("KUBECONFIG"),
+            home: given("HOME").map(PathBuf::from),
+            service_host: given("KUBERNETES_SERVICE_HOST"),
+            service_port: given("KUBERNETES_SERVICE_PORT"),
+            service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
+            pod_name: given("POD_NAME"),
+            pod_namespace: given("POD_NAMESPACE"),
+        }
+    }
+}
+
 /// Whether the store must prove who it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsVerification {
@@ -104,6 +151,8 @@ pub enum Backend {
     Etcdv2,
     /// Consul.
     Consul,
+    /// The API server of Kubernetes.
+    Kubernetes,
     /// Memory of this process, for tests. No flag names it.
     Memory,
 }
@@ -111,9 +160,6 @@ pub enum Backend {
 /// `--store-backend` names no store that this version has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadBackend {
-    /// Stolon has it, this version does not.
-    #[error("the store backend {0:?} is not in this version")]
-    NotInThisVersion(String),
     /// No version has it.
     #[error("Unknown store backend: {0:?}")]
     Unknown(String),
@@ -121,7 +167,7 @@ pub enum BadBackend {
 
 impl Advise for BadBackend {
     fn hint(&self) -> Option<Cow<'static, str>> {
-        Some("use etcdv3, etcdv2 or consul, or sqlite for one machine".into())
+        Some("use etcdv3, etcdv2, consul or kubernetes, or sqlite for one machine".into())
     }
 }
 
@@ -134,7 +180,7 @@ impl FromStr for Backend {
             "etcdv3" => Ok(Self::Etcdv3),
             "etcdv2" | "etcd" => Ok(Self::Etcdv2),
             "consul" => Ok(Self::Consul),
-            "kubernetes" => Err(BadBackend::NotInThisVersion(word.to_owned())),
+            "kubernetes" => Ok(Self::Kubernetes),
             _ => Err(BadBackend::Unknown(word.to_owned())),
         }
     }
@@ -147,6 +193,7 @@ impl std::fmt::Display for Backend {
             Self::Etcdv3 => "etcdv3",
             Self::Etcdv2 => "etcdv2",
             Self::Consul => "consul",
+            Self::Kubernetes => "kubernetes",
             Self::Memory => "memory",
         })
     }
@@ -172,6 +219,10 @@ pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError>
         }
         Backend::Consul => {
             Ok(Arc::new(KvClusterStore::new(ConsulStore::new(options)?, path.trim_start_matches('/'))))
+        }
+        // There the cluster has no other name.
+        Backend::Kubernetes => {
+            Ok(Arc::new(KvClusterStore::new(KubernetesStore::new(options)?, &options.cluster_name)))
         }
     }
 }

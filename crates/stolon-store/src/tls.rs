@@ -1,12 +1,14 @@
 //! TLS: the certificates of the endpoints and of this client.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use secrecy::{ExposeSecret as _, SecretSlice};
 use stolon_model::{Advise as _, with_causes};
 use stolon_tls::AnyCertificate;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -14,10 +16,76 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use crate::endpoints::Scheme;
 use crate::{StoreError, StoreOptions, TlsVerification};
 
-/// The files that the TLS flags name. They are read anew for each connection, so that certificates can be replaced while the
+/// A certificate or a key, as PEM.
+#[derive(Clone)]
+pub enum Pem {
+    /// In a file.
+    File(PathBuf),
+    /// Given itself.
+    Given(SecretSlice<u8>),
+}
+
+impl Pem {
+    fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+        match self {
+            Pem::File(path) => {
+                std::fs::read(path).map(Cow::Owned).map_err(|error| format!("{}: {error}", path.display()))
+            }
+            Pem::Given(bytes) => Ok(Cow::Borrowed(bytes.expose_secret())),
+        }
+    }
+
+    fn place(&self) -> String {
+        match self {
+            Pem::File(path) => path.display().to_string(),
+            Pem::Given(_) => "what is given".to_owned(),
+        }
+    }
+}
+
+/// What TLS is made from.
+#[derive(Clone)]
+pub struct TlsSources {
+    /// Certificate and key of this client.
+    pub identity: Option<(Pem, Pem)>,
+    /// Those that may sign the certificate of the store; `None`: the machine's.
+    pub authorities: Option<Pem>,
+    /// Whether the store must prove who it is.
+    pub verification: TlsVerification,
+    /// What to look at when something is wrong.
+    pub hint: &'static str,
+}
+
+impl TlsSources {
+    /// What the TLS flags say.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: only half of a client certificate is given.
+    fn from_flags(options: &StoreOptions) -> Result<Self, StoreError> {
+        let file = |path: &PathBuf| Pem::File(path.clone());
+        let identity = match (&options.cert_file, &options.key_file) {
+            (Some(certificate), Some(key)) => Some((file(certificate), file(key))),
+            (None, None) => None,
+            (Some(_), None) => return Err(half("--store-cert-file", "--store-key")),
+            (None, Some(_)) => return Err(half("--store-key", "--store-cert-file")),
+        };
+        Ok(TlsSources {
+            identity,
+            authorities: options.ca_file.as_ref().map(file),
+            verification: options.tls_verification,
+            hint: "check --store-ca-file, --store-cert-file and --store-key",
+        })
+    }
+
+    fn refuse(&self, cause: impl std::fmt::Display) -> StoreError {
+        StoreError::configuration(format!("cannot create store tls config: {cause}"), self.hint)
+    }
+}
+
+/// The files that TLS is made from. They are read anew for each connection, so that certificates can be replaced while the
 /// programs run. (A handshake is the only time at which they matter.)
 pub struct TlsFiles {
-    options: StoreOptions,
+    sources: TlsSources,
     /// For when the files make no sense, as in the middle of their replacement.
     last_good: Mutex<Tls>,
 }
@@ -29,15 +97,21 @@ impl TlsFiles {
     /// [`StoreError::Configuration`], see [`Tls::new`].
     pub fn for_scheme(scheme: Scheme, options: &StoreOptions) -> Result<Option<Self>, StoreError> {
         match scheme {
-            Scheme::Https => {
-                let last_good = Mutex::new(Tls::new(options)?);
-                Ok(Some(TlsFiles { options: options.clone(), last_good }))
-            }
+            Scheme::Https => Ok(Some(Self::new(TlsSources::from_flags(options)?)?)),
             Scheme::Http => {
                 warn_of_unused_tls(options);
                 Ok(None)
             }
         }
+    }
+
+    /// Read the files for the first time.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`], see [`Tls::new`].
+    pub fn new(sources: TlsSources) -> Result<Self, StoreError> {
+        let last_good = Mutex::new(Tls::new(&sources)?);
+        Ok(TlsFiles { sources, last_good })
     }
 
     /// An endpoint of etcd's version 3 interface with this TLS configuration.
@@ -58,7 +132,7 @@ impl TlsFiles {
 
     fn read_anew<T>(&self, make: impl Fn(&Tls) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut last_good = self.last_good.lock();
-        let read = Tls::new(&self.options).and_then(|tls| Ok((make(&tls)?, tls)));
+        let read = Tls::new(&self.sources).and_then(|tls| Ok((make(&tls)?, tls)));
         match read {
             Ok((made, tls)) => {
                 *last_good = tls;
@@ -77,30 +151,32 @@ impl TlsFiles {
     }
 }
 
-/// What the TLS flags say.
+/// What was read.
 struct Tls {
+    sources: TlsSources,
     /// Certificate and key of this client, as PEM.
     identity: Option<(Vec<u8>, Vec<u8>)>,
     /// As PEM; `None`: those of the machine.
     authorities: Option<Vec<u8>>,
-    verification: TlsVerification,
 }
 
 impl Tls {
-    /// Read the files that the flags name.
+    /// Read the sources.
     ///
     /// # Errors
-    /// [`StoreError::Configuration`]: a file cannot be read or used, or only half of a client certificate is
-    /// given.
-    fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        let identity = match (&options.cert_file, &options.key_file) {
-            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
-            (None, None) => None,
-            (Some(_), None) => return Err(half("--store-cert-file", "--store-key")),
-            (None, Some(_)) => return Err(half("--store-key", "--store-cert-file")),
+    /// [`StoreError::Configuration`]: a file cannot be read or used.
+    fn new(sources: &TlsSources) -> Result<Self, StoreError> {
+        let read = |pem: &Pem| Ok(pem.read().map_err(|cause| sources.refuse(cause))?.into_owned());
+        let identity = match &sources.identity {
+            Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+            None => None,
         };
-        let authorities = options.ca_file.as_deref().map(authorities).transpose()?;
-        Ok(Tls { identity, authorities, verification: options.tls_verification })
+        let authorities = sources.authorities.as_ref().map(|pem| authorities(sources, pem)).transpose()?;
+        Ok(Tls { identity, authorities, sources: sources.clone() })
+    }
+
+    fn refuse(&self, cause: impl std::fmt::Display) -> StoreError {
+        self.sources.refuse(cause)
     }
 
     fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, StoreError> {
@@ -108,7 +184,7 @@ impl Tls {
         if let Some((certificate, key)) = &self.identity {
             config = config.identity(Identity::from_pem(certificate, key));
         }
-        match (self.verification, &self.authorities) {
+        match (self.sources.verification, &self.authorities) {
             (TlsVerification::Skip, _) => {
                 endpoint.tls_config_with_verifier(config, Arc::new(AnyCertificate::default()))
             }
@@ -117,23 +193,25 @@ impl Tls {
             }
             (TlsVerification::Full, None) => endpoint.tls_config(config.with_native_roots()),
         }
-        .map_err(|error| refuse(with_causes(&error)))
+        .map_err(|error| self.refuse(with_causes(&error)))
     }
 
     fn client_config(&self) -> Result<ClientConfig, StoreError> {
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(refuse)?;
-        let builder = match self.verification {
+            .map_err(|error| self.refuse(error))?;
+        let builder = match self.sources.verification {
             TlsVerification::Skip => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
             }
             TlsVerification::Full => builder.with_root_certificates(self.roots()?),
         };
         let Some((certificate, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
-        let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(refuse)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(refuse)?;
-        builder.with_client_auth_cert(chain, key).map_err(refuse)
+        let chain = CertificateDer::pem_slice_iter(certificate)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.refuse(error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| self.refuse(error))?;
+        builder.with_client_auth_cert(chain, key).map_err(|error| self.refuse(error))
     }
 
     fn roots(&self) -> Result<RootCertStore, StoreError> {
@@ -141,7 +219,8 @@ impl Tls {
         match &self.authorities {
             Some(pem) => {
                 for certificate in CertificateDer::pem_slice_iter(pem) {
-                    roots.add(certificate.map_err(refuse)?).map_err(refuse)?;
+                    let certificate = certificate.map_err(|error| self.refuse(error))?;
+                    roots.add(certificate).map_err(|error| self.refuse(error))?;
                 }
             }
             None => {
@@ -153,13 +232,6 @@ impl Tls {
     }
 }
 
-fn refuse(cause: impl std::fmt::Display) -> StoreError {
-    StoreError::configuration(
-        format!("cannot create store tls config: {cause}"),
-        "check --store-ca-file, --store-cert-file and --store-key",
-    )
-}
-
 fn half(given: &str, missing: &str) -> StoreError {
     StoreError::configuration(
         format!("cannot create store tls config: {given} is given without {missing}"),
@@ -167,19 +239,15 @@ fn half(given: &str, missing: &str) -> StoreError {
     )
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    std::fs::read(path).map_err(|error| refuse(format_args!("{}: {error}", path.display())))
-}
-
-fn authorities(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let pem = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
+fn authorities(sources: &TlsSources, pem: &Pem) -> Result<Vec<u8>, StoreError> {
+    let read = pem.read().map_err(|cause| sources.refuse(cause))?;
+    let certificates = CertificateDer::pem_slice_iter(&read)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| refuse(format_args!("{}: {error}", path.display())))?;
+        .map_err(|error| sources.refuse(format_args!("{}: {error}", pem.place())))?;
     if certificates.is_empty() {
-        return Err(refuse(format_args!("{}: it holds no certificate", path.display())));
+        return Err(sources.refuse(format_args!("{}: it holds no certificate", pem.place())));
     }
-    Ok(pem)
+    Ok(read.into_owned())
 }
 
 fn warn_of_unused_tls(options: &StoreOptions) {

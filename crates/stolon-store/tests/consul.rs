@@ -197,7 +197,7 @@ async fn leadership_survives_a_restart_and_ends_when_its_key_is_removed() {
     let mut consul = Consul::single().await.expect("consul");
     let endpoint = consul.endpoint();
     let connect = |timeout| cluster(&endpoint, timeout);
-    outages::leadership_survives_a_restart_and_ends_when_its_key_is_removed(&mut consul, connect).await;
+    outages::leadership_survives_a_restart_and_ends_when_its_key_is_removed(&mut consul, PATH, connect).await;
 }
 
 #[tokio::test]

@@ -211,7 +211,7 @@ async fn leadership_survives_a_restart_and_ends_when_its_key_is_removed() {
     let mut etcd = Etcd::single().await.expect("etcd");
     let endpoint = etcd.endpoints();
     let connect = |timeout| cluster(&endpoint, timeout);
-    outages::leadership_survives_a_restart_and_ends_when_its_key_is_removed(&mut etcd, connect).await;
+    outages::leadership_survives_a_restart_and_ends_when_its_key_is_removed(&mut etcd, PATH, connect).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! Fixtures for tests: real etcd, real Consul, real PostgreSQL, real programs.
+//! Fixtures for tests: real etcd, real Consul, real PostgreSQL, real programs, and an API server of Kubernetes.
 
 pub mod cluster;
 pub mod consul;
 mod daemon;
 pub mod etcd;
+pub mod kubernetes;
 mod majors;
 pub mod postgres;
 mod scenario;

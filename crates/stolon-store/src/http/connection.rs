@@ -50,6 +50,18 @@ impl Address {
         })
     }
 
+    /// The same address, whose certificate is for this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: the name can be none.
+    pub fn named(self, name: Option<&str>) -> Result<Self, StoreError> {
+        let Some(name) = name else { return Ok(self) };
+        let server = ServerName::try_from(name.to_owned()).map_err(|error| {
+            StoreError::configuration(format!("{name:?} is no name of a server: {error}"), "tls-server-name")
+        })?;
+        Ok(Address { name: server, ..self })
+    }
+
     /// The same address, reached with TLS.
     pub fn with_tls(&self, tls: Option<Arc<TlsFiles>>) -> Self {
         Address { tls, ..self.clone() }

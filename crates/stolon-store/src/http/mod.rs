@@ -1,18 +1,20 @@
 //! Stores that are spoken to through HTTP/1.1: a few connections to one endpoint, each used by one request at a time.
 
 mod connection;
+mod lines;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{HOST, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use parking_lot::Mutex;
 use stolon_model::with_causes;
 
 use self::connection::{Address, Connection};
+pub use self::lines::Lines;
 use crate::endpoints::Endpoints;
 use crate::link::Failed;
 use crate::tls::TlsFiles;
@@ -44,17 +46,23 @@ pub struct Question {
     path: String,
     body: Bytes,
     content_type: Option<&'static str>,
+    authorization: Option<HeaderValue>,
 }
 
 impl Question {
     /// A question without a body.
     pub fn new(method: Method, path: String) -> Self {
-        Question { method, path, body: Bytes::new(), content_type: None }
+        Question { method, path, body: Bytes::new(), content_type: None, authorization: None }
     }
 
     /// The same with a body.
     pub fn with_body(self, body: impl Into<Bytes>, content_type: &'static str) -> Self {
         Question { body: body.into(), content_type: Some(content_type), ..self }
+    }
+
+    /// The same with what lets this client in at the moment.
+    pub fn authorized(self, authorization: Option<HeaderValue>) -> Self {
+        Question { authorization, ..self }
     }
 }
 
@@ -114,6 +122,23 @@ impl Targets {
         Ok(Targets { addresses, tls })
     }
 
+    /// One endpoint, `<scheme>://<host>:<port>`. With TLS it proves that it is `name`, or the host where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: the host can be none, or the certificates make no sense.
+    pub fn single(
+        url: &str,
+        name: Option<&str>,
+        tls: Option<TlsFiles>,
+        timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        if let Some(tls) = &tls {
+            tls.client_config()?;
+        }
+        let address = Address::from_url(url, timeout)?.named(name)?;
+        Ok(Targets { addresses: vec![address], tls: tls.map(Arc::new) })
+    }
+
     /// A client of the endpoint with this place in the list, without connections yet.
     pub fn client(&self, endpoint: usize, mut headers: HeaderMap) -> Result<HttpClient, String> {
         let address = self.addresses[endpoint].with_tls(self.tls.clone());
@@ -154,6 +179,18 @@ impl HttpClient {
         }
     }
 
+    /// Send a question over a connection of its own, and read the answer line by line, for as long as it goes on.
+    ///
+    /// # Errors
+    /// [`Failed::NotSent`] and [`Failed::NoAnswer`].
+    pub async fn listen(&self, question: &Question) -> Result<Lines, Failed> {
+        let request = self.request(question)?;
+        let mut connection = Connection::open(&self.shared.address).await.map_err(Failed::NotSent)?;
+        let response =
+            connection.send(request).await.map_err(|(error, _)| Failed::NoAnswer(with_causes(&error)))?;
+        Ok(Lines::new(connection, response))
+    }
+
     fn request(&self, question: &Question) -> Result<Request<Full<Bytes>>, Failed> {
         let mut request = Request::builder()
             .method(question.method.clone())
@@ -161,6 +198,9 @@ impl HttpClient {
             .body(Full::new(question.body.clone()))
             .map_err(|error| Failed::NotSent(error.to_string()))?;
         request.headers_mut().extend(self.shared.headers.clone());
+        if let Some(value) = &question.authorization {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
         if let Some(kind) = question.content_type {
             request.headers_mut().insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(kind));
         }

@@ -151,6 +151,7 @@ pub async fn a_leader_cut_off_knows_and_comes_back<S: KvStore>(
 /// A short outage takes no leadership away, and a lock that somebody removes does.
 pub async fn leadership_survives_a_restart_and_ends_when_its_key_is_removed<S: KvStore>(
     server: &mut impl Server,
+    cluster: &str,
     connect: impl Fn(Duration) -> KvClusterStore<S>,
 ) {
     let store = connect(Duration::from_secs(2));
@@ -161,7 +162,7 @@ pub async fn leadership_survives_a_restart_and_ends_when_its_key_is_removed<S: K
     assert!(leadership.is_held());
     within("the same leader", async { while store.leader().await.ok().flatten() != Some("first".into()) {} })
         .await;
-    let key = stolon_store::Key::new("stolon/cluster/test/sentinel-leader");
+    let key = stolon_store::Key::new(cluster).child("sentinel-leader");
     within("the removal", async { while store.kv().delete(&key).await.is_err() {} }).await;
     within("the loss", leadership.lost()).await;
 }

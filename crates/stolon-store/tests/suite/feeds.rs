@@ -17,7 +17,7 @@ const TTL: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// All checks; each client is a process of its own.
-pub async fn run<S: KvStore>(reader: S, writer: S, raw: S) {
+pub async fn run<S: KvStore>(reader: S, writer: S) {
     let cluster = fresh("feeds");
     let reader = KvClusterStore::new(reader, cluster.as_str());
     let writer = KvClusterStore::new(writer, cluster.as_str());
@@ -25,8 +25,6 @@ pub async fn run<S: KvStore>(reader: S, writer: S, raw: S) {
     publications(&reader, &writer).await;
     reports(&reader, &writer).await;
     removals(&reader, &writer).await;
-    drop((reader, writer));
-    values(raw).await;
 }
 
 fn uid_in(feed: &DocumentFeed) -> Option<String> {
@@ -172,7 +170,7 @@ async fn removals<S: KvStore>(reader: &KvClusterStore<S>, writer: &KvClusterStor
 }
 
 /// Looks give what is newer, and say how much there is.
-async fn values<S: KvStore>(store: S) {
+pub async fn values<S: KvStore>(store: S) {
     use stolon_store::{Notice, Publication, Selector, Version};
     let parent = fresh("looks");
     let (one, two) = (parent.child("a/one"), parent.child("a/two"));

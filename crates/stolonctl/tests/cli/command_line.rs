@@ -135,12 +135,24 @@ fn mistakes_on_the_command_line_are_one_sentence_and_a_hint() {
 }
 
 #[test]
-fn stores_of_later_versions_are_named_as_such() {
-    let kind = "--kube-resource-kind=configmap";
-    let run = plain(&["status", "--cluster-name=c", kind, "--store-backend=kubernetes"]);
-    assert_eq!(run.code, Some(2));
-    let said = "the store backend \"kubernetes\" is not in this version\nhint: ";
-    assert!(run.stderr.starts_with(said), "{}", run.stderr);
+fn kubernetes_that_is_not_there_is_told_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config");
+    let run = || {
+        let kubeconfig = format!("--kubeconfig={}", config.display());
+        let kind = "--kube-resource-kind=configmap";
+        plain(&["status", "--cluster-name=c", "--store-backend=kubernetes", kind, &kubeconfig])
+    };
+    let absent = run();
+    assert_eq!(absent.code, Some(2), "{}", absent.stderr);
+    assert!(absent.stderr.contains("No such file") && absent.stderr.contains("hint: "), "{}", absent.stderr);
+    let server = "clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]";
+    let context = "contexts: [{name: a, context: {cluster: a}}]";
+    std::fs::write(&config, format!("current-context: a\n{server}\n{context}\n")).unwrap();
+    let silent = run();
+    assert_eq!(silent.code, Some(1), "{}", silent.stderr);
+    let said = silent.stderr.contains("cannot reach the store: http://127.0.0.1:1: ");
+    assert!(said && silent.stderr.contains("hint: check that "), "{}", silent.stderr);
 }
 
 #[test]
