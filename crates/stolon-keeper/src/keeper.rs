@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use stolon_core::keeper::{
     Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Instance, Look, Machine, Measure, Progress,
-    ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
+    Reports, ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
 };
 use stolon_model::{
     Advise as _, ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster,
@@ -164,6 +164,10 @@ impl<'a, I: Instance> Loop<'a, I> {
                 self.activities.push(Box::pin(read_cluster(feed, at_most)));
             }
             Effect::ReadOwnReport => self.read_own_report(),
+            Effect::ReadReports => self.activities.push(Box::pin(async move {
+                let reports = read_reports(hands.store.as_ref()).await;
+                Event::ReportsRead(reports.map_err(|error| in_full(&error))).into()
+            })),
             Effect::Publish { report, ttl, limit } => {
                 let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };
                 self.activities
@@ -294,6 +298,11 @@ async fn publish<I>(hands: &Hands<I>, report: &KeeperReport, ttl: Duration, limi
             Event::ReportRefused(format!("the store did not take it within {}", GoDuration::from(limit)))
         }
     }
+}
+
+async fn read_reports(store: &dyn ClusterStore) -> Result<Box<Reports>, StoreError> {
+    let (keepers, sentinels) = tokio::try_join!(store.keeper_reports(), store.sentinel_reports())?;
+    Ok(Box::new(Reports { keepers, sentinels }))
 }
 
 /// On a thread of its own: a disk that hangs must not silence the keeper.

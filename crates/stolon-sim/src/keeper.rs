@@ -49,6 +49,7 @@ pub(crate) enum KeeperEvent {
 const READ: u32 = 1;
 const PUBLISH: u32 = 2;
 const OWN_REPORT: u32 = 3;
+const REPORTS: u32 = 4;
 
 /// What a keeper keeps on its disk besides PGDATA.
 #[derive(Clone, Debug, Default)]
@@ -229,6 +230,10 @@ impl World {
                     _ => MachineEvent::ReportRefused(silence()),
                 }
             }
+            REPORTS => MachineEvent::ReportsRead(match answered.reply {
+                Reply::Everything(read) => Ok(Box::new(self.reports_as_keepers_see_them(&read))),
+                _ => Err(silence()),
+            }),
             _ => MachineEvent::OwnReportRead(match answered.reply {
                 Reply::OwnReport(report) => Ok(report.map(|report| Box::new((*report).clone()))),
                 _ => Err(silence()),
@@ -266,6 +271,7 @@ impl World {
                 let uid = self.keeper(index).uid.clone();
                 self.ask(program, OWN_REPORT, Request::ReadKeeperReport(uid));
             }
+            Effect::ReadReports => self.ask(program, REPORTS, Request::Read),
             Effect::Publish { mut report, ttl, limit } => {
                 report.info_uid = InfoUid::from(self.keeper(index).random.uid8());
                 self.ask_within(program, PUBLISH, limit, Request::PutKeeperReport(Rc::new(*report), ttl));

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Answer, HbaLine};
+use stolon_core::keeper::{Answer, HbaLine, Reports};
 use stolon_core::sentinel::Reading;
 use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn};
 
@@ -140,6 +140,15 @@ impl World {
             _ => return Rc::clone(everything),
         }
         Rc::new(seen)
+    }
+
+    /// What a keeper sees of the reports.
+    pub(crate) fn reports_as_keepers_see_them(&self, everything: &Everything) -> Reports {
+        if self.lacks(Guard::Rollback) {
+            return Reports::default();
+        }
+        let keepers = everything.keepers.iter().map(|(uid, report)| (uid.clone(), (**report).clone()));
+        Reports { keepers: keepers.collect(), sentinels: self.sentinel_reports() }
     }
 
     /// What a sentinel takes for a reading when the store does not answer: what it read last.

@@ -4,7 +4,7 @@
 use stolon_sim::{Guard, Trace, run, run_without};
 
 /// How many seeds it may take.
-const PATIENCE: u64 = 120;
+const PATIENCE: u64 = 240;
 
 fn is_missed(guard: Guard) {
     for seed in 1..=PATIENCE {

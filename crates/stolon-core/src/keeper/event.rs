@@ -1,9 +1,13 @@
 //! What a keeper's machine is told, and what it asks for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_model::{BootUuid, InstanceState, KeeperReport, KeeperState, Parameters, Served, UsableCluster};
+use stolon_model::{
+    BootUuid, InstanceState, KeeperReport, KeeperState, KeeperUid, Parameters, SentinelReport, SentinelUid,
+    Served, UsableCluster,
+};
 
 use super::look::Look;
 use super::observation::DataKind;
@@ -35,6 +39,8 @@ pub enum Event {
     },
     /// The answer to [`Effect::ReadOwnReport`]: what stands in the store under our uid. `Err`: the store did not answer.
     OwnReportRead(Result<Option<Box<KeeperReport>>, String>),
+    /// The answer to [`Effect::ReadReports`]. `Err`: the store did not answer.
+    ReportsRead(Result<Box<Reports>, String>),
     /// The report is in the store.
     ReportTaken,
     /// It is not, or nobody knows: one sentence.
@@ -58,6 +64,15 @@ pub enum ClusterRead {
     Invalid(String),
     /// The store did not answer: one sentence.
     Unanswered(String),
+}
+
+/// The reports of those that may know of newer cluster data than those in the store.
+#[derive(Clone, Debug, Default)]
+pub struct Reports {
+    /// Of keepers.
+    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    /// Of sentinels, which remember the last words of keepers that do not report any more.
+    pub sentinels: BTreeMap<SentinelUid, SentinelReport>,
 }
 
 /// Something is to be done. Effects of one event are to be begun in their order; none waits for another.
@@ -86,6 +101,8 @@ pub enum Effect {
     },
     /// Read the report that stands in the store under our uid, and answer with [`Event::OwnReportRead`].
     ReadOwnReport,
+    /// Read the reports of keepers and sentinels, and answer with [`Event::ReportsRead`]. Never asked for while such a reading is under way.
+    ReadReports,
     /// Put a report into the store, with a new `info_uid`, and answer with [`Event::ReportTaken`] or [`Event::ReportRefused`]. Never
     /// asked for while a publication is under way.
     Publish {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use stolon_model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, ClusterData, EffectiveSpec, FollowConfig, FollowType,
     Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, Role, STOLON_PREFIX,
-    StandbySettings, Timeline, UsableCluster, replication_name,
+    Served, StandbySettings, Timeline, UsableCluster, replication_name,
 };
 
 use super::hba::{HbaGoal, User};
 use super::parameters::{ParameterGoal, synchronous_names};
+use crate::evidence::Evidence;
 
 /// What a keeper is and was told by its flags; constant while it runs.
 #[derive(Clone, Debug)]
@@ -79,6 +80,22 @@ pub struct OlderThanServed {
     pub they: DocumentAge,
     /// What we served under.
     pub we: DocumentAge,
+}
+
+impl OlderThanServed {
+    /// What shows it, and what was served under.
+    pub(super) fn by(evidence: Evidence, served: &Served) -> Self {
+        let (they, we) = match evidence {
+            Evidence::Epoch { document } => (DocumentAge::Epoch(document), DocumentAge::Epoch(served.epoch)),
+            Evidence::Generation { document } => {
+                (DocumentAge::Generation(document), DocumentAge::Generation(served.generation))
+            }
+            Evidence::Timeline { document } => {
+                (DocumentAge::Timeline(document), DocumentAge::Timeline(served.timeline))
+            }
+        };
+        OlderThanServed { they, we }
+    }
 }
 
 /// What says how old cluster data are.

@@ -9,10 +9,11 @@
 //! * `now` is a monotonic clock that goes on while the process, or the whole machine, sleeps (`CLOCK_BOOTTIME`), from any
 //!   origin. It never goes back.
 //! * The first event is [`Event::Started`].
-//! * At any time at most one step, one look, one reading of the cluster data, one of our own report, one publication, and
-//!   one write of each file is under way. Each is asked for by one effect and answered by exactly one event, whatever becomes of it:
+//! * At any time at most one step, one look, one reading of the cluster data, one of our own report, one of all reports, one
+//!   publication, and one write of each file is under way. Each is asked for by one effect and answered by exactly one event, whatever becomes of it:
 //!   [`Effect::Take`] by [`Event::StepEnded`], [`Effect::Look`] by [`Event::Looked`], [`Effect::ReadCluster`] by
-//!   [`Event::ClusterRead`], [`Effect::ReadOwnReport`] by [`Event::OwnReportRead`], [`Effect::Publish`] by [`Event::ReportTaken`] or
+//!   [`Event::ClusterRead`], [`Effect::ReadOwnReport`] by [`Event::OwnReportRead`], [`Effect::ReadReports`] by
+//!   [`Event::ReportsRead`], [`Effect::Publish`] by [`Event::ReportTaken`] or
 //!   [`Event::ReportRefused`], [`Effect::Save`] by [`Event::Saved`].
 //! * Different activities run beside each other: a report goes out, and PostgreSQL is looked at, while a base backup runs.
 //! * [`Effect::WakeAt`] replaces the time that was asked for before. [`Event::TimePassed`] may come at any time.
@@ -41,6 +42,7 @@ mod reporting;
 mod served;
 mod standby_admission;
 mod steps;
+mod testimony;
 mod voice;
 
 use std::time::Duration;
@@ -65,6 +67,7 @@ use publisher::News;
 use reporting::Reporting;
 use served::ServedMark;
 use standby_admission::StandbyAdmission;
+use testimony::Testimony;
 use voice::{Announcements, Troubles};
 
 use super::observation::Gate;
@@ -109,6 +112,7 @@ pub struct Machine {
     effects: Vec<Effect>,
     stopping: bool,
     orders: Orders,
+    testimony: Testimony,
     pursuit: Pursuit,
     making: Making,
     server: ServerMemory,
@@ -159,6 +163,7 @@ impl Machine {
             effects: Vec::new(),
             stopping: false,
             orders: Orders::new(cluster),
+            testimony: Testimony::default(),
             pursuit: Pursuit::Look,
             making: Making::default(),
             server: ServerMemory {
@@ -194,6 +199,7 @@ impl Machine {
             Event::ClusterChanged => self.read_cluster(self.orders.pace().oldest_reading()),
             Event::ClusterRead { read, as_of } => self.cluster_read(read, as_of),
             Event::OwnReportRead(read) => self.own_report_read(read),
+            Event::ReportsRead(read) => self.reports_read(read),
             Event::ReportTaken => self.report_taken(),
             Event::ReportRefused(why) => self.report_refused(why),
             Event::Saved(kind, outcome) => self.saved(kind, outcome),
@@ -257,6 +263,7 @@ impl Machine {
     fn cluster_read(&mut self, read: ClusterRead, as_of: Duration) {
         let is_usable = matches!(read, ClusterRead::Usable(_));
         let belonged_to = self.orders.cluster().clone();
+        let was_primary = self.orders.goal().is_to_serve();
         let change = self.orders.read(self.now, read, as_of, &self.identity, &self.disk.served);
         if is_usable {
             self.measure(Measure::ValidUpdate);
@@ -271,6 +278,10 @@ impl Machine {
         }
         if let Some(at_most) = self.orders.must_read_again() {
             self.read_cluster(at_most);
+        }
+        if !was_primary && self.orders.goal().is_to_serve() {
+            // Before a primary is started they have to be known: a slow store answers while PostgreSQL is looked at.
+            self.read_reports();
         }
         if change == Change::Goal {
             self.voice.troubles.try_at_once();

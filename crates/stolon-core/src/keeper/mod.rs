@@ -21,7 +21,7 @@ mod say;
 mod step;
 mod warrant;
 
-pub use event::{ClusterRead, Effect, Event, Exit, Measure, Progress, StateFile, StateFileKind};
+pub use event::{ClusterRead, Effect, Event, Exit, Measure, Progress, Reports, StateFile, StateFileKind};
 pub use goal::{
     DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
     OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,

@@ -161,6 +161,7 @@ enum Activity {
     /// Asked for at that time.
     ReadCluster(Duration),
     ReadOwnReport,
+    ReadReports,
     /// Asked for at that time, of a store that answers or does not.
     Publish(Box<KeeperReport>, Duration, Store),
     Save(StateFile),
@@ -176,6 +177,8 @@ pub struct World {
     pub store: Store,
     /// Whose report stands under our uid; none: what we published last.
     pub namesake: Option<KeeperReport>,
+    /// What keepers and sentinels report, or why that cannot be read.
+    pub others: Result<Reports, &'static str>,
     /// A file cannot be written, for this reason.
     pub disk_fails: Option<(StateFileKind, &'static str)>,
     /// What fails fails after the file was replaced: a flush that came too late to take it back.
@@ -240,6 +243,7 @@ impl World {
             cluster,
             store: Store::Answers,
             namesake: None,
+            others: Ok(Reports::default()),
             disk_fails: None,
             failed_writes_arrive: false,
             disk_hangs: None,
@@ -398,6 +402,7 @@ impl World {
                 (MOMENT, Activity::ReadCluster(self.now))
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),
+            Effect::ReadReports => (MOMENT, Activity::ReadReports),
             Effect::Publish { report, ttl, limit } => {
                 self.ttl = ttl;
                 let takes = match self.store {
@@ -445,6 +450,11 @@ impl World {
                 Store::Answers => {
                     Ok(self.namesake.clone().or_else(|| self.reports.last().cloned()).map(Box::new))
                 }
+            }),
+            Activity::ReadReports => Event::ReportsRead(match (self.store, &self.others) {
+                (Store::Answers, Ok(reports)) => Ok(Box::new(reports.clone())),
+                (Store::Answers, Err(why)) => Err((*why).to_owned()),
+                (Store::Silent, _) => Err("no answer".into()),
             }),
             Activity::Publish(_, _, Store::Silent) => Event::ReportRefused("no answer".into()),
             Activity::Publish(report, asked, Store::Answers) => {

@@ -1,12 +1,16 @@
 //! The whole keeper on a fake PostgreSQL: what it does about what happens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::*;
 use stolon_core::postgres::Version;
 use stolon_core::settings::MAJORS;
-use stolon_model::{ClusterData, GoDuration, InstanceInitMode as Init, KeeperReport, Role, Served};
+use stolon_model::{
+    ClusterData, GoDuration, InstanceInitMode as Init, KeeperActivity, KeeperReport, NewerData, Role,
+    SentinelReport, Served,
+};
 
 use crate::fake::{NEEDS_RESTART, Store, World};
 use crate::given::*;
@@ -593,6 +597,72 @@ fn cluster_data_older_than_what_was_served_under_are_not_followed() {
         assert_eq!(world.problem().contains("older"), !followed, "{:?}", world.problem());
         assert!(world.report().activity.as_ref().unwrap().served.is_some(), "the sentinel is told");
     }
+}
+
+/// A keeper that was down while the store went back in time knows of nothing newer: another one does, or a sentinel that remembers it.
+#[test]
+fn no_older_primary_is_started_while_somebody_has_served_under_newer_cluster_data() {
+    let mut cluster = synchronous();
+    cluster.cluster.epoch = Some(5);
+    let served = Served { cluster_uid: "c1".into(), epoch: 9, instance: "bb".into(), ..Served::default() };
+    let mut report = KeeperReport::default();
+    report.uid = "k3".into();
+    report.activity = Some(KeeperActivity { served: Some(served.clone()), ..KeeperActivity::default() });
+    let keepers = BTreeMap::from([("k3".into(), report)]);
+    let newer = NewerData {
+        cluster_uid: "c1".into(),
+        epoch: 9,
+        keepers: Some(BTreeMap::from([("k3".into(), served)])),
+    };
+    let sentinel = SentinelReport { newer: Some(newer), ..SentinelReport::default() };
+    let sentinels = BTreeMap::from([("s1".into(), sentinel)]);
+    for others in [
+        Reports { keepers: keepers.clone(), ..Reports::default() },
+        Reports { sentinels, ..Reports::default() },
+    ] {
+        for kind in [DataKind::Primary, DataKind::Standby] {
+            let mut world = World::with(cluster.clone(), kind);
+            world.others = Ok(others.clone());
+            world.run(seconds(60));
+            let steps = world.steps_since(0);
+            assert!(!world.postgres.running || world.postgres.in_recovery, "{kind:?}: {steps}");
+            assert!(
+                world.problem().contains("what keeper k3 served under (epoch 5 after epoch 9)"),
+                "{kind:?}"
+            );
+            // An operator settles, and raises the epoch.
+            world.change(|cluster| cluster.cluster.epoch = Some(10));
+            world.run(seconds(20));
+            assert!(world.postgres.running && !world.postgres.in_recovery, "{kind:?}: {:?}", world.log);
+        }
+    }
+}
+
+/// What our own report said before is on our own disk, and what belongs to another cluster says nothing.
+#[test]
+fn a_report_of_ours_or_of_another_cluster_keeps_no_primary_down() {
+    let mut cluster = synchronous();
+    cluster.cluster.epoch = Some(5);
+    for (uid, of) in [("k1", "c1"), ("k3", "c2")] {
+        let served = Served { cluster_uid: of.into(), epoch: 9, ..Served::default() };
+        let mut report = KeeperReport::default();
+        report.activity = Some(KeeperActivity { served: Some(served), ..KeeperActivity::default() });
+        let mut world = World::with(cluster.clone(), DataKind::Primary);
+        world.others = Ok(Reports { keepers: BTreeMap::from([(uid.into(), report)]), ..Reports::default() });
+        world.run(seconds(5));
+        assert!(world.postgres.running, "{uid} {of}: {:?}", world.log);
+    }
+}
+
+#[test]
+fn reports_that_cannot_be_read_keep_no_primary_down_for_long() {
+    let mut world = World::with(synchronous(), DataKind::Primary);
+    world.others = Err("broken");
+    world.run(seconds(5));
+    assert!(!world.postgres.running, "{:?}", world.log);
+    assert!(world.problem().contains("the reports of the other keepers cannot be read: broken"));
+    world.run(seconds(20));
+    assert!(world.postgres.running, "{:?}", world.log);
 }
 
 #[test]

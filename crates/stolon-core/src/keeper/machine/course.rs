@@ -67,6 +67,15 @@ pub(super) enum Awaits {
     Save(Step),
     /// The store's present word, before this step is taken.
     Orders(Step),
+    /// What others report, before this step is taken.
+    Reports(Step),
+}
+
+impl Awaits {
+    /// Nothing is under way here.
+    fn is_idle(&self) -> bool {
+        matches!(self, Awaits::Nothing | Awaits::Orders(_) | Awaits::Reports(_))
+    }
 }
 
 /// What new orders mean for the step under way.
@@ -110,7 +119,7 @@ impl Pursuit {
     /// What was planned was planned for something else: the step under way is ended, then everything is looked at anew.
     pub(super) fn plan_anew(&mut self) {
         match self {
-            Pursuit::Course(course) if !matches!(course.awaits, Awaits::Nothing | Awaits::Orders(_)) => {
+            Pursuit::Course(course) if !course.awaits.is_idle() => {
                 course.outdated = true;
             }
             _ => *self = Pursuit::Look,
@@ -421,14 +430,9 @@ impl Machine {
     /// Whether this is something that only one may do, so that it is not done on an old word; or something after which such a thing
     /// has to follow.
     pub(super) fn needs_fresh_orders(&self, step: &Step, course: &Course) -> bool {
-        let Goal::Reach(goal) = &course.goal else { return false };
-        let risky = match step {
-            Step::Promote => true,
-            Step::Start(_) => is_primary(goal),
-            Step::Stop => course.restarts_primary(),
-            Step::SetGate(Gate::Open) => self.server.gate == Gate::Closed && is_primary(goal),
-            _ => false,
-        };
+        let opens = *step == Step::SetGate(Gate::Open) && self.server.gate == Gate::Closed;
+        let risky = course.makes_primary(step)
+            || opens && matches!(&course.goal, Goal::Reach(goal) if is_primary(goal));
         risky && self.orders.freshness(self.now) == Freshness::Stale
     }
 }
@@ -472,6 +476,17 @@ impl Course {
     pub(super) fn restarts_primary(&self) -> bool {
         let starts = self.steps.iter().any(|step| matches!(step, Step::Start(_)));
         starts && !self.making && matches!(&self.goal, Goal::Reach(goal) if is_primary(goal))
+    }
+
+    /// Whether a server takes writes after this step, or is stopped so that it can be started again.
+    pub(super) fn makes_primary(&self, step: &Step) -> bool {
+        let Goal::Reach(goal) = &self.goal else { return false };
+        match step {
+            Step::Promote => true,
+            Step::Start(_) => is_primary(goal),
+            Step::Stop => self.restarts_primary(),
+            _ => false,
+        }
     }
 
     /// Something is asked; then everything is looked at again.

@@ -1,8 +1,9 @@
 //! What is asked of us: the last cluster data that could be worked with, how old they are, and what is in doubt about them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_model::{ClusterUid, EffectiveSpec, Parameters, UsableCluster};
+use stolon_model::{ClusterData, ClusterUid, EffectiveSpec, Parameters, UsableCluster};
 
 use super::patience::RestartUnderWay;
 use super::served::ServedMark;
@@ -12,7 +13,7 @@ use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone
 use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
 
 /// The store must not be flooded when somebody sets an interval to nothing.
-const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// What is older is read again before something is done that only one may do. A store's answers may themselves take long: to this
 /// comes the time of two of them.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ pub(super) struct Orders {
     goal: Goal,
     /// Why the store's present word is not known.
     doubt: Option<LeaveAlone>,
+    /// The last cluster data that could be worked with.
+    usable: Option<Arc<UsableCluster>>,
     cluster: ClusterUid,
     epoch: Option<u64>,
     specified: Parameters,
@@ -109,6 +112,7 @@ impl Orders {
         Orders {
             goal: Goal::LeaveAlone(LeaveAlone::NoClusterData),
             doubt: None,
+            usable: None,
             cluster,
             epoch: None,
             specified: Parameters::new(),
@@ -150,7 +154,11 @@ impl Orders {
             }
             ClusterRead::Invalid(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error)),
             ClusterRead::Absent => Goal::LeaveAlone(LeaveAlone::NoClusterData),
-            ClusterRead::Usable(cluster) => self.goal_of(&cluster, us, served),
+            ClusterRead::Usable(cluster) => {
+                let goal = self.goal_of(&cluster, us, served);
+                self.usable = Some(cluster);
+                goal
+            }
         };
         self.retries.reset();
         let known = as_of.min(now);
@@ -238,6 +246,11 @@ impl Orders {
     /// Why the store's present word is not known.
     pub(super) fn doubt(&self) -> Option<&LeaveAlone> {
         self.doubt.as_ref()
+    }
+
+    /// The last cluster data that could be worked with.
+    pub(super) fn data(&self) -> Option<&ClusterData> {
+        self.usable.as_ref().map(|usable| usable.data())
     }
 
     pub(super) fn cluster(&self) -> &ClusterUid {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use stolon_model::{ClusterData, Served};
 
-use crate::evidence::{Evidence, evidence};
-use crate::keeper::goal::{DocumentAge, OlderThanServed};
+use crate::evidence::evidence;
+use crate::keeper::goal::OlderThanServed;
 use crate::keeper::look::Answer;
 
 /// A position that only moves is written down again after this long.
@@ -86,16 +86,7 @@ impl ServedMark {
     pub(super) fn is_ahead_of(&self, cluster: &ClusterData) -> Option<OlderThanServed> {
         let served = self.highest.as_ref()?;
         let primary = cluster.primary().map(|primary| primary.status.timeline).unwrap_or_default();
-        let (they, we) = match evidence(cluster, primary, served)? {
-            Evidence::Epoch { document } => (DocumentAge::Epoch(document), DocumentAge::Epoch(served.epoch)),
-            Evidence::Generation { document } => {
-                (DocumentAge::Generation(document), DocumentAge::Generation(served.generation))
-            }
-            Evidence::Timeline { document } => {
-                (DocumentAge::Timeline(document), DocumentAge::Timeline(served.timeline))
-            }
-        };
-        Some(OlderThanServed { they, we })
+        Some(OlderThanServed::by(evidence(cluster, primary, served)?, served))
     }
 }
 

@@ -16,13 +16,25 @@ use super::course::{Awaits, Course, Pursuit};
 use super::files::{self, Written};
 use super::orders::FRESH;
 use super::patience::RestartUnderWay;
+use super::testimony::{self, Finding};
 
 impl Machine {
     /// Begins a step of the course: takes it itself, or has it taken.
     pub(super) fn begin_step(&mut self, step: Step) {
         if self.lacks_fresh_orders(&step) {
+            if self.finding_before(&step) == Finding::Unread {
+                self.read_reports();
+            }
             self.await_with(Awaits::Orders(step));
             return self.read_cluster(FRESH);
+        }
+        match self.finding_before(&step) {
+            Finding::Nothing => {}
+            Finding::Unread => {
+                self.await_with(Awaits::Reports(step));
+                return self.read_reports();
+            }
+            Finding::Newer(ahead) => return self.troubled(&testimony::complaint(&ahead)),
         }
         match step {
             Step::Reobserve => self.plan_again(),
