@@ -2,7 +2,7 @@
 
 use stolon_model::InstanceUid;
 
-use super::goal::{InstanceGoal, Make, OtherData};
+use super::goal::{Follow, InstanceGoal, InstanceRole, Make, OtherData};
 use super::observation::{Data, Observation};
 
 /// The permission to destroy what stands at PGDATA, for the sake of one instance.
@@ -43,8 +43,11 @@ pub fn assigned_anew(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyW
 /// The instance here was being made and never became complete, or was complete and vanished before anybody used it; and the cluster
 /// data says how to make it.
 pub fn half_made(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarrant> {
-    // What never reached a generation never held anybody's data, and the sentinel does not miss it: it waits for it to be made.
-    let vanished = seen.local.generation == 0 && seen.data == Data::Absent;
+    // What never reached a generation never held anybody's data, and the sentinel does not miss it: it waits for it to be made. Nor does it
+    // miss a copy that it has not counted as complete, since the store was out of reach perhaps; one that was elected is a primary.
+    let is_copy = matches!(goal.make, Make::Resync { .. })
+        && matches!(goal.role, InstanceRole::Standby(Follow::Internal(_)));
+    let vanished = (seen.local.generation == 0 || is_copy) && seen.data == Data::Absent;
     let half = seen.local.uid == goal.uid && (seen.local.initializing || vanished);
     (half && is_made_anew(goal))
         .then(|| DestroyWarrant { instance: goal.uid.clone(), ground: Ground::HalfMade })

@@ -119,7 +119,8 @@ proptest! {
             let Some(warrant) = warrant(step) else { continue };
             let Goal::Reach(goal) = &goal else { panic!("nothing was asked for") };
             prop_assert_eq!(warrant.instance(), &goal.uid);
-            prop_assert!(seen.local.uid != goal.uid || seen.local.initializing);
+            let is_nothing_there = seen.data == Data::Absent;
+            prop_assert!(seen.local.uid != goal.uid || seen.local.initializing || is_nothing_there);
             let made_anew = matches!(goal.make, Make::New(_) | Make::Restore(_) | Make::Resync { .. });
             prop_assert!(made_anew);
         }

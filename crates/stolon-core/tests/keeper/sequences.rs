@@ -54,7 +54,12 @@ fn what_vanishes_before_it_was_ever_used_is_made_again() {
     let gone = Observation { local: local.clone(), ..nothing() };
     assert_eq!(words(&plan(&goal(&cluster), &gone)), "stop examine mark copy again");
     let used = Observation { local: LocalState { generation: 2, ..local.clone() }, ..nothing() };
-    assert_eq!(words(&plan(&goal(&cluster), &used)), "trouble", "the sentinel replaces what was in use");
+    let uncounted = words(&plan(&goal(&cluster), &used));
+    assert_eq!(uncounted, "stop examine mark copy again", "no sentinel has read that it was complete");
+    for counted in [asked(Role::Standby, Init::None), asked(Role::Primary, Init::Resync)] {
+        let words = words(&plan(&goal(&counted), &used));
+        assert_eq!(words, "trouble", "the sentinel replaces what was in use, or elected");
+    }
     let here = Observation { local, data: present(DataKind::Standby), ..nothing() };
     assert_eq!(words(&plan(&goal(&cluster), &here)), "configure:standby start again", "it is here");
 }
