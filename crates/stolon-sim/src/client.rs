@@ -277,6 +277,7 @@ impl World {
                 let visible = waiting.unwrap_or(data.flushed);
                 let certain = data.doubtful.map_or(visible, |lsn| visible.min(lsn));
                 let seen = Position { branch: data.written.branch, lsn: certain };
+                let seen = self.histories.without_end_of_recovery(seen);
                 if server.in_recovery {
                     // A standby shows what its primary has not acknowledged yet: that promises nothing.
                     return self.answer(keeper, ticket, Answer::Warned);

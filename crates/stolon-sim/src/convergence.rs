@@ -89,7 +89,7 @@ impl World {
 
     /// What a whole cluster has and this one lacks.
     fn what_is_missing(&self) -> Option<String> {
-        let document = self.store.document()?;
+        let Some(document) = self.store.document() else { return Some("the store is empty".to_owned()) };
         let Ok(data) = ClusterData::try_from((**document).clone()) else {
             return Some("the document cannot be read".to_owned());
         };

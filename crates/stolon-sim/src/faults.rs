@@ -244,7 +244,8 @@ impl World {
                 self.coverage.reached(Point::ForcedFailure);
             }
             Command::RemoveKeeper(keeper) => {
-                if self.elected().is_some_and(|(_, elected)| elected == *keeper) {
+                // Nobody removes the primary's keeper, nor anybody's while what the primary held is only with others.
+                if !self.elected().is_some_and(|(_, it)| it != *keeper && self.holds_everything(it)) {
                     return;
                 }
                 let uid = uid_of(keeper);

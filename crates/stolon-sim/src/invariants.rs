@@ -357,7 +357,7 @@ impl World {
     }
 
     /// True when some keeper has everything that was promised, whole.
-    fn holds_everything(&self, keeper: u8) -> bool {
+    pub(crate) fn holds_everything(&self, keeper: u8) -> bool {
         let data = self.postgres[usize::from(keeper)].data.as_ref();
         data.is_some_and(|data| {
             data.condition == Condition::Whole

@@ -154,11 +154,12 @@ pub fn accept_loss(
     Ok(next)
 }
 
-/// Whether the keeper of an instance holds another one by now.
+/// Whether the keeper of an instance holds another one by now, or nothing although the instance was complete.
 fn is_gone(instance: &Instance, witnesses: &Witnesses<'_>) -> bool {
     let report = witnesses.keepers.get(&instance.spec.keeper_uid);
     let held = report.and_then(|report| report.postgres_state.as_ref()).map(|state| &state.uid);
-    held.is_some_and(|held| !held.is_empty() && *held != instance.uid)
+    let was_complete = instance.status.current_generation != 0;
+    held.is_some_and(|held| *held != instance.uid && (was_complete || !held.is_empty()))
 }
 
 /// A document that is to be written in the place of `stored`, newer than that one and than everything that any keeper has served

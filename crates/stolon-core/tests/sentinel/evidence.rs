@@ -309,12 +309,14 @@ fn what_is_settled_sends_clients_nowhere_and_knows_of_no_standby_in_sync() {
 
 #[test]
 fn a_document_whose_primary_is_gone_is_nothing_to_go_on_from() {
-    let mut world = gone_back(Some(7));
-    let mut reports = served(&mut world, 9, 4, 2);
-    reports.get_mut(&keeper_uid(1)).unwrap().postgres_state.as_mut().unwrap().uid = uid(8);
-    let settled =
-        accept_loss(&world.data, &keepers_only(&reports), &BTreeSet::from([keeper_uid(2)]), wall(0));
-    assert_eq!(settled, Err(CannotSettle::PrimaryGone(keeper_uid(1))));
+    for held in [uid(8), InstanceUid::default()] {
+        let mut world = gone_back(Some(7));
+        let mut reports = served(&mut world, 9, 4, 2);
+        reports.get_mut(&keeper_uid(1)).unwrap().postgres_state.as_mut().unwrap().uid = held;
+        let settled =
+            accept_loss(&world.data, &keepers_only(&reports), &BTreeSet::from([keeper_uid(2)]), wall(0));
+        assert_eq!(settled, Err(CannotSettle::PrimaryGone(keeper_uid(1))));
+    }
 }
 
 /// The document that a new cluster begins with has an epoch like every other one of ours.

@@ -5,6 +5,9 @@
 
 use stolon_model::{Lsn, Timeline, TimelineHistoryEntry};
 
+/// The size of the record with which a server ends its recovery: it is promoted, or starts as a primary.
+pub(super) const END_OF_RECOVERY: u64 = 160;
+
 /// One branch of WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BranchId(pub u32);
@@ -78,6 +81,17 @@ impl Histories {
         }
     }
 
+    /// A position without the record that a promotion begins a branch with: nobody's commit is in that one.
+    pub(crate) fn without_end_of_recovery(&self, position: Position) -> Position {
+        let mut here = position;
+        while let Some(fork) = self.branch(here.branch).parent
+            && here.lsn.0 <= fork.lsn.0 + END_OF_RECOVERY
+        {
+            here = fork;
+        }
+        here
+    }
+
     /// The last position that two have in common; none when they are of different database clusters.
     pub fn common(&self, one: Position, other: Position) -> Option<Position> {
         let mut here = one;
@@ -136,6 +150,9 @@ mod tests {
         assert!(!all.contains(at(left, 200), at(right, 160)));
         assert_eq!(all.common(at(left, 200), at(right, 300)), Some(at(first, 100)));
         assert_eq!(all.forks(right).len(), 1);
+        assert_eq!(all.without_end_of_recovery(at(left, 100 + END_OF_RECOVERY)), at(first, 100));
+        let commit = at(left, 101 + END_OF_RECOVERY);
+        assert_eq!(all.without_end_of_recovery(commit), commit);
         let other = all.initdb(2);
         assert_eq!(all.common(at(left, 200), at(other, 300)), None);
     }

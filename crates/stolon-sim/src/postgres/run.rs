@@ -5,13 +5,12 @@ use std::time::Duration;
 use stolon_core::keeper::DataKind;
 use stolon_model::Lsn;
 
+use super::history::END_OF_RECOVERY;
 use super::{Condition, Disk, Phase, Position, Server};
 use crate::coverage::Point;
 use crate::invariants::Invariant;
 use crate::world::{Event, World};
 
-/// What a promotion or a start writes into the WAL.
-const CHECKPOINT: u64 = 160;
 /// Between looks at something that may have ended.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a server that ends waits for standbys that get nothing.
@@ -111,7 +110,7 @@ impl World {
             return self.connect_standby(keeper);
         }
         // The checkpoint at the end of recovery.
-        data.written.lsn.0 += CHECKPOINT;
+        data.written.lsn.0 += END_OF_RECOVERY;
         data.flushed = data.written.lsn;
         self.log.say(self.now, &format!("pg{keeper}"), || "runs as a primary".to_owned());
     }
@@ -145,7 +144,7 @@ impl World {
         let whole = data.condition == Condition::Whole;
         let from = data.durable();
         let branch = self.histories.promote(from);
-        data.written = Position { branch, lsn: Lsn(from.lsn.0 + CHECKPOINT) };
+        data.written = Position { branch, lsn: Lsn(from.lsn.0 + END_OF_RECOVERY) };
         data.flushed = data.written.lsn;
         data.kind = DataKind::Primary;
         server.in_recovery = false;
