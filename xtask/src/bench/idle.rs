@@ -17,9 +17,27 @@ const BATCH: usize = 4;
 /// What happened before the watching is over by then.
 const SETTLE: Duration = Duration::from_secs(15);
 
-/// Timings that are measured.
-const TIMINGS: [(&str, [&str; 4]); 2] =
-    [("sleepInterval 1s", ["1s", "5s", "1s", "3s"]), ("default timings", ["5s", "20s", "5s", "15s"])];
+/// Timings that are measured: `sleepInterval`, `failInterval`, `proxyCheckInterval`, `proxyTimeout`.
+struct Timing {
+    title: &'static str,
+    spec: [&'static str; 4],
+    target: Target,
+}
+
+/// What the store may be asked at most, in requests a minute.
+enum Target {
+    AKeeper(f64),
+    /// In all, for a cluster of two keepers.
+    TwoKeepers(f64),
+}
+
+const TIMINGS: [Timing; 2] = [
+    Timing { title: "sleepInterval 1s", spec: ["1s", "5s", "1s", "3s"], target: Target::AKeeper(100.0) },
+    Timing { title: "default timings", spec: ["5s", "20s", "5s", "15s"], target: Target::TwoKeepers(60.0) },
+];
+
+/// Resident memory of a program in MiB.
+const MOST_MEMORY: f64 = 8.0;
 
 /// One look at a program.
 struct Look {
@@ -83,6 +101,7 @@ pub async fn measure(options: &Idle, programs: &Path) -> anyhow::Result<()> {
         false => vec![StoreKind::Etcd, StoreKind::Sqlite],
     };
     for store in stores {
+        let mut requests = Vec::new();
         for &keepers in &options.keepers {
             let plan = Plan {
                 programs: Some(programs.to_path_buf()),
@@ -94,10 +113,36 @@ pub async fn measure(options: &Idle, programs: &Path) -> anyhow::Result<()> {
                 running.cluster.dump_logs();
             }
             running.cluster.kill_everything().await;
-            outcome?;
+            requests.push((keepers, outcome?));
         }
+        print_growth(store, &requests);
     }
     Ok(())
+}
+
+/// How the requests grow with the number of keepers, for each of the timings.
+fn print_growth(store: StoreKind, requests: &[(usize, Vec<f64>)]) {
+    for (number, timing) in TIMINGS.iter().enumerate() {
+        let a_keeper: Vec<f64> =
+            requests.iter().map(|(keepers, all)| all[number] / *keepers as f64).collect();
+        let figures: Vec<String> = requests
+            .iter()
+            .zip(&a_keeper)
+            .map(|((keepers, _), figure)| format!("{keepers} keepers {figure:.1}"))
+            .collect();
+        // What the sentinel and the proxy ask is shared by more keepers: the figure of each must fall.
+        let verdict = if a_keeper.is_sorted_by(|one, next| next <= one) { "linear" } else { "NOT linear" };
+        println!(
+            "\n  store {store:?}, {}: requests a minute and keeper: {}: {verdict}",
+            timing.title,
+            figures.join(", ")
+        );
+    }
+}
+
+fn print_target(what: &str, figure: f64, most: f64) {
+    let verdict = if figure <= most { "met" } else { "NOT met" };
+    println!("    target: {what} at most {most:.0}: {figure:.1}, {verdict}");
 }
 
 /// Instances that leave the machine to the programs that are measured.
@@ -157,8 +202,10 @@ impl Programs {
         Ok(())
     }
 
-    async fn measure(&mut self, plan: &Plan, watched: Duration) -> anyhow::Result<()> {
-        for (title, [sleep, fail, check, timeout]) in TIMINGS {
+    /// Returns the requests a minute of each of the timings.
+    async fn measure(&mut self, plan: &Plan, watched: Duration) -> anyhow::Result<Vec<f64>> {
+        let mut requests = Vec::new();
+        for Timing { title, spec: [sleep, fail, check, timeout], target } in &TIMINGS {
             self.cluster
                 .patch(json!({
                     "sleepInterval": sleep, "failInterval": fail,
@@ -177,17 +224,30 @@ impl Programs {
                 plan.store,
                 watched.as_secs()
             );
-            self.print(&before, &after, watched);
+            let all = self.print(&before, &after, watched);
+            let a_minute = all.requests / watched.as_secs_f64() * 60.0;
+            match target {
+                Target::AKeeper(most) => {
+                    print_target("requests a minute and keeper", a_minute / plan.keepers as f64, *most);
+                }
+                Target::TwoKeepers(most) if plan.keepers == 2 => {
+                    print_target("requests a minute", a_minute, *most);
+                }
+                Target::TwoKeepers(_) => {}
+            }
+            print_target("MiB a program", all.most_memory as f64 / 1024.0, MOST_MEMORY);
+            requests.push(a_minute);
             if let (Some(before), Some(after)) = (served, served_then) {
                 let a_minute = (after - before) / watched.as_secs_f64() * 60.0;
                 println!("    etcd received {a_minute:.1} messages a minute");
             }
             self.is_quiet(plan.keepers).await?;
         }
-        Ok(())
+        Ok(requests)
     }
 
-    fn print(&self, before: &[Look], after: &[Look], watched: Duration) {
+    /// Returns the cost of all programs together.
+    fn print(&self, before: &[Look], after: &[Look], watched: Duration) -> Cost {
         println!(
             "    {:<10} {:>5} {:>14} {:>14} {:>14} {:>12} {:>10} {:>12}",
             "", "", "requests/min", "each", "MiB each", "MiB at most", "cpu % each", "wakes/s each"
@@ -204,6 +264,7 @@ impl Programs {
             cost.print(kind, watched);
         }
         all.print("all", watched);
+        all
     }
 
     async fn look(&self) -> anyhow::Result<Vec<Look>> {
