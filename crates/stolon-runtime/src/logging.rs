@@ -75,7 +75,7 @@ pub fn init_logging(level: LogLevel, color: LogColor) {
         LogColor::Never => false,
         LogColor::OnTerminal => std::io::stderr().is_terminal(),
     };
-    let style = Style { least: level.least(), colored, zone: jiff::tz::TimeZone::system() };
+    let style = Style { least: level.least(), colored, zone: local_zone() };
     if STYLE.set(style.clone()).is_ok() {
         // Only a test that made a subscriber of its own is here before us; it keeps it.
         let _ = tracing::subscriber::set_global_default(Lines { form: Form::Log(style) });
@@ -194,6 +194,17 @@ impl Style {
         line.push('\n');
         line
     }
+}
+
+/// The zone of this machine. Where no variable names one its rules are read from where they are: only to learn their name, jiff would
+/// list all zones of the world and keep them.
+fn local_zone() -> jiff::tz::TimeZone {
+    if std::env::var_os("TZ").is_some() {
+        return jiff::tz::TimeZone::system();
+    }
+    let rules = std::fs::read("/etc/localtime").ok();
+    let zone = rules.and_then(|rules| jiff::tz::TimeZone::tzif("local", &rules).ok());
+    zone.unwrap_or(jiff::tz::TimeZone::UTC)
 }
 
 /// `2026-11-22T08:39:05.614Z`, and `+0100` where that is the offset.
