@@ -226,7 +226,7 @@ impl World {
                     Expected::AsRead => self.expected_revision(self.sentinels[usize::from(index)].revision),
                     Expected::Absent => None,
                 };
-                let document = Rc::new(*document);
+                let document = Rc::new(Arc::unwrap_or_clone(document));
                 self.ask(program, WRITE, Request::CompareAndPut { expected, document });
             }
             Effect::PublishReport { report, .. } => {

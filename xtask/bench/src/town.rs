@@ -48,7 +48,7 @@ struct Round {
     machine: Machine,
     uids: Numbered,
     /// The document that was written, if one was.
-    written: Option<Box<ClusterDocument>>,
+    written: Option<Arc<ClusterDocument>>,
     took: Duration,
 }
 
@@ -141,7 +141,7 @@ impl Town {
         self.machine = round.machine;
         self.uids = round.uids;
         if let Some(written) = round.written {
-            self.document = *written;
+            self.document = Arc::unwrap_or_clone(written);
         }
         round.took
     }

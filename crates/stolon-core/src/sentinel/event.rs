@@ -86,7 +86,7 @@ pub enum Effect {
     /// write is under way.
     CompareAndPut {
         /// The content.
-        document: Box<ClusterDocument>,
+        document: Arc<ClusterDocument>,
         /// The condition.
         expected: Expected,
     },

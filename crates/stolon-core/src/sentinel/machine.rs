@@ -13,7 +13,7 @@ use stolon_model::{
 };
 
 use super::event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
-use super::{Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
+use super::{Change, Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
 use crate::latency::Latency;
 
 /// Wakes that come closer together than this are answered by one round. A failover in synchronous mode takes four rounds, each
@@ -23,8 +23,9 @@ const COALESCE: Duration = Duration::from_millis(10);
 const DEFAULT_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A store that told nothing for so many sleep intervals is asked: one reading in two asks a store that never tells.
 const SILENCE: f64 = 1.5;
-/// Where a store tells of what happens, what was confirmed so long ago is good enough to see that nothing has to be done.
-const CONFIRMED: Duration = Duration::from_secs(30);
+/// Where a store tells of what happens, what was confirmed so long ago is good enough to see that nothing has to be done. A leader at rest
+/// confirms it with each of its writes.
+const CONFIRMED: Duration = AT_REST;
 /// The cluster data and this sentinel's report are written only so often if nothing but times changes.
 const AT_REST: Duration = Duration::from_secs(60);
 /// `sleepInterval` below this would spin.
@@ -57,11 +58,30 @@ enum UnderWay {
     Creating,
 }
 
-/// A decision to be written, and what it was made on.
+/// What is to be written, and what it was decided on.
 #[derive(Clone, Debug)]
 struct Proposal {
     before: UsableCluster,
-    decision: Decision,
+    document: Arc<ClusterDocument>,
+    decided: Decided,
+}
+
+/// What a decision comes to beside the document.
+#[derive(Clone, Debug)]
+struct Decided {
+    epoch: u64,
+    memory: Memory,
+    changes: Vec<Change>,
+    holds: Vec<Hold>,
+    wake_at: Option<Duration>,
+}
+
+impl Decided {
+    fn of(decision: Decision) -> (ClusterData, Self) {
+        let Decision { next, memory, changes, holds, weight: _, wake_at } = decision;
+        let epoch = next.cluster.epoch.unwrap_or(0);
+        (next, Decided { epoch, memory, changes, holds, wake_at })
+    }
 }
 
 /// One sentinel. `Clone` for the simulator and for model checking.
@@ -106,10 +126,9 @@ enum Rest {
 
 impl Rest {
     fn between(before: &ClusterData, next: &ClusterData) -> Rest {
-        let lsn = |data: &ClusterData| -> Vec<_> {
-            data.instances.iter().map(|(uid, instance)| (uid.clone(), instance.status.lsn)).collect()
-        };
-        if lsn(before) == lsn(next) { Rest::Still } else { Rest::Moving }
+        let [before, next] = [before, next]
+            .map(|data| data.instances.iter().map(|(uid, instance)| (uid, instance.status.lsn)));
+        if before.eq(next) { Rest::Still } else { Rest::Moving }
     }
 }
 
@@ -263,26 +282,29 @@ impl Machine {
                 return self.ask_again(now.monotonic);
             }
             Standing::Leader => {
-                self.carry_out(now.monotonic, Proposal { before: cluster, decision }, out);
+                self.carry_out(now.monotonic, cluster, decision, out);
             }
         }
         self.publish_report(now.monotonic, out);
     }
 
     /// Write what was decided: at once if a keeper or a proxy must act on it, otherwise as a sign of life.
-    fn carry_out(&mut self, now: Duration, proposal: Proposal, out: &mut Vec<Effect>) {
-        let due = self.last_write.is_none_or(|at| {
-            match Rest::between(proposal.before.data(), &proposal.decision.next) {
+    fn carry_out(&mut self, now: Duration, before: UsableCluster, decision: Decision, out: &mut Vec<Effect>) {
+        let due = || {
+            self.last_write.is_none_or(|at| match Rest::between(before.data(), &decision.next) {
                 Rest::Moving => self.comes_round(at, now),
                 Rest::Still => now.saturating_sub(at) >= AT_REST.max(self.sleep_interval),
-            }
-        });
-        if proposal.decision.weight == Weight::Routine && !due {
-            return self.completed(proposal.decision, out);
+            })
+        };
+        let is_written = decision.weight == Weight::Decisive || due();
+        let (next, decided) = Decided::of(decision);
+        if !is_written {
+            return self.completed(decided, out);
         }
-        let document = Box::new(ClusterDocument::from(proposal.decision.next.clone()));
-        out.push(Effect::CompareAndPut { document, expected: Expected::AsRead });
-        self.under_way = UnderWay::Writing { since: now, proposal: Box::new(proposal) };
+        let document = Arc::new(ClusterDocument::from(next));
+        out.push(Effect::CompareAndPut { document: Arc::clone(&document), expected: Expected::AsRead });
+        let proposal = Box::new(Proposal { before, document, decided });
+        self.under_way = UnderWay::Writing { since: now, proposal };
     }
 
     fn write_ended(&mut self, now: Duration, outcome: WriteOutcome, out: &mut Vec<Effect>) {
@@ -299,21 +321,21 @@ impl Machine {
                 self.last_write = Some(now);
                 self.need = Need::Fresh;
                 self.unsure = None;
-                self.completed(proposal.decision, out);
+                self.completed(proposal.decided, out);
                 self.publish_report(now, out);
             }
             WriteOutcome::Conflict => {
                 out.push(Effect::Say(Saying::DecidingAgain));
                 self.ask_again(self.began + COALESCE);
-                self.memory = proposal.decision.memory_of_refused_write(&self.memory);
+                self.memory = proposal.decided.memory.of_refused_write(&self.memory);
             }
             WriteOutcome::Failed(why) => {
-                self.memory = proposal.decision.memory_of_refused_write(&self.memory);
+                self.memory = proposal.decided.memory.of_refused_write(&self.memory);
                 self.note_trouble(Trouble::NotWritten(why), out);
             }
             WriteOutcome::Unknown(why) => {
                 self.unsure = Some(proposal.clone());
-                self.memory = proposal.decision.memory_of_refused_write(&self.memory);
+                self.memory = proposal.decided.memory.of_refused_write(&self.memory);
                 self.ask_again(now + COALESCE);
                 self.note_trouble(Trouble::WriteUnknown(why), out);
             }
@@ -329,22 +351,22 @@ impl Machine {
             return;
         }
         let Some(proposal) = self.unsure.take() else { return };
-        let decision = proposal.decision;
-        if ClusterDocument::from(decision.next.clone()) == *document {
-            self.memory.take_over(decision.memory);
-            out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
+        let Proposal { document: proposed, decided, .. } = *proposal;
+        if *proposed == *document {
+            self.memory.take_over(decided.memory);
+            out.extend(decided.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
         }
     }
 
     /// A round is over: log every change once, and what does not happen only if the reasons have changed.
-    fn completed(&mut self, decision: Decision, out: &mut Vec<Effect>) {
+    fn completed(&mut self, decided: Decided, out: &mut Vec<Effect>) {
         self.no_more_trouble(out);
-        self.verdict_at = decision.wake_at;
-        self.due = decision.wake_at.map_or(self.due, |at| at.min(self.due));
-        self.memory = decision.memory;
-        self.memory.epoch = self.memory.epoch.max(decision.next.cluster.epoch.unwrap_or(0));
-        out.extend(decision.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
-        self.note_holds(decision.holds, out);
+        self.verdict_at = decided.wake_at;
+        self.due = decided.wake_at.map_or(self.due, |at| at.min(self.due));
+        self.memory = decided.memory;
+        self.memory.epoch = self.memory.epoch.max(decided.epoch);
+        out.extend(decided.changes.into_iter().map(|change| Effect::Say(Saying::Changed(change))));
+        self.note_holds(decided.holds, out);
         out.push(Effect::Measure(Measure::RoundCompleted));
     }
 
@@ -398,7 +420,7 @@ impl Machine {
             return self.note_trouble(Trouble::NoCluster, out);
         };
         let data = ClusterData::initial(uids.cluster_uid(), spec, now.wall);
-        out.push(Effect::CompareAndPut { document: Box::new(data.into()), expected: Expected::Absent });
+        out.push(Effect::CompareAndPut { document: Arc::new(data.into()), expected: Expected::Absent });
         self.under_way = UnderWay::Creating;
     }
 

@@ -383,7 +383,7 @@ fn a_decision_on_what_was_known_is_made_again_on_what_the_store_says() {
     bench.pass(5000);
     bench.answer_round(|_| WriteOutcome::Written);
     let effects = bench.pass(5000);
-    assert_eq!(tolerated(&effects), Some((Duration::from_secs(30), Duration::from_millis(7500))));
+    assert_eq!(tolerated(&effects), Some((Duration::from_secs(60), Duration::from_millis(7500))));
     bench.world.proxy("p1", 1);
     let old = Reading { as_of: bench.world.now - Duration::from_secs(3), ..bench.reading() };
     let effects = bench.handle(Event::ViewRead(Box::new(old.clone())));

@@ -99,6 +99,7 @@ impl Draft<'_> {
 /// A value of the specification that every instance holds: one copy in memory is enough for all.
 struct Shared<'a, T> {
     value: &'a Option<T>,
+    /// An instance's copy that is the same.
     copy: Option<Arc<T>>,
 }
 
@@ -108,7 +109,14 @@ impl<'a, T: Clone + PartialEq> Shared<'a, T> {
     }
 
     fn give(&mut self, to: &mut Option<Arc<T>>) {
+        if let (Some(to), Some(copy)) = (&*to, &self.copy)
+            && Arc::ptr_eq(to, copy)
+        {
+            return;
+        }
         if to.as_deref() == self.value.as_ref() {
+            // Those of the other instances are this one, as a rule: they need not be compared again.
+            self.copy.clone_from(to);
             return;
         }
         if self.copy.is_none() {
