@@ -10,6 +10,7 @@ mod account;
 mod backup;
 mod config;
 mod connection;
+mod conninfo;
 pub mod control_data;
 pub mod credentials;
 mod data_directory;

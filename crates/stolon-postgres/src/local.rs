@@ -13,6 +13,7 @@ use stolon_model::Timeline;
 use tokio::sync::watch;
 
 use crate::config::{self, ConfigFiles};
+use crate::conninfo::{self, Parted};
 use crate::control_data::ControlData;
 use crate::credentials::Credentials;
 use crate::data_directory;
@@ -213,25 +214,47 @@ impl LocalPostgres {
 
     /// The text of the configuration.
     pub(crate) fn files(&self, config: &Config, version: Version) -> ConfigFiles {
-        ConfigFiles::of(config, |upstream| self.replication_conninfo(upstream, version))
+        let mut files = ConfigFiles::of(config, |upstream| self.replication_conninfo(upstream, version));
+        if let (Some(parted), Some(conninfo)) =
+            (self.parted(config), files.recovery.get_mut("primary_conninfo"))
+        {
+            *conninfo = parted.conninfo;
+        }
+        files
+    }
+
+    /// The connection string that the specification gives a standby cluster, if it has a password.
+    fn parted(&self, config: &Config) -> Option<Parted> {
+        let conninfo = config.recovery.parameters.get("primary_conninfo")?;
+        conninfo::part(conninfo, self.outside_pass_file().to_str()?)
     }
 
     /// Holds the password that the server logs in with where it streams from: beside PGDATA, so that no copy of it takes the file along.
     pub(crate) fn replication_pass_file(&self) -> PathBuf {
-        let path = self.inner.options.keeper_directory.join("replication.pgpass");
+        self.beside_data("replication.pgpass")
+    }
+
+    /// The same, for a primary outside the cluster.
+    fn outside_pass_file(&self) -> PathBuf {
+        self.beside_data("outside.pgpass")
+    }
+
+    fn beside_data(&self, name: &str) -> PathBuf {
+        let path = self.inner.options.keeper_directory.join(name);
         std::path::absolute(&path).unwrap_or(path)
     }
 
     /// A server reads the file at each of its attempts, so that a new password is in force without a reload.
-    fn write_replication_pass_file(&self) -> Result<()> {
+    fn write_pass_files(&self, outside: Option<&Parted>) -> Result<()> {
         let who = &self.inner.options.replication;
-        match who.password_to_send() {
-            Some(password) => {
-                let line = quote::pgpass_line(PgpassHost::Any, &who.username, password);
-                write_atomically(&self.replication_pass_file(), line.as_bytes())?;
-            }
-            None => {
-                remove_if_there(&self.replication_pass_file())?;
+        let ours = who.password_to_send();
+        let ours = ours.map(|password| quote::pgpass_line(PgpassHost::Any, &who.username, password));
+        // No other connection string names this file.
+        let outside = outside.map(|parted| quote::pgpass_line(PgpassHost::Any, "*", &parted.password));
+        for (file, line) in [(self.replication_pass_file(), ours), (self.outside_pass_file(), outside)] {
+            match line {
+                Some(line) => _ = write_atomically(&file, line.as_bytes())?,
+                None => _ = remove_if_there(&file)?,
             }
         }
         Ok(())
@@ -243,9 +266,9 @@ impl LocalPostgres {
     /// [`LocalPostgres::check_settings`] names them.
     pub async fn write_config(&self, config: &Config, merge: ConfigMerge, limit: &Limit) -> Result<bool> {
         let version = self.version(limit).await?;
-        let (server, files) = (self.clone(), self.files(config, version));
+        let (server, files, outside) = (self.clone(), self.files(config, version), self.parted(config));
         let write = move || {
-            server.write_replication_pass_file()?;
+            server.write_pass_files(outside.as_ref())?;
             let mapped = server.write_account_map()?;
             let written = config::write(&server.data_directory(), &files, merge, version)?;
             if merge == ConfigMerge::Replace {

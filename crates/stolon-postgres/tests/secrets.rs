@@ -64,6 +64,31 @@ instance_test!(the_replication_password_is_in_one_file_that_can_be_replaced, || 
     a.stop().await;
 });
 
+// Of the primary that a standby cluster follows, as an operator gave it.
+instance_test!(the_password_of_a_primary_outside_is_shown_to_nobody, || async {
+    let passwords = Passwords { replication: ODD.into(), ..Passwords::default() };
+    let (a, b) = (Instance::new("a", &passwords), Instance::new("b", &passwords));
+    a.create(&[]).await;
+    b.follow(&a, &[]).await;
+    b.stop().await;
+    let mut files = b.standby_files(&a, &[]);
+    files.recovery.upstream = None;
+    let quoted = ODD.replace('\\', "\\\\").replace('\'', "\\'");
+    let conninfo = format!("host=127.0.0.1 port={} user=repluser password='{quoted}'", a.port);
+    files.recovery.parameters.insert("primary_conninfo".into(), conninfo);
+    b.start(&files).await;
+    eventually("the standby streaming", || streams(&a)).await;
+    let shown: String = b.sql().await.query_one("SHOW primary_conninfo", &[]).await.unwrap().get(0);
+    assert!(shown.contains("passfile=") && !shown.contains(r"p\l"), "{shown}");
+    let file = b.directory.path().join("outside.pgpass");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // It is gone once nobody needs it.
+    b.postgres.write_config(&b.standby_files(&a, &[]), ConfigMerge::Replace, &limit()).await.unwrap();
+    assert!(!file.exists());
+    b.stop().await;
+    a.stop().await;
+});
+
 // Not even to our own server: it would take whatever is in the options.
 instance_test!(a_keeper_logs_in_by_its_account, || async {
     let (a, b) = (Instance::new("a", &Passwords::default()), Instance::new("b", &Passwords::default()));
