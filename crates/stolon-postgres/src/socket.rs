@@ -20,7 +20,7 @@ use crate::server::ServerState;
 const OWN: &str = "socket";
 /// The longest path of a socket, in bytes (unix(7): `sun_path` has 108 with the terminating null byte).
 const LONGEST_PATH: usize = 107;
-/// Where our own directory is made when the keeper's directory has too long a path: a short path, and a sticky directory,
+/// Where our own directory is made when the keeper's directory has too long a path, or no sockets: a short path, and a sticky directory,
 /// in which nobody can move what is ours.
 const SHORT_PARENT: &str = "/tmp";
 /// A server that starts writes into its lock file at once.
@@ -61,40 +61,74 @@ impl LocalPostgres {
 
     fn make_own_directory(&self) -> Result<PathBuf> {
         let inside = self.own_directory();
-        let directory = match self.fits(&inside) {
-            true => inside,
-            false => self.linked_directory(&inside)?,
+        let directory = match self.known_elsewhere(&inside) {
+            Some(known) => known,
+            None => match self.made_inside(&inside) {
+                Ok(()) => inside,
+                Err(why) => {
+                    tracing::info!("the keeper's own socket is not in {}: {why}", inside.display());
+                    self.linked_directory(&inside)?
+                }
+            },
         };
-        if !is_private(&directory) {
-            remove_whatever(&directory)?;
-            // Not recursive: it has to be made by us.
-            std::fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&directory)
-                .map_err(PostgresError::io("create", &directory))?;
-        }
-        let name = self.socket_name();
-        for left in [name.clone(), format!("{name}.lock")] {
+        for left in self.names() {
             remove_if_there(&directory.join(left))?;
         }
         Ok(directory)
     }
 
-    /// The directory behind the link `link`, made with it where there is none that is ours alone.
-    fn linked_directory(&self, link: &Path) -> Result<PathBuf> {
-        if let Some(known) =
-            std::fs::read_link(link).ok().filter(|known| is_private(known) && self.fits(known))
-        {
-            return Ok(known);
+    /// The names of a server's socket and of its lock file.
+    fn names(&self) -> [String; 2] {
+        let name = self.socket_name();
+        [format!("{name}.lock"), name]
+    }
+
+    /// Our own directory in the keeper's directory, if sockets can be there.
+    fn made_inside(&self, directory: &Path) -> Result<(), InTheWay> {
+        if !self.fits(directory) {
+            return Err(InTheWay::PathTooLong);
         }
+        if !is_private(directory) {
+            remove_whatever(directory)
+                .map_err(|error| InTheWay::NotWritable(std::io::Error::other(error)))?;
+            // Not recursive: it has to be made by us.
+            std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(InTheWay::NotWritable)?;
+        }
+        let [_, socket] = self.names();
+        let socket = directory.join(socket);
+        // Some file systems of networks and of containers know no sockets.
+        remove_if_there(&socket)
+            .map_err(|error| InTheWay::NotWritable(std::io::Error::other(error)))
+            .and_then(|_| std::os::unix::net::UnixListener::bind(&socket).map_err(InTheWay::NoSockets))?;
+        std::fs::remove_file(&socket).map_err(InTheWay::NotWritable)
+    }
+
+    /// The directory behind the link `link`; or, where there could be no link, what this keeper made before.
+    fn known_elsewhere(&self, link: &Path) -> Option<PathBuf> {
+        let before = self.inner.sockets.lock().clone().filter(|known| known != link);
+        let known = std::fs::read_link(link).ok().or(before)?;
+        (is_private(&known) && self.fits(&known)).then_some(known)
+    }
+
+    /// A directory elsewhere that is ours alone, with a link to it.
+    fn linked_directory(&self, link: &Path) -> Result<PathBuf> {
         let made = tempfile::Builder::new()
             .prefix("stolon-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir_in(SHORT_PARENT)
             .map_err(PostgresError::io("create a directory in", Path::new(SHORT_PARENT)))?;
-        remove_whatever(link)?;
-        std::os::unix::fs::symlink(made.path(), link).map_err(PostgresError::io("link", link))?;
-        sync_parent(link)?;
+        let linked = remove_whatever(link)
+            .and_then(|()| {
+                std::os::unix::fs::symlink(made.path(), link).map_err(PostgresError::io("link", link))
+            })
+            .and_then(|()| sync_parent(link));
+        if let Err(error) = linked {
+            // The next keeper makes another one.
+            tracing::warn!(
+                "only this keeper knows the directory of its socket, {}: {error}",
+                made.path().display()
+            );
+        }
         Ok(made.keep())
     }
 
@@ -174,13 +208,15 @@ impl LocalPostgres {
     }
 }
 
-/// Why the server cannot have a socket in the directory for people.
+/// Why the server cannot have a socket in a directory.
 #[derive(Debug, thiserror::Error)]
 enum InTheWay {
     #[error("the path is too long")]
     PathTooLong,
     #[error("{0}")]
     NotWritable(std::io::Error),
+    #[error("no socket can be made there: {0}")]
+    NoSockets(std::io::Error),
     #[error("{} belongs to another user (uid {user})", path.display())]
     OfAnotherUser { path: PathBuf, user: u32 },
     #[error("{} was just made", path.display())]

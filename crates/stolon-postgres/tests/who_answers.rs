@@ -40,6 +40,38 @@ instance_test!(a_keeper_has_a_socket_directory_of_its_own, || async {
     a.stop().await;
 });
 
+// As on a file system that has no sockets; the second time, not even a link can be made there.
+instance_test!(a_directory_that_holds_no_sockets_is_done_without, || async {
+    let closed = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o500)).unwrap();
+    for has_links in [true, false] {
+        let directory = keeper_directory();
+        let inside = directory.path().join("keeper");
+        std::fs::create_dir_all(inside.join("socket")).unwrap();
+        closed(&inside.join("socket"));
+        let a = Instance::with("a", &Passwords::default(), directory, |options| {
+            options.keeper_directory = inside.clone();
+        });
+        a.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
+        let files = a.files(&[]);
+        a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
+        if !has_links {
+            closed(&inside);
+        }
+        let mut own = Vec::new();
+        for _ in 0..2 {
+            a.postgres.start(ConfigMerge::Replace, &limit()).await.unwrap();
+            a.postgres.wait_ready(&limit()).await.unwrap();
+            a.postgres.sample(&limit()).await.unwrap();
+            own.push(a.postgres.socket_directory());
+            a.stop().await;
+        }
+        assert!(own[0].starts_with("/tmp") && own[0] == own[1], "{has_links}: {own:?}");
+        assert_eq!(std::fs::read_link(inside.join("socket")).is_ok(), has_links);
+        std::fs::set_permissions(&inside, PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::remove_dir_all(&own[0]).unwrap();
+    }
+});
+
 // A path may be up to 107 bytes long, and hold what a list of directories is written with.
 instance_test!(any_directory_of_a_keeper_will_do, || async {
     for name in [format!("a{}", "b".repeat(100)), "a, \"b\" 'c'".to_owned()] {
