@@ -40,6 +40,8 @@ pub struct Layout {
     pub store_backend: String,
     /// `--store-endpoints`.
     pub store_endpoints: String,
+    /// `--kubeconfig`, for a store in Kubernetes.
+    pub kubeconfig: Option<PathBuf>,
     /// Where the programs are.
     pub programs: PathBuf,
     /// Where PostgreSQL's programs are.
@@ -57,6 +59,7 @@ pub struct Service {
     pub name: String,
     program: PathBuf,
     arguments: Vec<OsString>,
+    pod: Option<String>,
     log: PathBuf,
     directory: PathBuf,
     account: Account,
@@ -71,12 +74,18 @@ impl Service {
         let mut command = self.account.command(&self.program);
         command.args(&self.arguments).current_dir(&self.directory);
         without_our_settings(&mut command);
+        command.envs(self.pod.iter().map(|pod| ("POD_NAME", pod)));
         Process::start(&self.name, command, &self.log)
     }
 
     /// The file of the log.
     pub fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// The same as the program of this pod.
+    pub fn in_pod(self, name: &str) -> Service {
+        Service { pod: Some(name.to_owned()), ..self }
     }
 
     /// The same with another argument, `--name value`.
@@ -185,6 +194,10 @@ impl Layout {
         push(&mut arguments, "--cluster-name", &self.cluster_name);
         push(&mut arguments, "--store-backend", &self.store_backend);
         push(&mut arguments, "--store-endpoints", &self.store_endpoints);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            push(&mut arguments, "--kube-resource-kind", "configmap");
+            push(&mut arguments, "--kubeconfig", kubeconfig);
+        }
         arguments
     }
 
@@ -194,6 +207,7 @@ impl Layout {
             name,
             program: self.programs.join(program),
             arguments,
+            pod: None,
             directory: self.directory.clone(),
             account: self.account.clone(),
         }
@@ -231,6 +245,7 @@ mod tests {
             cluster_name: "test".to_owned(),
             store_backend: "sqlite".to_owned(),
             store_endpoints: String::new(),
+            kubeconfig: None,
             programs: PathBuf::new(),
             pg_bin: PathBuf::new(),
             account: Account::Own,

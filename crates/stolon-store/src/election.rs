@@ -14,7 +14,7 @@ use crate::{BootInstant, StoreError};
 
 /// Pauses between attempts to take part in an election.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The shortest pause between renewals, however little of the lease is left.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
 /// How long a resignation is waited for; afterwards the lease runs out by itself.

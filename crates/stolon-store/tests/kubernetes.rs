@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(20);
 
 fn options(api: &ApiServer, timeout: Duration) -> StoreOptions {
-    let kubeconfig = api.kubeconfig("config", json!({}), json!({})).expect("a kubeconfig file");
+    let kubeconfig = api.kubeconfig_file("config", json!({}), json!({})).expect("a kubeconfig file");
     let kubernetes = KubernetesAccess { kubeconfig: Some(kubeconfig), ..KubernetesAccess::default() };
     StoreOptions { timeout, kubernetes, ..StoreOptions::new(Backend::Kubernetes, "", CLUSTER) }
 }
@@ -159,7 +159,7 @@ async fn conformance_over_tls_with_a_client_certificate() {
     let api = Arc::new(ApiServer::with(certificates.access(), 0).expect("an API server"));
     let path = |name| certificates.path(name);
     let kubeconfig = api
-        .kubeconfig(
+        .kubeconfig_file(
             "tls-config",
             json!({ "certificate-authority": path("ca.pem") }),
             json!({ "client-certificate": path("client.pem"), "client-key": path("client.key") }),

@@ -17,29 +17,15 @@ use stolon_model::{ClusterData, KeeperReport, KeeperUid};
 use stolon_store::{Backend, ClusterStore, StoreOptions};
 use tokio::io::AsyncWriteExt;
 
-use crate::etcd::Etcd;
 use crate::majors::reachable_programs_of_major;
 use crate::slow_road::SlowRoad;
+use crate::store_server::{StoreKind, StoreServer};
 use crate::wait::wait_for;
 
 /// Longest time for one statement or connection of a test.
 pub const QUERY: Duration = Duration::from_secs(20);
 /// Longest time for anything that a cluster does by itself.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where a test cluster keeps its data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreKind {
-    /// One SQLite file.
-    Sqlite,
-    /// An etcd of one member that the cluster starts and stops.
-    Etcd,
-    /// The same, far away from all programs but the test.
-    EtcdFarAway {
-        /// What each question costs at least.
-        round_trip: Duration,
-    },
-}
 
 /// What a test cluster consists of.
 #[derive(Clone, Debug)]
@@ -122,8 +108,8 @@ pub struct Cluster {
     pub layout: Layout,
     /// The store, as every other program sees it.
     pub store: Arc<dyn ClusterStore>,
-    /// The etcd of this cluster, if it has one.
-    pub etcd: Option<Etcd>,
+    /// What the store runs on.
+    pub server: StoreServer,
     /// Between the programs and an etcd that is far away.
     _road: Option<SlowRoad>,
     /// Ports that nobody uses.
@@ -149,19 +135,17 @@ impl Cluster {
             Some(programs) => programs.clone(),
             None => programs_beside_the_test()?,
         };
-        let etcd = match plan.store {
-            StoreKind::Sqlite => None,
-            StoreKind::Etcd | StoreKind::EtcdFarAway { .. } => Some(Etcd::single().await?),
-        };
+        let server = StoreServer::start(plan.store).await?;
         let mut layout = Layout {
             programs: reachable_programs(&programs, &account, &directory.path().join("bin")).await?,
             directory: directory.path().canonicalize()?,
             cluster_name: "test".to_owned(),
-            store_backend: if etcd.is_some() { "etcdv3" } else { "sqlite" }.to_owned(),
-            store_endpoints: match &etcd {
-                Some(etcd) => etcd.endpoints(),
+            store_backend: plan.store.backend().to_owned(),
+            store_endpoints: match server.endpoints() {
+                Some(endpoints) => endpoints,
                 None => directory.path().join("store").display().to_string(),
             },
+            kubeconfig: server.kubernetes.as_ref().map(|_| directory.path().join("kubeconfig")),
             pg_bin: match plan.major {
                 Some(major) => reachable_programs_of_major(major, &account, directory.path()).await?,
                 None => Server::find_programs()?,
@@ -175,8 +159,11 @@ impl Cluster {
             },
         };
         layout.prepare()?;
+        if let (Some(kubernetes), Some(file)) = (&server.kubernetes, &layout.kubeconfig) {
+            layout.account.write_private(file, &kubernetes.kubeconfig(json!({}), json!({})))?;
+        }
         let store = open_store(&layout)?;
-        let road = match (plan.store, &etcd) {
+        let road = match (plan.store, &server.etcd) {
             (StoreKind::EtcdFarAway { round_trip }, Some(etcd)) => {
                 Some(SlowRoad::to(etcd.client_port(0), round_trip).await?)
             }
@@ -188,7 +175,7 @@ impl Cluster {
         let mut cluster = Cluster {
             layout,
             store,
-            etcd,
+            server,
             _road: road,
             ports: Ports::default(),
             services: BTreeMap::new(),
@@ -211,7 +198,7 @@ impl Cluster {
             None => None,
         };
         for number in 1..=plan.sentinels {
-            let mut service = self.layout.sentinel(number);
+            let mut service = self.server.housed(self.layout.sentinel(number), &self.layout.cluster_name);
             if let Some(spec) = &spec {
                 service = service.with("--initial-cluster-spec", spec);
             }
@@ -220,13 +207,13 @@ impl Cluster {
         for number in 1..=plan.keepers {
             let port = self.ports.take()?;
             self.keeper_ports.push(port);
-            let service = self.layout.keeper(number, port);
+            let service = self.server.housed(self.layout.keeper(number, port), &self.layout.cluster_name);
             self.services.insert(service.name.clone(), service);
         }
         for number in 1..=plan.proxies {
             let port = self.ports.take()?;
             self.proxy_ports.push(port);
-            let service = self.layout.proxy(number, port);
+            let service = self.server.housed(self.layout.proxy(number, port), &self.layout.cluster_name);
             self.services.insert(service.name.clone(), service);
         }
         Ok(())
@@ -595,11 +582,12 @@ impl Drop for Cluster {
 }
 
 fn open_store(layout: &Layout) -> anyhow::Result<Arc<dyn ClusterStore>> {
-    let options = StoreOptions::new(
+    let mut options = StoreOptions::new(
         layout.store_backend.parse::<Backend>()?,
         &layout.store_endpoints,
         &layout.cluster_name,
     );
+    options.kubernetes.kubeconfig = layout.kubeconfig.clone();
     Ok(stolon_store::open(&options)?)
 }
 

@@ -9,12 +9,14 @@ mod majors;
 pub mod postgres;
 mod scenario;
 mod slow_road;
+mod store_server;
 mod wait;
 
-pub use cluster::{Cluster, PATIENCE, Plan, QUERY, StoreKind, short_timings};
+pub use cluster::{Cluster, PATIENCE, Plan, QUERY, short_timings};
 pub use daemon::http;
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use scenario::{on_cluster, on_prepared};
 pub use slow_road::SlowRoad;
 pub use stolon_local as local;
+pub use store_server::{StoreKind, StoreServer};
 pub use wait::wait_for;

@@ -284,7 +284,7 @@ impl Programs {
 
     /// All messages that clients sent to etcd, those of streams included.
     async fn served_by_etcd(&self) -> anyhow::Result<Option<f64>> {
-        let Some(etcd) = &self.cluster.etcd else { return Ok(None) };
+        let Some(etcd) = &self.cluster.server.etcd else { return Ok(None) };
         let text = metrics(etcd.client_port(0)).await?;
         let lines = text.lines().filter(|line| line.starts_with("grpc_server_msg_received_total{"));
         let counts = lines.filter_map(|line| line.split_whitespace().last()?.parse::<f64>().ok());

@@ -206,7 +206,7 @@ async fn strike(cluster: &mut Cluster, dice: &mut Dice, fault: Fault) -> anyhow:
         Fault::FreezeStandby => freeze(cluster, &standby, tree),
         Fault::FreezeSentinel => freeze(cluster, &sentinel, |pid| vec![pid]),
         Fault::FreezeProxy => freeze(cluster, "proxy1", |pid| vec![pid]),
-        Fault::FreezeStore => match &cluster.etcd {
+        Fault::FreezeStore => match &cluster.server.etcd {
             Some(etcd) => {
                 etcd.pause(0)?;
                 Cure::ResumeStore
@@ -263,7 +263,7 @@ fn heal(cluster: &mut Cluster, cure: Cure) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Cure::ResumeStore => cluster.etcd.as_ref().context("there is no etcd")?.resume(0),
+        Cure::ResumeStore => cluster.server.etcd.as_ref().context("there is no etcd")?.resume(0),
     }
 }
 

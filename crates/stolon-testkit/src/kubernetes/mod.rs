@@ -142,11 +142,18 @@ impl ApiServer {
         self.directory.path()
     }
 
-    /// A kubeconfig file for it. `cluster` and `user` are added to what it says of them.
+    /// A kubeconfig file for it, below [`ApiServer::path`]. See [`ApiServer::kubeconfig`].
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn kubeconfig(&self, name: &str, cluster: Value, user: Value) -> anyhow::Result<PathBuf> {
+    pub fn kubeconfig_file(&self, name: &str, cluster: Value, user: Value) -> anyhow::Result<PathBuf> {
+        let path = self.path().join(name);
+        std::fs::write(&path, self.kubeconfig(cluster, user)).context("a kubeconfig file")?;
+        Ok(path)
+    }
+
+    /// A kubeconfig for it. `cluster` and `user` are added to what it says of them.
+    pub fn kubeconfig(&self, cluster: Value, user: Value) -> String {
         let mut cluster = cluster;
         cluster["server"] = json!(self.url());
         let config = json!({
@@ -157,9 +164,7 @@ impl ApiServer {
             "users": [{ "name": "test", "user": user }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test", "namespace": NAMESPACE } }],
         });
-        let path = self.path().join(name);
-        std::fs::write(&path, config.to_string()).context("a kubeconfig file")?;
-        Ok(path)
+        config.to_string()
     }
 
     /// Make a pod of a program of a cluster, if it is not there.

@@ -113,6 +113,7 @@ impl Choices {
             cluster_name: self.cluster_name.clone(),
             store_backend: self.store_backend.clone(),
             store_endpoints: self.store_endpoints.clone(),
+            kubeconfig: None,
             programs: home.programs.clone(),
             pg_bin,
             account: Account::Own,
