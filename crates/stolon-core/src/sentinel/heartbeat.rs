@@ -83,6 +83,8 @@ impl<'a> Seen<'a> {
         let never_seen = || KeeperSighting { report: None, life: Life::Unproven, since: now };
         memory.keepers.extend(missed.into_iter().map(|uid| (uid, never_seen())));
         let (sleep_interval, fail_interval) = (self.spec.sleep_interval, self.spec.fail_interval);
+        // In the order of their keys, so that the map is built at once.
+        let mut fresh = Vec::new();
         for (uid, report, sighting) in joined(of_this_cluster, &memory.keepers) {
             // The end of freshness only begins a silence, so no round is needed at that moment.
             if let Some(sighting) = sighting
@@ -92,9 +94,10 @@ impl<'a> Seen<'a> {
             {
                 let silent_at = sighting.since + sleep_interval + fail_interval + Duration::from_millis(1);
                 self.wake = self.wake.or(Wake::at(silent_at));
-                self.fresh.insert(uid, report);
+                fresh.push((uid, &**report));
             }
         }
+        self.fresh = fresh.into_iter().collect();
         self.find_reports_of_instances();
     }
 
@@ -131,15 +134,18 @@ impl<'a> Seen<'a> {
 
     /// Find the fresh reports of the keepers that are in charge of instances.
     fn find_reports_of_instances(&mut self) {
+        let (mut in_charge, mut working) = (Vec::new(), Vec::new());
         for (uid, instance) in &self.document().instances {
             let Some(report) = self.fresh.get(&instance.spec.keeper_uid).copied() else { continue };
-            self.in_charge.insert(uid, report);
+            in_charge.push((uid, report));
             let state = report.postgres_state.as_ref().filter(|state| state.uid == *uid && state.healthy);
             if let Some(state) = state {
                 let in_sync = state.synchronous_standbys.as_deref().unwrap_or_default();
-                self.working.insert(uid, Working { info_uid: &report.info_uid, in_sync });
+                working.push((uid, Working { info_uid: &report.info_uid, in_sync }));
             }
         }
+        self.in_charge = in_charge.into_iter().collect();
+        self.working = working.into_iter().collect();
     }
 }
 
