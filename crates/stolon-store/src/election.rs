@@ -89,10 +89,8 @@ impl Campaign {
                 Ok(leadership) if leadership.is_held() => return leadership,
                 Ok(_) => tracing::info!("leadership was won and lost before it was used"),
                 Err(error) => {
-                    tracing::error!(
-                        %error,
-                        "the campaign broke off, starting it again"
-                    );
+                    // The task panicked: nothing that a hint could help with.
+                    tracing::error!(%error, "the campaign broke off, starting it again");
                     tokio::time::sleep(LONGEST_PAUSE).await;
                 }
             }
