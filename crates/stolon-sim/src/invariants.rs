@@ -378,8 +378,10 @@ impl World {
         let known = primary.status.synchronous_standbys.as_deref().unwrap_or_default();
         let listed = primary.spec.synchronous_standbys.as_deref().unwrap_or_default();
         instances.values().filter(|instance| instance.uid != uid && instance.status.healthy).any(|instance| {
-            let eligible = !primary.spec.synchronous_replication
-                || (known.contains(&instance.uid) && listed.contains(&instance.uid));
+            let eligible = match primary.spec.synchronous_replication {
+                true => known.contains(&instance.uid) && listed.contains(&instance.uid),
+                false => instance.status.timeline == primary.status.timeline,
+            };
             eligible
                 && self.keeper_index(&instance.spec.keeper_uid).is_some_and(|it| self.holds_everything(it))
         })
@@ -551,8 +553,10 @@ impl World {
         let Some(proxy) = self.proxies.iter().position(|proxy| *proxy.uid() == report.uid) else { return };
         let Some((keeper, last)) = self.open_route(proxy as u8) else { return };
         let Some(applied) = self.ledger.routes.get(&report.generation).copied() else { return };
-        // One that has said more since then has moved on.
-        if last <= report.generation && applied != Some(keeper) {
+        // One that has said more since then has moved on, and so has one that has read more.
+        let mut later = self.ledger.routes.range(report.generation..).skip(1);
+        let moved_on = last > report.generation || later.any(|(_, to)| *to == Some(keeper));
+        if !moved_on && applied != Some(keeper) {
             self.violate(Invariant::I13ProxyLetsGo, || {
                 format!(
                     "p{proxy} says that it applied generation {} and still serves pg{keeper}",

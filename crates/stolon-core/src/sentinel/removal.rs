@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use stolon_model::{Instance, InstanceUid, Keeper, KeeperUid, Lsn};
+use stolon_model::{Instance, InstanceInitMode, InstanceUid, Keeper, KeeperUid, Lsn};
 
 use super::RemovalReason;
 use super::joined::joined;
@@ -83,11 +83,15 @@ impl Round<'_> {
             return false;
         }
         let Some(report) = self.seen.fresh.get(&instance.spec.keeper_uid) else { return false };
-        let holds_another = report.postgres_state.as_ref().is_some_and(|state| state.uid != instance.uid);
+        let Some(state) = &report.postgres_state else { return false };
+        // It was begun again on older cluster data, in which it was not complete yet: by these ones its keeper cannot make it.
+        if state.uid == instance.uid && instance.spec.init_mode == Some(InstanceInitMode::None) {
+            return state.generation == 0;
+        }
         let served = report.activity.as_ref().and_then(|activity| activity.served.as_ref());
         let was_complete = instance.status.current_generation != 0
             || served.is_some_and(|served| served.instance == instance.uid);
-        holds_another && was_complete
+        state.uid != instance.uid && was_complete
     }
 
     /// A standby that has not moved for long, and whose next WAL the primary no longer has.

@@ -121,6 +121,24 @@ fn data_that_went_before_anybody_read_that_they_were_complete_are_made_anew_on_t
     assert!(!outcome(7), "its keeper still reports the instance before it");
 }
 
+/// Its data vanished before its keeper had read that it counts as complete, so that the keeper began to copy it again.
+#[test]
+fn a_complete_standby_that_is_begun_again_is_made_anew() {
+    for (generation, init_mode, removal) in [
+        (0, InstanceInitMode::None, Some(RemovalReason::DataLost)),
+        (1, InstanceInitMode::None, None),
+        (0, InstanceInitMode::Resync, None),
+    ] {
+        let mut world = World::normal(2, 2).given(|world| {
+            world.break_db(2);
+            world.db(2).spec.init_mode = Some(init_mode.clone());
+            world.db(2).status.current_generation = generation;
+        });
+        let found = removed(&mut world).into_iter().map(|(_, because)| because).next();
+        assert_eq!(found, removal, "{generation} {init_mode:?}");
+    }
+}
+
 /// It was promoted under cluster data that the store has lost. Its server does not even run, so that its timeline tells nothing.
 #[test]
 fn a_standby_that_holds_the_data_of_a_primary_is_made_anew() {
