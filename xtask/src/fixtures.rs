@@ -132,8 +132,15 @@ pub fn all() -> Result<()> {
     consul()
 }
 
+/// A fixture that can be fetched by itself.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum One {
+    /// Consul.
+    Consul,
+}
+
 /// Consul 1.8, which the tests of the store run.
-fn consul() -> Result<()> {
+pub fn consul() -> Result<()> {
     let done = stolon_testkit::consul::directory();
     let program = |directory: &Path| directory.join(stolon_testkit::consul::PROGRAM);
     if !done.exists() {

@@ -16,7 +16,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "cargo xtask")]
 enum Chore {
     /// Fetch what the tests run against and Debian's own suite does not hold, into target/fixtures.
-    Fixtures,
+    Fixtures {
+        /// Fetch this one only: consul
+        #[arg(long, value_name = "NAME")]
+        only: Option<fixtures::One>,
+    },
     /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
     Settings,
     /// Make the parts of docs/ anew that come from tables in the code; --check only says which are stale
@@ -40,7 +44,8 @@ enum Chore {
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
-        Chore::Fixtures => fixtures::all(),
+        Chore::Fixtures { only: None } => fixtures::all(),
+        Chore::Fixtures { only: Some(fixtures::One::Consul) } => fixtures::consul(),
         Chore::Settings => settings::run(),
         Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),
         Chore::Model { arguments } => run_package(&["--release", "--package", "stolon-check"], &arguments),

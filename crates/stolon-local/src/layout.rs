@@ -59,6 +59,7 @@ pub struct Service {
     pub name: String,
     program: PathBuf,
     arguments: Vec<OsString>,
+    /// In Kubernetes, the pod that it reports in: it has the name of the service.
     pod: Option<String>,
     log: PathBuf,
     directory: PathBuf,
@@ -81,11 +82,6 @@ impl Service {
     /// The file of the log.
     pub fn log(&self) -> &Path {
         &self.log
-    }
-
-    /// The same as the program of this pod.
-    pub fn in_pod(self, name: &str) -> Service {
-        Service { pod: Some(name.to_owned()), ..self }
     }
 
     /// The same with another argument, `--name value`.
@@ -204,10 +200,10 @@ impl Layout {
     fn service(&self, name: String, program: &str, arguments: Vec<OsString>) -> Service {
         Service {
             log: self.log(&name),
+            pod: self.kubeconfig.as_ref().map(|_| name.clone()),
             name,
             program: self.programs.join(program),
             arguments,
-            pod: None,
             directory: self.directory.clone(),
             account: self.account.clone(),
         }

@@ -198,22 +198,25 @@ impl Cluster {
             None => None,
         };
         for number in 1..=plan.sentinels {
-            let mut service = self.server.housed(self.layout.sentinel(number), &self.layout.cluster_name);
+            let mut service = self.layout.sentinel(number);
             if let Some(spec) = &spec {
                 service = service.with("--initial-cluster-spec", spec);
             }
+            self.server.house(&service.name, &self.layout.cluster_name);
             self.services.insert(service.name.clone(), service);
         }
         for number in 1..=plan.keepers {
             let port = self.ports.take()?;
             self.keeper_ports.push(port);
-            let service = self.server.housed(self.layout.keeper(number, port), &self.layout.cluster_name);
+            let service = self.layout.keeper(number, port);
+            self.server.house(&service.name, &self.layout.cluster_name);
             self.services.insert(service.name.clone(), service);
         }
         for number in 1..=plan.proxies {
             let port = self.ports.take()?;
             self.proxy_ports.push(port);
-            let service = self.server.housed(self.layout.proxy(number, port), &self.layout.cluster_name);
+            let service = self.layout.proxy(number, port);
+            self.server.house(&service.name, &self.layout.cluster_name);
             self.services.insert(service.name.clone(), service);
         }
         Ok(())

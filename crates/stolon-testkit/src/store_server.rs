@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use stolon_local::Service;
 
 use crate::consul::Consul;
 use crate::etcd::Etcd;
@@ -81,13 +80,12 @@ impl StoreServer {
         }
     }
 
-    /// A program of a cluster, in Kubernetes with a pod of its own: `keeper1` is in `keeper1`.
-    pub fn housed(&self, service: Service, cluster: &str) -> Service {
-        let Some(kubernetes) = &self.kubernetes else { return service };
-        let name = service.name.clone();
-        let component = format!("stolon-{}", name.trim_end_matches(|c: char| c.is_ascii_digit()));
-        kubernetes.ensure_pod(&name, &component, cluster);
-        service.in_pod(&name)
+    /// Make the pod of a program, in Kubernetes: `keeper1` is in `keeper1`.
+    pub fn house(&self, name: &str, cluster: &str) {
+        if let Some(kubernetes) = &self.kubernetes {
+            let component = format!("stolon-{}", name.trim_end_matches(|c: char| c.is_ascii_digit()));
+            kubernetes.ensure_pod(name, &component, cluster);
+        }
     }
 
     /// Kill it. Its data stay.

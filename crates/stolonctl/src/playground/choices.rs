@@ -1,6 +1,6 @@
 //! What a playground remembers of itself: ports and passwords, so that a kept one can be resumed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ pub struct Choices {
     cluster_name: String,
     store_backend: String,
     store_endpoints: String,
+    /// For a store in Kubernetes.
+    #[serde(default)]
+    kubeconfig: Option<PathBuf>,
     keeper_ports: Vec<u16>,
     proxy_ports: Vec<u16>,
     superuser_password: String,
@@ -55,6 +58,15 @@ impl Choices {
             ("sqlite", named) => std::path::absolute(named)?.display().to_string(),
             (_, named) => named.to_owned(),
         };
+        let kubeconfig = match (backend, common.kubeconfig.as_str()) {
+            ("kubernetes", "") => {
+                return Err(UsageError::new("a playground runs in no pod, so that nothing leads it to Kubernetes")
+                    .hint("name a kubeconfig file with --kubeconfig; ./quickstart --store kubernetes brings all of it along")
+                    .into());
+            }
+            ("kubernetes", named) => Some(std::path::absolute(named)?),
+            _ => None,
+        };
         // Two playgrounds on one etcd are two clusters.
         let cluster_name = match common.cluster_name.as_str() {
             "" if backend == "sqlite" => "playground".to_owned(),
@@ -65,6 +77,7 @@ impl Choices {
             cluster_name,
             store_backend: backend.to_owned(),
             store_endpoints: endpoints,
+            kubeconfig,
             keeper_ports: choose("--keeper-ports", &args.keeper_ports, &[], args.keepers, &mut ports)?,
             proxy_ports: choose("--proxy-ports", &args.proxy_ports, &[], args.proxies, &mut ports)?,
             superuser_password: password(),
@@ -113,7 +126,7 @@ impl Choices {
             cluster_name: self.cluster_name.clone(),
             store_backend: self.store_backend.clone(),
             store_endpoints: self.store_endpoints.clone(),
-            kubeconfig: None,
+            kubeconfig: self.kubeconfig.clone(),
             programs: home.programs.clone(),
             pg_bin,
             account: Account::Own,

@@ -57,12 +57,13 @@ impl Playground {
             .store_backend
             .parse()
             .map_err(|error: stolon_store::BadBackend| stolon_runtime::UsageError::from(error.explained()))?;
-        let store = stolon_store::open(&StoreOptions {
+        let mut options = StoreOptions {
             prefix: common.store_prefix.clone(),
             timeout: common.store_timeout,
             ..StoreOptions::new(backend, &layout.store_endpoints, &layout.cluster_name)
-        })
-        .context("the store cannot be opened")?;
+        };
+        options.kubernetes.kubeconfig = layout.kubeconfig.clone();
+        let store = stolon_store::open(&options).context("the store cannot be opened")?;
         let (supervisor, events) = Supervisor::new();
         Ok(Playground {
             args,
@@ -224,9 +225,13 @@ impl Playground {
 
     /// `stolonctl` with a subcommand, for another terminal.
     fn stolonctl(&self, subcommand: &str) -> String {
-        let Layout { programs, cluster_name, store_backend, store_endpoints, .. } = &self.layout;
+        let Layout { programs, cluster_name, store_backend, store_endpoints, kubeconfig, .. } = &self.layout;
+        let place = match kubeconfig {
+            Some(file) => format!("--kube-resource-kind configmap --kubeconfig {}", file.display()),
+            None => format!("--store-endpoints {store_endpoints}"),
+        };
         format!(
-            "{} {subcommand} --cluster-name {cluster_name} --store-backend {store_backend} --store-endpoints {store_endpoints}",
+            "{} {subcommand} --cluster-name {cluster_name} --store-backend {store_backend} {place}",
             programs.join("stolonctl").display(),
         )
     }
