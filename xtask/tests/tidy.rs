@@ -169,6 +169,55 @@ fn files_that_the_architecture_names_exist() {
     assert!(seen > 10, "the names are written in another way by now");
 }
 
+/// A test is named in docs/parity.md as a file (below `crates/`, or of xtask), two colons and a function, in backticks. Every row of a
+/// table says in its last cell which tests show it, or that none does.
+#[test]
+fn tests_that_the_page_of_parity_names_exist() {
+    let page = std::fs::read_to_string(root().join("docs/parity.md")).expect("it is there");
+    let mut sources: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut seen = 0;
+    for (number, line) in page.lines().enumerate().filter(|(_, line)| line.starts_with("| ")) {
+        let shown_by = line.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        let named: Vec<(&str, &str)> =
+            shown_by.split('`').filter_map(|quoted| quoted.split_once(".rs::")).collect();
+        let gaps = ["no test", "not built", "does not apply", "Shown by"];
+        assert!(
+            !named.is_empty() || gaps.iter().any(|gap| shown_by.starts_with(gap)),
+            "docs/parity.md:{}: the last cell names no test and does not say so",
+            number + 1
+        );
+        for (file, function) in named {
+            let tests = sources.entry(file).or_insert_with(|| tests_of(file));
+            assert!(
+                tests.contains(function),
+                "docs/parity.md:{}: {file}.rs has no test {function}",
+                number + 1
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "the tests are named in another way by now");
+}
+
+/// The tests of a source file: functions with the attribute, and the names given to the macros that make them.
+fn tests_of(file: &str) -> BTreeSet<String> {
+    let folder = if file.starts_with("xtask/") { root() } else { root().join("crates") };
+    let text = std::fs::read_to_string(folder.join(format!("{file}.rs"))).unwrap_or_default();
+    let name = |rest: &str| -> String {
+        rest.chars().take_while(|it| it.is_ascii_alphanumeric() || *it == '_').collect()
+    };
+    let after_attribute = text.split("#[test]").skip(1);
+    let asynchronous = text.split("#[tokio::test").skip(1);
+    let functions = after_attribute.chain(asynchronous).filter_map(|rest| rest.split_once("fn "));
+    let functions = functions.map(|(_, rest)| name(rest));
+    let instances = text.split("instance_test!(").skip(1).map(name);
+    let lists = ["\nmajors! {", "\nteeth! {"].into_iter().filter_map(|list| text.split_once(list));
+    let listed =
+        lists.filter_map(|(_, rest)| rest.split_once("\n}")).flat_map(|(list, _)| list.split([',', ';']));
+    let listed = listed.filter_map(|entry| Some(entry.split_once(':')?.0.trim().to_owned()));
+    functions.chain(instances).chain(listed).collect()
+}
+
 /// A reader cannot look up what a capital letter with a number stands for, unless a table of the repository has a row for it.
 #[test]
 fn comments_use_no_codes_that_nobody_explains() {
