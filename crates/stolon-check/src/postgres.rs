@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use stolon_core::keeper::{
     AlterSystem, Attempt, Config, Data, DataKind, Gate, HbaLine, HbaUser, Live, LocalState, Observation,
-    Patience, Present, RecoveryMode, Refusals, Server, Stage, Step,
+    Patience, Present, RecoveryMode, Refusals, Server, Stage, Step, WalLevel,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{InstanceUid, Lsn, Timeline, TimelineHistoryEntry};
@@ -165,6 +165,7 @@ impl Postgres {
             local: (*self.local).clone(),
             data: Data::Present(Present { version: VERSION, kind, system_identifier: SYSTEM.to_owned() }),
             demands: None,
+            wal_level: WalLevel::default(),
             server: if self.running { Server::Running(Some(live)) } else { Server::Stopped },
             applied: self.config.as_deref().cloned(),
             gate: match self.gate {

@@ -22,6 +22,7 @@ max_locks_per_transaction = 80
 max_worker_processes = 11
 max_wal_senders = 12
 track_commit_timestamp = on
+wal_level = logical
 shared_preload_libraries = 'pg_stat_statements'
 ";
 
@@ -150,6 +151,7 @@ fn with_parameters_and_a_second_keeper() {
             ("max_connections", "400"),
             ("max_prepared_transactions", "100"),
             ("track_commit_timestamp", "on"),
+            ("wal_level", "logical"),
         ] {
             let found = session.value(&format!("show {name}"), QUERY).await?;
             ensure!(found == value, "{name} is {found}");
@@ -180,6 +182,8 @@ fn without_parameters_the_control_data_decide() {
             let found: i64 = session.value(&format!("show {name}"), QUERY).await?.parse()?;
             ensure!(found >= least, "{name} is {found}, the data demand {least}");
         }
+        let found = session.value("show wal_level", QUERY).await?;
+        ensure!(found == "logical", "publications of the legacy need wal_level = logical, it is {found}");
         cluster.wait_streaming(1, PATIENCE).await
     });
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stolon_core::keeper::Demands;
+use stolon_core::keeper::{Demands, WalLevel};
 use stolon_model::{Lsn, Timeline};
 
 use crate::error::{PostgresError, Result};
@@ -91,6 +91,10 @@ impl ControlData {
                 max_prepared_transactions: number("max_prepared_xacts setting")?,
                 max_locks_per_transaction: number("max_locks_per_xact setting")?,
                 track_commit_timestamp: text("track_commit_timestamp setting")? == "on",
+                wal_level: match text("wal_level setting")? {
+                    "logical" => WalLevel::Logical,
+                    _ => WalLevel::Replica,
+                },
             },
             wal_segment_size: number("Bytes per WAL segment")?,
         })

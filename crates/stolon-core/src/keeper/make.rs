@@ -7,8 +7,9 @@ use crate::timeline::{Branch, is_different_branch};
 use super::configuration::{config, upstream, usable};
 use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer};
 use super::hba::Admission;
-use super::observation::{Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage};
+use super::observation::{Config, Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage};
 
+use super::parameters::WalLevel;
 use super::recovery::{RecoveryMode, RecoverySettings, exclusive_targets};
 use super::step::{ConfigMerge, Plan, Reason, Step, Trouble};
 use super::warrant::{DestroyWarrant, Ground, assigned_anew, half_made, to_set_aside};
@@ -23,7 +24,8 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
         (Make::New(options), Some(warrant)) => {
             let mut steps = begin(goal, seen, warrant.clone());
             steps.push(Step::InitDb(options.clone()));
-            steps.extend(first_start(goal, seen, RecoverySettings::default()));
+            let config = config(goal, seen, RecoverySettings::default(), Admission::OnlyInternal);
+            steps.extend(first_start(goal, config));
             steps.extend(capture(goal));
             steps.push(Step::SetUpRoles);
             steps.extend(finish(goal));
@@ -70,20 +72,31 @@ fn set_aside(goal: &InstanceGoal, seen: &Observation, warrant: &DestroyWarrant) 
 }
 
 /// The first start of new or foreign data, whose own `postgresql.conf` counts.
-fn first_start(goal: &InstanceGoal, seen: &Observation, recovery: RecoverySettings) -> Vec<Step> {
-    let mode = recovery.mode;
+fn first_start(goal: &InstanceGoal, config: Config) -> Vec<Step> {
+    let mode = config.recovery.mode;
     let timeout = match mode {
         RecoveryMode::None => goal.ready_timeout,
         RecoveryMode::Standby | RecoveryMode::Recovery => goal.sync_timeout,
     };
-    let config = Box::new(config(goal, seen, recovery, Admission::OnlyInternal));
     let merge = ConfigMerge::WithExisting;
-    let mut steps = vec![Step::Configure { config, merge }, Step::Start(merge)];
+    let mut steps = vec![Step::Configure { config: Box::new(config), merge }, Step::Start(merge)];
     if mode == RecoveryMode::Recovery {
         steps.push(Step::WaitRecoveryEnd(timeout));
     }
     steps.push(Step::WaitReady(timeout));
     steps
+}
+
+/// The configuration of data that come from elsewhere. What was written with `wal_level = logical` keeps it, unless the operator asks for
+/// something else: publications would stop without a word, and a server with logical slots does not start with less (PostgreSQL
+/// manual, "Logical Decoding Concepts").
+fn of_foreign_data(goal: &InstanceGoal, seen: &Observation, recovery: RecoverySettings) -> Config {
+    let mut config = config(goal, seen, recovery, Admission::OnlyInternal);
+    let is_asked_for = goal.parameters.user.keys().any(|name| name.eq_ignore_ascii_case("wal_level"));
+    if seen.wal_level == WalLevel::Logical && !is_asked_for {
+        config.parameters.insert("wal_level".to_owned(), "logical".to_owned());
+    }
+    config
 }
 
 /// Parameters of the first instance that are to be taken over into the specification.
@@ -107,7 +120,7 @@ fn adopt(goal: &InstanceGoal, seen: &Observation) -> Plan {
         });
     }
     let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open)];
-    steps.extend(first_start(goal, seen, RecoverySettings::default()));
+    steps.extend(first_start(goal, of_foreign_data(goal, seen, RecoverySettings::default())));
     steps.extend(capture(goal));
     steps.extend(finish(goal));
     Plan::of(Reason::Adopt, steps)
@@ -133,7 +146,7 @@ fn restore(goal: &InstanceGoal, seen: &Observation, pitr: &PitrConfig, warrant: 
     }
     let recovery = if stage == Stage::Recovered { RecoverySettings::default() } else { recovery };
     let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open)];
-    steps.extend(first_start(goal, seen, recovery));
+    steps.extend(first_start(goal, of_foreign_data(goal, seen, recovery)));
     steps.extend(capture(goal));
     steps.extend(finish(goal));
     Plan::of(Reason::Recover, steps)

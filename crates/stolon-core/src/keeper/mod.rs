@@ -39,7 +39,7 @@ pub use outcome::{
     ServerDeath, SlotChanges, SourceTrouble, StepFailure, StepOutcome,
 };
 pub use parameters::{
-    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals,
+    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals, WalLevel,
     WantedParameters, captured_parameters, instances_of, reported_parameters, synchronous_names,
     wanted_parameters, with_what_was_left_out,
 };

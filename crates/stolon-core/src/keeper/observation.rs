@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry};
 
 use super::hba::HbaLine;
-use super::parameters::{Demands, ParameterProblem, Refusals};
+use super::parameters::{Demands, ParameterProblem, Refusals, WalLevel};
 use super::recovery::RecoverySettings;
 use super::step::OldData;
 use crate::postgres::Version;
@@ -22,6 +22,8 @@ pub struct Observation {
     /// What the control data demanded when the server was stopped, if it replays WAL of a cluster that was run with
     /// these limits; stays the same while it runs.
     pub demands: Option<Demands>,
+    /// What the data were last written with when the server was stopped.
+    pub wal_level: WalLevel,
     /// The server process.
     pub server: Server,
     /// What the running server works with; none when that is not known.

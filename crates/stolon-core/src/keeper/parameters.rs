@@ -27,6 +27,18 @@ pub struct Demands {
     pub max_locks_per_transaction: u64,
     /// Must be on when true.
     pub track_commit_timestamp: bool,
+    /// What the data were last written with. Demands nothing.
+    pub wal_level: WalLevel,
+}
+
+/// How much the WAL tells (PostgreSQL manual, `wal_level`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WalLevel {
+    /// `replica` or less, under whatever name.
+    #[default]
+    Replica,
+    /// `logical`: publications and logical slots need it.
+    Logical,
 }
 
 impl Demands {

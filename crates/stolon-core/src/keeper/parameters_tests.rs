@@ -154,6 +154,7 @@ fn limits_are_raised_to_what_the_copied_cluster_demands_and_never_lowered() {
         max_prepared_transactions: 100,
         max_locks_per_transaction: 64,
         track_commit_timestamp: true,
+        ..Demands::default()
     };
     let facts = Facts { demands: Some(demands), ..facts() };
     let wanted =

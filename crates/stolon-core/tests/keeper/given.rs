@@ -98,6 +98,7 @@ pub fn nothing() -> Observation {
         local: LocalState::default(),
         data: Data::Absent,
         demands: None,
+        wal_level: WalLevel::default(),
         server: Server::Stopped,
         applied: None,
         gate: Gate::Open,

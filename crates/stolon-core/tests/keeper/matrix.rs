@@ -386,6 +386,34 @@ fn archive_settings_are_there_at_the_first_start() {
 }
 
 #[test]
+fn data_that_were_written_for_logical_decoding_are_not_written_with_less() {
+    let wal_level = |mode: Init, written: WalLevel, parameters: &[(&str, &str)]| {
+        let mut cluster = asked(Role::Primary, mode.clone());
+        let parameters =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        ours(&mut cluster).spec.pg_parameters = Some(Arc::new(parameters));
+        let mut seen = Observation { data: present(DataKind::Primary), wal_level: written, ..nothing() };
+        if mode == Init::PointInTimeRecovery {
+            seen.local = LocalState { uid: "us".into(), initializing: true, ..LocalState::default() };
+            seen.attempt = Attempt { instance: "us".into(), stage: Stage::Restored, ..Attempt::default() };
+        }
+        let plan = plan(&goal(&cluster), &seen);
+        let found = plan.steps.iter().find_map(|step| match step {
+            Step::Configure { config, .. } => Some(config.parameters["wal_level"].clone()),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("{plan:?}"))
+    };
+    for mode in [Init::Existing, Init::PointInTimeRecovery] {
+        assert_eq!(wal_level(mode.clone(), WalLevel::Logical, &[]), "logical");
+        assert_eq!(wal_level(mode.clone(), WalLevel::Replica, &[]), "replica");
+        assert_eq!(wal_level(mode.clone(), WalLevel::Logical, &[("WAL_LEVEL", "replica")]), "replica");
+        assert_eq!(wal_level(mode, WalLevel::Replica, &[("wal_level", "logical")]), "logical");
+    }
+    assert_eq!(wal_level(Init::New, WalLevel::Logical, &[]), "replica", "of data that are deleted");
+}
+
+#[test]
 fn switching_synchronous_replication_off_opens_the_gate() {
     let mut cluster = asked(Role::Primary, Init::None);
     ours(&mut cluster).spec.synchronous_replication = true;

@@ -9,7 +9,7 @@ use crate::keeper::event::{Effect, Measure, StateFile};
 use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole, LeaveAlone};
 use crate::keeper::look::{ControlLook, Look, ServerLook};
 use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Live, Observation, Server, Stage};
-use crate::keeper::parameters::{Demands, Refusals};
+use crate::keeper::parameters::{Demands, Refusals, WalLevel};
 use crate::keeper::plan::plan;
 use crate::keeper::say::Saying;
 use crate::keeper::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Step, Trouble};
@@ -93,6 +93,8 @@ pub(super) struct Making {
     pub(super) captured: Option<Parameters>,
     /// What the control data demanded when the server was stopped.
     pub(super) demands: Option<Demands>,
+    /// What the data had been written with then.
+    pub(super) wal_level: WalLevel,
     /// It was said that they cannot be found out.
     pub(super) demands_were_missed: bool,
 }
@@ -330,6 +332,10 @@ impl Machine {
                 let half_made = initializing && self.making.attempt.stage != Stage::Nothing;
                 let kind = look.data.kind();
                 let counts = kind.is_some_and(|kind| kind == DataKind::Standby || half_made);
+                self.making.wal_level = match &look.control {
+                    ControlLook::Demands(demands) => demands.wal_level,
+                    _ => WalLevel::default(),
+                };
                 self.making.demands = match &look.control {
                     ControlLook::Demands(demands) if counts => Some(*demands),
                     ControlLook::NoProgram(program) if counts => {
@@ -364,6 +370,7 @@ impl Machine {
             local: self.disk.local.clone(),
             data: look.data.clone(),
             demands: self.making.demands,
+            wal_level: self.making.wal_level,
             server: match &look.server {
                 ServerLook::Stopped => Server::Stopped,
                 ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => {
