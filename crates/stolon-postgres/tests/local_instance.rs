@@ -102,6 +102,24 @@ instance_test!(a_machine_finds_facts_and_takes_steps_on_the_real_postgresql, || 
     assert_eq!(look(&it).await.server, ServerLook::Stopped);
 });
 
+// What a lowered limit waits for: the primary has it, and the standby has replayed that.
+instance_test!(a_running_standby_shows_what_its_primary_runs_with, || async {
+    let (a, b) = (Instance::new("a", &Passwords::default()), Instance::new("b", &Passwords::default()));
+    a.create(&[("max_connections", "150")]).await;
+    b.follow(&a, &[("max_connections", "150")]).await;
+    let it = instance(&b);
+    let shown = async || match look(&it).await.control {
+        ControlLook::Demands(demands) => demands.max_connections,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shown().await, 150);
+    a.stop().await;
+    a.start(&a.files(&[("max_connections", "90")])).await;
+    eventually("the lowered limit", async || shown().await == 90).await;
+    b.stop().await;
+    a.stop().await;
+});
+
 instance_test!(failures_are_told_by_their_kind, || async {
     let a = Instance::new("a", &Passwords::default());
     a.create(&[]).await;

@@ -23,7 +23,7 @@ pub struct Look {
     pub data: Data,
     /// The server process, and what it said.
     pub server: ServerLook,
-    /// From `pg_controldata`; looked at only while the server does not run and an instance is there.
+    /// From `pg_controldata`, of an instance that does not run, or of a standby, whose control file tells when its primary's limits change.
     pub control: ControlLook,
     /// Names of all replication slots on disk, ours and others: PostgreSQL does not start with room for fewer.
     pub slots_on_disk: BTreeSet<String>,

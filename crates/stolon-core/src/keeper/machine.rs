@@ -33,6 +33,7 @@ mod blame;
 mod course;
 mod deaths;
 mod files;
+mod limits;
 mod looks;
 mod namesake;
 mod orders;
@@ -192,7 +193,10 @@ impl Machine {
         let time_passed = matches!(event, Event::TimePassed);
         match event {
             Event::Started => self.measure(Measure::SleepInterval(self.orders.pace().sleep)),
-            Event::Looked(look) => self.looked(*look),
+            Event::Looked(look) => {
+                self.note_replayed_limits(&look);
+                self.looked(*look);
+            }
             Event::ServerDied(death) => self.server_died(&death),
             Event::StepProgressed(progress) => self.reporting.progress = progress,
             Event::StepEnded(outcome) => self.step_ended(outcome),

@@ -109,11 +109,16 @@ impl FakeInstance {
         }
     }
 
-    /// Of the parameters that only a start takes, the one that the tests change.
+    /// Of the parameters that only a start takes, those that the tests change.
     fn pending_restart(&self) -> Vec<String> {
-        let value = |config: &Option<Config>| config.as_ref()?.parameters.get(NEEDS_RESTART).cloned();
-        let waits = value(&self.started_with) != value(&self.in_force);
-        waits.then(|| NEEDS_RESTART.to_owned()).into_iter().collect()
+        let value = |config: &Option<Config>, name: &str| config.as_ref()?.parameters.get(name).cloned();
+        let waits = |name: &&str| value(&self.started_with, *name) != value(&self.in_force, *name);
+        [NEEDS_RESTART, "max_connections"].into_iter().filter(waits).map(str::to_owned).collect()
+    }
+
+    /// A parameter as the server was started with it.
+    pub fn started_with(&self, name: &str) -> Option<&str> {
+        self.started_with.as_ref()?.parameters.get(name).map(String::as_str)
     }
 
     fn take(&mut self, step: &Step) -> StepOutcome {

@@ -8,8 +8,8 @@ use stolon_core::keeper::*;
 use stolon_core::postgres::Version;
 use stolon_core::settings::MAJORS;
 use stolon_model::{
-    ClusterData, GoDuration, InstanceInitMode as Init, KeeperActivity, KeeperReport, NewerData, Role,
-    SentinelReport, Served,
+    ClusterData, GoDuration, InstanceInitMode as Init, KeeperActivity, KeeperReport, NewerData, Parameters,
+    Role, SentinelReport, Served,
 };
 
 use crate::fake::{NEEDS_RESTART, Store, World};
@@ -596,6 +596,33 @@ fn cluster_data_older_than_what_was_served_under_are_not_followed() {
         assert_eq!(world.steps_since(0).contains("copy"), followed, "{epoch:?} {:?}", world.log);
         assert_eq!(world.problem().contains("older"), !followed, "{:?}", world.problem());
         assert!(world.report().activity.as_ref().unwrap().served.is_some(), "the sentinel is told");
+    }
+}
+
+/// PostgreSQL manual, "Hot Standby", administrator's overview: a limit is lowered on the primary first, and on its standbys once they have
+/// replayed that.
+#[test]
+fn a_lowered_limit_reaches_a_standby_after_its_primary() {
+    for automatic in [true, false] {
+        let mut cluster = asked(Role::Standby, Init::None);
+        cluster.cluster.spec.automatic_pg_restart = Some(automatic);
+        let limits = Parameters::from([("max_connections".to_owned(), "100".to_owned())]);
+        ours(&mut cluster).spec.pg_parameters = Some(Arc::new(limits));
+        let mut world = World::with(cluster, DataKind::Standby);
+        let runs_with =
+            |max_connections| ControlLook::Demands(Demands { max_connections, ..Demands::default() });
+        world.postgres.control = runs_with(300);
+        world.run(seconds(30));
+        assert_eq!(
+            (world.reported(), world.postgres.started_with("max_connections")),
+            ((true, 3), Some("300"))
+        );
+        world.postgres.control = runs_with(100);
+        world.run(seconds(30));
+        let wanted = if automatic { "100" } else { "300" };
+        assert_eq!(world.postgres.started_with("max_connections"), Some(wanted), "{:?}", world.log);
+        assert_eq!(world.reported(), (true, 3));
+        assert_eq!(world.report().activity.as_ref().unwrap().pending_restart, !automatic);
     }
 }
 

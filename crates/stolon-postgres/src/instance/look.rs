@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use stolon_core::keeper::{AlterSystem, ControlLook, Data, Look, ServerLook};
+use stolon_core::keeper::{AlterSystem, ControlLook, Data, DataKind, Demands, Look, ServerLook};
 use stolon_core::postgres::Version;
+
+use tokio::time::Instant;
 
 use super::LocalInstance;
 use crate::config;
@@ -14,6 +16,18 @@ use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::process_table::startup_process_of;
+
+/// A busy standby writes its control file all the time.
+const CONTROL_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the control file of a running standby said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KnownControl {
+    /// When the server had written it.
+    written: SystemTime,
+    at: Instant,
+    demands: Demands,
+}
 
 /// What the files show.
 struct DiskLook {
@@ -30,9 +44,13 @@ impl LocalInstance {
         let (disk, server) = tokio::join!(self.disk(limit), self.server(limit));
         let DiskLook { version, data, slots_on_disk, alter_system } = disk;
         let is_instance = matches!(data, Data::Present(_));
-        let control = match is_instance && server == ServerLook::Stopped {
-            true => self.control(limit).await,
-            false => ControlLook::NotRead,
+        let is_standby = matches!(&data, Data::Present(present) if present.kind == DataKind::Standby);
+        let control = match &server {
+            ServerLook::Stopped if is_instance => self.control(limit).await,
+            ServerLook::Answering(answer) if is_standby && answer.in_recovery => {
+                self.control_of_standby(limit).await
+            }
+            _ => ControlLook::NotRead,
         };
         let alter_system = if server.is_running() { alter_system } else { AlterSystem::Refused };
         Look { version, data, server, control, slots_on_disk, alter_system }
@@ -73,6 +91,33 @@ impl LocalInstance {
             // It may have ended since.
             Err(_) if !self.postgres.server().borrow().is_running() => ServerLook::Stopped,
             Err(error) => ServerLook::Silent(error.to_string()),
+        }
+    }
+
+    /// The control file is written with every restart point, and when the limits of the primary change: it is read again when it was
+    /// written, and not too often.
+    async fn control_of_standby(&self, limit: &Limit) -> ControlLook {
+        let file = self.postgres.data_directory().join("global/pg_control");
+        let look = move || {
+            let metadata = std::fs::metadata(&file).map_err(PostgresError::io("look at", &file))?;
+            metadata.modified().map_err(PostgresError::io("look at", &file))
+        };
+        let Ok(written) = self.postgres.look_at_disk("looking at the control file", limit, look).await else {
+            return ControlLook::NotRead;
+        };
+        let known = *self.read_control.lock();
+        if let Some(known) = known
+            && (known.written == written || known.at.elapsed() < CONTROL_PAUSE)
+        {
+            return ControlLook::Demands(known.demands);
+        }
+        match self.control(limit).await {
+            ControlLook::Demands(demands) => {
+                *self.read_control.lock() = Some(KnownControl { written, at: Instant::now(), demands });
+                ControlLook::Demands(demands)
+            }
+            // The server itself says what is wrong with it.
+            _ => ControlLook::NotRead,
         }
     }
 

@@ -1,14 +1,16 @@
 //! The instance of a keeper's machine (`stolon_core::keeper::machine`) on the real PostgreSQL: it is looked at, and takes steps.
 //!
-//! Nothing is remembered from one call to the next: what a keeper has to remember is the machine's.
+//! Nothing that matters is remembered from one call to the next: what a keeper has to remember is the machine's.
 
 mod failure;
 mod look;
 mod take;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use stolon_core::keeper::{Instance, Look, Progress, ServerDeath, Step, StepOutcome};
 use tokio_util::sync::CancellationToken;
 
@@ -17,18 +19,22 @@ use crate::limit::Limit;
 use crate::local::{LocalPostgres, ProgressSender};
 use crate::server::ServerState;
 
+use look::KnownControl;
+
 pub use take::{FAST_STOP_PATIENCE, STOP_LIMIT};
 
 /// The real PostgreSQL of this machine.
 #[derive(Clone, Debug)]
 pub struct LocalInstance {
     postgres: LocalPostgres,
+    /// So that a program is run only when it could say something new.
+    read_control: Arc<Mutex<Option<KnownControl>>>,
 }
 
 impl LocalInstance {
     /// The one that `postgres` stands for.
     pub fn new(postgres: LocalPostgres) -> Self {
-        Self { postgres }
+        Self { postgres, read_control: Arc::default() }
     }
 }
 
