@@ -91,7 +91,7 @@ pub(super) struct Making {
     pub(super) attempt: Attempt,
     /// Captured, not yet written down.
     pub(super) captured: Option<Parameters>,
-    /// What the control data demanded when the server was stopped.
+    /// What the control data demand of a server that replays WAL.
     pub(super) demands: Option<Demands>,
     /// What the data had been written with then.
     pub(super) wal_level: WalLevel,
@@ -419,6 +419,7 @@ impl Machine {
         }
         self.voice.troubles.over();
         self.server.haste.over();
+        self.testimony.forget();
         self.measure(Measure::Ready);
         if matches!(course.goal, Goal::Reach(_)) {
             self.measure(Measure::SyncSuccess);

@@ -68,6 +68,11 @@ impl Testimony {
         }
     }
 
+    /// Nothing is begun for which they would be needed: those of many keepers take room.
+    pub(super) fn forget(&mut self) {
+        self.heard = None;
+    }
+
     /// What the others say about these cluster data.
     fn about(&self, data: &ClusterData, us: &KeeperUid, now: Duration) -> Finding {
         let limit = FRESH + 2 * self.latency;
