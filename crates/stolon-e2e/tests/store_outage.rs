@@ -18,6 +18,16 @@ fn everything_works_again_after_an_outage_of_consul() {
 }
 
 #[test]
+fn everything_works_again_after_an_outage_of_etcd_version_2() {
+    on_cluster(Plan::new(2).store(StoreKind::EtcdV2), works_again);
+}
+
+#[test]
+fn everything_works_again_after_an_outage_of_etcd() {
+    on_cluster(Plan::new(2).store(StoreKind::Etcd), works_again);
+}
+
+#[test]
 fn everything_works_again_after_an_outage_of_kubernetes() {
     on_cluster(Plan::new(2).store(StoreKind::Kubernetes), works_again);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::EtcdStore;
@@ -42,12 +43,40 @@ pub struct EtcdContender {
     store: EtcdStore,
     place: Key,
     name: String,
-    removals: TaskTracker,
+    leaving: Leaving,
+}
+
+/// Keys of this contender that it does not need any more. The lease that they hang on lives as long as this process, an outage of
+/// the store included: until they are removed they keep everybody out, this contender too.
+#[derive(Clone)]
+struct Leaving {
+    links: Arc<Links>,
+    /// Those that etcd may still have.
+    left: Arc<Mutex<Vec<String>>>,
+    tasks: TaskTracker,
+}
+
+impl Leaving {
+    fn leave(&self, key: &str) {
+        self.left.lock().push(key.to_owned());
+    }
+
+    /// Remove all keys that are left.
+    async fn remove_all(&self) -> Result<(), StoreError> {
+        let left = self.left.lock().clone();
+        for key in left {
+            remove(&self.links, &key).await?;
+            self.left.lock().retain(|other| *other != key);
+        }
+        Ok(())
+    }
 }
 
 impl EtcdContender {
     pub fn new(store: EtcdStore, place: Key, name: String) -> Self {
-        EtcdContender { store, place, name, removals: TaskTracker::new() }
+        let links = Arc::clone(store.links());
+        let leaving = Leaving { links, left: Arc::default(), tasks: TaskTracker::new() };
+        EtcdContender { store, place, name, leaving }
     }
 }
 
@@ -61,7 +90,7 @@ struct Entrant {
     /// Of the queue, since it was last looked at.
     changes: Watch,
     removed: Removed,
-    removals: TaskTracker,
+    leaving: Leaving,
 }
 
 #[derive(PartialEq)]
@@ -81,6 +110,7 @@ enum Standing {
 #[async_trait]
 impl Contender for EtcdContender {
     async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError> {
+        self.leaving.remove_all().await?;
         let mut entrant = Entrant::enter(self).await?;
         loop {
             match entrant.standing().await? {
@@ -97,8 +127,8 @@ impl Contender for EtcdContender {
     }
 
     async fn withdrawn(&self) {
-        self.removals.close();
-        self.removals.wait().await;
+        self.leaving.tasks.close();
+        self.leaving.tasks.wait().await;
     }
 }
 
@@ -125,7 +155,7 @@ impl Entrant {
             lease,
             changes,
             removed: Removed::No,
-            removals: contender.removals.clone(),
+            leaving: contender.leaving.clone(),
         };
         let (key, name) = (entrant.key.as_str(), contender.name.as_str());
         entrant.leases.hang(key, LEASE_SECONDS);
@@ -222,9 +252,10 @@ impl Tenure for Entrant {
 
     async fn release(&mut self) {
         self.removed = Removed::Yes;
-        if let Err(error) = remove(&self.links, &self.key).await {
+        self.leaving.leave(&self.key);
+        if let Err(error) = self.leaving.remove_all().await {
             let error = error.explained().on_one_line();
-            tracing::warn!(error, "the leadership ends with the lease of this process");
+            tracing::warn!(error, "the leadership is given back when the store can be reached again");
         }
     }
 }
@@ -235,14 +266,15 @@ impl Drop for Entrant {
         if self.removed == Removed::Yes {
             return;
         }
-        let (links, key) = (Arc::clone(&self.links), std::mem::take(&mut self.key));
+        self.leaving.leave(&self.key);
+        let leaving = self.leaving.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let removal = async move {
-                if let Err(error) = remove(&links, &key).await {
-                    tracing::debug!(%error, "a campaign ends with the lease of this process");
+                if let Err(error) = leaving.remove_all().await {
+                    tracing::debug!(%error, "a campaign is withdrawn when the store can be reached again");
                 }
             };
-            self.removals.spawn_on(removal, &runtime);
+            self.leaving.tasks.spawn_on(removal, &runtime);
         }
     }
 }
