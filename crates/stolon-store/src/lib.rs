@@ -49,6 +49,7 @@ mod kubernetes;
 mod kv;
 mod kv_cluster;
 mod leases;
+mod leaving;
 mod link;
 mod listen;
 mod memory;

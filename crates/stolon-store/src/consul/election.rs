@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
 
 use super::ConsulStore;
-use super::protocol::Links;
 use super::reader::Reader;
 use super::sessions::{self, Behavior};
 use super::transaction::{Outcome, Pair, Step, transact};
 use crate::leases::Known;
+use crate::leaving::Leaving;
 use crate::link::Repeat;
 use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError, Tenure, Watch};
 
@@ -44,39 +42,17 @@ pub struct ConsulContender {
     store: ConsulStore,
     place: Key,
     name: String,
+    /// Sessions.
     leaving: Leaving,
-}
-
-/// Sessions of this contender that it does not need any more.
-#[derive(Clone)]
-struct Leaving {
-    links: Arc<Links>,
-    /// Those that Consul may still know.
-    left: Arc<Mutex<Vec<String>>>,
-    tasks: TaskTracker,
-}
-
-impl Leaving {
-    /// A session must end. Until it does, its lock keeps everybody out, this contender too.
-    fn leave(&self, session: &str) {
-        self.left.lock().push(session.to_owned());
-    }
-
-    /// End all sessions that are left.
-    async fn end_all(&self) -> Result<(), StoreError> {
-        let left = self.left.lock().clone();
-        for session in left {
-            sessions::destroy(&self.links, &session).await?;
-            self.left.lock().retain(|other| *other != session);
-        }
-        Ok(())
-    }
 }
 
 impl ConsulContender {
     pub fn new(store: ConsulStore, place: Key, name: String) -> Self {
         let links = Arc::clone(store.links());
-        let leaving = Leaving { links, left: Arc::default(), tasks: TaskTracker::new() };
+        let leaving = Leaving::new(move |session| {
+            let links = Arc::clone(&links);
+            async move { sessions::destroy(&links, &session).await }
+        });
         ConsulContender { store, place, name, leaving }
     }
 
@@ -124,8 +100,7 @@ impl Contender for ConsulContender {
     }
 
     async fn withdrawn(&self) {
-        self.leaving.tasks.close();
-        self.leaving.tasks.wait().await;
+        self.leaving.withdrawn().await;
     }
 }
 
@@ -196,27 +171,14 @@ impl Tenure for Entrant {
 
     async fn release(&mut self) {
         self.left = Left::Yes;
-        self.leaving.leave(&self.session);
-        if let Err(error) = self.leaving.end_all().await {
-            tracing::warn!(%error, "the leadership ends with its session");
-        }
+        self.leaving.release(&self.session).await;
     }
 }
 
 impl Drop for Entrant {
     fn drop(&mut self) {
-        if self.left == Left::Yes {
-            return;
-        }
-        self.leaving.leave(&self.session);
-        let leaving = self.leaving.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let ending = async move {
-                if let Err(error) = leaving.end_all().await {
-                    tracing::debug!(%error, "a campaign ends with its session");
-                }
-            };
-            self.leaving.tasks.spawn_on(ending, &runtime);
+        if self.left == Left::No {
+            self.leaving.withdraw(&self.session);
         }
     }
 }

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
-use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
 
 use super::EtcdStore;
 use super::leases::{Lease, Leases};
 use super::protocol::{Links, is_lease_missing};
+use crate::leaving::Leaving;
 use crate::link::Repeat;
 use crate::{BootInstant, Contender, Key, KvStore, Renewal, Selector, StoreError, Tenure, Watch};
-use stolon_model::Advise as _;
 
 /// Whole seconds; all programs that share an election use the same.
 const LEASE_SECONDS: u64 = 20;
@@ -43,39 +41,17 @@ pub struct EtcdContender {
     store: EtcdStore,
     place: Key,
     name: String,
+    /// Keys. The lease that they hang on lives as long as this process.
     leaving: Leaving,
-}
-
-/// Keys of this contender that it does not need any more. The lease that they hang on lives as long as this process, an outage of
-/// the store included: until they are removed they keep everybody out, this contender too.
-#[derive(Clone)]
-struct Leaving {
-    links: Arc<Links>,
-    /// Those that etcd may still have.
-    left: Arc<Mutex<Vec<String>>>,
-    tasks: TaskTracker,
-}
-
-impl Leaving {
-    fn leave(&self, key: &str) {
-        self.left.lock().push(key.to_owned());
-    }
-
-    /// Remove all keys that are left.
-    async fn remove_all(&self) -> Result<(), StoreError> {
-        let left = self.left.lock().clone();
-        for key in left {
-            remove(&self.links, &key).await?;
-            self.left.lock().retain(|other| *other != key);
-        }
-        Ok(())
-    }
 }
 
 impl EtcdContender {
     pub fn new(store: EtcdStore, place: Key, name: String) -> Self {
         let links = Arc::clone(store.links());
-        let leaving = Leaving { links, left: Arc::default(), tasks: TaskTracker::new() };
+        let leaving = Leaving::new(move |key| {
+            let links = Arc::clone(&links);
+            async move { remove(&links, &key).await }
+        });
         EtcdContender { store, place, name, leaving }
     }
 }
@@ -110,7 +86,7 @@ enum Standing {
 #[async_trait]
 impl Contender for EtcdContender {
     async fn contend(&self) -> Result<Box<dyn Tenure>, StoreError> {
-        self.leaving.remove_all().await?;
+        self.leaving.end_all().await?;
         let mut entrant = Entrant::enter(self).await?;
         loop {
             match entrant.standing().await? {
@@ -127,8 +103,7 @@ impl Contender for EtcdContender {
     }
 
     async fn withdrawn(&self) {
-        self.leaving.tasks.close();
-        self.leaving.tasks.wait().await;
+        self.leaving.withdrawn().await;
     }
 }
 
@@ -252,29 +227,15 @@ impl Tenure for Entrant {
 
     async fn release(&mut self) {
         self.removed = Removed::Yes;
-        self.leaving.leave(&self.key);
-        if let Err(error) = self.leaving.remove_all().await {
-            let error = error.explained().on_one_line();
-            tracing::warn!(error, "the leadership is given back when the store can be reached again");
-        }
+        self.leaving.release(&self.key).await;
     }
 }
 
 impl Drop for Entrant {
     fn drop(&mut self) {
         self.leases.let_go(&self.key);
-        if self.removed == Removed::Yes {
-            return;
-        }
-        self.leaving.leave(&self.key);
-        let leaving = self.leaving.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let removal = async move {
-                if let Err(error) = leaving.remove_all().await {
-                    tracing::debug!(%error, "a campaign is withdrawn when the store can be reached again");
-                }
-            };
-            self.leaving.tasks.spawn_on(removal, &runtime);
+        if self.removed == Removed::No {
+            self.leaving.withdraw(&self.key);
         }
     }
 }
