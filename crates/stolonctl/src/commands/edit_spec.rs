@@ -3,11 +3,12 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use stolon_model::{ClusterSpec, Document as _, unknown_fields};
-use stolon_runtime::{CommonArgs, Failure, UsageError};
+use stolon_model::ClusterSpec;
+use stolon_runtime::{CommonArgs, Failure};
 
 use crate::advice::{self, Strictness};
 use crate::changes::{changes, fields_that_are_set};
+use crate::commands::update::Change;
 use crate::confirm::{self, Answer};
 use crate::output;
 use crate::stored_cluster::{Edit, StoredCluster};
@@ -36,20 +37,14 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let draft = Draft::of(&format!("{:#}\n", fields_that_are_set(&old)))?;
     let edited = draft.edited().await?;
     let applied = async {
-        let new = ClusterSpec::from_json(&edited).map_err(|error| {
-            UsageError::from(error.explain(&edited).after("failed to unmarshal cluster spec"))
-        })?;
-        old.check_update(&new)
-            .map_err(|refused| UsageError::because("Cannot update cluster spec", &refused))?;
+        let change = Change::parse_replacement(&edited)?;
+        let new = change.apply(&old)?;
         let different = changes(&old, &new);
         if different.is_empty() {
             return Ok(output::remark("nothing was changed\n"));
         }
         output::remark(&different.concat());
-        let unknown = unknown_fields(&edited).unwrap_or_default();
-        let mut remarks = advice::about_unknown(&unknown);
-        remarks.extend(advice::about_spec(&new, &majors));
-        advice::give(&remarks, Strictness::Warn)?;
+        advice::give(&change.explain(&new, &majors), Strictness::Warn)?;
         if !args.yes && confirm::ask().await? == Answer::No {
             return Ok(());
         }

@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 /// What is done with the stored specification.
-enum Change {
+pub(super) enum Change {
     Replace { spec: Box<ClusterSpec>, unknown: Vec<UnknownField> },
     Patch(Patch),
 }
@@ -46,7 +46,8 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "update [--patch] [--file FILE] [SPEC]")?;
     let cluster = StoredCluster::open(common)?;
     let text = given_text(&args)?;
-    let change = if args.patch { Change::parse_patch(&text)? } else { Change::parse_replacement(&text)? };
+    let change =
+        if args.patch { Change::parse_patch(&text)? } else { Change::parse_replacement(&text.text)? };
 
     let stored = cluster.workable_document().await?.value;
     let majors = advice::known_majors(&cluster, Some(&stored)).await;
@@ -72,16 +73,16 @@ impl Change {
         Ok(Change::Patch(Patch::parse(&text.text).map_err(|error| error.explained())?))
     }
 
-    fn parse_replacement(text: &Text) -> Result<Change, UsageError> {
-        let wrong = |error: DecodeError| error.explain(&text.text).after("failed to unmarshal cluster spec");
+    pub(super) fn parse_replacement(text: &str) -> Result<Change, UsageError> {
+        let wrong = |error: DecodeError| error.explain(text).after("failed to unmarshal cluster spec");
         Ok(Change::Replace {
-            spec: Box::new(ClusterSpec::from_json(&text.text).map_err(wrong)?),
-            unknown: unknown_fields(&text.text).map_err(wrong)?,
+            spec: Box::new(ClusterSpec::from_json(text).map_err(wrong)?),
+            unknown: unknown_fields(text).map_err(wrong)?,
         })
     }
 
     /// What of the change is legal and yet hardly meant, and what else its author should know.
-    fn explain(&self, new: &ClusterSpec, majors: &BTreeSet<u16>) -> Vec<Advice> {
+    pub(super) fn explain(&self, new: &ClusterSpec, majors: &BTreeSet<u16>) -> Vec<Advice> {
         match self {
             Change::Replace { unknown, .. } => {
                 let mut advice = advice::about_unknown(unknown);
@@ -97,7 +98,7 @@ impl Change {
     }
 
     /// The specification that the cluster has afterwards.
-    fn apply(&self, old: &ClusterSpec) -> Result<ClusterSpec, UsageError> {
+    pub(super) fn apply(&self, old: &ClusterSpec) -> Result<ClusterSpec, UsageError> {
         let new = match self {
             Change::Replace { spec, .. } => (**spec).clone(),
             Change::Patch(patch) => patch.apply(old).map_err(|error| error.explained())?,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use stolon_core::condition::Finding;
 use stolon_core::sentinel::{Eligibility, eligibility, violations};
-use stolon_model::{FailOutcome, Instance, Keeper, KeeperReport, KeeperUid, UsableCluster};
+use stolon_model::{FailOutcome, Keeper, KeeperReport, KeeperUid, UsableCluster};
 
 /// What a keeper reports beyond what Stolon's keepers report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -121,7 +121,7 @@ pub fn of_cluster(
     let data = cluster.data();
     let mut problems: Vec<String> =
         findings.iter().filter(|it| is_told_here(it)).map(Finding::to_string).collect();
-    problems.extend(if holds.is_empty() { told_by_cluster_data(cluster, reports) } else { holds });
+    problems.extend(if holds.is_empty() { told_by_cluster_data(cluster, reports, findings) } else { holds });
     problems.extend(data.keepers.values().filter_map(of_request));
     problems
         .extend(violations(data).iter().map(|violation| format!("the cluster data are broken: {violation}")));
@@ -154,10 +154,17 @@ fn of_request(keeper: &Keeper) -> Option<String> {
     Some(format!("stolonctl failkeeper {}: {outcome}, {}", keeper.uid, request.because))
 }
 
-fn told_by_cluster_data(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<String> {
+fn told_by_cluster_data(
+    cluster: &UsableCluster,
+    reports: &BTreeMap<KeeperUid, KeeperReport>,
+    findings: &[Finding],
+) -> Vec<String> {
     let data = cluster.data();
     match data.primary() {
-        Some(primary) => no_failover(cluster, primary, reports),
+        Some(_) => findings
+            .iter()
+            .find(|it| matches!(it, Finding::PrimarySilent(_) | Finding::PrimaryFailed(_)))
+            .map_or_else(Vec::new, |fault| no_failover(cluster, fault, reports)),
         None if reports.is_empty() && data.keepers.is_empty() => {
             vec![
                 "no keeper reports: start stolon-keeper on the machines that are to hold the data".to_owned(),
@@ -170,18 +177,9 @@ fn told_by_cluster_data(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, K
 /// Why a primary that does not work is still the primary.
 fn no_failover(
     cluster: &UsableCluster,
-    primary: &Instance,
+    fault: &Finding,
     reports: &BTreeMap<KeeperUid, KeeperReport>,
 ) -> Vec<String> {
-    let data = cluster.data();
-    let keeper_works =
-        |keeper: &KeeperUid| data.keepers.get(keeper).is_some_and(|keeper| keeper.status.healthy);
-    let keeper = &primary.spec.keeper_uid;
-    let fault = match (keeper_works(keeper), primary.status.healthy) {
-        (true, true) => return Vec::new(),
-        (true, false) => format!("PostgreSQL of the master keeper {keeper} does not work"),
-        (false, _) => format!("the master keeper {keeper} does not report"),
-    };
     let mut sentences: Vec<String> = eligibility(cluster, reports)
         .into_iter()
         .map(|Eligibility { keeper, rejection, .. }| match rejection {
@@ -192,7 +190,7 @@ fn no_failover(
     match sentences.is_empty() {
         true => vec![format!("{fault}, and there is no standby that could take over")],
         false => {
-            sentences.insert(0, fault);
+            sentences.insert(0, fault.to_string());
             sentences
         }
     }
