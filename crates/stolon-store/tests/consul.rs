@@ -11,7 +11,7 @@ use certificates::Certificates;
 use stolon_model::{KeeperReport, SentinelUid};
 use stolon_store::{
     Backend, Campaign, ClusterStore, ConsulAccess, ConsulStore, Key, KvClusterStore, KvStore, StoreError,
-    StoreOptions, TlsVerification,
+    StoreOptions,
 };
 use stolon_testkit::consul::Consul;
 use stolon_testkit::etcd::Access;
@@ -274,20 +274,7 @@ async fn tls_proves_both_sides() {
     let mut consul = Consul::start(certificates.access(), None).await.expect("consul");
     let good = certificates.shown_in(options(&consul.endpoint(), TIMEOUT));
     let ask = async |options: &StoreOptions| ConsulStore::new(options)?.get(&Key::new("a")).await;
-    within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
-    let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };
-    let error = ask(&other).await.expect_err("signed by somebody else");
-    let is_certificate = |error: &StoreError| matches!(error, StoreError::Unreachable { cause, .. } if cause.contains("certificate"));
-    assert!(is_certificate(&error), "{error:?}");
-    let anybody = StoreOptions { tls_verification: TlsVerification::Skip, ..other };
-    assert_eq!(ask(&anybody).await, Ok(None));
-    let nobody = StoreOptions { cert_file: None, key_file: None, ..good.clone() };
-    assert!(ask(&nobody).await.is_err(), "Consul wants a client certificate");
-    let half = StoreOptions { key_file: None, ..good.clone() };
-    let error = ask(&half).await.expect_err("half a client certificate");
-    assert!(error.to_string().starts_with("cannot create store tls config: --store-cert-file"), "{error}");
-    let missing = StoreOptions { ca_file: Some(certificates.path("no.pem")), ..good.clone() };
-    assert!(matches!(ask(&missing).await, Err(StoreError::Configuration { .. })));
+    certificates::tls_proves_both_sides(&certificates, &good, ask).await;
 
     // Another authority signs all of them: what was read at the start proves nothing to anybody any more.
     let store = ConsulStore::new(&good).expect("a store");

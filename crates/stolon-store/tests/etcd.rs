@@ -11,7 +11,7 @@ use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions, ResignOptio
 use stolon_model::{KeeperReport, SentinelUid};
 use stolon_store::{
     Backend, Campaign, ClusterStore, EtcdStore, Expected, Key, KvClusterStore, KvStore, StoreError,
-    StoreOptions, TlsVerification, WatchScope,
+    StoreOptions, WatchScope,
 };
 use stolon_testkit::etcd::Etcd;
 use suite::{document, within};
@@ -330,26 +330,7 @@ async fn tls_proves_both_sides() {
     let etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
     let good = certificates.shown_in(options(&etcd.endpoints(), TIMEOUT));
     let ask = async |options: &StoreOptions| EtcdStore::new(options)?.get(&Key::new("a")).await;
-    within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
-
-    let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };
-    let error = ask(&other).await.expect_err("signed by somebody else");
-    assert!(
-        matches!(&error, StoreError::Unreachable { cause, .. } if cause.contains("certificate")),
-        "{error:?}"
-    );
-    let anybody = StoreOptions { tls_verification: TlsVerification::Skip, ..other };
-    assert_eq!(ask(&anybody).await, Ok(None));
-    let nobody = StoreOptions { cert_file: None, key_file: None, ..good.clone() };
-    assert!(ask(&nobody).await.is_err(), "etcd wants a client certificate");
-
-    let half = StoreOptions { key_file: None, ..good.clone() };
-    let error = ask(&half).await.expect_err("half a client certificate");
-    assert!(error.to_string().starts_with("cannot create store tls config: --store-cert-file"), "{error}");
-    let missing = StoreOptions { ca_file: Some(certificates.path("no.pem")), ..good.clone() };
-    let error = ask(&missing).await.expect_err("no such file");
-    assert!(error.to_string().starts_with("cannot create store tls config: "), "{error}");
-    assert!(matches!(error, StoreError::Configuration { .. }));
+    certificates::tls_proves_both_sides(&certificates, &good, ask).await;
     let no_certificate = StoreOptions { ca_file: Some(certificates.path("client.key")), ..good };
     let error = ask(&no_certificate).await.expect_err("a key is no certificate");
     assert!(error.to_string().contains("no certificate"), "{error}");

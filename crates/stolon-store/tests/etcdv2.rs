@@ -11,7 +11,7 @@ use certificates::Certificates;
 use stolon_model::{KeeperReport, SentinelUid};
 use stolon_store::{
     Backend, Campaign, ClusterStore, EtcdV2Store, Key, KvClusterStore, KvStore, StoreError, StoreOptions,
-    TlsVerification, WatchScope,
+    WatchScope,
 };
 use stolon_testkit::etcd::Etcd;
 use suite::{document, within};
@@ -245,15 +245,5 @@ async fn tls_proves_both_sides() {
     let etcd = Etcd::start(1, certificates.access()).await.expect("etcd");
     let good = certificates.shown_in(options(&etcd.endpoints(), TIMEOUT));
     let ask = async |options: &StoreOptions| EtcdV2Store::new(options)?.get(&Key::new("a")).await;
-    within("the first answer over TLS", async { while ask(&good).await.is_err() {} }).await;
-    let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };
-    let error = ask(&other).await.expect_err("signed by somebody else");
-    assert!(
-        matches!(&error, StoreError::Unreachable { cause, .. } if cause.contains("certificate")),
-        "{error:?}"
-    );
-    let anybody = StoreOptions { tls_verification: TlsVerification::Skip, ..other };
-    assert_eq!(ask(&anybody).await, Ok(None));
-    let nobody = StoreOptions { cert_file: None, key_file: None, ..good };
-    assert!(ask(&nobody).await.is_err(), "etcd wants a client certificate");
+    certificates::tls_proves_both_sides(&certificates, &good, ask).await;
 }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use stolon_store::StoreOptions;
+use stolon_store::{Entry, StoreError, StoreOptions, TlsVerification};
 use stolon_testkit::etcd::Access;
+
+use crate::suite::within;
 
 /// Certificates and keys in files.
 pub struct Certificates {
@@ -70,4 +72,31 @@ impl Certificates {
     pub fn path(&self, name: &str) -> PathBuf {
         Path::new(self.directory.path()).join(name)
     }
+}
+
+/// A store with these certificates lets nobody in without one of its authority, and nobody is fooled by one of another authority. `good`
+/// lets in, `ask` asks for a key that is not there.
+pub async fn tls_proves_both_sides(
+    certificates: &Certificates,
+    good: &StoreOptions,
+    ask: impl AsyncFn(&StoreOptions) -> Result<Option<Entry>, StoreError>,
+) {
+    within("the first answer over TLS", async { while ask(good).await.is_err() {} }).await;
+    let other = StoreOptions { ca_file: Some(certificates.path("other-ca.pem")), ..good.clone() };
+    let error = ask(&other).await.expect_err("signed by somebody else");
+    assert!(
+        matches!(&error, StoreError::Unreachable { cause, .. } if cause.contains("certificate")),
+        "{error:?}"
+    );
+    let anybody = StoreOptions { tls_verification: TlsVerification::Skip, ..other };
+    assert_eq!(ask(&anybody).await, Ok(None));
+    let nobody = StoreOptions { cert_file: None, key_file: None, ..good.clone() };
+    assert!(ask(&nobody).await.is_err(), "the store wants a client certificate");
+    let half = StoreOptions { key_file: None, ..good.clone() };
+    let error = ask(&half).await.expect_err("half a client certificate");
+    assert!(error.to_string().starts_with("cannot create store tls config: --store-cert-file"), "{error}");
+    let missing = StoreOptions { ca_file: Some(certificates.path("no.pem")), ..good.clone() };
+    let error = ask(&missing).await.expect_err("no such file");
+    assert!(error.to_string().starts_with("cannot create store tls config: "), "{error}");
+    assert!(matches!(error, StoreError::Configuration { .. }));
 }
