@@ -88,6 +88,13 @@ impl<'a> Question<'a> {
         (bytes > i64::from(limit)).then_some(Rejection::Lag { bytes, limit })
     }
 
+    /// Whether an instance may hold everything that the primary committed, whether or not it works at the moment.
+    pub fn may_hold_everything(&self, instance: &Instance) -> bool {
+        let is_complete = validity(self.primary, instance) == Validity::Valid;
+        let is_synchronous = self.primary.spec.synchronous_replication;
+        self.may_return(instance) || is_complete && (!is_synchronous || self.holders.contains(&instance.uid))
+    }
+
     /// A deposed primary that its successor waits for, in synchronous mode. It has not followed the successor, since a former primary
     /// is only made a standby under another uid, so it has acknowledged nothing of it, and the successor has acknowledged
     /// nothing to any client: everything that was ever acknowledged is here.

@@ -24,6 +24,7 @@ mod request;
 mod round;
 mod seen;
 mod settle;
+mod spare;
 mod standbys;
 mod steady;
 mod sync;
@@ -52,6 +53,7 @@ pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejec
 use round::Round;
 use seen::Seen;
 pub use settle::{CannotSettle, accept_loss, newest, take_newest};
+pub use spare::{CannotSpare, spare};
 use wake::Wake;
 
 /// What a sentinel sees at one moment.

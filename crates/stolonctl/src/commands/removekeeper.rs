@@ -1,10 +1,11 @@
 //! `stolonctl removekeeper`
 
-use stolon_model::{InstanceUid, KeeperUid};
+use stolon_core::sentinel::{CannotSpare, spare};
+use stolon_model::{KeeperUid, UsableCluster};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::refuse_surplus;
-use crate::stored_cluster::{Edit, StoredCluster};
+use crate::stored_cluster::{Edit, StoredCluster, cannot_get};
 
 /// Flags of `removekeeper`.
 #[derive(Debug, clap::Args)]
@@ -12,38 +13,35 @@ pub struct Args {
     /// The keeper's uid
     #[arg(value_name = "KEEPER")]
     uid: Vec<String>,
+
+    /// Remove it although it may have the last copy of what was committed
+    #[arg(long)]
+    accept_data_loss: bool,
 }
 
 /// Delete a keeper and its instance from the cluster data.
 ///
 /// # Errors
-/// There is no such keeper, it has the primary, or the store does not answer.
+/// There is no such keeper, it has the primary or the last copy of the data, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid = only_uid(&args.uid, "removekeeper KEEPER")?;
     let cluster = StoredCluster::open(common)?;
     cluster.cluster_data_to_change().await?;
+    let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
     cluster
         .change(|document| {
-            let mut keepers = document.keepers.take().unwrap_or_default();
+            let mut keepers = document.keepers.clone().unwrap_or_default();
             if keepers.remove(&uid).is_none() {
                 return Err(no_such_keeper(&uid, keepers.keys()).into());
             }
-            let mut instances = document.instances.take().unwrap_or_default();
-            let assigned: Option<InstanceUid> = instances
-                .iter()
-                .find(|(_, instance)| instance.spec.keeper_uid == uid)
-                .map(|(instance_uid, _)| instance_uid.clone());
-            let primary = document.cluster.as_ref().and_then(|cluster| cluster.status.primary.as_ref());
-            if assigned.is_some() && assigned.as_ref() == primary {
-                return Err(Failure::new("keeper assigned db is the current cluster master db.")
-                    .hint(format!("stolonctl failkeeper {uid} lets another keeper take over first"))
-                    .into());
-            }
-            if let Some(assigned) = assigned {
-                instances.remove(&assigned);
+            match spare(&UsableCluster::try_from(document.clone())?, &reports, &uid) {
+                Err(CannotSpare::LastCopy { .. }) if args.accept_data_loss => {}
+                judged => judged.map_err(|why| cannot_spare(&uid, &why))?,
             }
             document.keepers = Some(keepers);
-            document.instances = Some(instances);
+            if let Some(instances) = &mut document.instances {
+                instances.retain(|_, instance| instance.spec.keeper_uid != uid);
+            }
             Ok(Edit::Write)
         })
         .await?;
@@ -55,6 +53,19 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
         )
     })?;
     Ok(())
+}
+
+fn cannot_spare(uid: &KeeperUid, why: &CannotSpare) -> Failure {
+    match why {
+        CannotSpare::Primary => Failure::new("keeper assigned db is the current cluster master db.")
+            .hint(format!("stolonctl failkeeper {uid} lets another keeper take over first")),
+        CannotSpare::LastCopy { primary } => Failure::new(format!(
+            "keeper {uid} may have the last copy of what was committed: the master keeper {primary} does not work, and no other keeper can take over"
+        ))
+        .hint(format!(
+            "repair {primary} or {uid} first; --accept-data-loss removes {uid} all the same"
+        )),
+    }
 }
 
 /// Exactly one argument.

@@ -1,6 +1,8 @@
 //! `stolonctl failkeeper`, `removekeeper` and `promote`
 
-use stolon_model::{KeeperUid, Role};
+use std::time::Duration;
+
+use stolon_model::{KeeperReport, KeeperUid, Role};
 
 use crate::harness::{Ctl, Run};
 
@@ -41,8 +43,8 @@ fn failkeeper_marks_the_keeper_and_nothing_else() {
     assert_eq!(found, expected);
 }
 
-#[test]
-fn removekeeper_deletes_the_keeper_and_its_instance() {
+#[tokio::test]
+async fn removekeeper_deletes_the_keeper_and_its_instance() {
     let ctl = two_keepers();
     let (primary, other) = keepers(&ctl);
     let before = ctl.document();
@@ -54,6 +56,7 @@ fn removekeeper_deletes_the_keeper_and_its_instance() {
              hint: stolonctl failkeeper {primary} lets another keeper take over first\n"
         ),
     );
+    reports(&ctl, &primary).await;
     assert_eq!(ctl.done(&["removekeeper", other.as_str()]), "");
     let after = ctl.document();
     assert!(!after.keepers.as_ref().unwrap().contains_key(&other));
@@ -61,6 +64,31 @@ fn removekeeper_deletes_the_keeper_and_its_instance() {
     let instances = after.instances.unwrap();
     assert_eq!(instances.len(), before.instances.unwrap().len() - 1);
     assert!(instances.values().all(|instance| instance.spec.keeper_uid != other));
+}
+
+async fn reports(ctl: &Ctl, keeper: &KeeperUid) {
+    let report = KeeperReport { uid: keeper.clone(), ..KeeperReport::default() };
+    ctl.store().put_keeper_report(&report, Duration::from_secs(60)).await.unwrap();
+}
+
+/// Nobody hears of the primary, and its only standby holds every commit: without it they are lost.
+#[test]
+fn the_last_copy_is_removed_only_by_those_who_accept_the_loss() {
+    let ctl = two_keepers();
+    let (primary, other) = keepers(&ctl);
+    let before = ctl.document();
+    ctl.refused(
+        &["removekeeper", other.as_str()],
+        1,
+        &format!(
+            "keeper {other} may have the last copy of what was committed: the master keeper {primary} does not work, \
+             and no other keeper can take over\n\
+             hint: repair {primary} or {other} first; --accept-data-loss removes {other} all the same\n"
+        ),
+    );
+    assert_eq!(ctl.document(), before);
+    assert_eq!(ctl.done(&["removekeeper", other.as_str(), "--accept-data-loss"]), "");
+    assert!(!ctl.document().keepers.unwrap().contains_key(&other));
 }
 
 #[test]
