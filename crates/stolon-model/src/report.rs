@@ -8,6 +8,7 @@ use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::Parameters;
+use crate::time::Timestamp;
 use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
 
 document! {
@@ -81,6 +82,10 @@ document! {
         parameter_problems: Option<Vec<String>> = "parameterProblems", omit;
         /// Whether PostgreSQL must be restarted before all its parameters are in force.
         pending_restart: bool = "pendingRestart", omit;
+        /// The parameters that wait for that restart.
+        pending_parameters: Option<Vec<PendingParameter>> = "pendingParameters", omit;
+        /// When PostgreSQL was started; never, while it does not answer.
+        started: Timestamp = "startedAt", omit;
         /// How often PostgreSQL ended unexpectedly within the last minute.
         restarts: u32 = "restarts", omit;
         /// How many looks at PostgreSQL the keeper process has completed, this report's included. Of two reports the positions
@@ -93,6 +98,18 @@ document! {
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
         /// than this knows that its store went back in time.
         served: Option<Served> = "served", omit;
+    }
+}
+
+document! {
+    /// A parameter that has another value in the configuration than in the running PostgreSQL.
+    pub struct PendingParameter {
+        /// Its name.
+        name: String = "name", keep;
+        /// The value that PostgreSQL runs with.
+        in_force: String = "inForce", keep;
+        /// The value that it would start with; absent: its default.
+        wanted: Option<String> = "wanted", omit;
     }
 }
 
@@ -227,6 +244,8 @@ impl KeeperActivity {
             replication_problem,
             parameter_problems,
             pending_restart,
+            pending_parameters,
+            started,
             restarts,
             looks: _,
             hindrance,
@@ -237,7 +256,8 @@ impl KeeperActivity {
             && (bytes_total, restarts, pending_restart)
                 == (&other.bytes_total, &other.restarts, &other.pending_restart)
             && (hindrance, parameter_problems) == (&other.hindrance, &other.parameter_problems)
-            && *holds_primary_data == other.holds_primary_data
+            && (holds_primary_data, started) == (&other.holds_primary_data, &other.started)
+            && *pending_parameters == other.pending_parameters
             && both(served, &other.served, Served::says_the_same_as)
     }
 }

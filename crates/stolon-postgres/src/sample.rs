@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stolon_core::keeper::{Answer, ReplicationRow, WalReceiver};
 use stolon_core::postgres::is_recovery_parameter;
-use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
+use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 
 use crate::error::{PostgresError, Result};
@@ -24,13 +24,14 @@ const POSITION: &str = "SELECT pg_is_in_recovery(), \
      CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END, \
      CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_flush_lsn()) END, \
      greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), \
-     (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+     (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
+     extract(epoch FROM pg_postmaster_start_time())::bigint";
 
 /// The directories of the sockets are given on the command line, so that what a file that came with the data says of them is for nothing.
 /// A parameter that left the files waits for a restart to its default, also where it has that already: nothing would change.
 const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
      WHERE name IS NOT NULL AND setting IS NOT NULL ORDER BY seqno; \
-     SELECT name FROM pg_settings s WHERE pending_restart AND name <> 'unix_socket_directories' \
+     SELECT name, current_setting(name) FROM pg_settings s WHERE pending_restart AND name <> 'unix_socket_directories' \
      AND (setting IS DISTINCT FROM boot_val OR EXISTS (SELECT FROM pg_file_settings f WHERE lower(f.name) = s.name)) \
      ORDER BY 1";
 
@@ -56,10 +57,10 @@ impl LocalPostgres {
         let directory = self.data_directory();
         let read = move || Ok((timeline_history(&directory, timeline)?, older_wal_file(&directory)));
         let (history, older_wal_file) = self.look_at_disk("reading pg_wal", limit, read).await?;
-        let mut pending_restart = column(pending);
+        let mut pending_restart = pairs(pending);
         if !in_recovery {
             // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.
-            pending_restart.retain(|name| !is_recovery_parameter(name));
+            pending_restart.retain(|name, _| !is_recovery_parameter(name));
         }
         Ok(Answer {
             system_identifier: position.get(1).unwrap_or_default().to_owned(),
@@ -71,14 +72,10 @@ impl LocalPostgres {
                 false => WalReceiver::Streaming,
             },
             history,
-            configured_parameters: Arc::new(
-                settings
-                    .iter()
-                    .filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())))
-                    .collect(),
-            ),
+            configured_parameters: Arc::new(pairs(settings)),
             replication: replication.iter().map(replication_row).collect(),
             pending_restart,
+            started: position.get(6).and_then(start_time).unwrap_or_default(),
             synchronous_standby_names: column(names).pop().unwrap_or_default(),
             older_wal_file: older_wal_file.unwrap_or_else(|error| {
                 tracing::warn!("{error}");
@@ -91,7 +88,7 @@ impl LocalPostgres {
     pub async fn configured_parameters(&self, limit: &Limit) -> Result<Parameters> {
         let answers = self.query("read the configured parameters", SETTINGS, limit).await?;
         let rows = answers.first().map(Vec::as_slice).unwrap_or_default();
-        Ok(rows.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))).collect())
+        Ok(pairs(rows))
     }
 
     /// While WAL streams in, the receiver knows the timeline. Otherwise the server is asked to identify itself as it would to another;
@@ -130,6 +127,16 @@ fn primary_position(row: &SimpleQueryRow) -> Result<(Timeline, Lsn)> {
 
 pub(crate) fn unexpected(what: &str) -> PostgresError {
     PostgresError::Invalid(format!("PostgreSQL does not tell {what}"))
+}
+
+/// From the seconds of the Unix epoch.
+fn start_time(seconds: &str) -> Option<Timestamp> {
+    let instant = jiff::Timestamp::from_second(seconds.parse().ok()?).ok()?;
+    Some(Timestamp::utc(instant))
+}
+
+fn pairs(rows: &[SimpleQueryRow]) -> Parameters {
+    rows.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()))).collect()
 }
 
 fn column(rows: &[SimpleQueryRow]) -> Vec<String> {

@@ -274,7 +274,7 @@ instance_test!(settings_that_postgresql_refuses_are_named_and_the_rest_is_accept
     assert_eq!(problems.iter().map(|problem| problem.file).collect::<Vec<_>>(), [ConfigFile::Hba]);
     assert_eq!(problems[0].line, 6);
     eventually("max_connections waiting for a restart", || async {
-        a.postgres.sample(&limit()).await.unwrap().pending_restart == ["max_connections"]
+        a.postgres.sample(&limit()).await.unwrap().pending_restart.into_keys().eq(["max_connections"])
     })
     .await;
     a.stop().await;

@@ -15,10 +15,24 @@ pub enum RowEnd {
     Tab,
 }
 
-/// The header together with the first row, then each further row for itself: the header is aligned with the first
-/// row only. That is how the table has always looked, and scripts may depend on its bytes.
-pub fn render(header: &[&str], rows: &[Vec<String>], end: RowEnd) -> String {
+/// Which rows share their columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alignment {
+    /// The header and the first row, and each further row by itself. That is how Stolon's tables have always looked, and scripts may
+    /// depend on their bytes.
+    FirstRow,
+    /// All of them.
+    AllRows,
+}
+
+/// The header and the rows.
+pub fn render(header: &[&str], rows: &[Vec<String>], end: RowEnd, alignment: Alignment) -> String {
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
+    if alignment == Alignment::AllRows {
+        let header = std::iter::once(Row { cells: &header, end });
+        let block: Vec<Row<'_>> = header.chain(rows.iter().map(|row| Row { cells: row, end })).collect();
+        return render_block(&block);
+    }
     let mut out = String::new();
     for (index, row) in rows.iter().enumerate() {
         let block = if index == 0 {
@@ -83,7 +97,7 @@ mod tests {
     #[test]
     fn the_header_is_aligned_with_the_first_row_only() {
         assert_eq!(
-            render(&["ID", "LEADER"], &[row(&["70834425", "true"])], RowEnd::Free),
+            render(&["ID", "LEADER"], &[row(&["70834425", "true"])], RowEnd::Free, Alignment::FirstRow),
             "ID\t\tLEADER\n70834425\ttrue\n"
         );
         let header = [
@@ -99,7 +113,7 @@ mod tests {
             row(&["keeper2", "true", "127.0.0.1:45432", "true", "2", "2"]),
         ];
         assert_eq!(
-            render(&header, &rows, RowEnd::Tab),
+            render(&header, &rows, RowEnd::Tab, Alignment::FirstRow),
             "UID\tHEALTHY\tPG LISTENADDRESS\tPG HEALTHY\tPG WANTEDGENERATION\tPG CURRENTGENERATION\n\
              keeper1\ttrue\t127.0.0.1:45431\t\ttrue\t\t3\t\t\t3\t\n\
              keeper2\ttrue\t127.0.0.1:45432\ttrue\t2\t2\t\n"
@@ -108,11 +122,14 @@ mod tests {
 
     #[test]
     fn length_counts_characters_not_bytes() {
-        assert_eq!(render(&["A", "B"], &[row(&["äöüäöüä", "x"])], RowEnd::Free), "A\tB\näöüäöüä\tx\n");
+        assert_eq!(
+            render(&["A", "B"], &[row(&["äöüäöüä", "x"])], RowEnd::Free, Alignment::FirstRow),
+            "A\tB\näöüäöüä\tx\n"
+        );
     }
 
     #[test]
     fn no_rows_no_table() {
-        assert_eq!(render(&["ID"], &[], RowEnd::Free), "");
+        assert_eq!(render(&["ID"], &[], RowEnd::Free, Alignment::FirstRow), "");
     }
 }

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry};
+use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 
 use super::observation::{AlterSystem, Data};
 use super::parameters::Demands;
@@ -82,8 +82,10 @@ pub struct Answer {
     pub replication: Vec<ReplicationRow>,
     /// Value in force of `synchronous_standby_names`, read before `lsn`.
     pub synchronous_standby_names: String,
-    /// Names of parameters that wait for a restart, without those that mean nothing to a primary.
-    pub pending_restart: Vec<String>,
+    /// Parameters that wait for a restart, without those that mean nothing to a primary, with the values that the server runs with.
+    pub pending_restart: BTreeMap<String, String>,
+    /// `pg_postmaster_start_time()`.
+    pub started: Timestamp,
     /// Name of the oldest WAL file; empty when segments are not 16 MiB.
     pub older_wal_file: String,
 }

@@ -110,10 +110,11 @@ impl FakeInstance {
     }
 
     /// Of the parameters that only a start takes, those that the tests change.
-    fn pending_restart(&self) -> Vec<String> {
+    fn pending_restart(&self) -> BTreeMap<String, String> {
         let value = |config: &Option<Config>, name: &str| config.as_ref()?.parameters.get(name).cloned();
         let waits = |name: &&str| value(&self.started_with, *name) != value(&self.in_force, *name);
-        [NEEDS_RESTART, "max_connections"].into_iter().filter(waits).map(str::to_owned).collect()
+        let in_force = |name: &str| (name.to_owned(), value(&self.started_with, name).unwrap_or_default());
+        [NEEDS_RESTART, "max_connections"].into_iter().filter(waits).map(in_force).collect()
     }
 
     /// A parameter as the server was started with it.

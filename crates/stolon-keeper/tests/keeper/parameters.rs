@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stolon_model::{Parameters, Role};
+use stolon_model::{Parameters, PendingParameter, Role};
 
 use crate::world::{World, scenario};
 
@@ -108,11 +108,23 @@ fn a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic() {
             world.primary(&keeper).await;
             world.change("aa", |aa| aa.spec.pg_parameters = map(&[("max_connections", "150")])).await;
             world.healthy(&keeper, "aa", 3).await;
-            world
-                .eventually("the pending restart", async |world| {
-                    world.report(&keeper).await?.activity?.pending_restart.then_some(())
-                })
-                .await;
+            let pending = async |world: &mut World| {
+                world
+                    .eventually("the pending restart", async |world| {
+                        let report = world.report(&keeper).await?;
+                        report.activity.filter(|activity| activity.pending_restart)
+                    })
+                    .await
+            };
+            let waits = |in_force: &str, wanted: Option<&str>| PendingParameter {
+                name: "max_connections".to_owned(),
+                in_force: in_force.to_owned(),
+                wanted: wanted.map(str::to_owned),
+            };
+            let activity = pending(&mut world).await;
+            assert_eq!(activity.pending_parameters, Some(vec![waits("100", Some("150"))]));
+            let age = jiff::Timestamp::now().duration_since(activity.started.instant());
+            assert!((0..300).contains(&age.as_secs()), "PostgreSQL was started some seconds ago: {age:?}");
             assert_eq!(keeper.value("SHOW max_connections").await, "100");
             world.cluster.cluster.spec.automatic_pg_restart = Some(true);
             world.publish().await;
@@ -127,13 +139,9 @@ fn a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic() {
             // Going back to the default waits, too. That is no mistake in any file.
             world.cluster.cluster.spec.automatic_pg_restart = Some(false);
             world.change("aa", |aa| aa.spec.pg_parameters = map(&[])).await;
-            let activity = world
-                .eventually("the pending restart", async |world| {
-                    let report = world.report(&keeper).await?;
-                    report.activity.filter(|activity| activity.pending_restart)
-                })
-                .await;
+            let activity = pending(&mut world).await;
             assert_eq!(activity.parameter_problems, None);
+            assert_eq!(activity.pending_parameters, Some(vec![waits("150", None)]));
         },
     );
 }

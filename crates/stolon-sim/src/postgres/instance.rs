@@ -11,7 +11,7 @@ use stolon_core::keeper::{
     StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
-use stolon_model::{Lsn, STOLON_PREFIX};
+use stolon_model::{Lsn, STOLON_PREFIX, Timestamp};
 
 use super::{Condition, DataDirectory, Disk, Phase, Position};
 use crate::Time;
@@ -128,7 +128,8 @@ impl World {
                 })
                 .collect(),
             synchronous_standby_names: parameter("synchronous_standby_names"),
-            pending_restart: Vec::new(),
+            pending_restart: BTreeMap::new(),
+            started: Timestamp::ZERO,
             older_wal_file: wal_file(self.histories.timeline(branch).0, data.oldest_wal()),
         };
         self.as_keepers_see_it(&mut answer);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use stolon_model::{
-    ClusterDocument, Document, FollowConfig, KeeperActivity, KeeperReport, KeeperUid, ProxyReport, Role,
-    SentinelReport, SentinelUid,
+    ClusterDocument, Document, FollowConfig, InstanceUid, KeeperActivity, KeeperReport, KeeperUid, Lsn,
+    PendingParameter, PostgresState, PostgresVersion, ProxyReport, Role, SentinelReport, SentinelUid,
+    Timeline, Timestamp,
 };
 
 use crate::harness::{Ctl, Run};
@@ -41,6 +42,12 @@ Master Keeper: keeper1\n\
 \n\
 keeper1 (master)\n\
 └─keeper2\n\
+\n\
+=== Instances ===\n\
+\n\
+KEEPER\tROLE\tSTATE\tREPLICATION\tTIMELINE\tPOSITION\tLAG\tVERSION\tUPTIME\n\
+keeper1\tmaster\trunning\t-\t\t-\t\t-\t\t-\t-\t-\n\
+keeper2\tstandby\trunning\tasync\t\t-\t\t-\t\t-\t-\t-\n\
 \n";
 
 const JSON: &str = r#"{
@@ -63,7 +70,8 @@ const JSON: &str = r#"{
 			"healthy": true,
 			"pg_healthy": true,
 			"pg_wanted_generation": 3,
-			"pg_current_generation": 3
+			"pg_current_generation": 3,
+			"role": "master"
 		},
 		{
 			"uid": "keeper2",
@@ -71,7 +79,9 @@ const JSON: &str = r#"{
 			"healthy": true,
 			"pg_healthy": true,
 			"pg_wanted_generation": 2,
-			"pg_current_generation": 2
+			"pg_current_generation": 2,
+			"role": "standby",
+			"replication": "async"
 		}
 	],
 	"cluster": {
@@ -110,10 +120,7 @@ async fn the_bytes_are_those_that_scripts_know() {
     report.holds = Some(vec!["waiting for <you>".to_owned()]);
     store.put_sentinel_report(&report, TTL).await.unwrap();
     let text = ctl.done(&["status"]);
-    assert!(
-        text.ends_with("└─keeper2\n\n=== Activity and problems ===\n\ncluster: waiting for <you>\n\n"),
-        "{text}"
-    );
+    assert!(text.ends_with("\n\n=== Activity and problems ===\n\ncluster: waiting for <you>\n\n"), "{text}");
     let json = ctl.done(&["status", "-f", "json"]);
     assert!(json.contains("\"problems\": [\n\t\t\t\"waiting for \\u003cyou\\u003e\"\n"), "{json}");
     leadership.resign().await;
@@ -222,6 +229,14 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
     let first = KeeperActivity {
         parameter_problems: Some(vec![problem.to_owned()]),
         pending_restart: true,
+        pending_parameters: Some(vec![
+            PendingParameter {
+                name: "max_connections".into(),
+                in_force: "100".into(),
+                wanted: Some("200".into()),
+            },
+            PendingParameter { name: "wal_level".into(), in_force: "logical".into(), wanted: None },
+        ]),
         ..KeeperActivity::default()
     };
     let second = KeeperActivity {
@@ -239,9 +254,10 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
 
     let text = ctl.done(&["status"]);
     let ours = format!(
-        "└─keeper2\n\n=== Activity and problems ===\n\n\
+        "=== Activity and problems ===\n\n\
          keeper1: {problem}\n\
-         keeper1: PostgreSQL must be restarted before all its parameters are in force\n\
+         keeper1: PostgreSQL must be restarted for max_connections (100 → 200), wal_level (logical → its default): \
+         restart its keeper, or set automaticPgRestart\n\
          keeper2: base backup, 12.0 MiB of 48.0 MiB (25%)\n\
          keeper2: problem: cannot reach keeper1: connection refused\n\
          cluster: no sentinel runs, so nothing is decided: start stolon-sentinel\n\
@@ -251,10 +267,83 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
     let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
     assert_eq!(
         json["keepers"][0]["activity"],
-        serde_json::json!({"parameter_problems": [problem], "pending_restart": true})
+        serde_json::json!({
+            "parameter_problems": [problem],
+            "pending_restart": true,
+            "pending_parameters": [
+                {"name": "max_connections", "in_force": "100", "wanted": "200"},
+                {"name": "wal_level", "in_force": "logical", "wanted": null},
+            ],
+        })
     );
     assert_eq!(json["keepers"][1]["activity"]["bytes_total"], 48 << 20);
     assert_eq!(json["keepers"][1]["activity"]["step"], "base backup");
+}
+
+/// Of two synchronous standbys one is in sync and 5 MiB behind, the other one is being copied; a fourth keeper has no instance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_are_shown_with_role_lag_timeline_version_and_uptime() {
+    let ctl = Ctl::sqlite();
+    let mut document = ClusterDocument::from_json(DOCUMENT).unwrap();
+    let keepers = document.keepers.as_mut().unwrap();
+    for uid in ["keeper3", "keeper4"] {
+        let mut keeper = keepers[&KeeperUid::from("keeper2")].clone();
+        keeper.uid = uid.into();
+        keepers.insert(uid.into(), keeper);
+    }
+    let instances = document.instances.as_mut().unwrap();
+    let mut third = instances[&InstanceUid::from("85ac816c")].clone();
+    third.uid = "cc".into();
+    third.spec.keeper_uid = "keeper3".into();
+    third.status.healthy = false;
+    instances.insert("cc".into(), third);
+    let primary = instances.get_mut(&InstanceUid::from("548f3fed")).unwrap();
+    primary.spec.synchronous_replication = true;
+    primary.spec.synchronous_standbys = Some(vec!["85ac816c".into(), "cc".into()]);
+    ctl.write(&document.to_json());
+
+    let started = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(76);
+    let report = |uid: &str, instance: &str, lsn: u64| KeeperReport {
+        uid: uid.into(),
+        info_uid: "1".into(),
+        postgres_binary_version: PostgresVersion { major: 16, minor: 4, ..PostgresVersion::default() },
+        postgres_state: Some(PostgresState {
+            uid: instance.into(),
+            healthy: true,
+            timeline: Timeline(3),
+            lsn: Lsn(lsn),
+            synchronous_standbys: Some(vec!["85ac816c".into()]),
+            ..PostgresState::default()
+        }),
+        activity: Some(KeeperActivity { started: Timestamp::utc(started), ..KeeperActivity::default() }),
+        ..KeeperReport::default()
+    };
+    let mut copying = report("keeper3", "cc", 0);
+    copying.postgres_state.as_mut().unwrap().healthy = false;
+    copying.activity = Some(KeeperActivity { step: "base backup".to_owned(), ..KeeperActivity::default() });
+    let store = ctl.store();
+    for report in
+        [report("keeper1", "548f3fed", 0x150_0000), report("keeper2", "85ac816c", 0x100_0000), copying]
+    {
+        store.put_keeper_report(&report, TTL).await.unwrap();
+    }
+    let text = ctl.done(&["status"]);
+    let section: String =
+        text.split("=== Instances ===\n\n").nth(1).unwrap().split_inclusive('\n').take(4).collect();
+    assert_eq!(
+        section,
+        "KEEPER\tROLE\tSTATE\t\tREPLICATION\tTIMELINE\tPOSITION\tLAG\tVERSION\tUPTIME\n\
+         keeper1\tmaster\trunning\t\t-\t\t3\t\t0/1500000\t-\t16.4\t3d 4h\n\
+         keeper2\tstandby\trunning\t\tsync\t\t3\t\t0/1000000\t5.0 MiB\t16.4\t3d 4h\n\
+         keeper3\tstandby\tbase backup\tlate\t\t-\t\t-\t\t-\t16.4\t-\n",
+        "{text}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
+    let keeper = &json["keepers"][1];
+    assert_eq!(keeper["lag_bytes"], 5 << 20);
+    assert_eq!(keeper["timeline"], 3);
+    assert_eq!(keeper["replication"], "sync");
+    assert_eq!(json["keepers"][3].get("role"), None);
 }
 
 #[test]

@@ -245,7 +245,8 @@ impl Machine {
             ServerLook::Answering(answer) => {
                 self.server.restart.under_way = RestartUnderWay::No;
                 self.server.sync.looked(answer);
-                if let Some(proven) = self.blame.came_up(&answer.pending_restart) {
+                let waiting: Vec<String> = answer.pending_restart.keys().cloned().collect();
+                if let Some(proven) = self.blame.came_up(&waiting) {
                     self.save(StateFile::Proven(proven));
                 }
             }
@@ -382,7 +383,7 @@ impl Machine {
                     lsn: answer.lsn,
                     history: answer.history.clone(),
                     in_sync: self.server.sync.in_sync(answer),
-                    pending_restart: answer.pending_restart.clone(),
+                    pending_restart: answer.pending_restart.keys().cloned().collect(),
                 })),
             },
             applied: self.blame.applied().cloned(),

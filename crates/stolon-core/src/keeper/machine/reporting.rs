@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PostgresState, PostgresVersion, Served,
+    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PendingParameter, PostgresState,
+    PostgresVersion, Served, Timestamp,
 };
 
 use crate::keeper::event::{Effect, Measure, Progress, StateFile};
@@ -13,7 +14,7 @@ use crate::keeper::look::{Answer, Look, ServerLook};
 use crate::keeper::observation::Data;
 use crate::keeper::parameters::{reported_parameters, with_what_was_left_out};
 use crate::keeper::say::Saying;
-use crate::postgres::{Support, Version};
+use crate::postgres::{Support, Version, is_recovery_parameter};
 
 use super::ailments::Ailments;
 use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
@@ -42,12 +43,37 @@ pub(super) struct Reporting {
     /// By the last plan: a standby is wanted, and a primary's data are here.
     pub(super) holds_primary_data: bool,
     pub(super) pending_restart: bool,
+    running: Option<Running>,
     pub(super) progress: Progress,
     /// Why the replication slots could not be looked after.
     pub(super) slots_failed: Option<String>,
     publisher: Publisher,
     namesake: NamesakeWatch,
     asking: bool,
+}
+
+/// A server that answers, for people.
+#[derive(Debug)]
+struct Running {
+    started: Timestamp,
+    /// What waits for a restart.
+    pending: Vec<PendingParameter>,
+}
+
+impl Running {
+    fn of(answer: &Answer) -> Running {
+        let wanted = |name: &String| {
+            let mut configured = answer.configured_parameters.iter();
+            configured.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        };
+        let counts = answer.pending_restart.iter().filter(|(name, _)| !is_recovery_parameter(name));
+        let pending = counts.map(|(name, in_force)| PendingParameter {
+            name: name.clone(),
+            in_force: in_force.clone(),
+            wanted: wanted(name),
+        });
+        Running { started: answer.started, pending: pending.collect() }
+    }
 }
 
 impl Reporting {
@@ -60,6 +86,7 @@ impl Reporting {
             ailments: Ailments::default(),
             holds_primary_data: false,
             pending_restart: false,
+            running: None,
             progress: Progress::default(),
             slots_failed: None,
             publisher: Publisher::new(),
@@ -75,6 +102,7 @@ impl Reporting {
 
     /// Whatever was seen of the server holds no more.
     pub(super) fn server_is_gone(&mut self) {
+        self.running = None;
         if let Some(state) = &mut self.state {
             state.healthy = false;
         }
@@ -115,6 +143,7 @@ impl Machine {
             _ => PostgresState::default(),
         };
         self.measure(Measure::Healthy(state.healthy));
+        self.reporting.running = state.healthy.then(|| look.server.answer().map(Running::of)).flatten();
         self.reporting.state = Some(state);
         if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
             self.note_served(answer);
@@ -193,6 +222,8 @@ impl Machine {
 
     fn activity(&self) -> KeeperActivity {
         let problems = self.voice.announced.known_parameter_problems();
+        let running = self.reporting.running.as_ref();
+        let pending = running.map(|running| running.pending.clone());
         let step = self.pursuit.step_under_way().and_then(|step| step.name());
         KeeperActivity {
             step: step.unwrap_or_default().to_owned(),
@@ -202,6 +233,8 @@ impl Machine {
             replication_problem: self.reporting.ailments.replication_problem().to_owned(),
             parameter_problems: (!problems.is_empty()).then(|| problems.iter().cloned().collect()),
             pending_restart: self.reporting.pending_restart,
+            pending_parameters: pending.filter(|it| self.reporting.pending_restart && !it.is_empty()),
+            started: running.map_or(Timestamp::ZERO, |running| running.started),
             restarts: self.server.deaths.within_a_minute(self.now),
             looks: self.looks.completed(),
             hindrance: self.hindrance(),

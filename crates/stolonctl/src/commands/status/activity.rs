@@ -1,11 +1,12 @@
 //! What is going on and what is wrong, in sentences.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use stolon_core::condition::Finding;
 use stolon_core::sentinel::{Eligibility, eligibility, violations};
-use stolon_model::{FailOutcome, Keeper, KeeperReport, KeeperUid, UsableCluster};
+use stolon_model::{FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, UsableCluster};
 
 /// What a keeper reports beyond what Stolon's keepers report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,6 +32,34 @@ pub struct Activity {
     /// PostgreSQL must be restarted before all its parameters are in force.
     #[serde(skip_serializing_if = "is_false")]
     pub pending_restart: bool,
+    /// The parameters that wait for that restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pending_parameters: Vec<Pending>,
+}
+
+/// A parameter that waits for a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pending {
+    /// Its name.
+    pub name: String,
+    /// The value that PostgreSQL runs with.
+    pub in_force: String,
+    /// The value that it would start with; null: its default.
+    pub wanted: Option<String>,
+}
+
+impl From<&PendingParameter> for Pending {
+    fn from(pending: &PendingParameter) -> Pending {
+        let PendingParameter { name, in_force, wanted } = pending.clone();
+        Pending { name, in_force, wanted }
+    }
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = self.wanted.as_deref().unwrap_or("its default");
+        write!(f, "{} ({} → {wanted})", self.name, self.in_force)
+    }
 }
 
 // serde passes a reference.
@@ -55,11 +84,21 @@ pub fn of_keeper(report: &KeeperReport) -> Option<Activity> {
         replication_problem: said.replication_problem.clone(),
         parameter_problems: said.parameter_problems.clone().unwrap_or_default(),
         pending_restart: said.pending_restart,
+        pending_parameters: said.pending_parameters.iter().flatten().map(Pending::from).collect(),
     };
     (activity != Activity::default()).then_some(activity)
 }
 
 impl Activity {
+    fn restart_sentence(&self) -> Option<String> {
+        let how = "restart its keeper, or set automaticPgRestart";
+        let pending: Vec<String> = self.pending_parameters.iter().map(Pending::to_string).collect();
+        self.pending_restart.then(|| match pending.is_empty() {
+            true => "PostgreSQL must be restarted before all its parameters are in force".to_owned(),
+            false => format!("PostgreSQL must be restarted for {}: {how}", pending.join(", ")),
+        })
+    }
+
     /// One line each.
     pub fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
@@ -73,9 +112,7 @@ impl Activity {
             sentences.push(format!("problem: {}", self.replication_problem));
         }
         sentences.extend(self.parameter_problems.iter().cloned());
-        if self.pending_restart {
-            sentences.push("PostgreSQL must be restarted before all its parameters are in force".to_owned());
-        }
+        sentences.extend(self.restart_sentence());
         sentences.iter().map(|sentence| sentence.replace('\n', " ")).collect()
     }
 }
@@ -92,7 +129,8 @@ fn progress(done: u64, total: u64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+/// With one digit after the point.
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
         return format!("{count} B");

@@ -6,12 +6,13 @@ use serde::Serialize;
 use stolon_core::condition::{Evidence, Finding, findings};
 use stolon_core::sentinel::violations;
 use stolon_model::{
-    ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, SentinelUid, UsableCluster,
+    ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, SentinelUid, Timestamp, UsableCluster,
 };
 use stolon_runtime::Failure;
 use stolon_store::Versioned;
 
 use super::activity::{self, Activity};
+use super::instances::{self, InstanceLine};
 use crate::stored_cluster::{StoredCluster, cannot_get, checked};
 
 /// The whole answer; the JSON has the fields in this order.
@@ -69,6 +70,9 @@ pub struct KeeperLine {
     pub pg_wanted_generation: i64,
     /// The generation that it has reached.
     pub pg_current_generation: i64,
+    /// What its PostgreSQL is.
+    #[serde(flatten)]
+    pub instance: InstanceLine,
     /// What it is doing and what troubles it, when there is something to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
@@ -134,6 +138,7 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
 }
 
 fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<KeeperLine> {
+    let now = Timestamp::utc(jiff::Timestamp::now());
     data.keepers
         .iter()
         .map(|(uid, keeper)| {
@@ -150,6 +155,7 @@ fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>)
                 pg_healthy: instance.is_some_and(|instance| instance.status.healthy),
                 pg_wanted_generation: instance.map_or(0, |instance| instance.generation),
                 pg_current_generation: instance.map_or(0, |instance| instance.status.current_generation),
+                instance: instances::line_of(data, reports, uid, now),
                 activity: reports.get(uid).and_then(activity::of_keeper),
             }
         })

@@ -2,6 +2,8 @@
 
 mod activity;
 mod gather;
+mod instances;
+mod style;
 mod text;
 
 use std::io::IsTerminal;
@@ -19,6 +21,7 @@ use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 
 use gather::Status;
+use style::Style;
 
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
@@ -145,7 +148,7 @@ pub async fn watch(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> any
 
 fn shown(status: &Status, format: Format) -> String {
     match format {
-        Format::Text => text::render(status),
+        Format::Text => text::render(status, Style::of_stdout()),
         Format::Json => format!("{}\n", to_tabbed_json(status)),
     }
 }

@@ -1,42 +1,48 @@
 //! The text of `status`, byte for byte as scripts know it; what is ours comes after it.
 
 use super::gather::{KeeperLine, Status};
-use crate::table::{RowEnd, render as table};
+use super::instances::rounded;
+use super::style::{Style, Tone};
+use crate::commands::status::activity::bytes;
+use crate::table::{Alignment, RowEnd, render as table};
 
 /// The whole text.
-pub fn render(status: &Status) -> String {
-    let mut out = String::new();
-    section(&mut out, "=== Active sentinels ===");
+pub fn render(status: &Status, style: Style) -> String {
+    let mut page = Page { out: String::new(), style };
+    page.title("=== Active sentinels ===");
     let rows: Vec<_> =
         status.sentinels.iter().map(|line| vec![line.uid.clone(), line.leader.to_string()]).collect();
-    out.push_str(&table_or(&["ID", "LEADER"], &rows, RowEnd::Free, "No active sentinels\n"));
-    out.push('\n');
+    page.table_or(&["ID", "LEADER"], &rows, RowEnd::Free, "No active sentinels\n");
+    page.out.push('\n');
 
-    section(&mut out, "=== Active proxies ===");
+    page.title("=== Active proxies ===");
     let rows: Vec<_> = status.proxies.iter().map(|line| vec![line.uid.clone()]).collect();
-    out.push_str(&table_or(&["ID"], &rows, RowEnd::Free, "No active proxies\n"));
-    out.push('\n');
+    page.table_or(&["ID"], &rows, RowEnd::Free, "No active proxies\n");
+    page.out.push('\n');
 
-    section(&mut out, "=== Keepers ===");
+    page.title("=== Keepers ===");
     let rows: Vec<_> = status.keepers.iter().map(keeper_row).collect();
-    out.push_str(&table_or(&KEEPER_HEADER, &rows, RowEnd::Tab, "No keepers available\n\n"));
+    page.table_or(&KEEPER_HEADER, &rows, RowEnd::Tab, "No keepers available\n\n");
 
     if status.cluster.master_db_uid.is_empty() {
-        out.push_str("No cluster available\n\n");
+        page.out.push_str("No cluster available\n\n");
     } else {
-        out.push('\n');
-        section(&mut out, "=== Cluster Info ===");
-        out.push_str(&format!("Master Keeper: {}\n\n", status.cluster.master_keeper_uid));
-        section(&mut out, "===== Keepers/DB tree =====");
-        status.tree.iter().for_each(|line| out.push_str(&format!("{line}\n")));
-        out.push('\n');
+        page.out.push('\n');
+        page.title("=== Cluster Info ===");
+        page.out.push_str(&format!("Master Keeper: {}\n\n", status.cluster.master_keeper_uid));
+        page.title("===== Keepers/DB tree =====");
+        status.tree.iter().for_each(|line| page.out.push_str(&format!("{line}\n")));
+        page.out.push('\n');
     }
-    out.push_str(&ours(status));
-    out
+    page.instances(status);
+    page.activity_and_problems(status);
+    page.out
 }
 
 const KEEPER_HEADER: [&str; 6] =
     ["UID", "HEALTHY", "PG LISTENADDRESS", "PG HEALTHY", "PG WANTEDGENERATION", "PG CURRENTGENERATION"];
+const INSTANCE_HEADER: [&str; 9] =
+    ["KEEPER", "ROLE", "STATE", "REPLICATION", "TIMELINE", "POSITION", "LAG", "VERSION", "UPTIME"];
 
 fn keeper_row(line: &KeeperLine) -> Vec<String> {
     vec![
@@ -49,25 +55,90 @@ fn keeper_row(line: &KeeperLine) -> Vec<String> {
     ]
 }
 
-fn section(out: &mut String, title: &str) {
-    out.push_str(title);
-    out.push_str("\n\n");
-}
-
-fn table_or(header: &[&str], rows: &[Vec<String>], end: RowEnd, otherwise: &str) -> String {
-    if rows.is_empty() { otherwise.to_owned() } else { table(header, rows, end) }
-}
-
-/// What Stolon does not show: what is going on, and what is wrong. Nothing when there is nothing to say.
-fn ours(status: &Status) -> String {
-    let mut lines = Vec::new();
-    for keeper in &status.keepers {
-        let sentences = keeper.activity.iter().flat_map(|activity| activity.sentences());
-        lines.extend(sentences.map(|sentence| format!("{}: {sentence}\n", keeper.uid)));
+/// The state of an instance in a word or two, and what that is to its reader.
+fn state(line: &KeeperLine) -> (&str, Tone) {
+    let activity = line.activity.as_ref();
+    let step = activity.map_or("", |activity| activity.step.as_str());
+    let receives_nothing = activity.is_some_and(|activity| !activity.replication_problem.is_empty());
+    if !line.healthy {
+        ("keeper silent", Tone::Bad)
+    } else if !step.is_empty() {
+        (step, Tone::Attention)
+    } else if !line.pg_healthy {
+        ("not working", Tone::Bad)
+    } else if receives_nothing {
+        ("receives nothing", Tone::Attention)
+    } else {
+        ("running", Tone::Good)
     }
-    lines.extend(status.cluster.problems.iter().map(|problem| format!("cluster: {problem}\n")));
-    match lines.is_empty() {
-        true => String::new(),
-        false => format!("=== Activity and problems ===\n\n{}\n", lines.concat()),
+}
+
+fn instance_row(line: &KeeperLine) -> Vec<String> {
+    let of = &line.instance;
+    let known = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+    vec![
+        line.uid.clone(),
+        known(of.role.map(str::to_owned)),
+        state(line).0.to_owned(),
+        known(of.replication.map(|replication| replication.as_str().to_owned())),
+        known(of.timeline.map(|timeline| timeline.to_string())),
+        known(of.position.clone()),
+        known(of.lag_bytes.map(bytes)),
+        known(of.version.clone()),
+        known(of.uptime.map(rounded)),
+    ]
+}
+
+struct Page {
+    out: String,
+    style: Style,
+}
+
+impl Page {
+    fn title(&mut self, title: &str) {
+        self.out.push_str(&self.style.line(Tone::Title, title));
+        self.out.push_str("\n\n");
+    }
+
+    fn table_or(&mut self, header: &[&str], rows: &[Vec<String>], end: RowEnd, otherwise: &str) {
+        let made = table(header, rows, end, self.style.alignment());
+        self.out.push_str(if rows.is_empty() { otherwise } else { &made });
+    }
+
+    /// What Stolon does not show of the instances. Nothing where there is none.
+    fn instances(&mut self, status: &Status) {
+        let lines: Vec<&KeeperLine> =
+            status.keepers.iter().filter(|line| line.instance.role.is_some()).collect();
+        if lines.is_empty() {
+            return;
+        }
+        self.title("=== Instances ===");
+        let rows: Vec<Vec<String>> = lines.iter().map(|line| instance_row(line)).collect();
+        let made = table(&INSTANCE_HEADER, &rows, RowEnd::Free, Alignment::AllRows);
+        let tones = lines.iter().map(|line| Some(state(line).1));
+        for (row, tone) in made.lines().zip(std::iter::once(None).chain(tones)) {
+            let row = tone.map_or_else(|| row.to_owned(), |tone| self.style.line(tone, row));
+            self.out.push_str(&format!("{row}\n"));
+        }
+        self.out.push('\n');
+    }
+
+    /// What is going on, and what is wrong. Nothing when there is nothing to say.
+    fn activity_and_problems(&mut self, status: &Status) {
+        let mut lines = Vec::new();
+        for keeper in &status.keepers {
+            let sentences = keeper.activity.iter().flat_map(|activity| activity.sentences());
+            lines.extend(sentences.map(|sentence| format!("{}: {sentence}", keeper.uid)));
+        }
+        lines.extend(status.cluster.problems.iter().map(|problem| format!("cluster: {problem}")));
+        if lines.is_empty() {
+            return;
+        }
+        self.title("=== Activity and problems ===");
+        for line in lines {
+            self.out.push_str(&self.style.line(Tone::Attention, &line));
+            self.out.push('\n');
+        }
+        self.out.push('\n');
     }
 }
