@@ -5,14 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use stolon_testkit::local::{Process, Server, Target};
-use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for};
+use stolon_testkit::local::Target;
+use stolon_testkit::{Cluster, Foreign, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for};
 
 /// A legacy server beside the cluster, not started yet, with the users that the cluster needs once it is.
 struct Legacy {
-    server: Server,
+    foreign: Foreign,
     marker: PathBuf,
-    password_file: PathBuf,
 }
 
 const TUNED: &str = "\
@@ -28,53 +27,15 @@ shared_preload_libraries = 'pg_stat_statements'
 
 impl Legacy {
     async fn create(cluster: &mut Cluster) -> anyhow::Result<Legacy> {
-        let directory = cluster.layout.directory.join("legacy");
-        let server = Server {
-            pg_bin: cluster.layout.pg_bin.clone(),
-            account: cluster.layout.account.clone(),
-            port: cluster.ports.take()?,
-            password: "legacy".to_owned(),
-            directory: directory.clone(),
-        };
-        server.create(TUNED).await?;
-        Ok(Legacy { server, marker: directory.join("mended"), password_file: directory.join("pgpass") })
+        let foreign = Foreign::create(cluster, "legacy", TUNED).await?;
+        Ok(Legacy { marker: foreign.server.directory.join("mended"), foreign })
     }
 
-    async fn start(&self, cluster: &Cluster) -> anyhow::Result<Process> {
-        self.start_with(cluster, &cluster.layout.credentials.superuser_password).await
-    }
-
-    /// `password`: what the restore command will find in its file.
-    async fn start_with(&self, cluster: &Cluster, password: &str) -> anyhow::Result<Process> {
-        let process = self.server.start().await?;
-        let users = &cluster.layout.credentials;
-        self.server
-            .create_user(&["-s", "--replication"], &users.superuser, &users.superuser_password)
-            .await?;
-        self.server
-            .create_user(&["--replication"], &users.replication_user, &users.replication_password)
-            .await?;
-        self.write_password(cluster, password)?;
-        let session = self.server.target().connect(QUERY).await?;
+    async fn start(&mut self) -> anyhow::Result<()> {
+        self.foreign.start().await?;
         let content = "create extension pg_stat_statements; create table t (id int primary key, v text); \
                        insert into t select n, repeat(n::text, 50) from generate_series(1, 5000) n";
-        session.rows(content, QUERY).await?;
-        Ok(process)
-    }
-
-    fn write_password(&self, cluster: &Cluster, password: &str) -> anyhow::Result<()> {
-        let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
-        cluster.layout.account.write_private(&self.password_file, &format!("*:*:*:*:{escaped}\n"))
-    }
-
-    /// The restore command of the documentation, with the password in a file.
-    fn restore_command(&self) -> String {
-        format!(
-            "PGPASSFILE={} {} -D %d -P -h 127.0.0.1 -p {} -U stolon -X stream --checkpoint=fast",
-            self.password_file.display(),
-            self.server.pg_bin.join("pg_basebackup").display(),
-            self.server.port,
-        )
+        self.foreign.run(content).await
     }
 
     fn spec(restore_command: &str) -> Value {
@@ -93,18 +54,10 @@ async fn content(target: &Target) -> anyhow::Result<String> {
     session.value("select count(*) || ' ' || sum(hashtextextended(t::text, 0)::numeric) from t", QUERY).await
 }
 
-fn start_everything(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
-    for number in 1..=keepers {
-        cluster.start_service(&format!("keeper{number}"))?;
-    }
-    cluster.start_service("sentinel1")?;
-    cluster.start_service("proxy1")
-}
-
 /// The database takes writes, and holds what the legacy one held.
 async fn migrated(cluster: &Cluster, legacy: &Legacy) -> anyhow::Result<()> {
     cluster.wait_writable(PATIENCE).await?;
-    let (before, after) = (content(&legacy.server.target()).await?, content(&cluster.proxy()).await?);
+    let (before, after) = (content(&legacy.foreign.server.target()).await?, content(&cluster.proxy()).await?);
     ensure!(before == after, "legacy {before}, migrated {after}");
     Ok(())
 }
@@ -136,11 +89,11 @@ async fn nothing_half_made(cluster: &Cluster) -> anyhow::Result<()> {
 #[test]
 fn with_parameters_and_a_second_keeper() {
     on_prepared(Plan::new(2).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster).await?;
-        legacy.start(cluster).await?;
-        start_everything(cluster, 2)?;
+        let mut legacy = Legacy::create(cluster).await?;
+        legacy.start().await?;
+        cluster.start_services()?;
         cluster
-            .stolonctl_ok(&["init", &Legacy::spec(&legacy.restore_command()).to_string()], "yes\n")
+            .stolonctl_ok(&["init", &Legacy::spec(&legacy.foreign.restore_command()).to_string()], "yes\n")
             .await?;
         let parameters =
             json!({ "pgParameters": { "max_connections": "400", "max_prepared_transactions": "100" } });
@@ -164,11 +117,11 @@ fn with_parameters_and_a_second_keeper() {
 #[test]
 fn without_parameters_the_control_data_decide() {
     on_prepared(Plan::new(2).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster).await?;
-        legacy.start(cluster).await?;
-        start_everything(cluster, 2)?;
+        let mut legacy = Legacy::create(cluster).await?;
+        legacy.start().await?;
+        cluster.start_services()?;
         // Nothing of the copied configuration helps either.
-        let command = format!("{} && : > %d/postgresql.conf", legacy.restore_command());
+        let command = format!("{} && : > %d/postgresql.conf", legacy.foreign.restore_command());
         cluster.stolonctl_ok(&["init", &Legacy::spec(&command).to_string()], "yes\n").await?;
         migrated(cluster, &legacy).await?;
         let session = cluster.session().await?;
@@ -191,17 +144,17 @@ fn without_parameters_the_control_data_decide() {
 #[test]
 fn an_unreachable_host_then_a_wrong_password() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster).await?;
-        start_everything(cluster, 1)?;
-        let spec = Legacy::spec(&legacy.restore_command()).to_string();
+        let mut legacy = Legacy::create(cluster).await?;
+        cluster.start_services()?;
+        let spec = Legacy::spec(&legacy.foreign.restore_command()).to_string();
         cluster.stolonctl_ok(&["init", "--yes", &spec], "").await?;
         said(cluster, &["connection to server at \"127.0.0.1\"", "failed"]).await?;
         nothing_half_made(cluster).await?;
 
-        legacy.write_password(cluster, "wrong")?;
-        legacy.start_with(cluster, "wrong").await?;
+        legacy.foreign.write_password("wrong")?;
+        legacy.start().await?;
         said(cluster, &["password authentication failed for user \"stolon\""]).await?;
-        legacy.write_password(cluster, &cluster.layout.credentials.superuser_password)?;
+        legacy.foreign.write_password(&cluster.layout.credentials.superuser_password)?;
         migrated(cluster, &legacy).await
     });
 }
@@ -209,12 +162,12 @@ fn an_unreachable_host_then_a_wrong_password() {
 #[test]
 fn data_of_another_major_version() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster).await?;
-        legacy.start(cluster).await?;
-        start_everything(cluster, 1)?;
+        let mut legacy = Legacy::create(cluster).await?;
+        legacy.start().await?;
+        cluster.start_services()?;
         let command = format!(
             "{} && {{ test -e {} || echo 13 > %d/PG_VERSION; }}",
-            legacy.restore_command(),
+            legacy.foreign.restore_command(),
             legacy.marker.display()
         );
         cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
@@ -228,20 +181,21 @@ fn data_of_another_major_version() {
 #[test]
 fn a_library_that_is_missing_here() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster).await?;
-        legacy.start(cluster).await?;
-        start_everything(cluster, 1)?;
+        let mut legacy = Legacy::create(cluster).await?;
+        legacy.start().await?;
+        cluster.start_services()?;
         // What the copied configuration asks for exists on the legacy machine only.
-        let library = legacy.server.directory.join("late_library");
+        let library = legacy.foreign.server.directory.join("late_library");
         let command = format!(
             "{} && echo \"shared_preload_libraries = '{}'\" >> %d/postgresql.conf",
-            legacy.restore_command(),
+            legacy.foreign.restore_command(),
             library.display()
         );
         cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
         said(cluster, &["late_library"]).await?;
-        let output =
-            std::process::Command::new(legacy.server.pg_bin.join("pg_config")).arg("--pkglibdir").output();
+        let output = std::process::Command::new(legacy.foreign.server.pg_bin.join("pg_config"))
+            .arg("--pkglibdir")
+            .output();
         let directory = match output {
             Ok(output) if output.status.success() => {
                 PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
@@ -256,11 +210,11 @@ fn a_library_that_is_missing_here() {
 #[test]
 fn a_full_disk() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster).await?;
-        legacy.start(cluster).await?;
+        let mut legacy = Legacy::create(cluster).await?;
+        legacy.start().await?;
         let disk = SmallDisk::mount(cluster)?;
-        start_everything(cluster, 1)?;
-        let command = format!("{}{}", disk.obstacle(&legacy), legacy.restore_command());
+        cluster.start_services()?;
+        let command = format!("{}{}", disk.obstacle(&legacy), legacy.foreign.restore_command());
         cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
         said(cluster, &["o space left on device"]).await?;
         nothing_half_made(cluster).await?;

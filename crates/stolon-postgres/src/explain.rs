@@ -84,7 +84,8 @@ pub(crate) fn tool_failure(tool: &str, tail: &[String]) -> Option<String> {
 
 /// The last thing that a server said about why it receives no WAL.
 pub(crate) fn replication_failure(tail: &[String]) -> Option<String> {
-    const SIGNS: [&str; 4] = [
+    const SIGNS: [&str; 5] = [
+        "database system identifier differs",
         "could not connect to the primary server",
         "could not receive data from WAL stream",
         "could not start WAL streaming",

@@ -228,10 +228,16 @@ impl Cluster {
     /// As [`Cluster::prepare`].
     pub async fn start(plan: &Plan) -> anyhow::Result<Cluster> {
         let mut cluster = Cluster::prepare(plan).await?;
-        for name in cluster.services() {
-            cluster.start_service(&name)?;
-        }
+        cluster.start_services()?;
         Ok(cluster)
+    }
+
+    /// Start every program of a cluster that was prepared.
+    ///
+    /// # Errors
+    /// One of them cannot be started.
+    pub fn start_services(&mut self) -> anyhow::Result<()> {
+        self.services().iter().try_for_each(|name| self.start_service(name))
     }
 
     /// Start everything, and wait until the database takes writes and all standbys stream.

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod consul;
 mod daemon;
 pub mod etcd;
+mod foreign;
 pub mod kubernetes;
 mod majors;
 pub mod postgres;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, short_timings};
 pub use daemon::http;
+pub use foreign::Foreign;
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use scenario::{on_cluster, on_prepared};
 pub use slow_road::SlowRoad;

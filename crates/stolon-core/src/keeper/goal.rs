@@ -278,11 +278,20 @@ impl Goal {
         }
     }
 
-    /// host:port of the instance of this cluster that a standby is asked to follow.
-    pub fn upstream_address(&self) -> Option<String> {
+    /// Whom a standby is asked to stream from, in words. None for those that live on an archive alone.
+    pub fn upstream_in_words(&self) -> Option<String> {
         let Goal::Reach(goal) = self else { return None };
-        let InstanceRole::Standby(Follow::Internal(peer)) = &goal.role else { return None };
-        Some(format!("{}:{}", peer.status.listen_address, peer.status.port))
+        match &goal.role {
+            InstanceRole::Standby(Follow::Internal(peer)) => {
+                Some(format!("{}:{}", peer.status.listen_address, peer.status.port))
+            }
+            InstanceRole::Standby(Follow::External { standby: Some(standby), .. })
+                if !standby.primary_conninfo.is_empty() =>
+            {
+                Some("the primary outside of the cluster that primaryConninfo names".to_owned())
+            }
+            InstanceRole::Primary(_) | InstanceRole::Standby(_) => None,
+        }
     }
 
     /// True for a primary beside which another instance was elected.

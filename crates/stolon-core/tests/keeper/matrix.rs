@@ -6,6 +6,7 @@ use stolon_core::keeper::*;
 use stolon_core::postgres::Version;
 use stolon_model::{
     ArchiveRecoverySettings, FollowConfig, InstanceInitMode as Init, RecoveryTargetSettings, Role,
+    StandbySettings,
 };
 
 use crate::given::*;
@@ -367,6 +368,20 @@ fn the_head_of_a_standby_cluster_is_promoted_in_place() {
     ours(&mut cluster).spec.follow_config = None;
     cluster.cluster.status.primary = Some("us".into());
     assert_eq!(planned(&cluster, &seen), "promote again");
+}
+
+#[test]
+fn whom_a_standby_streams_from_is_known_unless_it_lives_on_an_archive() {
+    let mut cluster = asked(Role::Standby, Init::None);
+    ours(&mut cluster).spec.follow_config = Some(external());
+    assert_eq!(goal(&cluster).upstream_in_words(), None, "an archive alone");
+    let mut follow = external();
+    let mut settings = StandbySettings::default();
+    settings.primary_conninfo = "host=outside password=secret".into();
+    follow.standby_settings = Some(settings);
+    ours(&mut cluster).spec.follow_config = Some(follow);
+    let words = goal(&cluster).upstream_in_words().unwrap();
+    assert!(words.contains("primaryConninfo") && !words.contains("secret"), "{words}");
 }
 
 #[test]

@@ -15,8 +15,7 @@ pub(super) struct Ailments {
 }
 
 impl Ailments {
-    /// A look has ended. `upstream` is the instance that a standby is asked to follow (host:port); `patience` how long a
-    /// standby may well wait that changes its primary, or whose primary restarts. Returns what is news.
+    /// A look has ended. `upstream` is whom a standby is asked to stream from, in words; `patience` how long a standby may well wait that changes its primary, or whose primary restarts. Returns what is news.
     pub(super) fn looked(
         &mut self,
         now: Duration,
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_of_somebody_outside_and_a_primary_are_not_complained_about() {
+    fn a_standby_that_lives_on_an_archive_and_a_primary_are_not_complained_about() {
         let mut ailments = Ailments::default();
         let primary = Answer { receiver: WalReceiver::Absent(None), in_recovery: false, ..Answer::default() };
         let looks = [

@@ -133,7 +133,7 @@ impl Machine {
         let said = self.reporting.note_version(&look.version);
         self.say_all(said.into_iter().collect());
         self.reporting.data_is_gone = look.data == Data::Absent && !look.server.is_running();
-        let upstream = self.orders.goal().upstream_address();
+        let upstream = self.orders.goal().upstream_in_words();
         let patience = self.orders.pace().sleep * 2;
         let said = self.reporting.ailments.looked(self.now, &look.server, upstream.as_deref(), patience);
         self.say_all(said);
