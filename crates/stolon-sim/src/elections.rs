@@ -59,15 +59,35 @@ impl World {
     /// counts no more. In asynchronous mode that gives up what the successor acknowledged to whoever went to it directly. If
     /// proxies had sent it anybody, the next commit through one would break I2.
     pub(crate) fn note_return(&mut self) {
-        let Some((_, promoted)) = self.ledger.promoted else { return };
         let Some((_, keeper)) = self.elected() else { return };
         let Some(here) = self.durable(keeper) else { return };
+        let histories = &self.histories;
+        self.ledger.left_at.retain(|branch, lsn| {
+            let beyond = Position { branch: *branch, lsn: Lsn(lsn.0 + 1) };
+            *branch != here.branch && !histories.contains(here, beyond)
+        });
+        let Some((_, promoted)) = self.ledger.promoted else { return };
         if !self.histories.contains(here, Position { branch: promoted, lsn: Lsn(0) }) {
             self.ledger.promoted = Some((keeper, here.branch));
             if !self.ledger.synchronous {
+                self.ledger.left_at.insert(promoted, Lsn(0));
                 self.give_up_asynchronously(here);
             }
         }
+    }
+
+    /// In asynchronous mode a server was promoted at `from`. Whoever worked before it may go on for a while, and tell those that go to it
+    /// directly that they have committed: nobody promised to keep that, also when an operator switches to synchronous mode meanwhile.
+    pub(crate) fn leave_behind(&mut self, from: Position) {
+        self.ledger.left_at.insert(from.branch, from.lsn);
+    }
+
+    /// Whether a position lies beyond where its branch, or one that it grew from, was left in asynchronous mode.
+    pub(crate) fn was_left(&self, position: Position) -> bool {
+        self.ledger.left_at.iter().any(|(branch, lsn)| {
+            let beyond = Position { branch: *branch, lsn: Lsn(lsn.0 + 1) };
+            self.histories.contains(position, beyond)
+        })
     }
 
     /// I3: a keeper that knows since a while that another primary was elected lets nobody commit, whatever the mode; a fault may have

@@ -88,6 +88,8 @@ pub(crate) struct Ledger {
     pub(crate) last_commit: Option<Time>,
     /// The last server that was promoted in the place of another one.
     pub(crate) promoted: Option<(u8, BranchId)>,
+    /// Where branches were left in asynchronous mode. What is written beyond that nobody ever promised to keep, whatever the mode is later.
+    pub(crate) left_at: BTreeMap<BranchId, Lsn>,
 }
 
 fn positions(of: &BTreeMap<BranchId, Lsn>) -> Vec<Position> {
@@ -231,7 +233,7 @@ impl World {
     /// I1: a client is told of a commit, or sees one: from now on it is promised.
     pub(crate) fn promised(&mut self, position: Position) {
         self.coverage.acknowledged += 1;
-        if !self.is_synchronous() && self.is_past(position) {
+        if self.was_left(position) || !self.is_synchronous() && self.is_past(position) {
             // In asynchronous mode who goes to a server directly learns of its end when the server does.
             return;
         }
@@ -247,7 +249,7 @@ impl World {
 
     /// A read shows commits: they are promised, too.
     pub(crate) fn seen(&mut self, position: Position) {
-        if self.is_synchronous() {
+        if self.is_synchronous() && !self.was_left(position) {
             self.ledger.promise(&self.histories, position);
             self.check_synchronous_promise();
         }
@@ -263,7 +265,7 @@ impl World {
     /// I3: a server acknowledges a commit.
     pub(crate) fn acknowledged_by(&mut self, keeper: u8, position: Position) {
         self.check_deposed(keeper);
-        if !self.ledger.synchronous {
+        if !self.ledger.synchronous || self.was_left(position) {
             return;
         }
         if let Some((other, branch)) = self.ledger.promoted
@@ -449,6 +451,7 @@ impl World {
             self.coverage.reached(Point::DeposedPrimaryRan);
         }
         if !self.ledger.synchronous {
+            self.leave_behind(from);
             self.give_up_asynchronously(from);
         } else if let Some(lacking) = self.ledger.lacking(&self.histories, from) {
             self.violate(Invariant::I8PromotedHoldsEverything, || {

@@ -72,6 +72,8 @@ pub(crate) struct Keeper {
     pub(crate) steps: u32,
     /// Since when it knows that another instance than its own is the primary.
     pub(crate) deposed_since: Option<crate::Time>,
+    /// The highest epoch of a document that it has read.
+    newest: u64,
     /// When the machine wants to be told the time, and when it will be.
     wake_at: crate::Time,
     armed: Option<crate::Time>,
@@ -89,6 +91,7 @@ impl Keeper {
             wake_at: crate::Time::ZERO,
             armed: None,
             deposed_since: None,
+            newest: 0,
         }
     }
 
@@ -365,9 +368,14 @@ impl World {
         MachineEvent::ClusterRead { read, as_of }
     }
 
-    /// A keeper learns who the primary is. An older document than the one that counts tells it nothing.
+    /// A keeper learns who the primary is. An older document than the one that counts tells it nothing, nor does one that is older
+    /// than what it has read before: it may still hold a copy of that when the store has another one.
     fn note_deposed(&mut self, index: u8, document: Option<&ClusterDocument>) {
-        let other = document.filter(|_| !self.is_set_back()).and_then(|document| {
+        let epoch = document.and_then(|document| document.cluster.as_ref()?.epoch).unwrap_or(0);
+        let newest = &mut self.keeper(index).newest;
+        *newest = epoch.max(*newest);
+        let is_old = epoch < *newest || self.is_set_back();
+        let other = document.filter(|_| !is_old).and_then(|document| {
             let primary = document.cluster.as_ref()?.status.primary.as_ref()?;
             let instance = document.instances.as_ref()?.get(primary)?;
             Some(instance.spec.keeper_uid != *self.keepers[usize::from(index)].uid())

@@ -185,14 +185,21 @@ pub fn newest(
 }
 
 /// The same document, newer than everything that any program has seen or served under: epoch and generations leap, also above what keepers
-/// and proxies know that are away. The generations count where a program of Stolon drops the epoch later.
+/// and proxies know that are away. The generations count where a program of Stolon drops the epoch later. They are not below the epoch,
+/// which every settlement raises above the one before it: a store that goes back twice to the same document would otherwise be given the
+/// same generations twice, and what a proxy or keeper has said of the first would be taken for an acknowledgement of the second.
 ///
 /// Clients go nowhere until every proxy has let go of where it is, and which standbys have caught up is found out anew: the document
 /// does not know what was acknowledged since.
 fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> ClusterData {
     let mut next = data.clone();
     let known = data.cluster.epoch.unwrap_or(0).max(witnesses.highest_epoch(data));
-    next.cluster.epoch = Some(leap(known, wall));
+    let epoch = leap(known, wall);
+    next.cluster.epoch = Some(epoch);
+    let above = |generation: i64| {
+        let leapt = generation.saturating_add(i64::from(LEAP));
+        leapt.max(i64::try_from(epoch).unwrap_or(i64::MAX))
+    };
     let mut served: BTreeMap<InstanceUid, i64> = BTreeMap::new();
     for Served { instance, generation, .. } in witnesses.served(data).into_values() {
         let highest = served.entry(instance).or_default();
@@ -200,10 +207,10 @@ fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> Clu
     }
     for (uid, instance) in &mut next.instances {
         let known = served.get(uid).copied().unwrap_or_default();
-        instance.generation = instance.generation.max(known).saturating_add(i64::from(LEAP));
+        instance.generation = above(instance.generation.max(known));
         instance.status.synchronous_standbys = None;
     }
-    next.proxy.generation = next.proxy.generation.saturating_add(i64::from(LEAP));
+    next.proxy.generation = above(next.proxy.generation);
     next.proxy.spec.primary = None;
     next
 }
