@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, InstanceUid, Lsn};
+use stolon_model::{ClusterData, InstanceUid, KeeperUid, Lsn};
 
 use crate::coverage::Point;
 use crate::invariants::Invariant;
@@ -51,6 +51,27 @@ impl World {
         if here.lsn.0.saturating_add(limit.into()) < reported.0 {
             self.violate(Invariant::I8PromotedHoldsEverything, || {
                 format!("k{keeper} is elected at {} although the primary had reported {reported}", here.lsn)
+            });
+        }
+    }
+
+    /// A keeper reports.
+    pub(crate) fn note_life(&mut self, uid: &KeeperUid) {
+        let now = self.now;
+        if let Some(index) = self.keeper_index(uid) {
+            self.keeper(index).reported_at = Some(now);
+        }
+    }
+
+    /// I8: the keeper of who is elected has reported since the sentinel began that elects it. What was there when it began may be the
+    /// last word of somebody who is dead.
+    pub(crate) fn check_life(&mut self, sentinel: Program) {
+        let Program::Sentinel(sentinel) = sentinel else { return };
+        let Some((_, keeper)) = self.elected() else { return };
+        let began = self.sentinels[usize::from(sentinel)].began;
+        if self.keepers[usize::from(keeper)].reported_at.is_none_or(|reported| reported < began) {
+            self.violate(Invariant::I8ElectedIsAlive, || {
+                format!("s{sentinel} elects k{keeper}, which has not reported since s{sentinel} began")
             });
         }
     }

@@ -26,6 +26,8 @@ pub enum Invariant {
     I7OnlyCopy,
     /// Who is promoted holds everything that was promised, and is whole.
     I8PromotedHoldsEverything,
+    /// Who is elected has shown life to the sentinel that elects it.
+    I8ElectedIsAlive,
     /// Nobody is replaced without a cause.
     I9NoFalseFailover,
     /// A fault costs few changes of roles.
@@ -468,8 +470,10 @@ impl World {
         if let crate::store::Request::CompareAndPut { .. } = request {
             self.ledger.before_write = self.store.document().cloned();
         }
-        if let crate::store::Request::PutProxyReport(report, _) = request {
-            self.check_proxy_report(report);
+        match request {
+            crate::store::Request::PutProxyReport(report, _) => self.check_proxy_report(report),
+            crate::store::Request::PutKeeperReport(report, _) => self.note_life(&report.uid),
+            _ => {}
         }
     }
 
@@ -531,6 +535,7 @@ impl World {
             let synchronous =
                 last.instances.get(old).is_some_and(|primary| primary.spec.synchronous_replication);
             self.check_election(synchronous);
+            self.check_life(from);
             self.check_lag(&last, old, new);
             self.note_return();
         }

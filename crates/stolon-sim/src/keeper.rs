@@ -74,6 +74,8 @@ pub(crate) struct Keeper {
     pub(crate) deposed_since: Option<crate::Time>,
     /// The highest epoch of a document that it has read.
     newest: u64,
+    /// When a report of it was last taken by the store.
+    pub(crate) reported_at: Option<crate::Time>,
     /// When the machine wants to be told the time, and when it will be.
     wake_at: crate::Time,
     armed: Option<crate::Time>,
@@ -92,6 +94,7 @@ impl Keeper {
             armed: None,
             deposed_since: None,
             newest: 0,
+            reported_at: None,
         }
     }
 

@@ -8,7 +8,7 @@ use stolon_core::keeper::{Answer, HbaLine, Reports};
 use stolon_core::sentinel::Reading;
 use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn};
 
-use crate::scenario::{Program, Scenario, Spec};
+use crate::scenario::{Direction, Fault, Program, Scenario, Spec, What};
 use crate::sentinel::reading;
 use crate::store::Everything;
 use crate::world::World;
@@ -59,12 +59,13 @@ impl Guard {
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
     pub fn scenario(self, seed: u64) -> Scenario {
         let kinds: &[u64] = match self {
-            Guard::FenceBeforePromote | Guard::ProxyAcknowledgement => &[14, 16, 18],
+            Guard::FenceBeforePromote => &[14, 16, 18],
+            Guard::ProxyAcknowledgement => return Self::two_cuts(seed),
             Guard::AdmissionGate => &[10, 17, 21, 11],
             Guard::HighestPosition => &[17, 35, 35, 11, 12],
             Guard::CompareAndPut => &[24, 21, 42],
             Guard::DeposedPrimary => &[3, 16, 10, 14],
-            Guard::FirstRoundOnlyWatches => &[1, 11],
+            Guard::FirstRoundOnlyWatches => return Self::no_time_to_watch(seed),
             Guard::GapCompensation => &[23],
             Guard::DestroyWarrant => &[0],
             Guard::StartGate => &[6, 17],
@@ -72,10 +73,7 @@ impl Guard {
         };
         let synchronous = match self {
             Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
-            Guard::FenceBeforePromote
-            | Guard::HighestPosition
-            | Guard::ProxyAcknowledgement
-            | Guard::DeposedPrimary => None,
+            Guard::FenceBeforePromote | Guard::HighestPosition | Guard::DeposedPrimary => None,
             _ => Scenario::draw(seed, Duration::from_secs(60)).spec.synchronous,
         };
         let scenario = Scenario::focused(seed, Duration::from_secs(200), kinds, synchronous);
@@ -89,6 +87,44 @@ impl Guard {
             }
             _ => scenario,
         }
+    }
+
+    /// Synchronous mode, where no fence comes before a promotion: a proxy loses the store, and a second later so does a keeper, which
+    /// may be that of the primary. The proxy goes on to it for as long as its `proxyTimeout` allows.
+    fn two_cuts(seed: u64) -> Scenario {
+        const CUT: u64 = 28_000;
+        let scenario = Scenario::focused(seed, Duration::from_secs(200), &[], Some((1, 1)));
+        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 30_000);
+        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
+        let cuts = (0..3).flat_map(|keeper| {
+            let at = 45_000 + u64::from(keeper) * 50_000 + seed % 997;
+            let proxy = What::ProxyCutFromStore(0, Direction::Both);
+            let keeper = What::CutFromStore(keeper, Direction::Both);
+            [Fault { at, lasts: CUT, what: proxy }, Fault { at: at + 1_000, lasts: CUT, what: keeper }]
+        });
+        let faults = cuts.collect();
+        Scenario { keepers: 3, proxies: 2, clients: 6, direct_clients: 0, spec, faults, ..scenario }
+    }
+
+    /// The host of one of two keepers loses its power, the server of the other one ends again and again, and the only sentinel is started
+    /// anew while the last report of the first one is still there. Once the first one is the standby.
+    fn no_time_to_watch(seed: u64) -> Scenario {
+        let scenario = Scenario::focused(seed, Duration::from_secs(200), &[], None);
+        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
+        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
+        let troubles = (0..2).flat_map(|keeper| {
+            let at = 45_000 + u64::from(keeper) * 70_000 + seed % 997;
+            let power = What::PowerLoss(keeper);
+            let crashes = What::CrashLoop(1 - keeper, 300);
+            let sentinel = What::Killed(Program::Sentinel(0));
+            [
+                Fault { at, lasts: 30_000, what: power },
+                Fault { at: at + 500, lasts: 25_000, what: crashes },
+                Fault { at: at + 6_000 + seed % 7 * 1_000, lasts: 300, what: sentinel },
+            ]
+        });
+        let faults = troubles.collect();
+        Scenario { keepers: 2, sentinels: 1, spec, faults, ..scenario }
     }
 }
 
@@ -111,7 +147,11 @@ impl World {
                     (Guard::ProxyAcknowledgement, false) => section.generation,
                     _ => return Rc::clone(everything),
                 };
-                seen.proxies.values_mut().for_each(|it| Rc::make_mut(it).generation = generation);
+                for report in seen.proxies.values_mut().map(Rc::make_mut) {
+                    report.generation = generation;
+                    // Also of a proxy that is cut off, which says nothing new.
+                    report.info_uid = InfoUid::from(format!("{}+{generation}", report.info_uid));
+                }
             }
             Guard::HighestPosition | Guard::AdmissionGate => {
                 let primary = data.as_ref().and_then(|data| data.primary().cloned());

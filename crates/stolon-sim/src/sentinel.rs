@@ -47,6 +47,8 @@ pub(crate) struct Sentinel {
     setup: Setup,
     random: Random,
     machine: Option<Machine>,
+    /// When this run began.
+    pub(crate) began: Time,
     /// Readings of this run so far.
     pub(crate) readings: u32,
     /// The last reading, for a test of the simulator's teeth.
@@ -80,6 +82,7 @@ impl Sentinel {
             setup,
             random,
             machine: None,
+            began: Time::ZERO,
             readings: 0,
             last: None,
             report: None,
@@ -100,7 +103,9 @@ impl World {
     pub(crate) fn start_sentinel(&mut self, index: u8, run: u32) {
         // Who starts a sentinel after the store was emptied gives it no specification for a new cluster.
         let is_known = self.decided().is_some();
+        let began = self.now;
         let it = self.sentinel(index);
+        it.began = began;
         let initial_spec = it.setup.initial_spec.clone().filter(|_| !is_known);
         it.machine = Some(Machine::new(Setup { initial_spec, ..it.setup.clone() }));
         it.readings = 0;

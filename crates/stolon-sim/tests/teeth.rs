@@ -34,6 +34,8 @@ teeth! {
     the_highest_position_is_missed: HighestPosition;
     the_compare_and_put_is_missed: CompareAndPut;
     the_lock_out_of_a_deposed_primary_is_missed: DeposedPrimary;
+    the_acknowledgement_of_proxies_is_missed: ProxyAcknowledgement;
+    the_first_round_is_missed: FirstRoundOnlyWatches;
     the_compensation_of_gaps_is_missed: GapCompensation;
     the_warrant_for_destruction_is_missed: DestroyWarrant;
     the_start_gate_is_missed: StartGate;

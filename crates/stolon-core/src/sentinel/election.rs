@@ -11,7 +11,7 @@ use stolon_model::{FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
 use super::draft::NewPrimary;
 use super::eligibility::Question;
-use super::memory::Handover;
+use super::memory::{Handover, Life};
 use super::proxy::Awaited;
 use super::round::Round;
 use super::wake::{Limit, Wake};
@@ -67,7 +67,8 @@ impl Round<'_> {
                 .rejection(instance)
                 .or_else(|| self.went_back(instance))
                 .or_else(|| question.crashes(report()))
-                .or_else(|| self.not_seen_since_request(instance));
+                .or_else(|| self.not_seen_since_request(instance))
+                .or_else(|| self.not_seen_yet(instance));
             match rejection {
                 None => candidates.push(instance),
                 Some(rejection) => rejected.push((instance.uid.clone(), rejection)),
@@ -79,6 +80,14 @@ impl Round<'_> {
             (Reverse((status.timeline, status.lsn)), !is_holder, &instance.uid)
         });
         (candidates.into_iter().map(|instance| instance.uid.clone()).collect(), rejected)
+    }
+
+    /// A sentinel that has just begun counts nobody as failed before `failInterval` is over. Who has shown no life to it may have been dead
+    /// for long, and a primary that has to go at once, because it keeps crashing, is no reason to elect that one.
+    fn not_seen_yet(&self, instance: &Instance) -> Option<Rejection> {
+        let sighting = self.memory.keepers.get(&instance.spec.keeper_uid);
+        let is_proven = sighting.is_some_and(|sighting| sighting.life == Life::Proven);
+        (!is_proven).then_some(Rejection::NotSeenYet)
     }
 
     /// Asynchronous mode: have the proxies close. Promotion is allowed once no client can commit on the old primary through a proxy, or

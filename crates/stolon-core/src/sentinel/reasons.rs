@@ -136,6 +136,8 @@ pub enum Rejection {
     WentBack { own: Lsn, before: Lsn },
     /// Its keeper has not reported since the operator asked for another primary.
     NotSeenSinceRequest,
+    /// Its keeper has not reported since this sentinel began to watch.
+    NotSeenYet,
     /// Its PostgreSQL ends unexpectedly again and again.
     KeepsCrashing { restarts: u32 },
 }
@@ -377,6 +379,7 @@ impl Display for Rejection {
                 )
             }
             Self::NotSeenSinceRequest => f.write_str("its keeper has not reported since the request"),
+            Self::NotSeenYet => f.write_str("its keeper has not reported since this sentinel began to watch"),
             Self::KeepsCrashing { restarts } => {
                 write!(f, "its PostgreSQL ended unexpectedly {restarts} times within a minute")
             }

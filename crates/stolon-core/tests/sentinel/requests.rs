@@ -1,6 +1,6 @@
 //! What operators ask for, keepers that come back, primaries that crash or cannot do all that is asked.
 
-use stolon_core::sentinel::{Change, Hold, PrimaryFault, Rejection, eligibility};
+use stolon_core::sentinel::{Change, Hold, Memory, PrimaryFault, Rejection, eligibility};
 use stolon_model::*;
 
 use crate::world::*;
@@ -151,6 +151,29 @@ fn a_standby_that_keeps_crashing_is_no_candidate() {
     let mut world = World::normal(2, 2).given(|world| world.break_db(1));
     crashing(&mut world, 2, 9);
     assert_eq!(world.data.cluster.status.primary, Some(uid(1)));
+}
+
+/// A new sentinel counts nobody as failed yet, and the primary has to go at once.
+#[test]
+fn a_standby_that_has_shown_no_life_to_a_new_sentinel_does_not_take_over() {
+    let mut world = World::normal(2, 2).given(|world| world.memory = Memory::default());
+    // The last report of keeper2 is there still.
+    let last_words = world.current_reports();
+    world.round_on(&last_words);
+    let mut reports = world.later(1000).current_reports();
+    reports.get_mut(&keeper_uid(1)).unwrap().activity.as_mut().unwrap().restarts = 9;
+    reports.insert(keeper_uid(2), last_words[&keeper_uid(2)].clone());
+    let decision = world.round_on(&reports);
+    assert!(
+        has_hold(&decision, |hold| matches!(hold, Hold::NoEligibleStandby { rejected, .. }
+            if *rejected == [(uid(2), Rejection::NotSeenYet)])),
+        "{:?}",
+        decision.holds
+    );
+    assert_eq!(world.data.cluster.status.primary, Some(uid(1)));
+    world.later(1000);
+    crashing(&mut world, 1, 9);
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)), "keeper2 reports");
 }
 
 #[test]
