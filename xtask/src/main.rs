@@ -4,6 +4,7 @@ use clap::Parser;
 
 mod bench;
 mod fixtures;
+mod kubernetes;
 mod settings;
 mod sim;
 
@@ -21,6 +22,8 @@ enum Chore {
         #[arg(long, value_name = "NAME")]
         only: Option<fixtures::One>,
     },
+    /// Build a real API server of Kubernetes, once, and test the store and a whole cluster on it.
+    Kubernetes,
     /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
     Settings,
     /// Make the parts of docs/ anew that come from tables in the code; --check only says which are stale
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures { only: None } => fixtures::all(),
         Chore::Fixtures { only: Some(fixtures::One::Consul) } => fixtures::consul(),
+        Chore::Kubernetes => kubernetes::run(),
         Chore::Settings => settings::run(),
         Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),
         Chore::Model { arguments } => run_package(&["--release", "--package", "stolon-check"], &arguments),

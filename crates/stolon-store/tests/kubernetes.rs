@@ -2,155 +2,70 @@
 
 #[allow(dead_code, reason = "files are named by a kubeconfig here, not by flags")]
 mod certificates;
+mod kubernetes_checks;
 mod outages;
 #[allow(dead_code, reason = "some checks are for stores of any keys")]
 mod suite;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use certificates::Certificates;
+use kubernetes_checks::{CONFIG_MAP, TIMEOUT, TTL, cluster, in_pod, options};
 use serde_json::json;
-use stolon_model::{Document as _, KeeperReport, KeeperUid, ProxyReport, SentinelUid};
-use stolon_store::{
-    Backend, BootInstant, Campaign, Changes, ClusterStore, Contender, Entry, Expected, Key, KubernetesAccess,
-    KubernetesStore, KvClusterStore, KvStore, Look, Publication, Revision, Selector, StoreError,
-    StoreOptions, Version, Watch, WatchScope,
-};
+use stolon_model::{KeeperReport, KeeperUid, ProxyReport, SentinelUid};
+use stolon_store::{ClusterStore, Expected, KubernetesAccess, StoreError, StoreOptions, WatchScope};
 use stolon_testkit::kubernetes::{ApiServer, Gone};
 use suite::{document, within};
 
-const CLUSTER: &str = "test";
-const CONFIG_MAP: &str = "stolon-cluster-test";
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-const TIMEOUT: Duration = Duration::from_secs(10);
-const TTL: Duration = Duration::from_secs(20);
-
-fn options(api: &ApiServer, timeout: Duration) -> StoreOptions {
-    let kubeconfig = api.kubeconfig_file("config", json!({}), json!({})).expect("a kubeconfig file");
-    let kubernetes = KubernetesAccess { kubeconfig: Some(kubeconfig), ..KubernetesAccess::default() };
-    StoreOptions { timeout, kubernetes, ..StoreOptions::new(Backend::Kubernetes, "", CLUSTER) }
-}
-
-fn kv(api: &ApiServer, timeout: Duration) -> KubernetesStore {
-    KubernetesStore::new(&options(api, timeout)).expect("a store")
-}
-
-fn cluster(api: &ApiServer, timeout: Duration) -> KvClusterStore<KubernetesStore> {
-    KvClusterStore::new(kv(api, timeout), CLUSTER)
-}
-
-/// A client that reports for everybody, each in a pod of its own, as no program does.
-struct Everybody {
-    store: KubernetesStore,
-    api: Arc<ApiServer>,
-}
-
-impl Everybody {
-    /// The store as whoever reports under this key uses it.
-    fn of(&self, key: &Key) -> KubernetesStore {
-        self.pod(key).map_or_else(|| self.store.clone(), |pod| self.store.in_pod(&pod))
-    }
-
-    /// The pod of whoever reports under this key.
-    fn pod(&self, key: &Key) -> Option<String> {
-        let parts: Vec<&str> = key.as_str().split('/').collect();
-        let [cluster, folder, "info", uid] = parts[..] else { return None };
-        let component = match folder {
-            "keepers" => "stolon-keeper",
-            "proxies" => "stolon-proxy",
-            _ => "stolon-sentinel",
-        };
-        let pod = format!("{cluster}-{component}-{uid}");
-        self.api.ensure_pod(&pod, component, cluster);
-        Some(pod)
-    }
-}
-
-#[async_trait]
-impl KvStore for Everybody {
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key).await
-    }
-
-    async fn list(&self, parent: &Key) -> Result<Vec<Entry>, StoreError> {
-        self.store.list(parent).await
-    }
-
-    async fn look(&self, selector: &Selector, since: Version) -> Result<Look, StoreError> {
-        self.store.look(selector, since).await
-    }
-
-    fn changes(&self, selector: Selector) -> Changes {
-        self.store.changes(selector)
-    }
-
-    async fn publish(&self, publication: Publication) -> Result<Look, StoreError> {
-        self.of(&publication.key).publish(publication).await
-    }
-
-    async fn put(&self, key: &Key, value: Vec<u8>, ttl: Option<Duration>) -> Result<(), StoreError> {
-        self.of(key).put(key, value, ttl).await
-    }
-
-    async fn compare_and_put(
-        &self,
-        key: &Key,
-        value: Vec<u8>,
-        expected: Expected,
-    ) -> Result<Revision, StoreError> {
-        self.store.compare_and_put(key, value, expected).await
-    }
-
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        if let (Some(pod), Some((folder, _))) = (self.pod(key), key.as_str().rsplit_once('/')) {
-            // A report that cannot be read has the name of its pod.
-            self.store.delete(&Key::new(folder).child(&pod)).await?;
-        }
-        self.store.delete(key).await
-    }
-
-    fn watch(&self, selectors: Vec<Selector>) -> Watch {
-        self.store.watch(selectors)
-    }
-
-    async fn leader(&self, place: &Key) -> Result<Option<String>, StoreError> {
-        self.store.leader(place).await
-    }
-
-    fn contender(&self, place: &Key, name: &str) -> Box<dyn Contender> {
-        self.store.contender(place, name)
-    }
-
-    fn requests(&self) -> u64 {
-        self.store.requests()
-    }
-}
-
-impl outages::Server for ApiServer {
-    fn pause(&self) {
-        ApiServer::pause(self);
-    }
-
-    fn resume(&self) {
-        ApiServer::resume(self);
-    }
-
-    fn kill(&mut self) {
-        ApiServer::kill(self).expect("kill");
-    }
-
-    async fn restart(&mut self) {
-        ApiServer::restart(self).expect("restart");
-    }
+fn api() -> ApiServer {
+    ApiServer::start().expect("an API server")
 }
 
 #[tokio::test]
 async fn conformance() {
-    let api = Arc::new(ApiServer::start().expect("an API server"));
-    let connect = || Everybody { store: kv(&api, TIMEOUT), api: Arc::clone(&api) };
-    suite::run_on_documents(connect).await;
+    kubernetes_checks::conformance(api()).await;
+}
+
+#[tokio::test]
+async fn objects_are_those_that_stolon_knows() {
+    kubernetes_checks::objects_are_those_that_stolon_knows(&api()).await;
+}
+
+#[tokio::test]
+async fn a_report_stays_as_long_as_its_pod() {
+    kubernetes_checks::a_report_stays_as_long_as_its_pod(&api()).await;
+}
+
+#[tokio::test]
+async fn stolons_election_and_ours_exclude_each_other() {
+    kubernetes_checks::stolons_election_and_ours_exclude_each_other(&api()).await;
+}
+
+#[tokio::test]
+async fn a_leader_goes_on_while_the_document_is_written_all_the_time() {
+    kubernetes_checks::a_leader_goes_on_while_the_document_is_written_all_the_time(&api()).await;
+}
+
+#[tokio::test]
+async fn a_watch_does_not_sleep_through_a_restart() {
+    kubernetes_checks::a_watch_does_not_sleep_through_a_restart(&mut api()).await;
+}
+
+#[tokio::test]
+async fn every_call_ends_while_the_api_server_is_paused_or_dead() {
+    kubernetes_checks::every_call_ends_while_the_api_server_is_paused_or_dead(&mut api()).await;
+}
+
+#[tokio::test]
+async fn a_leader_cut_off_from_the_api_server_knows_and_comes_back() {
+    kubernetes_checks::a_leader_cut_off_from_the_api_server_knows_and_comes_back(&mut api()).await;
+}
+
+#[tokio::test]
+async fn leadership_survives_a_restart_and_ends_when_its_record_is_removed() {
+    kubernetes_checks::leadership_survives_a_restart_and_ends_when_its_record_is_removed(&mut api()).await;
 }
 
 #[tokio::test]
@@ -165,168 +80,13 @@ async fn conformance_over_tls_with_a_client_certificate() {
             json!({ "client-certificate": path("client.pem"), "client-key": path("client.key") }),
         )
         .expect("a kubeconfig file");
-    let options = with_kubeconfig(&api, kubeconfig);
-    let connect =
-        || Everybody { store: KubernetesStore::new(&options).expect("a store"), api: Arc::clone(&api) };
-    suite::run_on_documents(connect).await;
+    let options = with_kubeconfig(&*api, kubeconfig);
+    kubernetes_checks::conformance_with(&api, &options).await;
 }
 
-fn with_kubeconfig(api: &ApiServer, kubeconfig: std::path::PathBuf) -> StoreOptions {
+fn with_kubeconfig(api: &ApiServer, kubeconfig: PathBuf) -> StoreOptions {
     let kubernetes = KubernetesAccess { kubeconfig: Some(kubeconfig), ..KubernetesAccess::default() };
     StoreOptions { kubernetes, ..options(api, TIMEOUT) }
-}
-
-/// A pod with these labels, and the store as the program in it uses it.
-fn in_pod(api: &ApiServer, name: &str, component: &str) -> KvClusterStore<KubernetesStore> {
-    api.ensure_pod(name, component, CLUSTER);
-    KvClusterStore::new(kv(api, TIMEOUT).in_pod(name), CLUSTER)
-}
-
-fn annotation(api: &ApiServer, resource: &str, name: &str, annotation: &str) -> Option<String> {
-    let object = api.object(resource, name)?;
-    object["metadata"]["annotations"][annotation].as_str().map(str::to_owned)
-}
-
-#[tokio::test]
-async fn objects_are_those_that_stolon_knows() {
-    let api = ApiServer::start().expect("an API server");
-    let store = in_pod(&api, "stolon-keeper-0", "stolon-keeper");
-    assert_eq!(store.cluster_document().await, Ok(None));
-    store.put_cluster_document(&document("a")).await.expect("put");
-    let stored = annotation(&api, "configmaps", CONFIG_MAP, "stolon-clusterdata");
-    assert_eq!(stored, Some(document("a").to_json()));
-    let report = KeeperReport { uid: "keeper0".into(), ..KeeperReport::default() };
-    store.put_keeper_report(&report, TTL).await.expect("put");
-    let stored = annotation(&api, "pods", "stolon-keeper-0", "stolon-status");
-    assert_eq!(stored, Some(report.to_json()));
-    assert_eq!(store.keeper_reports().await.expect("read").keys().collect::<Vec<_>>(), [&"keeper0".into()]);
-
-    // Stolon replaces the text and nothing else, and something else in the same object is none of our business.
-    let read = store.cluster_document().await.expect("read").expect("there");
-    api.merge("configmaps", CONFIG_MAP, json!({ "metadata": { "labels": { "theirs": "1" } } }));
-    let written = store
-        .compare_and_put_cluster_document(&document("b"), Expected::Revision(read.revision))
-        .await
-        .expect("a label is no change of the document");
-    let object = api.object("configmaps", CONFIG_MAP).expect("there");
-    assert_eq!(object["metadata"]["labels"]["theirs"], "1", "what others write stays");
-    let theirs = json!({ "metadata": { "annotations": { "stolon-clusterdata": document("c").to_json() } } });
-    api.merge("configmaps", CONFIG_MAP, theirs);
-    let refused = store.compare_and_put_cluster_document(&document("d"), Expected::Revision(written)).await;
-    assert_eq!(refused, Err(StoreError::Conflict));
-    assert_eq!(store.cluster_document().await.expect("read").expect("there").value, document("c"));
-}
-
-#[tokio::test]
-async fn a_report_stays_as_long_as_its_pod() {
-    let api = ApiServer::start().expect("an API server");
-    let store = in_pod(&api, "proxy-a", "stolon-proxy");
-    let mut feed = store.follow_everything();
-    let report = |uid: &str| ProxyReport { uid: uid.into(), ..ProxyReport::default() };
-    let is_known = |feed: &stolon_store::EverythingFeed, uid: &str| {
-        let seen = feed.latest().and_then(Result::ok);
-        seen.is_some_and(|seen| seen.value.proxies.contains_key(&uid.into()))
-    };
-    store.put_proxy_report(&report("first"), TTL).await.expect("put");
-    within("the first report", async {
-        while !is_known(&feed, "first") {
-            feed.changed().await
-        }
-    })
-    .await;
-    // The next program in the same pod: the one before it has ended.
-    store.put_proxy_report(&report("second"), TTL).await.expect("put");
-    within("the second report", async {
-        while !is_known(&feed, "second") {
-            feed.changed().await
-        }
-    })
-    .await;
-    assert!(!is_known(&feed, "first"));
-    let unlabelled = json!({ "metadata": { "labels": { "component": null } } });
-    api.merge("pods", "proxy-a", unlabelled);
-    within("a pod without its label", async {
-        while is_known(&feed, "second") {
-            feed.changed().await
-        }
-    })
-    .await;
-    api.merge("pods", "proxy-a", json!({ "metadata": { "labels": { "component": "stolon-proxy" } } }));
-    within("the pod again", async {
-        while !is_known(&feed, "second") {
-            feed.changed().await
-        }
-    })
-    .await;
-    api.delete_pod("proxy-a");
-    within("the end of the pod", async {
-        while is_known(&feed, "second") {
-            feed.changed().await
-        }
-    })
-    .await;
-    let error = store.put_proxy_report(&report("third"), TTL).await.expect_err("there is no such pod");
-    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn stolons_election_and_ours_exclude_each_other() {
-    let api = ApiServer::start().expect("an API server");
-    let store = cluster(&api, TIMEOUT);
-    let record = |holder: &str, renewed: &str, seconds: u64| {
-        let text = format!(
-            r#"{{"holderIdentity":"{holder}","leaseDurationSeconds":{seconds},"acquireTime":"2026-11-22T08:47:45Z","renewTime":"{renewed}","leaderTransitions":1}}"#
-        );
-        json!({ "metadata": { "annotations": { LEADER: text } } })
-    };
-    api.merge("configmaps", CONFIG_MAP, record("theirs", "2026-11-22T08:47:45Z", 15));
-    assert_eq!(store.leader().await, Ok(Some("theirs".into())));
-    let mut ours = store.campaign(SentinelUid::from("ours"));
-    assert!(is_refused(&mut ours, Duration::from_secs(10)).await);
-    api.merge("configmaps", CONFIG_MAP, record("theirs", "2026-11-22T08:47:47Z", 15));
-    let renewed = BootInstant::now();
-    // Longer than a lease since the campaign began, and not since it was renewed.
-    assert!(is_refused(&mut ours, Duration::from_secs(10)).await, "it was renewed");
-    let leadership = within("ours after theirs has expired", ours.elected()).await;
-    assert!(renewed.elapsed() >= Duration::from_secs(14), "{:?}", renewed.elapsed());
-    let text = annotation(&api, "configmaps", CONFIG_MAP, LEADER).expect("a record");
-    let found: serde_json::Value = serde_json::from_str(&text).expect("a record");
-    assert_eq!(
-        (&found["holderIdentity"], &found["leaderTransitions"]),
-        (&json!("ours"), &json!(2)),
-        "{text}"
-    );
-    leadership.resign().await;
-    assert_eq!(store.leader().await, Ok(None));
-    // One of theirs that takes what nobody holds excludes ours.
-    api.merge("configmaps", CONFIG_MAP, record("theirs", "2026-11-22T08:48:00Z", 15));
-    assert!(is_refused(&mut ours, Duration::from_secs(2)).await);
-}
-
-async fn is_refused(candidate: &mut Campaign, time: Duration) -> bool {
-    tokio::time::timeout(time, candidate.elected()).await.is_err()
-}
-
-#[tokio::test]
-async fn a_leader_goes_on_while_the_document_is_written_all_the_time() {
-    let api = ApiServer::start().expect("an API server");
-    let (store, writer) = (cluster(&api, TIMEOUT), cluster(&api, TIMEOUT));
-    let mut campaign = store.campaign(SentinelUid::from("first"));
-    let leadership = within("leadership", campaign.elected()).await;
-    let writing = async {
-        for round in 0..u64::MAX {
-            writer.put_cluster_document(&document(&format!("u{round}"))).await.expect("put");
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-    };
-    let longer_than_a_lease = Duration::from_secs(17);
-    tokio::select! {
-        () = writing => {}
-        () = leadership.lost() => panic!("it was lost"),
-        () = tokio::time::sleep(longer_than_a_lease) => {}
-    }
-    assert!(leadership.is_held());
-    assert_eq!(store.leader().await, Ok(Some("first".into())));
 }
 
 #[tokio::test]
@@ -379,43 +139,6 @@ async fn a_watch_does_not_sleep_through_what_is_forgotten_or_cut_off() {
     }
 }
 
-#[tokio::test]
-async fn a_watch_does_not_sleep_through_a_restart() {
-    let mut api = ApiServer::start().expect("an API server");
-    let options = options(&api, TIMEOUT);
-    let connect = |timeout| connect(&options, timeout);
-    outages::a_watch_does_not_sleep_through_a_restart(&mut api, connect).await;
-}
-
-fn connect(options: &StoreOptions, timeout: Duration) -> KvClusterStore<KubernetesStore> {
-    let options = StoreOptions { timeout, ..options.clone() };
-    KvClusterStore::new(KubernetesStore::new(&options).expect("a store"), CLUSTER)
-}
-
-#[tokio::test]
-async fn every_call_ends_while_the_api_server_is_paused_or_dead() {
-    let mut api = ApiServer::start().expect("an API server");
-    let options = options(&api, TIMEOUT);
-    let connect = |timeout| connect(&options, timeout);
-    outages::every_call_ends_while_it_is_paused_or_dead(&mut api, connect).await;
-}
-
-#[tokio::test]
-async fn a_leader_cut_off_from_the_api_server_knows_and_comes_back() {
-    let mut api = ApiServer::start().expect("an API server");
-    let options = options(&api, TIMEOUT);
-    let connect = |timeout| connect(&options, timeout);
-    outages::a_leader_cut_off_knows_and_comes_back(&mut api, Duration::from_secs(15), connect).await;
-}
-
-#[tokio::test]
-async fn leadership_survives_a_restart_and_ends_when_its_record_is_removed() {
-    let mut api = ApiServer::start().expect("an API server");
-    let options = options(&api, TIMEOUT);
-    let connect = |timeout| connect(&options, timeout);
-    outages::leadership_survives_a_restart_and_ends_when_its_key_is_removed(&mut api, CLUSTER, connect).await;
-}
-
 /// What is asked of the API server: it serves others, too.
 #[tokio::test]
 async fn nothing_is_asked_that_is_known() {
@@ -430,7 +153,13 @@ async fn nothing_is_asked_that_is_known() {
         }
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // One of the document, and one each of document and pods for everything.
+    within("the watches to open", async {
+        while api.watches() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     let before = store.requests();
     other.put_cluster_document(&document("b")).await.expect("put");
     let report = KeeperReport { uid: "k".into(), ..KeeperReport::default() };

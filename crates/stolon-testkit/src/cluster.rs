@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::majors::reachable_programs_of_major;
 use crate::slow_road::SlowRoad;
-use crate::store_server::{StoreKind, StoreServer};
+use crate::store_server::{CLUSTER_NAME, StoreKind, StoreServer};
 use crate::wait::wait_for;
 
 /// Longest time for one statement or connection of a test.
@@ -139,7 +139,7 @@ impl Cluster {
         let mut layout = Layout {
             programs: reachable_programs(&programs, &account, &directory.path().join("bin")).await?,
             directory: directory.path().canonicalize()?,
-            cluster_name: "test".to_owned(),
+            cluster_name: CLUSTER_NAME.to_owned(),
             store_backend: plan.store.backend().to_owned(),
             store_endpoints: match server.endpoints() {
                 Some(endpoints) => endpoints,
@@ -160,7 +160,7 @@ impl Cluster {
         };
         layout.prepare()?;
         if let (Some(kubernetes), Some(file)) = (&server.kubernetes, &layout.kubeconfig) {
-            layout.account.write_private(file, &kubernetes.kubeconfig(json!({}), json!({})))?;
+            layout.account.write_private(file, &kubernetes.programs_kubeconfig()?)?;
         }
         let store = open_store(&layout)?;
         let road = match (plan.store, &server.etcd) {
@@ -202,21 +202,21 @@ impl Cluster {
             if let Some(spec) = &spec {
                 service = service.with("--initial-cluster-spec", spec);
             }
-            self.server.house(&service.name, &self.layout.cluster_name);
+            self.server.house(&service.name, &self.layout.cluster_name)?;
             self.services.insert(service.name.clone(), service);
         }
         for number in 1..=plan.keepers {
             let port = self.ports.take()?;
             self.keeper_ports.push(port);
             let service = self.layout.keeper(number, port);
-            self.server.house(&service.name, &self.layout.cluster_name);
+            self.server.house(&service.name, &self.layout.cluster_name)?;
             self.services.insert(service.name.clone(), service);
         }
         for number in 1..=plan.proxies {
             let port = self.ports.take()?;
             self.proxy_ports.push(port);
             let service = self.layout.proxy(number, port);
-            self.server.house(&service.name, &self.layout.cluster_name);
+            self.server.house(&service.name, &self.layout.cluster_name)?;
             self.services.insert(service.name.clone(), service);
         }
         Ok(())

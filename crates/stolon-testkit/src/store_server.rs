@@ -6,7 +6,8 @@ use anyhow::Context;
 
 use crate::consul::Consul;
 use crate::etcd::Etcd;
-use crate::kubernetes::ApiServer;
+use crate::kubernetes::real::Names;
+use crate::kubernetes::{Api, ApiServer, RealApiServer};
 
 /// Where a test cluster keeps its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +25,14 @@ pub enum StoreKind {
     EtcdV2,
     /// A Consul of one server.
     Consul,
-    /// An API server of Kubernetes, in which each program has a pod.
+    /// Our API server of Kubernetes, in which each program has a pod.
     Kubernetes,
+    /// A real one, which knows the Roles of a cluster named [`CLUSTER_NAME`].
+    RealKubernetes,
 }
+
+/// The name of a test cluster.
+pub const CLUSTER_NAME: &str = "test";
 
 impl StoreKind {
     /// `--store-backend`.
@@ -36,7 +42,7 @@ impl StoreKind {
             StoreKind::Etcd | StoreKind::EtcdFarAway { .. } => "etcdv3",
             StoreKind::EtcdV2 => "etcdv2",
             StoreKind::Consul => "consul",
-            StoreKind::Kubernetes => "kubernetes",
+            StoreKind::Kubernetes | StoreKind::RealKubernetes => "kubernetes",
         }
     }
 }
@@ -49,7 +55,7 @@ pub struct StoreServer {
     /// For Consul.
     pub consul: Option<Consul>,
     /// For Kubernetes.
-    pub kubernetes: Option<ApiServer>,
+    pub kubernetes: Option<Box<dyn Api>>,
 }
 
 impl StoreServer {
@@ -65,7 +71,10 @@ impl StoreServer {
                 server.etcd = Some(Etcd::single().await?);
             }
             StoreKind::Consul => server.consul = Some(Consul::single().await?),
-            StoreKind::Kubernetes => server.kubernetes = Some(ApiServer::start()?),
+            StoreKind::Kubernetes => server.kubernetes = Some(Box::new(ApiServer::start()?)),
+            StoreKind::RealKubernetes => {
+                server.kubernetes = Some(Box::new(RealApiServer::start(Names::One(CLUSTER_NAME)).await?));
+            }
         }
         Ok(server)
     }
@@ -81,11 +90,13 @@ impl StoreServer {
     }
 
     /// Make the pod of a program, in Kubernetes: `keeper1` is in `keeper1`.
-    pub fn house(&self, name: &str, cluster: &str) {
-        if let Some(kubernetes) = &self.kubernetes {
-            let component = format!("stolon-{}", name.trim_end_matches(|c: char| c.is_ascii_digit()));
-            kubernetes.ensure_pod(name, &component, cluster);
-        }
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn house(&self, name: &str, cluster: &str) -> anyhow::Result<()> {
+        let Some(kubernetes) = &self.kubernetes else { return Ok(()) };
+        let component = format!("stolon-{}", name.trim_end_matches(|c: char| c.is_ascii_digit()));
+        kubernetes.make_pod(name, &component, cluster)
     }
 
     /// Kill it. Its data stay.
@@ -96,7 +107,7 @@ impl StoreServer {
         match self {
             StoreServer { etcd: Some(etcd), .. } => etcd.kill(0),
             StoreServer { consul: Some(consul), .. } => consul.kill(),
-            StoreServer { kubernetes, .. } => kubernetes.as_mut().context("a store to kill")?.kill(),
+            StoreServer { kubernetes, .. } => kubernetes.as_mut().context("a store to kill")?.end(),
         }
     }
 
@@ -114,7 +125,7 @@ impl StoreServer {
                 consul.restart()?;
                 consul.wait_ready().await
             }
-            StoreServer { kubernetes, .. } => kubernetes.as_mut().context("a store to start")?.restart(),
+            StoreServer { kubernetes, .. } => kubernetes.as_mut().context("a store to start")?.begin_again(),
         }
     }
 }

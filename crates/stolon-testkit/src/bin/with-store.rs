@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use serde_json::json;
 use stolon_testkit::{StoreKind, StoreServer};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,12 +34,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     if let Some(kubernetes) = &server.kubernetes {
         for number in 1..=PODS {
             for program in ["sentinel", "keeper", "proxy"] {
-                server.house(&format!("{program}{number}"), CLUSTER);
+                server.house(&format!("{program}{number}"), CLUSTER)?;
             }
         }
-        let kubeconfig = kubernetes.kubeconfig_file("kubeconfig", json!({}), json!({}))?;
+        let kubeconfig = kubernetes.programs_kubeconfig_file()?;
         // The programs may run as another user. There is no secret in it.
-        std::fs::set_permissions(kubernetes.path(), std::fs::Permissions::from_mode(0o755))?;
+        std::fs::set_permissions(kubernetes.directory(), std::fs::Permissions::from_mode(0o755))?;
         command.args(["--kube-resource-kind", "configmap", "--kubeconfig"]).arg(kubeconfig);
     }
     // A Ctrl-C at the terminal reaches the command as well: the store must outlive it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -242,6 +243,7 @@ fn watch(
     if is_gone && shared.trouble.lock().gone == Gone::ByStatus {
         return refuse(410, "Expired", "too old resource version");
     }
+    shared.watches.fetch_add(1, Ordering::SeqCst);
     let bookmarks = query.get("allowWatchBookmarks").is_some_and(|text| text == "true");
     let watching =
         Watching { shared, list, kind, selected, version, waiting, bookmarks, until, is_over: false };
@@ -253,6 +255,12 @@ fn watch(
     let body = StreamBody::new(lines).boxed_unsync();
     let answer = Response::builder().status(200).header("content-type", "application/json").body(body);
     answer.expect("its parts are right")
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.shared.watches.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Watching {

@@ -2,12 +2,19 @@
 //! and TLS. It is no Kubernetes: nothing runs in its pods. `kubectl` and a real API server tell whether it is right.
 
 mod answers;
+mod api;
 mod objects;
+pub mod python;
+pub mod real;
+
+pub use api::Api;
+pub use real::RealApiServer;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -42,6 +49,7 @@ struct Shared {
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
     trouble: Mutex<Trouble>,
+    watches: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +103,7 @@ impl ApiServer {
             life: watch::Sender::new(Life::Runs),
             cuts: watch::Sender::new(0),
             trouble: Mutex::default(),
+            watches: AtomicUsize::default(),
         });
         let mut server = ApiServer { shared, port, access, directory };
         server.listen()?;
@@ -169,13 +178,7 @@ impl ApiServer {
 
     /// Make a pod of a program of a cluster, if it is not there.
     pub fn ensure_pod(&self, name: &str, component: &str, cluster: &str) {
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": { "name": name, "labels": { "component": component, "stolon-cluster": cluster } },
-            "spec": { "containers": [{ "name": "it", "image": "it" }] },
-            "status": { "phase": "Running" },
-        });
+        let pod = api::pod(name, component, cluster);
         self.change(|objects| drop(objects.create(&list("pods"), pod)));
     }
 
@@ -210,6 +213,11 @@ impl ApiServer {
         let mut objects = self.shared.objects.lock();
         work(&mut objects);
         self.shared.changed.send_replace(objects.version());
+    }
+
+    /// How many watches are open.
+    pub fn watches(&self) -> usize {
+        self.shared.watches.load(Ordering::SeqCst)
     }
 
     /// Answer everything so much later.
