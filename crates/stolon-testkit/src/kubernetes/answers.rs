@@ -83,7 +83,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response
         return refuse(404, "NotFound", "the server could not find the requested resource");
     };
     let list = (resource.to_owned(), namespace.to_owned());
-    let is_watch = matches!(query.get("watch").map(String::as_str), Some("true" | "1"));
+    let is_watch = is_so(&query, "watch");
     let verb = match (&head.method, name.is_empty()) {
         (&Method::GET, true) if is_watch => "watch",
         (&Method::GET, true) => "list",
@@ -244,7 +244,7 @@ fn watch(
         return refuse(410, "Expired", "too old resource version");
     }
     shared.watches.fetch_add(1, Ordering::SeqCst);
-    let bookmarks = query.get("allowWatchBookmarks").is_some_and(|text| text == "true");
+    let bookmarks = is_so(query, "allowWatchBookmarks");
     let watching =
         Watching { shared, list, kind, selected, version, waiting, bookmarks, until, is_over: false };
     let lines = stream::unfold(watching, |mut watching| async move {
@@ -310,6 +310,11 @@ impl Watching {
         let metadata = json!({ "resourceVersion": self.version.to_string(), "creationTimestamp": null });
         json!({ "type": "BOOKMARK", "object": { "kind": self.kind, "apiVersion": "v1", "metadata": metadata } })
     }
+}
+
+/// Kubernetes takes every word for yes but these two.
+fn is_so(query: &BTreeMap<String, String>, name: &str) -> bool {
+    query.get(name).is_some_and(|text| !matches!(text.to_ascii_lowercase().as_str(), "false" | "0"))
 }
 
 fn parse_query(query: &str) -> BTreeMap<String, String> {
