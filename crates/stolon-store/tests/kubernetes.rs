@@ -160,6 +160,22 @@ async fn nothing_is_asked_that_is_known() {
         }
     })
     .await;
+    // Both lists of the second feed have asked it to look, at most once each, before these news reach it.
+    for round in 0..3 {
+        let news = document(&format!("round {round}"));
+        other.put_cluster_document(&news).await.expect("put");
+        within("the news", async {
+            loop {
+                let one = documents.latest().and_then(Result::ok).and_then(|seen| seen.value);
+                let all_of_it = all.latest().and_then(Result::ok).and_then(|seen| seen.value.document);
+                if [one, all_of_it].iter().flatten().filter(|read| read.value == news).count() == 2 {
+                    return;
+                }
+                tokio::select! { () = documents.changed() => {}, () = all.changed() => {} }
+            }
+        })
+        .await;
+    }
     let before = store.requests();
     other.put_cluster_document(&document("b")).await.expect("put");
     let report = KeeperReport { uid: "k".into(), ..KeeperReport::default() };
