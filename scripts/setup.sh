@@ -1,6 +1,6 @@
 # What this repository needs on Debian 12 beyond git and Rust, installed where it is missing.
 # Sourced by ./quickstart and ./test:
-#     . scripts/setup.sh; setup_build; setup_postgresql; setup_majors; setup_etcd
+#     . scripts/setup.sh; setup_build; setup_postgresql; setup_majors; setup_etcd; setup_pgbackrest
 # One line is said for each package that is installed; what is there already is left alone.
 
 say() { printf '%s\n' "$*" >&2; }
@@ -17,7 +17,7 @@ etcd_binary=/usr/bin/etcd
 # Whoever cannot become root is told so once, before anything is changed.
 need_root() {
     [ "$(id -u)" = 0 ] && return
-    local by_hand="run this as root, or install by hand: postgresql-15 postgresql-client-15 etcd-server protobuf-compiler libprotobuf-dev gcc libc6-dev"
+    local by_hand="run this as root, or install by hand: postgresql-15 postgresql-client-15 etcd-server pgbackrest protobuf-compiler libprotobuf-dev gcc libc6-dev"
     command -v sudo >/dev/null || fail "installing packages needs root, and there is no sudo" "$by_hand"
     # The same as as_root does: unlike "sudo -v" it asks for no password where none is needed.
     sudo env true || fail "installing packages needs root, and sudo refuses" "$by_hand"
@@ -140,6 +140,12 @@ setup_majors() {
     drop_setup_log
     (cd "$root_directory" && cargo run --locked --quiet --package xtask -- fixtures) || fail "what the tests run against (other majors of PostgreSQL, Consul, a client of Kubernetes) could not be fetched" \
         "is the network up? what was fetched already stays; run: cargo xtask fixtures"
+}
+
+# pgBackRest, whose backups the tests restore.
+setup_pgbackrest() {
+    [ -x /usr/bin/pgbackrest ] || install pgbackrest "the backup tool that clusters are restored from"
+    drop_setup_log
 }
 
 # etcd, which the tests start themselves on free ports.

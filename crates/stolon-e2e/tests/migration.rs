@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use serde_json::{Value, json};
 use stolon_testkit::local::Target;
-use stolon_testkit::{Cluster, Foreign, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for};
+use stolon_testkit::{Cluster, Foreign, PATIENCE, Plan, QUERY, on_prepared, short_timings};
 
 /// A legacy server beside the cluster, not started yet, with the users that the cluster needs once it is.
 struct Legacy {
@@ -64,15 +64,7 @@ async fn migrated(cluster: &Cluster, legacy: &Legacy) -> anyhow::Result<()> {
 
 /// Wait until all these parts stand in one sentence of `stolonctl status`, and the log has it too.
 async fn said(cluster: &Cluster, parts: &[&str]) -> anyhow::Result<()> {
-    let sentence = wait_for("the sentence in stolonctl status", PATIENCE, async || {
-        let output = cluster.stolonctl(&["status"], "").await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let found =
-            text.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(ToOwned::to_owned);
-        ensure!(found.is_some(), "the status is\n{text}");
-        Ok(found)
-    })
-    .await?;
+    let sentence = cluster.wait_said(parts).await?;
     ensure!(sentence.len() < 600, "not one clear sentence: {sentence}");
     let log = cluster.log("keeper1");
     ensure!(log.lines().any(|line| parts.iter().all(|part| line.contains(part))), "the log lacks {parts:?}");

@@ -64,28 +64,6 @@ async fn cluster_holds(cluster: &Cluster, keepers: &[usize], rows: &str) -> anyh
     Ok(())
 }
 
-/// Wait until these parts stand in one line of `stolonctl status`.
-async fn said(cluster: &Cluster, parts: &[&str]) -> anyhow::Result<()> {
-    wait_for(&format!("{parts:?} in stolonctl status"), PATIENCE, async || {
-        let output = cluster.stolonctl(&["status"], "").await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(text.lines().any(|line| parts.iter().all(|part| line.contains(part))), "it says\n{text}");
-        Ok(Some(()))
-    })
-    .await
-}
-
-/// Wait until nothing is wrong any more.
-async fn nothing_said(cluster: &Cluster) -> anyhow::Result<()> {
-    wait_for("a status without problems", PATIENCE, async || {
-        let output = cluster.stolonctl(&["status"], "").await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(!text.contains(": problem: "), "it says\n{text}");
-        Ok(Some(()))
-    })
-    .await
-}
-
 /// The password of the connection string stands nowhere but in the specification and in files that only the owner reads.
 async fn password_is_hidden(cluster: &Cluster) -> anyhow::Result<()> {
     let mut places: Vec<(String, String)> =
@@ -221,7 +199,7 @@ fn an_archive_is_followed_without_a_connection() {
         foreign.run("insert into t values (2)").await?;
         foreign.run("select pg_switch_wal()").await?;
         cluster_holds(cluster, &[1, 2], "1 2").await?;
-        nothing_said(cluster).await?;
+        cluster.wait_nothing_said().await?;
         promoted(cluster, 1).await?;
         cluster.session().await?.rows("insert into t values (3)", QUERY).await?;
         holds(&cluster.instance(3 - cluster.primary().await?), "1 2 3").await
@@ -245,7 +223,7 @@ fn what_is_wrong_with_the_connection_is_said() {
         };
         let wrong = with("primaryConninfo", format!("host=127.0.0.1 port={port} user=feeder password=wrong"));
         initialise(cluster, &following(&foreign.restore_command(), &wrong)).await?;
-        said(cluster, &["keeper1", "password authentication failed for user \"feeder\""]).await?;
+        cluster.wait_said(&["keeper1", "password authentication failed for user \"feeder\""]).await?;
         for (settings, parts) in [
             (
                 with("primarySlotName", "west".into()),
@@ -258,13 +236,13 @@ fn what_is_wrong_with_the_connection_is_said() {
             (with("primaryConninfo", conninfo(other.server.port)), ["system identifier", "differs"]),
         ] {
             cluster.patch(json!({ "standbyConfig": settings })).await?;
-            said(cluster, &parts).await?;
+            cluster.wait_said(&parts).await?;
         }
         password_is_hidden(cluster).await?;
         cluster.patch(json!({ "standbyConfig": { "standbySettings": right } })).await?;
         foreign.run("insert into t values (2)").await?;
         cluster_holds(cluster, &[1], "1 2").await?;
-        nothing_said(cluster).await
+        cluster.wait_nothing_said().await
     });
 }
 

@@ -77,9 +77,18 @@ pub(crate) fn tool_failure(tool: &str, tail: &[String]) -> Option<String> {
         let lower = line.to_ascii_lowercase();
         ["error:", "fatal:", "panic:"].iter().any(|word| lower.contains(word))
     };
-    let told =
-        tail.iter().find(says_why).or_else(|| tail.iter().rev().find(|line| !line.trim().is_empty()))?;
+    let told = tail.iter().find(says_why).or_else(|| last_that_says_something(tail))?;
     Some(strip(told))
+}
+
+/// The last line, without those that programs print after the reason: where help is, and that they end now.
+fn last_that_says_something(tail: &[String]) -> Option<&String> {
+    // `getopt` users of PostgreSQL and of GNU; GNU tar.
+    const AFTERWARDS: [&str; 4] =
+        ["--help", "exiting now", "Child returned status", "Exiting with failure status"];
+    let is_afterwards = |line: &&String| AFTERWARDS.iter().any(|words| line.contains(words));
+    let lines = || tail.iter().rev().filter(|line| !line.trim().is_empty());
+    lines().find(|line| !is_afterwards(line)).or_else(|| lines().next())
 }
 
 /// The last thing that a server said about why it receives no WAL.
@@ -242,7 +251,12 @@ pub fn explain_startup_failure(log_tail: &[String]) -> String {
         let line =
             log_tail.iter().rev().find(|line| cause.needles.iter().all(|needle| line.contains(needle)));
         if let Some(line) = line {
-            return (cause.sentence)(line);
+            let sentence = (cause.sentence)(line);
+            let lacks_wal = LACKS_WAL.iter().any(|words| line.contains(words));
+            return match last_words_of_restore_command(log_tail).filter(|_| lacks_wal) {
+                Some(words) => format!("{sentence}; restore_command said: {words}"),
+                None => sentence,
+            };
         }
     }
     let severe = |line: &&String| ["PANIC:", "FATAL:"].iter().any(|level| line.contains(level));
@@ -254,6 +268,24 @@ pub fn explain_startup_failure(log_tail: &[String]) -> String {
             .next()
             .map_or_else(|| "it said nothing".to_owned(), |line| message_of(line).to_owned()),
     }
+}
+
+/// Signs that WAL is missing, which a restore command should have fetched.
+const LACKS_WAL: [&str; 4] = [
+    "could not locate required checkpoint record",
+    "could not locate a valid checkpoint record",
+    "could not find redo location",
+    "recovery ended before configured recovery target was reached",
+];
+
+/// What a restore command says goes to the server's log as it is, while the server's own lines bear a level and two spaces, or
+/// begin with a tab (PostgreSQL manual, "Error Reporting and Logging").
+fn last_words_of_restore_command(log_tail: &[String]) -> Option<&str> {
+    let is_the_servers = |line: &str| {
+        line.contains(":  ") || line.starts_with(char::is_whitespace) || line.starts_with("postgres: ")
+    };
+    let lines = log_tail.iter().rev().map(String::as_str);
+    lines.filter(|line| !line.trim().is_empty()).find(|line| !is_the_servers(line))
 }
 
 /// The lines of `pg_hba.conf` that the server complained about (from 1), out of its log.
@@ -401,6 +433,52 @@ mod tests {
             let sentence = explain_startup_failure(&tail(lines));
             assert!(sentence.contains(part), "{sentence}");
         }
+    }
+
+    #[test]
+    fn a_tool_is_quoted_with_its_reason_and_not_with_what_follows_it() {
+        for (lines, reason) in [
+            (
+                &["tool: invalid option -- 'x'", "Try \"tool --help\" for more information."][..],
+                "invalid option -- 'x'",
+            ),
+            (
+                &["tool: /b.tar: Cannot open: No such file", "tool: Error is not recoverable: exiting now"],
+                "/b.tar: Cannot open: No such file",
+            ),
+            (
+                &[
+                    "gzip: stdin: unexpected end of file",
+                    "tool: Child returned status 1",
+                    "tool: Error is not recoverable: exiting now",
+                ],
+                "gzip: stdin: unexpected end of file",
+            ),
+            (&["12/34 kB", "tool: error: no such host", "tool: removing files"], "no such host"),
+            (&["tool --help"], "tool --help"),
+        ] {
+            assert_eq!(tool_failure("tool", &tail(lines)).as_deref(), Some(reason), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn where_wal_is_missing_the_restore_command_is_heard() {
+        let explained = |said: &[&str], fatal: &str| {
+            let after = ["LOG:  startup process (PID 7) exited with exit code 1", "\tcontinued"];
+            let lines = [&["LOG:  starting point-in-time recovery"], said, &[fatal], &after].concat();
+            explain_startup_failure(&tail(&lines))
+        };
+        let missing = "FATAL:  could not locate required checkpoint record";
+        let said = ["ERROR: [032]: PostgreSQL working directory is not pg1-path", "       HINT: look"];
+        let sentence = explained(&said, missing);
+        assert!(
+            sentence.ends_with(
+                "restore_command said: ERROR: [032]: PostgreSQL working directory is not pg1-path"
+            ),
+            "{sentence}"
+        );
+        assert!(!explained(&[], missing).contains("restore_command said"));
+        assert!(!explained(&said, "FATAL:  invalid page in block 7").contains("restore_command said"));
     }
 
     #[test]

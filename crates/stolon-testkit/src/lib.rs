@@ -10,6 +10,7 @@ mod majors;
 pub mod postgres;
 mod scenario;
 mod slow_road;
+mod status;
 mod store_server;
 mod wait;
 
