@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::effective::InvalidSpec;
+use crate::history::HistoryEntry;
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::{
@@ -204,6 +205,8 @@ document! {
         phase: Option<Phase> = "phase", omit;
         /// The elected primary.
         primary: Option<InstanceUid> = "master", omit;
+        /// Ours, unknown to Stolon, which drops it: what was done to the cluster lately, the newest last.
+        history: Option<Arc<Vec<HistoryEntry>>> = "history", omit;
     }
 }
 

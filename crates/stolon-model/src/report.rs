@@ -84,8 +84,8 @@ document! {
         pending_restart: bool = "pendingRestart", omit;
         /// The parameters that wait for that restart.
         pending_parameters: Option<Vec<PendingParameter>> = "pendingParameters", omit;
-        /// When PostgreSQL was started; never, while it does not answer.
-        started: Timestamp = "startedAt", omit;
+        /// When PostgreSQL was started; absent while it does not answer.
+        started: Option<Timestamp> = "startedAt", omit;
         /// How often PostgreSQL ended unexpectedly within the last minute.
         restarts: u32 = "restarts", omit;
         /// How many looks at PostgreSQL the keeper process has completed, this report's included. Of two reports the positions

@@ -376,6 +376,10 @@ prop_compose! {
                 current_generation: generations.1,
                 phase: words[0].as_deref().map(Phase::from),
                 primary: words[1].clone().map(InstanceUid::from),
+                history: words[0].clone().map(|what| {
+                    let details = words[1].iter().cloned().collect();
+                    Arc::new(vec![HistoryEntry::of_operator(times[0], "a@b".to_owned(), &what, details)])
+                }),
             },
             overwrite_data,
             epoch,

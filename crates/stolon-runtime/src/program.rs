@@ -70,7 +70,7 @@ impl Program {
     }
 }
 
-const FOREIGN_COMMANDS: [(&[&str], &str); 9] = [
+const FOREIGN_COMMANDS: [(&[&str], &str); 8] = [
     (
         &["reinit", "reinitialize", "rebuild", "resync"],
         "a standby is made anew by itself when it cannot follow; to force it, stop its keeper, remove its data directory, and start the keeper",
@@ -92,10 +92,6 @@ const FOREIGN_COMMANDS: [(&[&str], &str); 9] = [
     (
         &["edit-config", "show-config", "config"],
         "stolonctl edit-spec changes the cluster specification, stolonctl spec prints it",
-    ),
-    (
-        &["history"],
-        "the history of failovers is in the logs of the sentinels: \"electing db as the new master\"",
     ),
     (
         &["remove", "forget", "unregister"],

@@ -8,6 +8,18 @@ pub fn log(saying: &Saying) {
     match saying {
         Saying::Changed(change) => tracing::info!("{change}"),
         Saying::Held(hold) => tracing::info!("{hold}"),
+        Saying::Operated(entry) => {
+            let details = entry.details.as_deref().unwrap_or_default().join("; ");
+            tracing::info!(
+                operator = entry.operator,
+                command = entry.what,
+                details,
+                "an operator gave a command"
+            );
+        }
+        Saying::SpecificationChanged(fields) => {
+            tracing::info!(details = fields.join("; "), "the cluster specification was changed");
+        }
         Saying::Created => tracing::info!("the cluster was created from the initial specification"),
         Saying::CreatedByAnother => tracing::info!("another sentinel has created the cluster"),
         Saying::DecidingAgain => {

@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, init, promote, register, removekeeper, settle, spec,
-    status, update, version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, promote, register, removekeeper,
+    settle, spec, status, update, version,
 };
 use crate::playground;
 
@@ -42,6 +42,8 @@ pub enum Command {
     EditSpec(edit_spec::Args),
     /// Show sentinels, proxies, keepers, the primary, and what is going on
     Status(status::Args),
+    /// Show what operators and sentinels did to the cluster lately
+    History(history::Args),
     /// Print a connection string that finds the primary, or a standby, without a proxy
     Dsn(dsn::Args),
     /// Make a standby cluster take writes

@@ -7,11 +7,11 @@
 //! 2 invalid input. A refused command changed nothing. `status --check` answers by its exit status.
 
 mod advice;
-mod changes;
 mod cli;
 mod commands;
 mod confirm;
 mod input;
+mod operator;
 mod output;
 pub mod playground;
 mod pretty;

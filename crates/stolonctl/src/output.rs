@@ -29,6 +29,11 @@ pub fn note(line: &str) {
     let _ = write(&mut std::io::stderr().lock(), &format!("{line}\n"));
 }
 
+/// One a line.
+pub fn lines(of: &[String]) -> String {
+    of.iter().map(|line| format!("{line}\n")).collect()
+}
+
 fn write(stream: &mut impl Write, text: &str) -> std::io::Result<()> {
     stream.write_all(text.as_bytes())?;
     stream.flush()

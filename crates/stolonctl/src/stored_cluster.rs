@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::operator;
 use stolon_core::Backoff;
-use stolon_model::{BadClusterData, ClusterData, ClusterDocument, UsableCluster};
+use stolon_model::{
+    BadClusterData, ClusterData, ClusterDocument, ClusterSpec, HistoryEntry, Timestamp, UsableCluster,
+    spec_changes,
+};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 use stolon_store::{ClusterStore, Expected, StoreError, StoreOptions, Versioned};
 
@@ -86,21 +90,26 @@ impl StoredCluster {
         })
     }
 
-    /// Change the document with a conditional write, begun anew when somebody else wrote in between.
+    /// Change the document with a conditional write, begun anew when somebody else wrote in between. The history of the cluster gets
+    /// an entry for `command`, with what it changed of the specification.
     ///
     /// # Errors
     /// Those of reading, of `edit` and of the write. Nothing was written unless the message says that this is not known.
     pub async fn change(
         &self,
+        command: &str,
         mut edit: impl FnMut(&mut ClusterDocument) -> anyhow::Result<Edit>,
     ) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         for _ in 0..ATTEMPTS {
             let Versioned { value: mut document, revision } = self.workable_document().await?;
+            let before = spec_of(&document);
             match edit(&mut document)? {
                 Edit::Unneeded => return Ok(()),
                 Edit::Write => {}
             }
+            let details = spec_changes(&before, &spec_of(&document));
+            record(&mut document, command, details);
             let expected = Expected::Revision(revision);
             match self.store.compare_and_put_cluster_document(&document, expected).await {
                 Ok(_) => return Ok(()),
@@ -111,6 +120,18 @@ impl StoredCluster {
         Err(Failure::new(format!("failed to update cluster data after {ATTEMPTS} retries"))
             .hint("others keep writing the cluster data; nothing was changed, try again")
             .into())
+    }
+}
+
+fn spec_of(document: &ClusterDocument) -> ClusterSpec {
+    document.cluster.as_ref().and_then(|cluster| cluster.spec.clone()).unwrap_or_default()
+}
+
+/// Enter a command into the history of the cluster.
+pub fn record(document: &mut ClusterDocument, command: &str, details: Vec<String>) {
+    let now = Timestamp::utc(jiff::Timestamp::now());
+    if let Some(cluster) = &mut document.cluster {
+        cluster.status.record(HistoryEntry::of_operator(now, operator::name(), command, details));
     }
 }
 
@@ -156,7 +177,7 @@ fn unworkable(error: BadClusterData) -> Failure {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use stolon_model::{ClusterSpec, Document, Timestamp};
+    use stolon_model::Document;
     use stolon_store::{KvClusterStore, MemoryStore};
 
     use super::*;
@@ -171,7 +192,7 @@ mod tests {
         let cluster = StoredCluster { store: Arc::new(open()), timeout: Duration::from_secs(5) };
         let mut attempts = 0;
         let changed = cluster
-            .change(|document| {
+            .change("update", |document| {
                 attempts += 1;
                 if attempts <= collisions {
                     let mut other = document.clone();
@@ -195,6 +216,7 @@ mod tests {
         changed.unwrap();
         let cluster = document.cluster.unwrap();
         assert_eq!((cluster.generation, cluster.status.current_generation), (4, 77));
+        assert_eq!(cluster.status.history.unwrap().len(), 1, "one command, however often it was tried");
     }
 
     #[tokio::test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    BadClusterData, ClusterDocument, ClusterUid, Explained, KeeperReport, KeeperUid, ProxyReport, ProxyUid,
-    SentinelReport,
+    BadClusterData, ClusterDocument, ClusterUid, Explained, HistoryEntry, KeeperReport, KeeperUid,
+    ProxyReport, ProxyUid, SentinelReport,
 };
 
 use super::{Change, Hold, Standing};
@@ -133,6 +133,10 @@ pub enum Saying {
     Changed(Change),
     /// Something is not changed, for another reason than before.
     Held(Hold),
+    /// An operator did something to the cluster.
+    Operated(HistoryEntry),
+    /// The specification is another one than before, and nobody has told who changed it: a line for each field.
+    SpecificationChanged(Vec<String>),
     /// A cluster was made from the initial specification.
     Created,
     /// Another sentinel made it at the same time.

@@ -13,6 +13,7 @@ use stolon_model::{
 };
 
 use super::event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
+use super::history::{self, Audit};
 use super::{Change, Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
 use crate::latency::Latency;
 
@@ -110,6 +111,8 @@ pub struct Machine {
     unsure: Option<Box<Proposal>>,
     /// Uid of the cluster that was last seen in the store.
     last_seen: Option<ClusterUid>,
+    /// What operators have done, as far as it was told.
+    audit: Option<Audit>,
     own_report: OwnReport,
     holds: Vec<Hold>,
     trouble: Option<Trouble>,
@@ -162,6 +165,7 @@ impl Machine {
             last_write: None,
             unsure: None,
             last_seen: None,
+            audit: None,
             own_report: OwnReport::default(),
             holds: Vec::new(),
             trouble: None,
@@ -250,6 +254,8 @@ impl Machine {
             Err(bad) => return self.note_trouble(Trouble::Unusable(bad), out),
         };
         self.last_seen = Some(cluster.data().cluster.uid.clone());
+        let audit = self.audit.get_or_insert_with(|| Audit::of(&cluster.data().cluster));
+        out.extend(audit.read(&cluster.data().cluster).into_iter().map(Effect::Say));
         self.sleep_interval = cluster.spec().sleep_interval.max(SHORTEST_SLEEP);
         self.due = read_at + self.sleep_interval;
         let view = View {
@@ -282,14 +288,15 @@ impl Machine {
                 return self.ask_again(now.monotonic);
             }
             Standing::Leader => {
-                self.carry_out(now.monotonic, cluster, decision, out);
+                self.carry_out(now, cluster, decision, out);
             }
         }
         self.publish_report(now.monotonic, out);
     }
 
     /// Write what was decided: at once if a keeper or a proxy must act on it, otherwise as a sign of life.
-    fn carry_out(&mut self, now: Duration, before: UsableCluster, decision: Decision, out: &mut Vec<Effect>) {
+    fn carry_out(&mut self, now: Now, before: UsableCluster, decision: Decision, out: &mut Vec<Effect>) {
+        let Now { monotonic: now, wall } = now;
         let due = || {
             self.last_write.is_none_or(|at| match Rest::between(before.data(), &decision.next) {
                 Rest::Moving => self.comes_round(at, now),
@@ -297,7 +304,8 @@ impl Machine {
             })
         };
         let is_written = decision.weight == Weight::Decisive || due();
-        let (next, decided) = Decided::of(decision);
+        let (mut next, decided) = Decided::of(decision);
+        history::record(&mut next, &self.setup.uid, &decided.changes, wall);
         if !is_written {
             return self.completed(decided, out);
         }

@@ -13,6 +13,7 @@ mod event;
 mod followers;
 mod health;
 mod heartbeat;
+mod history;
 mod init;
 mod joined;
 mod machine;

@@ -525,3 +525,40 @@ fn positions_are_attended_to_while_something_waits_for_them() {
     assert_eq!(bench.world.data.cluster.status.primary, Some(uid(2)));
     assert_eq!(last, Some(Attention::Matters), "and not for longer");
 }
+
+/// An operator's command is told once, with what it changed; a change that a program of Stolon made, which enters nothing, too. What was
+/// there before is no news, and neither is another cluster's.
+#[test]
+fn what_operators_do_is_told_once() {
+    let mut bench = Bench::leading(World::synchronous(2, &[2], &[2]));
+    let audited = |bench: &mut Bench| -> Vec<Saying> {
+        bench.handle(Event::StoreChanged);
+        bench.pass(1000);
+        let effects = bench.read();
+        let audit = |it: &Saying| matches!(it, Saying::Operated(_) | Saying::SpecificationChanged(_));
+        let said = sayings(&effects).into_iter().filter(audit).collect();
+        bench.handle(Event::WriteEnded(WriteOutcome::Written));
+        said
+    };
+    assert_eq!(audited(&mut bench), []);
+    let entry = HistoryEntry::of_operator(wall(1), "ann@db1".to_owned(), "failkeeper k9", Vec::new());
+    bench.world.data.cluster.status.record(entry.clone());
+    assert_eq!(audited(&mut bench), [Saying::Operated(entry)]);
+    assert_eq!(audited(&mut bench), []);
+
+    bench.world.data.cluster.spec.max_standbys = Some(7);
+    let changed = vec!["maxStandbys: (not set) -> 7".to_owned()];
+    assert_eq!(audited(&mut bench), [Saying::SpecificationChanged(changed)]);
+    assert_eq!(audited(&mut bench), []);
+}
+
+#[test]
+fn an_election_is_entered_into_the_history() {
+    let mut bench = forced_failure();
+    let effects = bench.answer_round(|_| WriteOutcome::Written);
+    let document = written(&effects).expect("an election");
+    let history = document.cluster.unwrap().status.history.unwrap();
+    let [entry] = history.as_slice() else { panic!("{history:?}") };
+    assert_eq!((entry.sentinel.as_str(), entry.what.as_str()), ("s1", "failover"));
+    assert!(entry.details.as_ref().unwrap()[0].contains("the operator asked keeper"), "{entry:?}");
+}

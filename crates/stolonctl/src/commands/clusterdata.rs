@@ -8,7 +8,7 @@ use crate::commands::print_help;
 use crate::commands::settle::Testimony;
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::stored_cluster::{StoredCluster, checked};
+use crate::stored_cluster::{StoredCluster, checked, record};
 
 /// Flags of `clusterdata`.
 #[derive(Debug, clap::Args)]
@@ -131,7 +131,12 @@ async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
         (false, _) => {}
     }
     let document = match args.allow_data_loss {
-        true => made_newest(&cluster, document).await?,
+        true => {
+            let mut document = made_newest(&cluster, document).await?;
+            record(&mut document, "clusterdata write --allow-data-loss", Vec::new());
+            document
+        }
+        // Byte for byte what the operator saved.
         false => {
             refuse_older(&cluster, &document, stored).await?;
             document

@@ -3,14 +3,13 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use stolon_model::ClusterSpec;
+use stolon_model::{ClusterSpec, fields_that_are_set, spec_changes};
 use stolon_runtime::{CommonArgs, Failure};
 
 use crate::advice::{self, Strictness};
-use crate::changes::{changes, fields_that_are_set};
 use crate::commands::update::Change;
 use crate::confirm::{self, Answer};
-use crate::output;
+use crate::output::{self, lines};
 use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `edit-spec`.
@@ -39,11 +38,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let applied = async {
         let change = Change::parse_replacement(&edited)?;
         let new = change.apply(&old)?;
-        let different = changes(&old, &new);
+        let different = spec_changes(&old, &new);
         if different.is_empty() {
             return Ok(output::remark("nothing was changed\n"));
         }
-        output::remark(&different.concat());
+        output::remark(&lines(&different));
         advice::give(&change.explain(&new, &majors), Strictness::Warn)?;
         if !args.yes && confirm::ask().await? == Answer::No {
             return Ok(());
@@ -58,7 +57,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
 
 async fn write(cluster: &StoredCluster, old: &ClusterSpec, new: &ClusterSpec) -> anyhow::Result<()> {
     cluster
-        .change(|document| {
+        .change("edit-spec", |document| {
             let Some(section) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             if section.spec.clone().unwrap_or_default() != *old {
                 return Err(Failure::new("somebody else changed the specification meanwhile")

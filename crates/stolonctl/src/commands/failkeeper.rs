@@ -32,7 +32,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let cluster = StoredCluster::open(common)?;
     let patience = patience(cluster.cluster_data_to_change().await?.spec());
     let request = new_uid8();
-    cluster.change(|document| mark(document, &uid, &request)).await?;
+    cluster.change(&format!("failkeeper {uid}"), |document| mark(document, &uid, &request)).await?;
     let leader = cluster.store.leader().await;
     if !matches!(leader, Ok(Some(_))) {
         output::note("no sentinel leads now: the request lapses unless one takes over soon");
@@ -118,7 +118,7 @@ fn told(uid: &KeeperUid, status: &KeeperStatus, request: &str) -> Option<Result<
 /// A request that nobody has taken must not fire later.
 async fn withdraw(cluster: &StoredCluster, uid: &KeeperUid, request: &str) -> anyhow::Result<()> {
     cluster
-        .change(|document| {
+        .change(&format!("failkeeper {uid}, withdrawn"), |document| {
             let keeper = document.keepers.as_mut().and_then(|keepers| keepers.get_mut(uid));
             let Some(status) = keeper.map(|keeper| &mut keeper.status) else { return Ok(Edit::Unneeded) };
             if status

@@ -11,7 +11,7 @@ use crate::commands::refuse_surplus;
 use crate::confirm::{self, Answer};
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::stored_cluster::StoredCluster;
+use crate::stored_cluster::{StoredCluster, record};
 
 /// Flags of `init`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,8 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let uid = ClusterUid::from(new_uid8());
     let mut data = ClusterData::initial(uid, spec, Timestamp::utc(jiff::Timestamp::now()));
     data.cluster.overwrite_data = true;
-    let document = ClusterDocument::from(data);
+    let mut document = ClusterDocument::from(data);
+    record(&mut document, "init", Vec::new());
     // Unconditional on purpose: the leading sentinel of the old cluster writes all the time, and it is this
     // command's task to end that cluster.
     cluster

@@ -5,6 +5,7 @@ pub mod completion;
 pub mod dsn;
 pub mod edit_spec;
 pub mod failkeeper;
+pub mod history;
 pub mod init;
 pub mod promote;
 pub mod register;
@@ -35,6 +36,7 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::EditSpec(args)) => edit_spec::run(common, &args).await,
         // The judgement of `--check` is an exit status.
         Some(Command::Status(args)) => return status::run(common, &args).await,
+        Some(Command::History(args)) => history::run(common, &args).await,
         Some(Command::Dsn(args)) => dsn::run(common, &args).await,
         Some(Command::Promote(args)) => promote::run(common, &args).await,
         Some(Command::Failkeeper(args)) => failkeeper::run(common, &args).await,

@@ -31,7 +31,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     }
     cluster.cluster_data().await?;
     cluster
-        .change(|document| {
+        .change("promote", |document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             let old = cluster.spec.take().unwrap_or_default();
             if old.effective().role == Role::Primary {

@@ -29,7 +29,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     cluster.cluster_data_to_change().await?;
     let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
     cluster
-        .change(|document| {
+        .change(&format!("removekeeper {uid}"), |document| {
             let mut keepers = document.keepers.clone().unwrap_or_default();
             if keepers.remove(&uid).is_none() {
                 return Err(no_such_keeper(&uid, keepers.keys()).into());

@@ -1,6 +1,7 @@
 //! `stolonctl settle`: what to go on from after the store went back in time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use stolon_core::sentinel::{Ahead, CannotSettle, SawNewer, Witnesses, accept_loss, take_newest};
 use stolon_model::{
@@ -26,6 +27,19 @@ pub struct Args {
 
     #[arg(hide = true)]
     surplus: Vec<String>,
+}
+
+impl fmt::Display for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("settle")?;
+        if self.take_newest {
+            f.write_str(" --take-newest")?;
+        }
+        match &self.accept_data_loss {
+            Some(keepers) => write!(f, " --accept-data-loss {}", keepers.join(",")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What keepers and sentinels tell of newer cluster data.
@@ -65,8 +79,9 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     }
     let named = args.accept_data_loss.iter().flatten();
     let named: BTreeSet<KeeperUid> = named.map(|uid| KeeperUid::from(uid.as_str())).collect();
+    let command = args.to_string();
     cluster
-        .change(|document| {
+        .change(&command, |document| {
             let data = ClusterData::try_from(std::mem::take(document))?;
             let now = Timestamp::utc(jiff::Timestamp::now());
             let next = match args.take_newest {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use stolon_model::{Advise as _, ClusterSpec, DecodeError, Document, Patch, UnknownField, unknown_fields};
+use stolon_model::{
+    Advise as _, ClusterSpec, DecodeError, Document, Patch, UnknownField, spec_changes, unknown_fields,
+};
 use stolon_runtime::{CommonArgs, UsageError};
 
 use crate::advice::{self, Advice, Strictness};
-use crate::changes::changes;
 use crate::commands::refuse_surplus;
 use crate::input::Text;
-use crate::output;
+use crate::output::{self, lines};
 use crate::stored_cluster::{Edit, StoredCluster};
 
 /// Flags of `update`.
@@ -56,16 +57,16 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
 
     let mut changed = Vec::new();
     cluster
-        .change(|document| {
+        .change("update", |document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             let old = cluster.spec.take().unwrap_or_default();
             let new = change.apply(&old)?;
-            changed = changes(&old, &new);
+            changed = spec_changes(&old, &new);
             cluster.spec = Some(new);
             Ok(Edit::Write)
         })
         .await?;
-    Ok(output::result(&changed.concat())?)
+    Ok(output::result(&lines(&changed))?)
 }
 
 impl Change {

@@ -21,7 +21,9 @@ fn without_arguments_a_new_cluster_is_made() {
     let section = expected.cluster.as_mut().unwrap();
     section.uid = cluster.uid;
     section.change_time = cluster.change_time;
-    // What Stolon's does not say: that an operator agreed, and which of several documents is newer.
+    // What Stolon's does not say: that an operator agreed, which of several documents is newer, and who made it.
+    section.status.history = cluster.status.history;
+    assert_eq!(section.status.history.as_ref().unwrap()[0].what, "init");
     section.overwrite_data = true;
     section.epoch = u64::try_from(cluster.change_time.instant().as_second()).ok();
     assert_eq!(ctl.done(&["clusterdata", "read"]), format!("{}\n", expected.to_json()));

@@ -40,6 +40,8 @@ fn failkeeper_marks_the_keeper_and_nothing_else() {
     );
     assert_eq!(request.outcome, None);
     expected.keepers.as_mut().unwrap().get_mut(&primary).unwrap().status.force_fail = true;
+    let entered = found.cluster.as_mut().unwrap().status.history.take().unwrap();
+    assert_eq!(entered[0].what, format!("failkeeper {primary}"));
     assert_eq!(found, expected);
 }
 
@@ -175,7 +177,10 @@ fn promote_makes_a_standby_cluster_take_writes() {
     let run = ctl.run_with(&["promote"], "yes\n");
     assert_eq!(run, Run { code: Some(0), stdout: question.to_owned(), stderr: String::new() });
     expected.cluster.as_mut().unwrap().spec.as_mut().unwrap().role = Some(Role::Primary);
-    assert_eq!(ctl.document(), expected);
+    let mut found = ctl.document();
+    let history = found.cluster.as_mut().unwrap().status.history.take().unwrap();
+    assert_eq!(history[0].details, Some(vec!["role: \"standby\" -> \"master\"".to_owned()]));
+    assert_eq!(found, expected);
     let run = ctl.run(&["promote", "--yes"]);
     let said = "cluster spec role already set to master\n".to_owned();
     assert_eq!(run, Run { code: Some(0), stdout: String::new(), stderr: said });

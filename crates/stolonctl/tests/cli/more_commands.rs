@@ -104,8 +104,7 @@ fn connection_strings_name_every_address_the_primary_first() {
 #[test]
 fn commands_of_other_tools_get_an_answer() {
     let ctl = Ctl::sqlite();
-    for command in
-        ["reinit", "list", "topology", "switchover", "failover", "pause", "restart", "edit-config", "history"]
+    for command in ["reinit", "list", "topology", "switchover", "failover", "pause", "restart", "edit-config"]
     {
         let run = ctl.run(&[command, "whatever"]);
         assert_eq!(run.code, Some(2), "{command}: {run:?}");
@@ -115,4 +114,33 @@ fn commands_of_other_tools_get_an_answer() {
         assert!(!hint.contains("init "), "{command}: {hint}");
     }
     assert!(ctl.run(&["statsu"]).stderr.ends_with("hint: did you mean status?\n"));
+}
+
+/// Every command that changes the cluster is entered with who gave it and what it changed, and nobody's password.
+#[test]
+fn history_tells_who_did_what() {
+    let ctl = Ctl::sqlite();
+    ctl.done(&["init", "-y"]);
+    ctl.done(&["update", "--patch", r#"{"failInterval":"10s","pgParameters":{"work_mem":"8MB"}}"#]);
+    let secret = r#"{"standbyConfig":{"standbySettings":{"primaryConninfo":"host=a password=secret"}}}"#;
+    ctl.run(&["update", "--patch", secret]);
+    ctl.refused(
+        &["history", "-f", "yaml"],
+        2,
+        "unrecognised output format yaml\nhint: the formats are text and json\n",
+    );
+    let text = ctl.done(&["history"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("TIME\t"), "{text}");
+    assert!(lines[1].contains("\tinit"), "{text}");
+    assert!(lines[2].contains("\tupdate\t"), "{text}");
+    assert!(lines[2].ends_with("failInterval: (not set) -> \"10s\""), "{text}");
+    assert!(lines[3].trim_start().starts_with("pgParameters.work_mem: (not set) -> \"8MB\""), "{text}");
+    assert!(text.contains("primaryConninfo: (changed; it may hold a password)"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+    let entries: serde_json::Value = serde_json::from_str(&ctl.done(&["history", "-f", "json"])).unwrap();
+    let operator = entries[1]["operator"].as_str().unwrap();
+    let host = rustix::system::uname();
+    assert!(operator.ends_with(&format!("@{}", host.nodename().to_str().unwrap())), "{operator}");
+    assert_eq!(entries[1]["what"], "update");
 }

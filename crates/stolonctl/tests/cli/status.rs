@@ -315,7 +315,10 @@ async fn instances_are_shown_with_role_lag_timeline_version_and_uptime() {
             synchronous_standbys: Some(vec!["85ac816c".into()]),
             ..PostgresState::default()
         }),
-        activity: Some(KeeperActivity { started: Timestamp::utc(started), ..KeeperActivity::default() }),
+        activity: Some(KeeperActivity {
+            started: Some(Timestamp::utc(started)),
+            ..KeeperActivity::default()
+        }),
         ..KeeperReport::default()
     };
     let mut copying = report("keeper3", "cc", 0);

@@ -234,7 +234,7 @@ impl Machine {
             parameter_problems: (!problems.is_empty()).then(|| problems.iter().cloned().collect()),
             pending_restart: self.reporting.pending_restart,
             pending_parameters: pending.filter(|it| self.reporting.pending_restart && !it.is_empty()),
-            started: running.map_or(Timestamp::ZERO, |running| running.started),
+            started: running.map(|running| running.started).filter(|started| !started.is_never()),
             restarts: self.server.deaths.within_a_minute(self.now),
             looks: self.looks.completed(),
             hindrance: self.hindrance(),

@@ -78,10 +78,7 @@ pub fn line_of(
     let behind = |primary: &Instance| {
         Some(position_of(primary, reports)?.ahead_of(position?)).map(|lag| u64::try_from(lag).unwrap_or(0))
     };
-    let started = report
-        .and_then(|report| report.activity.as_ref())
-        .map(|activity| activity.started)
-        .filter(|started| !started.is_never());
+    let started = report.and_then(|report| report.activity.as_ref()).and_then(|activity| activity.started);
     let age = started.map(|started| now.instant().duration_since(started.instant()));
     InstanceLine {
         role: Some(if is_primary { "master" } else { "standby" }),

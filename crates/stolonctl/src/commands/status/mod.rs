@@ -16,7 +16,7 @@ use stolon_model::Explained;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, explained};
 
 use crate::commands::clusterdata::broken;
-use crate::output;
+use crate::output::{self, lines};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 
@@ -178,10 +178,6 @@ fn check(answer: anyhow::Result<Status>, format: Format) -> anyhow::Result<ExitC
         Format::Json => format!("{}\n", to_tabbed_json(&judgement)),
     })?;
     Ok(ExitCode::from(code))
-}
-
-fn lines(of: &[String]) -> String {
-    of.iter().map(|line| format!("{line}\n")).collect()
 }
 
 async fn answer(cluster: &StoredCluster) -> anyhow::Result<Status> {

@@ -1,13 +1,14 @@
 //! What is different between two specifications, field by field.
 
+use crate::{ClusterSpec, Document as _};
 use serde_json::Value;
-use stolon_model::{ClusterSpec, Document as _};
 
 /// The field that is not shown.
 const CONNINFO: &str = "primaryConninfo";
 
-/// One line for each field that differs: `failInterval: "20s" -> "10s"`; `pgParameters` by parameter.
-pub fn changes(old: &ClusterSpec, new: &ClusterSpec) -> Vec<String> {
+/// One line for each field that differs: `failInterval: "20s" -> "10s"`; `pgParameters` by parameter. What may hold a password is not
+/// shown.
+pub fn spec_changes(old: &ClusterSpec, new: &ClusterSpec) -> Vec<String> {
     let mut lines = Vec::new();
     compare("", &fields_that_are_set(old), &fields_that_are_set(new), &mut lines);
     lines
@@ -27,9 +28,9 @@ fn compare(path: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
     let (before, after) = (fields(old), fields(new));
     if before.is_empty() && after.is_empty() {
         if old != new && path.ends_with(CONNINFO) {
-            lines.push(format!("{path}: (changed; it may hold a password)\n"));
+            lines.push(format!("{path}: (changed; it may hold a password)"));
         } else if old != new {
-            lines.push(format!("{path}: {} -> {}\n", shown(old), shown(new)));
+            lines.push(format!("{path}: {} -> {}", shown(old), shown(new)));
         }
         return;
     }
@@ -62,26 +63,26 @@ mod tests {
         let new = spec(
             r#"{"initMode":"new","failInterval":"10s","sleepInterval":"1s","pgHBA":[],"pgParameters":{"work_mem":"8MB"}}"#,
         );
-        let mut found = changes(&old, &new);
+        let mut found = spec_changes(&old, &new);
         found.sort();
         assert_eq!(
             found,
             [
-                "failInterval: \"20s\" -> \"10s\"\n",
-                "pgHBA: [\"a\"] -> []\n",
-                "pgParameters.a: \"1\" -> (not set)\n",
-                "pgParameters.work_mem: \"4MB\" -> \"8MB\"\n",
-                "sleepInterval: (not set) -> \"1s\"\n",
+                "failInterval: \"20s\" -> \"10s\"",
+                "pgHBA: [\"a\"] -> []",
+                "pgParameters.a: \"1\" -> (not set)",
+                "pgParameters.work_mem: \"4MB\" -> \"8MB\"",
+                "sleepInterval: (not set) -> \"1s\"",
             ]
         );
-        assert_eq!(changes(&new, &new), Vec::<String>::new());
+        assert_eq!(spec_changes(&new, &new), Vec::<String>::new());
         let standby = spec(
             r#"{"initMode":"new","standbyConfig":{"standbySettings":{"primaryConninfo":"password=secret"}}}"#,
         );
-        let found = changes(&spec(r#"{"initMode":"new"}"#), &standby);
+        let found = spec_changes(&spec(r#"{"initMode":"new"}"#), &standby);
         assert_eq!(
             found,
-            ["standbyConfig.standbySettings.primaryConninfo: (changed; it may hold a password)\n"]
+            ["standbyConfig.standbySettings.primaryConninfo: (changed; it may hold a password)"]
         );
     }
 }

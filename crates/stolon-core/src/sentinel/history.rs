@@ -1,0 +1,61 @@
+//! What is entered into the history of a cluster, and what is told of what others entered.
+
+use std::sync::Arc;
+
+use stolon_model::{
+    Cluster, ClusterData, ClusterSpec, ClusterUid, HistoryEntry, SentinelUid, Timestamp, spec_changes,
+};
+
+use super::{Change, Saying};
+
+/// Enter what operators ask about later: who was elected, and why.
+pub(super) fn record(next: &mut ClusterData, sentinel: &SentinelUid, changes: &[Change], wall: Timestamp) {
+    for change in changes {
+        let what = match change {
+            Change::ClusterInitialized { .. } => "initialized",
+            Change::PrimaryElected { .. } => "failover",
+            Change::StandbyClusterPromoted { .. } => "promoted",
+            _ => continue,
+        };
+        let details = vec![change.to_string()];
+        next.cluster.status.record(HistoryEntry::of_sentinel(wall, sentinel.clone(), what, details));
+    }
+}
+
+/// What was last read of what operators do.
+#[derive(Clone, Debug)]
+pub(super) struct Audit {
+    cluster: ClusterUid,
+    spec: ClusterSpec,
+    history: Option<Arc<Vec<HistoryEntry>>>,
+}
+
+impl Audit {
+    pub fn of(cluster: &Cluster) -> Audit {
+        Audit {
+            cluster: cluster.uid.clone(),
+            spec: cluster.spec.clone(),
+            history: cluster.status.history.clone(),
+        }
+    }
+
+    /// What operators did since the last reading, a line each. A change of the specification that nobody has entered was made by a
+    /// program of Stolon.
+    pub fn read(&mut self, now: &Cluster) -> Vec<Saying> {
+        if (&self.spec, &self.history) == (&now.spec, &now.status.history) {
+            return Vec::new();
+        }
+        let before = std::mem::replace(self, Audit::of(now));
+        if before.cluster != now.uid {
+            return Vec::new();
+        }
+        let known = before.history.as_deref().map_or(&[][..], Vec::as_slice);
+        let entries = now.status.history.as_deref().map_or(&[][..], Vec::as_slice);
+        let new = entries.iter().filter(|entry| !entry.operator.is_empty() && !known.contains(entry));
+        let mut told: Vec<Saying> = new.cloned().map(Saying::Operated).collect();
+        if told.is_empty() && before.spec != now.spec {
+            told.push(Saying::SpecificationChanged(spec_changes(&before.spec, &now.spec)));
+        }
+        told
+    }
+}
