@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-tls", &[]),
     ("stolon-core", &["stolon-model"]),
     ("stolon-sim", &["stolon-core", "stolon-model"]),
+    ("stolon-fake", &["stolon-core", "stolon-model"]),
     ("stolon-store", &["stolon-model", "stolon-tls"]),
     ("stolon-check", &["stolon-core", "stolon-model"]),
     ("stolon-postgres", &["stolon-core", "stolon-model", "stolon-tls"]),

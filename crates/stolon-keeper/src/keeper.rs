@@ -353,3 +353,7 @@ fn refusal(uid: &KeeperUid, exit: Exit) -> anyhow::Error {
         Exit::NoNote(why) => anyhow::Error::msg(why),
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -4,25 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::*;
-use stolon_model::{ClusterUid, InstanceInitMode as Init, Role, UsableCluster};
+use stolon_model::{InstanceInitMode as Init, Role, UsableCluster};
 
 use crate::given::*;
 
 fn machine() -> Machine {
-    Machine::new(Beginning {
-        identity: identity(),
-        advertised: Advertised {
-            address: "10.0.0.1".into(),
-            port: "5432".into(),
-            can_be_primary: true,
-            can_be_synchronous_replica: true,
-        },
-        cluster: ClusterUid::default(),
-        local: LocalState::default(),
-        proven: None,
-        served: None,
-        predecessor: Predecessor::None,
-    })
+    Machine::new(Beginning { predecessor: Predecessor::None, ..beginning(LocalState::default()) })
 }
 
 fn look() -> Event {

@@ -2,10 +2,16 @@
 
 #![allow(clippy::field_reassign_with_default, clippy::unwrap_used)]
 
+mod ailing;
+mod binaries;
 mod contract;
-mod fake;
+mod deposed;
+mod disk;
 mod given;
 mod machine;
 mod matrix;
 mod properties;
 mod sequences;
+mod served;
+mod store;
+mod world;

@@ -21,6 +21,37 @@ fn sigterm_leaves_no_process() {
 }
 
 #[test]
+fn a_second_signal_ends_a_server_that_takes_long_at_once() {
+    scenario("lifecycle::a_second_signal_ends_a_server_that_takes_long_at_once", async || {
+        let mut world = World::new();
+        let mut keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        // A session that does not hear that it is to end: an orderly shutdown waits for it.
+        let client = keeper.connect_as(SUPERUSER.0, SUPERUSER.1).await.unwrap();
+        let session: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        rustix::process::kill_process(Pid::from_raw(session).unwrap(), Signal::STOP).unwrap();
+        keeper.signal(Signal::TERM);
+        let pid_file = keeper.pgdata().join("postmaster.pid");
+        world
+            .eventually("the orderly shutdown", async |_| {
+                std::fs::read_to_string(&pid_file).ok()?.contains("stopping").then_some(())
+            })
+            .await;
+        assert!(!keeper.log_text().contains("stopping postgres at once"));
+        assert!(keeper.try_ended().is_none(), "the first signal waits");
+        keeper.signal(Signal::TERM);
+        world
+            .eventually("the immediate shutdown", async |_| {
+                keeper.log_text().contains("stopping postgres at once").then_some(())
+            })
+            .await;
+        assert!(keeper.ended().await.success(), "{}", keeper.log_text());
+        assert!(!keeper.log_text().contains("did not stop within"), "nobody waited for the patience to end");
+        assert_eq!(keeper.processes(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn the_end_of_its_terminal_ends_a_keeper_in_good_order() {
     scenario("lifecycle::the_end_of_its_terminal_ends_a_keeper_in_good_order", async || {
         let mut world = World::new();

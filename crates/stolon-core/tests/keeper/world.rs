@@ -1,13 +1,18 @@
 //! A keeper's machine with a fake PostgreSQL, a fake store and a fake disk around it, in virtual time. The contract of the machine is
 //! checked with every effect: nothing is asked for twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, Ref, RefMut};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use stolon_core::keeper::*;
-use stolon_core::postgres::Version;
-use stolon_model::{ClusterData, KeeperReport, Lsn, Served, Timeline, UsableCluster};
+use stolon_fake::{FakeInstance, FakePostgres, word};
+use stolon_model::{ClusterData, KeeperReport, Served, UsableCluster};
 
 use crate::given::*;
 
@@ -18,152 +23,11 @@ pub enum Store {
     Silent,
 }
 
-/// A model of one PostgreSQL with switches for its failures.
-pub struct FakeInstance {
-    pub version: Result<Version, String>,
-    pub control: ControlLook,
-    pub data: Data,
-    pub running: bool,
-    /// It runs and answers.
-    pub answers: bool,
-    pub in_recovery: bool,
-    pub timeline: u64,
-    pub lsn: u64,
-    pub replication: Vec<ReplicationRow>,
-    /// Written, and in force.
-    pub config: Option<Config>,
-    pub in_force: Option<Config>,
-    /// In force, but for what a start alone takes.
-    pub started_with: Option<Config>,
-    /// Steps, in the words of [`words`], that fail, and how.
-    pub failures: BTreeMap<String, FailureKind>,
-    pub rejected: Vec<RejectedSetting>,
-}
-
-impl FakeInstance {
-    fn new() -> Self {
-        FakeInstance {
-            version: Ok(V15),
-            control: ControlLook::Demands(Demands::default()),
-            data: Data::Absent,
-            running: false,
-            answers: true,
-            in_recovery: false,
-            timeline: 1,
-            lsn: 1000,
-            replication: Vec::new(),
-            config: None,
-            in_force: None,
-            started_with: None,
-            failures: BTreeMap::new(),
-            rejected: Vec::new(),
-        }
-    }
-
-    /// A standby that flushes everything at once.
-    pub fn standby_streams(&mut self, uid: &str) {
-        self.replication = vec![ReplicationRow {
-            application_name: format!("stolon_{uid}"),
-            sync_state: "sync".into(),
-            flush_lsn: Some(Lsn(u64::MAX)),
-        }];
-    }
-
-    pub fn dies(&mut self) -> ServerDeath {
-        self.running = false;
-        ServerDeath { status: "killed".into(), explanation: "somebody did".into(), cause: DeathCause::Other }
-    }
-
-    /// Whether clients are let in by the lines in force.
-    pub fn admits_clients(&self) -> bool {
-        let is_for_everybody = |line: &HbaLine| match line {
-            HbaLine::Rule(rule) => rule.user == HbaUser::All,
-            HbaLine::Verbatim(_) => true,
-        };
-        self.running && self.in_force.as_ref().is_some_and(|config| config.hba.iter().any(is_for_everybody))
-    }
-
-    fn look(&self) -> Look {
-        let names = |config: &Config| config.parameters.get("synchronous_standby_names").cloned();
-        let answer = || Answer {
-            system_identifier: SYSTEM.into(),
-            timeline: Timeline(self.timeline),
-            lsn: Lsn(self.lsn),
-            in_recovery: self.in_recovery,
-            replication: self.replication.clone(),
-            pending_restart: self.pending_restart(),
-            synchronous_standby_names: self.in_force.as_ref().and_then(names).unwrap_or_default(),
-            ..Answer::default()
-        };
-        Look {
-            version: self.version.clone(),
-            data: self.data.clone(),
-            server: match (self.running, self.answers) {
-                (false, _) => ServerLook::Stopped,
-                (true, false) => ServerLook::Silent("no answer".into()),
-                (true, true) => ServerLook::Answering(Box::new(answer())),
-            },
-            control: self.control.clone(),
-            slots_on_disk: BTreeSet::new(),
-            alter_system: AlterSystem::Refused,
-        }
-    }
-
-    /// Of the parameters that only a start takes, those that the tests change.
-    fn pending_restart(&self) -> BTreeMap<String, String> {
-        let value = |config: &Option<Config>, name: &str| config.as_ref()?.parameters.get(name).cloned();
-        let waits = |name: &&str| value(&self.started_with, *name) != value(&self.in_force, *name);
-        let in_force = |name: &str| (name.to_owned(), value(&self.started_with, name).unwrap_or_default());
-        [NEEDS_RESTART, "max_connections"].into_iter().filter(waits).map(in_force).collect()
-    }
-
-    /// A parameter as the server was started with it.
-    pub fn started_with(&self, name: &str) -> Option<&str> {
-        self.started_with.as_ref()?.parameters.get(name).map(String::as_str)
-    }
-
-    fn take(&mut self, step: &Step) -> StepOutcome {
-        let word = words(&Plan { steps: vec![step.clone()], ..Plan::default() });
-        let kind = word.split(':').next().and_then(|word| self.failures.get(word)).cloned();
-        if let Some(kind) = kind {
-            return StepOutcome::Failed(StepFailure { kind, sentence: format!("{word} failed"), hint: None });
-        }
-        match step {
-            Step::Stop => self.running = false,
-            Step::Wipe(_) => self.data = Data::Absent,
-            Step::InitDb(_) => self.data = present(DataKind::Primary),
-            Step::BaseBackup { .. } => self.data = present(DataKind::Standby),
-            Step::CheckSettings { .. } => {
-                return StepOutcome::Done(Learned::Rejected(std::mem::take(&mut self.rejected)));
-            }
-            Step::Configure { config, .. } => self.config = Some((**config).clone()),
-            Step::Start(_) => {
-                self.running = true;
-                self.in_recovery = self.data == present(DataKind::Standby);
-                (self.in_force, self.started_with) = (self.config.clone(), self.config.clone());
-            }
-            // Who ends sessions has the access rules read first.
-            Step::TerminateClients => self.in_force = self.config.clone(),
-            Step::Reload => {
-                self.in_force = self.config.clone();
-                return StepOutcome::Done(Learned::NotInForce(Vec::new()));
-            }
-            Step::Promote => {
-                (self.in_recovery, self.data) = (false, present(DataKind::Primary));
-                self.timeline += 1;
-            }
-            Step::EnsureSlots(_) => return StepOutcome::Done(Learned::Slots(SlotChanges::default())),
-            _ => {}
-        }
-        StepOutcome::DONE
-    }
-}
-
 /// What is under way around the machine.
 #[derive(Debug)]
 enum Activity {
-    Look,
-    Step(Step),
+    Look(Work),
+    Step(Work),
     /// Asked for at that time.
     ReadCluster(Duration),
     ReadOwnReport,
@@ -171,14 +35,51 @@ enum Activity {
     /// Asked for at that time, of a store that answers or does not.
     Publish(Box<KeeperReport>, Duration, Store),
     Save(StateFile),
-    Told(Event),
+}
+
+/// What the instance is at. It ends when it is polled at the time that the world gives it, unless the instance hangs.
+struct Work {
+    what: String,
+    ends: Pin<Box<dyn Future<Output = Event>>>,
+    called_off: Rc<Cell<bool>>,
+}
+
+impl Work {
+    fn look(instance: FakeInstance, within: Duration) -> Self {
+        let ends = Box::pin(async move { Event::Looked(Box::new(instance.look(within).await)) });
+        Work { what: "look".into(), ends, called_off: Rc::default() }
+    }
+
+    fn step(instance: FakeInstance, step: Step, request_timeout: Duration) -> Self {
+        let called_off = Rc::new(Cell::new(false));
+        let what = word(&step).unwrap_or_default();
+        let flag = Rc::clone(&called_off);
+        let ends = Box::pin(async move {
+            let called_off = poll_fn(|_| if flag.get() { Poll::Ready(()) } else { Poll::Pending });
+            Event::StepEnded(instance.take(step, request_timeout, &|_| (), called_off).await)
+        });
+        Work { what, ends, called_off }
+    }
+
+    fn poll(&mut self) -> Option<Event> {
+        match self.ends.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(event) => Some(event),
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
 }
 
 /// A keeper and its surroundings.
 pub struct World {
     machine: Machine,
     pub now: Duration,
-    pub postgres: FakeInstance,
+    instance: FakeInstance,
     pub cluster: ClusterData,
     pub store: Store,
     /// Whose report stands under our uid; none: what we published last.
@@ -214,8 +115,6 @@ pub struct World {
     pub exit: Option<Exit>,
 }
 
-/// A parameter that only a start takes, and no limit of a standby.
-pub const NEEDS_RESTART: &str = "shared_buffers";
 const MOMENT: Duration = Duration::from_millis(2);
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 const BASE_BACKUP: Duration = Duration::from_secs(60);
@@ -228,24 +127,11 @@ impl World {
 
     /// The same, where an earlier keeper served.
     pub fn after(cluster: ClusterData, local: LocalState, data: Data, served: Option<Served>) -> Self {
-        let beginning = Beginning {
-            identity: identity(),
-            advertised: Advertised {
-                address: "10.0.0.1".into(),
-                port: "5432".into(),
-                can_be_primary: true,
-                can_be_synchronous_replica: true,
-            },
-            cluster: "".into(),
-            local,
-            proven: None,
-            served,
-            predecessor: Predecessor::Unknown,
-        };
+        let beginning = Beginning { served, ..beginning(local) };
         let mut world = World {
             machine: Machine::new(beginning),
             now: Duration::ZERO,
-            postgres: FakeInstance { data, ..FakeInstance::new() },
+            instance: FakeInstance::with(data),
             cluster,
             store: Store::Answers,
             namesake: None,
@@ -274,8 +160,17 @@ impl World {
 
     /// A keeper whose instance `us` is complete and stopped.
     pub fn with(cluster: ClusterData, kind: DataKind) -> Self {
-        let local = LocalState { uid: "us".into(), generation: 2, ..LocalState::default() };
-        World::new(cluster, local, present(kind))
+        World::new(cluster, complete("us"), present(kind))
+    }
+
+    /// PostgreSQL, to be looked at.
+    pub fn postgres(&self) -> Ref<'_, FakePostgres> {
+        self.instance.postgres()
+    }
+
+    /// PostgreSQL, to be changed.
+    pub fn postgres_mut(&self) -> RefMut<'_, FakePostgres> {
+        self.instance.change()
     }
 
     /// The machine is told of something, now.
@@ -287,7 +182,7 @@ impl World {
 
     /// The server ends by itself.
     pub fn server_dies(&mut self) {
-        let death = self.postgres.dies();
+        let death = self.postgres_mut().dies();
         self.tell(Event::ServerDied(death));
     }
 
@@ -306,8 +201,7 @@ impl World {
             match next {
                 Some(next) => {
                     let (_, activity) = self.under_way.remove(next);
-                    let event = self.end(activity);
-                    self.tell(event);
+                    self.end(activity);
                 }
                 None => {
                     self.wake = None;
@@ -340,6 +234,16 @@ impl World {
             initializing: state.initializing,
             captured: state.init_pg_parameters,
         })
+    }
+
+    /// What hung goes on.
+    pub fn let_go(&mut self) {
+        self.instance.let_go();
+        for (due, activity) in &mut self.under_way {
+            if matches!(activity, Activity::Look(_) | Activity::Step(_)) {
+                *due = (*due).min(self.now + MOMENT);
+            }
+        }
     }
 
     /// Time passes while the process is frozen: nothing is told, nothing ends.
@@ -377,11 +281,11 @@ impl World {
 
     fn begin(&mut self, effect: Effect) {
         let (takes, activity) = match effect {
-            Effect::Look { .. } => {
+            Effect::Look { within } => {
                 self.looks += 1;
-                (self.look_takes, Activity::Look)
+                (self.look_takes, Activity::Look(Work::look(self.instance.clone(), within)))
             }
-            Effect::Take { step, .. } => {
+            Effect::Take { step, request_timeout } => {
                 assert!(!step.is_taken_by_machine(), "{step:?} is the machine's own");
                 self.note(words(&Plan { steps: vec![(*step).clone()], ..Plan::default() }));
                 let takes = match *step {
@@ -390,16 +294,18 @@ impl World {
                     Step::WaitReady(_) => self.ready_takes,
                     _ => MOMENT,
                 };
-                (takes, Activity::Step(*step))
+                (takes, Activity::Step(Work::step(self.instance.clone(), *step, request_timeout)))
             }
             Effect::CallOff => {
                 self.note("called-off".into());
-                let kind = FailureKind::CalledOff;
-                let failure = StepFailure { kind, sentence: "called off".into(), hint: None };
-                let is_step = |(_, activity): &(Duration, Activity)| matches!(activity, Activity::Step(_));
-                assert!(self.under_way.iter().any(is_step), "no step is under way");
-                self.under_way.retain(|under_way| !is_step(under_way));
-                (MOMENT, Activity::Told(Event::StepEnded(StepOutcome::Failed(failure))))
+                let step = self.under_way.iter_mut().find_map(|(due, activity)| match activity {
+                    Activity::Step(work) => Some((due, work)),
+                    _ => None,
+                });
+                let (due, work) = step.expect("a step is under way");
+                work.called_off.set(true);
+                *due = self.now + MOMENT;
+                return;
             }
             Effect::ReadCluster { at_most } => {
                 self.note("read".into());
@@ -439,10 +345,25 @@ impl World {
         self.log.push((self.now.as_millis(), word));
     }
 
-    fn end(&mut self, activity: Activity) -> Event {
+    /// What was under way comes to its end, unless the instance hangs.
+    fn end(&mut self, mut activity: Activity) {
+        let ended = match &mut activity {
+            Activity::Look(work) | Activity::Step(work) => work.poll(),
+            _ => None,
+        };
+        match (ended, activity) {
+            (Some(event), _) => self.tell(event),
+            (None, hangs @ (Activity::Look(_) | Activity::Step(_))) => self.under_way.push((FOR_EVER, hangs)),
+            (None, activity) => {
+                let event = self.outcome(activity);
+                self.tell(event);
+            }
+        }
+    }
+
+    fn outcome(&mut self, activity: Activity) -> Event {
         match activity {
-            Activity::Look => Event::Looked(Box::new(self.postgres.look())),
-            Activity::Step(step) => Event::StepEnded(self.postgres.take(&step)),
+            Activity::Look(_) | Activity::Step(_) => unreachable!("ends by itself"),
             Activity::ReadCluster(as_of) => {
                 let usable = UsableCluster::try_from(self.cluster.clone()).expect("usable cluster data");
                 let read = match self.store {
@@ -483,7 +404,6 @@ impl World {
                     }
                 }
             }
-            Activity::Told(event) => event,
         }
     }
 }
@@ -491,7 +411,20 @@ impl World {
 fn is_same_kind(one: &Activity, other: &Activity) -> bool {
     match (one, other) {
         (Activity::Save(one), Activity::Save(other)) => one.kind() == other.kind(),
-        (Activity::Step(_) | Activity::Told(_), Activity::Step(_) | Activity::Told(_)) => true,
         _ => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
+}
+
+/// A primary that serves.
+pub fn serving(cluster: ClusterData) -> World {
+    let mut world = World::with(cluster, DataKind::Primary);
+    world.postgres_mut().standby_streams("bb");
+    world.run(seconds(30));
+    assert_eq!(world.reported(), (true, 3), "{:?}", world.log);
+    assert!(world.postgres().admits_clients(), "{:?}", world.log);
+    world
+}
+
+pub const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
 }

@@ -1,0 +1,208 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use stolon_core::keeper::{
+    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, Demands, FailureKind, HbaLine,
+    HbaUser, Learned, Look, RejectedSetting, ReplicationRow, ServerDeath, ServerLook, SlotChanges, Step,
+    StepFailure, StepOutcome, WalReceiver,
+};
+use stolon_core::postgres::Version;
+use stolon_model::{Lsn, Timeline};
+
+use crate::given::{SYSTEM, V15, present};
+use crate::word;
+
+/// A parameter that only a start takes, and no limit of a standby.
+pub const NEEDS_RESTART: &str = "shared_buffers";
+
+/// One PostgreSQL: its data, its process, its configuration, and what fails about them. All switches may be turned at any time.
+#[derive(Debug)]
+pub struct FakePostgres {
+    /// Of the binaries, or why it is not known.
+    pub version: Result<Version, String>,
+    /// What `pg_controldata` tells.
+    pub control: ControlLook,
+    /// What stands at PGDATA.
+    pub data: Data,
+    /// Its process is there.
+    pub running: bool,
+    /// It runs and answers.
+    pub answers: bool,
+    /// It replays WAL.
+    pub in_recovery: bool,
+    /// It counts up with each promotion.
+    pub timeline: u64,
+    /// Its position.
+    pub lsn: u64,
+    /// Whether a standby receives WAL.
+    pub receiver: WalReceiver,
+    /// `pg_stat_replication`.
+    pub replication: Vec<ReplicationRow>,
+    /// Written.
+    pub(crate) config: Option<Config>,
+    /// In force.
+    pub(crate) in_force: Option<Config>,
+    /// In force, but for what a start alone takes.
+    pub(crate) started_with: Option<Config>,
+    /// Steps, by the part of their [`word`] before a colon, that fail, and how.
+    pub failures: BTreeMap<String, FailureKind>,
+    /// The same words, and [`crate::LOOK`]: what does not end by itself.
+    pub hanging: BTreeSet<String>,
+    /// What the next check of settings finds.
+    pub rejected: Vec<RejectedSetting>,
+    /// Every step that was begun, in words.
+    pub begun: Vec<String>,
+}
+
+impl FakePostgres {
+    /// A server that does not run, beside these data.
+    pub(crate) fn with(data: Data) -> Self {
+        FakePostgres {
+            version: Ok(V15),
+            control: ControlLook::Demands(Demands::default()),
+            data,
+            running: false,
+            answers: true,
+            in_recovery: false,
+            timeline: 1,
+            lsn: 1000,
+            receiver: WalReceiver::Streaming,
+            replication: Vec::new(),
+            config: None,
+            in_force: None,
+            started_with: None,
+            failures: BTreeMap::new(),
+            hanging: BTreeSet::new(),
+            rejected: Vec::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// A standby that flushes everything at once.
+    pub fn standby_streams(&mut self, uid: &str) {
+        self.replication = vec![ReplicationRow {
+            application_name: format!("stolon_{uid}"),
+            sync_state: "sync".into(),
+            flush_lsn: Some(Lsn(u64::MAX)),
+        }];
+    }
+
+    /// The process ends by itself.
+    pub fn dies(&mut self) -> ServerDeath {
+        self.running = false;
+        ServerDeath { status: "killed".into(), explanation: "somebody did".into(), cause: DeathCause::Other }
+    }
+
+    /// Whether clients are let in by the lines in force.
+    pub fn admits_clients(&self) -> bool {
+        let is_for_everybody = |line: &HbaLine| match line {
+            HbaLine::Rule(rule) => rule.user == HbaUser::All,
+            HbaLine::Verbatim(_) => true,
+        };
+        self.running && self.in_force.as_ref().is_some_and(|config| config.hba.iter().any(is_for_everybody))
+    }
+
+    /// A parameter as the server was started with it.
+    pub fn started_with(&self, name: &str) -> Option<&str> {
+        self.started_with.as_ref()?.parameters.get(name).map(String::as_str)
+    }
+
+    /// A parameter that is in force, as far as no restart is needed for it.
+    pub fn in_force(&self, name: &str) -> Option<&str> {
+        self.in_force.as_ref()?.parameters.get(name).map(String::as_str)
+    }
+
+    /// The steps that were begun, in words, one space apart.
+    pub fn steps(&self) -> String {
+        self.begun.join(" ")
+    }
+
+    pub(crate) fn hangs(&self, what: &str) -> bool {
+        self.hanging.contains(kind_of(what))
+    }
+
+    pub(crate) fn look(&self) -> Look {
+        let names = |config: &Config| config.parameters.get("synchronous_standby_names").cloned();
+        let answer = || Answer {
+            system_identifier: SYSTEM.into(),
+            timeline: Timeline(self.timeline),
+            lsn: Lsn(self.lsn),
+            in_recovery: self.in_recovery,
+            receiver: self.receiver.clone(),
+            replication: self.replication.clone(),
+            pending_restart: self.pending_restart(),
+            synchronous_standby_names: self.in_force.as_ref().and_then(names).unwrap_or_default(),
+            ..Answer::default()
+        };
+        Look {
+            version: self.version.clone(),
+            data: self.data.clone(),
+            server: match (self.running, self.answers) {
+                (false, _) => ServerLook::Stopped,
+                (true, false) => ServerLook::Silent("no answer".into()),
+                (true, true) => ServerLook::Answering(Box::new(answer())),
+            },
+            control: self.control.clone(),
+            slots_on_disk: BTreeSet::new(),
+            alter_system: AlterSystem::Refused,
+        }
+    }
+
+    /// Of the parameters that only a start takes, those that the tests change.
+    fn pending_restart(&self) -> BTreeMap<String, String> {
+        let value = |config: &Option<Config>, name: &str| config.as_ref()?.parameters.get(name).cloned();
+        let waits = |name: &&str| value(&self.started_with, *name) != value(&self.in_force, *name);
+        let in_force = |name: &str| (name.to_owned(), value(&self.started_with, name).unwrap_or_default());
+        [NEEDS_RESTART, "max_connections"].into_iter().filter(waits).map(in_force).collect()
+    }
+
+    /// What becomes of a step that has come to its end.
+    pub(crate) fn take(&mut self, step: &Step) -> StepOutcome {
+        let word = word(step).unwrap_or_default();
+        if let Some(kind) = self.failures.get(kind_of(&word)).cloned() {
+            return failed(kind, format!("{word} failed"));
+        }
+        match step {
+            Step::Stop => self.running = false,
+            Step::Wipe(_) => self.data = Data::Absent,
+            Step::InitDb(_) | Step::Restore(_) => self.data = present(DataKind::Primary),
+            Step::BaseBackup { .. } => self.data = present(DataKind::Standby),
+            Step::CheckSettings { .. } => {
+                return StepOutcome::Done(Learned::Rejected(std::mem::take(&mut self.rejected)));
+            }
+            Step::Configure { config, .. } => self.config = Some((**config).clone()),
+            Step::Start(_) => {
+                self.running = true;
+                self.in_recovery = self.data == present(DataKind::Standby);
+                (self.in_force, self.started_with) = (self.config.clone(), self.config.clone());
+            }
+            Step::WaitReady(_) | Step::WaitRecoveryEnd(_) if !self.running => {
+                return failed(
+                    FailureKind::ServerExited(self.dies()),
+                    format!("{word}: the server has ended"),
+                );
+            }
+            // Who ends sessions has the access rules read first.
+            Step::TerminateClients => self.in_force = self.config.clone(),
+            Step::Reload => {
+                self.in_force = self.config.clone();
+                return StepOutcome::Done(Learned::NotInForce(Vec::new()));
+            }
+            Step::Promote => {
+                (self.in_recovery, self.data) = (false, present(DataKind::Primary));
+                self.timeline += 1;
+            }
+            Step::EnsureSlots(_) => return StepOutcome::Done(Learned::Slots(SlotChanges::default())),
+            _ => {}
+        }
+        StepOutcome::DONE
+    }
+}
+
+/// What failures and hanging steps are named by.
+fn kind_of(word: &str) -> &str {
+    word.split(':').next().unwrap_or(word)
+}
+
+pub(crate) fn failed(kind: FailureKind, sentence: String) -> StepOutcome {
+    StepOutcome::Failed(StepFailure { kind, sentence, hint: None })
+}
