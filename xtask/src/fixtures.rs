@@ -144,6 +144,8 @@ pub fn all() -> Result<()> {
 pub enum One {
     /// Consul.
     Consul,
+    /// The API server of Kubernetes, which is built; not one of those that are fetched without a name.
+    Kubernetes,
 }
 
 /// Consul 1.8, which the tests of the store run.

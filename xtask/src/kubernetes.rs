@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 
 use crate::fixtures;
 
-/// The tests that want a real API server, and their packages.
-const TESTS: [&str; 2] = ["stolon-store", "stolon-e2e"];
+/// The tests that want a real API server: package and name.
+const TESTS: [(&str, &str); 3] =
+    [("stolon-store", "real_kubernetes"), ("stolon-e2e", "manifests"), ("stolon-e2e", "real_kubernetes")];
 
 /// Build an API server, where it is not there yet, and run what is to be tested on it.
 ///
@@ -16,7 +17,7 @@ const TESTS: [&str; 2] = ["stolon-store", "stolon-e2e"];
 pub fn run() -> Result<()> {
     fixtures::kubernetes()?;
     cargo(&["build", "--locked", "--workspace", "--bins"])?;
-    for package in TESTS {
+    for (package, test) in TESTS {
         // One after the other: each test has an API server of its own, of 300 MB.
         cargo(&[
             "test",
@@ -24,7 +25,7 @@ pub fn run() -> Result<()> {
             "--package",
             package,
             "--test",
-            "real_kubernetes",
+            test,
             "--",
             "--ignored",
             "--test-threads=1",

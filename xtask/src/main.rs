@@ -18,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Chore {
     /// Fetch what the tests run against and Debian's own suite does not hold, into target/fixtures.
     Fixtures {
-        /// Fetch this one only: consul
+        /// Fetch this one only: consul; or kubernetes, which takes ten minutes of processor time
         #[arg(long, value_name = "NAME")]
         only: Option<fixtures::One>,
     },
@@ -49,6 +49,7 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures { only: None } => fixtures::all(),
         Chore::Fixtures { only: Some(fixtures::One::Consul) } => fixtures::consul(),
+        Chore::Fixtures { only: Some(fixtures::One::Kubernetes) } => fixtures::kubernetes(),
         Chore::Kubernetes => kubernetes::run(),
         Chore::Settings => settings::run(),
         Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),

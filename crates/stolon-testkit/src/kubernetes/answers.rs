@@ -1,6 +1,6 @@
 //! Requests and answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,13 +24,21 @@ const BOOKMARK: Duration = Duration::from_millis(500);
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The resources that there are: name, kind, path in front of the namespace.
-const RESOURCES: [(&str, &str, &str); 6] = [
+const RESOURCES: [(&str, &str, &str); 14] = [
     ("configmaps", "ConfigMap", "/api/v1"),
     ("pods", "Pod", "/api/v1"),
     ("events", "Event", "/api/v1"),
     ("services", "Service", "/api/v1"),
     ("endpoints", "Endpoints", "/api/v1"),
+    ("secrets", "Secret", "/api/v1"),
+    ("serviceaccounts", "ServiceAccount", "/api/v1"),
     ("leases", "Lease", "/apis/coordination.k8s.io/v1"),
+    ("statefulsets", "StatefulSet", "/apis/apps/v1"),
+    ("deployments", "Deployment", "/apis/apps/v1"),
+    ("jobs", "Job", "/apis/batch/v1"),
+    ("poddisruptionbudgets", "PodDisruptionBudget", "/apis/policy/v1"),
+    ("roles", "Role", "/apis/rbac.authorization.k8s.io/v1"),
+    ("rolebindings", "RoleBinding", "/apis/rbac.authorization.k8s.io/v1"),
 ];
 
 fn json_answer(code: u16, value: &Value) -> Response<Body> {
@@ -142,13 +150,20 @@ fn fixed(path: &str) -> Option<Response<Body>> {
         "/api" => json!({ "kind": "APIVersions", "versions": ["v1"] }),
         "/api/v1" => named("v1"),
         "/apis" => {
-            let version = json!({ "groupVersion": "coordination.k8s.io/v1", "version": "v1" });
-            let group =
-                json!({ "name": "coordination.k8s.io", "versions": [version], "preferredVersion": version });
-            json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [group] })
+            let groups: BTreeSet<&str> =
+                RESOURCES.iter().filter_map(|(_, _, in_front)| in_front.strip_prefix("/apis/")).collect();
+            let group = |path: &&str| {
+                let name = path.trim_end_matches("/v1");
+                let version = json!({ "groupVersion": path, "version": "v1" });
+                json!({ "name": name, "versions": [version], "preferredVersion": version })
+            };
+            let groups: Vec<Value> = groups.iter().map(group).collect();
+            json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
-        "/apis/coordination.k8s.io/v1" => named("coordination.k8s.io/v1"),
-        _ => return None,
+        _ => match path.strip_prefix("/apis/") {
+            Some(group) if RESOURCES.iter().any(|(_, _, in_front)| *in_front == path) => named(group),
+            _ => return None,
+        },
     };
     Some(json_answer(200, &value))
 }
