@@ -62,7 +62,19 @@ pub fn give(advice: &[Advice], strictness: Strictness) -> Result<(), UsageError>
 
 /// Keys that nobody reads.
 pub fn about_unknown(fields: &[UnknownField]) -> Vec<Advice> {
-    fields.iter().map(|field| Advice::Warning(field.to_string())).collect()
+    let told = |field: &UnknownField| match belongs_in_parameters(field) {
+        true => format!(
+            "{name} is not a field of a cluster specification and is ignored: a parameter of PostgreSQL belongs in \
+             pgParameters: {{\"pgParameters\":{{\"{name}\":\"…\"}}}}",
+            name = field.path
+        ),
+        false => field.to_string(),
+    };
+    fields.iter().map(|field| Advice::Warning(told(field))).collect()
+}
+
+fn belongs_in_parameters(field: &UnknownField) -> bool {
+    settings::MAJORS.clone().any(|major| settings::exists(major, &field.path))
 }
 
 /// Everything about a whole specification.

@@ -278,3 +278,16 @@ fn without_a_keeper_only_what_no_version_accepts_is_named() {
         run.stderr
     );
 }
+
+#[test]
+fn a_parameter_of_postgresql_at_the_top_level_is_told_where_it_belongs() {
+    let ctl = Ctl::sqlite();
+    ctl.done(&["init", "-y"]);
+    let run = ctl.run(&["update", "--patch", r#"{"work_mem":"16MB"}"#]);
+    assert_eq!(
+        run.stderr,
+        "warning: work_mem is not a field of a cluster specification and is ignored: a parameter of PostgreSQL \
+         belongs in pgParameters: {\"pgParameters\":{\"work_mem\":\"…\"}}\n"
+    );
+    assert_eq!(ctl.run(&["update", "--strict", "--patch", r#"{"work_mem":"16MB"}"#]).code, Some(2));
+}
