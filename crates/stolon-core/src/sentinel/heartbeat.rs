@@ -48,6 +48,7 @@ impl Memory {
         }
         self.trouble.values_mut().for_each(shift);
         self.convergence.values_mut().for_each(|entry| entry.since = (entry.since + gap).min(now));
+        self.stalls.values_mut().for_each(|stall| stall.since = (stall.since + gap).min(now));
         self.proxies.values_mut().for_each(|sighting| sighting.since = (sighting.since + gap).min(now));
         if let Some(closed) = &mut self.closed {
             closed.since = (closed.since + gap).min(now);
@@ -232,7 +233,7 @@ impl Round<'_> {
             };
             let state = report.and_then(|report| report.postgres_state.as_ref());
             if let Some(state) = state.filter(|state| state.uid == *uid) {
-                self.count_stall(state);
+                self.watch_position(state);
             }
             if !seen.working.contains_key(uid) {
                 troubled.push((uid, since));
@@ -244,19 +245,12 @@ impl Round<'_> {
         }
     }
 
-    /// Count reports that show the same position as the one before, at most one for each sleep interval.
-    fn count_stall(&mut self, state: &PostgresState) {
-        let now = self.seen.now.monotonic;
-        let sleep_interval = self.seen.spec.sleep_interval;
-        let first = Stall { lsn: state.lsn, count: 0, counted_at: now };
-        match self.memory.stalls.get_mut(&state.uid) {
-            None => drop(self.memory.stalls.insert(state.uid.clone(), first)),
-            Some(stall) if stall.lsn != state.lsn => *stall = first,
-            Some(stall) if now.saturating_sub(stall.counted_at) >= sleep_interval => {
-                stall.count += 1;
-                stall.counted_at = now;
-            }
-            Some(_) => {}
+    /// Remember since when an instance has reported this position.
+    fn watch_position(&mut self, state: &PostgresState) {
+        let first = Stall { lsn: state.lsn, since: self.seen.now.monotonic };
+        let stall = self.memory.stalls.entry(state.uid.clone()).or_insert_with(|| first.clone());
+        if stall.lsn != state.lsn {
+            *stall = first;
         }
     }
 }

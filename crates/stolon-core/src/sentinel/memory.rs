@@ -97,15 +97,13 @@ pub enum Life {
     Proven,
 }
 
-/// An instance whose position was the same in several reports.
+/// An instance whose position was the same in every report since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stall {
     /// The position.
     pub lsn: Lsn,
-    /// In how many reports it was the one before; at most one for each sleep interval counts.
-    pub count: u32,
-    /// When the last of them was counted.
-    pub counted_at: Duration,
+    /// When it was first reported.
+    pub since: Duration,
 }
 
 /// An instance that has not reached its generation.

@@ -7,9 +7,10 @@ use stolon_model::{Instance, InstanceInitMode, InstanceUid, Keeper, KeeperUid, L
 use super::RemovalReason;
 use super::joined::joined;
 use super::round::{Kind, Round, Validity, validity};
+use super::wake::{Limit, Wake};
 
-/// More reports than this with the same position mean that a standby does not move.
-const STALLED_REPORTS: u32 = 10;
+/// A standby that reports the same position for longer than so many sleep intervals does not move.
+const STALLED_INTERVALS: u32 = 10;
 /// Size of WAL segments that Stolon's documents assume.
 const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -39,14 +40,18 @@ impl Round<'_> {
 
     /// Beside a primary that works: former primaries, other databases, other branches, and standbys that lack WAL or
     /// whose data are gone.
-    pub fn remove_unusable(&mut self, primary: &Instance) {
+    pub fn remove_unusable(&mut self, primary: &Instance) -> Wake {
         let others = self.draft.instances.values().filter(|instance| instance.uid != primary.uid);
+        let wake = others.clone().fold(Wake::NEVER, |wake, instance| {
+            wake.or(self.misses_wal(primary, instance).map_or(Wake::NEVER, Limit::wake))
+        });
         let doomed: Vec<(InstanceUid, RemovalReason)> = others
             .filter_map(|instance| Some((instance.uid.clone(), self.unusable(primary, instance)?)))
             .collect();
         for (uid, because) in doomed {
             self.draft.remove_instance(&uid, because);
         }
+        wake
     }
 
     fn unusable(&self, primary: &Instance, instance: &Instance) -> Option<RemovalReason> {
@@ -60,7 +65,8 @@ impl Round<'_> {
             Validity::OtherSystem => Some(RemovalReason::OtherSystem),
             Validity::OtherBranch => Some(RemovalReason::OtherBranch),
             Validity::Unknown | Validity::Valid => {
-                self.lacks_wal(primary, instance).then_some(RemovalReason::MissingWal)
+                let misses = self.misses_wal(primary, instance);
+                misses.is_some_and(Limit::is_over).then_some(RemovalReason::MissingWal)
             }
         }
     }
@@ -94,16 +100,17 @@ impl Round<'_> {
         state.uid != instance.uid && was_complete
     }
 
-    /// A standby that has not moved for long, and whose next WAL the primary no longer has.
-    fn lacks_wal(&self, primary: &Instance, instance: &Instance) -> bool {
-        let stalls = || self.memory.stalls.get(&instance.uid).map_or(0, |stall| stall.count);
-        Kind::of(instance) == Kind::Standby
+    /// Until when a standby may yet move whose next WAL the primary no longer has; none for any other one. How often it reports, and how often
+    /// anybody looks, does not matter: both are rare where nothing happens.
+    fn misses_wal(&self, primary: &Instance, instance: &Instance) -> Option<Limit> {
+        let stall = self.memory.stalls.get(&instance.uid)?;
+        let is_missing = Kind::of(instance) == Kind::Standby
             && instance.generation != 1
             && instance.status.healthy
             && instance.status.lsn != primary.status.lsn
-            && stalls() > STALLED_REPORTS
             && wal_file_without_timeline(&primary.status.older_wal_file)
-                .is_some_and(|oldest| segment_name(instance.status.lsn).as_str() < oldest)
+                .is_some_and(|oldest| segment_name(instance.status.lsn).as_str() < oldest);
+        is_missing.then(|| self.seen.limit(stall.since, self.seen.spec.sleep_interval * STALLED_INTERVALS))
     }
 }
 

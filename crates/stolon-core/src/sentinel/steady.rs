@@ -63,7 +63,7 @@ impl Round<'_> {
 
     /// Look after the standbys of a primary that works and has reached its generation.
     fn tend_standbys(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
-        self.remove_unusable(primary);
+        let wake = self.remove_unusable(primary);
         let census = self.count_standbys(primary);
         self.draft.mark_ready(&census.good);
         if self.wants_synchronous() {
@@ -73,6 +73,6 @@ impl Round<'_> {
         }
         self.adjust_standbys(&primary.uid, &census, uids);
         self.draft.point_standbys_at(&primary.uid);
-        census.wake
+        wake.or(census.wake)
     }
 }

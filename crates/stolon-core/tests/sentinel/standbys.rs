@@ -1,5 +1,7 @@
 //! How many standbys there are, and which must be made anew.
 
+use std::time::Duration;
+
 use stolon_core::sentinel::{Change, RemovalReason, Stall};
 use stolon_model::*;
 
@@ -258,20 +260,38 @@ fn copies_of_something_else_are_made_anew() {
 #[test]
 fn a_standby_that_lacks_wal_is_made_anew() {
     // The segment where the standby stands; the primary's oldest is 5.
-    for (count, segment, lost) in [(10, 4, false), (11, 4, true), (11, 5, false)] {
+    for (seconds, segment, lost) in [(50, 4, false), (51, 4, true), (51, 5, false)] {
         let mut world = World::normal(2, 2).given(|world| {
             world.db(1).status.lsn = Lsn(20 << 24);
             world.db(1).status.older_wal_file = "000000010000000000000005".into();
             world.db(2).generation = 2;
             world.db(2).status.current_generation = 2;
             world.db(2).status.lsn = Lsn(segment << 24);
-            let stall = Stall { lsn: Lsn(segment << 24), count, counted_at: START };
+            let stall = Stall { lsn: Lsn(segment << 24), since: START - Duration::from_secs(seconds) };
             world.memory.stalls.insert(uid(2), stall);
         });
         let expected: &[_] = if lost { &[(uid(2), RemovalReason::MissingWal)] } else { &[] };
-        assert_eq!(removed(&mut world), expected, "{count} reports, segment {segment}");
-        assert_eq!(is_made_anew(&world), lost, "{count} reports, segment {segment}");
+        assert_eq!(removed(&mut world), expected, "{seconds} s, segment {segment}");
+        assert_eq!(is_made_anew(&world), lost, "{seconds} s, segment {segment}");
     }
+}
+
+/// Where nothing happens rounds are rare: this one is asked for, and need not be the eleventh.
+#[test]
+fn a_standby_that_lacks_wal_is_made_anew_at_a_round_that_is_asked_for() {
+    let mut world = World::normal(2, 2).given(|world| {
+        world.db(1).status.lsn = Lsn(20 << 24);
+        world.db(1).status.older_wal_file = "000000010000000000000005".into();
+        world.db(2).generation = 2;
+        world.db(2).status.current_generation = 2;
+        world.db(2).status.lsn = Lsn(4 << 24);
+    });
+    let wake = world.round().wake_at.expect("it is waited for");
+    assert!(wake <= world.now + Duration::from_millis(50_001), "{wake:?} after {:?}", world.now);
+    world.now = world.now.max(START) + Duration::from_millis(50_001);
+    // Meanwhile the store was heard of.
+    world.memory.last_read = Some(world.now);
+    assert_eq!(removed(&mut world), [(uid(2), RemovalReason::MissingWal)]);
 }
 
 #[test]
