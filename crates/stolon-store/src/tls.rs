@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use secrecy::{ExposeSecret as _, SecretSlice};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use stolon_model::{Advise as _, with_causes};
 use stolon_tls::AnyCertificate;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -43,11 +43,38 @@ impl Pem {
     }
 }
 
+/// Certificate and key of this client that another program issues while this one runs, as PEM.
+#[derive(Default)]
+pub struct Issued {
+    pair: Mutex<Option<(SecretString, SecretString)>>,
+}
+
+impl Issued {
+    /// Take over what was issued; whether it is another one.
+    pub fn replace(&self, pair: Option<(SecretString, SecretString)>) -> bool {
+        let text = |pair: &Option<(SecretString, SecretString)>| {
+            pair.as_ref().map(|(one, two)| (one.expose_secret().to_owned(), two.expose_secret().to_owned()))
+        };
+        let mut now = self.pair.lock();
+        let is_another = text(&now) != text(&pair);
+        *now = pair;
+        is_another
+    }
+
+    fn read(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let pair = self.pair.lock();
+        let (certificate, key) = pair.as_ref()?;
+        Some((certificate.expose_secret().as_bytes().to_vec(), key.expose_secret().as_bytes().to_vec()))
+    }
+}
+
 /// What TLS is made from.
 #[derive(Clone)]
 pub struct TlsSources {
     /// Certificate and key of this client.
     pub identity: Option<(Pem, Pem)>,
+    /// Where another program issues them: those count, once they are there.
+    pub issued: Option<Arc<Issued>>,
     /// Those that may sign the certificate of the store; `None`: the machine's.
     pub authorities: Option<Pem>,
     /// Whether the store must prove who it is.
@@ -71,6 +98,7 @@ impl TlsSources {
         };
         Ok(TlsSources {
             identity,
+            issued: None,
             authorities: options.ca_file.as_ref().map(file),
             verification: options.tls_verification,
             hint: "check --store-ca-file, --store-cert-file and --store-key",
@@ -167,9 +195,11 @@ impl Tls {
     /// [`StoreError::Configuration`]: a file cannot be read or used.
     fn new(sources: &TlsSources) -> Result<Self, StoreError> {
         let read = |pem: &Pem| Ok(pem.read().map_err(|cause| sources.refuse(cause))?.into_owned());
-        let identity = match &sources.identity {
-            Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
-            None => None,
+        let issued = sources.issued.as_ref().and_then(|issued| issued.read());
+        let identity = match (issued, &sources.identity) {
+            (Some(issued), _) => Some(issued),
+            (None, Some((certificate, key))) => Some((read(certificate)?, read(key)?)),
+            (None, None) => None,
         };
         let authorities = sources.authorities.as_ref().map(|pem| authorities(sources, pem)).transpose()?;
         Ok(Tls { identity, authorities, sources: sources.clone() })

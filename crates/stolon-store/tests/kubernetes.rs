@@ -301,3 +301,58 @@ async fn a_pod_is_let_in_by_its_service_account_and_a_new_token_is_used_at_once(
         "{error:?}"
     );
 }
+
+/// A user who is let in by a program that prints a file.
+fn by_program(file: &std::path::Path) -> serde_json::Value {
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1beta1", "command": "cat", "args": [file],
+    });
+    json!({ "exec": exec })
+}
+
+fn credential(status: serde_json::Value) -> String {
+    let version = "client.authentication.k8s.io/v1beta1";
+    json!({ "apiVersion": version, "kind": "ExecCredential", "status": status }).to_string()
+}
+
+#[tokio::test]
+async fn another_program_lets_in_and_is_asked_again_when_its_token_is_over() {
+    let api = api();
+    api.demand_token("first");
+    let file = api.path().join("credential");
+    std::fs::write(&file, credential(json!({ "token": "first" }))).expect("write");
+    let kubeconfig = api.kubeconfig_file("exec", json!({}), by_program(&file)).expect("a kubeconfig file");
+    let store = stolon_store::open(&with_kubeconfig(&api, kubeconfig)).expect("a store");
+    store.put_cluster_document(&document("a")).await.expect("it is let in");
+    api.demand_token("second");
+    std::fs::write(&file, credential(json!({ "token": "second" }))).expect("write");
+    let error = store.cluster_document().await.expect_err("the first token is over");
+    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    assert_eq!(store.cluster_document().await.expect("read").expect("there").value, document("a"));
+    std::fs::remove_file(&file).expect("removed");
+    api.demand_token("third");
+    store.cluster_document().await.expect_err("the second token is over");
+    let error = store.cluster_document().await.expect_err("the program fails");
+    assert!(error.to_string().contains("No such file"), "what it says on stderr: {error}");
+}
+
+#[tokio::test]
+async fn another_program_gives_certificates_and_connections_show_the_newest() {
+    let certificates = Certificates::new();
+    let api = ApiServer::with(certificates.access(), 0).expect("an API server");
+    let file = api.path().join("credential");
+    let text = |name| std::fs::read_to_string(certificates.path(name)).expect("read");
+    let over = "2020-01-01T00:00:00Z";
+    let pair = json!({
+        "clientCertificateData": text("client.pem"), "clientKeyData": text("client.key"), "expirationTimestamp": over,
+    });
+    let cluster = json!({ "certificate-authority": certificates.path("ca.pem") });
+    let kubeconfig = api.kubeconfig_file("exec", cluster, by_program(&file)).expect("a kubeconfig file");
+    std::fs::write(&file, credential(json!({ "token": "only", "expirationTimestamp": over })))
+        .expect("write");
+    let store = stolon_store::open(&with_kubeconfig(&api, kubeconfig)).expect("a store");
+    let error = store.cluster_document().await.expect_err("without a certificate");
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    std::fs::write(&file, credential(pair)).expect("write");
+    store.put_cluster_document(&document("a")).await.expect("it is let in");
+}

@@ -1,10 +1,12 @@
 //! Where the API server is, and what lets this process in: a pod's service account, or a file as kubectl reads it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::exec::Plugin;
 use super::kubeconfig;
 use crate::endpoints::Scheme;
 use crate::tls::{Pem, TlsSources};
@@ -44,16 +46,34 @@ pub enum Credentials {
         /// Password.
         password: SecretString,
     },
+    /// What another program gives.
+    Plugin(Arc<Plugin>),
 }
 
 impl Credentials {
-    /// The header that says so now.
+    /// What lets this client in now.
     ///
     /// # Errors
-    /// What is wrong with a file.
-    pub fn header(&self) -> Result<Option<HeaderValue>, String> {
+    /// What is wrong with a file, or with another program.
+    pub async fn shown(&self) -> Result<Shown, String> {
+        let Credentials::Plugin(plugin) = self else {
+            return Ok(Shown { header: self.header()?, certificate: 0 });
+        };
+        let pass = plugin.pass().await?;
+        let header = pass.token.map_or(Ok(None), |token| Credentials::Token(token).header())?;
+        Ok(Shown { header, certificate: pass.certificate })
+    }
+
+    /// It did not let in, although it did before, maybe.
+    pub fn forget(&self) {
+        if let Credentials::Plugin(plugin) = self {
+            plugin.forget();
+        }
+    }
+
+    fn header(&self) -> Result<Option<HeaderValue>, String> {
         let text = match self {
-            Credentials::None => return Ok(None),
+            Credentials::None | Credentials::Plugin(_) => return Ok(None),
             Credentials::Token(token) => format!("Bearer {}", token.expose_secret()),
             Credentials::TokenFile(path) => {
                 let token = std::fs::read_to_string(path)
@@ -71,6 +91,14 @@ impl Credentials {
         value.set_sensitive(true);
         Ok(Some(value))
     }
+}
+
+/// What a request shows.
+pub struct Shown {
+    /// In its header.
+    pub header: Option<HeaderValue>,
+    /// Which of the certificates that another program issues its connection must have shown; 0: none of them.
+    pub certificate: u64,
 }
 
 /// Find the API server, in the order of Kubernetes' own clients: the file that a flag names, those that `KUBECONFIG` names, the one
@@ -116,6 +144,7 @@ fn in_cluster(access: &KubernetesAccess, host: &str, port: &str) -> Result<Serve
         tls_name: None,
         tls: TlsSources {
             identity: None,
+            issued: None,
             authorities: Some(Pem::File(authority)),
             verification: TlsVerification::Full,
             hint: "check the service account's ca.crt in this pod",

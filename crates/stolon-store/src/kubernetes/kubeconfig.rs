@@ -2,17 +2,20 @@
 //! kubeconfig Files").
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::access::{Credentials, Server, first_of};
+use super::exec::{ClusterInfo, Exec, Plugin};
 use crate::endpoints::Scheme;
 use crate::tls::{Pem, TlsSources};
 use crate::{KubernetesAccess, StoreError, TlsVerification};
 
-const HINT: &str = "check the kubeconfig file (kubectl config view)";
+/// What to look at.
+pub const HINT: &str = "check the kubeconfig file (kubectl config view)";
 
 /// Several files, put together: of equal names the first one counts.
 #[derive(Default)]
@@ -90,7 +93,7 @@ struct User {
     token_file: Option<PathBuf>,
     username: Option<String>,
     password: Option<SecretString>,
-    exec: Option<serde::de::IgnoredAny>,
+    exec: Option<Exec>,
     auth_provider: Option<serde::de::IgnoredAny>,
 }
 
@@ -161,13 +164,18 @@ impl Kubeconfig {
                 cluster.name
             )));
         }
+        let credentials = credentials(user, cluster)?;
+        let mut tls = tls(cluster, user)?;
+        if let Credentials::Plugin(plugin) = &credentials {
+            tls.issued = Some(Arc::clone(&plugin.issued));
+        }
         Ok(Server {
             scheme,
             authority,
             path,
             tls_name: cluster.value.tls_server_name.clone().filter(|name| !name.is_empty()),
-            tls: tls(cluster, user)?,
-            credentials: credentials(user)?,
+            tls,
+            credentials,
             namespace: first_of([access.namespace.as_deref(), context.namespace.as_deref()]),
         })
     }
@@ -236,6 +244,7 @@ fn tls(cluster: &Named<Cluster>, user: &Named<User>) -> Result<TlsSources, Store
     };
     Ok(TlsSources {
         identity,
+        issued: None,
         authorities,
         verification: match place.insecure_skip_tls_verify {
             Some(true) => TlsVerification::Skip,
@@ -245,7 +254,7 @@ fn tls(cluster: &Named<Cluster>, user: &Named<User>) -> Result<TlsSources, Store
     })
 }
 
-fn credentials(user: &Named<User>) -> Result<Credentials, StoreError> {
+fn credentials(user: &Named<User>, cluster: &Named<Cluster>) -> Result<Credentials, StoreError> {
     let own = &user.value;
     // A file wins: it is renewed.
     if let Some(file) = own.token_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
@@ -257,16 +266,42 @@ fn credentials(user: &Named<User>) -> Result<Credentials, StoreError> {
     if let (Some(name), Some(password)) = (&own.username, &own.password) {
         return Ok(Credentials::Basic { user: name.clone(), password: password.clone() });
     }
-    if own.exec.is_some() || own.auth_provider.is_some() {
+    if let Some(exec) = &own.exec {
+        let plugin = Plugin::new(exec.clone(), &user.name, &user.directory, cluster_info(cluster)?)?;
+        return Ok(Credentials::Plugin(Arc::new(plugin)));
+    }
+    if own.auth_provider.is_some() {
         return Err(StoreError::configuration(
             format!(
-                "the user {:?} of the kubeconfig file is let in by another program, which is not supported",
+                "the user {:?} of the kubeconfig file has an auth-provider, which Kubernetes itself has given up",
                 user.name
             ),
-            "use a user with a token or a client certificate (kubectl create token), or \"kubectl proxy\" as the server",
+            "use a user with exec, a token or a client certificate (kubectl create token)",
         ));
     }
     Ok(Credentials::None)
+}
+
+/// What a program that lets a user in may want to know.
+fn cluster_info(cluster: &Named<Cluster>) -> Result<ClusterInfo, StoreError> {
+    let place = &cluster.value;
+    let data = place.certificate_authority_data.clone().filter(|data| !data.is_empty());
+    let file = place.certificate_authority.as_ref().filter(|file| !file.as_os_str().is_empty());
+    let authorities = match (data, file) {
+        (Some(data), _) => Some(data),
+        (None, Some(file)) => {
+            let path = cluster.directory.join(file);
+            let pem = std::fs::read(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+            Some(base64::engine::general_purpose::STANDARD.encode(pem))
+        }
+        (None, None) => None,
+    };
+    Ok(ClusterInfo {
+        server: place.server.clone(),
+        tls_name: place.tls_server_name.clone().filter(|name| !name.is_empty()),
+        skips_verification: place.insecure_skip_tls_verify == Some(true),
+        authorities,
+    })
 }
 
 #[cfg(test)]
@@ -293,7 +328,9 @@ contexts:
 - name: two
   context: { cluster: far, user: token }
 - name: three
-  context: { cluster: near, user: program }
+  context: { cluster: far, user: program }
+- name: four
+  context: { cluster: far, user: provider }
 - name: broken
   context: { cluster: none, user: token }
 users:
@@ -303,7 +340,9 @@ users:
   user: { token: secret }
 - name: program
   user:
-    exec: { apiVersion: client.authentication.k8s.io/v1, command: aws, args: [eks] }
+    exec: { apiVersion: client.authentication.k8s.io/v1, command: aws, args: [eks], env: null }
+- name: provider
+  user: { auth-provider: { name: gcp } }
 "#;
 
     fn server(context: Option<&str>) -> Result<Server, StoreError> {
@@ -339,12 +378,14 @@ users:
         assert_eq!((two.tls_name.as_deref(), two.namespace.as_str()), (Some("kube"), "default"));
         assert_eq!(two.tls.verification, TlsVerification::Skip);
         assert!(matches!(two.credentials, Credentials::Token(_)));
+        let three = found(Some("three"));
+        assert!(matches!(three.credentials, Credentials::Plugin(_)) && three.tls.issued.is_some());
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for (context, said) in
-            [("four", "no context \"four\""), ("broken", "no cluster \"none\""), ("three", "another program")]
+            [("five", "no context \"five\""), ("broken", "no cluster \"none\""), ("four", "auth-provider")]
         {
             let error = server(Some(context)).err().unwrap();
             assert!(error.to_string().contains(said), "{context}: {error}");

@@ -8,6 +8,7 @@
 
 mod access;
 mod election;
+mod exec;
 mod kubeconfig;
 mod listening;
 mod mirror;

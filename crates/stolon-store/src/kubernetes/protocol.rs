@@ -95,8 +95,11 @@ impl Protocol for Kubernetes {
     /// The question is answered out of etcd, so that an API server without it does not pass. Whoever is not let in is told so by the
     /// request that follows.
     async fn connect(&self, endpoint: usize) -> Result<Client, String> {
+        // Before there is a connection: its certificate may come from there.
+        let certificate = self.credentials.shown().await?.certificate;
         let http = self.targets.client(endpoint, HeaderMap::new())?;
-        let client = Client { http, paths: self.paths.clone(), credentials: self.credentials.clone() };
+        let (paths, credentials) = (self.paths.clone(), self.credentials.clone());
+        let client = Client { http, paths, credentials, certificate };
         let path = self.paths.config_map(&self.cluster);
         match client.ask("connecting", Method::GET, &path, None).await {
             Ok(_) | Err(Failed::Refused(_)) => Ok(client),
@@ -120,6 +123,8 @@ pub struct Client {
     /// Where objects are.
     pub paths: Paths,
     credentials: Credentials,
+    /// Which of the certificates that another program issues its connections show.
+    certificate: u64,
 }
 
 /// What is sent: the text and its kind.
@@ -146,17 +151,34 @@ impl Client {
             Some((text, kind)) => question.with_body(text.to_owned(), kind),
             None => question,
         };
-        let question = question.authorized(self.credentials.header().map_err(Failed::NotSent)?);
+        let question = self.authorize(question).await?;
         let answer = self.http.ask(&question).await?;
+        self.notice(answer.status);
         judge(operation, answer.status, || said(&answer))?;
         Ok(answer)
+    }
+
+    async fn authorize(&self, question: Question) -> Result<Question, Failed> {
+        let shown = self.credentials.shown().await.map_err(Failed::NotSent)?;
+        match shown.certificate == self.certificate {
+            true => Ok(question.authorized(shown.header)),
+            false => Err(Failed::NotSent("this client has another certificate now".to_owned())),
+        }
+    }
+
+    /// What does not let in may be over.
+    fn notice(&self, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED {
+            self.credentials.forget();
+        }
     }
 
     /// Listen to a list from a state on. `Ok(None)`: that state is forgotten.
     pub async fn watch(&self, operation: &str, path: &str) -> Result<Option<Lines>, Failed> {
         let question = Question::new(Method::GET, path.to_owned());
-        let question = question.authorized(self.credentials.header().map_err(Failed::NotSent)?);
+        let question = self.authorize(question).await?;
         let lines = self.http.listen(&question).await?;
+        self.notice(lines.status);
         if lines.status == StatusCode::GONE {
             return Ok(None);
         }
