@@ -60,7 +60,8 @@ const PID_FILE_POLL: Duration = Duration::from_millis(5);
 const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(50);
 const LAST_WORDS_ON_DISK: Duration = Duration::from_secs(1);
-const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
+/// Between nudges of a promotion: at first, and of one that hangs, which would fill the server's log.
+const NUDGE_INTERVALS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 const PROMOTION_POLL: Duration = Duration::from_millis(3);
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -370,7 +371,8 @@ impl LocalPostgres {
         let ask = move || std::fs::write(&request, "").map_err(PostgresError::io("write", &request));
         self.on_disk("asking for the promotion", limit, ask).await?;
         self.signal_server(Signal::USR1)?;
-        let mut nudged = Instant::now();
+        let mut pauses = Backoff::new(NUDGE_INTERVALS.0, NUDGE_INTERVALS.1);
+        let mut nudge_at = Instant::now() + pauses.next_pause();
         loop {
             self.still_running()?;
             match self.while_running(self.is_in_recovery(limit)).await {
@@ -378,8 +380,8 @@ impl LocalPostgres {
                 Ok(true) | Err(PostgresError::Sql { .. }) => {}
                 Err(other) => return Err(other),
             }
-            if nudged.elapsed() >= NUDGE_INTERVAL {
-                nudged = Instant::now();
+            if Instant::now() >= nudge_at {
+                nudge_at = Instant::now() + pauses.next_pause();
                 self.signal_server(Signal::HUP)?;
             }
             limit.pause("the promotion", PROMOTION_POLL).await?;

@@ -38,6 +38,11 @@ impl SlowRoad {
         Ok(road)
     }
 
+    /// The port of 127.0.0.1 where the road begins.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where the road begins, as `--store-endpoints` wants it.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
