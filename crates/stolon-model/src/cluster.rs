@@ -425,6 +425,18 @@ document! {
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
         /// Name of the oldest WAL file that is still there.
         older_wal_file: String = "olderWalFile", omit;
+        /// Ours, absent in Stolon's documents: where it was before its host was set back; absent once it is there again.
+        was_at: Option<WasAt> = "wasAt", omit;
+    }
+}
+
+document! {
+    /// How far an instance was at its furthest. Losing it is safe: a sentinel that runs remembers it.
+    pub struct WasAt {
+        /// Its timeline.
+        timeline: Timeline = "timelineID", omit;
+        /// Its position there.
+        lsn: Lsn = "xLogPos", omit;
     }
 }
 

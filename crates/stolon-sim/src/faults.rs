@@ -103,6 +103,7 @@ impl World {
                 self.troubles(*keeper).slow_flush = Duration::from_millis(*millis);
             }
             What::DataRemoved(keeper) => self.remove_data(*keeper),
+            What::HostRestored(keeper) => self.take_snapshot(*keeper),
             What::RewindFails(keeper) => self.troubles(*keeper).rewind_fails = true,
             What::BackupFails(keeper) => self.troubles(*keeper).backup_fails = true,
             What::NamesFail(proxy) => self.proxies[usize::from(*proxy)].names_fail = true,
@@ -133,6 +134,7 @@ impl World {
                 self.after(Duration::ZERO, Event::Thaws(HostId(*keeper)));
             }
             What::PowerLoss(keeper) => self.power_on(*keeper),
+            What::HostRestored(keeper) => self.restore_snapshot(*keeper),
             What::PowerLossOfAll => (0..self.scenario.keepers).for_each(|keeper| self.power_on(keeper)),
             What::StoreDown => self.store_troubles.down -= 1,
             What::StoreSlow(_) => self.store_troubles.slow = Duration::ZERO,
@@ -178,13 +180,13 @@ impl World {
             .collect()
     }
 
-    fn power_off(&mut self, keeper: u8) {
+    pub(crate) fn power_off(&mut self, keeper: u8) {
         self.hosts[usize::from(keeper)].power = Power::Off;
         self.programs_on(HostId(keeper)).into_iter().for_each(|program| self.kill_program(program));
         self.lose_power(keeper);
     }
 
-    fn power_on(&mut self, keeper: u8) {
+    pub(crate) fn power_on(&mut self, keeper: u8) {
         self.hosts[usize::from(keeper)].power = Power::On;
         for program in self.programs_on(HostId(keeper)) {
             let delay = self.random.millis(200, 3_000);

@@ -348,6 +348,10 @@ impl World {
             if self.local_instance(keeper).as_ref() != Some(standby) {
                 continue;
             }
+            // Nobody knows at once that a host was set back; it must not be elected.
+            if self.misses_what_it_had(keeper) {
+                continue;
+            }
             let Some(here) = self.durable(keeper) else { continue };
             if let Some(lacking) = self.ledger.lacking(&self.histories, here) {
                 self.violate(Invariant::I11SynchronousPromise, || {

@@ -14,7 +14,7 @@ use stolon_model::{
 };
 
 use crate::coverage::Point;
-use crate::postgres::{Disk, UnderWay};
+use crate::postgres::{Disk, Position, UnderWay};
 use crate::random::Random;
 use crate::scenario::Program;
 use crate::store::{Reply, Request};
@@ -76,6 +76,8 @@ pub(crate) struct Keeper {
     newest: u64,
     /// When a report of it was last taken by the store.
     pub(crate) reported_at: Option<crate::Time>,
+    /// Where its PostgreSQL was before its host was set back; none once it is there again.
+    pub(crate) was_at: Option<Position>,
     /// When the machine wants to be told the time, and when it will be.
     wake_at: crate::Time,
     armed: Option<crate::Time>,
@@ -95,6 +97,7 @@ impl Keeper {
             deposed_since: None,
             newest: 0,
             reported_at: None,
+            was_at: None,
         }
     }
 

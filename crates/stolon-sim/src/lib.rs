@@ -18,6 +18,7 @@ mod keeper;
 mod postgres;
 mod proxy;
 mod random;
+mod restored;
 mod sabotage;
 mod scenario;
 mod sentinel;

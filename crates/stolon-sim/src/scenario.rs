@@ -160,6 +160,9 @@ pub enum What {
     DiskReadOnly(u8),
     /// Flushes of a keeper's disk take so many milliseconds.
     DiskSlow(u8, u64),
+    /// The host of a standby's keeper is restored, when the fault ends, from a snapshot that was taken when it began. Not drawn: where the
+    /// primary fails before the keeper has reported again, that standby is elected by its last words.
+    HostRestored(u8),
     /// `rm -rf` of a keeper's PGDATA, and `kill -9` of its server.
     DataRemoved(u8),
     /// `pg_rewind` fails half-way.

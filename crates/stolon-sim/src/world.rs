@@ -16,6 +16,7 @@ use crate::keeper::{Keeper, KeeperEvent};
 use crate::postgres::{Happening, Histories, Postgres};
 use crate::proxy::{Proxy, ProxyEvent};
 use crate::random::Random;
+use crate::restored::Snapshot;
 use crate::scenario::{Placement, Program, Scenario};
 use crate::sentinel::{Sentinel, SentinelEvent};
 use crate::store::{Changed, Everything, Reply, Request, Store};
@@ -169,6 +170,8 @@ pub(crate) struct World {
     lease_ends: Option<Time>,
     /// What keepers make of the document of this revision.
     pub(crate) understood: Option<(u64, ClusterRead)>,
+    /// Of hosts that will be set back.
+    pub(crate) snapshots: BTreeMap<u8, Snapshot>,
     pub(crate) histories: Histories,
     pub(crate) postgres: Vec<Postgres>,
     pub(crate) keepers: Vec<Keeper>,
@@ -217,6 +220,7 @@ impl World {
             store_troubles: StoreTroubles::default(),
             lease_ends: None,
             understood: None,
+            snapshots: BTreeMap::new(),
             histories: Histories::default(),
             postgres: vec![Postgres::default(); keepers.into()],
             keepers: (0..keepers).map(|keeper| Keeper::new(keeper, random.split())).collect(),

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_model::{EffectiveSpec, InfoUid, Instance, KeeperReport, KeeperUid, PostgresState};
+use stolon_model::{EffectiveSpec, InfoUid, Instance, KeeperReport, KeeperUid, PostgresState, WasAt};
 
 use super::Rejection;
 use super::joined::joined;
@@ -189,14 +189,29 @@ impl Round<'_> {
             report.postgres_state.as_ref().filter(|state| state.uid == instance.uid)
         });
         self.mark_positions();
+        self.note_set_back();
         self.watch_trouble();
+    }
+
+    fn note_set_back(&mut self) {
+        let is_back = |instance: &&Instance| self.went_back(instance).is_some();
+        let was_at = |instance: &Instance| {
+            let Mark { timeline, lsn } = self.memory.marks.get(&instance.uid).copied()?;
+            Some((instance.uid.clone(), WasAt { timeline, lsn }))
+        };
+        let back = self.draft.instances.values().filter(is_back).filter_map(was_at).collect();
+        self.draft.note_set_back(&back);
     }
 
     /// Remember how far each instance ever was.
     fn mark_positions(&mut self) {
         let mut unknown = Vec::new();
         for (uid, instance, known) in joined(&self.draft.instances, &mut self.memory.marks) {
-            let mark = Mark { timeline: instance.status.timeline, lsn: instance.status.lsn };
+            let status = &instance.status;
+            let own = Mark { timeline: status.timeline, lsn: status.lsn };
+            // What another sentinel saw.
+            let stored = status.was_at.as_ref().map(|at| Mark { timeline: at.timeline, lsn: at.lsn });
+            let mark = stored.map_or(own, |stored| stored.max(own));
             match known {
                 Some(known) => *known = mark.max(*known),
                 None => unknown.push((uid.clone(), mark)),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stolon_core::proxy::Version;
 use stolon_core::sentinel::Standing;
 use stolon_core::sentinel::{
-    Ahead, CannotSettle, Change, Evidence, Hold, Older, Rejection, Witnesses, accept_loss, newest,
+    Ahead, CannotSettle, Change, Evidence, Hold, Memory, Older, Rejection, Witnesses, accept_loss, newest,
     older_than, take_newest,
 };
 use stolon_model::*;
@@ -534,4 +534,34 @@ fn a_standby_that_was_set_back_is_no_candidate() {
         });
         assert_eq!(set_back, !electable, "{:?}", decision.holds);
     }
+}
+
+/// The next sentinel finds a document in which the position is the lower one already.
+#[test]
+fn where_a_standby_was_before_it_was_set_back_outlives_the_sentinel() {
+    let mut world = World::synchronous(2, &[2], &[2]).given(|world| {
+        world.db(1).status.lsn = Lsn(10_000_000);
+        world.db(2).status.lsn = Lsn(10_000_000);
+    });
+    world.in_sync.insert(uid(1), vec![uid(2)]);
+    world.round();
+    world.db(2).status.lsn = Lsn(9_000_000);
+    world.later(500).round();
+    world.db(2).status.lsn = Lsn(9_000_000);
+    world.memory = Memory::default();
+    world.later(500).round();
+    world.later(500).round();
+    world.break_db(1);
+    let decision = world.later(500).round();
+    let (own, before) = (Lsn(9_000_000), Lsn(10_000_000));
+    assert!(
+        has_hold(&decision, |hold| matches!(hold, Hold::NoEligibleStandby { rejected, .. }
+            if *rejected == [(uid(2), Rejection::WentBack { own, before })])),
+        "{:?}",
+        decision.holds
+    );
+    world.db(2).status.lsn = before;
+    world.later(500).round();
+    assert_eq!(world.data.cluster.status.primary, Some(uid(2)), "it has caught up");
+    assert_eq!(world.db(2).status.was_at, None);
 }

@@ -198,6 +198,7 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         pg_parameters,
         synchronous_standbys,
         older_wal_file: _,
+        was_at,
     } = status;
     let then = &before.status;
     *uid == before.uid
@@ -213,4 +214,5 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         && *timelines_history == then.timelines_history
         && *pg_parameters == then.pg_parameters
         && *synchronous_standbys == then.synchronous_standbys
+        && *was_at == then.was_at
 }

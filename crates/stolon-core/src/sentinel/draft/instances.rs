@@ -1,11 +1,11 @@
 //! Changes of instances.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_model::{
     FAKE_STANDBY, FollowConfig, Instance, InstanceInitMode, InstanceSpec, InstanceUid, KeeperUid, Phase,
-    PostgresState, Role,
+    PostgresState, Role, WasAt,
 };
 
 use super::Draft;
@@ -39,6 +39,15 @@ impl Draft<'_> {
         for instance in self.data.instances.values_mut() {
             if let Some(state) = state(instance) {
                 copy_state(instance, state);
+            }
+        }
+    }
+
+    /// Write down where those were whose host was set back, so that also the next sentinel knows it.
+    pub fn note_set_back(&mut self, back: &BTreeMap<InstanceUid, WasAt>) {
+        for (_, instance, was_at) in joined(&mut self.data.instances, back) {
+            if instance.status.was_at.as_ref() != was_at {
+                instance.status.was_at = was_at.cloned();
             }
         }
     }
