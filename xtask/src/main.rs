@@ -4,6 +4,7 @@ use clap::Parser;
 
 mod bench;
 mod fixtures;
+mod fuzz;
 mod kubernetes;
 mod settings;
 mod sim;
@@ -24,6 +25,8 @@ enum Chore {
     },
     /// Build a real API server of Kubernetes, once, and test the store and a whole cluster on it.
     Kubernetes,
+    /// Feed every parser that reads what others wrote with what nobody would write
+    Fuzz(fuzz::Options),
     /// Make the table of PostgreSQL's parameters anew, from pg_settings of every major.
     Settings,
     /// Make the parts of docs/ anew that come from tables in the code; --check only says which are stale
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Fixtures { only: None } => fixtures::all(),
         Chore::Fixtures { only: Some(fixtures::One::Consul) } => fixtures::consul(),
         Chore::Fixtures { only: Some(fixtures::One::Kubernetes) } => fixtures::kubernetes(),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Kubernetes => kubernetes::run(),
         Chore::Settings => settings::run(),
         Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),

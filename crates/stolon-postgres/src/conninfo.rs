@@ -9,15 +9,16 @@ use crate::quote;
 
 /// A connection string without its password.
 #[derive(PartialEq, Eq)]
-pub(crate) struct Parted {
+pub struct Parted {
     /// Reads the password from the file.
-    pub(crate) conninfo: String,
-    pub(crate) password: String,
+    pub conninfo: String,
+    /// The password.
+    pub password: String,
 }
 
 /// Takes the password out of a connection string, and names the password file `file` in its place. None where there is no password,
 /// or where PostgreSQL could not read the string either.
-pub(crate) fn part(conninfo: &str, file: &str) -> Option<Parted> {
+pub fn part(conninfo: &str, file: &str) -> Option<Parted> {
     match ["postgresql://", "postgres://"].into_iter().find(|scheme| conninfo.starts_with(scheme)) {
         Some(scheme) => part_uri(scheme, &conninfo[scheme.len()..], file),
         None => part_pairs(conninfo, file),

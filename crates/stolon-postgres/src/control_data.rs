@@ -50,7 +50,10 @@ impl ClusterState {
 
 impl ControlData {
     /// Reads the output of `pg_controldata` (in English).
-    pub(crate) fn parse(output: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A field is missing, or holds something else.
+    pub fn parse(output: &str) -> Result<Self> {
         let fields: BTreeMap<&str, &str> = output
             .lines()
             .filter_map(|line| line.split_once(':'))

@@ -171,8 +171,11 @@ fn timeline_history(directory: &Path, timeline: Timeline) -> Result<Vec<Timeline
     }
 }
 
-/// Each line: parent timeline, where it ended, why. Other lines are ignored; a bad number is an error.
-pub(crate) fn parse_history(text: &str) -> Result<Vec<TimelineHistoryEntry>> {
+/// A timeline history (PostgreSQL manual, "Timelines"). Each line: parent timeline, where it ended, why. Other lines are ignored.
+///
+/// # Errors
+/// A number cannot be read.
+pub fn parse_history(text: &str) -> Result<Vec<TimelineHistoryEntry>> {
     let mut entries = Vec::new();
     for line in text.lines() {
         let mut words = line.trim().splitn(2, char::is_whitespace);

@@ -99,7 +99,7 @@ impl Existing {
 }
 
 /// Reads `name = value`, also without the sign and with quotes (PostgreSQL manual, "Parameter Interaction via the Configuration File").
-fn parse_setting(text: &str) -> Option<(String, String)> {
+pub fn parse_setting(text: &str) -> Option<(String, String)> {
     let text = text.trim_start();
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))?;
     let (name, rest) = text.split_at(end);
