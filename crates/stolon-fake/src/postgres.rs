@@ -83,6 +83,7 @@ impl FakePostgres {
             application_name: format!("stolon_{uid}"),
             sync_state: "sync".into(),
             flush_lsn: Some(Lsn(u64::MAX)),
+            replay_lag: None,
         }];
     }
 

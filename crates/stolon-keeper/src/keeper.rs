@@ -208,8 +208,13 @@ impl<'a, I: Instance> Loop<'a, I> {
             next_line: now + PROGRESS_LINE_INTERVAL,
         });
         self.activities.push(Box::pin(async move {
-            let told = |seen| _ = progress.send_replace(seen);
+            let resync = hands.metrics.resync_begins(&step);
+            let told = |seen| {
+                progress.send_replace(seen);
+                resync.iter().for_each(|resync| resync.progressed(seen));
+            };
             let outcome = hands.instance.take(step, request_timeout, &told, called_off.cancelled()).await;
+            resync.into_iter().for_each(|resync| resync.ended(&outcome));
             Event::StepEnded(without_secrets(outcome)).into()
         }));
     }

@@ -1,27 +1,132 @@
 //! What a keeper measures (docs: "Metrics").
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Instant;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use stolon_core::keeper::{DataKind, Measure};
+use stolon_core::keeper::{
+    DataKind, FailureKind, Health, Measure, Position, Progress, Step, StepFailure, StepOutcome,
+};
 
 type Number = Gauge<i64, AtomicI64>;
-type RoleFamily = Family<Vec<(&'static str, &'static str)>, Number>;
+type Labels = Vec<(&'static str, &'static str)>;
+type Flags = Family<Labels, Number>;
+type Seconds = Gauge<f64, AtomicU64>;
+/// Standbys come and go with the instances of the cluster.
+type OfStandbys<N> = Family<Vec<(&'static str, String)>, N>;
+
+/// Why PostgreSQL is not healthy, by label.
+const REASONS: [(&str, Health); 6] = [
+    ("stopped", Health::Stopped),
+    ("starting", Health::Starting),
+    ("silent", Health::Silent),
+    ("stranger", Health::Stranger),
+    ("no_instance", Health::NoInstance),
+    ("look_hangs", Health::LookHangs),
+];
+/// How an instance is brought to the data of another one, or of a backup.
+const METHODS: [&str; 3] = ["base_backup", "rewind", "restore"];
 
 /// The gauges of a keeper. Cheap to clone; all clones are the same gauges.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     last_valid_update: Number,
-    target_role: RoleFamily,
-    local_role: RoleFamily,
+    target_role: Flags,
+    local_role: Flags,
     needs_reload: Number,
     needs_restart: Number,
     last_sync_success: Number,
     sleep_interval: Number,
     shutdown: Number,
     healthy: Number,
+    unhealthy: Flags,
+    timeline: Number,
+    lsn: Number,
+    receives_wal: Number,
+    standby_lag: OfStandbys<Number>,
+    standby_replay_lag: OfStandbys<Seconds>,
+    resync: Resync,
+}
+
+/// What a copy, a rewind or a restore is at.
+#[derive(Clone, Debug, Default)]
+struct Resync {
+    under_way: Flags,
+    done: Number,
+    total: Number,
+    ended: Family<Labels, Counter>,
+    took: Family<Labels, Seconds>,
+}
+
+impl Resync {
+    fn register(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, gauge: Number| registry.register(name, help, gauge);
+        add(
+            "stolon_keeper_resync_done_bytes",
+            "Bytes that the copy or restore under way has brought, 0 when none is or they are not known",
+            self.done.clone(),
+        );
+        add(
+            "stolon_keeper_resync_size_bytes",
+            "Bytes that the copy or restore under way has to bring, 0 when that is not known",
+            self.total.clone(),
+        );
+        registry.register(
+            "stolon_keeper_resync_under_way",
+            "Set to 1 while data are copied, rewound or restored by the labelled method",
+            self.under_way.clone(),
+        );
+        registry.register(
+            "stolon_keeper_resyncs",
+            "Copies, rewinds and restores that have ended, by method and result",
+            self.ended.clone(),
+        );
+        registry.register(
+            "stolon_keeper_resync_last_duration_seconds",
+            "How long the last one took that has succeeded, by method",
+            self.took.clone(),
+        );
+        for method in METHODS {
+            self.under_way.get_or_create(&vec![("method", method)]).set(0);
+            for result in ["success", "failure", "called_off"] {
+                let _ = self.ended.get_or_create(&vec![("method", method), ("result", result)]);
+            }
+        }
+    }
+}
+
+/// A copy, rewind or restore that was begun.
+#[derive(Debug)]
+pub(crate) struct ResyncUnderWay {
+    resync: Resync,
+    method: &'static str,
+    begun: Instant,
+}
+
+impl ResyncUnderWay {
+    pub(crate) fn progressed(&self, progress: Progress) {
+        self.resync.done.set(i64::try_from(progress.bytes_done).unwrap_or(i64::MAX));
+        self.resync.total.set(i64::try_from(progress.bytes_total).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn ended(self, outcome: &StepOutcome) {
+        let ResyncUnderWay { resync, method, begun } = self;
+        resync.under_way.get_or_create(&vec![("method", method)]).set(0);
+        resync.done.set(0);
+        resync.total.set(0);
+        let result = match outcome {
+            StepOutcome::Done(_) => "success",
+            StepOutcome::Failed(StepFailure { kind: FailureKind::CalledOff, .. }) => "called_off",
+            StepOutcome::Failed(_) => "failure",
+        };
+        resync.ended.get_or_create(&vec![("method", method), ("result", result)]).inc();
+        if result == "success" {
+            resync.took.get_or_create(&vec![("method", method)]).set(begun.elapsed().as_secs_f64());
+        }
+    }
 }
 
 impl Metrics {
@@ -48,6 +153,8 @@ impl Metrics {
             m.shutdown,
         );
         add("stolon_keeper_healthy", "Set to 1 if the last look at Postgres succeeded", m.healthy);
+        metrics.register_server(registry);
+        metrics.resync.register(registry);
         registry.register("stolon_keeper_target_role", "Keeper last requested target role", m.target_role);
         registry.register("stolon_keeper_local_role", "Keeper current local role", m.local_role);
         for family in [&metrics.target_role, &metrics.local_role] {
@@ -56,6 +163,85 @@ impl Metrics {
             }
         }
         metrics
+    }
+
+    /// What PostgreSQL is found to be.
+    fn register_server(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, gauge: Number| registry.register(name, help, gauge);
+        add(
+            "stolon_keeper_timeline",
+            "Timeline of Postgres in the last look that it answered",
+            self.timeline.clone(),
+        );
+        add(
+            "stolon_keeper_wal_position_bytes",
+            "Position in the WAL in the last look that it answered: flushed by a primary, received or replayed by a standby",
+            self.lsn.clone(),
+        );
+        add(
+            "stolon_keeper_wal_received",
+            "Set to 0 while a standby receives no WAL from the server that it follows",
+            self.receives_wal.clone(),
+        );
+        registry.register(
+            "stolon_keeper_unhealthy_reason",
+            "Set to 1 for the reason why the last look at Postgres did not succeed",
+            self.unhealthy.clone(),
+        );
+        registry.register(
+            "stolon_keeper_standby_lag_bytes",
+            "WAL of this Postgres that a standby has not flushed, by its db uid",
+            self.standby_lag.clone(),
+        );
+        registry.register(
+            "stolon_keeper_standby_replay_lag_seconds",
+            "How long WAL of this Postgres takes until a standby has replayed it, by its db uid",
+            self.standby_replay_lag.clone(),
+        );
+        for (reason, _) in REASONS {
+            self.unhealthy.get_or_create(&vec![("reason", reason)]).set(0);
+        }
+    }
+
+    /// A step begins; none if it resyncs nothing.
+    pub(crate) fn resync_begins(&self, step: &Step) -> Option<ResyncUnderWay> {
+        let method = match step {
+            Step::BaseBackup { .. } => "base_backup",
+            Step::Rewind { .. } => "rewind",
+            Step::Restore(_) => "restore",
+            _ => return None,
+        };
+        self.resync.under_way.get_or_create(&vec![("method", method)]).set(1);
+        Some(ResyncUnderWay { resync: self.resync.clone(), method, begun: Instant::now() })
+    }
+
+    fn health(&self, health: Health) {
+        self.healthy.set(i64::from(health == Health::Healthy));
+        for (reason, of) in REASONS {
+            self.unhealthy.get_or_create(&vec![("reason", reason)]).set(i64::from(of == health));
+        }
+        if matches!(health, Health::Stopped | Health::NoInstance) {
+            self.no_standbys();
+        }
+    }
+
+    fn position(&self, position: &Position) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.timeline.set(number(position.timeline.0));
+        self.lsn.set(number(position.lsn.0));
+        self.receives_wal.set(i64::from(position.receives_wal));
+        self.no_standbys();
+        for standby in &position.standbys {
+            let labels = vec![("standby", standby.instance.to_string())];
+            self.standby_lag.get_or_create(&labels).set(number(standby.unflushed));
+            self.standby_replay_lag.get_or_create(&labels).set(standby.replay.as_secs_f64());
+        }
+    }
+
+    /// Those that are gone leave nothing behind.
+    fn no_standbys(&self) {
+        self.standby_lag.clear();
+        self.standby_replay_lag.clear();
     }
 
     /// A gauge changes.
@@ -71,7 +257,8 @@ impl Metrics {
             Measure::LocalRole(role) => set_role(&self.local_role, role),
             Measure::NeedsReload(set) => flag(&self.needs_reload, set),
             Measure::NeedsRestart(set) => flag(&self.needs_restart, set),
-            Measure::Healthy(set) => flag(&self.healthy, set),
+            Measure::Health(health) => self.health(health),
+            Measure::Position(position) => self.position(&position),
             Measure::Ready => {}
         }
     }
@@ -82,7 +269,7 @@ impl Metrics {
 }
 
 /// A role as the metrics name it; none: undefined.
-fn set_role(family: &RoleFamily, role: Option<DataKind>) {
+fn set_role(family: &Flags, role: Option<DataKind>) {
     for (label, kind) in
         [("undefined", None), ("master", Some(DataKind::Primary)), ("standby", Some(DataKind::Standby))]
     {

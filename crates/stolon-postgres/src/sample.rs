@@ -1,8 +1,8 @@
 //! What a running server says about itself.
 
-use std::sync::Arc;
-
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use stolon_core::keeper::{Answer, ReplicationRow, WalReceiver};
 use stolon_core::postgres::is_recovery_parameter;
@@ -14,8 +14,8 @@ use crate::limit::Limit;
 use crate::local::LocalPostgres;
 
 /// Standbys only: what merely receives WAL, such as a base backup, replays nothing.
-const REPLICATION: &str = "SELECT application_name, sync_state, flush_lsn FROM pg_stat_replication \
-     WHERE replay_lsn IS NOT NULL ORDER BY 1; \
+const REPLICATION: &str = "SELECT application_name, sync_state, flush_lsn, extract(epoch FROM replay_lag) \
+     FROM pg_stat_replication WHERE replay_lsn IS NOT NULL ORDER BY 1; \
      SELECT current_setting('synchronous_standby_names')";
 
 /// Last, so that the position is read after everything else.
@@ -149,6 +149,7 @@ fn replication_row(row: &SimpleQueryRow) -> ReplicationRow {
         application_name: text(0),
         sync_state: text(1),
         flush_lsn: row.get(2).and_then(|lsn| lsn.parse().ok()),
+        replay_lag: row.get(3).and_then(|lag| Duration::try_from_secs_f64(lag.parse().ok()?).ok()),
     }
 }
 

@@ -184,6 +184,7 @@ async fn readiness_is_forwarding() {
     ready("HTTP/1.1 200").await;
     let (_client, _) = Client::connect(site.proxy.address).await;
     let metrics = get("/metrics").await.unwrap();
+    stolon_testkit::Metrics::parse(&metrics).unwrap();
     for line in [
         "stolon_cluster_identifier{cluster_name=\"test\",component=\"proxy\"} 1\n",
         "\nstolon_proxy_connections 1\n",

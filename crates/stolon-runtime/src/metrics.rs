@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use procfs::process::{Process, Stat};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use rustix::process::{Resource, getrlimit};
-use stolon_store::ClusterStore;
+use stolon_store::{ClusterStore, Latencies};
 
 use crate::Program;
 
@@ -93,7 +94,7 @@ fn times(stat: &Stat) -> Option<(f64, f64)> {
     Some(((stat.utime + stat.stime) as f64 / per_second, boot + stat.starttime as f64 / per_second))
 }
 
-/// Count the requests that this process sends to the store as `stolon_store_requests_total`.
+/// Count the requests that this process sends to the store as `stolon_store_requests_total`, and how long they take and how many fail.
 pub fn register_store_requests(registry: &mut Registry, store: Arc<dyn ClusterStore>) {
     registry.register_collector(Box::new(StoreRequests(store)));
 }
@@ -109,12 +110,45 @@ impl std::fmt::Debug for StoreRequests {
 impl Collector for StoreRequests {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let requests = ConstCounter::new(self.0.requests());
-        let help = "Requests sent to the store since the start";
         requests.encode(encoder.encode_descriptor(
             "stolon_store_requests",
-            help,
+            "Requests sent to the store since the start",
             None,
             requests.metric_type(),
-        )?)
+        )?)?;
+        let latencies = self.0.latencies();
+        let kinds = [("read", latencies.reads), ("write", latencies.writes)];
+        let mut durations = encoder.encode_descriptor(
+            "stolon_store_request_duration_seconds",
+            "How long the store took to answer, or not to answer, reads and writes",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (kind, latencies) in kinds {
+            Durations(latencies).encode(durations.encode_family(&[("operation", kind)])?)?;
+        }
+        let mut failures = encoder.encode_descriptor(
+            "stolon_store_request_failures",
+            "Requests that the store did not answer or refused",
+            None,
+            MetricType::Counter,
+        )?;
+        for (kind, latencies) in kinds {
+            ConstCounter::new(latencies.failures).encode(failures.encode_family(&[("operation", kind)])?)?;
+        }
+        Ok(())
+    }
+}
+
+struct Durations(Latencies);
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
+        let buckets: Vec<(f64, u64)> = self.0.buckets().collect();
+        encoder.encode_histogram::<NoLabelSet>(self.0.seconds, self.0.count(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }

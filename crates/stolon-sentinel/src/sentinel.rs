@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::sentinel::{
-    Attention, Effect, Event, Expected, Machine, Measure, Now, Reading, Setup, Standing, Told, UidSource,
-    WriteOutcome,
+    Attention, Effect, Event, Expected, Machine, Measure, Now, Reading, Saying, Setup, Standing, Told,
+    UidSource, WriteOutcome,
 };
 use stolon_model::{
     Advise, ClusterDocument, ClusterSpec, InstanceUid, SentinelReport, SentinelUid, Timestamp,
@@ -125,7 +125,12 @@ impl Sentinel {
                 self.requests.spawn(async move { Answer::Other(publish(&*store, &report, ttl).await) });
             }
             Effect::WakeAt(at) => self.wake_at = self.started + at,
-            Effect::Say(saying) => words::log(&saying),
+            Effect::Say(saying) => {
+                if let Saying::Changed(change) = &saying {
+                    self.metrics.changed(change);
+                }
+                words::log(&saying);
+            }
             Effect::Measure(Measure::RoundCompleted) => {
                 self.metrics.last_success.set(unix_seconds());
             }

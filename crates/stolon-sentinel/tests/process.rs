@@ -13,7 +13,7 @@ use std::time::Duration;
 use stolon_model::*;
 use stolon_store::{Backend, ClusterStore, StoreOptions};
 use stolon_testkit::postgres::free_port;
-use stolon_testkit::wait_for;
+use stolon_testkit::{Metrics, wait_for};
 use tempfile::TempDir;
 
 /// Far above what any step takes on a busy machine, and below the 20 s for which a dead leader's lease lasts.
@@ -417,6 +417,7 @@ async fn metrics_have_the_names_that_dashboards_know() {
     })
     .await
     .unwrap();
+    Metrics::parse(&text).unwrap();
     assert!(text.contains("\nstolon_sentinel_leader_count 1\n"), "{text}");
     assert!(
         text.contains("stolon_cluster_identifier{cluster_name=\"test\",component=\"sentinel\"} 1"),
@@ -426,6 +427,39 @@ async fn metrics_have_the_names_that_dashboards_know() {
         text.lines().find(|line| line.starts_with("stolon_sentinel_last_cluster_check_success_seconds "));
     let last: f64 = last.and_then(|line| line.split(' ').nth(1)).unwrap().parse().unwrap();
     assert!(last > 1.7e9, "seconds since 1970: {last}");
+}
+
+#[tokio::test]
+async fn failovers_are_counted_and_their_phases_timed() {
+    let bench = Bench::new();
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
+    let spec = bench.path("spec.json");
+    let _sentinel = bench.sentinel(
+        "sentinel",
+        &["--metrics-listen-address", &address, "--initial-cluster-spec", spec.to_str().unwrap()],
+    );
+    bench.keeper("one");
+    bench.keeper("two");
+    bench.proxy("p1");
+    let old = keeper_of(&bench.until_complete().await);
+    const COUNT: &str = "stolon_sentinel_failovers_total{reason=\"keeper_silent\"}";
+    let phase = |metrics: &Metrics, what: &str, phase: &str| {
+        metrics.value(&format!("stolon_sentinel_failover_duration_seconds_{what}{{phase=\"{phase}\"}}"))
+    };
+    let before = Metrics::parse(&scrape(&address).unwrap()).unwrap();
+    assert_eq!((before.value(COUNT), phase(&before, "count", "takeover")), (Some(0.0), Some(0.0)));
+    bench.silence(&old);
+    let after = wait_for("the end of the failover", PATIENCE, async || {
+        let metrics = Metrics::parse(&scrape(&address)?)?;
+        Ok((phase(&metrics, "count", "takeover") == Some(1.0)).then_some(metrics))
+    })
+    .await
+    .unwrap();
+    assert_eq!((after.value(COUNT), phase(&after, "count", "detection")), (Some(1.0), Some(1.0)));
+    let detection = phase(&after, "sum", "detection").unwrap();
+    assert!((1.5..15.0).contains(&detection), "failInterval, and what it takes to notice: {detection}");
+    let takeover = phase(&after, "sum", "takeover").unwrap();
+    assert!((0.0..15.0).contains(&takeover), "{takeover}");
 }
 
 fn scrape(address: &str) -> anyhow::Result<String> {

@@ -8,7 +8,10 @@ use stolon_model::{
     ClusterDocument, KeeperReport, KeeperUid, ProxyReport, ProxyUid, SentinelReport, SentinelUid,
 };
 
-use crate::{BootInstant, Campaign, DocumentFeed, EverythingFeed, Expected, Revision, StoreError, Watch};
+use crate::{
+    BootInstant, Campaign, DocumentFeed, EverythingFeed, Expected, RequestLatencies, Revision, StoreError,
+    Watch,
+};
 
 /// A value with the revision it was read at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,4 +135,7 @@ pub trait ClusterStore: Send + Sync {
 
     /// Requests sent to the store so far.
     fn requests(&self) -> u64;
+
+    /// How long the store took to answer so far; watches and the leadership are not in it.
+    fn latencies(&self) -> RequestLatencies;
 }

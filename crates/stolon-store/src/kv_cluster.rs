@@ -12,6 +12,7 @@ use stolon_model::{
 };
 
 use crate::feed::{Held, KvFeed, Weight};
+use crate::timed::{RequestLatencies, Timed};
 use crate::{
     BootInstant, Campaign, ClusterStore, DocumentFeed, DocumentRead, Entry, Everything, EverythingFeed,
     Expected, Feed, Key, KvStore, Notice, Publication, Revision, Selector, StoreError, Tells, Versioned,
@@ -20,7 +21,7 @@ use crate::{
 
 /// The documents of one cluster in a key-value store.
 pub struct KvClusterStore<K> {
-    store: Arc<K>,
+    store: Arc<Timed<K>>,
     cluster: Key,
     /// The feeds of the cluster document, which every publication confirms.
     document_feeds: Mutex<Vec<Weak<KvFeed>>>,
@@ -32,7 +33,7 @@ impl<K: KvStore> KvClusterStore<K> {
     /// The cluster at `path` (see [`crate::cluster_path`]).
     pub fn new(store: K, path: &str) -> Self {
         KvClusterStore {
-            store: Arc::new(store),
+            store: Arc::new(Timed::new(store)),
             cluster: Key::new(path),
             document_feeds: Mutex::default(),
             published: Mutex::default(),
@@ -41,7 +42,7 @@ impl<K: KvStore> KvClusterStore<K> {
 
     /// The store itself.
     pub fn kv(&self) -> &K {
-        &self.store
+        &self.store.store
     }
 
     fn document_key(&self) -> Key {
@@ -401,5 +402,9 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
 
     fn requests(&self) -> u64 {
         self.store.requests()
+    }
+
+    fn latencies(&self) -> RequestLatencies {
+        self.store.latencies()
     }
 }

@@ -56,6 +56,7 @@ mod memory;
 mod options;
 mod path;
 mod sqlite;
+mod timed;
 mod tls;
 mod watch;
 
@@ -78,4 +79,5 @@ pub use memory::MemoryStore;
 pub use options::{Backend, BadBackend, ConsulAccess, KubernetesAccess, StoreOptions, TlsVerification, open};
 pub use path::cluster_path;
 pub use sqlite::SqliteStore;
+pub use timed::{Latencies, RequestLatencies};
 pub use watch::{Waker, Watch};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    BootUuid, InstanceState, KeeperReport, KeeperState, KeeperUid, Parameters, SentinelReport, SentinelUid,
-    Served, UsableCluster,
+    BootUuid, InstanceState, InstanceUid, KeeperReport, KeeperState, KeeperUid, Lsn, Parameters,
+    SentinelReport, SentinelUid, Served, Timeline, UsableCluster,
 };
 
 use super::look::Look;
@@ -184,7 +184,7 @@ pub enum StateFileKind {
 }
 
 /// A gauge changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Usable cluster data was read now.
     ValidUpdate,
@@ -200,10 +200,55 @@ pub enum Measure {
     NeedsReload(bool),
     /// Whether parameters wait for a restart.
     NeedsRestart(bool),
-    /// Whether the last look succeeded.
-    Healthy(bool),
+    /// What the last look found of the server.
+    Health(Health),
+    /// What the server said in the last look that it answered.
+    Position(Box<Position>),
     /// The keeper does its work. That it does not is said by [`Saying::Trouble`].
     Ready,
+}
+
+/// Whether PostgreSQL works, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Healthy,
+    /// No process of ours runs.
+    Stopped,
+    /// It accepts no connections yet, or no more.
+    Starting,
+    /// It did not answer in time.
+    Silent,
+    /// Something else answers in its place.
+    Stranger,
+    /// What stands in its data directory is no complete instance.
+    NoInstance,
+    /// The look itself does not end.
+    LookHangs,
+}
+
+/// Where a server is in its WAL, and how far behind it those are that follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The position.
+    pub lsn: Lsn,
+    /// Whether a standby receives WAL; a primary needs none.
+    pub receives_wal: bool,
+    /// The standbys that stream from it.
+    pub standbys: Vec<StandbyLag>,
+}
+
+/// How far a standby is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyLag {
+    /// Which one.
+    pub instance: InstanceUid,
+    /// What it has not flushed yet, in bytes.
+    pub unflushed: u64,
+    /// How long WAL takes until it is replayed there; nothing while nothing new is written.
+    pub replay: Duration,
 }
 
 /// Why the keeper ends by itself.

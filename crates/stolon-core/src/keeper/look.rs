@@ -5,6 +5,7 @@
 //! neither that the server runs nor what the data directory holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,6 +110,8 @@ pub struct ReplicationRow {
     pub sync_state: String,
     /// What the standby has flushed.
     pub flush_lsn: Option<Lsn>,
+    /// How long the last WAL took until it was replayed there; none while nothing new is written.
+    pub replay_lag: Option<Duration>,
 }
 
 /// The control data of a server that does not run.

@@ -21,7 +21,10 @@ mod say;
 mod step;
 mod warrant;
 
-pub use event::{ClusterRead, Effect, Event, Exit, Measure, Progress, Reports, StateFile, StateFileKind};
+pub use event::{
+    ClusterRead, Effect, Event, Exit, Health, Measure, Position, Progress, Reports, StandbyLag, StateFile,
+    StateFileKind,
+};
 pub use goal::{
     DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
     OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,

@@ -2,6 +2,9 @@
 
 use std::process::{Command, Output};
 
+use rustix::process::{Pid, Signal};
+use stolon_testkit::Metrics;
+
 use crate::world::{KeeperProcess, World, scenario};
 
 /// Runs a keeper that must refuse to start. `changes` replace or (with `None`) remove flags.
@@ -264,6 +267,7 @@ fn metrics_and_readiness_are_served() {
                 text.contains("stolon_keeper_local_role{role=\"master\"} 1").then_some(text)
             })
             .await;
+        Metrics::parse(&text).unwrap();
         for line in [
             "stolon_cluster_identifier{cluster_name=\"test\",component=\"keeper\"} 1",
             "stolon_keeper_target_role{role=\"master\"} 1",
@@ -274,10 +278,72 @@ fn metrics_and_readiness_are_served() {
             "stolon_keeper_sleep_interval 1",
             "stolon_keeper_shutdown_seconds 0",
             "stolon_keeper_healthy 1",
+            "stolon_keeper_unhealthy_reason{reason=\"silent\"} 0",
+            "stolon_keeper_timeline 1",
+            "stolon_keeper_wal_received 1",
+            "stolon_keeper_resync_done_bytes 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing:\n{text}");
         }
         assert!(get(&address, "/readyz").await.is_some_and(|answer| answer.contains("200 OK")));
+    });
+}
+
+#[test]
+fn lag_ill_health_and_copies_are_in_the_metrics() {
+    scenario("start_up::lag_ill_health_and_copies_are_in_the_metrics", async || {
+        let mut world = World::new();
+        let [first_address, second_address] =
+            [(); 2].map(|()| format!("127.0.0.1:{}", stolon_testkit::postgres::free_port().unwrap()));
+        let first = world.keeper_with("k1", &["--metrics-listen-address", &first_address]).await;
+        world.primary(&first).await;
+        let mut second = world.keeper_with("k2", &["--metrics-listen-address", &second_address]).await;
+        world.standby(&second).await;
+        let metrics = async |address: &str| Metrics::parse(&get(address, "/metrics").await?).ok();
+        let copied = metrics(&second_address).await.unwrap();
+        let base_backups = "stolon_keeper_resyncs_total{method=\"base_backup\",result=\"success\"}";
+        assert_eq!(copied.value(base_backups), Some(1.0));
+        assert_eq!(copied.value("stolon_keeper_resync_under_way{method=\"base_backup\"}"), Some(0.0));
+        let took = copied.value("stolon_keeper_resync_last_duration_seconds{method=\"base_backup\"}");
+        assert!(took.is_some_and(|took| took > 0.0), "{took:?}");
+        let writes = copied.value("stolon_store_request_duration_seconds_count{operation=\"write\"}");
+        assert!(writes.is_some_and(|writes| writes > 0.0), "{writes:?}");
+
+        const LAG: &str = "stolon_keeper_standby_lag_bytes{standby=\"bb\"}";
+        let lag = async |wanted: fn(f64) -> bool| {
+            world
+                .eventually("the lag", async |_| {
+                    metrics(&first_address).await?.value(LAG).filter(|lag| wanted(*lag))
+                })
+                .await
+        };
+        lag(|lag| lag == 0.0).await;
+        // What receives WAL there is stopped, so that nothing is flushed.
+        let receiver = second.value("SELECT pid FROM pg_stat_wal_receiver").await.parse().unwrap();
+        let receiver = Pid::from_raw(receiver).unwrap();
+        rustix::process::kill_process(receiver, Signal::STOP).unwrap();
+        first.value("CREATE TABLE t AS SELECT generate_series(1, 100000)").await;
+        assert!(lag(|lag| lag > 100_000.0).await > 100_000.0);
+        rustix::process::kill_process(receiver, Signal::CONT).unwrap();
+        lag(|lag| lag == 0.0).await;
+
+        // A standby that is gone is in nobody's metrics.
+        second.stop().await;
+        world
+            .eventually("nothing of the standby", async |_| {
+                metrics(&first_address).await?.value(LAG).is_none().then_some(())
+            })
+            .await;
+        let hung = first.postmaster().unwrap();
+        rustix::process::kill_process(hung, Signal::STOP).unwrap();
+        world
+            .eventually("the reason", async |_| {
+                let metrics = metrics(&first_address).await?;
+                let silent = metrics.value("stolon_keeper_unhealthy_reason{reason=\"silent\"}") == Some(1.0);
+                (silent && metrics.value("stolon_keeper_healthy") == Some(0.0)).then_some(())
+            })
+            .await;
+        rustix::process::kill_process(hung, Signal::CONT).unwrap();
     });
 }
 

@@ -377,6 +377,10 @@ impl ClusterStore for MoodyStore {
     fn requests(&self) -> u64 {
         self.inner.requests()
     }
+
+    fn latencies(&self) -> stolon_store::RequestLatencies {
+        self.inner.latencies()
+    }
 }
 
 /// A port of 127.0.0.1 that nobody listens on.

@@ -125,6 +125,7 @@ impl World {
                     application_name: sender.name.clone(),
                     sync_state: server.waits_for.state_of(&sender.name, &server.senders).to_owned(),
                     flush_lsn: sender.flushed,
+                    replay_lag: None,
                 })
                 .collect(),
             synchronous_standby_names: parameter("synchronous_standby_names"),

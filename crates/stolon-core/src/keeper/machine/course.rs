@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_model::{Advise, Explained, Parameters};
 
-use crate::keeper::event::{Effect, Measure, StateFile};
+use crate::keeper::event::{Effect, Health, Measure, StateFile};
 use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole, LeaveAlone};
 use crate::keeper::look::{ControlLook, Look, ServerLook};
 use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Live, Observation, Server, Stage};
@@ -214,6 +214,7 @@ impl Machine {
         }
         if self.looks.takes_long(self.now, self.orders.pace().sleep) {
             self.say(Saying::LookTakesLong);
+            self.measure(Measure::Health(Health::LookHangs));
             self.reporting.server_is_gone();
         }
     }

@@ -8,11 +8,11 @@ use stolon_model::{
     PostgresVersion, Served, Timestamp,
 };
 
-use crate::keeper::event::{Effect, Measure, Progress, StateFile};
+use crate::keeper::event::{Effect, Health, Measure, Position, Progress, StandbyLag, StateFile};
 use crate::keeper::goal::{Goal, InstanceRole};
-use crate::keeper::look::{Answer, Look, ServerLook};
+use crate::keeper::look::{Answer, Look, ReplicationRow, ServerLook, WalReceiver};
 use crate::keeper::observation::Data;
-use crate::keeper::parameters::{reported_parameters, with_what_was_left_out};
+use crate::keeper::parameters::{instances_of, reported_parameters, with_what_was_left_out};
 use crate::keeper::say::Saying;
 use crate::postgres::{Support, Version, is_recovery_parameter};
 
@@ -142,11 +142,26 @@ impl Machine {
             ServerLook::Answering(answer) if is_instance => self.state_of(answer),
             _ => PostgresState::default(),
         };
-        self.measure(Measure::Healthy(state.healthy));
+        self.measure_look(look, is_instance);
         self.reporting.running = state.healthy.then(|| look.server.answer().map(Running::of)).flatten();
         self.reporting.state = Some(state);
         if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
             self.note_served(answer);
+        }
+    }
+
+    fn measure_look(&mut self, look: &Look, is_instance: bool) {
+        let health = match &look.server {
+            ServerLook::Answering(_) if is_instance => Health::Healthy,
+            ServerLook::Answering(_) => Health::NoInstance,
+            ServerLook::Stopped => Health::Stopped,
+            ServerLook::Starting => Health::Starting,
+            ServerLook::Silent(_) => Health::Silent,
+            ServerLook::Stranger(_) => Health::Stranger,
+        };
+        self.measure(Measure::Health(health));
+        if let Some(answer) = look.server.answer() {
+            self.measure(Measure::Position(Box::new(position_of(answer))));
         }
     }
 
@@ -337,5 +352,21 @@ impl Machine {
     pub(super) fn report_refused(&mut self, why: String) {
         self.say(Saying::ReportRefused(why));
         self.reporting.publisher.refused(self.now);
+    }
+}
+
+/// Standbys of ours by their instances; what others call themselves is nobody's name here.
+fn position_of(answer: &Answer) -> Position {
+    let lag = |row: &ReplicationRow| {
+        let instance = instances_of(std::slice::from_ref(&row.application_name)).pop()?;
+        let flushed = row.flush_lsn.unwrap_or_default();
+        let unflushed = answer.lsn.0.saturating_sub(flushed.0);
+        Some(StandbyLag { instance, unflushed, replay: row.replay_lag.unwrap_or_default() })
+    };
+    Position {
+        timeline: answer.timeline,
+        lsn: answer.lsn,
+        receives_wal: !answer.in_recovery || answer.receiver == WalReceiver::Streaming,
+        standbys: answer.replication.iter().filter_map(lag).collect(),
     }
 }

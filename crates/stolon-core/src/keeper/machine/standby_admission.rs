@@ -88,6 +88,7 @@ mod tests {
             application_name: format!("stolon_{name}"),
             sync_state: sync_state.into(),
             flush_lsn: Some(Lsn(flushed)),
+            replay_lag: None,
         }
     }
 
