@@ -425,6 +425,8 @@ document! {
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
         /// Name of the oldest WAL file that is still there.
         older_wal_file: String = "olderWalFile", omit;
+        /// Whether it stores a password of the superuser or the replication user for MD5. Stolon ignores it, and may drop it.
+        stores_md5: bool = "storesMD5", omit;
         /// Ours, absent in Stolon's documents: where it was before its host was set back; absent once it is there again.
         was_at: Option<WasAt> = "wasAt", omit;
     }

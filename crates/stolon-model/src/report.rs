@@ -62,6 +62,8 @@ document! {
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
         /// Name of the oldest WAL file that is still there.
         older_wal_file: String = "olderWalFile", omit;
+        /// Whether a password of the superuser or the replication user is stored for MD5. Stolon ignores it.
+        stores_md5: bool = "storesMD5", omit;
     }
 }
 
@@ -224,10 +226,12 @@ impl PostgresState {
             pg_parameters,
             synchronous_standbys,
             older_wal_file: _,
+            stores_md5,
         } = self;
         (healthy, generation, timeline) == (&other.healthy, &other.generation, &other.timeline)
             && (uid, system_identifier) == (&other.uid, &other.system_identifier)
             && (listen_address, port) == (&other.listen_address, &other.port)
+            && *stores_md5 == other.stores_md5
             && *synchronous_standbys == other.synchronous_standbys
             && *timelines_history == other.timelines_history
             && *pg_parameters == other.pg_parameters

@@ -319,6 +319,7 @@ prop_compose! {
                 synchronous_standbys: in_sync.map(|uids| uids.into_iter().map(InstanceUid::from).collect()),
                 older_wal_file: texts[3].clone(),
                 was_at: healthy.then(|| WasAt { timeline: Timeline(wal.1), lsn: Lsn(wal.0) }),
+                stores_md5: healthy,
             },
         }
     }

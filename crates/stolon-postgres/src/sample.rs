@@ -4,19 +4,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Answer, ReplicationRow, WalReceiver};
+use stolon_core::keeper::{Answer, PasswordProtocol, ReplicationRow, WalReceiver};
 use stolon_core::postgres::is_recovery_parameter;
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
-use crate::local::LocalPostgres;
+use crate::local::{LocalPostgres, Options};
+use crate::quote::sql_literal;
 
 /// Standbys only: what merely receives WAL, such as a base backup, replays nothing.
 const REPLICATION: &str = "SELECT application_name, sync_state, flush_lsn, extract(epoch FROM replay_lag) \
      FROM pg_stat_replication WHERE replay_lsn IS NOT NULL ORDER BY 1; \
      SELECT current_setting('synchronous_standby_names')";
+
+/// An MD5 verifier begins with its name (PostgreSQL manual, "pg_authid").
+fn stored_passwords(users: [&str; 2]) -> String {
+    let users = users.map(sql_literal).join(", ");
+    format!(
+        "SELECT coalesce(bool_or(rolpassword LIKE 'md5%'), false) FROM pg_authid WHERE rolname IN ({users})"
+    )
+}
 
 /// Last, so that the position is read after everything else.
 const POSITION: &str = "SELECT pg_is_in_recovery(), \
@@ -42,9 +51,11 @@ impl LocalPostgres {
     /// One look at the running server over a new connection, so that a success says that clients can come in. An error says
     /// which query failed.
     pub async fn sample(&self, limit: &Limit) -> Result<Answer> {
-        let sql = format!("{SETTINGS}; {REPLICATION}; {POSITION}");
+        let Options { superuser, replication, .. } = &self.inner.options;
+        let passwords = stored_passwords([&superuser.username, &replication.username]);
+        let sql = format!("{SETTINGS}; {REPLICATION}; {passwords}; {POSITION}");
         let answers = self.query_anew("look at the state of PostgreSQL", &sql, limit).await?;
-        let [settings, pending, replication, names, position] = answers.as_slice() else {
+        let [settings, pending, replication, names, passwords, position] = answers.as_slice() else {
             return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
         };
         let Some(position) = position.first() else { return Err(unexpected("its position")) };
@@ -73,6 +84,10 @@ impl LocalPostgres {
             },
             history,
             configured_parameters: Arc::new(pairs(settings)),
+            passwords: match passwords.first().and_then(|row| row.get(0)) {
+                Some("t") => PasswordProtocol::ScramOrMd5,
+                _ => PasswordProtocol::Scram,
+            },
             replication: replication.iter().map(replication_row).collect(),
             pending_restart,
             started: position.get(6).and_then(start_time).unwrap_or_default(),

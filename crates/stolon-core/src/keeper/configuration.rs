@@ -39,8 +39,10 @@ pub(super) fn config(
 
 /// Where our instance streams or copies from.
 pub(super) fn upstream(goal: &InstanceGoal, seen: &Observation, peer: &Peer) -> Upstream {
-    Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid)
-        .with_passwords(PasswordProtocol::of(&goal.parameters.user, seen.version))
+    // Passwords that were set before the cluster's present encryption stay as they are.
+    let passwords = PasswordProtocol::of(&goal.parameters.user, seen.version)
+        .max(PasswordProtocol::stored_by(&peer.status));
+    Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid).with_passwords(passwords)
 }
 
 /// The instance at PGDATA if these binaries can run it.

@@ -13,6 +13,7 @@ use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 
 use super::observation::{AlterSystem, Data};
 use super::parameters::Demands;
+use super::recovery::PasswordProtocol;
 use crate::postgres::Version;
 
 /// What one look found.
@@ -79,6 +80,8 @@ pub struct Answer {
     pub history: Vec<TimelineHistoryEntry>,
     /// `pg_file_settings`, later rows win, nothing filtered.
     pub configured_parameters: Arc<Parameters>,
+    /// How the passwords of the superuser and the replication user can be checked, by `pg_authid`.
+    pub passwords: PasswordProtocol,
     /// `pg_stat_replication`, standbys only.
     pub replication: Vec<ReplicationRow>,
     /// Value in force of `synchronous_standby_names`, read before `lsn`.

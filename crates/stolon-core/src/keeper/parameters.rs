@@ -207,6 +207,9 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
     };
     set("hot_standby", "on".to_owned());
     set("wal_level", wal_level(version, theirs));
+    if version.has_allow_alter_system() {
+        set("allow_alter_system", "off".to_owned());
+    }
     if version.has_wal_keep_size() {
         let least = (LEAST_WAL_SEGMENTS * MEGABYTES_OF_A_SEGMENT).to_string();
         set("wal_keep_size", theirs.get("wal_keep_size").cloned().unwrap_or(least));

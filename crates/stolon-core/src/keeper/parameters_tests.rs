@@ -90,6 +90,15 @@ fn wal_level_may_only_be_raised_to_logical() {
 }
 
 #[test]
+fn alter_system_is_off_where_that_can_be_said() {
+    for (major, expected) in [(16, None), (17, Some("off"))] {
+        let facts = Facts { version: Version { major, minor: 0 }, ..facts() };
+        let wanted = wanted(&goal(&[("allow_alter_system", "on")]), &facts);
+        assert_eq!(value(&wanted, "allow_alter_system").as_deref(), expected, "{major}");
+    }
+}
+
+#[test]
 fn wal_is_kept_in_the_unit_of_the_version() {
     let v12 = || Facts { version: Version { major: 12, minor: 1 }, ..facts() };
     for (facts, user, name, expected) in [

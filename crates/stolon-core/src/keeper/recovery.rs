@@ -1,8 +1,8 @@
 //! Recovery and standby settings (docs: "Parameters that the cluster manages").
 
 use stolon_model::{
-    ArchiveRecoverySettings, InstanceUid, Parameters, RecoveryTargetSettings, StandbySettings,
-    replication_name,
+    ArchiveRecoverySettings, InstanceStatus, InstanceUid, Parameters, RecoveryTargetSettings,
+    StandbySettings, replication_name,
 };
 
 use crate::postgres::{Recovery, Version, parameter};
@@ -50,7 +50,7 @@ impl Upstream {
 }
 
 /// How a password is proven to a server that nothing proves (docs: design/005-who-answers.md).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PasswordProtocol {
     /// By SCRAM, from which whoever asks learns nothing.
     #[default]
@@ -60,6 +60,11 @@ pub enum PasswordProtocol {
 }
 
 impl PasswordProtocol {
+    /// What an instance stores, by the word of its keeper.
+    pub fn stored_by(status: &InstanceStatus) -> Self {
+        if status.stores_md5 { Self::ScramOrMd5 } else { Self::Scram }
+    }
+
     /// What the cluster stores, from its `password_encryption`, whose default was `md5` before 14
     /// (PostgreSQL manual, "Authentication"; release notes 14).
     pub fn of(parameters: &Parameters, version: Version) -> Self {

@@ -123,6 +123,8 @@ pub const RESTART_AFTER_CRASH: Parameter = of("restart_after_crash").own_default
 
 /// Every parameter that is not simply the operator's, each once.
 pub const PARAMETERS: &[Parameter] = &[
+    // What it would set no specification shows, and no other keeper has.
+    of("allow_alter_system").managed(),
     of("archive_cleanup_command").recovery(),
     // Where files lie is the keeper's business: a foreign `hba_file` would make the generated one ineffective.
     of("config_file").reserved(),

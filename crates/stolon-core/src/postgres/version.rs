@@ -116,6 +116,11 @@ impl Version {
         self.major >= 13
     }
 
+    /// `allow_alter_system` exists (release notes 17).
+    pub fn has_allow_alter_system(self) -> bool {
+        self.major >= 17
+    }
+
     /// `pg_replication_slots.synced` and `invalidation_reason` exist (release notes 17).
     pub fn has_slot_synchronisation(self) -> bool {
         self.major >= 17

@@ -233,6 +233,23 @@ fn data_of_the_same_system_is_rewound_when_rewinding_is_on() {
 }
 
 #[test]
+fn md5_is_answered_where_the_source_stores_nothing_better() {
+    let answered = |stores_md5: bool| {
+        let mut cluster = asked(Role::Standby, Init::Resync);
+        cluster.instances.get_mut(&"pp".into()).unwrap().status.stores_md5 = stores_md5;
+        let goal = Goal::of(&cluster.try_into().unwrap(), &identity());
+        let steps = plan(&goal, &nothing()).steps;
+        let passwords = steps.iter().find_map(|step| match step {
+            Step::BaseBackup { upstream, .. } => Some(upstream.passwords),
+            _ => None,
+        });
+        passwords.expect("a copy")
+    };
+    assert_eq!(answered(false), PasswordProtocol::Scram);
+    assert_eq!(answered(true), PasswordProtocol::ScramOrMd5);
+}
+
+#[test]
 fn a_copy_is_not_begun_before_its_source_is_known() {
     let mut cluster = asked(Role::Standby, Init::Resync);
     cluster.instances.get_mut(&"pp".into()).unwrap().status.listen_address.clear();

@@ -240,6 +240,7 @@ impl World {
             pg_parameters: status.pg_parameters.clone(),
             synchronous_standbys: self.in_sync.get(&instance.uid).cloned(),
             older_wal_file: status.older_wal_file.clone(),
+            stores_md5: status.stores_md5,
         }
     }
 

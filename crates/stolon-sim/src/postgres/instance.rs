@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stolon_core::keeper::{
     AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, FailureKind, Learned, Look,
-    OldData, Present, ReplicationRow, ServerDeath, ServerLook, SlotChanges, SourceTrouble, Step, StepFailure,
-    StepOutcome, Upstream, WalReceiver,
+    OldData, PasswordProtocol, Present, ReplicationRow, ServerDeath, ServerLook, SlotChanges, SourceTrouble,
+    Step, StepFailure, StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, STOLON_PREFIX, Timestamp};
@@ -120,6 +120,7 @@ impl World {
             },
             history: self.histories.forks(branch),
             configured_parameters: Arc::clone(&data.configured),
+            passwords: PasswordProtocol::Scram,
             replication: replication
                 .map(|sender| ReplicationRow {
                     application_name: sender.name.clone(),

@@ -13,6 +13,7 @@ use crate::keeper::goal::{Goal, InstanceRole};
 use crate::keeper::look::{Answer, Look, ReplicationRow, ServerLook, WalReceiver};
 use crate::keeper::observation::Data;
 use crate::keeper::parameters::{instances_of, reported_parameters, with_what_was_left_out};
+use crate::keeper::recovery::PasswordProtocol;
 use crate::keeper::say::Saying;
 use crate::postgres::{Support, Version, is_recovery_parameter};
 
@@ -180,6 +181,7 @@ impl Machine {
             pg_parameters: Some(Arc::new(with_what_was_left_out(reported, specified))),
             synchronous_standbys: Some(self.server.sync.in_sync(answer).into_iter().collect()),
             older_wal_file: answer.older_wal_file.clone(),
+            stores_md5: answer.passwords == PasswordProtocol::ScramOrMd5,
             ..PostgresState::default()
         }
     }

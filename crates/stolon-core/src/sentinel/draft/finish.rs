@@ -199,6 +199,7 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         synchronous_standbys,
         older_wal_file: _,
         was_at,
+        stores_md5,
     } = status;
     let then = &before.status;
     *uid == before.uid
@@ -215,4 +216,5 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         && *pg_parameters == then.pg_parameters
         && *synchronous_standbys == then.synchronous_standbys
         && *was_at == then.was_at
+        && *stores_md5 == then.stores_md5
 }

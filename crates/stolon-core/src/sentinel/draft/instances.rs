@@ -213,6 +213,7 @@ fn copy_state(instance: &mut Instance, state: &PostgresState) {
     update(&mut status.timelines_history, &state.timelines_history);
     update(&mut status.pg_parameters, &state.pg_parameters);
     update(&mut status.older_wal_file, &state.older_wal_file);
+    update(&mut status.stores_md5, &state.stores_md5);
 }
 
 /// Most values are what they were: a comparison is cheaper than a copy.
