@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Goal, Identity, RewindCredentials, User, plan};
+use stolon_core::keeper::{Goal, Identity, RewindCredentials, Transport, User, plan};
 use stolon_core::proxy::{ClosedBecause, Effect, Event};
 use stolon_core::sentinel::{Now, Standing, Told, UidSource, View as SeenView, reconcile};
 use stolon_model::{
@@ -132,7 +132,12 @@ impl World {
     }
 
     fn identity(&self, keeper: usize) -> Identity {
-        let user = |name: &str| User { name: name.into(), method: "md5".into(), local_method: "md5".into() };
+        let user = |name: &str| User {
+            name: name.into(),
+            method: "md5".into(),
+            local_method: "md5".into(),
+            transport: Transport::Any,
+        };
         Identity {
             keeper: keeper_uid(keeper),
             boot: boot_of(keeper, self.keepers[keeper].boots),

@@ -2,7 +2,7 @@
 
 use stolon_core::keeper::{
     Advertised, Beginning, Data, DataKind, Identity, LocalState, Predecessor, Present, RewindCredentials,
-    User,
+    Transport, User,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{
@@ -17,7 +17,12 @@ pub const SYSTEM: &str = "7000000000000000001";
 
 /// Keeper `k1`, in the boot that the cluster data know.
 pub fn identity() -> Identity {
-    let user = |name: &str| User { name: name.into(), method: "md5".into(), local_method: "md5".into() };
+    let user = |name: &str| User {
+        name: name.into(),
+        method: "md5".into(),
+        local_method: "md5".into(),
+        transport: Transport::Any,
+    };
     Identity {
         keeper: "k1".into(),
         boot: "boot".into(),

@@ -5,8 +5,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
-use stolon_postgres::{AuthMethod, Credentials};
+use stolon_postgres::{AuthMethod, Credentials, PeerTls};
 use stolon_runtime::{CommonArgs, UsageError, go_bool};
+
+use crate::password_files::PasswordFile;
+use crate::peer_flags::PeerFlags;
 
 /// A keeper runs one PostgreSQL for a cluster.
 #[derive(Debug, clap::Parser)]
@@ -47,7 +50,7 @@ pub struct Flags {
     #[arg(long, default_value = "", value_name = "DIRECTORY", hide_default_value = true)]
     pg_bin_path: String,
 
-    /// How the replication user proves itself: md5 or trust
+    /// How the replication user proves itself: md5, scram-sha-256, cert or trust
     #[arg(long, default_value = "md5", value_name = "METHOD")]
     pg_repl_auth_method: String,
 
@@ -69,7 +72,7 @@ pub struct Flags {
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     pg_repl_passwordfile: String,
 
-    /// How the superuser proves itself: md5 or trust
+    /// How the superuser proves itself: md5, scram-sha-256, cert or trust
     #[arg(long, default_value = "md5", value_name = "METHOD")]
     pg_su_auth_method: String,
 
@@ -90,6 +93,9 @@ pub struct Flags {
     /// File that holds the password of the superuser
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     pg_su_passwordfile: String,
+
+    #[command(flatten)]
+    peers: PeerFlags,
 
     /// May this PostgreSQL become the primary
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
@@ -136,6 +142,10 @@ pub struct KeeperOptions {
     pub superuser: Credentials,
     /// The replication user; may be the superuser.
     pub replication: Credentials,
+    /// Where passwords are read again.
+    pub password_files: Vec<PasswordFile>,
+    /// How the PostgreSQL of others is connected to.
+    pub tls: PeerTls,
     /// `--can-be-master`.
     pub can_be_primary: bool,
     /// `--can-be-synchronous-replica`.
@@ -182,8 +192,8 @@ impl Flags {
             given: &self.pg_su_password,
             file: Path::new(&self.pg_su_passwordfile),
         };
-        repl.check_trust("replication")?;
-        su.check_trust("superuser")?;
+        repl.check_without_password("replication")?;
+        su.check_without_password("superuser")?;
         repl.check_given()?;
         let su_auth = su_auth?;
         su.check_given()?;
@@ -191,10 +201,28 @@ impl Flags {
         let su_password = su.read("superuser")?;
         let su_password = su.strip("superuser", su_password)?;
         let repl_password = repl.strip("replication user", repl_password)?;
-        let superuser = Credentials { username: su_name, auth: su_auth, password: su_password };
-        let replication =
-            Credentials { username: self.pg_repl_username.clone(), auth: repl_auth, password: repl_password };
+        let peers = self.peers.check(su_auth, repl_auth)?;
+        let superuser = Credentials {
+            username: su_name,
+            auth: su_auth,
+            password: su_password.into(),
+            certificate: peers.superuser,
+        };
+        let replication = Credentials {
+            username: self.pg_repl_username.clone(),
+            auth: repl_auth,
+            password: repl_password.into(),
+            certificate: peers.replication,
+        };
         check_same_user(&superuser, &replication)?;
+        let password_files = [
+            ("superuser", &self.pg_su_passwordfile, &superuser),
+            ("replication user", &self.pg_repl_passwordfile, &replication),
+        ]
+        .into_iter()
+        .filter(|(_, path, user)| !path.is_empty() && user.auth.takes_password())
+        .map(|(user, path, of)| PasswordFile { user, path: path.into(), password: of.password.clone() })
+        .collect();
         Ok(KeeperOptions {
             uid: self.checked_uid()?,
             data_dir: self.absolute_data_directory()?,
@@ -205,6 +233,8 @@ impl Flags {
             advertise_port: non_empty(&self.pg_advertise_port).unwrap_or(&self.pg_port).to_owned(),
             superuser,
             replication,
+            password_files,
+            tls: peers.tls,
             can_be_primary: self.can_be_master,
             can_be_synchronous_replica: self.can_be_synchronous_replica,
             locking: match self.disable_data_dir_locking {
@@ -293,8 +323,10 @@ fn make_data_directory(path: &Path) -> Result<(), UsageError> {
 fn auth_method(flag: &str, text: &str) -> Result<AuthMethod, UsageError> {
     match text {
         "md5" => Ok(AuthMethod::Md5),
+        "scram-sha-256" => Ok(AuthMethod::ScramSha256),
+        "cert" => Ok(AuthMethod::Cert),
         "trust" => Ok(AuthMethod::Trust),
-        other => Err(UsageError::new(format!("{flag} must be one of: md5, trust"))
+        other => Err(UsageError::new(format!("{flag} must be one of: md5, scram-sha-256, cert, trust"))
             .hint(format!("it is {other:?}; md5 also admits SCRAM passwords"))),
     }
 }
@@ -312,31 +344,33 @@ impl PasswordSource<'_> {
         !self.file.as_os_str().is_empty()
     }
 
-    fn check_trust(&self, user: &str) -> Result<(), UsageError> {
-        let role = self.role;
-        if self.auth != AuthMethod::Trust {
+    fn check_without_password(&self, user: &str) -> Result<(), UsageError> {
+        let (role, method) = (self.role, self.auth.as_str());
+        if self.auth.takes_password() {
             return Ok(());
         }
-        tracing::warn!(
-            "password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in"
-        );
+        if self.auth == AuthMethod::Trust {
+            tracing::warn!(
+                "password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in"
+            );
+        }
         if self.given.expose_secret().is_empty() && !self.has_file() {
             return Ok(());
         }
         Err(UsageError::new(format!(
-            "can not utilize --pg-{role}-auth-method trust together with --pg-{role}-password or --pg-{role}-passwordfile"
+            "can not utilize --pg-{role}-auth-method {method} together with --pg-{role}-password or --pg-{role}-passwordfile"
         ))
         .hint("leave the password out, or use the method md5"))
     }
 
     fn check_given(&self) -> Result<(), UsageError> {
         let role = self.role;
-        match (self.auth, self.given.expose_secret().is_empty(), self.has_file()) {
-            (AuthMethod::Md5, true, false) => Err(UsageError::new(format!(
+        match (self.auth.takes_password(), self.given.expose_secret().is_empty(), self.has_file()) {
+            (true, true, false) => Err(UsageError::new(format!(
                 "one of --pg-{role}-password or --pg-{role}-passwordfile is required"
             ))
             .hint("put the password into a file of mode 0600 and name the file")),
-            (AuthMethod::Md5, false, true) => Err(UsageError::new(format!(
+            (true, false, true) => Err(UsageError::new(format!(
                 "only one of --pg-{role}-password or --pg-{role}-passwordfile must be provided"
             ))
             .hint("keep the file")),
@@ -391,7 +425,9 @@ fn check_same_user(superuser: &Credentials, replication: &Credentials) -> Result
         )
         .hint("give --pg-su-auth-method and --pg-repl-auth-method the same value"));
     }
-    if superuser.auth != AuthMethod::Trust && superuser.password_to_send() != replication.password_to_send() {
+    let secret =
+        |user: &Credentials| user.password_to_send().map(|password| password.expose_secret().to_owned());
+    if secret(superuser) != secret(replication) {
         return Err(UsageError::new(
             "provided superuser name and replication user name are the same but provided passwords are different",
         )

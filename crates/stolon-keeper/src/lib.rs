@@ -8,17 +8,21 @@
 mod flags;
 mod keeper;
 mod metrics;
+mod password_files;
+mod peer_flags;
 mod state_files;
 mod voice;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use stolon_core::keeper::{Advertised, Beginning, Identity, LocalState, RewindCredentials, StateFile, User};
+use stolon_core::keeper::{
+    Advertised, Beginning, Identity, LocalState, RewindCredentials, StateFile, Transport, User,
+};
 use stolon_model::{Advise as _, BootUuid, KeeperState, KeeperUid};
 use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
 use stolon_postgres::{
-    Credentials, Limit, LocalInstance, LocalPostgres, LogSink, Options, OrphanOutcome, StopMode,
+    AuthMethod, Credentials, Limit, LocalInstance, LocalPostgres, LogSink, Options, OrphanOutcome, StopMode,
 };
 use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_boot_uuid, new_registry, new_uid8,
@@ -27,6 +31,7 @@ use stolon_store::ClusterStore;
 use tokio_util::sync::CancellationToken;
 
 pub use flags::{Flags, KeeperOptions, Locking};
+pub use password_files::PasswordFile;
 
 use keeper::Hands;
 use state_files::{DataDirectoryLock, KeeperDirectory};
@@ -62,9 +67,12 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         public_socket_directory: "/tmp".into(),
         superuser: options.superuser.clone(),
         replication: options.replication.clone(),
+        tls: options.tls.clone(),
         log: LogSink::new(stolon_runtime::write_log_line),
     });
-    let beginning = beginning(&options, &directory, postgres.local_method())?;
+    let local_method = postgres.local_method();
+    refuse_certificate_without_account(&options, &local_method)?;
+    let beginning = beginning(&options, &directory, local_method)?;
     tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
     let readiness = Readiness::default();
     let _metrics_server = serve_metrics(&flags.common.metrics_listen_address, registry, &readiness).await;
@@ -79,7 +87,10 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         metrics,
         readiness,
     };
+    let followed = password_files::follow(options.password_files, postgres.clone(), shutdown.token());
+    let followed = tokio::spawn(followed);
     let kept = keeper::run(&hands, beginning, &shutdown.token()).await;
+    followed.abort();
     let stopped = stop_for_good(&postgres, &shutdown).await;
     if kept.is_ok() {
         withdraw_report(&*cluster_store, &uid).await;
@@ -119,9 +130,12 @@ fn beginning(
 
 /// `local_method` is how the superuser logs in over a unix socket.
 fn identity(options: &KeeperOptions, keeper: KeeperUid, local_method: String) -> Identity {
+    let transport = if options.tls.mode.requires_tls() { Transport::Tls } else { Transport::Any };
     let user = |credentials: &Credentials| {
         let method = credentials.auth.as_str().to_owned();
-        User { name: credentials.username.clone(), local_method: method.clone(), method }
+        // Only the superuser comes over a socket.
+        let local_method = if credentials.auth == AuthMethod::Cert { "reject" } else { &method }.to_owned();
+        User { name: credentials.username.clone(), local_method, method, transport }
     };
     let superuser = &options.superuser;
     Identity {
@@ -130,8 +144,10 @@ fn identity(options: &KeeperOptions, keeper: KeeperUid, local_method: String) ->
         listen_address: options.listen_address.clone(),
         port: options.port.clone(),
         superuser: User { local_method, ..user(superuser) },
-        rewind_credentials: match superuser.password_to_send() {
-            Some(_) if !superuser.username.is_empty() => RewindCredentials::Present,
+        rewind_credentials: match (superuser.auth, superuser.password_to_send()) {
+            (AuthMethod::Cert, _) | (_, Some(_)) if !superuser.username.is_empty() => {
+                RewindCredentials::Present
+            }
             _ => RewindCredentials::Absent,
         },
         replication: user(&options.replication),
@@ -156,6 +172,15 @@ fn refuse_root() -> Result<(), UsageError> {
     }
     Err(UsageError::new("the keeper runs as root, and PostgreSQL refuses to")
         .hint("run it as an unprivileged user, for example: sudo -u postgres stolon-keeper …"))
+}
+
+/// Over its socket the superuser can only be let in by account, or with a password.
+fn refuse_certificate_without_account(options: &KeeperOptions, local_method: &str) -> Result<(), UsageError> {
+    if options.superuser.auth != AuthMethod::Cert || local_method.starts_with("peer") {
+        return Ok(());
+    }
+    Err(UsageError::new("--pg-su-auth-method cert needs an account with a name, and this keeper's has none")
+        .hint("give the account a name in /etc/passwd, or let the superuser use scram-sha-256"))
 }
 
 /// Who we are: saved, given, or new.

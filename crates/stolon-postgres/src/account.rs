@@ -23,6 +23,8 @@ impl LocalPostgres {
         let auth = self.inner.options.superuser.auth;
         match self.account() {
             Some(_) if auth != AuthMethod::Trust => format!("peer map={MAP}"),
+            // There are no certificates over a socket.
+            _ if auth == AuthMethod::Cert => "reject".to_owned(),
             _ => auth.as_str().to_owned(),
         }
     }

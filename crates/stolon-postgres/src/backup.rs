@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
+use secrecy::ExposeSecret;
 use stolon_core::keeper::{OldData, Upstream};
 
 use crate::credentials::Credentials;
@@ -220,7 +221,7 @@ impl LocalPostgres {
     async fn pass_file(&self, source: &Upstream, who: &Credentials, limit: &Limit) -> Result<SecretFile> {
         let password = who.password_to_send().unwrap_or_default();
         let host = PgpassHost::Named { host: &source.host, port: &source.port };
-        let line = quote::pgpass_line(host, &who.username, password);
+        let line = quote::pgpass_line(host, &who.username, password.expose_secret());
         let directory = self.secrets_directory();
         self.on_disk("writing a file of passwords", limit, move || SecretFile::new(&directory, &line)).await
     }

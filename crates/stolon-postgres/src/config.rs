@@ -53,7 +53,7 @@ fn hba_line(line: &HbaLine) -> String {
         HbaUser::Named(name) => quote::hba_name(name),
         HbaUser::All => "all".into(),
     };
-    match rule.origin.columns() {
+    match rule.columns() {
         (kind, None) => format!("{kind} {database} {user} {}", rule.method),
         (kind, Some(address)) => format!("{kind} {database} {user} {address} {}", rule.method),
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::data_directory;
@@ -28,7 +29,7 @@ impl LocalPostgres {
                 "-c synchronous_commit=local -c search_path=pg_catalog -c default_transaction_read_only=off",
             );
         if let Some(password) = options.superuser.password_to_send() {
-            config.password(password);
+            config.password(password.expose_secret());
         }
         config
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use stolon_core::keeper::{Progress, RoleChange};
 use stolon_model::NewConfig;
 
+use crate::credentials::AuthMethod;
 use crate::environment::Environment;
 use crate::error::{PostgresError, Result};
 use crate::files::SecretFile;
@@ -26,11 +28,10 @@ impl LocalPostgres {
             .arg("-D")
             .arg(self.data_directory())
             .args(["-U", &superuser.username]);
-        let password = superuser.password_to_send();
-        let file = match password {
+        let file = match superuser.password_to_send() {
             Some(password) => {
-                let (directory, password) = (self.secrets_directory(), password.to_owned());
-                let write = move || SecretFile::new(&directory, &password);
+                let (directory, password) = (self.secrets_directory(), password.clone());
+                let write = move || SecretFile::new(&directory, password.expose_secret());
                 Some(self.on_disk("writing the superuser's password", limit, write).await?)
             }
             None => None,
@@ -115,23 +116,28 @@ impl LocalPostgres {
         let replication = &self.inner.options.replication;
         let mut done = Vec::new();
         let password = |credentials: &crate::Credentials| match credentials.password_to_send() {
-            Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password)),
+            Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.expose_secret())),
             None => String::new(),
+        };
+        // What stores a verifier is the setting, and it may be older than the method.
+        let stored = match [superuser.auth, replication.auth].contains(&AuthMethod::ScramSha256) {
+            true => "SET LOCAL password_encryption = 'scram-sha-256'; ",
+            false => "",
         };
         let su = sql_identifier(&superuser.username);
         if superuser.username == replication.username {
-            let sql = format!("ALTER ROLE {su} WITH LOGIN REPLICATION{}", password(superuser));
+            let sql = format!("{stored}ALTER ROLE {su} WITH LOGIN REPLICATION{}", password(superuser));
             self.unlogged("give the superuser the right to replicate", &sql, limit).await?;
             done.push(RoleChange::ReplicationAddedToSuperuser);
             return Ok(done);
         }
         if superuser.password_to_send().is_some() {
-            let sql = format!("ALTER ROLE {su} WITH{}", password(superuser));
+            let sql = format!("{stored}ALTER ROLE {su} WITH{}", password(superuser));
             self.unlogged("set the superuser's password", &sql, limit).await?;
             done.push(RoleChange::SuperuserPasswordSet);
         }
         let role = sql_identifier(&replication.username);
-        let sql = format!("CREATE ROLE {role} WITH LOGIN REPLICATION{}", password(replication));
+        let sql = format!("{stored}CREATE ROLE {role} WITH LOGIN REPLICATION{}", password(replication));
         self.unlogged("create the replication role", &sql, limit).await?;
         done.push(RoleChange::ReplicationRoleCreated);
         Ok(done)

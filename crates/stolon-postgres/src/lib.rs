@@ -40,7 +40,7 @@ mod tls;
 mod trial;
 
 pub use control_data::{ClusterState, ControlData};
-pub use credentials::{AuthMethod, Credentials};
+pub use credentials::{AuthMethod, ClientCertificate, Credentials, Password, Replaced};
 pub use ending::StopMode;
 pub use error::{Disk, Mismatch, PostgresError, Result};
 pub use explain::{explain_startup_failure, refused_hba_lines};
@@ -51,4 +51,6 @@ pub use log_sink::LogSink;
 pub use sample::parse_history;
 pub use server::ServerState;
 pub use source::{SourceFacts, SourceProblem, WeakProof};
+
+pub use tls::{PeerTls, SslMode};
 pub use trial::parse_setting;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use secrecy::ExposeSecret;
 use stolon_core::keeper::{Config, ConfigMerge, Data, OldData, Progress, Upstream};
 use stolon_core::postgres::Version;
 use stolon_model::Timeline;
@@ -24,6 +25,7 @@ use crate::log_sink::LogSink;
 use crate::process::{TOOL_OF, Tool};
 use crate::quote::{self, PgpassHost};
 use crate::server::ServerState;
+use crate::tls::PeerTls;
 
 /// What does not change while a keeper runs.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub struct Options {
     pub superuser: Credentials,
     /// The replication user.
     pub replication: Credentials,
+    /// How the PostgreSQL of others is connected to.
+    pub tls: PeerTls,
     /// Gets the server's log.
     pub log: LogSink,
 }
@@ -245,19 +249,26 @@ impl LocalPostgres {
     }
 
     /// A server reads the file at each of its attempts, so that a new password is in force without a reload.
-    fn write_pass_files(&self, outside: Option<&Parted>) -> Result<()> {
+    fn write_replication_pass_file(&self) -> Result<()> {
         let who = &self.inner.options.replication;
-        let ours = who.password_to_send();
-        let ours = ours.map(|password| quote::pgpass_line(PgpassHost::Any, &who.username, password));
+        let line = who
+            .password_to_send()
+            .map(|password| quote::pgpass_line(PgpassHost::Any, &who.username, password.expose_secret()));
+        write_pass_file(&self.replication_pass_file(), line)
+    }
+
+    fn write_outside_pass_file(&self, outside: Option<&Parted>) -> Result<()> {
         // No other connection string names this file.
-        let outside = outside.map(|parted| quote::pgpass_line(PgpassHost::Any, "*", &parted.password));
-        for (file, line) in [(self.replication_pass_file(), ours), (self.outside_pass_file(), outside)] {
-            match line {
-                Some(line) => _ = write_atomically(&file, line.as_bytes())?,
-                None => _ = remove_if_there(&file)?,
-            }
-        }
-        Ok(())
+        let line = outside.map(|parted| quote::pgpass_line(PgpassHost::Any, "*", &parted.password));
+        write_pass_file(&self.outside_pass_file(), line)
+    }
+
+    /// Has the server use a replication password that was replaced ([`Password::replace`](crate::Password::replace)) from its
+    /// next attempt on. Connections that it has stay.
+    pub async fn renew_password_file(&self, limit: &Limit) -> Result<()> {
+        let server = self.clone();
+        self.on_disk("writing the replication password", limit, move || server.write_replication_pass_file())
+            .await
     }
 
     /// Writes postgresql.conf, pg_hba.conf and the signal file of `config.recovery.mode`, each atomically and only when its content
@@ -268,7 +279,8 @@ impl LocalPostgres {
         let version = self.version(limit).await?;
         let (server, files, outside) = (self.clone(), self.files(config, version), self.parted(config));
         let write = move || {
-            server.write_pass_files(outside.as_ref())?;
+            server.write_replication_pass_file()?;
+            server.write_outside_pass_file(outside.as_ref())?;
             let mapped = server.write_account_map()?;
             let written = config::write(&server.data_directory(), &files, merge, version)?;
             if merge == ConfigMerge::Replace {
@@ -298,6 +310,13 @@ impl LocalPostgres {
         look: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         away(&self.inner.disk.look, what, limit, look).await
+    }
+}
+
+fn write_pass_file(file: &Path, line: Option<String>) -> Result<()> {
+    match line {
+        Some(line) => write_atomically(file, line.as_bytes()).map(drop),
+        None => remove_if_there(file).map(drop),
     }
 }
 

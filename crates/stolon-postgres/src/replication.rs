@@ -4,10 +4,11 @@
 use bytes::{BufMut, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
+use secrecy::ExposeSecret;
 use stolon_core::keeper::PasswordProtocol;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::credentials::Credentials;
+use crate::credentials::{AuthMethod, Credentials};
 use crate::source::WeakProof;
 
 /// Columns as text.
@@ -22,6 +23,10 @@ pub(crate) enum Failure {
     Protocol(String),
     /// It wants a password in a form that gives it away.
     Weak(WeakProof),
+    /// TLS is required, and it has none.
+    NoTls,
+    /// A file of certificates or of a key cannot be used.
+    Files(String),
     /// The server said no.
     Server {
         /// SQLSTATE.
@@ -58,6 +63,24 @@ impl Peer {
 
 const LARGEST_MESSAGE: usize = 1 << 20;
 
+/// What a SCRAM exchange is bound to, so that nobody in between can pass it on (RFC 5802, section 6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Binding {
+    /// There is no TLS, or nothing of it to bind to.
+    Impossible,
+    /// To this hash of the server's certificate, where the server knows how.
+    Possible(Vec<u8>),
+    /// To this hash; the server must.
+    Required(Vec<u8>),
+}
+
+/// A connection to log in over.
+pub(crate) struct Line<S> {
+    pub(crate) stream: S,
+    pub(crate) peer: Peer,
+    pub(crate) binding: Binding,
+}
+
 /// A connection of a wal sender.
 pub(crate) struct ReplicationConnection<S> {
     stream: S,
@@ -69,13 +92,13 @@ struct Message {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
-    /// Logs in over `stream`.
+    /// Logs in.
     pub(crate) async fn new(
-        stream: S,
-        peer: Peer,
+        line: Line<S>,
         who: &Credentials,
         application_name: &str,
     ) -> Result<Self, Failure> {
+        let Line { stream, peer, binding } = line;
         let mut connection = Self { stream };
         let mut buffer = BytesMut::new();
         let parameters = [
@@ -85,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
         ];
         frontend::startup_message(parameters, &mut buffer)?;
         connection.send(&buffer).await?;
-        connection.authenticate(peer, who).await?;
+        connection.authenticate(peer, binding, who).await?;
         // Until ready for queries.
         while connection.read().await?.tag != b'Z' {}
         Ok(connection)
@@ -110,8 +133,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
         failure.map_or(Ok(rows), Err)
     }
 
-    async fn authenticate(&mut self, peer: Peer, who: &Credentials) -> Result<(), Failure> {
+    async fn authenticate(&mut self, peer: Peer, binding: Binding, who: &Credentials) -> Result<(), Failure> {
         let password = who.password_to_send().unwrap_or_default();
+        let password = password.expose_secret();
+        let must_prove_itself = peer != Peer::Ours && who.auth == AuthMethod::ScramSha256;
+        let mut is_proven = false;
         let mut scram: Option<sasl::ScramSha256> = None;
         loop {
             let message = self.read().await?;
@@ -121,6 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
             let (kind, data) = message.body.split_first_chunk::<4>().ok_or_else(short)?;
             let mut buffer = BytesMut::new();
             match i32::from_be_bytes(*kind) {
+                // Only who knows the password can let us in by SCRAM.
+                0 if must_prove_itself && !is_proven => return Err(Failure::Weak(WeakProof::Unproven)),
                 0 => return Ok(()),
                 3 if !peer.may_ask_for(WeakProof::Cleartext) => {
                     return Err(Failure::Weak(WeakProof::Cleartext));
@@ -133,14 +161,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
                     frontend::password_message(hash.as_bytes(), &mut buffer)?;
                 }
                 10 => {
-                    let offered =
-                        data.split(|byte| *byte == 0).any(|name| name == sasl::SCRAM_SHA_256.as_bytes());
-                    if !offered {
-                        return Err(Failure::Protocol("it offers no way to log in that we know".to_owned()));
-                    }
-                    let channel_binding = sasl::ChannelBinding::unsupported();
-                    let state = scram.insert(sasl::ScramSha256::new(password.as_bytes(), channel_binding));
-                    frontend::sasl_initial_response(sasl::SCRAM_SHA_256, state.message(), &mut buffer)?;
+                    let (mechanism, binding) = mechanism(data, &binding)?;
+                    let state = scram.insert(sasl::ScramSha256::new(password.as_bytes(), binding));
+                    frontend::sasl_initial_response(mechanism, state.message(), &mut buffer)?;
                 }
                 11 => {
                     let state = scram.as_mut().ok_or_else(short)?;
@@ -149,6 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
                 }
                 12 => {
                     scram.as_mut().ok_or_else(short)?.finish(data)?;
+                    is_proven = true;
                     continue;
                 }
                 other => return Err(Failure::Protocol(format!("it wants authentication method {other}"))),
@@ -176,6 +200,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
         body.put_bytes(0, body_length);
         self.stream.read_exact(&mut body).await?;
         Ok(Message { tag, body: body.to_vec() })
+    }
+}
+
+/// Which of the mechanisms that are offered is taken, and what it is bound to.
+fn mechanism(offered: &[u8], binding: &Binding) -> Result<(&'static str, sasl::ChannelBinding), Failure> {
+    let offers = |mechanism: &str| offered.split(|byte| *byte == 0).any(|name| name == mechanism.as_bytes());
+    match binding {
+        Binding::Possible(hash) | Binding::Required(hash) if offers(sasl::SCRAM_SHA_256_PLUS) => {
+            Ok((sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash.clone())))
+        }
+        Binding::Required(_) => Err(Failure::Weak(WeakProof::Unbound)),
+        _ if !offers(sasl::SCRAM_SHA_256) => {
+            Err(Failure::Protocol("it offers no way to log in that we know".to_owned()))
+        }
+        Binding::Possible(_) => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
+        Binding::Impossible => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
     }
 }
 

@@ -1,18 +1,19 @@
 //! The instance that data is copied from: looking at it before anything here is deleted.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use stolon_core::keeper::{PasswordProtocol, Upstream};
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, Timeline};
 
-use crate::credentials::Credentials;
+use crate::credentials::{AuthMethod, Credentials};
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::quote;
-use crate::replication::{Failure, Peer, ReplicationConnection, Row};
-use crate::tls::{self, Stream, Tls};
+use crate::replication::{Binding, Failure, Line, Peer, ReplicationConnection, Row};
+use crate::tls::{self, Connected, PeerTls, SslMode, Stream};
 
 /// What a source said about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,20 @@ pub enum SourceProblem {
         user: String,
         /// How.
         asked: WeakProof,
+    },
+    /// It has no TLS, which is required.
+    #[error("whoever answers at {address} has no TLS, and was told nothing")]
+    NoTls {
+        /// host:port.
+        address: String,
+    },
+    /// Files of ours do not make a connection over TLS.
+    #[error("cannot connect to PostgreSQL at {address} over TLS: {reason}")]
+    TlsFiles {
+        /// host:port.
+        address: String,
+        /// Which file, and what is wrong with it.
+        reason: String,
     },
     /// No wal sender is free.
     #[error("PostgreSQL at {address} has no free wal sender: {reason}")]
@@ -103,6 +118,12 @@ pub enum WeakProof {
     /// A hash of it.
     #[error("by MD5")]
     Md5,
+    /// By SCRAM that is not bound to the connection, so that somebody in between could pass it on.
+    #[error("without binding it to the connection over TLS")]
+    Unbound,
+    /// It asked for nothing, and so has not shown that it knows the password.
+    #[error("in no way, as only somebody who does not know it would")]
+    Unproven,
 }
 
 impl SourceProblem {
@@ -121,7 +142,14 @@ impl SourceProblem {
                     .into(),
             ),
             Self::WeakProof { asked: WeakProof::Cleartext, .. } => {
-                Some("is that a PostgreSQL of this cluster? Its keeper admits the replication user with md5 or trust only".into())
+                Some("is that a PostgreSQL of this cluster? Its keeper never asks for a password in the clear".into())
+            }
+            Self::WeakProof { asked: WeakProof::Unbound | WeakProof::Unproven, .. } => {
+                Some("is that a PostgreSQL of this cluster, and is every keeper given scram-sha-256 for that user?".into())
+            }
+            Self::NoTls { .. } => Some("set ssl = on, with ssl_cert_file and ssl_key_file, in pgParameters".into()),
+            Self::TlsFiles { .. } => {
+                Some("check --pg-ssl-ca-file, --pg-repl-cert-file and --pg-repl-key".into())
             }
             Self::Busy { .. } => Some("raise maxStandbys or additionalWalSenders".into()),
             _ => None,
@@ -150,18 +178,26 @@ impl LocalPostgres {
         version: Version,
         more: &[(&str, &str)],
     ) -> String {
-        let refused = match (version.has_require_auth(), source.passwords) {
-            (false, _) => "",
-            (true, PasswordProtocol::Scram) => "!password,!md5",
-            (true, PasswordProtocol::ScramOrMd5) => "!password",
-        };
+        let tls = &self.inner.options.tls;
+        let text =
+            |path: Option<&PathBuf>| path.and_then(|path| path.to_str()).unwrap_or_default().to_owned();
+        let ca_file = text(tls.ca_file.as_ref());
+        let own = who.certificate.as_ref();
+        let (certificate, key) = (text(own.map(|own| &own.certificate)), text(own.map(|own| &own.key)));
+        let is_bound = must_be_bound(tls.mode, who) && version.has_channel_binding();
+        let shows_certificate = who.auth == AuthMethod::Cert && version.has_require_auth();
         let pairs = [
             ("user", who.username.as_str()),
             ("host", source.host.as_str()),
             ("port", source.port.as_str()),
             ("application_name", source.application_name.as_str()),
-            ("sslmode", "prefer"),
-            ("require_auth", refused),
+            ("sslmode", tls.mode.as_str()),
+            ("sslrootcert", &ca_file),
+            ("sslcert", &certificate),
+            ("sslkey", &key),
+            ("sslcertmode", if shows_certificate { "require" } else { "" }),
+            ("channel_binding", if is_bound { "require" } else { "" }),
+            ("require_auth", accepted_proofs(who, source.passwords, version)),
         ];
         quote::conninfo(pairs.into_iter().chain(more.iter().copied()))
     }
@@ -181,7 +217,7 @@ impl LocalPostgres {
         // Where it cannot be asked for a slot, the copy itself finds out.
         let slot_to_read = slot.filter(|_| version.has_read_replication_slot());
         let look = async {
-            let mut connection = log_in(source, replication).await?;
+            let mut connection = log_in(source, replication, &self.inner.options.tls).await?;
             let identity = connection.query("IDENTIFY_SYSTEM").await?;
             let facts = facts_of(&identity)?;
             let slots = match slot_to_read {
@@ -247,8 +283,8 @@ impl LocalPostgres {
         let superuser = &self.inner.options.superuser;
         let stream = self.dial(limit).await?;
         let ask = async {
-            let mut connection =
-                ReplicationConnection::new(stream, Peer::Ours, superuser, "stolon-keeper").await?;
+            let line = Line { stream, peer: Peer::Ours, binding: Binding::Impossible };
+            let mut connection = ReplicationConnection::new(line, superuser, "stolon-keeper").await?;
             facts_of(&connection.query("IDENTIFY_SYSTEM").await?)
         };
         limit.guard(WHAT, ask).await?.map_err(|failure| {
@@ -257,19 +293,45 @@ impl LocalPostgres {
     }
 }
 
-/// As `sslmode=prefer` does, so that the copy will come through, too: over TLS where the server has it; without where it has not, or
-/// has no rule for us with it.
+/// SCRAM is bound to the connection wherever the server can be made to prove by it that nobody stands in between.
+fn must_be_bound(mode: SslMode, who: &Credentials) -> bool {
+    mode.requires_tls() && who.auth == AuthMethod::ScramSha256
+}
+
+/// `require_auth`: what may be answered, and what must be asked, where libpq can be told.
+fn accepted_proofs(who: &Credentials, stored: PasswordProtocol, version: Version) -> &'static str {
+    match (who.auth, stored) {
+        _ if !version.has_require_auth() => "",
+        (AuthMethod::ScramSha256, _) => "scram-sha-256",
+        (AuthMethod::Cert, _) => "none",
+        (AuthMethod::Md5, PasswordProtocol::ScramOrMd5) => "!password",
+        (AuthMethod::Md5 | AuthMethod::Trust, _) => "!password,!md5",
+    }
+}
+
+/// As libpq does, so that the copy will come through, too. With `prefer` that is over TLS where the server has it; without where it has
+/// not, or has no rule for us with it.
 async fn log_in(
     source: &Upstream,
     who: &Credentials,
+    tls: &PeerTls,
 ) -> Result<ReplicationConnection<Box<dyn Stream>>, Failure> {
-    let peer = Peer::Unproven(source.passwords);
-    let over = async |tls| {
-        let stream = tls::connect(&source.host, &source.port, tls).await?;
-        ReplicationConnection::new(stream, peer, who, &source.application_name).await
+    let peer = Peer::Unproven(who.protocol(source.passwords));
+    let over = async |tls: &PeerTls| {
+        let connected = tls::connect(&source.host, &source.port, tls, who.certificate.as_ref()).await?;
+        let Connected { stream, endpoint } = connected;
+        let binding = match endpoint {
+            Some(hash) if must_be_bound(tls.mode, who) => Binding::Required(hash),
+            None if must_be_bound(tls.mode, who) => return Err(Failure::Weak(WeakProof::Unbound)),
+            Some(hash) => Binding::Possible(hash),
+            None => Binding::Impossible,
+        };
+        ReplicationConnection::new(Line { stream, peer, binding }, who, &source.application_name).await
     };
-    match over(Tls::Preferred).await {
-        Err(Failure::Server { code, .. }) if code == INVALID_AUTHORIZATION => over(Tls::No).await,
+    match over(tls).await {
+        Err(Failure::Server { code, .. }) if code == INVALID_AUTHORIZATION && tls.mode == SslMode::Prefer => {
+            over(&PeerTls { mode: SslMode::Disable, ca_file: None }).await
+        }
         done => done,
     }
 }
@@ -293,6 +355,8 @@ impl Failure {
             Failure::Io(error) => SourceProblem::Unreachable { address, reason: error.to_string() },
             Failure::Protocol(reason) => SourceProblem::Other { address, reason },
             Failure::Weak(asked) => SourceProblem::WeakProof { address, user, asked },
+            Failure::NoTls => SourceProblem::NoTls { address },
+            Failure::Files(reason) => SourceProblem::TlsFiles { address, reason },
             Failure::Server { code, message } => match code.as_str() {
                 "28P01" | "28000" | "42501" => SourceProblem::Refused { address, user, reason: message },
                 "53300" => SourceProblem::Busy { address, reason: message },

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use stolon_core::keeper::{
     Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity,
-    LocalState, Machine, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome, User,
+    LocalState, Machine, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome,
+    Transport, User,
 };
 use stolon_model::{
     BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid,
@@ -140,6 +141,7 @@ impl World {
             name: name.to_owned(),
             method: "md5".to_owned(),
             local_method: "peer".to_owned(),
+            transport: Transport::Any,
         };
         Identity {
             keeper: it.uid.clone(),

@@ -284,6 +284,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Replace the password files of the keepers, and use the new passwords from here on.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn write_passwords(&mut self, superuser: &str, replication: &str) -> anyhow::Result<()> {
+        self.layout.credentials.superuser_password = superuser.to_owned();
+        self.layout.credentials.replication_password = replication.to_owned();
+        self.layout.prepare()
+    }
+
     /// SIGTERM to one program, and its end, which must be in good order.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Fixtures for tests: real etcd, real Consul, real PostgreSQL, real programs, and an API server of Kubernetes.
 
+pub mod authority;
 pub mod cluster;
 pub mod consul;
 mod daemon;

@@ -72,6 +72,8 @@ pub fn as_unprivileged_user(name: &str, body: impl FnOnce()) {
     let status = command
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .current_dir("/")
+        // The other user cannot enter ours, where libpq would look for certificates.
+        .env_remove("HOME")
         .status()
         .expect("setpriv is installed");
     assert!(status.success(), "{name} failed as user {UNPRIVILEGED_USER}: see above");

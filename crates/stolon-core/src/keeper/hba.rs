@@ -9,10 +9,22 @@ use stolon_model::AccessMode;
 pub struct User {
     /// Role name.
     pub name: String,
-    /// Word of `pg_hba.conf`: `md5`, `trust`.
+    /// Word of `pg_hba.conf`: `md5`, `scram-sha-256`, `cert`, `trust`.
     pub method: String,
     /// The same for a unix socket, with options: `peer map=…` where the system's account proves who it is.
     pub local_method: String,
+    /// How the user has to come over TCP.
+    pub transport: Transport,
+}
+
+/// What a connection over TCP must be for a line of `pg_hba.conf` to match it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Encrypted or not (`host`).
+    #[default]
+    Any,
+    /// Over TLS (`hostssl`).
+    Tls,
 }
 
 /// A line of `pg_hba.conf`.
@@ -29,6 +41,8 @@ pub enum HbaLine {
 pub struct HbaRule {
     /// Where the connection comes from.
     pub origin: HbaOrigin,
+    /// What it must be, if it comes over TCP.
+    pub transport: Transport,
     /// What it may connect to.
     pub database: HbaDatabase,
     /// Who may connect.
@@ -52,16 +66,20 @@ pub enum HbaOrigin {
     HostName(String),
 }
 
-impl HbaOrigin {
+impl HbaRule {
     /// The kind and address columns.
     pub fn columns(&self) -> (&'static str, Option<String>) {
-        match self {
-            Self::Local => ("local", None),
-            Self::AnyIpv4 => ("host", Some("0.0.0.0/0".to_owned())),
-            Self::AnyIpv6 => ("host", Some("::0/0".to_owned())),
-            Self::Address(IpAddr::V4(address)) => ("host", Some(format!("{address}/32"))),
-            Self::Address(IpAddr::V6(address)) => ("host", Some(format!("{address}/128"))),
-            Self::HostName(name) => ("host", Some(name.clone())),
+        let kind = match self.transport {
+            Transport::Any => "host",
+            Transport::Tls => "hostssl",
+        };
+        match &self.origin {
+            HbaOrigin::Local => ("local", None),
+            HbaOrigin::AnyIpv4 => (kind, Some("0.0.0.0/0".to_owned())),
+            HbaOrigin::AnyIpv6 => (kind, Some("::0/0".to_owned())),
+            HbaOrigin::Address(IpAddr::V4(address)) => (kind, Some(format!("{address}/32"))),
+            HbaOrigin::Address(IpAddr::V6(address)) => (kind, Some(format!("{address}/128"))),
+            HbaOrigin::HostName(name) => (kind, Some(name.clone())),
         }
     }
 }
@@ -115,7 +133,7 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
             HbaOrigin::Local => user.local_method.clone(),
             _ => user.method.clone(),
         };
-        HbaLine::Rule(HbaRule { origin, database, user: user_column, method })
+        HbaLine::Rule(HbaRule { origin, transport: user.transport, database, user: user_column, method })
     };
     let mut lines = vec![
         named(HbaOrigin::Local, HbaDatabase::Named("postgres"), superuser),
@@ -141,7 +159,8 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
         Some(entries) => lines.extend(entries.iter().cloned().map(HbaLine::Verbatim)),
         None => lines.extend([HbaOrigin::AnyIpv4, HbaOrigin::AnyIpv6].map(|origin| {
             let (database, user) = (HbaDatabase::All, HbaUser::All);
-            HbaLine::Rule(HbaRule { origin, database, user, method: "md5".to_owned() })
+            let method = "md5".to_owned();
+            HbaLine::Rule(HbaRule { origin, transport: Transport::Any, database, user, method })
         })),
     }
     lines
@@ -174,7 +193,12 @@ mod tests {
     use super::*;
 
     fn user(name: &str, method: &str) -> User {
-        User { name: name.into(), method: method.into(), local_method: method.into() }
+        User {
+            name: name.into(),
+            method: method.into(),
+            local_method: method.into(),
+            transport: Transport::Any,
+        }
     }
 
     fn text(line: &HbaLine) -> String {
@@ -191,7 +215,7 @@ mod tests {
             HbaUser::Named(name) => name,
             HbaUser::All => "all",
         };
-        match rule.origin.columns() {
+        match rule.columns() {
             (kind, None) => format!("{kind} {database} {user} {}", rule.method),
             (kind, Some(address)) => format!("{kind} {database} {user} {address} {}", rule.method),
         }
@@ -254,6 +278,41 @@ mod tests {
         let first = ["local postgres su peer map=keeper", "local replication su peer map=keeper"];
         assert_eq!(made(&user("repl", "md5")), [&first[..], &["local replication repl md5"]].concat());
         assert_eq!(made(&by_account), [&first[..], &["local replication su peer map=keeper"]].concat());
+    }
+
+    #[test]
+    fn users_that_must_come_over_tls_have_no_line_for_anything_else() {
+        let goal = HbaGoal {
+            access: AccessMode::All,
+            peers: vec!["10.0.0.2".into()],
+            operator_lines: Some(vec!["host app app all md5".into()]),
+        };
+        let over_tls = |name: &str, method: &str| User { transport: Transport::Tls, ..user(name, method) };
+        let (superuser, replication) = (over_tls("su", "scram-sha-256"), over_tls("repl", "cert"));
+        let replication = User { local_method: "reject".into(), ..replication };
+        let made = |goal: &HbaGoal| -> Vec<String> {
+            hba_lines(goal, &superuser, &replication, Admission::Everybody).iter().map(text).collect()
+        };
+        let local = [
+            "local postgres su scram-sha-256",
+            "local replication su scram-sha-256",
+            "local replication repl reject",
+        ];
+        let everywhere = [
+            "hostssl all su 0.0.0.0/0 scram-sha-256",
+            "hostssl all su ::0/0 scram-sha-256",
+            "hostssl replication repl 0.0.0.0/0 cert",
+            "hostssl replication repl ::0/0 cert",
+            "host app app all md5",
+        ];
+        assert_eq!(made(&goal), [&local[..], &everywhere].concat());
+        let peers = [
+            "hostssl all su 10.0.0.2/32 scram-sha-256",
+            "hostssl replication repl 10.0.0.2/32 cert",
+            "host app app all md5",
+        ];
+        let strict = HbaGoal { access: AccessMode::Strict, ..goal };
+        assert_eq!(made(&strict), [&local[..], &peers].concat());
     }
 
     #[test]

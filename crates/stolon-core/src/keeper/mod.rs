@@ -29,7 +29,9 @@ pub use goal::{
     DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
     OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,
 };
-pub use hba::{Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, User, hba_lines};
+pub use hba::{
+    Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, Transport, User, hba_lines,
+};
 pub use instance::Instance;
 pub use look::{Answer, ControlLook, Look, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};

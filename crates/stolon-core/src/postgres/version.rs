@@ -90,7 +90,12 @@ impl Version {
         self.major >= 14
     }
 
-    /// libpq knows `require_auth` (release notes 16).
+    /// libpq knows `channel_binding` (release notes 13).
+    pub fn has_channel_binding(self) -> bool {
+        self.major >= 13
+    }
+
+    /// libpq knows `require_auth` and `sslcertmode` (release notes 16).
     pub fn has_require_auth(self) -> bool {
         self.major >= 16
     }

@@ -60,7 +60,26 @@ fn bad_flags_are_refused_with_their_message() {
         (&[("--store-backend", Some("paper"))], "Unknown store backend: \"paper\""),
         (&[("--data-dir", Some("/dev/null/x"))], "cannot create data dir"),
         (&[("--pg-listen-address", None)], "--pg-listen-address is required"),
-        (&[("--pg-repl-auth-method", Some("cert"))], "--pg-repl-auth-method must be one of: md5, trust"),
+        (
+            &[("--pg-repl-auth-method", Some("ident"))],
+            "--pg-repl-auth-method must be one of: md5, scram-sha-256, cert, trust",
+        ),
+        (&[("--pg-ssl-mode", Some("allow"))], "--pg-ssl-mode must be one of: disable, prefer"),
+        (&[("--pg-ssl-mode", Some("verify-full"))], "--pg-ssl-mode verify-full needs --pg-ssl-ca-file"),
+        (
+            &[("--pg-ssl-ca-file", Some("/etc/passwd"))],
+            "--pg-ssl-ca-file has no effect with --pg-ssl-mode prefer",
+        ),
+        (&[("--pg-ssl-ca-file", Some("/nonexistent"))], "cannot read --pg-ssl-ca-file: /nonexistent"),
+        (&[("--pg-su-key", Some("/etc/passwd"))], "--pg-su-cert-file and --pg-su-key are needed together"),
+        (
+            &[("--pg-repl-auth-method", Some("cert")), ("--pg-repl-password", None)],
+            "--pg-repl-auth-method cert needs --pg-ssl-mode require",
+        ),
+        (
+            &[("--pg-repl-auth-method", Some("cert"))],
+            "can not utilize --pg-repl-auth-method cert together with --pg-repl-password or --pg-repl-passwordfile",
+        ),
         (&[("--pg-repl-username", None)], "--pg-repl-username is required"),
         (
             &[("--pg-repl-auth-method", Some("trust"))],
@@ -80,10 +99,13 @@ fn bad_flags_are_refused_with_their_message() {
             "cannot read pg superuser password",
         ),
         (
-            &[("--pg-su-auth-method", Some("cert")), ("--pg-repl-password", None)],
+            &[("--pg-su-auth-method", Some("ident")), ("--pg-repl-password", None)],
             "one of --pg-repl-password or --pg-repl-passwordfile is required",
         ),
-        (&[("--pg-su-auth-method", Some("cert"))], "--pg-su-auth-method must be one of: md5, trust"),
+        (
+            &[("--pg-su-auth-method", Some("ident"))],
+            "--pg-su-auth-method must be one of: md5, scram-sha-256, cert, trust",
+        ),
         (
             &[
                 ("--pg-repl-username", Some("su")),
@@ -150,11 +172,11 @@ fn damaged_state_files_are_refused() {
 fn flags_come_from_the_environment_too() {
     let directory = tempfile::tempdir().unwrap();
     let changes = [("--pg-repl-auth-method", None), ("--pg-repl-password", None)];
-    let (code, text) = attempt_with(directory.path(), &changes, &[("STKEEPER_PG_REPL_AUTH_METHOD", "cert")]);
+    let (code, text) = attempt_with(directory.path(), &changes, &[("STKEEPER_PG_REPL_AUTH_METHOD", "ident")]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("--pg-repl-auth-method must be one of"), "{text}");
     let changes = [("--pg-repl-auth-method", Some("md5")), ("--pg-repl-password", None)];
-    let (_, text) = attempt_with(directory.path(), &changes, &[("STKEEPER_PG_REPL_AUTH_METHOD", "cert")]);
+    let (_, text) = attempt_with(directory.path(), &changes, &[("STKEEPER_PG_REPL_AUTH_METHOD", "ident")]);
     assert!(text.contains("one of --pg-repl-password or --pg-repl-passwordfile is required"), "{text}");
 }
 

@@ -43,6 +43,9 @@ fn trouble(problem: &SourceProblem) -> SourceTrouble {
         SourceProblem::Busy { .. } => SourceTrouble::Busy,
         SourceProblem::NoSlot { .. } => SourceTrouble::NoSlot,
         SourceProblem::OtherCluster { .. } => SourceTrouble::OtherCluster,
-        SourceProblem::WeakProof { .. } | SourceProblem::Other { .. } => SourceTrouble::Other,
+        SourceProblem::WeakProof { .. }
+        | SourceProblem::NoTls { .. }
+        | SourceProblem::TlsFiles { .. }
+        | SourceProblem::Other { .. } => SourceTrouble::Other,
     }
 }

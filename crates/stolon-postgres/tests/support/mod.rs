@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use stolon_core::keeper::{
     Config, ConfigMerge, Data, HbaLine, OldData, PasswordProtocol, Present, Progress, RecoveryMode, Upstream,
 };
@@ -142,7 +143,12 @@ impl Default for Passwords {
 }
 
 pub fn credentials(username: &str, password: &str) -> Credentials {
-    Credentials { username: username.into(), auth: AuthMethod::Md5, password: password.into() }
+    Credentials {
+        username: username.into(),
+        auth: AuthMethod::Md5,
+        password: password.into(),
+        certificate: None,
+    }
 }
 
 impl Instance {
@@ -169,6 +175,7 @@ impl Instance {
             public_socket_directory: directory.path().to_owned(),
             superuser: credentials("stolon", &passwords.superuser),
             replication: credentials("repluser", &passwords.replication),
+            tls: PeerTls::default(),
             log: LogSink::new(|line| eprintln!("{line}")),
         };
         change(&mut options);
@@ -285,7 +292,7 @@ impl Instance {
             .port(self.port.parse().unwrap())
             .user(&superuser.username)
             .dbname("postgres");
-        config.password(superuser.password_to_send().unwrap());
+        config.password(superuser.password_to_send().unwrap().expose_secret());
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client

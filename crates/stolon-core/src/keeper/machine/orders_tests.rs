@@ -2,10 +2,15 @@ use std::sync::Arc;
 use stolon_model::{ClusterData, ClusterSpec, InitMode, Keeper, Timestamp};
 
 use super::*;
-use crate::keeper::{RewindCredentials, User};
+use crate::keeper::{RewindCredentials, Transport, User};
 
 fn us() -> Identity {
-    let user = User { name: "su".into(), method: "md5".into(), local_method: "md5".into() };
+    let user = User {
+        name: "su".into(),
+        method: "md5".into(),
+        local_method: "md5".into(),
+        transport: Transport::Any,
+    };
     Identity {
         keeper: "k1".into(),
         boot: "boot".into(),

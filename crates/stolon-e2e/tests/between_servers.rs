@@ -1,0 +1,230 @@
+//! What keepers prove to each other's PostgreSQL, and have it prove to them.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use stolon_testkit::authority::Authority;
+use stolon_testkit::local::Account;
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_cluster, on_prepared, wait_for};
+
+/// The files of TLS, which every keeper of this machine shares.
+struct Files {
+    directory: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> anyhow::Result<Self> {
+        let files = Self { directory: tempfile::Builder::new().prefix("stolon-tls-").tempdir()? };
+        let account = Account::for_postgresql()?;
+        account.own(files.directory.path())?;
+        let authority = Authority::new("cluster")?;
+        account.write_private(&files.path("ca.crt"), authority.pem())?;
+        for (name, addresses) in [("server", &["127.0.0.1"][..]), ("repluser", &[])] {
+            // Before 15 libpq finds an IP address only in the common name.
+            let certified = authority.certify(addresses.first().unwrap_or(&name), addresses)?;
+            account.write_private(&files.path(&format!("{name}.crt")), &certified.certificate)?;
+            account.write_private(&files.path(&format!("{name}.key")), &certified.key)?;
+        }
+        Ok(files)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A plan whose servers have TLS.
+    fn plan(&self) -> Plan {
+        let text = |name: &str| self.path(name).display().to_string();
+        Plan::new(2).spec(json!({ "pgParameters": {
+            "ssl": "on",
+            "ssl_cert_file": text("server.crt"),
+            "ssl_key_file": text("server.key"),
+            "ssl_ca_file": text("ca.crt"),
+        }}))
+    }
+
+    /// Starts a cluster whose keepers want servers to prove themselves, and waits until it works.
+    async fn start(&self, cluster: &mut Cluster, more: &[(&str, &str)]) -> anyhow::Result<()> {
+        let ca_file = self.path("ca.crt");
+        let ca_file = ca_file.to_str().context("a temporary directory in UTF-8")?;
+        let common = [("--pg-ssl-mode", "verify-full"), ("--pg-ssl-ca-file", ca_file)];
+        for keeper in ["keeper1", "keeper2"] {
+            for (flag, value) in common.iter().chain(more) {
+                cluster.add_flag(keeper, flag, value)?;
+            }
+        }
+        for name in cluster.services() {
+            cluster.start_service(&name)?;
+        }
+        cluster.wait_writable(PATIENCE).await?;
+        cluster.wait_streaming(1, PATIENCE).await
+    }
+}
+
+/// Everybody streams over TLS.
+async fn streams_over_tls(cluster: &Cluster) -> anyhow::Result<()> {
+    let session = cluster.session().await?;
+    let sql = "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where ssl";
+    ensure!(session.value(sql, QUERY).await? == "1", "the standby streams in the clear");
+    Ok(())
+}
+
+/// The primary is lost, and comes back as a standby.
+async fn is_replaced_and_returns(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let old = cluster.primary().await?;
+    cluster.kill_keeper_and_postgres(old).await?;
+    cluster.wait_other_primary(old, PATIENCE).await?;
+    cluster.wait_writable(PATIENCE).await?;
+    cluster.start_service(&format!("keeper{old}"))?;
+    cluster.wait_streaming(1, PATIENCE).await
+}
+
+/// Somebody else on the port of a server that is gone: has no TLS, asks for passwords, keeps what is said.
+struct Impostor {
+    said: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Impostor {
+    fn sit(port: u16) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 8];
+                let _ = stream.read_exact(&mut request);
+                let _ = stream.write_all(b"N");
+                let mut rest = vec![0; 4096];
+                let length = stream.read(&mut rest).unwrap_or_default();
+                rest.truncate(length);
+                kept.lock().expect("nobody panics").push(rest);
+            }
+        });
+        Ok(Self { said })
+    }
+}
+
+#[test]
+fn servers_prove_themselves_and_whoever_has_their_port_hears_nothing() {
+    let files = Files::new().expect("certificates");
+    on_prepared(files.plan(), async |cluster| {
+        cluster.write_passwords(r#" a:b\c'd"e "#, r" 100%\: 'ü' ")?;
+        let scram = [("--pg-su-auth-method", "scram-sha-256"), ("--pg-repl-auth-method", "scram-sha-256")];
+        files.start(cluster, &scram).await?;
+        streams_over_tls(cluster).await?;
+        let session = cluster.session().await?;
+        let stored = "select count(*) from pg_authid where rolname in ('stolon', 'repluser') and rolpassword like 'SCRAM-SHA-256$%'";
+        ensure!(session.value(stored, QUERY).await? == "2", "both are stored for SCRAM");
+        let lines = "select string_agg(distinct type || ' ' || auth_method, ',') from pg_hba_file_rules \
+                     where user_name && array['stolon', 'repluser'] and type <> 'local'";
+        ensure!(
+            session.value(lines, QUERY).await? == "hostssl scram-sha-256",
+            "their lines are for TLS alone"
+        );
+        drop(session);
+
+        // The standby tries to reach the primary that is gone, until the other one is elected.
+        let old = cluster.primary().await?;
+        let port = cluster.instance(old).port;
+        cluster.kill_keeper_and_postgres(old).await?;
+        let impostor = Impostor::sit(port)?;
+        cluster.wait_other_primary(old, PATIENCE).await?;
+        cluster.wait_writable(PATIENCE).await?;
+        let said = impostor.said.lock().expect("nobody panics").clone();
+        ensure!(!said.is_empty(), "nobody came to the impostor");
+        ensure!(said.iter().all(Vec::is_empty), "the impostor heard {said:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lost_primary_is_rewound_over_tls() {
+    let files = Files::new().expect("certificates");
+    // The oldest libpq that binds SCRAM to a connection.
+    on_prepared(files.plan().major(13), async |cluster| {
+        let scram = [("--pg-su-auth-method", "scram-sha-256"), ("--pg-repl-auth-method", "scram-sha-256")];
+        files.start(cluster, &scram).await?;
+        is_replaced_and_returns(cluster).await?;
+        streams_over_tls(cluster).await
+    });
+}
+
+/// From 16 on libpq lets in no server that does not ask for SCRAM.
+#[test]
+fn scram_alone_lets_servers_in_with_libpq_17() {
+    on_prepared(Plan::new(2).major(17), async |cluster| {
+        for keeper in ["keeper1", "keeper2"] {
+            for flag in ["--pg-su-auth-method", "--pg-repl-auth-method"] {
+                cluster.add_flag(keeper, flag, "scram-sha-256")?;
+            }
+        }
+        for name in cluster.services() {
+            cluster.start_service(&name)?;
+        }
+        cluster.wait_writable(PATIENCE).await?;
+        cluster.wait_streaming(1, PATIENCE).await?;
+        let standby = cluster.instance(3 - cluster.primary().await?).connect(QUERY).await?;
+        let conninfo = standby.value("show primary_conninfo", QUERY).await?;
+        ensure!(conninfo.contains("require_auth=scram-sha-256"), "{conninfo}");
+        drop(standby);
+        is_replaced_and_returns(cluster).await
+    });
+}
+
+#[test]
+fn a_certificate_takes_the_place_of_the_replication_password() {
+    let files = Files::new().expect("certificates");
+    on_prepared(files.plan(), async |cluster| {
+        for keeper in ["keeper1", "keeper2"] {
+            // Of several occurrences the last one counts.
+            cluster.add_flag(keeper, "--pg-repl-passwordfile", "")?;
+        }
+        let path = |name: &str| files.path(name).display().to_string();
+        let (certificate, key) = (path("repluser.crt"), path("repluser.key"));
+        let more = [
+            ("--pg-repl-auth-method", "cert"),
+            ("--pg-repl-cert-file", certificate.as_str()),
+            ("--pg-repl-key", key.as_str()),
+        ];
+        files.start(cluster, &more).await?;
+        streams_over_tls(cluster).await?;
+        let session = cluster.session().await?;
+        let sql = "select rolpassword is null from pg_authid where rolname = 'repluser'";
+        ensure!(session.value(sql, QUERY).await? == "t", "the replication user has a password");
+        drop(session);
+        is_replaced_and_returns(cluster).await
+    });
+}
+
+async fn file_holds(file: &Path, text: &str) -> anyhow::Result<()> {
+    wait_for("the new password of the standby", PATIENCE, async || {
+        Ok(std::fs::read_to_string(file).is_ok_and(|line| line.contains(text)).then_some(()))
+    })
+    .await
+}
+
+/// The procedure of docs/security.md: PostgreSQL first, then the files of all keepers.
+#[test]
+fn passwords_are_rotated_without_losing_a_connection() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let session = cluster.session().await?;
+        let streaming = "select string_agg(pid::text, ',') from pg_stat_replication";
+        let before = session.value(streaming, QUERY).await?;
+        session
+            .rows("alter role stolon password 'new one'; alter role repluser password 'another'", QUERY)
+            .await?;
+        cluster.write_passwords("new one", "another")?;
+        let primary = cluster.primary().await?;
+        file_holds(&cluster.layout.keeper_directory(3 - primary).join("replication.pgpass"), ":another")
+            .await?;
+        ensure!(session.value(streaming, QUERY).await? == before, "the standby's connection was lost");
+        session.rows("select pg_terminate_backend(pid) from pg_stat_replication", QUERY).await?;
+        drop(session);
+        cluster.wait_streaming(1, PATIENCE).await?;
+        is_replaced_and_returns(cluster).await
+    });
+}
