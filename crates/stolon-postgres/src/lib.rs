@@ -51,6 +51,5 @@ pub use log_sink::LogSink;
 pub use sample::parse_history;
 pub use server::ServerState;
 pub use source::{SourceFacts, SourceProblem, WeakProof};
-
 pub use tls::{PeerTls, SslMode};
 pub use trial::parse_setting;
