@@ -64,7 +64,7 @@ pub use changes::{Change, Changes, News, Tells};
 pub use clock::BootInstant;
 pub use cluster_feed::{DocumentFeed, EverythingFeed, Feed, FeedNews, Seen, Tolerance};
 pub use cluster_store::{ClusterStore, DocumentRead, Everything, Versioned, WatchScope};
-pub use consul::ConsulStore;
+pub use consul::{CatalogueAccess, ConsulStore, Service, ServiceCatalogue};
 pub use election::{Campaign, Contender, Leadership, Renewal, Tenure};
 pub use error::StoreError;
 pub use etcd::EtcdStore;

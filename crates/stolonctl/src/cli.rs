@@ -62,8 +62,7 @@ pub enum Command {
     Version(version::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
-    /// Register the instances in a service catalogue (not in this version)
-    #[command(hide = true)]
+    /// Keep the healthy instances registered in a catalogue of services
     Register(register::Args),
 }
 

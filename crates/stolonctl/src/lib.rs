@@ -34,6 +34,9 @@ pub fn main() -> ExitCode {
             Some(cli::Command::Status(args)) if args.is_watch() => {
                 commands::status::watch(&cli.common, &args, &shutdown).await
             }
+            Some(cli::Command::Register(args)) => {
+                commands::register::run(&cli.common, &args, &shutdown).await
+            }
             command => one_shot(&shutdown, commands::run(&cli.common, command)).await,
         }
     })

@@ -6,11 +6,14 @@
 //!   Consul by itself takes that for no change.
 //! * A transaction holds at most 512 KiB, values encoded in base64 (`txn_max_req_len` of the agent).
 
+mod catalogue;
 mod election;
 mod protocol;
 mod reader;
 mod sessions;
 mod transaction;
+
+pub use catalogue::{CatalogueAccess, Service, ServiceCatalogue};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,6 +17,8 @@ pub type Links = crate::link::Links<Consul>;
 pub struct Consul {
     targets: Targets,
     access: ConsulAccess,
+    /// What to look at when it cannot be reached.
+    hint: &'static str,
 }
 
 /// Nothing is connected yet.
@@ -31,13 +33,25 @@ pub fn links(options: &StoreOptions) -> Result<Links, StoreError> {
             "--store-endpoints: give the agent of this machine, which knows the servers",
         ));
     }
-    let protocol = Consul { targets: Targets::new(&endpoints, options)?, access: options.consul.clone() };
-    // What cannot be sent is found now, and not when it is first needed.
-    protocol.headers()?;
+    let protocol = Consul::new(Targets::new(&endpoints, options)?, options.consul.clone(), HINT)?;
     Ok(Links::new(protocol, endpoints.urls, options.timeout))
 }
 
+const HINT: &str =
+    "check that the Consul agent runs and that its servers have a leader, and check --store-endpoints";
+
 impl Consul {
+    /// Nothing is connected yet. `hint` says what to look at when it cannot be reached.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`]: what lets this client in cannot be sent.
+    pub fn new(targets: Targets, access: ConsulAccess, hint: &'static str) -> Result<Self, StoreError> {
+        let protocol = Consul { targets, access, hint };
+        // It is found now, and not when it is first needed.
+        protocol.headers()?;
+        Ok(protocol)
+    }
+
     /// What lets this client in. A token's file is read anew for each connection, since tokens are replaced.
     fn headers(&self) -> Result<HeaderMap, StoreError> {
         let refuse = |what: &str, cause: String| {
@@ -100,7 +114,7 @@ impl Protocol for Consul {
     }
 
     fn hint(&self) -> &'static str {
-        "check that the Consul agent runs and that its servers have a leader, and check --store-endpoints"
+        self.hint
     }
 }
 

@@ -45,9 +45,8 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),
         Some(Command::Completion(args)) => completion::run(&args),
-        Some(Command::Register(args)) => register::run(&args),
-        // Long-running, with a shutdown of its own: `main` runs it.
-        Some(Command::Playground(_)) => Ok(()),
+        // Long-running, with a shutdown of their own: `main` runs them.
+        Some(Command::Playground(_) | Command::Register(_)) => Ok(()),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -119,11 +119,6 @@ fn mistakes_on_the_command_line_are_one_sentence_and_a_hint() {
             &["completion", "xsh"],
             "no completion for \"xsh\"\nhint: there are scripts for bash, elvish, fish, powershell and zsh\n",
         ),
-        (
-            &["register", "--register-master", "x"],
-            "the command register is not in this version\nhint: clients reach the primary through stolon-proxy; \
-             stolonctl status --format json lists the instances\n",
-        ),
     ] {
         let run = plain(arguments);
         assert_eq!(

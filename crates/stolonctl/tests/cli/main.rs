@@ -9,6 +9,7 @@ mod harness;
 mod init;
 mod keepers;
 mod more_commands;
+mod register;
 mod settle;
 mod status;
 mod stores;
