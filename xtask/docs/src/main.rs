@@ -9,6 +9,8 @@ use stolon_model::json::{Decode, Shape};
 use stolon_model::{ClusterSpec, Presence, SpecField};
 use stolon_runtime::Program;
 
+mod man;
+
 /// Make the parts of docs/ anew that come from tables in the code
 #[derive(Parser)]
 #[command(name = "cargo xtask docs")]
@@ -46,15 +48,42 @@ fn run(mode: Mode) -> Result<()> {
     for (page, made) in [(SPECIFICATION, specification()?), (COMMAND_LINES, command_lines()?)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
         if replace_made_part(&path, &made, mode).with_context(|| page.to_owned())? == Found::Stale {
-            stale.push(page);
+            stale.push(page.to_owned());
         }
     }
+    stale.extend(write_manual(mode)?);
     match mode {
         Mode::Write if stale.is_empty() => println!("nothing to do"),
         Mode::Write => println!("wrote {}", stale.join(", ")),
         Mode::Check => ensure!(stale.is_empty(), "stale: {}; run `cargo xtask docs`", stale.join(", ")),
     }
     Ok(())
+}
+
+/// Make the manual pages, and remove those of what is gone; gives the stale ones.
+fn write_manual(mode: Mode) -> Result<Vec<String>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(man::DIRECTORY);
+    let made = man::pages()?;
+    let mut stale = Vec::new();
+    for (name, text) in &made {
+        if std::fs::read_to_string(directory.join(name)).ok().as_ref() != Some(text) {
+            stale.push(name.clone());
+            if mode == Mode::Write {
+                std::fs::create_dir_all(&directory)?;
+                std::fs::write(directory.join(name), text)?;
+            }
+        }
+    }
+    for entry in std::fs::read_dir(&directory).with_context(|| man::DIRECTORY.to_owned())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !made.contains_key(&name) {
+            if mode == Mode::Write {
+                std::fs::remove_file(directory.join(&name))?;
+            }
+            stale.push(name);
+        }
+    }
+    Ok(stale)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
