@@ -292,10 +292,16 @@ impl Flags {
         }
         match (address, 0).to_socket_addrs() {
             Err(error) => tracing::warn!("{flag} {address:?} cannot be resolved: {error}"),
-            Ok(mut resolved) => {
-                if resolved.any(|socket| socket.ip().is_loopback()) {
+            Ok(resolved) => {
+                let addresses: Vec<IpAddr> = resolved.map(|socket| socket.ip()).collect();
+                if addresses.iter().any(IpAddr::is_loopback) {
                     tracing::warn!(
                         "{flag} {address:?} is a loopback address: only this machine can reach it"
+                    );
+                }
+                if addresses.iter().any(IpAddr::is_unspecified) {
+                    tracing::warn!(
+                        "{flag} {address:?} is no address that others can connect to: name one with --pg-advertise-address"
                     );
                 }
             }

@@ -27,13 +27,12 @@ impl DataDirectoryLock {
     /// Another process has it, or the file cannot be opened.
     pub fn take(data_dir: &Path) -> Result<Self, UsageError> {
         let path = data_dir.join("lock");
-        let refuse = |cause: &dyn std::fmt::Display| {
-            UsageError::new(format!(
-                "cannot take exclusive lock on data dir {:?}: {cause}",
-                path.display().to_string()
-            ))
-            .hint("another keeper works in this directory; give each its own --data-dir")
+        let refuse = |cause: &dyn std::fmt::Display, hint: &str| {
+            let shown = path.display().to_string();
+            UsageError::new(format!("cannot take exclusive lock on data dir {shown:?}: {cause}")).hint(hint)
         };
+        let not_ours = "the user that runs the keeper must own --data-dir and be able to write there";
+        let taken = "another keeper works in this directory; give each its own --data-dir";
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,13 +40,13 @@ impl DataDirectoryLock {
             .truncate(false)
             .mode(0o644)
             .open(&path)
-            .map_err(|error| refuse(&error))?;
+            .map_err(|error| refuse(&error, not_ours))?;
         rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(
             |errno| match errno {
                 rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS => {
-                    refuse(&"resource temporarily unavailable")
+                    refuse(&"resource temporarily unavailable", taken)
                 }
-                other => refuse(&other),
+                other => refuse(&other, "is --data-dir on a file system that supports locks?"),
             },
         )?;
         tracing::info!("exclusive lock on data dir taken");
