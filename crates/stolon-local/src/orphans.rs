@@ -3,9 +3,11 @@
 //! for a running server, and refuses to start. So this process adopts orphans and waits for them.
 
 use std::collections::BTreeSet;
+use std::process::{Output, Stdio};
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Children that somebody waits for already.
@@ -32,6 +34,19 @@ pub(crate) fn is_ours(pid: Pid) {
 /// Forget a child that was waited for: its process id may be used again.
 pub(crate) fn is_no_more(pid: Pid) {
     OURS.lock().remove(&pid.as_raw_nonzero().get());
+}
+
+/// Run a program to its end that is PostgreSQL, or becomes it, and that nobody but us waits for.
+///
+/// # Errors
+/// It cannot be run.
+pub(crate) async fn output(mut command: Command) -> std::io::Result<Output> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    pid.into_iter().for_each(is_ours);
+    let output = child.wait_with_output().await;
+    pid.into_iter().for_each(is_no_more);
+    output
 }
 
 /// Only PostgreSQL is left behind, and what we start ourselves is either registered or no PostgreSQL.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use stolon_model::Explained;
 
-use crate::Account;
+use crate::{Account, orphans};
 
 /// The programs, as they lie beside each other.
 pub const PROGRAMS: [&str; 4] = ["stolon-keeper", "stolon-sentinel", "stolon-proxy", "stolonctl"];
@@ -64,6 +64,7 @@ pub fn no_setpriv() -> Explained {
 pub async fn can_run(program: &Path, account: &Account) -> anyhow::Result<bool> {
     let mut command = account.expendable_command("env");
     command.arg(program).arg("--version").current_dir("/");
-    let output = command.output().await.with_context(no_setpriv)?;
+    // It is called postgres by its end, as orphans are.
+    let output = orphans::output(command).await.with_context(no_setpriv)?;
     Ok(output.status.success())
 }
