@@ -73,16 +73,6 @@ async fn streams_over_tls(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The primary is lost, and comes back as a standby.
-async fn is_replaced_and_returns(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let old = cluster.primary().await?;
-    cluster.kill_keeper_and_postgres(old).await?;
-    cluster.wait_other_primary(old, PATIENCE).await?;
-    cluster.wait_writable(PATIENCE).await?;
-    cluster.start_service(&format!("keeper{old}"))?;
-    cluster.wait_streaming(1, PATIENCE).await
-}
-
 /// Somebody else on the port of a server that is gone: has no TLS, asks for passwords, keeps what is said.
 struct Impostor {
     said: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -148,7 +138,7 @@ fn a_lost_primary_is_rewound_over_tls() {
     on_prepared(files.plan().major(13), async |cluster| {
         let scram = [("--pg-su-auth-method", "scram-sha-256"), ("--pg-repl-auth-method", "scram-sha-256")];
         files.start(cluster, &scram).await?;
-        is_replaced_and_returns(cluster).await?;
+        cluster.replace_primary(1, PATIENCE).await?;
         streams_over_tls(cluster).await
     });
 }
@@ -171,7 +161,7 @@ fn scram_alone_lets_servers_in_with_libpq_17() {
         let conninfo = standby.value("show primary_conninfo", QUERY).await?;
         ensure!(conninfo.contains("require_auth=scram-sha-256"), "{conninfo}");
         drop(standby);
-        is_replaced_and_returns(cluster).await
+        cluster.replace_primary(1, PATIENCE).await.map(drop)
     });
 }
 
@@ -196,7 +186,7 @@ fn a_certificate_takes_the_place_of_the_replication_password() {
         let sql = "select rolpassword is null from pg_authid where rolname = 'repluser'";
         ensure!(session.value(sql, QUERY).await? == "t", "the replication user has a password");
         drop(session);
-        is_replaced_and_returns(cluster).await
+        cluster.replace_primary(1, PATIENCE).await.map(drop)
     });
 }
 
@@ -225,6 +215,6 @@ fn passwords_are_rotated_without_losing_a_connection() {
         session.rows("select pg_terminate_backend(pid) from pg_stat_replication", QUERY).await?;
         drop(session);
         cluster.wait_streaming(1, PATIENCE).await?;
-        is_replaced_and_returns(cluster).await
+        cluster.replace_primary(1, PATIENCE).await.map(drop)
     });
 }

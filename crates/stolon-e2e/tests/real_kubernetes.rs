@@ -20,12 +20,7 @@ async fn fails_over(cluster: &mut Cluster) -> anyhow::Result<()> {
     }
     cluster.wait_writable(PATIENCE).await?;
     cluster.wait_streaming(2, PATIENCE).await?;
-    let primary = cluster.primary().await?;
-    cluster.kill_keeper_and_postgres(primary).await?;
-    let next = cluster.wait_other_primary(primary, PATIENCE).await?;
-    cluster.wait_writable(PATIENCE).await?;
-    cluster.start_service(&format!("keeper{primary}"))?;
-    cluster.wait_streaming(2, PATIENCE).await?;
+    let next = cluster.replace_primary(2, PATIENCE).await?;
     for name in cluster.services() {
         let log = cluster.log(&name);
         ensure!(

@@ -57,12 +57,7 @@ async fn goes_on_with_md5(cluster: &mut Cluster) -> anyhow::Result<()> {
     drop(session);
     cluster.wait_streaming(1, PATIENCE).await?;
 
-    let old = cluster.primary().await?;
-    cluster.kill_keeper_and_postgres(old).await?;
-    cluster.wait_other_primary(old, PATIENCE).await?;
-    cluster.wait_writable(PATIENCE).await?;
-    cluster.start_service(&format!("keeper{old}"))?;
-    cluster.wait_streaming(1, PATIENCE).await
+    cluster.replace_primary(1, PATIENCE).await.map(drop)
 }
 
 /// The keepers have found out, and everybody can know.

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use stolon_postgres::{AuthMethod, Credentials, PeerTls};
 use stolon_runtime::{CommonArgs, UsageError, go_bool};
 
-use crate::password_files::PasswordFile;
+use crate::password_files::{PasswordFile, without_line_end};
 use crate::peer_flags::PeerFlags;
 
 /// A keeper runs one PostgreSQL for a cluster.
@@ -406,7 +406,7 @@ impl PasswordSource<'_> {
     }
 
     fn strip(&self, user: &str, password: String) -> Result<SecretString, UsageError> {
-        let stripped = password.trim_end_matches(['\r', '\n']);
+        let stripped = without_line_end(&password);
         if stripped.len() < password.len() {
             tracing::warn!("{user} password contain trailing new line, removing");
             if stripped.is_empty() {

@@ -56,12 +56,17 @@ pub(crate) async fn follow(files: Vec<PasswordFile>, postgres: LocalPostgres, st
     }
 }
 
-/// As at the start of the keeper: without the line's end. A file that is empty is about to be written.
+/// An editor's end of the line is no part of a password.
+pub(crate) fn without_line_end(text: &str) -> &str {
+    text.trim_end_matches(['\r', '\n'])
+}
+
+/// A file that is empty is about to be written.
 async fn read(path: PathBuf) -> Result<SecretString, String> {
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
     let text =
         SecretString::from(read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?);
-    match text.expose_secret().trim_end_matches(['\r', '\n']) {
+    match without_line_end(text.expose_secret()) {
         "" => Err("it is empty".to_owned()),
         password => Ok(SecretString::from(password)),
     }

@@ -62,6 +62,14 @@ impl Bench {
         self.sentinel(name, &["--initial-cluster-spec", spec.to_str().unwrap()])
     }
 
+    /// One that makes the cluster, and the address of its metrics.
+    fn measured_sentinel(&self) -> (Sentinel, String) {
+        let address = format!("127.0.0.1:{}", free_port().unwrap());
+        let spec = self.path("spec.json");
+        let flags = ["--metrics-listen-address", &address, "--initial-cluster-spec", spec.to_str().unwrap()];
+        (self.sentinel("sentinel", &flags), address)
+    }
+
     /// A keeper that does at once what is asked of it, and reports it three times per sleep interval.
     fn keeper(&self, name: &str) {
         let uid = KeeperUid::from(name);
@@ -403,12 +411,7 @@ async fn cluster_data_that_vanish_are_no_reason_to_begin_anew() {
 #[tokio::test]
 async fn metrics_have_the_names_that_dashboards_know() {
     let bench = Bench::new();
-    let address = format!("127.0.0.1:{}", free_port().unwrap());
-    let spec = bench.path("spec.json");
-    let _sentinel = bench.sentinel(
-        "sentinel",
-        &["--metrics-listen-address", &address, "--initial-cluster-spec", spec.to_str().unwrap()],
-    );
+    let (_sentinel, address) = bench.measured_sentinel();
     bench.keeper("one");
     bench.until("a primary", |data| data.cluster.status.phase == Some(Phase::Normal)).await;
     let text = wait_for("the metrics of a leader", PATIENCE, async || {
@@ -432,12 +435,7 @@ async fn metrics_have_the_names_that_dashboards_know() {
 #[tokio::test]
 async fn failovers_are_counted_and_their_phases_timed() {
     let bench = Bench::new();
-    let address = format!("127.0.0.1:{}", free_port().unwrap());
-    let spec = bench.path("spec.json");
-    let _sentinel = bench.sentinel(
-        "sentinel",
-        &["--metrics-listen-address", &address, "--initial-cluster-spec", spec.to_str().unwrap()],
-    );
+    let (_sentinel, address) = bench.measured_sentinel();
     bench.keeper("one");
     bench.keeper("two");
     bench.proxy("p1");

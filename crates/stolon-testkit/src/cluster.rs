@@ -434,6 +434,20 @@ impl Cluster {
         .await
     }
 
+    /// Lose the primary, wait until another one takes writes, and bring the lost one back as one of `standbys`. Returns the new primary.
+    ///
+    /// # Errors
+    /// A time limit was reached.
+    pub async fn replace_primary(&mut self, standbys: usize, limit: Duration) -> anyhow::Result<usize> {
+        let old = self.primary().await?;
+        self.kill_keeper_and_postgres(old).await?;
+        let new = self.wait_other_primary(old, limit).await?;
+        self.wait_writable(limit).await?;
+        self.start_service(&format!("keeper{old}"))?;
+        self.wait_streaming(standbys, limit).await?;
+        Ok(new)
+    }
+
     /// Wait until writes through the first proxy succeed.
     ///
     /// # Errors

@@ -4,7 +4,31 @@
 
 use std::io::{ErrorKind, Write};
 
-use stolon_runtime::Failure;
+use stolon_runtime::{Failure, UsageError};
+
+/// How an answer is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Format {
+    /// The value of `--format`.
+    ///
+    /// # Errors
+    /// There is no such format.
+    pub fn parse(word: &str) -> Result<Format, UsageError> {
+        match word {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            other => Err(UsageError::new(format!("unrecognised output format {other}"))
+                .hint("the formats are text and json")),
+        }
+    }
+}
 
 /// The result of a command, on stdout.
 ///

@@ -91,7 +91,7 @@ impl StoredCluster {
     }
 
     /// Change the document with a conditional write, begun anew when somebody else wrote in between. The history of the cluster gets
-    /// an entry for `command`, with what it changed of the specification.
+    /// an entry for `command`, with what it changed of the specification, which is returned: a line for each field.
     ///
     /// # Errors
     /// Those of reading, of `edit` and of the write. Nothing was written unless the message says that this is not known.
@@ -99,20 +99,20 @@ impl StoredCluster {
         &self,
         command: &str,
         mut edit: impl FnMut(&mut ClusterDocument) -> anyhow::Result<Edit>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<String>> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         for _ in 0..ATTEMPTS {
             let Versioned { value: mut document, revision } = self.workable_document().await?;
             let before = spec_of(&document);
             match edit(&mut document)? {
-                Edit::Unneeded => return Ok(()),
+                Edit::Unneeded => return Ok(Vec::new()),
                 Edit::Write => {}
             }
-            let details = spec_changes(&before, &spec_of(&document));
-            record(&mut document, command, details);
+            let changed = spec_changes(&before, &spec_of(&document));
+            record(&mut document, command, changed.clone());
             let expected = Expected::Revision(revision);
             match self.store.compare_and_put_cluster_document(&document, expected).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(changed),
                 Err(StoreError::Conflict) => tokio::time::sleep(backoff.next_pause()).await,
                 Err(error) => return Err(cannot_update(&error).into()),
             }
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     /// Somebody else writes between the read and the write of each of the first `collisions` attempts.
-    async fn failed_keeper(collisions: u32) -> (anyhow::Result<()>, ClusterDocument) {
+    async fn failed_keeper(collisions: u32) -> (anyhow::Result<Vec<String>>, ClusterDocument) {
         let store = MemoryStore::new();
         let open = || KvClusterStore::new(store.clone(), "stolon/cluster/c");
         let spec = ClusterSpec::from_json(r#"{"initMode":"new"}"#).unwrap();

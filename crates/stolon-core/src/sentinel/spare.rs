@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stolon_model::{Instance, KeeperReport, KeeperUid, UsableCluster};
+use stolon_model::{KeeperReport, KeeperUid, UsableCluster};
 
 use super::eligibility::{Question, eligibility};
 
@@ -40,15 +40,11 @@ pub fn spare(
         let others = eligibility(cluster, reports);
         others.iter().any(|other| other.keeper != *keeper && other.rejection.is_none())
     };
-    match !primary_works && is_copy(cluster, primary, instance) && !another_can() {
+    let may_be_copy = || Question::about(primary, data, cluster.spec()).may_hold_everything(instance);
+    match !primary_works && may_be_copy() && !another_can() {
         true => Err(CannotSpare::LastCopy { primary: primary_keeper.clone() }),
         false => Ok(()),
     }
-}
-
-/// Whether an instance may hold what its primary committed, by the cluster data.
-fn is_copy(cluster: &UsableCluster, primary: &Instance, instance: &Instance) -> bool {
-    Question::about(primary, cluster.data(), cluster.spec()).may_hold_everything(instance)
 }
 
 #[cfg(test)]

@@ -68,6 +68,7 @@ async fn write(cluster: &StoredCluster, old: &ClusterSpec, new: &ClusterSpec) ->
             Ok(Edit::Write)
         })
         .await
+        .map(drop)
 }
 
 /// The specification in a file that only its owner can read, until it is dropped.

@@ -133,4 +133,5 @@ async fn withdraw(cluster: &StoredCluster, uid: &KeeperUid, request: &str) -> an
             Ok(Edit::Write)
         })
         .await
+        .map(drop)
 }

@@ -1,10 +1,10 @@
 //! `stolonctl history`
 
 use stolon_model::{Document as _, HistoryEntry};
-use stolon_runtime::{CommonArgs, UsageError};
+use stolon_runtime::CommonArgs;
 
 use crate::commands::refuse_surplus;
-use crate::output;
+use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 use crate::table::{Alignment, RowEnd, render};
@@ -26,18 +26,14 @@ pub struct Args {
 /// There are no cluster data, they cannot be worked with, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     refuse_surplus(&args.surplus, 0, "history [--format text|json]")?;
-    let show: fn(&[HistoryEntry]) -> String = match args.format.as_str() {
-        "text" => text,
-        "json" => json,
-        other => {
-            return Err(UsageError::new(format!("unrecognised output format {other}"))
-                .hint("the formats are text and json")
-                .into());
-        }
-    };
+    let format = Format::parse(&args.format)?;
     let cluster = StoredCluster::open(common)?.cluster_data().await?;
     let history = cluster.data().cluster.status.history.as_deref();
-    Ok(output::result(&show(history.map_or(&[], Vec::as_slice)))?)
+    let entries = history.map_or(&[][..], Vec::as_slice);
+    Ok(output::result(&match format {
+        Format::Text => text(entries),
+        Format::Json => json(entries),
+    })?)
 }
 
 fn json(entries: &[HistoryEntry]) -> String {

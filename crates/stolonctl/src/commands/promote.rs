@@ -48,4 +48,5 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
             Ok(Edit::Write)
         })
         .await
+        .map(drop)
 }

@@ -95,6 +95,7 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
             Ok(Edit::Write)
         })
         .await
+        .map(drop)
 }
 
 /// One witness a line.

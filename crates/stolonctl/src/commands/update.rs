@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use stolon_model::{
-    Advise as _, ClusterSpec, DecodeError, Document, Patch, UnknownField, spec_changes, unknown_fields,
-};
+use stolon_model::{Advise as _, ClusterSpec, DecodeError, Document, Patch, UnknownField, unknown_fields};
 use stolon_runtime::{CommonArgs, UsageError};
 
 use crate::advice::{self, Advice, Strictness};
@@ -55,14 +53,11 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let now = stored.cluster.and_then(|cluster| cluster.spec).unwrap_or_default();
     advice::give(&change.explain(&change.apply(&now)?, &majors), Strictness::from_flag(args.strict))?;
 
-    let mut changed = Vec::new();
-    cluster
+    let changed = cluster
         .change("update", |document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             let old = cluster.spec.take().unwrap_or_default();
-            let new = change.apply(&old)?;
-            changed = spec_changes(&old, &new);
-            cluster.spec = Some(new);
+            cluster.spec = Some(change.apply(&old)?);
             Ok(Edit::Write)
         })
         .await?;

@@ -16,7 +16,7 @@ use stolon_model::Explained;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, explained};
 
 use crate::commands::clusterdata::broken;
-use crate::output::{self, lines};
+use crate::output::{self, Format, lines};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 
@@ -50,19 +50,10 @@ impl Args {
 
     fn format(&self) -> Result<Format, UsageError> {
         match self.format.as_str() {
-            "" | "text" => Ok(Format::Text),
-            "json" => Ok(Format::Json),
-            other => Err(UsageError::new(format!("unrecognised output format {other}"))
-                .hint("the formats are text and json")),
+            "" => Ok(Format::Text),
+            word => Format::parse(word),
         }
     }
-}
-
-/// How the answer is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// What goes to stdout when there is no answer, so that readers of JSON always get JSON.
