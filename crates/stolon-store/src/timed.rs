@@ -25,12 +25,13 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    fn note(&mut self, took: Duration, failed: bool) {
+    fn note<T>(&mut self, took: Duration, answer: &Result<T, StoreError>) {
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
         self.counts[bucket] += 1;
         self.seconds += seconds;
-        self.failures += u64::from(failed);
+        let is_failure = !matches!(answer, Ok(_) | Err(StoreError::Conflict));
+        self.failures += u64::from(is_failure);
     }
 
     /// How many requests there were.
@@ -83,8 +84,7 @@ impl<K> Timed<K> {
     ) -> Result<T, StoreError> {
         let asked = Instant::now();
         let answer = answer.await;
-        let failed = !matches!(answer, Ok(_) | Err(StoreError::Conflict));
-        kind(&mut self.latencies.lock()).note(asked.elapsed(), failed);
+        kind(&mut self.latencies.lock()).note(asked.elapsed(), &answer);
         answer
     }
 }
@@ -154,7 +154,11 @@ mod tests {
     fn requests_are_counted_in_the_range_of_their_time() {
         let mut latencies = Latencies::default();
         for milliseconds in [0, 1, 30, 700, 9000] {
-            latencies.note(Duration::from_millis(milliseconds), milliseconds > 5000);
+            let answer = match milliseconds {
+                9000 => Err(StoreError::Unreachable { cause: String::new(), hint: String::new() }),
+                _ => Ok(()),
+            };
+            latencies.note(Duration::from_millis(milliseconds), &answer);
         }
         let in_use: Vec<(f64, u64)> = latencies.buckets().filter(|(_, count)| *count > 0).collect();
         assert_eq!(in_use, [(0.001, 2), (0.05, 1), (1.0, 1), (f64::INFINITY, 1)]);

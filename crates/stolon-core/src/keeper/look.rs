@@ -33,6 +33,13 @@ pub struct Look {
     pub alter_system: AlterSystem,
 }
 
+impl Look {
+    /// What our own instance said, if it answered.
+    pub fn instance_answer(&self) -> Option<&Answer> {
+        self.server.answer().filter(|_| matches!(self.data, Data::Present(_)))
+    }
+}
+
 /// The server process, and what it said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerLook {

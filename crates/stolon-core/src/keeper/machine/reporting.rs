@@ -138,22 +138,19 @@ impl Machine {
         let patience = self.orders.pace().sleep * 2;
         let said = self.reporting.ailments.looked(self.now, &look.server, upstream.as_deref(), patience);
         self.say_all(said);
-        let is_instance = matches!(look.data, Data::Present(_));
-        let state = match &look.server {
-            ServerLook::Answering(answer) if is_instance => self.state_of(answer),
-            _ => PostgresState::default(),
-        };
-        self.measure_look(look, is_instance);
-        self.reporting.running = state.healthy.then(|| look.server.answer().map(Running::of)).flatten();
+        let answer = look.instance_answer();
+        let state = answer.map_or_else(PostgresState::default, |answer| self.state_of(answer));
+        self.measure_look(look);
+        self.reporting.running = answer.map(Running::of);
         self.reporting.state = Some(state);
         if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
             self.note_served(answer);
         }
     }
 
-    fn measure_look(&mut self, look: &Look, is_instance: bool) {
+    fn measure_look(&mut self, look: &Look) {
         let health = match &look.server {
-            ServerLook::Answering(_) if is_instance => Health::Healthy,
+            ServerLook::Answering(_) if look.instance_answer().is_some() => Health::Healthy,
             ServerLook::Answering(_) => Health::NoInstance,
             ServerLook::Stopped => Health::Stopped,
             ServerLook::Starting => Health::Starting,
