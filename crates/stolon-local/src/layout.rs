@@ -84,10 +84,12 @@ impl Service {
         &self.log
     }
 
-    /// The same with another argument, `--name value`.
+    /// The same with another argument, `--name=value`: also a flag that needs no value takes this one.
     pub fn with(mut self, flag: &str, value: impl AsRef<Path>) -> Service {
-        self.arguments.push(flag.into());
-        self.arguments.push(value.as_ref().into());
+        let mut argument = OsString::from(flag);
+        argument.push("=");
+        argument.push(value.as_ref());
+        self.arguments.push(argument);
         self
     }
 }

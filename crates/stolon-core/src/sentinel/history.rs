@@ -39,8 +39,8 @@ impl Audit {
         }
     }
 
-    /// What operators did since the last reading, a line each. A change of the specification that nobody has entered was made by a
-    /// program of Stolon.
+    /// What operators did since the last reading, a line each. A change of the specification that came without an entry was made by a
+    /// program of Stolon; one that came with a sentinel's is what a new cluster has found of its parameters.
     pub fn read(&mut self, now: &Cluster) -> Vec<Saying> {
         if (&self.spec, &self.history) == (&now.spec, &now.status.history) {
             return Vec::new();
@@ -51,11 +51,11 @@ impl Audit {
         }
         let known = before.history.as_deref().map_or(&[][..], Vec::as_slice);
         let entries = now.status.history.as_deref().map_or(&[][..], Vec::as_slice);
-        let new = entries.iter().filter(|entry| !entry.operator.is_empty() && !known.contains(entry));
-        let mut told: Vec<Saying> = new.cloned().map(Saying::Operated).collect();
-        if told.is_empty() && before.spec != now.spec {
-            told.push(Saying::SpecificationChanged(spec_changes(&before.spec, &now.spec)));
+        let new: Vec<&HistoryEntry> = entries.iter().filter(|entry| !known.contains(entry)).collect();
+        if new.is_empty() && before.spec != now.spec {
+            return vec![Saying::SpecificationChanged(spec_changes(&before.spec, &now.spec))];
         }
-        told
+        let of_operators = new.into_iter().filter(|entry| !entry.operator.is_empty());
+        of_operators.cloned().map(Saying::Operated).collect()
     }
 }

@@ -550,6 +550,12 @@ fn what_operators_do_is_told_once() {
     let changed = vec!["maxStandbys: (not set) -> 7".to_owned()];
     assert_eq!(audited(&mut bench), [Saying::SpecificationChanged(changed)]);
     assert_eq!(audited(&mut bench), []);
+
+    // What a sentinel takes over from a database that it has just made is no command.
+    let initialized = HistoryEntry::of_sentinel(wall(2), "s1".into(), "initialized", Vec::new());
+    bench.world.data.cluster.status.record(initialized);
+    bench.world.data.cluster.spec.max_standbys = Some(8);
+    assert_eq!(audited(&mut bench), []);
 }
 
 #[test]
