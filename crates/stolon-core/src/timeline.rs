@@ -1,6 +1,49 @@
 //! Timelines: whether the histories of two instances went different ways (PostgreSQL manual, "Timelines").
 
-use stolon_model::{InstanceStatus, Lsn, Timeline, TimelineHistoryEntry};
+use std::cmp::Ordering;
+
+use stolon_model::{InstanceStatus, Lsn, Timeline, TimelineHistoryEntry, WasAt};
+
+/// In bytes: 33 blocks of 8 KiB, all as whole pages, and twice that for good measure (PostgreSQL, `XLR_MAX_BLOCK_ID`).
+const LARGEST_RECORD: u64 = 512 * 1024;
+
+/// How far an instance was at its furthest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Its position there.
+    pub lsn: Lsn,
+}
+
+impl From<&WasAt> for Mark {
+    fn from(at: &WasAt) -> Self {
+        Mark { timeline: at.timeline, lsn: at.lsn }
+    }
+}
+
+impl Mark {
+    /// By all that the document knows.
+    pub fn of(status: &InstanceStatus) -> Self {
+        let own = Mark { timeline: status.timeline, lsn: status.lsn };
+        status.was_at.as_ref().map_or(own, |before| own.max(before.into()))
+    }
+
+    /// Whether an instance that was here holds less at `now`: it was set back with its host. What was received in the middle of a record
+    /// does not count: it is not shown any more after a restart.
+    ///
+    /// A standby shows what it has received, and after a restart only what it has replayed, until it streams again: one that had much left
+    /// to replay seems set back although it holds everything. That passes, since it replays what it holds whether or not there is a primary,
+    /// and costs no time: a promotion would have to wait for the same replay. The two cannot be told apart before it is over (PostgreSQL,
+    /// functions `pg_last_wal_receive_lsn` and `pg_last_wal_replay_lsn`).
+    pub fn is_missed_at(self, now: Mark) -> bool {
+        match now.timeline.cmp(&self.timeline) {
+            Ordering::Less => true,
+            Ordering::Equal => self.lsn.0.saturating_sub(now.lsn.0) > LARGEST_RECORD,
+            Ordering::Greater => false,
+        }
+    }
+}
 
 /// Where an instance stands: its timeline, its position, and the last forks in its past.
 #[derive(Clone, Copy, Debug)]

@@ -30,8 +30,15 @@ type Labels = Vec<(&'static str, &'static str)>;
 /// From a second to some minutes: a failover takes a few `sleepInterval`, and longer where nobody can take over.
 const SECONDS: [f64; 11] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0];
 
-const REASONS: [&str; 6] =
-    ["keeper_silent", "instance_down", "keeper_unknown", "operator", "not_converged", "keeps_crashing"];
+const REASONS: [&str; 7] = [
+    "keeper_silent",
+    "instance_down",
+    "keeper_unknown",
+    "operator",
+    "not_converged",
+    "keeps_crashing",
+    "went_back",
+];
 
 /// Elections of another primary that this sentinel has made.
 #[derive(Clone, Debug)]
@@ -103,6 +110,7 @@ fn fault(because: &PrimaryFault) -> (&'static str, Option<Duration>) {
         PrimaryFault::ForcedByOperator { .. } => ("operator", None),
         PrimaryFault::NotConverged { within, .. } => ("not_converged", Some(*within)),
         PrimaryFault::KeepsCrashing { .. } => ("keeps_crashing", None),
+        PrimaryFault::WentBack { .. } => ("went_back", None),
     }
 }
 

@@ -9,6 +9,7 @@ use super::recovery::{RecoveryMode, RecoverySettings};
 use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
+use crate::timeline::Mark;
 
 /// The parameter that names the standbys that commits wait for.
 const SYNCHRONOUS_NAMES: &str = "synchronous_standby_names";
@@ -50,7 +51,7 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
         Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => {
             Plan { because: deposed.collect(), ..Plan::default() }
         }
-        Server::Running(Some(live)) if live.in_recovery => promote(goal, wanted, seen, admission),
+        Server::Running(Some(live)) if live.in_recovery => promote(goal, wanted, seen, live, admission),
         Server::Running(Some(live)) => {
             let config = config(goal, seen, RecoverySettings::default(), admission);
             serve(goal, wanted, seen, live, config)
@@ -63,7 +64,21 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
 /// Clients that are connected to a standby can write the moment it is promoted, before anybody configures it as a primary, and a keeper may
 /// die just then. In synchronous mode the names that commits wait for are therefore in force before: a predecessor may be elected again
 /// only because its successor has acknowledged nothing (docs: "No acknowledged commit is lost in synchronous mode").
-fn promote(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, admission: Admission) -> Plan {
+///
+/// A host that was set back meanwhile lacks what its standby was elected for: the sentinel chooses another one once it has read that.
+fn promote(
+    goal: &InstanceGoal,
+    wanted: &PrimaryGoal,
+    seen: &Observation,
+    live: &Live,
+    admission: Admission,
+) -> Plan {
+    let own = Mark { timeline: live.timeline, lsn: live.lsn };
+    if wanted.was_at.is_missed_at(own) {
+        let trouble =
+            Trouble::WentBack { instance: goal.uid.clone(), own: own.lsn, before: wanted.was_at.lsn };
+        return Plan { next_look: NextLook::Soon, ..Plan::stuck(trouble) };
+    }
     let mut plan = Plan::of(Reason::Elected, Vec::new());
     if wanted.synchronous.is_some() {
         let config = until_promoted(goal, seen, admission);

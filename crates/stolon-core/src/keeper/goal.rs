@@ -12,6 +12,7 @@ use stolon_model::{
 use super::hba::{HbaGoal, User};
 use super::parameters::{ParameterGoal, synchronous_names};
 use crate::evidence::Evidence;
+use crate::timeline::Mark;
 
 /// What a keeper is and was told by its flags; constant while it runs.
 #[derive(Clone, Debug)]
@@ -177,6 +178,8 @@ pub struct PrimaryGoal {
     pub synchronous: Option<BTreeSet<InstanceUid>>,
     /// Another instance was elected: no client may write here any more.
     pub deposed_by: Option<InstanceUid>,
+    /// How far it was by the cluster data, and so by what it was elected for.
+    pub was_at: Mark,
 }
 
 /// Whom a standby follows.
@@ -327,8 +330,10 @@ fn without_positions(goal: &InstanceGoal) -> InstanceGoal {
         peer.status.port = status.port;
         peer.status.system_identifier = status.system_identifier;
     };
-    if let InstanceRole::Standby(Follow::Internal(peer)) = &mut goal.role {
-        still(peer);
+    match &mut goal.role {
+        InstanceRole::Primary(primary) => primary.was_at = Mark::default(),
+        InstanceRole::Standby(Follow::Internal(peer)) => still(peer),
+        InstanceRole::Standby(_) => {}
     }
     if let Make::Resync { source, rewind_against } = &mut goal.make {
         source.iter_mut().chain(rewind_against).for_each(|peer| still(peer));
@@ -350,6 +355,7 @@ fn instance_goal(
         Some(Role::Primary) => InstanceRole::Primary(PrimaryGoal {
             synchronous: wanted.synchronous_replication.then(|| standbys.iter().cloned().collect()),
             deposed_by: deposed_by(cluster, uid),
+            was_at: Mark::of(&instance.status),
         }),
         Some(Role::Standby) => InstanceRole::Standby(follow(cluster, wanted.follow_config.as_ref())?),
         Some(Role::Unknown(word)) => return Err(format!("db {uid} has the role {word:?}")),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stolon_model::{Advise, InstanceUid, NewConfig};
+use stolon_model::{Advise, InstanceUid, Lsn, NewConfig};
 
 use super::goal::{LeaveAlone, StopReason};
 use super::observation::{Config, Gate};
@@ -367,6 +367,16 @@ pub enum Trouble {
     /// A primary cannot become a standby without being made anew.
     #[error("cannot go from master to standby: waiting for the sentinel to have this db made anew")]
     CannotDemote,
+    /// It holds less than what it was elected for.
+    #[error("db {instance} is not promoted: it is at {own} but was at {before} when it was elected")]
+    WentBack {
+        /// Which instance.
+        instance: InstanceUid,
+        /// Where it is.
+        own: Lsn,
+        /// Where it was.
+        before: Lsn,
+    },
     /// The followed instance is not in the cluster data.
     #[error("the followed db {0} is not in the cluster data")]
     FollowedMissing(InstanceUid),
@@ -392,6 +402,7 @@ impl Advise for Trouble {
             Self::OtherMajor { data, binaries } => {
                 format!("restore data of PostgreSQL {binaries}, or point --pg-bin-path at PostgreSQL {data}").into()
             }
+            Self::WentBack { .. } => "it is promoted once it has replayed that; if its host was set back to an earlier state, another standby that holds everything is elected, or the former primary returns".into(),
             Self::NoRestoreCommand => "without an archive, `/bin/false` will do for a complete backup".into(),
             _ => return None,
         })

@@ -9,7 +9,8 @@ use super::joined::joined;
 use super::memory::Demotion;
 use super::round::{Progress, Round};
 use super::wake::{Limit, Wake};
-use super::{Hold, KeeperFault, PrimaryFault};
+use super::{Hold, KeeperFault, PrimaryFault, Rejection};
+use crate::timeline::Mark;
 
 /// Whether the primary may stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +80,25 @@ impl Round<'_> {
         if restarts > self.seen.spec.max_restarts_per_minute {
             return Verdict::Goes(PrimaryFault::KeepsCrashing { keeper, restarts });
         }
+        if let Some(Rejection::WentBack { own, before }) = self.went_back(primary)
+            && self.somebody_holds_more(primary)
+        {
+            return Verdict::Goes(PrimaryFault::WentBack { keeper, own, before });
+        }
         match self.progress(primary, self.seen.spec.convergence_timeout) {
             Progress::Converged => Verdict::Stays(Wake::NEVER),
             Progress::Converging(wake) => Verdict::Stays(wake),
             Progress::Failed => self.judge_late(primary),
         }
+    }
+
+    /// Whether another instance is ahead of the primary, on the same timeline.
+    fn somebody_holds_more(&self, primary: &Instance) -> bool {
+        let own = Mark { timeline: primary.status.timeline, lsn: primary.status.lsn };
+        let others = self.draft.instances.values().filter(|instance| instance.uid != primary.uid);
+        others
+            .map(|other| Mark { timeline: other.status.timeline, lsn: other.status.lsn })
+            .any(|other| other.timeline == own.timeline && other.is_missed_at(own))
     }
 
     /// A primary that works and has not reached its generation in time is replaced, unless that would not help.

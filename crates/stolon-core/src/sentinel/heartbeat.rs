@@ -2,7 +2,6 @@
 //!
 //! Only a change of `infoUID` proves life. A report counts as fresh for one sleep interval after it was first seen.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +9,11 @@ use stolon_model::{EffectiveSpec, InfoUid, Instance, KeeperReport, KeeperUid, Po
 
 use super::Rejection;
 use super::joined::joined;
-use super::memory::{KeeperSighting, Life, Mark, Memory, Stall};
+use super::memory::{KeeperSighting, Life, Memory, Stall};
 use super::round::Round;
 use super::seen::{Hearing, Seen, Working};
 use super::wake::Wake;
-
-/// In bytes: 33 blocks of 8 KiB, all as whole pages, and twice that for good measure (PostgreSQL, `XLR_MAX_BLOCK_ID`).
-const LARGEST_RECORD: u64 = 512 * 1024;
+use crate::timeline::Mark;
 
 impl Memory {
     /// The time between the last sign of the store and the one at `heard`, if it was too long: then nobody could be heard of in
@@ -207,11 +204,8 @@ impl Round<'_> {
     fn mark_positions(&mut self) {
         let mut unknown = Vec::new();
         for (uid, instance, known) in joined(&self.draft.instances, &mut self.memory.marks) {
-            let status = &instance.status;
-            let own = Mark { timeline: status.timeline, lsn: status.lsn };
-            // What another sentinel saw.
-            let stored = status.was_at.as_ref().map(|at| Mark { timeline: at.timeline, lsn: at.lsn });
-            let mark = stored.map_or(own, |stored| stored.max(own));
+            // What another sentinel saw stands there too.
+            let mark = Mark::of(&instance.status);
             match known {
                 Some(known) => *known = mark.max(*known),
                 None => unknown.push((uid.clone(), mark)),
@@ -220,21 +214,11 @@ impl Round<'_> {
         self.memory.marks.extend(unknown);
     }
 
-    /// An instance that holds less than it did was set back with its host. What was received in the middle of a record does not count:
-    /// it is not shown any more after a restart.
-    ///
-    /// A standby shows what it has received, and after a restart only what it has replayed, until it streams again: one that had much left
-    /// to replay seems set back although it holds everything. That passes, since it replays what it holds whether or not there is a primary,
-    /// and costs no time: a promotion would have to wait for the same replay. The two cannot be told apart before it is over (PostgreSQL,
-    /// functions pg_last_wal_receive_lsn and pg_last_wal_replay_lsn).
+    /// An instance that holds less than it did was set back with its host.
     pub fn went_back(&self, instance: &Instance) -> Option<Rejection> {
-        let (own, before) = (&instance.status, self.memory.marks.get(&instance.uid)?);
-        let is_back = match own.timeline.cmp(&before.timeline) {
-            Ordering::Less => true,
-            Ordering::Equal => before.lsn.0.saturating_sub(own.lsn.0) > LARGEST_RECORD,
-            Ordering::Greater => false,
-        };
-        is_back.then_some(Rejection::WentBack { own: own.lsn, before: before.lsn })
+        let before = self.memory.marks.get(&instance.uid)?;
+        let own = Mark { timeline: instance.status.timeline, lsn: instance.status.lsn };
+        before.is_missed_at(own).then_some(Rejection::WentBack { own: own.lsn, before: before.lsn })
     }
 
     /// Start the clocks of instances that are not reported to work, and of those that do not move.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use stolon_model::{
     ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport, ProxyUid,
-    Timeline,
 };
 
 /// What a sentinel remembers between rounds: plain data that the program keeps and passes back.
@@ -23,7 +22,7 @@ pub struct Memory {
     /// The highest epoch that the document ever had, in the store and not only in a decision.
     pub epoch: u64,
     /// How far each instance ever was.
-    pub marks: BTreeMap<InstanceUid, Mark>,
+    pub marks: BTreeMap<InstanceUid, crate::timeline::Mark>,
     /// Keepers that were registered when the view was last read.
     pub registered: BTreeSet<KeeperUid>,
     /// The reports of keepers that were removed or forgotten: they prove no life any more.
@@ -57,15 +56,6 @@ impl Memory {
     pub fn awaits_positions(&self) -> bool {
         self.handover.is_some() || self.request.is_some() || !self.admissions.is_empty()
     }
-}
-
-/// How far an instance was at its furthest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark {
-    /// Its timeline.
-    pub timeline: Timeline,
-    /// Its position there.
-    pub lsn: Lsn,
 }
 
 /// An operator wants a primary to be replaced (`stolonctl failkeeper`).

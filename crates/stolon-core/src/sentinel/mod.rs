@@ -47,8 +47,8 @@ pub use eligibility::{Eligibility, eligibility};
 pub use event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Told, Trouble, WriteOutcome};
 pub use machine::{Machine, Setup};
 pub use memory::{
-    Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Mark, Memory, ProxySighting,
-    Request, Stall,
+    Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory, ProxySighting, Request,
+    Stall,
 };
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;

@@ -86,6 +86,8 @@ pub enum PrimaryFault {
     NotConverged { keeper: KeeperUid, generation: i64, within: Duration },
     /// Its PostgreSQL ends unexpectedly again and again.
     KeepsCrashing { keeper: KeeperUid, restarts: u32 },
+    /// It held more before: its host was set back.
+    WentBack { keeper: KeeperUid, own: Lsn, before: Lsn },
 }
 
 /// Why an instance was taken from its keeper.
@@ -333,6 +335,10 @@ impl Display for PrimaryFault {
             Self::KeepsCrashing { keeper, restarts } => write!(
                 f,
                 "PostgreSQL of keeper {keeper} ended unexpectedly {restarts} times within a minute (maxRestartsPerMinute)"
+            ),
+            Self::WentBack { keeper, own, before } => write!(
+                f,
+                "PostgreSQL of keeper {keeper} is at {own} but was at {before} before: its host was set back to an earlier state"
             ),
         }
     }

@@ -89,3 +89,7 @@ pub fn words(plan: &Plan) -> String {
     }
     words.join(" ")
 }
+
+pub fn planned(cluster: &ClusterData, seen: &Observation) -> String {
+    words(&plan(&goal(cluster), seen))
+}

@@ -10,6 +10,7 @@ mod disk;
 mod given;
 mod machine;
 mod matrix;
+mod promotion;
 mod properties;
 mod sequences;
 mod served;

@@ -11,10 +11,6 @@ use stolon_model::{
 
 use crate::given::*;
 
-fn planned(cluster: &stolon_model::ClusterData, seen: &Observation) -> String {
-    words(&plan(&goal(cluster), seen))
-}
-
 #[test]
 fn a_keeper_that_is_not_known_touches_nothing() {
     let mut cluster = asked(Role::Primary, Init::None);
@@ -284,14 +280,6 @@ fn a_primary_that_runs_gets_its_slots_and_reaches_its_generation() {
 }
 
 #[test]
-fn a_standby_that_runs_is_promoted_in_place() {
-    let cluster = asked(Role::Primary, Init::None);
-    let mut seen = here(DataKind::Standby);
-    seen.server = Server::Running(Some(live(DataKind::Standby)));
-    assert_eq!(planned(&cluster, &seen), "promote again");
-}
-
-#[test]
 fn a_server_that_does_not_answer_is_waited_for() {
     let cluster = asked(Role::Primary, Init::None);
     let mut seen = running(DataKind::Primary, &goal(&cluster));
@@ -376,18 +364,6 @@ fn a_standby_whose_upstream_is_gone_keeps_streaming() {
 }
 
 #[test]
-fn the_head_of_a_standby_cluster_is_promoted_in_place() {
-    let mut cluster = asked(Role::Standby, Init::None);
-    ours(&mut cluster).spec.follow_config = Some(external());
-    let seen = running(DataKind::Standby, &goal(&cluster));
-    assert_eq!(planned(&cluster, &seen), "slots commit:3");
-    ours(&mut cluster).spec.role = Some(Role::Primary);
-    ours(&mut cluster).spec.follow_config = None;
-    cluster.cluster.status.primary = Some("us".into());
-    assert_eq!(planned(&cluster, &seen), "promote again");
-}
-
-#[test]
 fn whom_a_standby_streams_from_is_known_unless_it_lives_on_an_archive() {
     let mut cluster = asked(Role::Standby, Init::None);
     ours(&mut cluster).spec.follow_config = Some(external());
@@ -446,70 +422,6 @@ fn data_that_were_written_for_logical_decoding_are_not_written_with_less() {
 }
 
 #[test]
-fn switching_synchronous_replication_off_opens_the_gate() {
-    let mut cluster = asked(Role::Primary, Init::None);
-    ours(&mut cluster).spec.synchronous_replication = true;
-    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["bb".into()]);
-    let mut seen = running(DataKind::Primary, &goal(&cluster));
-    assert_eq!(seen.gate, Gate::Closed);
-    assert_eq!(planned(&cluster, &seen), "slots commit:3", "bb is not in sync");
-    ours(&mut cluster).spec.synchronous_replication = false;
-    assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
-    let reloaded = plan(&goal(&cluster), &seen).steps.iter().find_map(|step| match step {
-        Step::Configure { config, .. } => Some((**config).clone()),
-        _ => None,
-    });
-    seen.applied = reloaded;
-    let opening = plan(&goal(&cluster), &seen);
-    assert_eq!(words(&opening), "slots again");
-    assert_eq!(gate_after(&opening), Some(Gate::Open));
-}
-
-#[test]
-fn the_gate_opens_when_exactly_the_named_standbys_are_in_sync() {
-    let mut cluster = asked(Role::Primary, Init::None);
-    ours(&mut cluster).spec.synchronous_replication = true;
-    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["bb".into(), "cc".into()]);
-    for (in_sync, opens) in
-        [(&["bb"][..], false), (&["bb", "cc"], true), (&[], false), (&["bb", "cc", "dd"], false)]
-    {
-        let mut seen = running(DataKind::Primary, &goal(&cluster));
-        let mut answer = live(DataKind::Primary);
-        answer.in_sync = in_sync.iter().map(|&uid| uid.into()).collect();
-        seen.server = Server::Running(Some(answer));
-        let plan = plan(&goal(&cluster), &seen);
-        assert_eq!(gate_after(&plan), opens.then_some(Gate::Open), "{in_sync:?}");
-        assert_eq!(plan.next_look == NextLook::Soon, !opens);
-    }
-}
-
-#[test]
-fn a_deposed_primary_locks_its_clients_out_until_it_is_elected_again() {
-    let mut cluster = asked(Role::Primary, Init::None);
-    let mut seen = running(DataKind::Primary, &goal(&cluster));
-    cluster.cluster.status.primary = Some("pp".into());
-    let fenced = plan(&goal(&cluster), &seen);
-    assert_eq!(words(&fenced), "configure:primary terminate reload slots commit:3");
-    seen.applied = fenced.steps.iter().find_map(|step| match step {
-        Step::Configure { config, .. } => Some((**config).clone()),
-        _ => None,
-    });
-    assert!(seen.applied.iter().all(|config| config.hba.len() == 7), "only superuser and replication lines");
-    assert_eq!(planned(&cluster, &seen), "terminate slots commit:3");
-    let answers = std::mem::replace(&mut seen.server, Server::Running(None));
-    assert_eq!(planned(&cluster, &seen), "configure:primary terminate ready again", "its sessions may go on");
-    seen.server = answers;
-    cluster.cluster.status.primary = Some("us".into());
-    assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
-    cluster.cluster.status.primary = None;
-    assert_eq!(
-        planned(&cluster, &seen),
-        "slots configure:primary reload commit:3",
-        "nobody else was elected"
-    );
-}
-
-#[test]
 fn a_line_of_pg_hba_that_postgresql_refuses_is_left_out_and_shown() {
     let mut cluster = asked(Role::Primary, Init::None);
     ours(&mut cluster).spec.pg_hba =
@@ -524,40 +436,6 @@ fn a_line_of_pg_hba_that_postgresql_refuses_is_left_out_and_shown() {
     assert_eq!(config.unwrap().hba.len(), 8);
     let problem = "the line \"host all all nowhere\" of pgHBA is left out: end-of-line";
     assert_eq!(plan.parameter_problems, [problem]);
-}
-
-/// Its keeper may die between the promotion and the next step, and clients that are connected can write from then on.
-#[test]
-fn what_commits_wait_for_is_in_force_before_a_promotion() {
-    let standby = asked(Role::Standby, Init::None);
-    let mut cluster = asked(Role::Primary, Init::None);
-    ours(&mut cluster).spec.synchronous_replication = true;
-    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["pp".into()]);
-    let mut seen = running(DataKind::Standby, &goal(&standby));
-
-    let plan = plan(&goal(&cluster), &seen);
-    assert_eq!(words(&plan), "configure:standby reload promote again");
-    let Step::Configure { config, .. } = &plan.steps[0] else { panic!("{plan:?}") };
-    assert_eq!(config.parameters["synchronous_standby_names"], "stolon_pp");
-    assert_eq!(
-        config.recovery,
-        seen.applied.as_ref().unwrap().recovery,
-        "it is a standby until it is promoted"
-    );
-    seen.applied = Some((**config).clone());
-    assert_eq!(planned(&cluster, &seen), "promote again");
-
-    seen.applied = None;
-    assert_eq!(planned(&cluster, &seen), "configure:standby reload promote again");
-}
-
-#[test]
-fn one_that_was_deposed_before_it_was_promoted_is_not_promoted() {
-    let mut cluster = asked(Role::Primary, Init::None);
-    let seen = running(DataKind::Standby, &goal(&cluster));
-    assert_eq!(planned(&cluster, &seen), "promote again");
-    cluster.cluster.status.primary = Some("pp".into());
-    assert_eq!(planned(&cluster, &seen), "");
 }
 
 #[test]
@@ -665,14 +543,6 @@ fn an_instance_that_is_here_need_not_be_made() {
         other.local.uid = "old".into();
         assert_eq!(planned(&cluster, &other), "trouble", "nothing says how to make it");
     }
-}
-
-#[test]
-fn a_standby_has_no_gate() {
-    let cluster = asked(Role::Standby, Init::None);
-    let mut seen = running(DataKind::Standby, &goal(&cluster));
-    seen.gate = Gate::Closed;
-    assert_eq!(gate_after(&plan(&goal(&cluster), &seen)), Some(Gate::Open));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use stolon_core::proxy::Version;
 use stolon_core::sentinel::Standing;
 use stolon_core::sentinel::{
-    Ahead, CannotSettle, Change, Evidence, Hold, Memory, Older, Rejection, Witnesses, accept_loss, newest,
-    older_than, take_newest,
+    Ahead, CannotSettle, Change, Evidence, Hold, Memory, Older, PrimaryFault, Rejection, Witnesses,
+    accept_loss, newest, older_than, take_newest,
 };
 use stolon_model::*;
 
@@ -533,6 +533,52 @@ fn a_standby_that_was_set_back_is_no_candidate() {
             _ => false,
         });
         assert_eq!(set_back, !electable, "{:?}", decision.holds);
+    }
+}
+
+/// A host is set back just as the primary fails: its standby is elected by its last words, its keeper does not promote it
+/// (`a_standby_that_lacks_what_it_was_elected_for_is_not_promoted`), and another one that holds more takes over.
+#[test]
+fn who_was_set_back_before_it_was_promoted_is_replaced() {
+    for (mut world, synchronous) in
+        [(World::synchronous(3, &[2, 3], &[2, 3]), true), (World::normal(3, 3), false)]
+    {
+        for number in 1..=3 {
+            world.db(number).status.lsn = Lsn(10_000_000);
+        }
+        if synchronous {
+            world.data.cluster.spec.max_synchronous_standbys = Some(2);
+            world.in_sync.insert(uid(1), vec![uid(2), uid(3)]);
+        }
+        world.round();
+        world.break_db(1);
+        world.later(500).round();
+        assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
+        world.db(2).status.lsn = Lsn(5_000_000);
+        let decision = world.later(500).round();
+        let because = decision.changes.iter().find_map(|change| match change {
+            Change::PrimaryElected { to, because, .. } => Some((to.clone(), because.clone())),
+            _ => None,
+        });
+        let (own, before) = (Lsn(5_000_000), Lsn(10_000_000));
+        let expected = (uid(3), PrimaryFault::WentBack { keeper: keeper_uid(2), own, before });
+        assert_eq!(because, Some(expected), "{:?}", decision.holds);
+    }
+}
+
+/// Nobody holds more than a primary that was set back: it stays.
+#[test]
+fn a_primary_that_was_set_back_stays_unless_somebody_holds_more() {
+    for (theirs, stays) in [(10_000_000, false), (5_100_000, true)] {
+        let mut world = World::normal(2, 2);
+        world.db(1).status.lsn = Lsn(10_000_000);
+        world.db(2).status.lsn = Lsn(theirs);
+        world.round();
+        world.db(1).status.lsn = Lsn(5_000_000);
+        for _ in 0..3 {
+            world.later(500).round();
+        }
+        assert_eq!(world.data.cluster.status.primary, Some(uid(if stays { 1 } else { 2 })), "{theirs}");
     }
 }
 
