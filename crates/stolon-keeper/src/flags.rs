@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use stolon_postgres::{AuthMethod, Credentials, PeerTls};
 use stolon_runtime::{CommonArgs, UsageError, go_bool};
 
+use crate::directory_access::close_to_others;
 use crate::password_files::{PasswordFile, without_line_end};
 use crate::peer_flags::PeerFlags;
 
@@ -167,6 +168,7 @@ impl Flags {
         // The store's own flags come before the data directory is touched.
         self.common.store_options_of_reporter()?;
         make_data_directory(Path::new(&self.data_dir))?;
+        close_to_others(Path::new(&self.data_dir))?;
         if self.pg_listen_address.is_empty() {
             return Err(UsageError::new("--pg-listen-address is required")
                 .hint("name the address of this machine that the other keepers and the proxies can reach"));

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod directory_access;
 mod flags;
 mod keeper;
 mod metrics;
@@ -48,6 +49,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let _log = stolon_runtime::queue_log();
     let options = flags.check()?;
     refuse_root()?;
+    stolon_runtime::forbid_core_files();
     let _lock = match options.locking {
         Locking::Exclusive => Some(DataDirectoryLock::take(&options.data_dir)?),
         Locking::Disabled => None,

@@ -39,6 +39,8 @@ impl DataDirectoryLock {
             .create(true)
             .truncate(false)
             .mode(0o644)
+            // What a link leads to is none of ours.
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(|error| refuse(&error, not_ours))?;
         rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(
@@ -173,9 +175,13 @@ fn load<D: Document>(path: &Path) -> Result<Option<D>, StateFileError> {
 fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    // A predecessor with our process id may have left one; a link that lies there goes, not what it leads to.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(content)?;
         file.sync_all()?;
@@ -229,6 +235,21 @@ mod tests {
         let proven: Parameters = [("work_mem".to_owned(), "4MB".to_owned())].into_iter().collect();
         directory.save(&StateFile::Proven(proven.clone())).unwrap();
         assert_eq!(directory.proven(), Some(proven));
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let elsewhere = directory.path().join("elsewhere");
+        std::fs::write(&elsewhere, "theirs").unwrap();
+        let path = directory.path().join("keeperstate");
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&elsewhere, &temporary).unwrap();
+        replace(&path, b"ours").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "ours");
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "theirs");
+        std::os::unix::fs::symlink(&elsewhere, directory.path().join("lock")).unwrap();
+        assert!(DataDirectoryLock::take(directory.path()).is_err());
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl LocalPostgres {
     pub async fn set_aside(&self, instance: &str, limit: &Limit) -> Result<PathBuf> {
         self.must_be_stopped(limit).await?;
         let directory = self.data_directory();
-        let kept = directory.with_extension(format!("{KEPT}-{instance}"));
+        let kept = kept_beside(&directory, instance);
         let set_aside = move || {
             if !can_be_exchanged(&directory) || kept.exists() {
                 return Err(PostgresError::CannotBeSetAside { directory, kept });
@@ -225,6 +225,12 @@ impl LocalPostgres {
         let directory = self.secrets_directory();
         self.on_disk("writing a file of passwords", limit, move || SecretFile::new(&directory, &line)).await
     }
+}
+
+/// A uid comes from the store, and must not lead anywhere else.
+fn kept_beside(directory: &Path, instance: &str) -> PathBuf {
+    let name = instance.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    directory.with_extension(format!("{KEPT}-{name}"))
 }
 
 fn follow(line: &str, progress: &ProgressSender) {
@@ -358,4 +364,20 @@ fn remove_content(path: &Path) -> Result<()> {
     };
     remove().map_err(PostgresError::io("remove", path))?;
     sync_parent(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_of_the_store_leads_nowhere_else() {
+        for (uid, expected) in [
+            ("5f3a09bc", "/data/postgres.kept-5f3a09bc"),
+            ("/../../../etc", "/data/postgres.kept-__________etc"),
+            ("", "/data/postgres.kept-"),
+        ] {
+            assert_eq!(kept_beside(Path::new("/data/postgres"), uid), Path::new(expected));
+        }
+    }
 }

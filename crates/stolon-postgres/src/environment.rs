@@ -10,8 +10,8 @@ pub(crate) enum Environment {
     Clean,
     /// The same with the language as it is (`initdb` takes the cluster's locale from it).
     CleanKeepLanguage,
-    /// Ours as it is (the user's restore command, which may well connect to a PostgreSQL as its operator says).
-    Full,
+    /// Ours but for the keeper's own settings (the user's restore command, which may well connect to a PostgreSQL as its operator says).
+    Operators,
 }
 
 /// The keeper's own settings, which may hold passwords.
@@ -82,12 +82,10 @@ const NOT_FOR_POSTGRES: &[&str] = &[
 
 /// Gives a command the environment that it is to have.
 pub(crate) fn prepare_environment(command: &mut Command, environment: Environment) {
-    if environment == Environment::Full {
-        return;
-    }
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with(KEEPER_PREFIX) || NOT_FOR_POSTGRES.contains(&&*text) {
+        let is_not_theirs = environment != Environment::Operators && NOT_FOR_POSTGRES.contains(&&*text);
+        if text.starts_with(KEEPER_PREFIX) || is_not_theirs {
             command.env_remove(&name);
         }
     }

@@ -55,8 +55,8 @@ impl LocalPostgres {
         done.map(|_| ())
     }
 
-    /// Runs `dataRestoreCommand` (`%d` is PGDATA, `%%` is `%`) with the keeper's whole environment into a fresh
-    /// PGDATA. Progress is what the command itself prints in the manner of `pg_basebackup -P`, else
+    /// Runs `dataRestoreCommand` (`%d` is PGDATA, `%%` is `%`) with the environment that the keeper was given into a fresh
+    /// PGDATA. Everybody on the machine sees arguments, and it may hold secrets: the shell reads it from a file of ours. Progress is what the command itself prints in the manner of `pg_basebackup -P`, else
     /// the size of PGDATA. A failure leaves no PGDATA behind.
     pub async fn restore(&self, command: &str, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
@@ -70,8 +70,11 @@ impl LocalPostgres {
         self.on_disk("making the data directory", limit, make).await?;
         let directory = self.data_directory();
         let command = expand(command, &directory.display().to_string());
+        let secrets = self.secrets_directory();
+        let write = move || SecretFile::new(&secrets, &command);
+        let script = self.on_disk("writing dataRestoreCommand", limit, write).await?;
         let shell = Tool::new("dataRestoreCommand", "/bin/sh".into());
-        let tool = self.marked(shell).environment(Environment::Full).args(["-c", &command]);
+        let tool = self.marked(shell).environment(Environment::Operators).arg(script.path());
         let run = tool.run(limit, |line| {
             tracing::info!("dataRestoreCommand: {line}");
             if let Some(seen) = parse_progress(line) {

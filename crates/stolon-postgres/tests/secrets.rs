@@ -207,20 +207,7 @@ instance_test!(a_source_is_looked_at_over_tls_as_it_is_copied, || async {
 #[test]
 fn what_the_operator_gave_reaches_an_archive_command_and_what_is_ours_does_not() {
     const NAME: &str = "what_the_operator_gave_reaches_an_archive_command_and_what_is_ours_does_not";
-    if std::env::var_os("PGBACKREST_STANZA").is_none() {
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env("PGBACKREST_STANZA", "main")
-            .env("PGHOST", "nowhere.invalid")
-            .env("PGPASSWORD", "somebody else's")
-            .env("PGOPTIONS", "-c nonsense=1")
-            .env("STKEEPER_PG_SU_PASSWORD", "supersecret")
-            .status()
-            .unwrap();
-        assert!(status.success(), "see above");
-        return;
-    }
-    run(NAME, || async {
+    with_environment(NAME, || async {
         let a = Instance::new("a", &Passwords::default());
         let seen = a.directory.path().join("seen");
         let command = format!("env > {0}.new && mv {0}.new {0}", seen.display());
@@ -234,4 +221,45 @@ fn what_the_operator_gave_reaches_an_archive_command_and_what_is_ours_does_not()
         }
         a.stop().await;
     });
+}
+
+/// Everybody on the machine sees arguments. It may well connect to a PostgreSQL in the way that its operator says.
+#[test]
+fn a_restore_command_is_seen_by_nobody_and_gets_what_the_operator_gave() {
+    const NAME: &str = "a_restore_command_is_seen_by_nobody_and_gets_what_the_operator_gave";
+    with_environment(NAME, || async {
+        let a = Instance::new("a", &Passwords::default());
+        let seen = a.directory.path().join("seen");
+        let command = format!(
+            "tr '\\0' ' ' </proc/$$/cmdline >{0}; env >>{0}; : verysecret; echo '100%% of it'; touch %d/restored",
+            seen.display()
+        );
+        a.postgres.restore(&command, &ProgressSender::default(), &limit()).await.unwrap();
+        let text = std::fs::read_to_string(&seen).unwrap();
+        assert!(!text.contains("verysecret"), "{text}");
+        for given in ["PGBACKREST_STANZA=main", "PGHOST=nowhere.invalid", "PGOPTIONS="] {
+            assert!(text.contains(given), "{given} is not in {text}");
+        }
+        assert!(!text.contains("STKEEPER_"), "{text}");
+        assert!(a.directory.path().join("postgres/restored").exists());
+        let left = || std::fs::read_dir(a.directory.path().join("secrets")).unwrap().count();
+        eventually("the file of the command to be gone", || async { left() == 0 }).await;
+    });
+}
+
+/// The body in a process of its own, whose environment holds what an operator may have given a keeper, and what is the keeper's own.
+fn with_environment<F: std::future::Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+    if std::env::var_os("PGBACKREST_STANZA").is_some() {
+        return run(name, body);
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("PGBACKREST_STANZA", "main")
+        .env("PGHOST", "nowhere.invalid")
+        .env("PGPASSWORD", "somebody else's")
+        .env("PGOPTIONS", "-c nonsense=1")
+        .env("STKEEPER_PG_SU_PASSWORD", "supersecret")
+        .status()
+        .unwrap();
+    assert!(status.success(), "see above");
 }

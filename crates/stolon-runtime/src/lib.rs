@@ -45,7 +45,7 @@ mod values;
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::{COMMON_OPTIONS, CommonArgs};
 pub use identity::{new_boot_uuid, new_uid8};
-pub use limits::raise_open_files_limit;
+pub use limits::{forbid_core_files, raise_open_files_limit};
 pub use log_queue::{QueuedLog, queue_log, write_log_line};
 pub use logging::{LogColor, LogLevel, fatal, init_bare_logging, init_logging, redact};
 pub use metrics::{ProcessMetrics, new_registry, register_store_requests};

@@ -1,6 +1,15 @@
 //! Limits of the process.
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// From now on neither this process nor what it runs leaves a core file: their memory holds passwords. The hard limit stays, so that
+/// an operator can allow one of a running PostgreSQL (`prlimit --core=unlimited --pid`).
+pub fn forbid_core_files() {
+    let wanted = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
+    if let Err(error) = setrlimit(Resource::Core, wanted) {
+        tracing::warn!(%error, "cannot forbid core files");
+    }
+}
 
 /// Raise the soft limit of open files to the hard limit, and return what is in force now (`None`: no limit).
 pub fn raise_open_files_limit() -> Option<u64> {

@@ -150,6 +150,27 @@ fn a_data_directory_that_no_setting_can_name_is_refused() {
     assert!(text.contains("is not UTF-8"), "{text}");
 }
 
+/// A provisioner of volumes makes them so.
+#[test]
+fn a_data_directory_that_everybody_may_write_to_is_closed() {
+    scenario("start_up::a_data_directory_that_everybody_may_write_to_is_closed", async || {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let text = refused(directory.path(), &[("--pg-repl-username", None)]);
+        assert!(text.contains("every user of this machine could write in data dir"), "{text}");
+        assert!(text.contains("--pg-repl-username is required"), "{text}");
+        assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o775);
+        let text = refused(directory.path(), &[("--data-dir", Some("/tmp"))]);
+        assert!(
+            text.contains("cannot use data dir /tmp: every user of this machine may write there"),
+            "{text}"
+        );
+    });
+}
+
 /// Nothing is guessed about files that somebody has damaged, and nothing in the directory is touched.
 #[test]
 fn damaged_state_files_are_refused() {
@@ -273,6 +294,24 @@ fn of_two_namesakes_that_start_together_one_goes_on() {
         assert!(log.contains("another keeper with the uid"), "{log}");
         let ended = [first.try_ended(), second.try_ended()];
         assert_eq!(ended.iter().flatten().count(), 1, "the other one goes on: {ended:?}");
+    });
+}
+
+/// The memory of a keeper, and of its PostgreSQL, holds passwords.
+#[test]
+fn a_keeper_leaves_no_core_file() {
+    scenario("start_up::a_keeper_leaves_no_core_file", async || {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let before = getrlimit(Resource::Core);
+        setrlimit(Resource::Core, Rlimit { current: before.maximum, ..before }).unwrap();
+        let mut world = World::new();
+        let keeper = world.keeper("k1").await;
+        world.primary(&keeper).await;
+        for pid in [keeper.pid(), keeper.postmaster().unwrap()] {
+            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            assert_eq!(line.split_whitespace().nth(4), Some("0"), "{line}");
+        }
     });
 }
 

@@ -259,9 +259,12 @@ impl KeeperProcess {
         std::fs::read_to_string(self.data_dir.join("dbstate")).unwrap_or_default()
     }
 
+    pub fn pid(&self) -> Pid {
+        self.child.as_ref().map(|child| Pid::from_raw(child.id() as i32).unwrap()).unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().map(|child| Pid::from_raw(child.id() as i32).unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
     /// Until the process has ended.
