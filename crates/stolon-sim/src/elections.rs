@@ -46,6 +46,10 @@ impl World {
         else {
             return;
         };
+        // Nobody knows at once that a host was set back; it must not be promoted.
+        if self.misses_what_it_had(keeper) {
+            return;
+        }
         let Some(reported) = last.instances.get(old).map(|primary| primary.status.lsn) else { return };
         let limit = last.cluster.spec.effective().max_standby_lag;
         if here.lsn.0.saturating_add(limit.into()) < reported.0 {

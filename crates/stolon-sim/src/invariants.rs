@@ -348,7 +348,7 @@ impl World {
             if self.local_instance(keeper).as_ref() != Some(standby) {
                 continue;
             }
-            // Nobody knows at once that a host was set back; it must not be elected.
+            // Nobody knows at once that a host was set back; it must not be promoted.
             if self.misses_what_it_had(keeper) {
                 continue;
             }
@@ -455,6 +455,11 @@ impl World {
         });
         if deposed {
             self.coverage.reached(Point::DeposedPrimaryRan);
+        }
+        if self.misses_what_it_reported(keeper, from) {
+            self.violate(Invariant::I8PromotedHoldsEverything, || {
+                format!("k{keeper} is promoted at {} and had reported more: its host was set back", from.lsn)
+            });
         }
         if !self.ledger.synchronous {
             self.leave_behind(from);

@@ -15,8 +15,9 @@ use stolon_model::{
 };
 
 use crate::coverage::Point;
-use crate::postgres::{Disk, Position, UnderWay};
+use crate::postgres::{Disk, UnderWay};
 use crate::random::Random;
+use crate::restored::SetBack;
 use crate::scenario::Program;
 use crate::store::{Reply, Request};
 use crate::world::{Answered, Event, World};
@@ -77,8 +78,8 @@ pub(crate) struct Keeper {
     newest: u64,
     /// When a report of it was last taken by the store.
     pub(crate) reported_at: Option<crate::Time>,
-    /// Where its PostgreSQL was before its host was set back; none once it is there again.
-    pub(crate) was_at: Option<Position>,
+    /// Its host was set back; none once it has again what it had.
+    pub(crate) set_back: Option<SetBack>,
     /// When the machine wants to be told the time, and when it will be.
     wake_at: crate::Time,
     armed: Option<crate::Time>,
@@ -98,7 +99,7 @@ impl Keeper {
             deposed_since: None,
             newest: 0,
             reported_at: None,
-            was_at: None,
+            set_back: None,
         }
     }
 

@@ -2,12 +2,14 @@
 //! keeper included, so that nothing on it knows.
 
 use stolon_core::keeper::DataKind;
+use stolon_model::Lsn;
 
 use crate::keeper::StateFiles;
 use crate::postgres::{Condition, DataDirectory, Position};
 use crate::world::World;
 
-/// Nobody notices that a host was set back by less: after a restart a standby shows somewhat less than it has received.
+/// Nobody notices that a host stands so little below what it has reported: after a restart a standby shows somewhat less than it has
+/// received.
 const UNNOTICED: u64 = 512 * 1024;
 
 /// What a host has on its disk.
@@ -15,6 +17,15 @@ const UNNOTICED: u64 = 512 * 1024;
 pub(crate) struct Snapshot {
     data: DataDirectory,
     files: StateFiles,
+}
+
+/// A host that was set back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SetBack {
+    /// Where its PostgreSQL was.
+    before: Position,
+    /// Where its last report said that it was.
+    reported: Lsn,
 }
 
 impl World {
@@ -32,19 +43,37 @@ impl World {
         }
     }
 
-    /// The host is set back to its snapshot, if it is still a standby and somebody else has everything.
+    /// The host is set back to its snapshot, if it is still a standby and somebody else has everything. What it has acknowledged since its last
+    /// report is known to nobody, so it must not be what makes the difference.
     pub(crate) fn restore_snapshot(&mut self, keeper: u8) {
         let Some(Snapshot { data, files }) = self.snapshots.remove(&keeper) else { return };
         let now = self.postgres[usize::from(keeper)].data.as_ref();
         let before = now.filter(|data| data.kind == DataKind::Standby).map(DataDirectory::durable);
-        let is_noticed = |before: &Position| before.lsn.0 - data.written.lsn.0.min(before.lsn.0) > UNNOTICED;
-        let Some(before) = before.filter(is_noticed).filter(|_| self.is_elsewhere(keeper)) else { return };
+        let Some(before) = before.filter(|_| self.is_elsewhere(keeper)) else { return };
+        let is_noticed = |reported: &Lsn| reported.0.saturating_sub(data.written.lsn.0) > UNNOTICED;
+        let Some(reported) = self.reported_position(keeper).filter(is_noticed) else { return };
+        // An earlier time counts no more once what it took is there again.
+        self.misses_what_it_had(keeper);
         self.power_off(keeper);
         self.postgres[usize::from(keeper)].data = Some(data);
         let it = self.keeper(keeper);
         it.files = files;
-        it.was_at.get_or_insert(before);
+        it.set_back.get_or_insert(SetBack { before, reported });
         self.power_on(keeper);
+    }
+
+    /// Where its last report said that it is.
+    fn reported_position(&self, keeper: u8) -> Option<Lsn> {
+        let instance = self.local_instance(keeper)?;
+        let reports = &self.store.holds().keepers;
+        let report = reports.values().find(|report| self.keeper_index(&report.uid) == Some(keeper))?;
+        report.postgres_state.as_ref().filter(|state| state.uid == instance).map(|state| state.lsn)
+    }
+
+    /// Whether a keeper lacks what it has reported.
+    pub(crate) fn misses_what_it_reported(&self, keeper: u8, here: Position) -> bool {
+        let set_back = self.keepers[usize::from(keeper)].set_back;
+        set_back.is_some_and(|set_back| set_back.reported.0.saturating_sub(here.lsn.0) > UNNOTICED)
     }
 
     /// Another server is the primary and has everything that this one has.
@@ -55,10 +84,10 @@ impl World {
 
     /// Whether a host was set back, and does not have yet what it had before.
     pub(crate) fn misses_what_it_had(&mut self, keeper: u8) -> bool {
-        let Some(before) = self.keepers[usize::from(keeper)].was_at else { return false };
+        let Some(SetBack { before, .. }) = self.keepers[usize::from(keeper)].set_back else { return false };
         let misses = self.durable(keeper).is_some_and(|here| !self.histories.contains(here, before));
         if !misses {
-            self.keeper(keeper).was_at = None;
+            self.keeper(keeper).set_back = None;
         }
         misses
     }

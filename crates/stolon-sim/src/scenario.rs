@@ -160,8 +160,7 @@ pub enum What {
     DiskReadOnly(u8),
     /// Flushes of a keeper's disk take so many milliseconds.
     DiskSlow(u8, u64),
-    /// The host of a standby's keeper is restored, when the fault ends, from a snapshot that was taken when it began. Not drawn: where the
-    /// primary fails before the keeper has reported again, that standby is elected by its last words.
+    /// The host of a standby's keeper is restored, when the fault ends, from a snapshot that was taken when it began.
     HostRestored(u8),
     /// `rm -rf` of a keeper's PGDATA, and `kill -9` of its server.
     DataRemoved(u8),
@@ -263,7 +262,7 @@ impl Scenario {
         }
     }
 
-    const KINDS: u64 = 43;
+    const KINDS: u64 = 44;
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> What {
         let keeper = random.below(self.keepers.into()) as u8;
@@ -312,6 +311,7 @@ impl Scenario {
             38 => What::WallClockJumps(keeper, random.between(0, 7_200_000) as i64 - 3_600_000),
             39 => What::StoreWiped,
             40 => What::StoreRolledBack(random.between(1_000, 90_000), Settlement::draw(random)),
+            42 => What::HostRestored(keeper),
             _ => What::Operator(self.draw_command(random)),
         }
     }

@@ -80,7 +80,9 @@ impl Round<'_> {
         if restarts > self.seen.spec.max_restarts_per_minute {
             return Verdict::Goes(PrimaryFault::KeepsCrashing { keeper, restarts });
         }
-        if let Some(Rejection::WentBack { own, before }) = self.went_back(primary)
+        // A server that does not run yet shows where its recovery begins, not where it ends.
+        if self.seen.working.contains_key(&primary.uid)
+            && let Some(Rejection::WentBack { own, before }) = self.went_back(primary)
             && self.somebody_holds_more(primary)
         {
             return Verdict::Goes(PrimaryFault::WentBack { keeper, own, before });

@@ -28,8 +28,12 @@ impl Round<'_> {
     pub fn choose_synchronous_standbys(&mut self, primary: &Instance, good: &BTreeSet<InstanceUid>) {
         let listed: BTreeSet<InstanceUid> =
             primary.spec.synchronous_standbys.iter().flatten().cloned().collect();
+        // Who was set back with its host has lost what it acknowledged, and is admitted anew.
+        let has_all = |uid: &&InstanceUid| {
+            self.draft.instances.get(*uid).is_none_or(|instance| self.went_back(instance).is_none())
+        };
         let known: BTreeSet<InstanceUid> =
-            primary.status.synchronous_standbys.iter().flatten().cloned().collect();
+            primary.status.synchronous_standbys.iter().flatten().filter(has_all).cloned().collect();
         let (listed, known) = self.settle(primary, listed, known, good);
         // A standby that is listed again later has missed what was acknowledged in between, so it begins anew.
         self.memory.admissions.retain(|uid, _| listed.contains(uid) && !known.contains(uid));
