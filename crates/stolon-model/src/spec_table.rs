@@ -145,6 +145,8 @@ pub(crate) const fn seconds(seconds: i64) -> GoDuration {
     GoDuration::from_seconds(seconds)
 }
 
+const LONGEST_SPAN: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 /// A wire type with what programs work with in its place.
 pub trait Value: Clone {
     /// What programs work with.
@@ -157,8 +159,9 @@ pub trait Value: Clone {
 impl Value for GoDuration {
     type Meaning = Duration;
 
+    /// At most a hundred years, so that sums of them are times that every clock can tell.
     fn meaning(self) -> Duration {
-        self.to_std()
+        self.to_std().min(LONGEST_SPAN)
     }
 }
 

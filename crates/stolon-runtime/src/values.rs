@@ -13,14 +13,20 @@ pub fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A span such as `5s`, `100ms` or `1m30s`. It may not be negative.
+/// No flag is about more than this.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// A span such as `5s`, `100ms` or `1m30s`. It may not be negative, nor longer than a day.
 pub fn go_duration(text: &str) -> Result<Duration, String> {
     let span: GoDuration =
         text.parse().map_err(|error: stolon_model::time::BadDuration| error.to_string())?;
     if span.0 < 0 {
         return Err(format!("{text} is negative"));
     }
-    Ok(span.to_std())
+    match span.to_std() {
+        span if span > LONGEST => Err(format!("{text} is longer than a day")),
+        span => Ok(span),
+    }
 }
 
 /// Decimal, `0x…`, `0o…`, `0b…` or `0…` (octal), with an optional sign.
@@ -65,5 +71,9 @@ mod tests {
         assert_eq!(go_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(go_duration("5"), Err("time: missing unit in duration \"5\"".to_owned()));
         assert!(go_duration("-5s").is_err());
+        assert_eq!(go_duration("24h"), Ok(LONGEST));
+        for text in ["24h0.1s", "2000000h", "9999999999h"] {
+            assert!(go_duration(text).is_err(), "{text}");
+        }
     }
 }

@@ -222,7 +222,11 @@ async fn keep_all<G: Grantor>(all: Arc<All<G>>) {
     }
 }
 
+/// No store takes a longer time to live than Consul's day ("Session HTTP API", `TTL`), and each renewal begins it anew.
+const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
+
 /// Leases have whole seconds; a part of one counts as one, so that nothing vanishes early.
 pub fn whole_seconds(ttl: Duration) -> u64 {
+    let ttl = ttl.min(LONGEST_TTL);
     ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)
 }
