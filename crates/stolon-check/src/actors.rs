@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Goal, Identity, RewindCredentials, Transport, User, plan};
+use stolon_core::keeper::{Goal, Identity, RewindCredentials, StoreCommands, Transport, User, plan};
 use stolon_core::proxy::{ClosedBecause, Effect, Event};
 use stolon_core::sentinel::{Now, Standing, Told, UidSource, View as SeenView, reconcile};
 use stolon_model::{
@@ -146,6 +146,7 @@ impl World {
             superuser: user("su"),
             rewind_credentials: RewindCredentials::Absent,
             replication: user("repl"),
+            commands: StoreCommands::All,
         }
     }
 

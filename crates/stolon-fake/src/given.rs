@@ -2,7 +2,7 @@
 
 use stolon_core::keeper::{
     Advertised, Beginning, Data, DataKind, Identity, LocalState, Predecessor, Present, RewindCredentials,
-    Transport, User,
+    StoreCommands, Transport, User,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{
@@ -31,6 +31,7 @@ pub fn identity() -> Identity {
         superuser: user("su"),
         rewind_credentials: RewindCredentials::Present,
         replication: user("repl"),
+        commands: StoreCommands::All,
     }
 }
 

@@ -5,9 +5,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
+use stolon_core::keeper::StoreCommands;
 use stolon_postgres::{AuthMethod, Credentials, PeerTls};
 use stolon_runtime::{CommonArgs, UsageError, go_bool};
 
+use crate::allowed_commands::allowed_commands;
 use crate::directory_access::close_to_others;
 use crate::password_files::{PasswordFile, without_line_end};
 use crate::peer_flags::PeerFlags;
@@ -98,6 +100,11 @@ pub struct Flags {
     #[command(flatten)]
     peers: PeerFlags,
 
+    /// File of the commands, libraries and the like that the cluster data may name, a "name = value" on each line; whatever else they name
+    /// is not used (default: everything is)
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    allowed_commands: String,
+
     /// May this PostgreSQL become the primary
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true,
           value_name = "BOOL", value_parser = go_bool)]
@@ -147,6 +154,8 @@ pub struct KeeperOptions {
     pub password_files: Vec<PasswordFile>,
     /// How the PostgreSQL of others is connected to.
     pub tls: PeerTls,
+    /// `--allowed-commands`.
+    pub commands: StoreCommands,
     /// `--can-be-master`.
     pub can_be_primary: bool,
     /// `--can-be-synchronous-replica`.
@@ -236,6 +245,7 @@ impl Flags {
             superuser,
             replication,
             password_files,
+            commands: allowed_commands(&self.allowed_commands, peers.tls.mode)?,
             tls: peers.tls,
             can_be_primary: self.can_be_master,
             can_be_synchronous_replica: self.can_be_synchronous_replica,

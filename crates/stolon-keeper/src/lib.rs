@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod allowed_commands;
 mod directory_access;
 mod flags;
 mod keeper;
@@ -153,6 +154,7 @@ fn identity(options: &KeeperOptions, keeper: KeeperUid, local_method: String) ->
             _ => RewindCredentials::Absent,
         },
         replication: user(&options.replication),
+        commands: options.commands.clone(),
     }
 }
 

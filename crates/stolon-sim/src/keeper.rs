@@ -7,7 +7,7 @@ use std::time::Duration;
 use stolon_core::keeper::{
     Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity,
     LocalState, Machine, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome,
-    Transport, User,
+    StoreCommands, Transport, User,
 };
 use stolon_model::{
     BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid,
@@ -152,6 +152,7 @@ impl World {
             superuser: user("postgres"),
             rewind_credentials: RewindCredentials::Present,
             replication: user("repl"),
+            commands: StoreCommands::All,
         }
     }
 

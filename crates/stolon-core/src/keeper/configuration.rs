@@ -14,26 +14,37 @@ pub(super) fn config(
     recovery: RecoverySettings,
     admission: Admission,
 ) -> Config {
+    let mut parameters = goal.parameters.clone();
+    let mut captured = seen.local.captured.clone();
+    let mut withheld = goal.commands.withhold(&mut parameters.user);
+    withheld.extend(captured.iter_mut().flat_map(|captured| goal.commands.withhold(captured)));
     let facts = ParameterFacts {
         version: seen.version,
-        captured: seen.local.captured.as_ref(),
+        captured: captured.as_ref(),
         demands: seen.demands.as_ref(),
         refusals: &seen.refusals,
         slots: seen.slots_on_disk.union(&goal.slots).count() as u64,
     };
-    let mut wanted = wanted_parameters(&goal.parameters, facts);
+    let mut wanted = wanted_parameters(&parameters, facts);
     let mut hba = hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission);
     // One line that PostgreSQL refuses makes it ignore the others, or not start.
     hba.retain(|line| match line {
-        HbaLine::Verbatim(text) => !seen.refused_hba.contains_key(text),
+        HbaLine::Verbatim(text) => !seen.refused_hba.contains_key(text) && goal.commands.admits(text),
         HbaLine::Rule(_) => true,
     });
     let refused = goal.hba.operator_lines.iter().flatten().filter_map(|line| {
-        let why = seen.refused_hba.get(line)?;
+        let why = match seen.refused_hba.get(line) {
+            Some(why) => why.as_str(),
+            None if goal.commands.admits(line) => return None,
+            None => {
+                "it lets in whoever proves nothing to this server, and this keeper is not allowed such lines"
+            }
+        };
         let sentence = format!("the line {line:?} of pgHBA is left out: {why}");
         Some(ParameterProblem { name: "pgHBA".to_owned(), sentence })
     });
     wanted.problems.extend(refused);
+    wanted.problems.extend(withheld);
     Config { parameters: wanted.parameters, problems: wanted.problems, hba, recovery }
 }
 

@@ -11,6 +11,7 @@ use stolon_model::{
 
 use super::hba::{HbaGoal, User};
 use super::parameters::{ParameterGoal, synchronous_names};
+use super::store_commands::{NotAllowed, StoreCommands};
 use crate::evidence::Evidence;
 use crate::timeline::Mark;
 
@@ -31,6 +32,8 @@ pub struct Identity {
     pub rewind_credentials: RewindCredentials,
     /// The replication user.
     pub replication: User,
+    /// `--allowed-commands`.
+    pub commands: StoreCommands,
 }
 
 /// Whether this keeper can run `pg_rewind` at all.
@@ -71,6 +74,9 @@ pub enum LeaveAlone {
     /// The document asks for something that makes no sense.
     #[error("the cluster data asks for something impossible: {0}")]
     Impossible(String),
+    /// The document asks for something that our operator has not allowed.
+    #[error(transparent)]
+    NotAllowed(NotAllowed),
 }
 
 /// Cluster data that are older than what this keeper served under.
@@ -148,6 +154,8 @@ pub struct InstanceGoal {
     pub parameters: ParameterGoal,
     /// `pg_hba.conf`.
     pub hba: HbaGoal,
+    /// Which commands may stand in either file.
+    pub commands: StoreCommands,
     /// The superuser, for `pg_hba.conf`.
     pub superuser: User,
     /// The replication user, for `pg_hba.conf`.
@@ -221,6 +229,8 @@ pub enum Make {
     New(NewConfig),
     /// Restore a backup and recover.
     Restore(PitrConfig),
+    /// The same, in a way that our operator has not allowed.
+    NotAllowed(NotAllowed),
     /// Copy from, or rewind against, another instance.
     Resync {
         /// Whom it will follow; none when the cluster data does not hold it.
@@ -264,6 +274,10 @@ impl Goal {
         };
         if keeper.status.boot_uuid != us.boot {
             return Goal::Stop(StopReason::BootNotAcknowledged);
+        }
+        let follow = instance.spec.follow_config.as_ref();
+        if let Some(Err(refused)) = follow.map(|follow| us.commands.check_follow(follow)) {
+            return Goal::LeaveAlone(LeaveAlone::NotAllowed(refused));
         }
         match instance_goal(cluster, spec, us, uid, instance) {
             Ok(goal) => Goal::Reach(Box::new(goal)),
@@ -382,6 +396,7 @@ fn instance_goal(
             synchronous_names,
         },
         hba: hba_goal(cluster, spec, uid, instance, &role),
+        commands: us.commands.clone(),
         superuser: us.superuser.clone(),
         replication: us.replication.clone(),
         slots: slots(uid, instance),
@@ -436,7 +451,11 @@ fn make(
         Some(InstanceInitMode::Existing) => Make::Adopt,
         Some(InstanceInitMode::New) => Make::New(wanted.new_config.clone().unwrap_or_default()),
         Some(InstanceInitMode::PointInTimeRecovery) => {
-            Make::Restore(wanted.pitr_config.clone().ok_or_else(|| format!("db {uid} has no pitrConfig"))?)
+            let pitr = wanted.pitr_config.as_ref().ok_or_else(|| format!("db {uid} has no pitrConfig"))?;
+            match us.commands.check_restore(pitr) {
+                Ok(()) => Make::Restore(pitr.clone()),
+                Err(refused) => Make::NotAllowed(refused),
+            }
         }
         Some(InstanceInitMode::Resync) => {
             let config =

@@ -41,6 +41,7 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
         },
         (Make::Adopt, _) => adopt(goal, seen),
         (Make::Unknown(why), _) => Plan::stuck(Trouble::CannotBeMade(why.clone())),
+        (Make::NotAllowed(refused), _) => Plan::stuck(Trouble::NotAllowed(*refused)),
         _ if seen.local.initializing => stopped(Trouble::DataLost(goal.uid.clone())),
         _ => Plan::stuck(Trouble::DataLost(goal.uid.clone())),
     }

@@ -19,6 +19,7 @@ mod plan;
 mod recovery;
 mod say;
 mod step;
+mod store_commands;
 mod warrant;
 
 pub use event::{
@@ -54,4 +55,5 @@ pub use recovery::{
 };
 pub use say::Saying;
 pub use step::{AtFailure, ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
+pub use store_commands::{BadCommandLine, NotAllowed, StoreCommands};
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

@@ -10,6 +10,7 @@ use super::goal::{LeaveAlone, StopReason};
 use super::observation::{Config, Gate};
 use super::outcome::RejectedSetting;
 use super::recovery::Upstream;
+use super::store_commands::NotAllowed;
 use super::warrant::DestroyWarrant;
 use crate::postgres::Version;
 
@@ -392,6 +393,9 @@ pub enum Trouble {
     /// PostgreSQL takes only one.
     #[error("only one recovery target can be set, not {0}")]
     SeveralTargets(String),
+    /// Our operator has not allowed how it is to be made.
+    #[error(transparent)]
+    NotAllowed(NotAllowed),
 }
 
 impl Advise for Trouble {
@@ -403,6 +407,7 @@ impl Advise for Trouble {
                 format!("restore data of PostgreSQL {binaries}, or point --pg-bin-path at PostgreSQL {data}").into()
             }
             Self::WentBack { .. } => "it is promoted once it has replayed that; if its host was set back to an earlier state, another standby that holds everything is elected, or the former primary returns".into(),
+            Self::NotAllowed(refused) => return refused.hint(),
             Self::NoRestoreCommand => "without an archive, `/bin/false` will do for a complete backup".into(),
             _ => return None,
         })

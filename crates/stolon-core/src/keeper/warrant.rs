@@ -56,7 +56,9 @@ pub fn half_made(goal: &InstanceGoal, seen: &Observation) -> Option<DestroyWarra
 /// The instance of another cluster that stands here, whole or damaged, and that nobody agreed to lose.
 pub fn to_set_aside(goal: &InstanceGoal, seen: &Observation) -> Option<InstanceUid> {
     let is_foreign = match (&goal.make, &seen.data) {
-        (_, Data::Absent) | (Make::Nothing | Make::Adopt | Make::Unknown(_), _) => false,
+        (_, Data::Absent) | (Make::Nothing | Make::Adopt | Make::Unknown(_) | Make::NotAllowed(_), _) => {
+            false
+        }
         (Make::New(_) | Make::Restore(_), _) => true,
         (Make::Resync { source: Some(source), .. }, Data::Present(present)) => {
             source.status.system_identifier != present.system_identifier

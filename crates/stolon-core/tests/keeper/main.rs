@@ -3,6 +3,7 @@
 #![allow(clippy::field_reassign_with_default, clippy::unwrap_used)]
 
 mod ailing;
+mod allowed_commands;
 mod binaries;
 mod contract;
 mod deposed;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use stolon_model::{Parameters, PendingParameter, Role};
+use stolon_model::{AccessMode, InstanceInitMode, Parameters, PendingParameter, PitrConfig, Role};
 
-use crate::world::{World, scenario};
+use crate::world::{SUPERUSER, World, scenario};
 
 fn map(pairs: &[(&str, &str)]) -> Option<Arc<Parameters>> {
     let pairs = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
@@ -50,6 +50,81 @@ fn wrong_parameters_are_left_out_and_reported() {
         world.healthy(&keeper, "aa", 3).await;
         assert_eq!(keeper.value("SHOW shared_preload_libraries").await, "");
     });
+}
+
+/// Whoever writes the cluster data is the user of every keeper, unless the keepers' operator lists the commands.
+#[test]
+fn a_keeper_with_a_list_of_commands_runs_no_other_and_lets_nobody_in_without_proof() {
+    scenario(
+        "parameters::a_keeper_with_a_list_of_commands_runs_no_other_and_lets_nobody_in_without_proof",
+        async || {
+            let mut world = World::new();
+            let mut keeper = world.keeper("k1").await;
+            world.primary(&keeper).await;
+            let run = world.directory.path().join("run");
+            let command = format!("touch {} && false", run.display());
+            world.cluster.cluster.spec.default_su_repl_access_mode = Some(AccessMode::Strict);
+            let attack = map(&[("archive_mode", "on"), ("archive_command", &command)]);
+            world
+                .change("aa", |aa| {
+                    aa.spec.pg_parameters = attack;
+                    aa.spec.pg_hba =
+                        Some(Arc::new(vec!["host all all all trust".into(), "host all all all md5".into()]));
+                })
+                .await;
+            world
+                .eventually("the attack to succeed", async |_| {
+                    keeper.connect_as(SUPERUSER.0, "nonsense").await.ok().map(drop)
+                })
+                .await;
+
+            let list = world.directory.path().join("commands");
+            std::fs::write(&list, "# none\n").unwrap();
+            keeper.stop().await;
+            keeper.flags = vec!["--allowed-commands".into(), list.display().to_string()];
+            keeper.start();
+            world.acknowledge(&keeper).await;
+            let problems = world
+                .eventually("the problems", async |world| {
+                    world
+                        .report(&keeper)
+                        .await?
+                        .activity?
+                        .parameter_problems
+                        .filter(|problems| problems.len() == 2)
+                })
+                .await;
+            assert!(
+                problems.iter().any(|problem| problem.starts_with("archive_command is left out")),
+                "{problems:?}"
+            );
+            assert!(
+                problems.iter().any(|problem| problem.contains("\"host all all all trust\"")),
+                "{problems:?}"
+            );
+            world.healthy(&keeper, "aa", 3).await;
+            let up = || async { keeper.connect_as(SUPERUSER.0, SUPERUSER.1).await.ok().map(drop) };
+            world.eventually("PostgreSQL to answer", async |_| up().await).await;
+            assert!(keeper.connect_as(SUPERUSER.0, "nonsense").await.is_err(), "not without a proof");
+            assert_eq!(keeper.value("SHOW archive_mode").await, "on");
+            assert_eq!(keeper.value("SHOW archive_command").await, "");
+            keeper.value("SELECT pg_switch_wal()").await;
+
+            // What would take the data away, and run something, does neither.
+            let mut pitr = PitrConfig::default();
+            pitr.data_restore_command = command;
+            world
+                .assign("cc", &keeper, InstanceInitMode::PointInTimeRecovery, Role::Primary)
+                .spec
+                .pitr_config = Some(pitr);
+            world.publish().await;
+            let problem = world.problem(&keeper, "dataRestoreCommand").await;
+            assert!(problem.contains("not among the commands that this keeper is allowed"), "{problem}");
+            assert!(problem.contains("--allowed-commands"), "{problem}");
+            assert!(!run.exists(), "nothing was run");
+            assert!(keeper.pgdata().join("PG_VERSION").exists());
+        },
+    );
 }
 
 /// With `fsync = off` the link to `/dev/null` does not stop ALTER SYSTEM: PostgreSQL puts a file in its place.

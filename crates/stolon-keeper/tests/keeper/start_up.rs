@@ -123,6 +123,8 @@ fn bad_flags_are_refused_with_their_message() {
             &[("--pg-repl-username", Some("su"))],
             "provided superuser name and replication user name are the same but provided passwords are different",
         ),
+        (&[("--allowed-commands", Some("/nonexistent"))], "cannot use --allowed-commands /nonexistent"),
+        (&[("--allowed-commands", Some("/etc/passwd"))], "line 1 is not \\\"name = value\\\""),
         (&[("--uid", Some("Keeper-1"))], "keeper uid \\\"Keeper-1\\\" not valid"),
         (&[("--log-level", Some("loud"))], "loud"),
     ];

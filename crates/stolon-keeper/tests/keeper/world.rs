@@ -200,7 +200,7 @@ pub struct KeeperProcess {
     pub data_dir: PathBuf,
     pub log: PathBuf,
     store: PathBuf,
-    flags: Vec<String>,
+    pub flags: Vec<String>,
     /// A program that runs the keeper, as `nohup` does.
     pub under: Option<&'static str>,
     child: Option<Child>,

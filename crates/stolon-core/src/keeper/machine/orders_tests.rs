@@ -2,7 +2,7 @@ use std::sync::Arc;
 use stolon_model::{ClusterData, ClusterSpec, InitMode, Keeper, Timestamp};
 
 use super::*;
-use crate::keeper::{RewindCredentials, Transport, User};
+use crate::keeper::{RewindCredentials, StoreCommands, Transport, User};
 
 fn us() -> Identity {
     let user = User {
@@ -19,6 +19,7 @@ fn us() -> Identity {
         superuser: user.clone(),
         rewind_credentials: RewindCredentials::Absent,
         replication: user,
+        commands: StoreCommands::All,
     }
 }
 
