@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use stolon_model::{
-    Instance, InstanceUid, KeeperReport, KeeperUid, Role, SentinelUid, Timestamp, UsableCluster,
+    Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, Timestamp, UsableCluster,
 };
 
 use crate::sentinel::{eligibility, violations};
@@ -78,6 +78,8 @@ pub enum Finding {
     NobodyCanTakeOver,
     /// The cluster data break a rule.
     BrokenRule(String),
+    /// An operator has paused the cluster: the next failure is not answered.
+    Paused(Pause),
     /// A keeper tells of trouble.
     Trouble(KeeperUid, String),
 }
@@ -96,6 +98,7 @@ impl Finding {
             | Self::KeeperSilent(_)
             | Self::StandbyFailed(_)
             | Self::NobodyCanTakeOver
+            | Self::Paused(_)
             | Self::BrokenRule(_)
             | Self::Trouble(..) => Condition::Degraded,
         }
@@ -133,6 +136,7 @@ impl fmt::Display for Finding {
             Self::KeeperSilent(keeper) => write!(f, "keeper {keeper} does not report"),
             Self::StandbyFailed(keeper) => write!(f, "PostgreSQL of keeper {keeper} does not work"),
             Self::NobodyCanTakeOver => f.write_str("no standby could take over now"),
+            Self::Paused(pause) => write!(f, "the cluster is paused {pause}: nobody would be elected now"),
             Self::BrokenRule(rule) => write!(f, "the cluster data are broken: {rule}"),
             Self::Trouble(keeper, sentence) => write!(f, "{keeper}: {sentence}"),
         }
@@ -159,6 +163,7 @@ pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
         findings
             .push(Finding::NobodyDecides { since: data.change_time, sentinels: evidence.sentinels.len() });
     }
+    findings.extend(data.cluster.pause.iter().cloned().map(Finding::Paused));
     findings.extend(violations(data).iter().map(|rule| Finding::BrokenRule(rule.to_string())));
     findings.extend(evidence.troubles());
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));

@@ -7,6 +7,7 @@ use crate::effective::InvalidSpec;
 use crate::history::HistoryEntry;
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
+use crate::pause::Pause;
 use crate::spec::{
     ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings,
 };
@@ -51,6 +52,8 @@ document! {
         overwrite_data: bool = "overwriteData", omit;
         /// Ours, absent in Stolon's documents: raised with every write of a sentinel that somebody must act on.
         epoch: Option<u64> = "epoch", omit;
+        /// Ours, absent in Stolon's documents: an operator has paused the cluster.
+        pause: Option<Pause> = "pause", omit;
     }
 }
 
@@ -87,6 +90,8 @@ pub struct Cluster {
     /// Raised with every write of a sentinel that somebody must act on; none where a sentinel of Stolon wrote last.
     /// Tells a document that went back in time from the newest one.
     pub epoch: Option<u64>,
+    /// An operator has paused the cluster; it may have lapsed.
+    pub pause: Option<Pause>,
 }
 
 /// Why a document cannot be worked with.
@@ -125,6 +130,7 @@ impl TryFrom<ClusterDocument> for ClusterData {
                 status: cluster.status,
                 overwrite_data: cluster.overwrite_data,
                 epoch: cluster.epoch,
+                pause: cluster.pause,
             },
             keepers: document.keepers.unwrap_or_default(),
             instances: document.instances.unwrap_or_default(),
@@ -146,6 +152,7 @@ impl From<ClusterData> for ClusterDocument {
                 status: data.cluster.status,
                 overwrite_data: data.cluster.overwrite_data,
                 epoch: data.cluster.epoch,
+                pause: data.cluster.pause,
             }),
             keepers: Some(data.keepers),
             instances: Some(data.instances),
@@ -168,6 +175,7 @@ impl ClusterData {
                 status: ClusterStatus { phase: Some(Phase::Initializing), ..ClusterStatus::default() },
                 overwrite_data: false,
                 epoch: u64::try_from(now.instant().as_second()).ok(),
+                pause: None,
             },
             keepers: BTreeMap::new(),
             instances: BTreeMap::new(),

@@ -385,6 +385,12 @@ prop_compose! {
             },
             overwrite_data,
             epoch,
+            pause: words[2].clone().map(|reason| Pause {
+                since: times[0],
+                until: times[2],
+                operator: "a@b".to_owned(),
+                reason,
+            }),
         };
         let proxy = ProxySection {
             uid: ProxyUid::default(),

@@ -81,8 +81,8 @@ const FOREIGN_COMMANDS: [(&[&str], &str); 8] = [
         "stolonctl failkeeper KEEPER with the keeper of the master has another one take over",
     ),
     (
-        &["pause", "resume", "maintenance"],
-        "there is no such mode: while no sentinel runs nothing is decided, so stop the sentinels and start them again afterwards",
+        &["maintenance", "disable", "enable"],
+        "stolonctl pause has nobody elected and nothing removed for a while, stolonctl resume ends that",
     ),
     (
         &["restart"],

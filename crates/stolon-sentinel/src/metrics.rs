@@ -22,6 +22,8 @@ pub struct Metrics {
     pub leader_count: Gauge<i64, AtomicI64>,
     /// How many things the last round left undone with a reason.
     pub holds: Gauge<i64, AtomicI64>,
+    /// 1 while this sentinel leads and an operator's pause holds.
+    pub paused: Gauge<i64, AtomicI64>,
     failovers: Failovers,
 }
 
@@ -137,6 +139,11 @@ impl Metrics {
             "stolon_sentinel_holds",
             "Number of things that the last round left undone, each with a reason in the log",
             metrics.holds.clone(),
+        );
+        registry.register(
+            "stolon_sentinel_paused",
+            "Set to 1 while this sentinel leads and an operator has paused the cluster",
+            metrics.paused.clone(),
         );
         metrics.failovers.register(registry);
         metrics

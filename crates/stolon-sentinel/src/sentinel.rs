@@ -137,6 +137,7 @@ impl Sentinel {
             Effect::Measure(Measure::Holds(count)) => {
                 self.metrics.holds.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
+            Effect::Measure(Measure::Paused(paused)) => _ = self.metrics.paused.set(paused.into()),
         }
     }
 

@@ -57,6 +57,8 @@ pub enum Point {
     CalledOff,
     /// An operator made a keeper fail.
     ForcedFailure,
+    /// An operator paused the cluster.
+    Paused,
     /// Data were removed under a keeper.
     DataLost,
     /// The cluster was whole again at the end.
@@ -65,7 +67,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 28] = [
+    pub const ALL: [Point; 29] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -92,6 +94,7 @@ impl Point {
         Point::UnknownOutcome,
         Point::CalledOff,
         Point::ForcedFailure,
+        Point::Paused,
         Point::DataLost,
         Point::Converged,
     ];

@@ -26,7 +26,7 @@ impl World {
         self.ledger.last_election = Some(now);
         let spec = &self.scenario.spec;
         let aftermath = Duration::from_millis(spec.fail * 3 + spec.convergence * 2) + Duration::from_secs(60);
-        if self.ledger.active_reasons == 0 && now.saturating_sub(self.ledger.last_reason) > aftermath {
+        if self.ledger.active_reasons == 0 && now.saturating_sub(self.last_reason(aftermath)) > aftermath {
             self.violate(Invariant::I9NoFalseFailover, || {
                 "another primary was elected for no reason".to_owned()
             });

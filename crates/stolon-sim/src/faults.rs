@@ -260,6 +260,12 @@ impl World {
                 self.kill_program(Program::Keeper(*keeper));
                 self.store.remove_keeper_report(&uid);
             }
+            Command::Pause(millis) => self.pause(&mut document, Duration::from_millis(*millis)),
+            Command::Resume => {
+                if let Some(cluster) = &mut document.cluster {
+                    cluster.pause = None;
+                }
+            }
             Command::Synchronous(limits) => {
                 let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
                     return;

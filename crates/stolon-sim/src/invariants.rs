@@ -8,6 +8,7 @@ use stolon_model::{ClusterData, ClusterDocument, InstanceUid, Lsn, ProxyReport};
 
 use crate::Time;
 use crate::coverage::Point;
+use crate::pause::LastPause;
 use crate::postgres::{BranchId, Condition, Histories, Position};
 use crate::world::World;
 
@@ -44,6 +45,8 @@ pub enum Invariant {
     I15NoLeaks,
     /// A cluster on which nothing happens is quiet.
     I18Quiescence,
+    /// While an operator's pause holds nobody is elected and nothing is removed.
+    PauseIsKept,
     /// A machine keeps its contract with the program around it.
     Contract,
 }
@@ -71,6 +74,7 @@ pub(crate) struct Ledger {
     /// Branches whose time was over when another one took over.
     past: Vec<BranchId>,
     before_write: Option<Rc<ClusterDocument>>,
+    pub(crate) last_pause: Option<LastPause>,
     pub(crate) elections: u32,
     pub(crate) last_election: Option<Time>,
     /// The last election was one of synchronous mode.
@@ -536,6 +540,7 @@ impl World {
         if next.proxy.generation < last.proxy.generation {
             self.violate(Invariant::I12Document, || "the generation of the proxies went back".to_owned());
         }
+        self.check_pause(from, &last, &next);
         let (old, new) = (&last.cluster.status.primary, &next.cluster.status.primary);
         if let (Some(old), Some(new)) = (old, new)
             && old != new

@@ -15,6 +15,7 @@ mod feed;
 mod host;
 mod invariants;
 mod keeper;
+mod pause;
 mod postgres;
 mod proxy;
 mod random;

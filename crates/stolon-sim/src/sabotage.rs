@@ -38,11 +38,13 @@ pub enum Guard {
     StartGate,
     /// Nobody acts on cluster data that are older than those that somebody has served under.
     Rollback,
+    /// Nobody is elected and nothing removed while an operator's pause holds.
+    Pause,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 11] = [
+    pub const ALL: [Guard; 12] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -54,6 +56,7 @@ impl Guard {
         Guard::DestroyWarrant,
         Guard::StartGate,
         Guard::Rollback,
+        Guard::Pause,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -70,6 +73,7 @@ impl Guard {
             Guard::DestroyWarrant => &[0],
             Guard::StartGate => &[6, 17],
             Guard::Rollback => &[11, 40],
+            Guard::Pause => &[11, 42],
         };
         let synchronous = match self {
             Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
@@ -162,6 +166,15 @@ impl World {
                 let reports = seen.keepers.values_mut().map(Rc::make_mut);
                 for state in reports.filter_map(|report| report.postgres_state.as_mut()) {
                     state.lsn = state.lsn.max(lsn);
+                }
+            }
+            Guard::Pause => {
+                if let Some((document, _)) = &mut seen.document
+                    && let Some(cluster) = &mut Rc::make_mut(document).cluster
+                    && let Some(pause) = &mut cluster.pause
+                {
+                    // Its time seems to be over.
+                    pause.until = pause.since;
                 }
             }
             Guard::Rollback => {

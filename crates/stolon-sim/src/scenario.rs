@@ -198,6 +198,10 @@ pub enum Command {
     FailKeeper(u8),
     /// `removekeeper`, after the keeper was stopped; it starts again, as a new one, when the fault ends.
     RemoveKeeper(u8),
+    /// `pause` for so many milliseconds.
+    Pause(u64),
+    /// `resume`.
+    Resume,
     /// `update --patch` that switches synchronous replication.
     Synchronous(Option<(u16, u16)>),
     /// `update --patch` of `pgParameters` that needs a reload.
@@ -318,7 +322,7 @@ impl Scenario {
 
     fn draw_command(&self, random: &mut Random) -> Command {
         let keeper = random.below(self.keepers.into()) as u8;
-        match random.below(6) {
+        match random.below(9) {
             0 | 1 => Command::FailKeeper(keeper),
             2 => Command::RemoveKeeper(keeper),
             3 => {
@@ -326,6 +330,8 @@ impl Scenario {
                 Command::Synchronous(Spec::draw_synchronous(random, most))
             }
             4 => Command::Parameters(random.below(200) as u8),
+            5 | 6 => Command::Pause(random.between(5_000, 90_000)),
+            7 => Command::Resume,
             _ => {
                 let timeout = random.between(3_000, 20_000);
                 Command::ProxyTimings(timeout, timeout / random.between(3, 6))

@@ -286,7 +286,12 @@ impl World {
 
     /// What a wall clock shows that nothing is wrong with.
     pub(crate) fn true_wall(&self) -> Timestamp {
-        wall_clock(self.now.as_millis() as i64)
+        self.true_wall_after(Duration::ZERO)
+    }
+
+    /// The same, `span` later.
+    pub(crate) fn true_wall_after(&self, span: Duration) -> Timestamp {
+        wall_clock((self.now + span).as_millis() as i64)
     }
 }
 

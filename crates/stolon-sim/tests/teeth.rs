@@ -39,5 +39,6 @@ teeth! {
     the_compensation_of_gaps_is_missed: GapCompensation;
     the_warrant_for_destruction_is_missed: DestroyWarrant;
     the_start_gate_is_missed: StartGate;
+    the_pause_is_missed: Pause;
     the_guard_against_a_store_that_goes_back_is_missed: Rollback;
 }

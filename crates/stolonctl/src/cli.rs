@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, promote, register, removekeeper,
-    settle, spec, status, update, version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, pause, promote, register,
+    removekeeper, settle, spec, status, update, version,
 };
 use crate::playground;
 
@@ -52,6 +52,10 @@ pub enum Command {
     Failkeeper(failkeeper::Args),
     /// Forget a keeper that does not come back
     Removekeeper(removekeeper::Args),
+    /// Elect nobody and remove nothing for a while
+    Pause(pause::Args),
+    /// End a pause
+    Resume(pause::ResumeArgs),
     /// Choose what to go on from after the store went back in time
     Settle(settle::Args),
     /// Read or write the whole cluster data document

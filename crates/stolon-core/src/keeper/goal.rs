@@ -500,14 +500,15 @@ fn slots(uid: &InstanceUid, instance: &Instance) -> BTreeSet<String> {
 }
 
 /// Raised limits must reach the standbys before the primary (PostgreSQL manual, "Hot Standby"); lowered ones
-/// reach a standby only as far as the WAL that it replays allows.
+/// reach a standby only as far as the WAL that it replays allows. Nothing is restarted for parameters while the cluster is paused; a pause
+/// that has lapsed is taken out of the cluster data by the sentinel.
 fn restart_policy(
     cluster: &ClusterData,
     spec: &EffectiveSpec,
     role: &InstanceRole,
     instance: &Instance,
 ) -> RestartPolicy {
-    if !spec.automatic_pg_restart {
+    if !spec.automatic_pg_restart || cluster.cluster.pause.is_some() {
         return RestartPolicy::Manual;
     }
     let waiting_for = |follower: &InstanceUid| {

@@ -175,4 +175,6 @@ pub enum Measure {
     RoundCompleted,
     /// This many things were left undone, each with a reason.
     Holds(usize),
+    /// Whether this sentinel leads and an operator's pause holds.
+    Paused(bool),
 }

@@ -15,6 +15,7 @@ pub(super) fn record(next: &mut ClusterData, sentinel: &SentinelUid, changes: &[
             Change::ClusterInitialized { .. } => "initialized",
             Change::PrimaryElected { .. } => "failover",
             Change::StandbyClusterPromoted { .. } => "promoted",
+            Change::PauseLapsed { .. } => "resumed",
             _ => continue,
         };
         let details = vec![change.to_string()];

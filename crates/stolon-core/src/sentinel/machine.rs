@@ -388,6 +388,8 @@ impl Machine {
             self.own_report.last = None;
         }
         out.push(Effect::Measure(Measure::Holds(holds.len())));
+        let paused = holds.iter().any(|hold| matches!(hold, Hold::Paused { .. }));
+        out.push(Effect::Measure(Measure::Paused(paused)));
         self.holds = holds;
     }
 

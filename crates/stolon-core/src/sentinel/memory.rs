@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::pause::PauseSighting;
 use stolon_model::{
     ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport, ProxyUid,
 };
@@ -27,6 +28,8 @@ pub struct Memory {
     pub registered: BTreeSet<KeeperUid>,
     /// The reports of keepers that were removed or forgotten: they prove no life any more.
     pub dismissed: BTreeMap<KeeperUid, InfoUid>,
+    /// The pause in the cluster data, whether or not it still holds.
+    pub pause: Option<PauseSighting>,
     /// The request of an operator to replace the primary.
     pub request: Option<Request>,
     /// Reports of keepers; also of those that should report and do not.
@@ -205,6 +208,7 @@ impl Memory {
             cluster_uid: self.cluster_uid,
             last_read: self.last_read,
             led: self.led,
+            pause: self.pause,
             trouble: self.trouble,
             proxies: self.proxies,
             epoch: self.epoch,

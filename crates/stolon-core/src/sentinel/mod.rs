@@ -18,6 +18,7 @@ mod init;
 mod joined;
 mod machine;
 mod memory;
+mod pause;
 mod proxy;
 mod reasons;
 mod removal;
@@ -50,6 +51,7 @@ pub use memory::{
     Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory, ProxySighting, Request,
     Stall,
 };
+pub use pause::PauseSighting;
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;
 use seen::Seen;
@@ -168,10 +170,11 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
         round.memory.trouble.clear();
         return round.decided(Wake::NEVER);
     }
+    let wake = round.honour_pause();
     round.register_keepers();
     round.see_instances();
     let verdicts = round.judge_keepers().or(round.judge_instances());
-    let wake = verdicts.or(round.follow_phase(uids));
+    let wake = wake.or(verdicts).or(round.follow_phase(uids));
     if round.is_broken() {
         return round.only_watched(wake);
     }

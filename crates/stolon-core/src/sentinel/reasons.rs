@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::ahead::Ahead;
 use crate::evidence::Evidence;
-use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, ProxyUid, Timeline};
+use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, Timeline};
 
 /// One thing that a round changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub enum Change {
     CommitsUnblocked { primary: InstanceUid },
     /// Commits no longer wait for standbys.
     SynchronousReplicationOff { primary: InstanceUid },
+    /// The time of an operator's pause is over.
+    PauseLapsed { pause: Pause },
 }
 
 /// Why a keeper counts as failed.
@@ -181,6 +183,10 @@ pub enum Hold {
     AwaitingSync { primary: InstanceUid, standbys: Vec<InstanceUid> },
     /// There is no standby, and no keeper that could make one.
     NoFreeKeeper,
+    /// An operator has paused the cluster.
+    Paused { pause: Pause },
+    /// The primary must be replaced, but not while the cluster is paused.
+    NotReplaced { primary: InstanceUid, because: PrimaryFault },
 }
 
 /// What is wrong with a document.
@@ -301,6 +307,7 @@ impl Display for Change {
             Self::SynchronousReplicationOff { primary } => {
                 write!(f, "commits on db {primary} no longer wait for standbys")
             }
+            Self::PauseLapsed { pause } => write!(f, "the pause {pause} is over"),
         }
     }
 }
@@ -510,6 +517,14 @@ impl Display for Hold {
             Self::NoFreeKeeper => f.write_str(
                 "there is no standby and no free keeper that could make one: start another keeper",
             ),
+            Self::Paused { pause } => write!(
+                f,
+                "the cluster is paused {pause}: nobody is elected, no keeper or db is removed, and no PostgreSQL is restarted for its \
+                 parameters; `stolonctl resume` ends the pause"
+            ),
+            Self::NotReplaced { primary, because } => {
+                write!(f, "db {primary} is not replaced while the cluster is paused, although {because}")
+            }
         }
     }
 }
@@ -568,6 +583,13 @@ impl Hold {
                 primary == other_primary
                     && std::mem::discriminant(because) == std::mem::discriminant(other_because)
                     && kinds(rejected) == kinds(other_rejected)
+            }
+            (
+                Self::NotReplaced { primary, because },
+                Self::NotReplaced { primary: other_primary, because: other_because },
+            ) => {
+                primary == other_primary
+                    && std::mem::discriminant(because) == std::mem::discriminant(other_because)
             }
             (this, other) => this == other,
         }

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use stolon_model::{FailOutcome, FailRequest, Instance, InstanceUid, Keeper, KeeperUid, Timestamp};
+use stolon_model::{FailOutcome, FailRequest, Instance, InstanceUid, Keeper, KeeperUid, Pause, Timestamp};
 
 use super::memory::Request;
+use super::pause::Standstill;
 use super::round::Round;
 use super::wake::Wake;
 use super::{Hold, Rejection};
@@ -21,7 +22,20 @@ impl Round<'_> {
         let asks = |keeper: &&Keeper| keeper.status.force_fail || keeper.status.fail_request.is_some();
         let asked: Vec<KeeperUid> =
             self.draft.keepers.values().filter(asks).map(|keeper| keeper.uid.clone()).collect();
+        if let Standstill::Holds(pause, _) = &self.seen.standstill {
+            asked.iter().for_each(|uid| self.refuse_request(uid, pause));
+            return Vec::new();
+        }
         asked.into_iter().filter(|uid| self.take_request(uid)).collect()
+    }
+
+    /// A request that comes while the cluster is paused, or was under way when the pause began, comes to nothing: whoever paused
+    /// the cluster counts on it.
+    fn refuse_request(&mut self, uid: &KeeperUid, pause: &Pause) {
+        self.draft.take_force_fail(uid);
+        let why = format!("the cluster is paused {pause}; stolonctl resume ends the pause");
+        self.draft.conclude_request(uid, FailOutcome::Nothing, why);
+        self.tidy_request(uid);
     }
 
     /// Take the request about a keeper, once. True if the keeper counts as failed in this round.

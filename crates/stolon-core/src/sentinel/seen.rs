@@ -6,6 +6,7 @@ use std::time::Duration;
 use stolon_model::{ClusterData, EffectiveSpec, InfoUid, InstanceUid, KeeperReport, KeeperUid, ProxyUid};
 
 use super::memory::Memory;
+use super::pause::Standstill;
 use super::wake::{Limit, Wake};
 use super::{Now, Standing, View};
 
@@ -45,6 +46,8 @@ pub(super) struct Seen<'a> {
     pub working: BTreeMap<&'a InstanceUid, Working<'a>>,
     /// Proxies that may be forwarding, sorted.
     pub active_proxies: Vec<ProxyUid>,
+    /// Whether an operator's pause holds.
+    pub standstill: Standstill,
     /// When the first of these reports ceases to be fresh, or to prove that a proxy may be forwarding.
     pub wake: Wake,
 }
@@ -64,6 +67,9 @@ impl<'a> Seen<'a> {
         }
         let hearing = if is_first || gap.is_some() { Hearing::Interrupted } else { Hearing::Constant };
         memory.last_read = memory.last_read.max(Some(view.heard()));
+        let pause = view.cluster.data().cluster.pause.as_ref();
+        // Not when the view was read: what is told may be newer than what was last asked for.
+        let standstill = memory.see_pause(pause, arrived, now.wall);
         let mut seen = Seen {
             view,
             spec,
@@ -75,6 +81,7 @@ impl<'a> Seen<'a> {
             in_charge: BTreeMap::new(),
             working: BTreeMap::new(),
             active_proxies: Vec::new(),
+            standstill,
             wake: Wake::NEVER,
         };
         seen.see_keepers(&mut memory);

@@ -45,6 +45,7 @@ impl Round<'_> {
     pub fn adjust_standbys(&mut self, primary: &InstanceUid, census: &Census, uids: &mut dyn UidSource) {
         let wanted = usize::from(self.seen.spec.max_standbys_per_sender);
         match census.good.len().checked_sub(wanted) {
+            Some(_) if self.is_paused() => {}
             Some(surplus) => self.remove_surplus(primary, &census.good, surplus),
             None => self.add_standbys(primary, census, wanted, uids),
         }

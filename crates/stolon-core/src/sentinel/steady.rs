@@ -11,7 +11,9 @@ use super::{BrokenDocument, Hold, UidSource};
 impl Round<'_> {
     /// The order counts: later steps see what earlier ones did.
     pub fn keep_steady(&mut self, uids: &mut dyn UidSource) -> Wake {
-        self.forget_dead_keepers();
+        if !self.is_paused() {
+            self.forget_dead_keepers();
+        }
         let Some(primary) = self.draft.primary().cloned() else {
             let named = self.draft.cluster.status.primary.clone();
             self.hold(Hold::BrokenDocument { what: BrokenDocument::PrimaryMissing { primary: named } });
@@ -20,6 +22,10 @@ impl Round<'_> {
         self.forget_handover_of_others(&primary);
         self.forget_request_of_others(&primary);
         let wake = match self.judge_primary(&primary) {
+            Verdict::Goes(because) if self.is_paused() => {
+                self.hold(Hold::NotReplaced { primary: primary.uid.clone(), because });
+                Wake::NEVER
+            }
             Verdict::Goes(because) => match self.replace(&primary, because) {
                 Replacement::Elected(successor) => {
                     self.list_followers(&primary.uid, &successor);
@@ -63,7 +69,7 @@ impl Round<'_> {
 
     /// Look after the standbys of a primary that works and has reached its generation.
     fn tend_standbys(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
-        let wake = self.remove_unusable(primary);
+        let wake = if self.is_paused() { Wake::NEVER } else { self.remove_unusable(primary) };
         let census = self.count_standbys(primary);
         self.draft.mark_ready(&census.good);
         if self.wants_synchronous() {

@@ -456,6 +456,13 @@ fn restarts_wait_for_the_operator_or_happen_in_order() {
 
     cluster.cluster.spec.automatic_pg_restart = Some(true);
     assert_eq!(planned(&cluster, &pending(&["max_connections"], &cluster)), RESTART);
+    cluster.cluster.pause = Some(stolon_model::Pause::default());
+    assert_eq!(
+        planned(&cluster, &pending(&["max_connections"], &cluster)),
+        "slots:stolon_pp commit:3",
+        "not while the cluster is paused"
+    );
+    cluster.cluster.pause = None;
     assert_eq!(
         planned(&cluster, &pending(&["recovery_target_timeline"], &cluster)),
         "slots:stolon_pp commit:3"

@@ -11,6 +11,7 @@ mod failover;
 mod initialise;
 mod machine;
 mod more;
+mod pause;
 mod properties;
 mod proxies;
 mod requests;

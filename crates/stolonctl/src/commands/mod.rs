@@ -7,6 +7,7 @@ pub mod edit_spec;
 pub mod failkeeper;
 pub mod history;
 pub mod init;
+pub mod pause;
 pub mod promote;
 pub mod register;
 pub mod removekeeper;
@@ -41,6 +42,8 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Promote(args)) => promote::run(common, &args).await,
         Some(Command::Failkeeper(args)) => failkeeper::run(common, &args).await,
         Some(Command::Removekeeper(args)) => removekeeper::run(common, &args).await,
+        Some(Command::Pause(args)) => pause::run(common, args).await,
+        Some(Command::Resume(args)) => pause::resume(common, &args).await,
         Some(Command::Settle(args)) => settle::run(common, &args).await,
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),

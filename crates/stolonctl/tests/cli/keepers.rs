@@ -185,3 +185,43 @@ fn promote_makes_a_standby_cluster_take_writes() {
     let said = "cluster spec role already set to master\n".to_owned();
     assert_eq!(run, Run { code: Some(0), stdout: String::new(), stderr: said });
 }
+
+#[test]
+fn a_pause_says_who_why_and_until_when_and_is_ended() {
+    let ctl = two_keepers();
+    let run = ctl.run(&["pause", "--for", "90m", "--reason", "new\nswitches"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""));
+    assert!(run.stderr.starts_with("the cluster is paused until "), "{}", run.stderr);
+    let pause = ctl.document().cluster.unwrap().pause.unwrap();
+    assert_eq!(pause.until.instant().duration_since(pause.since.instant()).as_secs(), 90 * 60);
+    assert_eq!(pause.reason, "new switches");
+    assert!(pause.operator.contains('@'), "{}", pause.operator);
+
+    let status = ctl.run(&["status"]);
+    let first = status.stdout.lines().next().unwrap();
+    assert_eq!(first, format!("the cluster is paused {pause}: nobody would be elected now"));
+    let check = ctl.run(&["status", "--check"]);
+    assert!(check.stdout.contains(first), "{}", check.stdout);
+    assert_ne!(check.code, Some(0));
+    let json: serde_json::Value = serde_json::from_str(&ctl.run(&["status", "-f", "json"]).stdout).unwrap();
+    assert_eq!(json["cluster"]["paused"]["reason"], "new switches");
+
+    let resumed = ctl.run(&["resume"]);
+    assert_eq!((resumed.code, resumed.stderr), (Some(0), format!("the pause {pause} is over\n")));
+    assert_eq!(ctl.document().cluster.unwrap().pause, None);
+    assert_eq!(ctl.run(&["resume"]).stderr, "the cluster is not paused\n");
+    let history = ctl.document().cluster.unwrap().status.history.unwrap();
+    let commands: Vec<&str> = history.iter().map(|entry| entry.what.as_str()).collect();
+    assert_eq!(commands, [format!("pause {pause}").as_str(), "resume"]);
+}
+
+#[test]
+fn a_pause_is_neither_endless_nor_nothing() {
+    let ctl = two_keepers();
+    for span in ["0s", "169h"] {
+        let hint = "hint: --for 1h0m0s is the default; a pause can be asked for again before it is over\n";
+        let told = format!("a pause lasts longer than nothing and at most 7 days\n{hint}");
+        ctl.refused(&["pause", "--for", span], 2, &told);
+    }
+    assert_eq!(ctl.document().cluster.unwrap().pause, None);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stolon_model::{Empty, FailOutcome, Keeper, KeeperReport, KeeperStatus, KeeperUid, Timestamp};
+use stolon_model::{Empty, FailOutcome, Keeper, KeeperReport, KeeperStatus, KeeperUid, Pause, Timestamp};
 
 use super::Draft;
 use crate::sentinel::joined::joined;
@@ -72,6 +72,13 @@ impl Draft<'_> {
             request.outcome = Some(outcome);
             request.because = because;
             request.decided_at = self.wall;
+        }
+    }
+
+    /// A pause has lapsed.
+    pub fn end_pause(&mut self, pause: &Pause) {
+        if self.data.cluster.pause.take().is_some() {
+            self.note(Change::PauseLapsed { pause: pause.clone() });
         }
     }
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 use stolon_core::condition::{Evidence, Finding, findings};
 use stolon_core::sentinel::violations;
 use stolon_model::{
-    ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, SentinelUid, Timestamp, UsableCluster,
+    ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, Pause, SentinelUid, Timestamp,
+    UsableCluster,
 };
 use stolon_runtime::Failure;
 use stolon_store::Versioned;
@@ -87,9 +88,41 @@ pub struct ClusterLine {
     pub master_keeper_uid: String,
     /// The primary; empty when there is none.
     pub master_db_uid: String,
+    /// The pause that an operator asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<PausedLine>,
     /// What troubles the cluster, one sentence each: why there is no failover, for example.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+}
+
+/// Nobody is elected for a while.
+#[derive(Clone, Debug, Serialize)]
+pub struct PausedLine {
+    /// When it began.
+    pub since: String,
+    /// When it lapses.
+    pub until: String,
+    /// Who asked for it.
+    pub operator: String,
+    /// The reason that was given.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// All of it, for people.
+    #[serde(skip)]
+    pub sentence: String,
+}
+
+impl From<&Pause> for PausedLine {
+    fn from(pause: &Pause) -> PausedLine {
+        PausedLine {
+            since: pause.since.to_string(),
+            until: pause.until.to_string(),
+            operator: pause.operator.clone(),
+            reason: pause.reason.clone(),
+            sentence: Finding::Paused(pause.clone()).to_string(),
+        }
+    }
 }
 
 /// Ask everything at once; the first failure, in this order, is the answer.
@@ -178,6 +211,7 @@ fn cluster_line(
             .map(|instance| instance.spec.keeper_uid.to_string())
             .unwrap_or_default(),
         master_db_uid: primary.to_string(),
+        paused: data.cluster.pause.as_ref().map(PausedLine::from),
         problems: activity::of_cluster(cluster, reports, holds, findings),
     }
 }

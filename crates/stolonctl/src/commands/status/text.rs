@@ -1,4 +1,4 @@
-//! The text of `status`, byte for byte as scripts know it; what is ours comes after it.
+//! The text of `status`, byte for byte as scripts know it; what is ours comes after it, but for a pause, which comes first.
 
 use super::gather::{KeeperLine, Status};
 use super::instances::rounded;
@@ -9,6 +9,10 @@ use crate::table::{Alignment, RowEnd, render as table};
 /// The whole text.
 pub fn render(status: &Status, style: Style) -> String {
     let mut page = Page { out: String::new(), style };
+    if let Some(paused) = &status.cluster.paused {
+        let line = style.line(Tone::Attention, &paused.sentence);
+        page.out.push_str(&format!("{line}\n\n"));
+    }
     page.title("=== Active sentinels ===");
     let rows: Vec<_> =
         status.sentinels.iter().map(|line| vec![line.uid.clone(), line.leader.to_string()]).collect();
