@@ -203,11 +203,7 @@ impl Round<'_> {
         let waits_for = self.wants_synchronous().then(|| successors_list(old, successor));
         let blocks =
             self.seen.spec.min_synchronous_standbys > 0 && waits_for.as_ref().is_some_and(Vec::is_empty);
-        // They hold what the old primary acknowledged, and the new one waits for them from its promotion on: should it fail before it has
-        // acknowledged anything, each of them may take over.
-        let waits = |uid: &InstanceUid| waits_for.iter().flatten().any(|it| it == uid);
-        let known = synchronous_holders(old).into_iter().filter(waits).collect();
-        let new = NewPrimary { role, follow, waits_for, known, blocks };
+        let new = NewPrimary { role, follow, waits_for, blocks };
         self.draft.elect(&old.uid, successor, new, because);
     }
 

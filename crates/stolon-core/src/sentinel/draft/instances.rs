@@ -29,8 +29,6 @@ pub(in crate::sentinel) struct NewPrimary {
     pub follow: Option<FollowConfig>,
     /// The standbys that commits wait for; none in asynchronous mode.
     pub waits_for: Option<Vec<InstanceUid>>,
-    /// Those of them that hold every acknowledged commit.
-    pub known: Vec<InstanceUid>,
     /// Whether commits block until there is such a standby.
     pub blocks: bool,
 }
@@ -116,7 +114,6 @@ impl Draft<'_> {
         spec.follow_config = new.follow;
         spec.synchronous_replication = new.waits_for.is_some();
         spec.external_synchronous_standbys = new.waits_for.as_ref().map(|_| fake_standby(new.blocks));
-        instance.status.synchronous_standbys = (!new.known.is_empty()).then_some(new.known);
         spec.synchronous_standbys = new.waits_for;
         let (keeper, lsn) = (spec.keeper_uid.clone(), instance.status.lsn);
         self.note(Change::PrimaryElected { from: from.clone(), to: to.clone(), keeper, lsn, because });
