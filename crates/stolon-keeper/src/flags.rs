@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use stolon_core::keeper::StoreCommands;
-use stolon_postgres::{AuthMethod, Credentials, PeerTls};
+use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
 use stolon_runtime::{CommonArgs, UsageError, go_bool};
 
 use crate::allowed_commands::allowed_commands;
 use crate::directory_access::close_to_others;
 use crate::password_files::{PasswordFile, without_line_end};
 use crate::peer_flags::PeerFlags;
+use crate::tablespace_mapping::tablespace_mapping;
 
 /// A keeper runs one PostgreSQL for a cluster.
 #[derive(Debug, clap::Parser)]
@@ -100,6 +101,11 @@ pub struct Flags {
     #[command(flatten)]
     peers: PeerFlags,
 
+    /// Where this keeper puts the tablespaces that it copies: a comma-separated list of OLD=NEW, absolute paths; each holds for what lies
+    /// below OLD, too
+    #[arg(long, default_value = "", value_name = "LIST", hide_default_value = true)]
+    tablespace_mapping: String,
+
     /// File of the commands, libraries and the like that the cluster data may name, a "name = value" on each line; whatever else they name
     /// is not used (default: everything is)
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
@@ -154,6 +160,8 @@ pub struct KeeperOptions {
     pub password_files: Vec<PasswordFile>,
     /// How the PostgreSQL of others is connected to.
     pub tls: PeerTls,
+    /// `--tablespace-mapping`.
+    pub tablespace_mapping: TablespaceMapping,
     /// `--allowed-commands`.
     pub commands: StoreCommands,
     /// `--can-be-master`.
@@ -245,6 +253,7 @@ impl Flags {
             superuser,
             replication,
             password_files,
+            tablespace_mapping: tablespace_mapping(&self.tablespace_mapping)?,
             commands: allowed_commands(&self.allowed_commands, peers.tls.mode)?,
             tls: peers.tls,
             can_be_primary: self.can_be_master,

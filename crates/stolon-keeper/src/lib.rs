@@ -13,6 +13,7 @@ mod metrics;
 mod password_files;
 mod peer_flags;
 mod state_files;
+mod tablespace_mapping;
 mod voice;
 
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         superuser: options.superuser.clone(),
         replication: options.replication.clone(),
         tls: options.tls.clone(),
+        tablespace_mapping: options.tablespace_mapping.clone(),
         log: LogSink::new(stolon_runtime::write_log_line),
     });
     let local_method = postgres.local_method();

@@ -17,6 +17,7 @@ use crate::limit::Limit;
 use crate::local::{BaseBackup, LocalPostgres, ProgressSender};
 use crate::quote::{self, PgpassHost};
 use crate::server::previous_server_lingers;
+use crate::tablespaces::{self, Space};
 
 /// Where a copy is made while the old data is still of use; no other program looks there.
 const NEW_DIRECTORY: &str = "postgres.new";
@@ -53,15 +54,35 @@ impl LocalPostgres {
         self.port_must_be_free(limit).await?;
         let (directory, old_data) = (self.data_directory(), backup.old_data);
         let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
-        let room = self.removing(move |directory| make_room(directory, beside, old_data)).await?;
-        let Room { target, wal_elsewhere } = room;
+        let major = self.version(limit).await?.major;
+        let spaces = self.tablespaces_of(&backup.source, limit).await.unwrap_or_default();
+        let (server, theirs) = (self.clone(), spaces.clone());
+        let room = self.removing(move |directory| {
+            server.refuse_foreign(&theirs, major)?;
+            make_room(directory, beside, old_data)
+        });
+        let Room { target, wal_elsewhere } = room.await?;
         if target == directory {
             self.remove_data(limit).await?;
         }
-        let copied = self.run_base_backup(backup, &target, wal_elsewhere, progress, limit).await;
-        if let Err(error) = copied {
+        let (server, theirs) = (self.clone(), spaces.clone());
+        let begins_anew = target == directory;
+        self.removing(move |_| {
+            if begins_anew {
+                server.begin_record()?;
+            }
+            server.claim(&theirs, major)
+        })
+        .await?;
+        let room = Room { target: target.clone(), wal_elsewhere };
+        if let Err(error) = self.run_base_backup(backup, room, &spaces, progress, limit).await {
             if target != directory {
-                self.removing(move |_| remove_tree(&target)).await?;
+                let server = self.clone();
+                self.removing(move |_| {
+                    remove_tree(&target)?;
+                    server.clear_tablespaces(&target)
+                })
+                .await?;
             }
             return Err(error);
         }
@@ -79,8 +100,8 @@ impl LocalPostgres {
     async fn run_base_backup(
         &self,
         backup: &BaseBackup,
-        target: &Path,
-        wal_elsewhere: Option<PathBuf>,
+        Room { target, wal_elsewhere }: Room,
+        spaces: &[Space],
         progress: &ProgressSender,
         limit: &Limit,
     ) -> Result<()> {
@@ -101,6 +122,9 @@ impl LocalPostgres {
         }
         if let Some(elsewhere) = wal_elsewhere {
             tool = tool.arg("--waldir").arg(elsewhere);
+        }
+        for mapping in spaces.iter().filter_map(Space::mapping) {
+            tool = tool.arg("--tablespace-mapping").arg(mapping);
         }
         tool.run(limit, |line| follow(line, progress)).await?.success_of_copy("pg_basebackup").map(|_| ())
     }
@@ -168,10 +192,12 @@ impl LocalPostgres {
         self.must_be_stopped(limit).await?;
         limit.check("removing the data")?;
         let beside = self.inner.options.keeper_directory.join(NEW_DIRECTORY);
+        let server = self.clone();
         self.removing(move |directory| {
             remove_tree(&beside)?;
             remove_tree(&directory.with_extension(ASIDE))?;
-            clear_elsewhere(directory)?;
+            server.clear_tablespaces(directory)?;
+            clear_linked_wal(directory)?;
             remove_tree(directory)
         })
         .await
@@ -271,7 +297,7 @@ fn can_be_exchanged(directory: &Path) -> bool {
         && !is_mount_point(directory)
         && !is_link(&directory.join("pg_wal"))
         && !is_link(&directory.join("pg_xlog"))
-        && tablespaces(directory).is_empty()
+        && tablespaces::linked(directory).is_empty()
 }
 
 /// Also a directory of the same file system that is bound there, whose device tells nothing (Linux 5.8 and newer say so).
@@ -282,11 +308,6 @@ fn is_mount_point(directory: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     let parent = directory.parent().unwrap_or(Path::new("/"));
     is_root || device(directory).is_some_and(|own| device(parent) != Some(own))
-}
-
-fn tablespaces(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory.join("pg_tblspc")) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
 }
 
 /// Puts `new` in the place of `old`: in one step where the file system can. Afterwards the old data, if any, is at `new`.
@@ -308,20 +329,8 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
     sync_parent(old)
 }
 
-/// Empties what belongs to an instance but lies outside of it: tablespaces (only the directory of its own catalogue version) and
-/// a linked `pg_wal`.
-fn clear_elsewhere(directory: &Path) -> Result<()> {
-    let version = crate::data_directory::data_version(directory).ok().flatten();
-    if let Some(version) = version {
-        let own = format!("PG_{version}_");
-        for space in tablespaces(directory) {
-            for entry in std::fs::read_dir(&space).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(&own) {
-                    remove_tree(&entry.path())?;
-                }
-            }
-        }
-    }
+/// Empties a linked `pg_wal`.
+fn clear_linked_wal(directory: &Path) -> Result<()> {
     for name in ["pg_wal", "pg_xlog"] {
         let link = directory.join(name);
         if std::fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.is_symlink())
@@ -334,7 +343,7 @@ fn clear_elsewhere(directory: &Path) -> Result<()> {
 }
 
 /// Removes a directory with all below it. Of a mount point or a link, its content.
-fn remove_tree(path: &Path) -> Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

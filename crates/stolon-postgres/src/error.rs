@@ -121,6 +121,12 @@ pub enum PostgresError {
         /// Where it should be.
         kept: PathBuf,
     },
+    /// A tablespace cannot be copied to its place. Nothing was touched.
+    #[error("the directory {} of a tablespace holds what this keeper has not put there", directory.display())]
+    ForeignTablespace {
+        /// Where the tablespace would be.
+        directory: PathBuf,
+    },
     /// Something on disk or in an answer is not what it must be.
     #[error("{0}")]
     Invalid(String),
@@ -201,6 +207,10 @@ impl PostgresError {
             }
             Self::CannotBeSetAside { .. } => Some(
                 "move the data away by hand, or agree to lose them: stolonctl init makes the cluster anew and has keepers overwrite"
+                    .to_owned(),
+            ),
+            Self::ForeignTablespace { .. } => Some(
+                "look at what it holds and empty it if nobody needs that, or put the tablespace elsewhere here with --tablespace-mapping"
                     .to_owned(),
             ),
             _ => None,

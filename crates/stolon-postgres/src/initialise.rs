@@ -48,6 +48,8 @@ impl LocalPostgres {
         if options.data_checksums {
             tool = tool.arg("--data-checksums");
         }
+        let server = self.clone();
+        self.on_disk("writing down the tablespaces", limit, move || server.begin_record()).await?;
         let done = tool.output(limit).await;
         if done.is_err() {
             self.remove_data(&Limit::for_tidying_up()).await?;
@@ -61,11 +63,12 @@ impl LocalPostgres {
     pub async fn restore(&self, command: &str, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         self.port_must_be_free(limit).await?;
-        let directory = self.data_directory();
+        let (directory, server) = (self.data_directory(), self.clone());
         let make = move || {
             let mut private = std::fs::DirBuilder::new();
             let made = private.recursive(true).mode(0o700).create(&directory);
-            made.map_err(PostgresError::io("create", &directory))
+            made.map_err(PostgresError::io("create", &directory))?;
+            server.begin_record()
         };
         self.on_disk("making the data directory", limit, make).await?;
         let directory = self.data_directory();

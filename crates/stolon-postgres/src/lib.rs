@@ -36,6 +36,7 @@ mod settings_check;
 mod slots;
 mod socket;
 pub mod source;
+mod tablespaces;
 mod tls;
 mod trial;
 
@@ -51,5 +52,6 @@ pub use log_sink::LogSink;
 pub use sample::parse_history;
 pub use server::ServerState;
 pub use source::{SourceFacts, SourceProblem, WeakProof};
+pub use tablespaces::TablespaceMapping;
 pub use tls::{PeerTls, SslMode};
 pub use trial::parse_setting;

@@ -25,6 +25,7 @@ use crate::log_sink::LogSink;
 use crate::process::{TOOL_OF, Tool};
 use crate::quote::{self, PgpassHost};
 use crate::server::ServerState;
+use crate::tablespaces::TablespaceMapping;
 use crate::tls::PeerTls;
 
 /// What does not change while a keeper runs.
@@ -46,6 +47,8 @@ pub struct Options {
     pub replication: Credentials,
     /// How the PostgreSQL of others is connected to.
     pub tls: PeerTls,
+    /// Where their tablespaces are put here.
+    pub tablespace_mapping: TablespaceMapping,
     /// Gets the server's log.
     pub log: LogSink,
 }
@@ -204,10 +207,14 @@ impl LocalPostgres {
         Ok(version)
     }
 
+    /// Of the binaries, if it was asked for before.
+    pub(crate) fn known_version(&self) -> Option<Version> {
+        self.inner.version.lock().as_ref().map(|(_, version)| *version)
+    }
+
     /// What stands at PGDATA. May wait for the disk.
     pub fn facts(&self) -> Result<Data> {
-        let binaries = self.inner.version.lock().as_ref().map(|(_, version)| *version);
-        data_directory::examine(&self.data_directory(), binaries)
+        data_directory::examine(&self.data_directory(), self.known_version())
     }
 
     /// `pg_controldata` of PGDATA.

@@ -81,7 +81,16 @@ pub(crate) struct Line<S> {
     pub(crate) binding: Binding,
 }
 
-/// A connection of a wal sender.
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// Commands of replication.
+    WalSender,
+    /// SQL, in the database `postgres`.
+    Database,
+}
+
+/// A connection that speaks the simple protocol.
 pub(crate) struct ReplicationConnection<S> {
     stream: S,
 }
@@ -97,13 +106,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ReplicationConnection<S> {
         line: Line<S>,
         who: &Credentials,
         application_name: &str,
+        session: Session,
     ) -> Result<Self, Failure> {
         let Line { stream, peer, binding } = line;
         let mut connection = Self { stream };
         let mut buffer = BytesMut::new();
         let parameters = [
             ("user", who.username.as_str()),
-            ("replication", "true"),
+            match session {
+                Session::WalSender => ("replication", "true"),
+                Session::Database => ("database", "postgres"),
+            },
             ("application_name", application_name),
         ];
         frontend::startup_message(parameters, &mut buffer)?;

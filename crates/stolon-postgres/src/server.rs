@@ -150,6 +150,7 @@ impl LocalPostgres {
             read_lines(stderr, |line| server.hear(line)).await;
         });
         tokio::spawn(self.clone().supervise(child, listener));
+        tokio::spawn(self.clone().keep_record());
         Ok(pid)
     }
 

@@ -12,7 +12,7 @@ use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::quote;
-use crate::replication::{Binding, Failure, Line, Peer, ReplicationConnection, Row};
+use crate::replication::{Binding, Failure, Line, Peer, ReplicationConnection, Row, Session};
 use crate::tls::{self, Connected, PeerTls, SslMode, Stream};
 
 /// What a source said about itself.
@@ -159,6 +159,8 @@ impl SourceProblem {
 
 /// SQLSTATE `invalid_authorization_specification`: no line of `pg_hba.conf` admits the connection.
 const INVALID_AUTHORIZATION: &str = "28000";
+/// How long a server may take to answer one question.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
 const SLOT_POLL: Duration = Duration::from_millis(100);
 
 impl LocalPostgres {
@@ -217,7 +219,8 @@ impl LocalPostgres {
         // Where it cannot be asked for a slot, the copy itself finds out.
         let slot_to_read = slot.filter(|_| version.has_read_replication_slot());
         let look = async {
-            let mut connection = log_in(source, replication, &self.inner.options.tls).await?;
+            let mut connection =
+                log_in(source, replication, &self.inner.options.tls, Session::WalSender).await?;
             let identity = connection.query("IDENTIFY_SYSTEM").await?;
             let facts = facts_of(&identity)?;
             let slots = match slot_to_read {
@@ -247,6 +250,19 @@ impl LocalPostgres {
             Ok(_) => {}
         }
         Ok(facts)
+    }
+
+    /// Asks a source by SQL, as the superuser.
+    pub(crate) async fn ask_source(&self, source: &Upstream, sql: &str, limit: &Limit) -> Result<Vec<Row>> {
+        let address = format!("{}:{}", source.host, source.port);
+        let superuser = &self.inner.options.superuser;
+        let ask = async {
+            let tls = &self.inner.options.tls;
+            log_in(source, superuser, tls, Session::Database).await?.query(sql).await
+        };
+        let answered =
+            limit.at_most(ASK_LIMIT).guard(&format!("asking PostgreSQL at {address}"), ask).await?;
+        answered.map_err(|failure| failure.into_problem(address, &superuser.username).into())
     }
 
     /// [`LocalPostgres::examine_source`] again and again while only the slot is missing; its keeper makes it once
@@ -284,7 +300,8 @@ impl LocalPostgres {
         let stream = self.dial(limit).await?;
         let ask = async {
             let line = Line { stream, peer: Peer::Ours, binding: Binding::Impossible };
-            let mut connection = ReplicationConnection::new(line, superuser, "stolon-keeper").await?;
+            let mut connection =
+                ReplicationConnection::new(line, superuser, "stolon-keeper", Session::WalSender).await?;
             facts_of(&connection.query("IDENTIFY_SYSTEM").await?)
         };
         limit.guard(WHAT, ask).await?.map_err(|failure| {
@@ -315,6 +332,7 @@ async fn log_in(
     source: &Upstream,
     who: &Credentials,
     tls: &PeerTls,
+    session: Session,
 ) -> Result<ReplicationConnection<Box<dyn Stream>>, Failure> {
     let peer = Peer::Unproven(who.protocol(source.passwords));
     let over = async |tls: &PeerTls| {
@@ -326,7 +344,8 @@ async fn log_in(
             Some(hash) => Binding::Possible(hash),
             None => Binding::Impossible,
         };
-        ReplicationConnection::new(Line { stream, peer, binding }, who, &source.application_name).await
+        ReplicationConnection::new(Line { stream, peer, binding }, who, &source.application_name, session)
+            .await
     };
     match over(tls).await {
         Err(Failure::Server { code, .. }) if code == INVALID_AUTHORIZATION && tls.mode == SslMode::Prefer => {

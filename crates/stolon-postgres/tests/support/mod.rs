@@ -176,6 +176,7 @@ impl Instance {
             superuser: credentials("stolon", &passwords.superuser),
             replication: credentials("repluser", &passwords.replication),
             tls: PeerTls::default(),
+            tablespace_mapping: TablespaceMapping::default(),
             log: LogSink::new(|line| eprintln!("{line}")),
         };
         change(&mut options);
