@@ -460,9 +460,12 @@ impl World {
         if deposed {
             self.coverage.reached(Point::DeposedPrimaryRan);
         }
-        if self.misses_what_it_reported(keeper, from) {
+        if self.misses_what_is_known(keeper, from) {
             self.violate(Invariant::I8PromotedHoldsEverything, || {
-                format!("k{keeper} is promoted at {} and had reported more: its host was set back", from.lsn)
+                format!(
+                    "k{keeper} is promoted at {} and held more by the cluster data: its host was set back",
+                    from.lsn
+                )
             });
         }
         if !self.ledger.synchronous {

@@ -8,7 +8,7 @@ use crate::keeper::StateFiles;
 use crate::postgres::{Condition, DataDirectory, Position};
 use crate::world::World;
 
-/// Nobody notices that a host stands so little below what it has reported: after a restart a standby shows somewhat less than it has
+/// Nobody notices that a standby stands so little below what the cluster data say: after a restart it shows somewhat less than it has
 /// received.
 const UNNOTICED: u64 = 512 * 1024;
 
@@ -24,8 +24,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct SetBack {
     /// Where its PostgreSQL was.
     before: Position,
-    /// Where its last report said that it was.
-    reported: Lsn,
+    /// Where it was by the cluster data.
+    known: Lsn,
 }
 
 impl World {
@@ -43,37 +43,36 @@ impl World {
         }
     }
 
-    /// The host is set back to its snapshot, if it is still a standby and somebody else has everything. What it has acknowledged since its last
-    /// report is known to nobody, so it must not be what makes the difference.
+    /// The host is set back to its snapshot, if it is still a standby and somebody else has everything. What it has acknowledged since a
+    /// sentinel read its report is known to nobody, so it must not be what makes the difference.
     pub(crate) fn restore_snapshot(&mut self, keeper: u8) {
         let Some(Snapshot { data, files }) = self.snapshots.remove(&keeper) else { return };
         let now = self.postgres[usize::from(keeper)].data.as_ref();
         let before = now.filter(|data| data.kind == DataKind::Standby).map(DataDirectory::durable);
         let Some(before) = before.filter(|_| self.is_elsewhere(keeper)) else { return };
-        let is_noticed = |reported: &Lsn| reported.0.saturating_sub(data.written.lsn.0) > UNNOTICED;
-        let Some(reported) = self.reported_position(keeper).filter(is_noticed) else { return };
+        let is_noticed = |known: &Lsn| known.0.saturating_sub(data.written.lsn.0) > UNNOTICED;
+        let Some(known) = self.known_position(keeper).filter(is_noticed) else { return };
         // An earlier time counts no more once what it took is there again.
         self.misses_what_it_had(keeper);
         self.power_off(keeper);
         self.postgres[usize::from(keeper)].data = Some(data);
         let it = self.keeper(keeper);
         it.files = files;
-        it.set_back.get_or_insert(SetBack { before, reported });
+        it.set_back.get_or_insert(SetBack { before, known });
         self.power_on(keeper);
     }
 
-    /// Where its last report said that it is.
-    fn reported_position(&self, keeper: u8) -> Option<Lsn> {
+    /// Where its instance is by the cluster data.
+    fn known_position(&self, keeper: u8) -> Option<Lsn> {
         let instance = self.local_instance(keeper)?;
-        let reports = &self.store.holds().keepers;
-        let report = reports.values().find(|report| self.keeper_index(&report.uid) == Some(keeper))?;
-        report.postgres_state.as_ref().filter(|state| state.uid == instance).map(|state| state.lsn)
+        let instances = self.decided()?.instances.as_ref()?;
+        instances.get(&instance).map(|instance| instance.status.lsn)
     }
 
-    /// Whether a keeper lacks what it has reported.
-    pub(crate) fn misses_what_it_reported(&self, keeper: u8, here: Position) -> bool {
+    /// Whether an instance lacks what it had by the cluster data, before its host was set back.
+    pub(crate) fn misses_what_is_known(&self, keeper: u8, here: Position) -> bool {
         let set_back = self.keepers[usize::from(keeper)].set_back;
-        set_back.is_some_and(|set_back| set_back.reported.0.saturating_sub(here.lsn.0) > UNNOTICED)
+        set_back.is_some_and(|set_back| set_back.known.0.saturating_sub(here.lsn.0) > UNNOTICED)
     }
 
     /// Another server is the primary and has everything that this one has.
