@@ -35,6 +35,8 @@ pub struct FakePostgres {
     pub lsn: u64,
     /// Whether a standby receives WAL.
     pub receiver: WalReceiver,
+    /// Its process.
+    pub receiver_process: Option<u32>,
     /// `pg_stat_replication`.
     pub replication: Vec<ReplicationRow>,
     /// Written.
@@ -66,6 +68,7 @@ impl FakePostgres {
             timeline: 1,
             lsn: 1000,
             receiver: WalReceiver::Streaming,
+            receiver_process: None,
             replication: Vec::new(),
             config: None,
             in_force: None,
@@ -129,6 +132,7 @@ impl FakePostgres {
             lsn: Lsn(self.lsn),
             in_recovery: self.in_recovery,
             receiver: self.receiver.clone(),
+            receiver_process: self.receiver_process,
             replication: self.replication.clone(),
             pending_restart: self.pending_restart(),
             synchronous_standby_names: self.in_force.as_ref().and_then(names).unwrap_or_default(),

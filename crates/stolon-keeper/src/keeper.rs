@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::state_files::KeeperDirectory;
 use crate::voice;
+use crate::witness::{end_of, knock};
 
 /// Between looks at how far a long step is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -168,6 +169,13 @@ impl<'a, I: Instance> Loop<'a, I> {
                 let reports = read_reports(hands.store.as_ref()).await;
                 Event::ReportsRead(reports.map_err(|error| in_full(&error))).into()
             })),
+            Effect::WatchReceiver { process } => self.activities.push(Box::pin(async move {
+                end_of(process).await;
+                Event::ReceiverEnded { process }.into()
+            })),
+            Effect::Knock { address, port, within } => self
+                .activities
+                .push(Box::pin(async move { Event::Knocked(knock(address, port, within).await).into() })),
             Effect::Publish { report, ttl, limit } => {
                 let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };
                 self.activities

@@ -15,6 +15,7 @@ mod peer_flags;
 mod state_files;
 mod tablespace_mapping;
 mod voice;
+mod witness;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -62,6 +62,9 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         ),
         Saying::ReceivesNoWal(sentence) => tracing::warn!("{sentence}"),
         Saying::ReceivesWalAgain => tracing::info!("the standby receives WAL again"),
+        Saying::UpstreamRefuses(address) => {
+            tracing::warn!(%address, "the instance that this standby follows refuses connections");
+        }
         Saying::ReportRefused(error) => tracing::error!(%error, "failed to update keeper info"),
         Saying::NotSaved(kind, error) => {
             tracing::error!(%error, "cannot write the file of {kind}, trying again");

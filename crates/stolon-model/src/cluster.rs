@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::challenge::Challenge;
 use crate::effective::InvalidSpec;
 use crate::history::HistoryEntry;
 use crate::json::{document, text_enum};
@@ -215,6 +216,8 @@ document! {
         primary: Option<InstanceUid> = "master", omit;
         /// Ours, unknown to Stolon, which drops it: what was done to the cluster lately, the newest last.
         history: Option<Arc<Vec<HistoryEntry>>> = "history", omit;
+        /// Ours, unknown to Stolon, which drops it and so makes it void: a keeper is to show that it lives.
+        challenge: Option<Challenge> = "challenge", omit;
     }
 }
 

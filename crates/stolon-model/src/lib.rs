@@ -4,7 +4,8 @@
 //! (`master`, `dbs`, `xLogPos`, `systemdID`); names in the code are the field's
 //! (`primary`, `instances`, `lsn`, `system_identifier`).
 
-pub mod cluster;
+pub mod challenge;
+mod cluster;
 pub mod effective;
 pub mod explained;
 pub mod history;
@@ -25,6 +26,7 @@ pub mod unknown;
 pub mod update;
 pub mod usable;
 
+pub use challenge::*;
 pub use cluster::*;
 pub use effective::{EffectiveSpec, InvalidSpec};
 pub use explained::{Advise, Explained, with_causes};

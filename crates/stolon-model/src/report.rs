@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use std::sync::Arc;
 
+use crate::challenge::WitnessReport;
 use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
@@ -100,6 +101,8 @@ document! {
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
         /// than this knows that its store went back in time.
         served: Option<Served> = "served", omit;
+        /// What the keeper says to challenges of a sentinel; absent in reports of keepers that do not answer any.
+        witness: Option<WitnessReport> = "witness", omit;
     }
 }
 
@@ -255,12 +258,14 @@ impl KeeperActivity {
             hindrance,
             holds_primary_data,
             served,
+            witness,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
                 == (&other.bytes_total, &other.restarts, &other.pending_restart)
             && (hindrance, parameter_problems) == (&other.hindrance, &other.parameter_problems)
             && (holds_primary_data, started) == (&other.holds_primary_data, &other.started)
+            && *witness == other.witness
             && *pending_parameters == other.pending_parameters
             && both(served, &other.served, Served::says_the_same_as)
     }
@@ -302,13 +307,14 @@ mod tests {
         (activity.bytes_done, activity.looks) = (7, 8);
         activity.served.as_mut().unwrap().lsn = Lsn(9);
         assert!(before.says_the_same_as(&report));
-        let changes: [fn(&mut KeeperReport); 6] = [
+        let changes: [fn(&mut KeeperReport); 7] = [
             |report| report.boot_uuid = "another".into(),
             |report| report.postgres_state = None,
             |report| report.postgres_state.as_mut().unwrap().healthy = true,
             |report| report.postgres_state.as_mut().unwrap().pg_parameters = Some(Arc::default()),
             |report| report.activity.as_mut().unwrap().step = "promoting".into(),
             |report| report.activity.as_mut().unwrap().served.as_mut().unwrap().epoch = 2,
+            |report| report.activity.as_mut().unwrap().witness = Some(WitnessReport::default()),
         ];
         for (index, change) in changes.iter().enumerate() {
             let mut other = report.clone();

@@ -85,6 +85,8 @@ uid! {
     BootUuid;
     /// One publication of a report: 8 hex digits, new each time.
     InfoUid;
+    /// One challenge of a keeper by a sentinel: 8 hex digits, new each time.
+    ChallengeUid;
 }
 
 /// The name that a standby's replication slot and its `application_name` carry.

@@ -382,6 +382,10 @@ prop_compose! {
                     let details = words[1].iter().cloned().collect();
                     Arc::new(vec![HistoryEntry::of_operator(times[0], "a@b".to_owned(), &what, details)])
                 }),
+                challenge: words[2].clone().map(|word| Challenge {
+                    uid: ChallengeUid::from(word.as_str()),
+                    instance: InstanceUid::from(word),
+                }),
             },
             overwrite_data,
             epoch,

@@ -34,7 +34,8 @@ const POSITION: &str = "SELECT pg_is_in_recovery(), \
      CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_flush_lsn()) END, \
      greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), \
      (SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
-     extract(epoch FROM pg_postmaster_start_time())::bigint";
+     extract(epoch FROM pg_postmaster_start_time())::bigint, \
+     (SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming')";
 
 /// The directories of the sockets are given on the command line, so that what a file that came with the data says of them is for nothing.
 /// A parameter that left the files waits for a restart to its default, also where it has that already: nothing would change.
@@ -82,6 +83,7 @@ impl LocalPostgres {
                 true => WalReceiver::Absent(self.replication_failure()),
                 false => WalReceiver::Streaming,
             },
+            receiver_process: position.get(7).and_then(|process| process.parse().ok()),
             history,
             configured_parameters: Arc::new(pairs(settings)),
             passwords: match passwords.first().and_then(|row| row.get(0)) {

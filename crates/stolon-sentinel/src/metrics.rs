@@ -32,8 +32,9 @@ type Labels = Vec<(&'static str, &'static str)>;
 /// From a second to some minutes: a failover takes a few `sleepInterval`, and longer where nobody can take over.
 const SECONDS: [f64; 11] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0];
 
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 8] = [
     "keeper_silent",
+    "keeper_refused",
     "instance_down",
     "keeper_unknown",
     "operator",
@@ -107,6 +108,7 @@ impl Failovers {
 fn fault(because: &PrimaryFault) -> (&'static str, Option<Duration>) {
     match because {
         PrimaryFault::KeeperSilent { silent_for, .. } => ("keeper_silent", Some(*silent_for)),
+        PrimaryFault::KeeperRefused { quiet_for, .. } => ("keeper_refused", Some(*quiet_for)),
         PrimaryFault::InstanceDown { down_for, .. } => ("instance_down", Some(*down_for)),
         PrimaryFault::KeeperUnknown { .. } => ("keeper_unknown", None),
         PrimaryFault::ForcedByOperator { .. } => ("operator", None),

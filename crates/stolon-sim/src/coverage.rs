@@ -61,13 +61,17 @@ pub enum Point {
     Paused,
     /// Data were removed under a keeper.
     DataLost,
+    /// A keeper was to show that it lives.
+    Challenged,
+    /// It did not, and was found failed on evidence.
+    FailedOnEvidence,
     /// The cluster was whole again at the end.
     Converged,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 29] = [
+    pub const ALL: [Point; 31] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -96,6 +100,8 @@ impl Point {
         Point::ForcedFailure,
         Point::Paused,
         Point::DataLost,
+        Point::Challenged,
+        Point::FailedOnEvidence,
         Point::Converged,
     ];
 }

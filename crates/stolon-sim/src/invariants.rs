@@ -488,7 +488,10 @@ impl World {
         }
         match request {
             crate::store::Request::PutProxyReport(report, _) => self.check_proxy_report(report),
-            crate::store::Request::PutKeeperReport(report, _) => self.note_life(&report.uid),
+            crate::store::Request::PutKeeperReport(report, _) => {
+                self.note_life(&report.uid);
+                self.note_answer(&report.uid);
+            }
             _ => {}
         }
     }
@@ -530,6 +533,7 @@ impl World {
             self.violate(Invariant::I12Document, || format!("{from:?} broke a rule: {rule}"));
         }
         self.note_route(&next);
+        self.note_challenge(&next);
         let Some(last) = last.filter(|last| last.cluster.uid == next.cluster.uid) else { return };
         for (uid, instance) in &next.instances {
             let went_back = last.instances.get(uid).is_some_and(|last| last.generation > instance.generation);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity,
+    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity, Knocked,
     LocalState, Machine, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome,
     StoreCommands, Transport, User,
 };
@@ -42,6 +42,10 @@ pub(crate) enum KeeperEvent {
     StepMayEnd(u32),
     /// The time has come that the machine asked for.
     TimePassed(crate::Time),
+    /// A WAL receiver ended.
+    ReceiverEnded(u32),
+    /// What became of a connection to the primary.
+    Knocked(Knocked),
     /// The server ended without being asked to.
     Died,
     /// A file may be written.
@@ -228,6 +232,8 @@ impl World {
                 };
                 self.tell_keeper(index, MachineEvent::ServerDied(death));
             }
+            KeeperEvent::ReceiverEnded(receiver) => self.tell_of_receiver(index, receiver),
+            KeeperEvent::Knocked(found) => self.tell_keeper(index, MachineEvent::Knocked(found)),
             KeeperEvent::Saved(file) => self.save(index, *file),
         }
     }
@@ -285,6 +291,8 @@ impl World {
                 self.ask(program, OWN_REPORT, Request::ReadKeeperReport(uid));
             }
             Effect::ReadReports => self.ask(program, REPORTS, Request::Read),
+            Effect::WatchReceiver { process } => self.watch_receiver(index, process),
+            Effect::Knock { address, within, .. } => self.knock(index, &address, within),
             Effect::Publish { mut report, ttl, limit } => {
                 report.info_uid = InfoUid::from(self.keeper(index).random.uid8());
                 self.ask_within(program, PUBLISH, limit, Request::PutKeeperReport(Rc::new(*report), ttl));

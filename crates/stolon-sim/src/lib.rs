@@ -10,6 +10,7 @@ mod client;
 mod convergence;
 mod coverage;
 mod elections;
+mod evidence;
 mod faults;
 mod feed;
 mod host;

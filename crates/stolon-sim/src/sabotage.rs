@@ -40,11 +40,15 @@ pub enum Guard {
     Rollback,
     /// Nobody is elected and nothing removed while an operator's pause holds.
     Pause,
+    /// A keeper that answers a challenge lives.
+    Answer,
+    /// Only a refused connection is evidence, and none that gets no answer.
+    OnlyRefusals,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 12] = [
+    pub const ALL: [Guard; 14] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -57,6 +61,8 @@ impl Guard {
         Guard::StartGate,
         Guard::Rollback,
         Guard::Pause,
+        Guard::Answer,
+        Guard::OnlyRefusals,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -74,6 +80,8 @@ impl Guard {
             Guard::StartGate => &[6, 17],
             Guard::Rollback => &[11, 40],
             Guard::Pause => &[11, 42],
+            Guard::Answer => &[27, 36],
+            Guard::OnlyRefusals => &[10, 11, 14],
         };
         let synchronous = match self {
             Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
@@ -133,7 +141,7 @@ impl Guard {
 }
 
 impl World {
-    fn lacks(&self, guard: Guard) -> bool {
+    pub(crate) fn lacks(&self, guard: Guard) -> bool {
         self.sabotage == Some(guard)
     }
 
@@ -182,6 +190,20 @@ impl World {
                     if let Some(activity) = &mut Rc::make_mut(report).activity {
                         activity.served = None;
                     }
+                }
+            }
+            Guard::Answer => {
+                let Some(last) = &self.sentinels[usize::from(sentinel)].last else {
+                    return Rc::clone(everything);
+                };
+                let challenged = data.as_ref().and_then(|data| {
+                    let challenge = data.cluster.status.challenge.as_ref()?;
+                    Some(data.instances.get(&challenge.instance)?.spec.keeper_uid.clone())
+                });
+                let Some(keeper) = challenged else { return Rc::clone(everything) };
+                // It has said nothing since.
+                if let Some(report) = last.keepers.get(&keeper) {
+                    seen.keepers.insert(keeper, Rc::clone(report));
                 }
             }
             Guard::FirstRoundOnlyWatches if self.sentinels[usize::from(sentinel)].readings > 0 => {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{
-    Change, Effect, Event as MachineEvent, Expected, Hold, Machine, Now, Reading, Saying, Setup, Standing,
-    Told, UidSource, WriteOutcome,
+    Change, Effect, Event as MachineEvent, Expected, Hold, KeeperFault, Machine, Now, Reading, Saying, Setup,
+    Standing, Told, UidSource, WriteOutcome,
 };
 use stolon_model::{Explained, InstanceUid, SentinelReport, SentinelUid, Timestamp};
 
@@ -49,6 +49,8 @@ pub(crate) struct Sentinel {
     machine: Option<Machine>,
     /// When this run began.
     pub(crate) began: Time,
+    /// When the last reading was asked for.
+    pub(crate) read_at: Time,
     /// Readings of this run so far.
     pub(crate) readings: u32,
     /// The last reading, for a test of the simulator's teeth.
@@ -83,6 +85,7 @@ impl Sentinel {
             random,
             machine: None,
             began: Time::ZERO,
+            read_at: Time::ZERO,
             readings: 0,
             last: None,
             report: None,
@@ -206,7 +209,7 @@ impl World {
         it.revision = seen.document.as_ref().map(|(_, revision)| *revision);
         let told = Told { last: told, ..Told::default() };
         let reading = Reading { told, ..reading(&seen, as_of) };
-        it.last = Some(everything);
+        it.last = Some(seen);
         self.tell_sentinel(index, MachineEvent::ViewRead(Box::new(reading)));
     }
 
@@ -224,6 +227,7 @@ impl World {
         let program = Program::Sentinel(index);
         match effect {
             Effect::ReadView { at_most, silence } => {
+                self.sentinel(index).read_at = self.now;
                 self.look_up_unless_silent(program, READ, at_most, silence);
             }
             Effect::CompareAndPut { document, expected } => {
@@ -262,6 +266,10 @@ impl World {
     fn sentinel_says(&mut self, index: u8, saying: &Saying) {
         match saying {
             Saying::Changed(Change::CommitsBlocked { .. }) => self.coverage.reached(Point::CommitsBlocked),
+            Saying::Changed(Change::KeeperFailed { keeper, because: KeeperFault::Refused { .. } }) => {
+                let read = self.sentinels[usize::from(index)].read_at;
+                self.check_evidence(keeper, read);
+            }
             Saying::Held(hold) => self.coverage.held(kind_of(hold)),
             _ => {}
         }

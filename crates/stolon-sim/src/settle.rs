@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stolon_core::sentinel::{CannotSettle, Witnesses, accept_loss, take_newest};
-use stolon_model::{ClusterData, KeeperReport, KeeperUid};
+use stolon_model::{ClusterData, KeeperReport, KeeperUid, Lsn};
 
 use crate::coverage::Point;
+use crate::postgres::Position;
 use crate::scenario::{Program, Settlement};
 use crate::store::Changed;
 use crate::world::{Event, World};
@@ -54,7 +55,21 @@ impl World {
             Some(Settled::Kept(next)) => self.write_settled(next),
             Some(Settled::Lost(next)) => {
                 self.ledger.give_up_everything();
+                self.leave_other_branches(&next);
                 self.write_settled(next);
+            }
+        }
+    }
+
+    /// Whoever has gone another way than the primary that is gone on from acknowledges commits until it knows: they are given up, too.
+    fn leave_other_branches(&mut self, next: &ClusterData) {
+        let keeper = next.primary().and_then(|primary| self.keeper_index(&primary.spec.keeper_uid));
+        let Some(here) = keeper.and_then(|keeper| self.durable(keeper)) else { return };
+        for keeper in 0..self.scenario.keepers {
+            let Some(there) = self.durable(keeper) else { continue };
+            let beginning = Position { branch: there.branch, lsn: Lsn(0) };
+            if !self.histories.contains(here, beginning) {
+                self.leave_behind(beginning);
             }
         }
     }

@@ -185,6 +185,8 @@ pub(crate) struct World {
     digest: u64,
     events: u64,
     pub(crate) sabotage: Option<crate::Guard>,
+    /// The last challenge of a keeper.
+    pub(crate) challenged: Option<crate::evidence::Challenged>,
     pub(crate) whole: Option<crate::convergence::Whole>,
     pub(crate) operator: crate::settle::Operator,
     pub(crate) over: bool,
@@ -234,6 +236,7 @@ impl World {
             digest: 0xcbf2_9ce4_8422_2325,
             events: 0,
             sabotage: None,
+            challenged: None,
             whole: None,
             operator: crate::settle::Operator::default(),
             over: false,

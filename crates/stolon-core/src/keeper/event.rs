@@ -45,12 +45,31 @@ pub enum Event {
     ReportTaken,
     /// It is not, or nobody knows: one sentence.
     ReportRefused(String),
+    /// The process of the WAL receiver that [`Effect::WatchReceiver`] named has ended. Told once for each that was named, whether or not
+    /// another one was named meanwhile.
+    ReceiverEnded {
+        /// Its number.
+        process: u32,
+    },
+    /// The answer to [`Effect::Knock`].
+    Knocked(Knocked),
     /// A file is written, or is not.
     Saved(StateFileKind, Result<(), String>),
     /// The time of [`Effect::WakeAt`] has come. May come too early, too often, and too late.
     TimePassed,
     /// The keeper is to end: nothing is begun any more.
     StopRequested,
+}
+
+/// What became of a connection that was only begun to see whether there is somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knocked {
+    /// A kernel answered, for every address of the name, that nobody listens there (`ECONNREFUSED`).
+    Refused,
+    /// Somebody listens.
+    Accepted,
+    /// Anything else, which says nothing.
+    Unanswered,
 }
 
 /// What a reading of the cluster data gave.
@@ -103,6 +122,20 @@ pub enum Effect {
     ReadOwnReport,
     /// Read the reports of keepers and sentinels, and answer with [`Event::ReportsRead`]. Never asked for while such a reading is under way.
     ReadReports,
+    /// Send [`Event::ReceiverEnded`] when this process of our PostgreSQL ends, at once if it has ended.
+    WatchReceiver {
+        /// Its number.
+        process: u32,
+    },
+    /// Open a TCP connection, close it again without a word, and answer with [`Event::Knocked`]. Never asked for while one is under way.
+    Knock {
+        /// A name or an address.
+        address: String,
+        /// A number.
+        port: String,
+        /// What has not answered within this is unanswered.
+        within: Duration,
+    },
     /// Put a report into the store, with a new `info_uid`, and answer with [`Event::ReportTaken`] or [`Event::ReportRefused`]. Never
     /// asked for while a publication is under way.
     Publish {

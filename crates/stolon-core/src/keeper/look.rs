@@ -83,6 +83,8 @@ pub struct Answer {
     pub in_recovery: bool,
     /// Whether a standby receives WAL from the server that it follows.
     pub receiver: WalReceiver,
+    /// The process of the WAL receiver while WAL streams in; none on a primary.
+    pub receiver_process: Option<u32>,
     /// The whole history of `timeline`, oldest first.
     pub history: Vec<TimelineHistoryEntry>,
     /// `pg_file_settings`, later rows win, nothing filtered.

@@ -9,9 +9,9 @@
 //! * `now` is a monotonic clock that goes on while the process, or the whole machine, sleeps (`CLOCK_BOOTTIME`), from any
 //!   origin. It never goes back.
 //! * The first event is [`Event::Started`].
-//! * At any time at most one step, one look, one reading of the cluster data, one of our own report, one of all reports, one
+//! * At any time at most one step, one look, one knock, one reading of the cluster data, one of our own report, one of all reports, one
 //!   publication, and one write of each file is under way. Each is asked for by one effect and answered by exactly one event, whatever becomes of it:
-//!   [`Effect::Take`] by [`Event::StepEnded`], [`Effect::Look`] by [`Event::Looked`], [`Effect::ReadCluster`] by
+//!   [`Effect::Take`] by [`Event::StepEnded`], [`Effect::Look`] by [`Event::Looked`], [`Effect::Knock`] by [`Event::Knocked`], [`Effect::ReadCluster`] by
 //!   [`Event::ClusterRead`], [`Effect::ReadOwnReport`] by [`Event::OwnReportRead`], [`Effect::ReadReports`] by
 //!   [`Event::ReportsRead`], [`Effect::Publish`] by [`Event::ReportTaken`] or
 //!   [`Event::ReportRefused`], [`Effect::Save`] by [`Event::Saved`].
@@ -45,6 +45,7 @@ mod standby_admission;
 mod steps;
 mod testimony;
 mod voice;
+mod witness;
 
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ use served::ServedMark;
 use standby_admission::StandbyAdmission;
 use testimony::Testimony;
 use voice::{Announcements, Troubles};
+use witness::Witness;
 
 use super::observation::Gate;
 
@@ -121,6 +123,7 @@ pub struct Machine {
     looks: Looks,
     disk: Disk,
     reporting: Reporting,
+    witness: Witness,
     voice: Voice,
 }
 
@@ -180,6 +183,7 @@ impl Machine {
             looks: Looks::default(),
             disk: Disk { files: Files::default(), local, served: ServedMark::new(served) },
             reporting: Reporting::new(advertised, predecessor),
+            witness: Witness::default(),
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }
@@ -204,6 +208,8 @@ impl Machine {
             Event::ClusterRead { read, as_of } => self.cluster_read(read, as_of),
             Event::OwnReportRead(read) => self.own_report_read(read),
             Event::ReportsRead(read) => self.reports_read(read),
+            Event::ReceiverEnded { process } => self.receiver_ended(process),
+            Event::Knocked(found) => self.knocked(found),
             Event::ReportTaken => self.report_taken(),
             Event::ReportRefused(why) => self.report_refused(why),
             Event::Saved(kind, outcome) => self.saved(kind, outcome),
@@ -213,10 +219,13 @@ impl Machine {
         if !self.stopping {
             self.writes_may_be_late();
             self.pursue();
+            self.knock_when_due();
             self.look_when_due();
             self.read_cluster_when_due();
             // When time passed and nothing came of it but another look there is nothing new to tell.
-            let quiet = |effect: &Effect| matches!(effect, Effect::Look { .. } | Effect::ReadCluster { .. });
+            let quiet = |effect: &Effect| {
+                matches!(effect, Effect::Look { .. } | Effect::ReadCluster { .. } | Effect::Knock { .. })
+            };
             let nothing = time_passed && self.effects.iter().all(quiet);
             self.publish_when_due(if nothing { News::None } else { News::Perhaps });
             self.wake_when_due();
@@ -269,6 +278,7 @@ impl Machine {
         let belonged_to = self.orders.cluster().clone();
         let was_primary = self.orders.goal().is_to_serve();
         let change = self.orders.read(self.now, read, as_of, &self.identity, &self.disk.served);
+        self.note_challenges();
         if is_usable {
             self.measure(Measure::ValidUpdate);
             self.measure(Measure::SleepInterval(self.orders.pace().sleep));
@@ -302,6 +312,7 @@ impl Machine {
         let times = [
             self.pursuit_wake(),
             self.looks.wake(self.orders.pace().sleep),
+            self.knock_wake(),
             self.orders.due(),
             self.publication_wake(),
             self.disk.files.wake(),

@@ -78,6 +78,8 @@ pub enum Saying {
     ReceivesNoWal(String),
     /// It receives WAL again.
     ReceivesWalAgain,
+    /// The instance that this standby follows refuses connections: where it was looked for.
+    UpstreamRefuses(String),
     /// A report did not reach the store.
     ReportRefused(String),
     /// A file could not be written.

@@ -6,7 +6,7 @@ use stolon_model::Instance;
 
 use super::eligibility::unexpected_restarts;
 use super::joined::joined;
-use super::memory::Demotion;
+use super::memory::{Demotion, Refused};
 use super::round::{Progress, Round};
 use super::wake::{Limit, Wake};
 use super::{Hold, KeeperFault, PrimaryFault, Rejection};
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 }
 
 impl Round<'_> {
-    /// A keeper has failed when it was silent for longer than `failInterval`, or when an operator asked for a failure, once.
+    /// A keeper has failed when it was silent for longer than `failInterval`, when evidence says so, or when an operator asked for a failure, once.
     pub fn judge_keepers(&mut self) -> Wake {
         let mut faults = BTreeMap::new();
         let mut wake = Wake::NEVER;
@@ -35,6 +35,10 @@ impl Round<'_> {
             if limit.is_over() {
                 faults.insert(uid.clone(), KeeperFault::Silent { silent_for: self.seen.elapsed(since) });
             }
+        }
+        for (uid, verdict) in &self.memory.refused {
+            let Refused { witnesses, within, .. } = verdict.clone();
+            faults.insert(uid.clone(), KeeperFault::Refused { witnesses, within });
         }
         let forced = self.take_requests().into_iter().map(|uid| (uid, KeeperFault::ForcedByOperator));
         faults.extend(forced);
@@ -65,6 +69,10 @@ impl Round<'_> {
         }
         if self.keeper_of(primary).is_none() {
             return Verdict::Goes(PrimaryFault::KeeperUnknown { keeper });
+        }
+        if let Some(Refused { witnesses, within, .. }) = self.memory.refused.get(&keeper).cloned() {
+            let quiet_for = self.quiet_for(&keeper);
+            return Verdict::Goes(PrimaryFault::KeeperRefused { keeper, witnesses, within, quiet_for });
         }
         if !self.keeper_is_healthy(primary) {
             let since = self.silent_since(&keeper);

@@ -47,6 +47,8 @@ impl Memory {
         self.convergence.values_mut().for_each(|entry| entry.since = (entry.since + gap).min(now));
         self.stalls.values_mut().for_each(|stall| stall.since = (stall.since + gap).min(now));
         self.proxies.values_mut().for_each(|sighting| sighting.since = (sighting.since + gap).min(now));
+        // Whether it was answered in that time is not known.
+        self.challenge = None;
         if let Some(closed) = &mut self.closed {
             closed.since = (closed.since + gap).min(now);
         }

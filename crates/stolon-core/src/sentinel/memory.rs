@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::pause::PauseSighting;
 use stolon_model::{
-    ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport, ProxyUid,
+    Challenge, ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport,
+    ProxyUid,
 };
 
 /// What a sentinel remembers between rounds: plain data that the program keeps and passes back.
@@ -48,6 +49,12 @@ pub struct Memory {
     pub admissions: BTreeMap<InstanceUid, Admission>,
     /// An orderly replacement of a working primary.
     pub handover: Option<Handover>,
+    /// The challenge of the primary's keeper.
+    pub challenge: Option<Challenged>,
+    /// The last challenge that proved nothing.
+    pub unproven: Option<Unproven>,
+    /// Keepers that count as failed on evidence, until they report.
+    pub refused: BTreeMap<KeeperUid, Refused>,
     /// The last replacement of a working primary because it did not reach its generation.
     pub demotion: Option<Demotion>,
     /// Keepers that did not make the first instance in time, the last one last: others are tried before them.
@@ -172,6 +179,37 @@ pub struct Handover {
     pub final_lsn: Option<Lsn>,
 }
 
+/// The primary's keeper is to show that it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenged {
+    /// As it stands in the document.
+    pub challenge: Challenge,
+    /// The keeper's last report when the challenge was decided on: every other one is an answer.
+    pub last: Option<InfoUid>,
+    /// When it was found in the store.
+    pub in_store: Option<Duration>,
+}
+
+/// A challenge proved nothing: the keeper lives, or nobody was refused any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    /// The keeper that was challenged.
+    pub keeper: KeeperUid,
+    /// When that was known.
+    pub at: Duration,
+}
+
+/// A keeper did not answer, and its PostgreSQL was gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its last report: another one lifts the verdict.
+    pub last: Option<InfoUid>,
+    /// The keepers that were refused.
+    pub witnesses: Vec<KeeperUid>,
+    /// How long it had for an answer.
+    pub within: Duration,
+}
+
 /// A working primary was replaced because it did not reach its generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demotion {
@@ -193,6 +231,8 @@ impl Memory {
     /// seen since then stays.
     pub(super) fn take_over(&mut self, decided: Memory) {
         let Memory { request, closed, admissions, handover, demotion, given_up, .. } = decided;
+        (self.challenge, self.unproven, self.refused) =
+            (decided.challenge, decided.unproven, decided.refused);
         (self.request, self.closed, self.admissions) = (request, closed, admissions);
         (self.handover, self.demotion, self.given_up) = (handover, demotion, given_up);
     }

@@ -5,6 +5,7 @@
 //! in [`Memory`], and knows the time only from [`Now`].
 
 mod ahead;
+mod challenge;
 mod check;
 mod draft;
 mod election;
@@ -48,8 +49,8 @@ pub use eligibility::{Eligibility, eligibility};
 pub use event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Told, Trouble, WriteOutcome};
 pub use machine::{Machine, Setup};
 pub use memory::{
-    Admission, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory, ProxySighting, Request,
-    Stall,
+    Admission, Challenged, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory,
+    ProxySighting, Refused, Request, Stall, Unproven,
 };
 pub use pause::PauseSighting;
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
@@ -173,7 +174,8 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
     let wake = round.honour_pause();
     round.register_keepers();
     round.see_instances();
-    let verdicts = round.judge_keepers().or(round.judge_instances());
+    let evidence = round.weigh_evidence(uids);
+    let verdicts = evidence.or(round.judge_keepers()).or(round.judge_instances());
     let wake = wake.or(verdicts).or(round.follow_phase(uids));
     if round.is_broken() {
         return round.only_watched(wake);

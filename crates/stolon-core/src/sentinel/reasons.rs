@@ -6,6 +6,7 @@ use std::fmt::{Display, Formatter, Result};
 use std::time::Duration;
 
 use super::ahead::Ahead;
+use super::challenge::Unanswered;
 use crate::evidence::Evidence;
 use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, Timeline};
 
@@ -69,6 +70,8 @@ pub enum Change {
 pub enum KeeperFault {
     /// It does not report.
     Silent { silent_for: Duration },
+    /// It did not answer a challenge, and the keepers of standbys are refused at the port of its PostgreSQL.
+    Refused { witnesses: Vec<KeeperUid>, within: Duration },
     /// An operator used `stolonctl failkeeper`.
     ForcedByOperator,
 }
@@ -78,6 +81,8 @@ pub enum KeeperFault {
 pub enum PrimaryFault {
     /// Its keeper does not report.
     KeeperSilent { keeper: KeeperUid, silent_for: Duration },
+    /// Its keeper did not answer a challenge, and the keepers of standbys are refused at its port.
+    KeeperRefused { keeper: KeeperUid, witnesses: Vec<KeeperUid>, within: Duration, quiet_for: Duration },
     /// Its keeper reports, but not that PostgreSQL works.
     InstanceDown { keeper: KeeperUid, down_for: Duration },
     /// The document names a keeper that is not registered.
@@ -167,6 +172,8 @@ pub enum Hold {
     AwaitingCatchUp { successor: InstanceUid, lsn: Option<Lsn> },
     /// A working primary does not reach its generation, and replacing it did not help before.
     NotDemotedAgain { primary: InstanceUid, keeper: KeeperUid, generation: i64 },
+    /// The primary's PostgreSQL refuses connections of standbys: its keeper is asked for a sign of life.
+    Challenged { keeper: KeeperUid, refused: Vec<KeeperUid> },
     /// The primary works but cannot reach its generation, and another one would meet the same problem.
     Hindered { primary: InstanceUid, keeper: KeeperUid, hindrance: Hindrance },
     /// The store went back in time: keepers have served under newer cluster data. Nothing is decided until an operator chooses.
@@ -201,7 +208,7 @@ pub enum BrokenDocument {
 }
 
 /// Seconds with one digit, `6.1s`.
-struct Seconds(Duration);
+pub(super) struct Seconds(pub Duration);
 
 impl Display for Seconds {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -210,7 +217,7 @@ impl Display for Seconds {
 }
 
 /// `a, b, c`, or `none`.
-struct List<'a, T>(&'a [T]);
+pub(super) struct List<'a, T>(pub &'a [T]);
 
 impl<T: Display> Display for List<'_, T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -316,6 +323,7 @@ impl Display for KeeperFault {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
             Self::Silent { silent_for } => write!(f, "no new report for {}", Seconds(*silent_for)),
+            Self::Refused { witnesses, within } => Unanswered { witnesses, within: *within }.fmt(f),
             Self::ForcedByOperator => f.write_str("the operator asked for it (stolonctl failkeeper)"),
         }
     }
@@ -326,6 +334,9 @@ impl Display for PrimaryFault {
         match self {
             Self::KeeperSilent { keeper, silent_for } => {
                 write!(f, "keeper {keeper} has not reported for {}", Seconds(*silent_for))
+            }
+            Self::KeeperRefused { keeper, witnesses, within, quiet_for: _ } => {
+                write!(f, "keeper {keeper} has failed: {}", Unanswered { witnesses, within: *within })
             }
             Self::InstanceDown { keeper, down_for } => {
                 write!(f, "keeper {keeper} has not reported a working PostgreSQL for {}", Seconds(*down_for))
@@ -449,6 +460,13 @@ impl Display for Hold {
                 "db {primary} works, but keeper {keeper} does not apply generation {generation}; another primary would \
                  meet the same specification, so it is not replaced again yet: see the log of keeper {keeper}"
             ),
+            Self::Challenged { keeper, refused } => {
+                let refused = List(refused);
+                write!(
+                    f,
+                    "keeper {keeper} is asked for a sign of life: its PostgreSQL refuses connections of {refused}"
+                )
+            }
             Self::Hindered { primary, keeper, hindrance } => {
                 let what = match hindrance {
                     Hindrance::Slot => "make a replication slot",

@@ -16,4 +16,5 @@ mod properties;
 mod sequences;
 mod served;
 mod store;
+mod witness;
 mod world;

@@ -35,6 +35,7 @@ enum Activity {
     /// Asked for at that time, of a store that answers or does not.
     Publish(Box<KeeperReport>, Duration, Store),
     Save(StateFile),
+    Knock,
 }
 
 /// What the instance is at. It ends when it is polled at the time that the world gives it, unless the instance hangs.
@@ -101,6 +102,11 @@ pub struct World {
     wake: Option<Duration>,
     /// So many looks were asked for.
     pub looks: usize,
+    /// What becomes of connections to the primary, and how many were begun.
+    pub knocked: Knocked,
+    pub knocks: usize,
+    /// Processes of receivers that are watched.
+    pub watched: Vec<u32>,
     /// The cluster data are known as of then: the last publication that was taken read them, too.
     confirmed: Option<Duration>,
     /// So many readings of the cluster data found nothing young enough, and asked the store.
@@ -145,6 +151,9 @@ impl World {
             under_way: Vec::new(),
             wake: None,
             looks: 0,
+            knocked: Knocked::Accepted,
+            knocks: 0,
+            watched: Vec::new(),
             confirmed: None,
             questions: 0,
             ttl: Duration::ZERO,
@@ -315,6 +324,11 @@ impl World {
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),
             Effect::ReadReports => (MOMENT, Activity::ReadReports),
+            Effect::WatchReceiver { process } => return self.watched.push(process),
+            Effect::Knock { .. } => {
+                self.knocks += 1;
+                (MOMENT, Activity::Knock)
+            }
             Effect::Publish { report, ttl, limit } => {
                 self.ttl = ttl;
                 let takes = match self.store {
@@ -372,6 +386,7 @@ impl World {
                 };
                 Event::ClusterRead { read, as_of }
             }
+            Activity::Knock => Event::Knocked(self.knocked),
             Activity::ReadOwnReport => Event::OwnReportRead(match self.store {
                 Store::Silent => Err("no answer".into()),
                 Store::Answers => {

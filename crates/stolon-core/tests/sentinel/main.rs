@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admission;
+mod challenge;
 mod corners;
 mod decision_table;
 mod durability;

@@ -118,6 +118,7 @@ impl World {
                 true => WalReceiver::Absent(None),
                 false => WalReceiver::Streaming,
             },
+            receiver_process: server.upstream.is_some().then_some(postgres.receiver),
             history: self.histories.forks(branch),
             configured_parameters: Arc::clone(&data.configured),
             passwords: PasswordProtocol::Scram,

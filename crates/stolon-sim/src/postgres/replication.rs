@@ -52,6 +52,7 @@ impl World {
         if let Some(server) = &mut self.postgres[usize::from(keeper)].server {
             server.upstream = Some((from, incarnation));
         }
+        self.postgres[usize::from(keeper)].receiver += 1;
         self.log.say(self.now, &format!("pg{keeper}"), || format!("streams from pg{from}"));
         self.send(from, keeper);
     }
@@ -90,10 +91,11 @@ impl World {
     /// The primary of a standby is gone, or it is told to follow another one.
     pub(crate) fn lose_upstream(&mut self, keeper: u8) {
         let Some(server) = &mut self.postgres[usize::from(keeper)].server else { return };
-        if let Some((from, _)) = server.upstream.take()
-            && let Some(upstream) = &mut self.postgres[usize::from(from)].server
-        {
-            upstream.senders.remove(&keeper);
+        if let Some((from, _)) = server.upstream.take() {
+            if let Some(upstream) = &mut self.postgres[usize::from(from)].server {
+                upstream.senders.remove(&keeper);
+            }
+            self.receiver_ended(keeper);
         }
         let retry = self.retry_interval(keeper).min(Duration::from_millis(500));
         let delay = self.random.span(Duration::from_millis(5), retry.max(Duration::from_millis(6)));

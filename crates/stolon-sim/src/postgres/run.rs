@@ -155,6 +155,9 @@ impl World {
         {
             server.senders.remove(&keeper);
         }
+        if upstream.is_some() {
+            self.receiver_ended(keeper);
+        }
         let timeline = self.histories.timeline(branch);
         self.log.say(self.now, &format!("pg{keeper}"), || {
             format!("is promoted to timeline {timeline} at {}", from.lsn)
@@ -207,10 +210,11 @@ impl World {
         let postgres = &mut self.postgres[usize::from(keeper)];
         postgres.incarnation += 1;
         let Some(server) = postgres.server.take() else { return };
-        if let Some((from, _)) = server.upstream
-            && let Some(upstream) = &mut self.postgres[usize::from(from)].server
-        {
-            upstream.senders.remove(&keeper);
+        if let Some((from, _)) = server.upstream {
+            if let Some(upstream) = &mut self.postgres[usize::from(from)].server {
+                upstream.senders.remove(&keeper);
+            }
+            self.receiver_ended(keeper);
         }
         for standby in server.senders.into_keys() {
             self.lose_upstream(standby);

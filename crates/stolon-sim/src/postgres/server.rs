@@ -17,6 +17,8 @@ pub struct Postgres {
     pub data: Option<DataDirectory>,
     /// The server process.
     pub server: Option<Server>,
+    /// Counts WAL receivers: the number of the present one, or of the last.
+    pub receiver: u32,
     /// Counts server processes: what was begun by an earlier one concerns nobody.
     pub incarnation: u32,
     /// What is wrong with it.

@@ -254,6 +254,7 @@ impl Machine {
             ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => {}
         }
         self.note_for_report(&look);
+        self.note_receiver(&look);
         if matches!(self.pursuit, Pursuit::Look) && self.may_plan() {
             self.plan_on(&look);
         }

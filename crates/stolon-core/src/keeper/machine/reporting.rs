@@ -214,7 +214,6 @@ impl Machine {
         // An instance that was complete and is gone is for the sentinel to replace; one that is being made is not here yet.
         let is_lost = self.reporting.data_is_gone && local.generation != 0;
         let instance = if is_lost { InstanceUid::default() } else { local.uid.clone() };
-        let activity = self.activity();
         KeeperReport {
             info_uid: InfoUid::default(),
             uid: self.identity.keeper.clone(),
@@ -230,7 +229,7 @@ impl Machine {
             }),
             can_be_primary: Some(advertised.can_be_primary),
             can_be_synchronous_replica: Some(advertised.can_be_synchronous_replica),
-            activity: (activity != KeeperActivity::default()).then_some(activity),
+            activity: Some(self.activity()),
         }
     }
 
@@ -254,6 +253,7 @@ impl Machine {
             hindrance: self.hindrance(),
             holds_primary_data: self.reporting.holds_primary_data,
             served: self.disk.served.highest().cloned(),
+            witness: Some(self.witness.report()),
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_model::{
-    FAKE_STANDBY, FollowConfig, Instance, InstanceInitMode, InstanceSpec, InstanceUid, KeeperUid, Phase,
-    PostgresState, Role, WasAt,
+    Challenge, FAKE_STANDBY, FollowConfig, Instance, InstanceInitMode, InstanceSpec, InstanceUid, KeeperUid,
+    Phase, PostgresState, Role, WasAt,
 };
 
 use super::Draft;
@@ -34,6 +34,13 @@ pub(in crate::sentinel) struct NewPrimary {
 }
 
 impl Draft<'_> {
+    /// What the keeper of an instance is to answer; none: nothing.
+    pub fn challenge(&mut self, challenge: Option<Challenge>) {
+        if self.data.cluster.status.challenge != challenge {
+            self.data.cluster.status.challenge = challenge;
+        }
+    }
+
     /// Take over what is reported about instances: `state` gives the last report about one.
     pub fn observe<'s>(&mut self, state: impl Fn(&Instance) -> Option<&'s PostgresState>) {
         for instance in self.data.instances.values_mut() {
