@@ -2,6 +2,7 @@
 //! (docs/design/008-evidence.md).
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const POLL: Duration = Duration::from_millis(250);
 pub(crate) async fn end_of(process: u32) {
     let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return };
     let descriptor = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-        Ok(descriptor) => AsyncFd::register_with_interest(descriptor, Interest::READABLE).ok(),
+        Ok(descriptor) => when_readable(descriptor).ok(),
         Err(Errno::SRCH) => return,
         // The kernel is older than 5.3, or a filter of system calls refuses it.
         Err(_) => None,
@@ -28,6 +29,11 @@ pub(crate) async fn end_of(process: u32) {
     if descriptor.readable().await.is_err() {
         poll_end_of(process).await;
     }
+}
+
+#[allow(deprecated, reason = "what takes its place is unsafe; a descriptor that is owned closes nobody else's")]
+fn when_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
 async fn poll_end_of(process: u32) {

@@ -57,7 +57,8 @@ impl Host {
 
     /// When the monotonic clock will show `local`; now if it does already.
     pub fn when(&self, local: Duration, now: Time) -> Time {
-        let ahead = local.saturating_sub(self.clock.local_anchor).as_micros() as u64;
+        // A moment between two microseconds has come with the later one.
+        let ahead = local.saturating_sub(self.clock.local_anchor).as_nanos().div_ceil(1_000) as u64;
         // One microsecond more, so that the moment has come by the local clock in spite of the rounding.
         let moment = self.clock.true_anchor + Duration::from_micros(scale(ahead, EXACT, self.clock.rate) + 1);
         moment.max(now)
@@ -155,6 +156,10 @@ mod tests {
         assert_eq!(host.local(hour) - begun, hour + hour / 20);
         let moment = host.when(begun + hour, Time::ZERO);
         assert!(moment < hour && host.local(moment) >= begun + hour);
+        // A span that is no whole number of microseconds has passed at its moment, or the same moment would be asked for for ever.
+        let odd = begun + Duration::from_nanos(1_500);
+        host.set_rate(Time::ZERO, 0);
+        assert!(host.local(host.when(odd, Time::ZERO)) >= odd);
     }
 
     #[test]
