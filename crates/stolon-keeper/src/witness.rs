@@ -31,7 +31,10 @@ pub(crate) async fn end_of(process: u32) {
     }
 }
 
-#[allow(deprecated, reason = "what takes its place is unsafe; a descriptor that is owned closes nobody else's")]
+#[allow(
+    deprecated,
+    reason = "what takes its place is unsafe; a descriptor that is owned closes nobody else's"
+)]
 fn when_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
 }

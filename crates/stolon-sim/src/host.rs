@@ -158,7 +158,7 @@ mod tests {
         assert!(moment < hour && host.local(moment) >= begun + hour);
         // A span that is no whole number of microseconds has passed at its moment, or the same moment would be asked for for ever.
         let odd = begun + Duration::from_nanos(1_500);
-        host.set_rate(Time::ZERO, 0);
+        host.set_rate(Time::ZERO, -26);
         assert!(host.local(host.when(odd, Time::ZERO)) >= odd);
     }
 
