@@ -20,12 +20,17 @@ pub enum SpecRemark {
     SynchronousStandbyCluster,
     /// Synchronous replication that needs no standby.
     NoSynchronousStandbyNeeded,
+    /// A line of `pgHBA` lets in whoever can reach PostgreSQL.
+    TrustsTheWorld {
+        /// The line.
+        line: String,
+    },
 }
 
 impl SpecRemark {
     /// True if it was hardly meant; false if it may well be, and does no harm.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::NoSleep | Self::AdoptionInStandbyCluster)
+        matches!(self, Self::NoSleep | Self::AdoptionInStandbyCluster | Self::TrustsTheWorld { .. })
     }
 }
 
@@ -41,6 +46,9 @@ impl std::fmt::Display for SpecRemark {
             }
             Self::FieldWithoutEffect { field, read_with } => {
                 return write!(f, "{field} is only read with {read_with}");
+            }
+            Self::TrustsTheWorld { line } => {
+                return write!(f, "the line {line:?} of pgHBA lets in everybody who can reach PostgreSQL, without any proof");
             }
             Self::SynchronousStandbyCluster => "synchronousReplication is ignored while role is \"standby\"",
             Self::NoSynchronousStandbyNeeded => {
@@ -61,6 +69,9 @@ impl ClusterSpec {
             spec.init_mode == InitMode::Existing && spec.role == Role::Standby,
             SpecRemark::AdoptionInStandbyCluster,
         );
+        for line in self.pg_hba.iter().flatten().filter(|line| trusts_the_world(line)) {
+            add_if(true, SpecRemark::TrustsTheWorld { line: line.clone() });
+        }
         for (field, read_with) in self.fields_without_effect() {
             add_if(true, SpecRemark::FieldWithoutEffect { field, read_with });
         }
@@ -68,5 +79,44 @@ impl ClusterSpec {
         add_if(synchronous && spec.role == Role::Standby, SpecRemark::SynchronousStandbyCluster);
         add_if(synchronous && spec.min_synchronous_standbys == 0, SpecRemark::NoSynchronousStandbyNeeded);
         remarks
+    }
+}
+
+/// Whether it is a line for TCP from everywhere with the method `trust` (PostgreSQL manual, "The pg_hba.conf File").
+fn trusts_the_world(line: &str) -> bool {
+    let plain = line.replace('"', "");
+    let fields: Vec<&str> = plain.split_whitespace().collect();
+    let [kind, _, _, address, rest @ ..] = fields.as_slice() else { return false };
+    let everywhere = match rest {
+        ["trust", ..] => *address == "all" || address.ends_with("/0"),
+        [mask, "trust", ..] => matches!(*mask, "0.0.0.0" | "::"),
+        _ => false,
+    };
+    kind.starts_with("host") && everywhere
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_for_the_world_is_told_from_trust_for_somebody() {
+        for (line, expected) in [
+            ("host all all 0.0.0.0/0 trust", true),
+            ("hostnossl\tall\tapp\t::/0\ttrust", true),
+            ("host all all ::0/0 \"trust\"", true),
+            ("host all all all trust # for now", true),
+            ("host all all 0.0.0.0 0.0.0.0 trust", true),
+            ("host all all 10.0.0.0/8 trust", false),
+            ("host all all 10.0.0.0 255.0.0.0 trust", false),
+            ("host all all all md5", false),
+            ("local all all trust", false),
+            ("# host all all all trust", false),
+            ("", false),
+        ] {
+            assert_eq!(trusts_the_world(line), expected, "{line}");
+            let spec = ClusterSpec { pg_hba: Some(vec![line.to_owned()]), ..ClusterSpec::default() };
+            assert_eq!(spec.remarks().iter().any(SpecRemark::is_warning), expected, "{line}");
+        }
     }
 }

@@ -63,7 +63,33 @@ where
     let matches =
         command.try_get_matches_from_mut(&arguments).map_err(|error| explain(program, &arguments, &error))?;
     note_deprecated(program, &matches);
+    for sentence in ignored_words(&command, &arguments, &matches) {
+        eprintln!("{sentence}");
+    }
     T::from_arg_matches(&matches).map_err(|error| explain(program, &arguments, &error))
+}
+
+/// Where daemons put what is no flag.
+const IGNORED: &str = "ignored arguments";
+
+/// One sentence about each word that a daemon ignores. Most were meant as the value of the switch before them.
+fn ignored_words(command: &Command, arguments: &[OsString], matches: &ArgMatches) -> Vec<String> {
+    let words = matches.try_get_many::<OsString>(IGNORED).ok().flatten().into_iter().flatten();
+    let is_switch = |flag: &str| {
+        let of_that_name = |arg: &&Arg| arg.get_long() == flag.strip_prefix("--");
+        command.get_arguments().find(of_that_name).is_some_and(Arg::is_require_equals_set)
+    };
+    words
+        .map(|word| {
+            let pairs = arguments.windows(2).filter(|pair| &pair[1] == word);
+            let switch = pairs.filter_map(|pair| pair[0].to_str()).find(|before| is_switch(before));
+            let word = word.to_string_lossy();
+            match switch {
+                Some(switch) => format!("The word {word:?} is ignored: write {switch}={word}"),
+                None => format!("The word {word:?} is ignored: it is no flag, nor the value of one"),
+            }
+        })
+        .collect()
 }
 
 /// The help of a program, for reference documentation.
@@ -94,7 +120,7 @@ fn prepared(program: Program, command: Command) -> Command {
             Some(_) => arg.global(true),
         });
     } else {
-        let ignored = Arg::new("ignored arguments").num_args(0..).hide(true).action(ArgAction::Append);
+        let ignored = Arg::new(IGNORED).num_args(0..).hide(true).action(ArgAction::Append);
         command = command.arg(ignored.value_parser(clap::value_parser!(OsString)));
     }
     command
@@ -348,6 +374,27 @@ mod tests {
         let flags = daemon(&["one", "--yes", "two", "--cluster-name", "c", "--", "--three"]).unwrap();
         assert!(flags.yes);
         assert_eq!(flags.common.cluster_name, "c");
+    }
+
+    #[test]
+    fn words_that_daemons_ignore_are_named_with_the_right_form() {
+        for (words, expected) in [
+            (
+                &["--stop-listening", "false"][..],
+                &["The word \"false\" is ignored: write --stop-listening=false"][..],
+            ),
+            (
+                &["--patch", "x", "start", "--yes"],
+                &["The word \"start\" is ignored: it is no flag, nor the value of one"],
+            ),
+            (&["--yes=false", "--cluster-name", "false"], &[]),
+        ] {
+            let mut command = prepared(Program::Proxy, <Daemon as clap::CommandFactory>::command());
+            let arguments: Vec<OsString> =
+                std::iter::once("stolon-proxy").chain(words.iter().copied()).map(Into::into).collect();
+            let matches = command.try_get_matches_from_mut(&arguments).unwrap();
+            assert_eq!(ignored_words(&command, &arguments, &matches), expected, "{words:?}");
+        }
     }
 
     #[test]

@@ -167,7 +167,36 @@ impl CommonArgs {
             None => LogColor::OnTerminal,
         };
         init_logging(level, color);
+        self.warn_of_open_store();
     }
+
+    /// Whoever can change what a store answers decides what the keepers' user runs.
+    fn warn_of_open_store(&self) {
+        if self.store_skip_tls_verify {
+            tracing::warn!(
+                "--store-skip-tls-verify: whoever answers at the store's address is believed; give --store-ca-file instead"
+            );
+        }
+        for endpoint in self.store_endpoints.split(',').map(str::trim).filter(|endpoint| is_open(endpoint)) {
+            let endpoint = endpoint.rsplit('@').next().unwrap_or_default();
+            tracing::warn!(
+                "--store-endpoints {endpoint}: what is said to the store can be read and changed on its way; use https://"
+            );
+        }
+    }
+}
+
+/// Whether an endpoint of a store is on another machine and without TLS.
+fn is_open(endpoint: &str) -> bool {
+    let Some(rest) = endpoint.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(literal) => literal.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback());
+    !is_here
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -180,4 +209,27 @@ fn given(text: &str) -> Option<String> {
 
 fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_endpoint_is_without_tls_and_elsewhere() {
+        for (endpoint, expected) in [
+            ("http://10.0.0.1:2379", true),
+            ("http://etcd/", true),
+            ("http://[fd00::1]:2379", true),
+            ("http://user:secret@etcd:2379", true),
+            ("http://127.0.0.1:2379", false),
+            ("http://localhost:2379", false),
+            ("http://[::1]:2379", false),
+            ("https://10.0.0.1:2379", false),
+            ("/var/lib/store.db", false),
+            ("", false),
+        ] {
+            assert_eq!(is_open(endpoint), expected, "{endpoint}");
+        }
+    }
 }

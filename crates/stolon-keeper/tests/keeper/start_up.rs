@@ -152,6 +152,26 @@ fn a_data_directory_that_no_setting_can_name_is_refused() {
     assert!(text.contains("is not UTF-8"), "{text}");
 }
 
+/// Each of these goes on, until the next mistake.
+#[test]
+fn what_is_hardly_meant_is_warned_about() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases: &[Case<'_>] = &[
+        (&[("--pg-listen-address", Some("0.0.0.0"))], "name one with --pg-advertise-address"),
+        (&[("--can-be-master", Some("false"))], "The word \"false\" is ignored: write --can-be-master=false"),
+        (
+            &[("--store-backend", Some("etcdv3")), ("--store-endpoints", Some("http://192.0.2.1:2379"))],
+            "--store-endpoints http://192.0.2.1:2379: what is said to the store can be read and changed on its way",
+        ),
+    ];
+    for (changes, message) in cases {
+        let changes = [changes, &[("--pg-repl-username", None)][..]].concat();
+        let text = refused(directory.path(), &changes);
+        assert!(text.contains(message), "{changes:?}: {text}");
+        assert!(text.contains("--pg-repl-username is required"), "{changes:?}: {text}");
+    }
+}
+
 /// A provisioner of volumes makes them so.
 #[test]
 fn a_data_directory_that_everybody_may_write_to_is_closed() {

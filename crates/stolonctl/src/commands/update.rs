@@ -56,9 +56,9 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let changed = cluster
         .change("update", |document| {
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
-            let old = cluster.spec.take().unwrap_or_default();
-            cluster.spec = Some(change.apply(&old)?);
-            Ok(Edit::Write)
+            let new = change.apply(&cluster.spec.clone().unwrap_or_default())?;
+            let is_news = cluster.spec.replace(new) != cluster.spec;
+            Ok(if is_news { Edit::Write } else { Edit::Unneeded })
         })
         .await?;
     Ok(output::result(&lines(&changed))?)

@@ -16,6 +16,26 @@ fn set(ctl: &Ctl) -> String {
     serde_json::Value::Object(object).to_string()
 }
 
+/// Nothing is written, and nobody finds it in the history.
+#[test]
+fn a_specification_that_is_updated_to_itself_stays_untouched() {
+    let ctl = initialized();
+    ctl.done(&["update", "-p", r#"{"maxStandbyLag":7,"pgParameters":{"work_mem":"8MB"}}"#]);
+    let before = ctl.document();
+    let whole = ctl.done(&["spec"]);
+    for arguments in [
+        &["update", whole.as_str()][..],
+        &["update", "-p", "{}"],
+        &["update", "-p", r#"{"maxStandbyLag":7}"#],
+        &["update", "-p", r#"{"pgParameters":{"work_mem":"8MB","log_statement":null}}"#],
+    ] {
+        assert_eq!(ctl.done(arguments), "", "{arguments:?}");
+        assert_eq!(ctl.document(), before, "{arguments:?}");
+    }
+    ctl.done(&["update", "-p", r#"{"maxStandbyLag":8}"#]);
+    assert_ne!(ctl.document(), before);
+}
+
 #[test]
 fn patches_follow_one_another() {
     let ctl = initialized();
