@@ -155,6 +155,7 @@ impl Postgres {
             history: self.reported_history(),
             in_sync,
             pending_restart: Vec::new(),
+            slots: Vec::new(),
         };
         let kind = match self.kind {
             Kind::Primary => DataKind::Primary,
@@ -175,6 +176,8 @@ impl Postgres {
             refusals: Refusals::new(),
             refused_hba: Default::default(),
             slots_on_disk: BTreeSet::new(),
+            room_for_slots: None,
+            position: None,
             alter_system: AlterSystem::Refused,
             attempt: (*self.attempt).clone(),
             restart_patience: Patience::Left,

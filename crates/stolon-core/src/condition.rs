@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use stolon_model::{
-    Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, Timestamp, UsableCluster,
+    ByteCount, Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport, Timestamp,
+    UsableCluster,
 };
 
 use crate::sentinel::{eligibility, violations};
@@ -76,6 +77,19 @@ pub enum Finding {
     StandbyFailed(KeeperUid),
     /// There are standbys, and none of them could take the primary's place.
     NobodyCanTakeOver,
+    /// A slot holds more than half of the WAL that it may hold.
+    SlotNearBound {
+        /// The keeper of the server that keeps the WAL.
+        keeper: KeeperUid,
+        /// The slot.
+        slot: String,
+        /// The keeper whose standby it is for.
+        of: Option<KeeperUid>,
+        /// What it holds.
+        held: ByteCount,
+        /// What may be written yet.
+        left: ByteCount,
+    },
     /// The cluster data break a rule.
     BrokenRule(String),
     /// An operator has paused the cluster: the next failure is not answered.
@@ -99,6 +113,7 @@ impl Finding {
             | Self::StandbyFailed(_)
             | Self::NobodyCanTakeOver
             | Self::Paused(_)
+            | Self::SlotNearBound { .. }
             | Self::BrokenRule(_)
             | Self::Trouble(..) => Condition::Degraded,
         }
@@ -137,6 +152,16 @@ impl fmt::Display for Finding {
             Self::StandbyFailed(keeper) => write!(f, "PostgreSQL of keeper {keeper} does not work"),
             Self::NobodyCanTakeOver => f.write_str("no standby could take over now"),
             Self::Paused(pause) => write!(f, "the cluster is paused {pause}: nobody would be elected now"),
+            Self::SlotNearBound { keeper, slot, of, held, left } => {
+                write!(
+                    f,
+                    "the replication slot {slot} of {keeper} holds {held} of WAL: after another {left} "
+                )?;
+                match of {
+                    Some(of) => write!(f, "{of} lacks WAL, and is copied anew when it is back"),
+                    None => f.write_str("whoever uses it lacks WAL"),
+                }
+            }
             Self::BrokenRule(rule) => write!(f, "the cluster data are broken: {rule}"),
             Self::Trouble(keeper, sentence) => write!(f, "{keeper}: {sentence}"),
         }
@@ -165,6 +190,7 @@ pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
     }
     findings.extend(data.cluster.pause.iter().cloned().map(Finding::Paused));
     findings.extend(violations(data).iter().map(|rule| Finding::BrokenRule(rule.to_string())));
+    findings.extend(evidence.slots_near_bound());
     findings.extend(evidence.troubles());
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));
     findings
@@ -229,6 +255,26 @@ impl Evidence<'_> {
             findings.push(Finding::NobodyCanTakeOver);
         }
         findings
+    }
+
+    /// While the bound is far nothing is wrong: a standby that restarts is behind for a moment.
+    fn slots_near_bound(&self) -> Vec<Finding> {
+        let data = self.cluster.data();
+        let of_report = |(keeper, report): (&KeeperUid, &KeeperReport)| -> Vec<Finding> {
+            let slots = report.activity.iter().flat_map(|activity| activity.slots.iter().flatten());
+            let near = |slot: &SlotReport| {
+                let (held, left) = (slot.held_bytes?, slot.left_bytes?);
+                (left < held).then(|| Finding::SlotNearBound {
+                    keeper: keeper.clone(),
+                    slot: slot.name.clone(),
+                    of: data.keeper_of_slot(&slot.name).cloned(),
+                    held: ByteCount(held),
+                    left: ByteCount(left),
+                })
+            };
+            slots.filter_map(near).collect()
+        };
+        self.keepers.iter().flat_map(of_report).collect()
     }
 
     fn troubles(&self) -> Vec<Finding> {
@@ -338,6 +384,34 @@ mod tests {
             ..stolon_model::KeeperActivity::default()
         });
         assert_eq!(judged(|_| {}, &[troubled]), ["degraded: k1: no space left"]);
+    }
+
+    #[test]
+    fn slots_that_are_about_to_be_let_go_are_named_with_whom_they_are_for() {
+        let slot = |name: &str, held: u64, left| SlotReport {
+            name: name.to_owned(),
+            held_bytes: Some(held << 20),
+            left_bytes: left,
+            ..SlotReport::default()
+        };
+        let mut holding = report(&[]);
+        holding.activity = Some(stolon_model::KeeperActivity {
+            slots: Some(vec![
+                slot("stolon_bb", 65, Some(64 << 20)),
+                slot("backup", 100, Some(0)),
+                slot("stolon_far", 64, Some(64 << 20)),
+                slot("unbounded", 1 << 30, None),
+            ]),
+            ..stolon_model::KeeperActivity::default()
+        });
+        assert_eq!(
+            judged(|_| {}, &[holding]),
+            [
+                "degraded: the replication slot stolon_bb of k1 holds 65.0 MiB of WAL: after another 64.0 MiB k2 lacks WAL, and is \
+                 copied anew when it is back",
+                "degraded: the replication slot backup of k1 holds 100.0 MiB of WAL: after another 0 B whoever uses it lacks WAL"
+            ]
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_core::keeper::{
     AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, Demands, FailureKind, HbaLine,
-    HbaUser, Learned, Look, RejectedSetting, ReplicationRow, ServerDeath, ServerLook, SlotChanges, Step,
-    StepFailure, StepOutcome, WalReceiver,
+    HbaUser, Learned, Look, RejectedSetting, ReplicationRow, Room, ServerDeath, ServerLook, SlotChanges,
+    SlotRow, Step, StepFailure, StepOutcome, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, Timeline};
@@ -39,6 +39,10 @@ pub struct FakePostgres {
     pub receiver_process: Option<u32>,
     /// `pg_stat_replication`.
     pub replication: Vec<ReplicationRow>,
+    /// `pg_replication_slots`.
+    pub slots: Vec<SlotRow>,
+    /// Room on the file systems.
+    pub room: Room,
     /// Written.
     pub(crate) config: Option<Config>,
     /// In force.
@@ -70,6 +74,8 @@ impl FakePostgres {
             receiver: WalReceiver::Streaming,
             receiver_process: None,
             replication: Vec::new(),
+            slots: Vec::new(),
+            room: Room::default(),
             config: None,
             in_force: None,
             started_with: None,
@@ -134,6 +140,7 @@ impl FakePostgres {
             receiver: self.receiver.clone(),
             receiver_process: self.receiver_process,
             replication: self.replication.clone(),
+            slots: self.slots.clone(),
             pending_restart: self.pending_restart(),
             synchronous_standby_names: self.in_force.as_ref().and_then(names).unwrap_or_default(),
             ..Answer::default()
@@ -148,6 +155,7 @@ impl FakePostgres {
             },
             control: self.control.clone(),
             slots_on_disk: BTreeSet::new(),
+            room: self.room.clone(),
             alter_system: AlterSystem::Refused,
         }
     }
@@ -195,6 +203,11 @@ impl FakePostgres {
             Step::Promote => {
                 (self.in_recovery, self.data) = (false, present(DataKind::Primary));
                 self.timeline += 1;
+            }
+            Step::DropSlots(slots) => {
+                self.slots.retain(|slot| !slots.contains_key(&slot.name));
+                let dropped = slots.keys().cloned().collect();
+                return StepOutcome::Done(Learned::Slots(SlotChanges { dropped, ..SlotChanges::default() }));
             }
             Step::EnsureSlots(_) => return StepOutcome::Done(Learned::Slots(SlotChanges::default())),
             _ => {}

@@ -37,6 +37,9 @@ pub fn word(step: &Step) -> Option<String> {
         Step::EnsureSlots(slots) => {
             format!("slots:{}", slots.iter().cloned().collect::<Vec<_>>().join(","))
         }
+        Step::DropSlots(slots) => {
+            format!("drop:{}", slots.keys().cloned().collect::<Vec<_>>().join(","))
+        }
         Step::TerminateClients => "terminate".into(),
         Step::Commit(generation) => format!("commit:{generation}"),
         Step::Reobserve => "again".into(),

@@ -8,8 +8,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use stolon_core::keeper::{
-    DataKind, FailureKind, Health, Measure, Position, Progress, Step, StepFailure, StepOutcome,
+    DataKind, FailureKind, Health, Measure, Position, Progress, Room, Step, StepFailure, StepOutcome,
 };
+use stolon_model::SlotReport;
 
 type Number = Gauge<i64, AtomicI64>;
 type Labels = Vec<(&'static str, &'static str)>;
@@ -17,6 +18,9 @@ type Flags = Family<Labels, Number>;
 type Seconds = Gauge<f64, AtomicU64>;
 /// Standbys come and go with the instances of the cluster.
 type OfStandbys<N> = Family<Vec<(&'static str, String)>, N>;
+
+/// One for each slot, or for each file system.
+type Named = Family<Vec<(&'static str, String)>, Number>;
 
 /// Why PostgreSQL is not healthy, by label.
 const REASONS: [(&str, Health); 6] = [
@@ -48,6 +52,9 @@ pub(crate) struct Metrics {
     receives_wal: Number,
     standby_lag: OfStandbys<Number>,
     standby_replay_lag: OfStandbys<Seconds>,
+    slot_held: Named,
+    free: Named,
+    size: Named,
     resync: Resync,
 }
 
@@ -154,6 +161,7 @@ impl Metrics {
         );
         add("stolon_keeper_healthy", "Set to 1 if the last look at Postgres succeeded", m.healthy);
         metrics.register_server(registry);
+        metrics.register_disks(registry);
         metrics.resync.register(registry);
         registry.register("stolon_keeper_target_role", "Keeper last requested target role", m.target_role);
         registry.register("stolon_keeper_local_role", "Keeper current local role", m.local_role);
@@ -203,6 +211,22 @@ impl Metrics {
         }
     }
 
+    /// What PostgreSQL keeps, and where.
+    fn register_disks(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, family: &Named| registry.register(name, help, family.clone());
+        add(
+            "stolon_keeper_slot_held_bytes",
+            "WAL that a replication slot keeps from being removed",
+            &self.slot_held,
+        );
+        add(
+            "stolon_keeper_file_system_free_bytes",
+            "Room on the file system that Postgres uses for data, wal, or a tablespace by its oid",
+            &self.free,
+        );
+        add("stolon_keeper_file_system_size_bytes", "Size of that file system", &self.size);
+    }
+
     /// A step begins; none if it resyncs nothing.
     pub(crate) fn resync_begins(&self, step: &Step) -> Option<ResyncUnderWay> {
         let method = match step {
@@ -226,7 +250,6 @@ impl Metrics {
     }
 
     fn position(&self, position: &Position) {
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.timeline.set(number(position.timeline.0));
         self.lsn.set(number(position.lsn.0));
         self.receives_wal.set(i64::from(position.receives_wal));
@@ -238,10 +261,31 @@ impl Metrics {
         }
     }
 
+    fn slots(&self, slots: &[SlotReport]) {
+        self.slot_held.clear();
+        for slot in slots {
+            let labels = vec![("slot", slot.name.clone())];
+            self.slot_held.get_or_create(&labels).set(number(slot.held_bytes.unwrap_or(0)));
+        }
+    }
+
+    fn room(&self, room: &Room) {
+        self.free.clear();
+        self.size.clear();
+        for file_system in &room.file_systems {
+            for used_for in &file_system.uses {
+                let labels = vec![("use", used_for.to_string())];
+                self.free.get_or_create(&labels).set(number(file_system.free));
+                self.size.get_or_create(&labels).set(number(file_system.total));
+            }
+        }
+    }
+
     /// Those that are gone leave nothing behind.
     fn no_standbys(&self) {
         self.standby_lag.clear();
         self.standby_replay_lag.clear();
+        self.slot_held.clear();
     }
 
     /// A gauge changes.
@@ -259,6 +303,8 @@ impl Metrics {
             Measure::NeedsRestart(set) => flag(&self.needs_restart, set),
             Measure::Health(health) => self.health(health),
             Measure::Position(position) => self.position(&position),
+            Measure::Slots(slots) => self.slots(&slots),
+            Measure::Room(room) => self.room(&room),
             Measure::Ready => {}
         }
     }
@@ -275,6 +321,10 @@ fn set_role(family: &Flags, role: Option<DataKind>) {
     {
         family.get_or_create(&vec![("role", label)]).set(i64::from(kind == role));
     }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn unix_seconds() -> i64 {

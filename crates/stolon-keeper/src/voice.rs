@@ -30,6 +30,14 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::ParameterProblem(problem) => tracing::warn!("{problem}"),
         Saying::SlotCreated(slot) => tracing::info!(slot, "replication slot created"),
         Saying::SlotDropped(slot) => tracing::info!(slot, "replication slot dropped"),
+        Saying::SlotLetGo(slot, held_bytes) => {
+            tracing::warn!(
+                slot,
+                held_bytes,
+                "nobody uses this replication slot and it held more WAL than maxSlotWalKeepSize: it is made anew, and its standby copied if \
+                 it lacks WAL then"
+            );
+        }
         Saying::SlotKept(slot, why) => {
             tracing::warn!(slot, why, "replication slot not changed, trying again")
         }

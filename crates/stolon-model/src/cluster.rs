@@ -13,7 +13,7 @@ use crate::spec::{
     ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings,
 };
 use crate::time::{GoDuration, Timestamp};
-use crate::uid::{BootUuid, ClusterUid, InstanceUid, KeeperUid, ProxyUid};
+use crate::uid::{BootUuid, ClusterUid, InstanceUid, KeeperUid, ProxyUid, STOLON_PREFIX};
 
 /// The only value of `formatVersion` that exists.
 pub const FORMAT_VERSION: u64 = 1;
@@ -187,6 +187,12 @@ impl ClusterData {
     /// The instance assigned to a keeper; the one with the lowest uid if several name that keeper.
     pub fn instance_of(&self, keeper: &KeeperUid) -> Option<&Instance> {
         self.instances.values().find(|instance| &instance.spec.keeper_uid == keeper)
+    }
+
+    /// The keeper whose standby a replication slot of this name is for; none: it is for nobody in the cluster.
+    pub fn keeper_of_slot(&self, slot: &str) -> Option<&KeeperUid> {
+        let instance = self.instances.get(&InstanceUid::from(slot.strip_prefix(STOLON_PREFIX)?))?;
+        Some(&instance.spec.keeper_uid)
     }
 
     /// The elected primary, if there is one and the document holds it.

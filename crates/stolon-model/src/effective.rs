@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::explained::Advise;
 use crate::spec::{AccessMode, InitMode, Role};
+use crate::wal_bound::SlotWalBound;
 
 pub use crate::spec::EffectiveSpec;
 
@@ -33,6 +34,14 @@ pub enum InvalidSpec {
     /// Slots with this prefix belong to the cluster itself.
     #[error("replication slot name is reserved: {}", go_quoted(.0))]
     ReservedSlotName(String),
+    /// Not an amount of WAL.
+    #[error("wrong {field}: {}", go_quoted(.given))]
+    Size {
+        /// The field.
+        field: &'static str,
+        /// What it says.
+        given: String,
+    },
     /// A line of `pg_hba.conf` that would be several.
     #[error("pgHBA entries cannot contain newline characters")]
     HbaNewline,
@@ -82,6 +91,7 @@ impl Advise for InvalidSpec {
             }
             Self::SlotName(_) => "a slot name consists of a-z, 0-9 and _",
             Self::ReservedSlotName(_) => "give the name without stolon_: the prefix is added to it",
+            Self::Size { .. } => "give a whole number with its unit, such as 10GB, or auto, or unlimited",
             Self::HbaNewline => "write each line as an entry of its own",
             Self::NewStandbyCluster => "a standby cluster is made with initMode \"pitr\"",
             Self::UnknownInitMode(_) => "initMode is \"new\", \"existing\" or \"pitr\"",
@@ -96,6 +106,11 @@ impl Advise for InvalidSpec {
 }
 
 impl EffectiveSpec {
+    /// How much WAL replication slots may hold.
+    pub fn slot_wal_bound(&self) -> SlotWalBound {
+        self.max_slot_wal_keep_size.as_deref().and_then(SlotWalBound::parse).unwrap_or_default()
+    }
+
     pub(crate) fn check_init_mode(&self) -> Result<(), InvalidSpec> {
         match &self.init_mode {
             InitMode::New if self.role == Role::Standby => Err(InvalidSpec::NewStandbyCluster),

@@ -4,6 +4,7 @@
 //! (`master`, `dbs`, `xLogPos`, `systemdID`); names in the code are the field's
 //! (`primary`, `instances`, `lsn`, `system_identifier`).
 
+pub mod byte_count;
 pub mod challenge;
 mod cluster;
 pub mod effective;
@@ -25,7 +26,9 @@ pub mod uid;
 pub mod unknown;
 pub mod update;
 pub mod usable;
+pub mod wal_bound;
 
+pub use byte_count::ByteCount;
 pub use challenge::*;
 pub use cluster::*;
 pub use effective::{EffectiveSpec, InvalidSpec};
@@ -46,3 +49,4 @@ pub use uid::*;
 pub use unknown::{UnknownField, unknown_fields};
 pub use update::UpdateRefused;
 pub use usable::UsableCluster;
+pub use wal_bound::SlotWalBound;

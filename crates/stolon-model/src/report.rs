@@ -98,11 +98,32 @@ document! {
         hindrance: Option<Hindrance> = "hindrance", omit;
         /// Whether the instance is asked to be a standby while its data are a primary's: it cannot be one before it is made anew.
         holds_primary_data: bool = "holdsMasterData", omit;
+        /// The replication slots of this server, those that hold most first; absent while it does not answer.
+        slots: Option<Vec<SlotReport>> = "slots", omit;
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
         /// than this knows that its store went back in time.
         served: Option<Served> = "served", omit;
         /// What the keeper says to challenges of a sentinel; absent in reports of keepers that do not answer any.
         witness: Option<WitnessReport> = "witness", omit;
+    }
+}
+
+document! {
+    /// A replication slot, and the WAL that it keeps the server from removing.
+    pub struct SlotReport {
+        /// Its name; `stolon_` and the instance's uid for a standby of the cluster.
+        name: String = "name", keep;
+        /// Whether it is a logical one.
+        logical: bool = "logical", omit;
+        /// Whether somebody streams from it now.
+        active: bool = "active", omit;
+        /// WAL from what its user has taken to the server's present position, in bytes; absent: it reserves none.
+        held_bytes: Option<u64> = "heldBytes", omit;
+        /// How many more bytes may be written before its WAL is removed all the same; absent: there is no bound, or PostgreSQL does not
+        /// tell (before version 13).
+        left_bytes: Option<u64> = "leftBytes", omit;
+        /// PostgreSQL's own word, from version 13 on: `reserved`, `extended`, `unreserved`, `lost`.
+        wal_status: String = "walStatus", omit;
     }
 }
 
@@ -257,6 +278,7 @@ impl KeeperActivity {
             looks: _,
             hindrance,
             holds_primary_data,
+            slots,
             served,
             witness,
         } = self;
@@ -267,8 +289,17 @@ impl KeeperActivity {
             && (holds_primary_data, started) == (&other.holds_primary_data, &other.started)
             && *witness == other.witness
             && *pending_parameters == other.pending_parameters
+            && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && both(served, &other.served, Served::says_the_same_as)
     }
+}
+
+/// What the slots hold moves all the time.
+fn same_slots(ours: &[SlotReport], theirs: &[SlotReport]) -> bool {
+    let said = |slots: &[SlotReport]| -> BTreeMap<String, (bool, String)> {
+        slots.iter().map(|slot| (slot.name.clone(), (slot.active, slot.wal_status.clone()))).collect()
+    };
+    said(ours) == said(theirs)
 }
 
 impl Served {
@@ -297,7 +328,14 @@ mod tests {
         let mut report = KeeperReport {
             uid: "k".into(),
             postgres_state: Some(PostgresState::default()),
-            activity: Some(KeeperActivity { served: Some(Served::default()), ..KeeperActivity::default() }),
+            activity: Some(KeeperActivity {
+                served: Some(Served::default()),
+                slots: Some(vec![
+                    SlotReport { name: "a".into(), ..SlotReport::default() },
+                    SlotReport::default(),
+                ]),
+                ..KeeperActivity::default()
+            }),
             ..KeeperReport::default()
         };
         let before = report.clone();
@@ -306,6 +344,9 @@ mod tests {
         (state.lsn, state.older_wal_file) = (Lsn(9), "000000010000000000000001".into());
         (activity.bytes_done, activity.looks) = (7, 8);
         activity.served.as_mut().unwrap().lsn = Lsn(9);
+        let slots = activity.slots.as_mut().unwrap();
+        (slots[0].held_bytes, slots[0].left_bytes) = (Some(7), Some(8));
+        slots.reverse();
         assert!(before.says_the_same_as(&report));
         let changes: [fn(&mut KeeperReport); 7] = [
             |report| report.boot_uuid = "another".into(),
@@ -313,6 +354,7 @@ mod tests {
             |report| report.postgres_state.as_mut().unwrap().healthy = true,
             |report| report.postgres_state.as_mut().unwrap().pg_parameters = Some(Arc::default()),
             |report| report.activity.as_mut().unwrap().step = "promoting".into(),
+            |report| report.activity.as_mut().unwrap().slots.as_mut().unwrap()[0].active = true,
             |report| report.activity.as_mut().unwrap().served.as_mut().unwrap().epoch = 2,
             |report| report.activity.as_mut().unwrap().witness = Some(WitnessReport::default()),
         ];

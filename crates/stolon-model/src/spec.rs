@@ -10,8 +10,8 @@ use crate::effective::InvalidSpec;
 use crate::json::{Encode, Encoder, document, text_enum};
 use crate::spec_table::{
     AT_LEAST_MIN_SYNCHRONOUS_STANDBYS, AT_LEAST_ONE, IN_STANDBY_CLUSTERS, MORE_THAN_PROXY_CHECK_INTERVAL,
-    NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, Stage, WITH_EXISTING, WITH_NEW, WITH_PITR, seconds,
-    specification,
+    NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, SLOT_WAL_BOUND, Stage, WITH_EXISTING, WITH_NEW, WITH_PITR,
+    seconds, specification,
 };
 use crate::time::GoDuration;
 use crate::uid::KeeperUid;
@@ -102,6 +102,9 @@ specification! {
     /// Physical replication slots that are kept on the primary, each as `stolon_<name>`.
     additional_primary_replication_slots: Vec<String> = "additionalMasterReplicationSlots", keep, optional,
         rules [SLOT_NAMES];
+    /// How much WAL replication slots may hold: `auto` goes by the room on each server's file system, `unlimited` sets no bound, `10GB` is
+    /// one; `max_slot_wal_keep_size` in `pgParameters` wins over it.
+    max_slot_wal_keep_size: String = "maxSlotWalKeepSize", omit, optional, rules [SLOT_WAL_BOUND];
     /// Bring an old primary back with `pg_rewind` instead of a full copy where that is possible.
     use_pg_rewind: bool = "usePgrewind", omit, default(false);
     /// How the first instance is made: `new` runs `initdb`, `existing` adopts the data that a keeper has, `pitr` restores a backup.

@@ -8,6 +8,7 @@ use crate::json::{Encode, Encoder, Shape};
 use crate::spec::{AccessMode, InitMode, Role};
 use crate::time::GoDuration;
 use crate::uid::STOLON_PREFIX;
+use crate::wal_bound::SlotWalBound;
 
 /// A field of the cluster specification, for reference documentation.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,17 @@ pub(crate) const SLOT_NAMES: Rule<Vec<String>> = Rule {
             }
         }
         Ok(())
+    },
+};
+
+pub(crate) const SLOT_WAL_BOUND: Rule<String> = Rule {
+    words: "`auto` (which is the default), `unlimited`, or a size in `MB`, `GB` or `TB`",
+    stage: Stage::Lists,
+    check: |name, given, _| match given {
+        Some(text) if SlotWalBound::parse(text).is_none() => {
+            Err(InvalidSpec::Size { field: name, given: text.clone() })
+        }
+        _ => Ok(()),
     },
 };
 

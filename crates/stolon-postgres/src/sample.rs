@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Answer, PasswordProtocol, ReplicationRow, WalReceiver};
-use stolon_core::postgres::is_recovery_parameter;
+use stolon_core::keeper::{Answer, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver};
+use stolon_core::postgres::{Version, is_recovery_parameter};
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 
@@ -24,6 +24,18 @@ fn stored_passwords(users: [&str; 2]) -> String {
     let users = users.map(sql_literal).join(", ");
     format!(
         "SELECT coalesce(bool_or(rolpassword LIKE 'md5%'), false) FROM pg_authid WHERE rolname IN ({users})"
+    )
+}
+
+/// Slots that live no longer than a session belong to copies that are being made.
+fn slots(version: Version) -> String {
+    let bound = match version.has_wal_status() {
+        true => "wal_status, safe_wal_size",
+        false => "NULL, NULL",
+    };
+    format!(
+        "SELECT slot_name, slot_type = 'logical', active, restart_lsn, {bound} FROM pg_replication_slots \
+         WHERE NOT temporary ORDER BY 1"
     )
 }
 
@@ -54,9 +66,10 @@ impl LocalPostgres {
     pub async fn sample(&self, limit: &Limit) -> Result<Answer> {
         let Options { superuser, replication, .. } = &self.inner.options;
         let passwords = stored_passwords([&superuser.username, &replication.username]);
-        let sql = format!("{SETTINGS}; {REPLICATION}; {passwords}; {POSITION}");
+        let slots = slots(self.version(limit).await?);
+        let sql = format!("{SETTINGS}; {REPLICATION}; {passwords}; {slots}; {POSITION}");
         let answers = self.query_anew("look at the state of PostgreSQL", &sql, limit).await?;
-        let [settings, pending, replication, names, passwords, position] = answers.as_slice() else {
+        let [settings, pending, replication, names, passwords, slots, position] = answers.as_slice() else {
             return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
         };
         let Some(position) = position.first() else { return Err(unexpected("its position")) };
@@ -91,6 +104,7 @@ impl LocalPostgres {
                 _ => PasswordProtocol::Scram,
             },
             replication: replication.iter().map(replication_row).collect(),
+            slots: slots.iter().map(slot_row).collect(),
             pending_restart,
             started: position.get(6).and_then(start_time).unwrap_or_default(),
             synchronous_standby_names: column(names).pop().unwrap_or_default(),
@@ -170,7 +184,18 @@ fn replication_row(row: &SimpleQueryRow) -> ReplicationRow {
     }
 }
 
-fn wal_directory(directory: &Path) -> PathBuf {
+fn slot_row(row: &SimpleQueryRow) -> SlotRow {
+    SlotRow {
+        name: row.get(0).unwrap_or_default().to_owned(),
+        kind: if row.get(1) == Some("t") { SlotKind::Logical } else { SlotKind::Physical },
+        active: row.get(2) == Some("t"),
+        restart_lsn: row.get(3).and_then(|lsn| lsn.parse().ok()),
+        wal_status: row.get(4).map(str::to_owned),
+        safe_wal_size: row.get(5).and_then(|size| size.parse().ok()),
+    }
+}
+
+pub(crate) fn wal_directory(directory: &Path) -> PathBuf {
     let new = directory.join("pg_wal");
     if new.exists() { new } else { directory.join("pg_xlog") }
 }
@@ -217,15 +242,19 @@ pub fn parse_history(text: &str) -> Result<Vec<TimelineHistoryEntry>> {
 /// The alphabetically first WAL file; empty when there is none or segments are not 16 MiB.
 fn older_wal_file(directory: &Path) -> Result<String> {
     let directory = wal_directory(directory);
-    let entries = std::fs::read_dir(&directory).map_err(PostgresError::io("read", &directory))?;
+    let Some(first) = segments(&directory)?.into_iter().min() else { return Ok(String::new()) };
+    let size = std::fs::metadata(directory.join(&first)).map(|metadata| metadata.len());
+    Ok(if size.is_ok_and(|size| size == PUBLISHED_SEGMENT_SIZE) { first } else { String::new() })
+}
+
+/// The names of the WAL segments in a directory (PostgreSQL manual, "WAL Internals"), in no order.
+pub(crate) fn segments(directory: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(directory).map_err(PostgresError::io("read", directory))?;
     let is_segment = |name: &String| {
         name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte))
     };
-    let first =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(is_segment).min();
-    let Some(first) = first else { return Ok(String::new()) };
-    let size = std::fs::metadata(directory.join(&first)).map(|metadata| metadata.len());
-    Ok(if size.is_ok_and(|size| size == PUBLISHED_SEGMENT_SIZE) { first } else { String::new() })
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(is_segment).collect())
 }
 
 #[cfg(test)]

@@ -13,6 +13,12 @@ use crate::quote::sql_literal;
 /// Prefix of the slots that belong to the cluster.
 const PREFIX: &str = "stolon_";
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    Yes,
+    No,
+}
+
 struct Slot {
     name: String,
     physical: bool,
@@ -41,16 +47,8 @@ impl LocalPostgres {
             if !slot.name.starts_with(PREFIX) || (is_wanted && !slot.invalidated) {
                 continue;
             }
-            let sql = format!("SELECT pg_drop_replication_slot({})", sql_literal(&slot.name));
-            match self.query(&format!("drop the replication slot {}", slot.name), &sql, limit).await {
-                Ok(_) => {
-                    there.remove(&slot.name);
-                    changes.dropped.push(slot.name);
-                }
-                Err(error @ PostgresError::Sql { code: Some(_), .. }) => {
-                    changes.kept.push((slot.name, error.to_string()));
-                }
-                Err(error) => return Err(error),
+            if self.drop_slot(&slot.name, &mut changes, limit).await? == Dropped::Yes {
+                there.remove(&slot.name);
             }
         }
         for name in wanted.difference(&there) {
@@ -64,6 +62,34 @@ impl LocalPostgres {
             }
         }
         Ok(changes)
+    }
+
+    /// Drops these slots; one that is in use stays, with the reason. An error means that the server did not answer.
+    pub async fn drop_slots(
+        &self,
+        names: impl Iterator<Item = &String>,
+        limit: &Limit,
+    ) -> Result<SlotChanges> {
+        let mut changes = SlotChanges::default();
+        for name in names {
+            self.drop_slot(name, &mut changes, limit).await?;
+        }
+        Ok(changes)
+    }
+
+    async fn drop_slot(&self, name: &str, changes: &mut SlotChanges, limit: &Limit) -> Result<Dropped> {
+        let sql = format!("SELECT pg_drop_replication_slot({})", sql_literal(name));
+        match self.query(&format!("drop the replication slot {name}"), &sql, limit).await {
+            Ok(_) => {
+                changes.dropped.push(name.to_owned());
+                Ok(Dropped::Yes)
+            }
+            Err(error @ PostgresError::Sql { code: Some(_), .. }) => {
+                changes.kept.push((name.to_owned(), error.to_string()));
+                Ok(Dropped::No)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn slots(&self, version: Version, limit: &Limit) -> Result<Vec<Slot>> {

@@ -24,6 +24,7 @@ pub(super) fn config(
         demands: seen.demands.as_ref(),
         refusals: &seen.refusals,
         slots: seen.slots_on_disk.union(&goal.slots).count() as u64,
+        room_for_slots: seen.room_for_slots,
     };
     let mut wanted = wanted_parameters(&parameters, facts);
     let mut hba = hba_lines(&goal.hba, &goal.superuser, &goal.replication, admission);

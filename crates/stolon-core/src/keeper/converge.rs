@@ -6,6 +6,7 @@ use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
 
 use super::recovery::{RecoveryMode, RecoverySettings};
+use super::slots::to_let_go;
 use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
@@ -117,7 +118,7 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
     // Slots first: standbys wait for them, and lists of synchronous standbys name who needs them. But nothing may
     // keep clients from being locked out.
     if wanted.deposed_by.is_none() {
-        plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+        plan.steps.extend(slots(goal, seen, live));
     }
     let changes = changes(seen, &config);
     if !changes.is_empty() {
@@ -129,7 +130,7 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
         let reload = plan.steps.pop_if(|step| matches!(step, Step::Reload));
         plan.steps.push(Step::TerminateClients);
         plan.steps.extend(reload);
-        plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+        plan.steps.extend(slots(goal, seen, live));
     }
     if plan.because.is_empty() && seen.gate == Gate::Closed {
         match &wanted.synchronous {
@@ -203,7 +204,7 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
         plan.next_look = NextLook::Soon;
         return plan;
     };
-    plan.steps.push(Step::EnsureSlots(goal.slots.clone()));
+    plan.steps.extend(slots(goal, seen, live));
     restart_or_commit(goal, seen, live, config, plan, false)
 }
 
@@ -220,6 +221,13 @@ fn start(config: &Config) -> [Step; 2] {
 
 fn reload(config: &Config) -> [Step; 2] {
     [Step::Configure { config: Box::new(config.clone()), merge: ConfigMerge::Replace }, Step::Reload]
+}
+
+/// Slots of the dead that hold too much are let go before all are made that must be.
+fn slots(goal: &InstanceGoal, seen: &Observation, live: &Live) -> Vec<Step> {
+    let let_go = to_let_go(goal, seen, live);
+    let drop = (!let_go.is_empty()).then_some(Step::DropSlots(let_go));
+    drop.into_iter().chain([Step::EnsureSlots(goal.slots.clone())]).collect()
 }
 
 /// What differs between the configuration in force and the wanted one.

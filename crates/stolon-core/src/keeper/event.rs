@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use stolon_model::{
     BootUuid, InstanceState, InstanceUid, KeeperReport, KeeperState, KeeperUid, Lsn, Parameters,
-    SentinelReport, SentinelUid, Served, Timeline, UsableCluster,
+    SentinelReport, SentinelUid, Served, SlotReport, Timeline, UsableCluster,
 };
 
 use super::look::Look;
 use super::observation::DataKind;
 use super::outcome::{ServerDeath, StepOutcome};
+use super::room::Room;
 use super::say::Saying;
 use super::step::Step;
 
@@ -237,6 +238,10 @@ pub enum Measure {
     Health(Health),
     /// What the server said in the last look that it answered.
     Position(Box<Position>),
+    /// The slots of the server in the same look.
+    Slots(Vec<SlotReport>),
+    /// Room on the file systems, where it is known.
+    Room(Room),
     /// The keeper does its work. That it does not is said by [`Saying::Trouble`].
     Ready,
 }

@@ -162,6 +162,8 @@ pub struct InstanceGoal {
     pub replication: User,
     /// Names of the `stolon_` slots that must exist, and no others.
     pub slots: BTreeSet<String>,
+    /// Those of them that are for standbys of the cluster.
+    pub member_slots: BTreeSet<String>,
     /// When a changed parameter needs a restart.
     pub restart: RestartPolicy,
     /// `dbWaitReadyTimeout`; none = for ever.
@@ -392,6 +394,7 @@ fn instance_goal(
             port: us.port.clone(),
             max_standbys: wanted.max_standbys,
             additional_wal_senders: wanted.additional_wal_senders,
+            slot_wal_bound: spec.slot_wal_bound(),
             use_pg_rewind: wanted.use_pg_rewind,
             synchronous_names,
         },
@@ -400,6 +403,7 @@ fn instance_goal(
         superuser: us.superuser.clone(),
         replication: us.replication.clone(),
         slots: slots(uid, instance),
+        member_slots: member_slots(uid, instance),
         restart: restart_policy(cluster, spec, &role, instance),
         role,
         ready_timeout: unless_zero(spec.db_wait_ready_timeout),
@@ -494,9 +498,15 @@ fn hba_goal(
 }
 
 fn slots(uid: &InstanceUid, instance: &Instance) -> BTreeSet<String> {
-    let followers = instance.spec.followers.iter().flatten().filter(|follower| *follower != uid);
     let additional = instance.spec.additional_replication_slots.iter().flatten();
-    followers.map(replication_name).chain(additional.map(|name| format!("{STOLON_PREFIX}{name}"))).collect()
+    let mut slots = member_slots(uid, instance);
+    slots.extend(additional.map(|name| format!("{STOLON_PREFIX}{name}")));
+    slots
+}
+
+fn member_slots(uid: &InstanceUid, instance: &Instance) -> BTreeSet<String> {
+    let followers = instance.spec.followers.iter().flatten().filter(|follower| *follower != uid);
+    followers.map(replication_name).collect()
 }
 
 /// Raised limits must reach the standbys before the primary (PostgreSQL manual, "Hot Standby"); lowered ones

@@ -14,6 +14,8 @@ use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 use super::observation::{AlterSystem, Data};
 use super::parameters::Demands;
 use super::recovery::PasswordProtocol;
+use super::room::Room;
+use super::slots::SlotRow;
 use crate::postgres::Version;
 
 /// What one look found.
@@ -29,6 +31,8 @@ pub struct Look {
     pub control: ControlLook,
     /// Names of all replication slots on disk, ours and others: PostgreSQL does not start with room for fewer.
     pub slots_on_disk: BTreeSet<String>,
+    /// Room on the file systems.
+    pub room: Room,
     /// Whether `ALTER SYSTEM` can have come through. [`AlterSystem::Refused`] while no server runs.
     pub alter_system: AlterSystem,
 }
@@ -93,6 +97,8 @@ pub struct Answer {
     pub passwords: PasswordProtocol,
     /// `pg_stat_replication`, standbys only.
     pub replication: Vec<ReplicationRow>,
+    /// `pg_replication_slots` without temporary ones.
+    pub slots: Vec<SlotRow>,
     /// Value in force of `synchronous_standby_names`, read before `lsn`.
     pub synchronous_standby_names: String,
     /// Parameters that wait for a restart, without those that mean nothing to a primary, with the values that the server runs with.

@@ -55,6 +55,7 @@ use super::event::{ClusterRead, Effect, Event, Measure, StateFile};
 use super::goal::Identity;
 use super::observation::LocalState;
 use super::outcome::ServerDeath;
+use super::room::RoomForSlots;
 use super::say::Saying;
 
 use blame::Blame;
@@ -140,6 +141,8 @@ struct ServerMemory {
     restart: RestartWait,
     watchful: Watchfulness,
     haste: Haste,
+    /// What slots may hold.
+    room: RoomForSlots,
 }
 
 /// What is in the data directory beside PostgreSQL.
@@ -178,6 +181,7 @@ impl Machine {
                 restart: RestartWait::default(),
                 watchful: Watchfulness::default(),
                 haste: Haste::default(),
+                room: RoomForSlots::default(),
             },
             blame: Blame::new(proven),
             looks: Looks::default(),

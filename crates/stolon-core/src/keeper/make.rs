@@ -3,6 +3,7 @@
 use stolon_model::PitrConfig;
 
 use crate::timeline::{Branch, is_different_branch};
+use crate::wal_file;
 
 use super::configuration::{config, upstream, usable};
 use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer};
@@ -213,7 +214,12 @@ fn resync(
 
 /// What was left half-made, be it for another instance, may be the middle, or the unfinished end, of a rewind: another one would take
 /// it for a server that crashed, recover it on the source's timeline, and find nothing to do.
+///
+/// A standby that is only behind has nothing to be rewound, and lacks the same WAL afterwards (PostgreSQL manual, "pg_rewind").
 fn can_rewind(seen: &Observation, source: &Peer) -> bool {
+    if seen.position.is_some_and(|position| wal_file::is_before(position, &source.status.older_wal_file)) {
+        return false;
+    }
     if seen.local.initializing && seen.attempt.rewind_failures == 0 {
         return false;
     }

@@ -17,7 +17,9 @@ mod outcome;
 mod parameters;
 mod plan;
 mod recovery;
+mod room;
 mod say;
+mod slots;
 mod step;
 mod store_commands;
 mod warrant;
@@ -53,7 +55,9 @@ pub use plan::plan;
 pub use recovery::{
     PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,
 };
+pub use room::{DiskUse, FileSystem, Room};
 pub use say::Saying;
+pub use slots::{SlotKind, SlotRow};
 pub use step::{AtFailure, ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
 pub use store_commands::{BadCommandLine, NotAllowed, StoreCommands};
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

@@ -7,6 +7,7 @@ use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry}
 use super::hba::HbaLine;
 use super::parameters::{Demands, ParameterProblem, Refusals, WalLevel};
 use super::recovery::RecoverySettings;
+use super::slots::SlotRow;
 use super::step::OldData;
 use crate::postgres::Version;
 
@@ -36,6 +37,10 @@ pub struct Observation {
     pub refused_hba: BTreeMap<String, String>,
     /// Names of the slots on disk.
     pub slots_on_disk: BTreeSet<String>,
+    /// What slots may hold by the room that there is, in megabytes; none while that is not known.
+    pub room_for_slots: Option<u64>,
+    /// Where the data were when they were last seen to work in this cluster; none: never.
+    pub position: Option<Lsn>,
     /// Whether `ALTER SYSTEM` has come through.
     pub alter_system: AlterSystem,
     /// How far the making of the wanted instance got in this process.
@@ -117,6 +122,8 @@ pub struct Live {
     pub in_sync: BTreeSet<InstanceUid>,
     /// Parameters that wait for a restart.
     pub pending_restart: Vec<String>,
+    /// Its replication slots.
+    pub slots: Vec<SlotRow>,
 }
 
 /// The start gate of synchronous replication: after a start clients stay out until the standbys are in sync.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, replication_name};
+use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, SlotWalBound, replication_name};
 
+use super::slots::bound;
 use crate::postgres::{RESTART_AFTER_CRASH, Version, WAL_RETRIEVE_RETRY_INTERVAL, is_reported, parameter};
 use crate::settings;
 
@@ -94,6 +95,8 @@ pub struct ParameterGoal {
     pub max_standbys: u16,
     /// `additionalWalSenders`.
     pub additional_wal_senders: u16,
+    /// `maxSlotWalKeepSize`.
+    pub slot_wal_bound: SlotWalBound,
     /// `usePgrewind`.
     pub use_pg_rewind: bool,
     /// Names for `synchronous_standby_names`; empty when commits need not wait.
@@ -113,6 +116,8 @@ pub struct ParameterFacts<'a> {
     pub refusals: &'a Refusals,
     /// Slots that exist or are wanted: PostgreSQL does not start with room for fewer.
     pub slots: u64,
+    /// What slots may hold by the room that there is, in megabytes; none while that is not known.
+    pub room_for_slots: Option<u64>,
 }
 
 /// The parameters, and what became of those that could not be taken as they are.
@@ -132,6 +137,9 @@ pub struct ParameterProblem {
     /// One sentence for people.
     pub sentence: String,
 }
+
+/// PostgreSQL's bound on what slots hold (release notes 13).
+const MAX_SLOT_WAL_KEEP_SIZE: &str = "max_slot_wal_keep_size";
 
 /// The parameters of `postgresql.conf`. Managed ones win over the operator's, the operator's over captured ones.
 pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> WantedParameters {
@@ -219,6 +227,12 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
     }
     set("listen_addresses", goal.listen_address.clone());
     set("port", goal.port.clone());
+    if version.has_wal_status()
+        && !theirs.contains_key(MAX_SLOT_WAL_KEEP_SIZE)
+        && let Some(megabytes) = bound(goal.slot_wal_bound, facts.room_for_slots)
+    {
+        set(MAX_SLOT_WAL_KEEP_SIZE, format!("{megabytes}MB"));
+    }
     set("max_replication_slots", u64::from(goal.max_standbys).max(facts.slots).to_string());
     let senders = 2 * u64::from(goal.max_standbys) + 2 + u64::from(goal.additional_wal_senders);
     set("max_wal_senders", senders.to_string());

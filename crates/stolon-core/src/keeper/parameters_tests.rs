@@ -14,6 +14,7 @@ fn goal(user: &[(&str, &str)]) -> ParameterGoal {
         port: "5432".into(),
         max_standbys: 20,
         additional_wal_senders: 5,
+        slot_wal_bound: SlotWalBound::default(),
         use_pg_rewind: false,
         synchronous_names: Vec::new(),
     }
@@ -24,20 +25,22 @@ struct Facts {
     captured: Option<Parameters>,
     demands: Option<Demands>,
     refusals: Refusals,
+    room: Option<u64>,
 }
 
 fn facts() -> Facts {
-    Facts { version: V15, captured: None, demands: None, refusals: Refusals::new() }
+    Facts { version: V15, captured: None, demands: None, refusals: Refusals::new(), room: None }
 }
 
 fn wanted(goal: &ParameterGoal, facts: &Facts) -> WantedParameters {
-    let Facts { version, captured, demands, refusals } = facts;
+    let Facts { version, captured, demands, refusals, room } = facts;
     let facts = ParameterFacts {
         version: *version,
         captured: captured.as_ref(),
         demands: demands.as_ref(),
         refusals,
         slots: 0,
+        room_for_slots: *room,
     };
     wanted_parameters(goal, facts)
 }
@@ -270,4 +273,30 @@ fn reports_leave_out_what_is_managed_and_our_own_default() {
     };
     assert_eq!(names(false), ["DateStyle", "wal_level"]);
     assert_eq!(names(true), ["DateStyle", "wal_level", "wal_retrieve_retry_interval"]);
+}
+
+/// Bytes of WAL that slots hold are bounded by PostgreSQL itself from version 13 on.
+#[test]
+fn slots_hold_what_there_is_room_for_unless_somebody_says_otherwise() {
+    let v12 = Version { major: 12, minor: 3 };
+    let explicit = [("Max_Slot_Wal_Keep_Size", "1GB")];
+    for (version, bound, user, room, expected) in [
+        (V15, SlotWalBound::FromFreeSpace, &[][..], Some(512), Some("512MB")),
+        (V15, SlotWalBound::FromFreeSpace, &[], None, None),
+        (V15, SlotWalBound::Megabytes(64), &[], Some(512), Some("64MB")),
+        (V15, SlotWalBound::Unlimited, &[], Some(512), None),
+        (V15, SlotWalBound::Megabytes(64), &explicit, Some(512), Some("1GB")),
+        (v12, SlotWalBound::Megabytes(64), &[], Some(512), None),
+    ] {
+        let goal = ParameterGoal { slot_wal_bound: bound, ..goal(user) };
+        let wanted = wanted(&goal, &Facts { version, room, ..facts() });
+        let found = value(&wanted, "max_slot_wal_keep_size");
+        assert_eq!(found.as_deref(), expected, "{version} {bound:?} {room:?}");
+    }
+}
+
+#[test]
+fn what_the_room_of_one_keeper_allows_never_becomes_the_specification() {
+    let configured = map(&[("max_slot_wal_keep_size", "512MB"), ("work_mem", "8MB")]);
+    assert_eq!(captured_parameters(&configured), map(&[("work_mem", "8MB")]));
 }

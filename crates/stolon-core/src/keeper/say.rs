@@ -43,6 +43,8 @@ pub enum Saying {
     SlotCreated(String),
     /// A slot was dropped.
     SlotDropped(String),
+    /// A slot was dropped because nobody uses it and it held so many bytes of WAL.
+    SlotLetGo(String, u64),
     /// A slot could not be changed, for this reason.
     SlotKept(String, String),
     /// The slots could not be looked after.

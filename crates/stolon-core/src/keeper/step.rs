@@ -1,7 +1,7 @@
 //! Plans: what to do now, and why.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stolon_model::{Advise, InstanceUid, Lsn, NewConfig};
@@ -169,6 +169,8 @@ pub enum Step {
     Promote,
     /// Make these the replication slots that are ours.
     EnsureSlots(BTreeSet<String>),
+    /// Drop these slots unless they are in use by now; each with the WAL that it holds, in bytes.
+    DropSlots(BTreeMap<String, u64>),
     /// End the sessions of all clients, after the access rules were read again. A server that does not do so is ended itself.
     TerminateClients,
     /// Write down that this generation is reached.

@@ -139,6 +139,8 @@ pub const PARAMETERS: &[Parameter] = &[
     of("max_locks_per_transaction").standby_limit(64),
     of("max_prepared_transactions").standby_limit(0),
     of("max_replication_slots").managed().made_here(),
+    // A change follows the room on the disk: what the first primary has is no wish of the operator's.
+    of("max_slot_wal_keep_size").shared().unreported().made_here(),
     of("max_wal_senders").managed().standby_limit(10),
     of("max_worker_processes").standby_limit(8),
     of("port").managed(),

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use stolon_model::{Instance, InstanceInitMode, InstanceUid, Keeper, KeeperUid, Lsn};
+use stolon_model::{Instance, InstanceInitMode, InstanceUid, Keeper, KeeperUid};
 
 use super::RemovalReason;
 use super::joined::joined;
 use super::round::{Kind, Round, Validity, validity};
 use super::wake::{Limit, Wake};
+use crate::wal_file;
 
 /// A standby that reports the same position for longer than so many sleep intervals does not move.
 const STALLED_INTERVALS: u32 = 10;
-/// Size of WAL segments that Stolon's documents assume.
-const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Round<'_> {
     /// A keeper without instance that was not seen for `deadKeeperRemovalInterval` is forgotten. One with an instance never is.
@@ -108,8 +107,7 @@ impl Round<'_> {
             && instance.generation != 1
             && instance.status.healthy
             && instance.status.lsn != primary.status.lsn
-            && wal_file_without_timeline(&primary.status.older_wal_file)
-                .is_some_and(|oldest| segment_name(instance.status.lsn).as_str() < oldest);
+            && wal_file::is_before(instance.status.lsn, &primary.status.older_wal_file);
         is_missing.then(|| self.seen.limit(stall.since, self.seen.spec.sleep_interval * STALLED_INTERVALS))
     }
 }
@@ -117,15 +115,4 @@ impl Round<'_> {
 /// A span of the standard library in the terms of the calendar library; centuries at the most.
 fn jiff_span(span: std::time::Duration) -> jiff::SignedDuration {
     jiff::SignedDuration::try_from(span).unwrap_or(jiff::SignedDuration::MAX)
-}
-
-/// The name of the WAL segment that holds a position, without its timeline (PostgreSQL manual, "WAL Internals").
-fn segment_name(lsn: Lsn) -> String {
-    format!("{:08X}{:08X}", lsn.0 >> 32, (lsn.0 & 0xFFFF_FFFF) / WAL_SEGMENT_BYTES)
-}
-
-/// The last sixteen of the 24 hexadecimal digits of a WAL file's name; `None` for another name.
-fn wal_file_without_timeline(name: &str) -> Option<&str> {
-    let is_name = name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-    if is_name { name.get(8..) } else { None }
 }

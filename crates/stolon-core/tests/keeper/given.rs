@@ -46,6 +46,8 @@ pub fn nothing() -> Observation {
         refusals: Refusals::new(),
         refused_hba: Default::default(),
         slots_on_disk: Default::default(),
+        room_for_slots: None,
+        position: None,
         alter_system: AlterSystem::Refused,
         attempt: Attempt::default(),
         restart_patience: Patience::Left,

@@ -15,6 +15,7 @@ mod promotion;
 mod properties;
 mod sequences;
 mod served;
+mod slots;
 mod store;
 mod witness;
 mod world;

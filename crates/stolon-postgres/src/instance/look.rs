@@ -41,7 +41,8 @@ impl LocalInstance {
     /// Looks at everything, which changes nothing and may run beside a step. What has not answered when the limit ends is silent, and what
     /// a disk has not shown by then cannot be read.
     pub(super) async fn see(&self, limit: &Limit) -> Look {
-        let (disk, server) = tokio::join!(self.disk(limit), self.server(limit));
+        let room = self.room.look(self.postgres.data_directory());
+        let (disk, server, room) = tokio::join!(self.disk(limit), self.server(limit), room);
         let DiskLook { version, data, slots_on_disk, alter_system } = disk;
         let is_instance = matches!(data, Data::Present(_));
         let is_standby = matches!(&data, Data::Present(present) if present.kind == DataKind::Standby);
@@ -53,7 +54,7 @@ impl LocalInstance {
             _ => ControlLook::NotRead,
         };
         let alter_system = if server.is_running() { alter_system } else { AlterSystem::Refused };
-        Look { version, data, server, control, slots_on_disk, alter_system }
+        Look { version, data, server, control, slots_on_disk, room, alter_system }
     }
 
     async fn disk(&self, limit: &Limit) -> DiskLook {

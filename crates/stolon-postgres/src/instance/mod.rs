@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::explain;
 use crate::limit::Limit;
 use crate::local::{LocalPostgres, ProgressSender};
+use crate::room::RoomWatch;
 use crate::server::ServerState;
 
 use look::KnownControl;
@@ -29,12 +30,13 @@ pub struct LocalInstance {
     postgres: LocalPostgres,
     /// So that a program is run only when it could say something new.
     read_control: Arc<Mutex<Option<KnownControl>>>,
+    room: RoomWatch,
 }
 
 impl LocalInstance {
     /// The one that `postgres` stands for.
     pub fn new(postgres: LocalPostgres) -> Self {
-        Self { postgres, read_control: Arc::default() }
+        Self { postgres, read_control: Arc::default(), room: RoomWatch::new() }
     }
 }
 

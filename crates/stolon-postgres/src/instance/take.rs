@@ -76,6 +76,9 @@ impl LocalInstance {
             Step::EnsureSlots(wanted) => {
                 return Ok(Learned::Slots(postgres.refresh_slots(wanted, &request).await?));
             }
+            Step::DropSlots(slots) => {
+                return Ok(Learned::Slots(postgres.drop_slots(slots.keys(), &request).await?));
+            }
             Step::TerminateClients => {
                 return Ok(Learned::SessionsEnded(postgres.terminate_clients(&request).await?));
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stolon_core::keeper::{
     AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, FailureKind, Learned, Look,
-    OldData, PasswordProtocol, Present, ReplicationRow, ServerDeath, ServerLook, SlotChanges, SourceTrouble,
-    Step, StepFailure, StepOutcome, Upstream, WalReceiver,
+    OldData, PasswordProtocol, Present, ReplicationRow, Room, ServerDeath, ServerLook, SlotChanges,
+    SourceTrouble, Step, StepFailure, StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, STOLON_PREFIX, Timestamp};
@@ -97,6 +97,7 @@ impl World {
             server,
             control: ControlLook::NotRead,
             slots_on_disk: slots,
+            room: Room::default(),
             alter_system: AlterSystem::Refused,
         }
     }
@@ -130,6 +131,7 @@ impl World {
                     replay_lag: None,
                 })
                 .collect(),
+            slots: Vec::new(),
             synchronous_standby_names: parameter("synchronous_standby_names"),
             pending_restart: BTreeMap::new(),
             started: Timestamp::ZERO,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use stolon_model::{
     ClusterDocument, Document, FollowConfig, InstanceUid, KeeperActivity, KeeperReport, KeeperUid, Lsn,
     PendingParameter, PostgresState, PostgresVersion, ProxyReport, Role, SentinelReport, SentinelUid,
-    Timeline, Timestamp,
+    SlotReport, Timeline, Timestamp,
 };
 
 use crate::harness::{Ctl, Run};
@@ -347,6 +347,56 @@ async fn instances_are_shown_with_role_lag_timeline_version_and_uptime() {
     assert_eq!(keeper["timeline"], 3);
     assert_eq!(keeper["replication"], "sync");
     assert_eq!(json["keepers"][3].get("role"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_are_shown_with_whom_they_are_for_and_what_they_hold() {
+    let ctl = Ctl::sqlite();
+    ctl.write(DOCUMENT);
+    let slot = |name: &str, held: u64, left: Option<u64>, wal_status: &str| SlotReport {
+        name: name.to_owned(),
+        active: wal_status == "reserved",
+        held_bytes: Some(held),
+        left_bytes: left,
+        wal_status: wal_status.to_owned(),
+        ..SlotReport::default()
+    };
+    let activity = KeeperActivity {
+        slots: Some(vec![
+            slot("stolon_85ac816c", 830 << 20, Some(170 << 20), "extended"),
+            slot("backup", 512, None, "reserved"),
+            slot("stolon_gone", 0, Some(0), "lost"),
+        ]),
+        ..KeeperActivity::default()
+    };
+    let report = KeeperReport {
+        uid: "keeper1".into(),
+        info_uid: "1".into(),
+        activity: Some(activity),
+        ..KeeperReport::default()
+    };
+    ctl.store().put_keeper_report(&report, TTL).await.unwrap();
+    let text = ctl.done(&["status"]);
+    let section: String =
+        text.split("=== Replication slots ===\n\n").nth(1).unwrap().split_inclusive('\n').take(4).collect();
+    assert_eq!(
+        section,
+        "KEEPER\tSLOT\t\tOF\tSTATE\t\tHOLDS\t\tLEFT\n\
+         keeper1\tstolon_85ac816c\tkeeper2\tnobody streams\t830.0 MiB\t170.0 MiB\n\
+         keeper1\tbackup\t\t-\tstreaming\t512 B\t\t-\n\
+         keeper1\tstolon_gone\t-\tlost\t\t0 B\t\t0 B\n",
+        "{text}"
+    );
+    let sentence = "cluster: the replication slot stolon_85ac816c of keeper1 holds 830.0 MiB of WAL: after another 170.0 MiB keeper2 \
+                    lacks WAL, and is copied anew when it is back\n";
+    assert!(text.contains(sentence), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&ctl.done(&["status", "-f", "json"])).unwrap();
+    let expected = serde_json::json!({
+        "name": "stolon_85ac816c", "keeper": "keeper2", "active": false, "held_bytes": 830 << 20, "left_bytes": 170 << 20,
+        "wal_status": "extended"
+    });
+    assert_eq!(json["keepers"][0]["slots"][0], expected);
+    assert_eq!(json["keepers"][1].get("slots"), None);
 }
 
 #[test]

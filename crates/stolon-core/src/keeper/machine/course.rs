@@ -253,6 +253,7 @@ impl Machine {
             }
             ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => {}
         }
+        self.server.room.looked(&look.room);
         self.note_for_report(&look);
         self.note_receiver(&look);
         if matches!(self.pursuit, Pursuit::Look) && self.may_plan() {
@@ -386,6 +387,7 @@ impl Machine {
                     history: answer.history.clone(),
                     in_sync: self.server.sync.in_sync(answer),
                     pending_restart: answer.pending_restart.keys().cloned().collect(),
+                    slots: answer.slots.clone(),
                 })),
             },
             applied: self.blame.applied().cloned(),
@@ -393,6 +395,8 @@ impl Machine {
             refusals: self.blame.refusals().clone(),
             refused_hba: self.blame.refused_hba().clone(),
             slots_on_disk: look.slots_on_disk.clone(),
+            room_for_slots: self.server.room.megabytes(),
+            position: self.disk.served.position_in(self.orders.cluster()),
             alter_system: look.alter_system,
             attempt: self.making.attempt.clone(),
             restart_patience: self.server.restart.patience(self.now),

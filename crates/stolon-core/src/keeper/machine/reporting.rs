@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_model::{
     Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PendingParameter, PostgresState,
-    PostgresVersion, Served, Timestamp,
+    PostgresVersion, Served, SlotReport, Timestamp,
 };
 
 use crate::keeper::event::{Effect, Health, Measure, Position, Progress, StandbyLag, StateFile};
@@ -15,6 +15,7 @@ use crate::keeper::observation::Data;
 use crate::keeper::parameters::{instances_of, reported_parameters, with_what_was_left_out};
 use crate::keeper::recovery::PasswordProtocol;
 use crate::keeper::say::Saying;
+use crate::keeper::slots::{own_bound, slot_reports};
 use crate::postgres::{Support, Version, is_recovery_parameter};
 
 use super::ailments::Ailments;
@@ -59,6 +60,7 @@ struct Running {
     started: Timestamp,
     /// What waits for a restart.
     pending: Vec<PendingParameter>,
+    slots: Vec<SlotReport>,
 }
 
 impl Running {
@@ -73,7 +75,7 @@ impl Running {
             in_force: in_force.clone(),
             wanted: wanted(name),
         });
-        Running { started: answer.started, pending: pending.collect() }
+        Running { started: answer.started, pending: pending.collect(), slots: Vec::new() }
     }
 }
 
@@ -141,7 +143,8 @@ impl Machine {
         let answer = look.instance_answer();
         let state = answer.map_or_else(PostgresState::default, |answer| self.state_of(answer));
         self.measure_look(look);
-        self.reporting.running = answer.map(Running::of);
+        self.reporting.running =
+            answer.map(|answer| Running { slots: self.slots_of(answer), ..Running::of(answer) });
         self.reporting.state = Some(state);
         if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
             self.note_served(answer);
@@ -158,9 +161,19 @@ impl Machine {
             ServerLook::Stranger(_) => Health::Stranger,
         };
         self.measure(Measure::Health(health));
+        self.measure(Measure::Room(look.room.clone()));
         if let Some(answer) = look.server.answer() {
             self.measure(Measure::Position(Box::new(position_of(answer))));
+            self.measure(Measure::Slots(self.slots_of(answer)));
         }
+    }
+
+    fn slots_of(&self, answer: &Answer) -> Vec<SlotReport> {
+        let (Goal::Reach(goal), Ok(version)) = (self.orders.goal(), self.reporting.version()) else {
+            return slot_reports(&answer.slots, answer.lsn, |_| None);
+        };
+        let room = self.server.room.megabytes();
+        slot_reports(&answer.slots, answer.lsn, |slot| own_bound(goal, version, room, slot))
     }
 
     fn state_of(&self, answer: &Answer) -> PostgresState {
@@ -252,6 +265,7 @@ impl Machine {
             looks: self.looks.completed(),
             hindrance: self.hindrance(),
             holds_primary_data: self.reporting.holds_primary_data,
+            slots: running.map(|running| running.slots.clone()).filter(|slots| !slots.is_empty()),
             served: self.disk.served.highest().cloned(),
             witness: Some(self.witness.report()),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, Served};
+use stolon_model::{ClusterData, ClusterUid, Lsn, Served};
 
 use crate::evidence::evidence;
 use crate::keeper::goal::OlderThanServed;
@@ -61,6 +61,11 @@ impl ServedMark {
         self.highest.as_ref()
     }
 
+    /// Where the data were that served this cluster last.
+    pub(super) fn position_in(&self, cluster: &ClusterUid) -> Option<Lsn> {
+        self.highest().filter(|highest| highest.cluster_uid == *cluster).map(|highest| highest.lsn)
+    }
+
     /// What is to be written down now: at once when more than the position moved. Call [`ServedMark::writing`] when that begins.
     pub(super) fn to_write(&self, now: Duration) -> Option<&Served> {
         let highest = self.highest.as_ref().filter(|_| self.highest != self.written)?;
@@ -100,7 +105,7 @@ fn without_position(served: &Served) -> Served {
 
 #[cfg(test)]
 mod tests {
-    use stolon_model::{ClusterUid, Instance, Lsn, Timeline};
+    use stolon_model::{Instance, Timeline};
 
     use super::*;
 

@@ -292,7 +292,15 @@ impl Machine {
             }
             Learned::Slots(changes) => {
                 changes.created.into_iter().for_each(|slot| self.say(Saying::SlotCreated(slot)));
-                changes.dropped.into_iter().for_each(|slot| self.say(Saying::SlotDropped(slot)));
+                let held = |slot: &String| match step {
+                    Step::DropSlots(let_go) => let_go.get(slot).copied(),
+                    _ => None,
+                };
+                let dropped = changes.dropped.into_iter().map(|slot| match held(&slot) {
+                    Some(bytes) => Saying::SlotLetGo(slot, bytes),
+                    None => Saying::SlotDropped(slot),
+                });
+                self.say_all(dropped.collect());
                 self.reporting.slots_failed = None;
                 let said = self.voice.announced.kept_slots(changes.kept);
                 self.say_all(said);
@@ -333,7 +341,7 @@ impl Machine {
         let complaint = Explained { sentence: failure.sentence.clone(), hint: failure.hint.clone() };
         match step {
             // Successors meet the same limits, and commits do not wait for a slot: no reason to stay behind.
-            Step::EnsureSlots(_) => {
+            Step::EnsureSlots(_) | Step::DropSlots(_) => {
                 if self.reporting.slots_failed.as_ref() != Some(&failure.sentence) {
                     self.say(Saying::SlotsFailed(failure.clone()));
                 }

@@ -6,7 +6,9 @@ use std::fmt;
 use serde::Serialize;
 use stolon_core::condition::Finding;
 use stolon_core::sentinel::{Eligibility, eligibility, violations};
-use stolon_model::{FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, UsableCluster};
+use stolon_model::{
+    ByteCount, FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, UsableCluster,
+};
 
 /// What a keeper reports beyond what Stolon's keepers report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -121,31 +123,12 @@ impl Activity {
 fn progress(done: u64, total: u64) -> String {
     match (done, total) {
         (0, 0) => String::new(),
-        (done, 0) => format!(", {}", bytes(done)),
+        (done, 0) => format!(", {}", ByteCount(done)),
         (done, total) => {
             let percent = u128::from(done.min(total)) * 100 / u128::from(total);
-            format!(", {} of {} ({percent}%)", bytes(done), bytes(total))
+            format!(", {} of {} ({percent}%)", ByteCount(done), ByteCount(total))
         }
     }
-}
-
-/// With one digit after the point.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    // Shown with one digit after the point; the loss of precision is far below that.
-    let mut size = count as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for larger in &UNITS[1..] {
-        if size < 1024.0 {
-            break;
-        }
-        size /= 1024.0;
-        unit = larger;
-    }
-    format!("{size:.1} {unit}")
 }
 
 /// What troubles the cluster as a whole: what nobody else tells first, then the reasons of the leading sentinel, or, where it gives none (Stolon's sentinels give none),
@@ -175,7 +158,10 @@ pub fn of_cluster(
 fn is_told_here(finding: &Finding) -> bool {
     matches!(
         finding,
-        Finding::NobodyToWaitFor { .. } | Finding::CommitsWait(_) | Finding::NobodyDecides { .. }
+        Finding::NobodyToWaitFor { .. }
+            | Finding::CommitsWait(_)
+            | Finding::NobodyDecides { .. }
+            | Finding::SlotNearBound { .. }
     )
 }
 
@@ -244,6 +230,5 @@ mod tests {
         assert_eq!(progress(1536, 0), ", 1.5 KiB");
         assert_eq!(progress(12 << 20, 31_981_568), ", 12.0 MiB of 30.5 MiB (39%)");
         assert_eq!(progress(5, 3), ", 5 B of 3 B (100%)");
-        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
     }
 }

@@ -14,6 +14,7 @@ use stolon_store::Versioned;
 
 use super::activity::{self, Activity};
 use super::instances::{self, InstanceLine};
+use super::slots::{self, SlotLine};
 use crate::stored_cluster::{StoredCluster, cannot_get, checked};
 
 /// The whole answer; the JSON has the fields in this order.
@@ -74,6 +75,9 @@ pub struct KeeperLine {
     /// What its PostgreSQL is.
     #[serde(flatten)]
     pub instance: InstanceLine,
+    /// Its replication slots, those that hold most first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<SlotLine>,
     /// What it is doing and what troubles it, when there is something to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
@@ -189,6 +193,7 @@ fn keeper_lines(data: &ClusterData, reports: &BTreeMap<KeeperUid, KeeperReport>)
                 pg_wanted_generation: instance.map_or(0, |instance| instance.generation),
                 pg_current_generation: instance.map_or(0, |instance| instance.status.current_generation),
                 instance: instances::line_of(data, reports, uid, now),
+                slots: slots::of_keeper(data, reports.get(uid)),
                 activity: reports.get(uid).and_then(activity::of_keeper),
             }
         })

@@ -3,6 +3,7 @@
 mod activity;
 mod gather;
 mod instances;
+mod slots;
 mod style;
 mod text;
 

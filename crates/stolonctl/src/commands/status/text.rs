@@ -1,9 +1,11 @@
 //! The text of `status`, byte for byte as scripts know it; what is ours comes after it, but for a pause, which comes first.
 
+use stolon_model::ByteCount;
+
 use super::gather::{KeeperLine, Status};
 use super::instances::rounded;
+use super::slots;
 use super::style::{Style, Tone};
-use crate::commands::status::activity::bytes;
 use crate::table::{Alignment, RowEnd, render as table};
 
 /// The whole text.
@@ -39,6 +41,7 @@ pub fn render(status: &Status, style: Style) -> String {
         page.out.push('\n');
     }
     page.instances(status);
+    page.slots(status);
     page.activity_and_problems(status);
     page.out
 }
@@ -87,7 +90,7 @@ fn instance_row(line: &KeeperLine) -> Vec<String> {
         known(of.replication.map(|replication| replication.as_str().to_owned())),
         known(of.timeline.map(|timeline| timeline.to_string())),
         known(of.position.clone()),
-        known(of.lag_bytes.map(bytes)),
+        known(of.lag_bytes.map(|lag| ByteCount(lag).to_string())),
         known(of.version.clone()),
         known(of.uptime.map(rounded)),
     ]
@@ -124,6 +127,20 @@ impl Page {
             let row = tone.map_or_else(|| row.to_owned(), |tone| self.style.line(tone, row));
             self.out.push_str(&format!("{row}\n"));
         }
+        self.out.push('\n');
+    }
+
+    /// Who holds WAL back. Nothing where there is no slot.
+    fn slots(&mut self, status: &Status) {
+        let of_keeper = |line: &KeeperLine| -> Vec<Vec<String>> {
+            line.slots.iter().map(|slot| slots::row(&line.uid, slot)).collect()
+        };
+        let rows: Vec<Vec<String>> = status.keepers.iter().flat_map(of_keeper).collect();
+        if rows.is_empty() {
+            return;
+        }
+        self.title("=== Replication slots ===");
+        self.out.push_str(&table(&slots::HEADER, &rows, RowEnd::Free, Alignment::AllRows));
         self.out.push('\n');
     }
 
