@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use stolon_model::{
-    ByteCount, Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport, Timestamp,
-    UsableCluster,
+    ByteCount, Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport,
+    Timestamp, UsableCluster,
 };
 
 use crate::sentinel::{eligibility, violations};

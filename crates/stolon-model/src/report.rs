@@ -348,7 +348,7 @@ mod tests {
         (slots[0].held_bytes, slots[0].left_bytes) = (Some(7), Some(8));
         slots.reverse();
         assert!(before.says_the_same_as(&report));
-        let changes: [fn(&mut KeeperReport); 7] = [
+        let changes: [fn(&mut KeeperReport); 8] = [
             |report| report.boot_uuid = "another".into(),
             |report| report.postgres_state = None,
             |report| report.postgres_state.as_mut().unwrap().healthy = true,
