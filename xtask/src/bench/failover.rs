@@ -103,7 +103,7 @@ fn print_cell(fault: Fault, mode: Mode, runs: &[Run]) {
 async fn cell(options: &Options, programs: &Path, fault: Fault, mode: Mode) -> anyhow::Result<Vec<Run>> {
     // A synchronous cluster that lost its primary needs another standby to go on.
     let keepers = if mode == Mode::Synchronous { 3 } else { 2 };
-    let plan = Plan { programs: Some(programs.to_path_buf()), ..Plan::new(keepers).store(options.store()) }
+    let plan = Plan { programs: Some(programs.to_path_buf()), ..options.plan(keepers) }
         // What is measured is one crash, again and again, not a server that keeps crashing.
         .spec(json!({ "synchronousReplication": mode == Mode::Synchronous, "maxRestartsPerMinute": 1000 }));
     let mut cluster = Cluster::start_and_wait(&plan).await?;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use stolon_testkit::StoreKind;
+use serde_json::json;
+use stolon_testkit::{Plan, StoreKind};
 
 use crate::run_package;
 
@@ -61,6 +62,10 @@ pub struct Options {
     #[arg(long)]
     etcd: bool,
 
+    /// With the timings that nobody chose instead of short ones
+    #[arg(long)]
+    default_timings: bool,
+
     /// Measure the programs in this directory instead of building them
     #[arg(long, value_name = "DIRECTORY")]
     programs: Option<PathBuf>,
@@ -90,6 +95,15 @@ impl Options {
     fn store(&self) -> StoreKind {
         if self.etcd { StoreKind::Etcd } else { StoreKind::Sqlite }
     }
+
+    /// A cluster of so many keepers with the timings that are measured.
+    fn plan(&self, keepers: usize) -> Plan {
+        let plan = Plan::new(keepers).store(self.store());
+        match self.default_timings {
+            true => plan.uninitialised().spec(json!({ "initMode": "new" })),
+            false => plan,
+        }
+    }
 }
 
 /// Measure, and print tables.
@@ -110,10 +124,11 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
     };
     let programs = programs(&options.programs)?;
     runtime.block_on(async {
-        println!(
-            "sleepInterval 1s, failInterval 5s, proxyCheckInterval 1s, proxyTimeout 3s; store: {:?}",
-            options.store()
-        );
+        let timings = match options.default_timings {
+            true => "default timings",
+            false => "sleepInterval 1s, failInterval 5s, proxyCheckInterval 1s, proxyTimeout 3s",
+        };
+        println!("{timings}; store: {:?}", options.store());
         new_cluster::measure(options, &programs).await?;
         failover::measure(options, &programs).await
     })
