@@ -246,7 +246,7 @@ impl Display for Change {
             Self::InstanceFailed { instance, keeper } => {
                 write!(
                     f,
-                    "db {instance} on keeper {keeper} has failed: its PostgreSQL was not reported to work for longer than failInterval"
+                    "db {instance} on keeper {keeper} has failed: its keeper has, or its PostgreSQL was not reported to work for longer than failInterval"
                 )
             }
             Self::InstanceRecovered { instance, keeper } => {
@@ -609,6 +609,8 @@ impl Hold {
                 primary == other_primary
                     && std::mem::discriminant(because) == std::mem::discriminant(other_because)
             }
+            // Who is refused changes from one moment to the next.
+            (Self::Challenged { keeper, .. }, Self::Challenged { keeper: other, .. }) => keeper == other,
             (this, other) => this == other,
         }
     }

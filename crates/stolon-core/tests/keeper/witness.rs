@@ -48,8 +48,10 @@ fn challenge(world: &mut World, uid: &str, instance: &str) {
 fn a_refused_connection_is_reported_at_once_with_the_position_at_the_end() {
     let mut world = streaming();
     let (lsn, reports) = (world.postgres().lsn, world.reports.len());
+    let looks = world.looks;
     lose_primary(&mut world, Knocked::Refused);
     world.run(MOMENT);
+    assert!(world.looks - looks <= 2, "one, and one that was under way");
     let found = finding(&world).expect("a finding");
     assert_eq!(
         (found.instance.as_str(), found.listen_address.as_str(), found.port.as_str()),

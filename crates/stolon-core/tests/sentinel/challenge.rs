@@ -112,7 +112,10 @@ fn a_keeper_that_does_not_answer_while_its_server_refuses_has_failed_within_a_se
     let mut scene = Scene::of(World::synchronous(2, &[2], &[2]));
     let decision = scene.refuse(&[2]);
     assert_eq!(scene.challenge().map(|challenge| challenge.instance), Some(uid(1)));
-    assert!(has_hold(&decision, |hold| matches!(hold, Hold::Challenged { .. })));
+    let is_challenge = |hold: &&Hold| matches!(hold, Hold::Challenged { .. });
+    let said = decision.holds.iter().find(is_challenge).cloned().expect("it is said");
+    let nobody = Hold::Challenged { keeper: keeper_uid(1), refused: Vec::new() };
+    assert!(said != nobody && said.is_same_as(&nobody), "and not again with each finding");
     // Found in the store.
     let decision = scene.find(10, &[(2, REFUSED)]);
     let due = decision.wake_at.expect("a verdict to come");

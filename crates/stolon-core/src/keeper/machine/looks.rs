@@ -69,11 +69,16 @@ impl Looks {
 
     /// Something happened to PostgreSQL: what a look under way finds may be of before, and the next one is due.
     pub(super) fn something_happened(&mut self, now: Duration) {
+        self.again(now);
+        self.restless_until = now + SOON_LASTS;
+    }
+
+    /// What counts is what a look shows that begins from now on. One will do.
+    pub(super) fn again(&mut self, now: Duration) {
         if let Some(look) = &mut self.under_way {
             look.outdated = true;
         }
         self.due = now;
-        self.restless_until = now + SOON_LASTS;
     }
 
     pub(super) fn is_under_way(&self) -> bool {

@@ -181,7 +181,7 @@ impl Machine {
         let is_new = challenges.of_upstream != self.witness.challenge;
         self.witness.read(self.now, upstream, challenges);
         if is_new && self.witness.lost.is_some() {
-            self.looks.something_happened(self.now);
+            self.looks.again(self.now);
         }
     }
 
@@ -222,7 +222,7 @@ impl Machine {
     /// Where the receiver ended is shown by a look that begins now, not by one that is under way.
     fn receiver_is_gone(&mut self) {
         self.witness.lost(self.now);
-        self.looks.something_happened(self.now);
+        self.looks.again(self.now);
     }
 
     /// Knocks at the primary's port when it is time.
