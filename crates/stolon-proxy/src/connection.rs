@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use crate::client_address::ClientAddress;
 use crate::destination::Destination;
 use crate::proxy::ProxyOptions;
 use crate::socket::{prepare, reset_on_close};
@@ -43,7 +44,7 @@ pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, opti
     let end = tokio::select! {
         biased;
         () = destination.closed.cancelled() => End::Closed,
-        end = forward_both(&mut client, &mut server, &destination) => end,
+        end = introduce_and_forward(&mut client, &mut server, &destination, options.client_address) => end,
     };
     match end {
         End::Finished => tracing::debug!("connection ended"),
@@ -71,6 +72,22 @@ async fn connect(destination: &Destination, options: &ProxyOptions) -> Option<Tc
         tracing::warn!(address = %destination.address, error, "cannot connect to the primary, clients are turned away");
     }
     None
+}
+
+async fn introduce_and_forward(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    destination: &Destination,
+    address: ClientAddress,
+) -> End {
+    let introduced = match address.header(client) {
+        Ok(header) => server.write_all(&header).await,
+        Err(error) => Err(error),
+    };
+    match introduced {
+        Ok(()) => forward_both(client, server, destination).await,
+        Err(error) => End::Broken(error),
+    }
 }
 
 async fn forward_both(client: &mut TcpStream, server: &mut TcpStream, destination: &Destination) -> End {

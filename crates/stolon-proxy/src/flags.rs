@@ -7,6 +7,7 @@ use socket2::TcpKeepalive;
 use stolon_core::proxy::OnSilence;
 use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer};
 
+use crate::client_address::ClientAddress;
 use crate::proxy::ProxyOptions;
 use crate::socket::SocketOptions;
 
@@ -40,6 +41,15 @@ pub struct Flags {
     /// Seconds between probes of a client's connection; 0: 15
     #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = go_integer)]
     pub tcp_keepalive_interval: i64,
+
+    /// Most connections that one client address may have; more are closed at once. 0: as many as come
+    #[arg(long, default_value = "0", value_name = "NUMBER", value_parser = go_integer)]
+    pub connections_per_client: i64,
+
+    /// Tell the server where each client comes from, by version 2 of the PROXY protocol: for a pooler that understands it,
+    /// PostgreSQL itself does not
+    #[arg(long)]
+    pub send_proxy_protocol: bool,
 
     /// How long connecting to the primary may take
     #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
@@ -94,6 +104,10 @@ impl Flags {
             interval: or(interval, KEEPALIVE.interval),
             count: or(count, KEEPALIVE.count),
         };
+        let most = u32::try_from(self.connections_per_client).map_err(|_| {
+            UsageError::new(format!("--connections-per-client must be from 0 to {}", u32::MAX))
+                .hint("leave it out for as many as come")
+        })?;
         Ok(ProxyOptions {
             listen_address: self.listen_address.clone(),
             port: self.port.clone(),
@@ -103,6 +117,11 @@ impl Flags {
             },
             client_socket: client.options(),
             server_socket: KEEPALIVE.options(),
+            connections_per_client: (most > 0).then_some(most),
+            client_address: match self.send_proxy_protocol {
+                true => ClientAddress::ProxyProtocol,
+                false => ClientAddress::Hidden,
+            },
             connect_timeout: self.connect_timeout,
             drain_timeout: self.drain_timeout,
         })

@@ -9,9 +9,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod client_address;
 mod connection;
 mod destination;
 mod flags;
+mod guests;
 mod listener;
 mod metrics;
 mod proxy;
@@ -27,6 +29,7 @@ use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_registry, new_uid8, parse, serve,
 };
 
+pub use crate::client_address::ClientAddress;
 pub use crate::flags::Flags;
 pub use crate::metrics::Metrics;
 pub use crate::proxy::{Proxy, ProxyOptions};

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::connection::serve;
 use crate::destination::Destination;
+use crate::guests::Guests;
 use crate::metrics::Metrics;
 use crate::proxy::ProxyOptions;
 use crate::resolve::resolve;
@@ -30,6 +31,8 @@ pub(crate) struct Reception {
     pub route: watch::Receiver<Option<Arc<Destination>>>,
     /// How many more connections the file descriptors suffice for; some are kept for the store.
     pub room: Arc<Semaphore>,
+    /// How many each client has.
+    pub guests: Guests,
     pub metrics: Metrics,
 }
 
@@ -100,7 +103,7 @@ async fn accept(listener: TcpListener, reception: Reception) {
             Ok((client, peer)) => {
                 in_trouble = false;
                 tracing::debug!(client = %peer, "connection accepted");
-                receive(client, permit, &reception);
+                receive(client, peer, permit, &reception);
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
@@ -129,12 +132,13 @@ async fn room(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(room).acquire_owned().await.ok()
 }
 
-/// Start a connection, or close it at once while clients are sent nowhere.
-fn receive(client: TcpStream, permit: OwnedSemaphorePermit, reception: &Reception) {
+/// Start a connection; or close it at once while clients are sent nowhere, or where this one has enough.
+fn receive(client: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, reception: &Reception) {
     let Some(destination) = reception.route.borrow().clone().filter(|destination| !destination.is_over())
     else {
         return;
     };
+    let Some(guest) = reception.guests.admit(peer.ip()) else { return };
     let metrics = reception.metrics.clone();
     metrics.connections_accepted.inc();
     metrics.connections.inc();
@@ -142,6 +146,6 @@ fn receive(client: TcpStream, permit: OwnedSemaphorePermit, reception: &Receptio
     destination.connections.spawn(async move {
         serving.await;
         metrics.connections.dec();
-        drop(permit);
+        drop((permit, guest));
     });
 }

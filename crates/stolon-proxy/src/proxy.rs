@@ -12,7 +12,9 @@ use stolon_store::{ClusterStore, DocumentRead, WatchScope};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::client_address::ClientAddress;
 use crate::destination::{Destination, enforce_deadlines};
+use crate::guests::Guests;
 use crate::listener::{Listener, Reception};
 use crate::metrics::Metrics;
 use crate::resolve::resolve;
@@ -32,6 +34,10 @@ pub struct ProxyOptions {
     pub client_socket: SocketOptions,
     /// For the connections to the primary.
     pub server_socket: SocketOptions,
+    /// Most connections of one client address.
+    pub connections_per_client: Option<u32>,
+    /// What the server is told of a client's address.
+    pub client_address: ClientAddress,
     /// How long connecting to the primary may take.
     pub connect_timeout: Duration,
     /// How long open connections may go on after SIGTERM.
@@ -52,6 +58,7 @@ pub struct Proxy {
     listener: Option<Listener>,
     lookup: Option<AbortOnDropHandle<()>>,
     room: Arc<Semaphore>,
+    guests: Guests,
     answers: mpsc::UnboundedSender<Answer>,
     /// Why the failure that the event at hand tells of happened: completes the machine's notice about it.
     trouble: Option<Trouble>,
@@ -89,6 +96,7 @@ impl Proxy {
             machine: Machine::new(uid.clone(), policy),
             uid,
             store,
+            guests: Guests::new(options.connections_per_client),
             options: Arc::new(options),
             route: watch::Sender::new(None),
             listener: None,
@@ -266,6 +274,7 @@ impl Proxy {
             options: Arc::clone(&self.options),
             route: self.route.subscribe(),
             room: Arc::clone(&self.room),
+            guests: self.guests.clone(),
             metrics: self.metrics.clone(),
         };
         let place = format!("{}:{}", self.options.listen_address, self.options.port);

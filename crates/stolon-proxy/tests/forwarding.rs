@@ -530,3 +530,41 @@ async fn older_cluster_data_move_nobody() {
     assert_eq!(Client::connect(proxy.address).await.1, "a");
     assert_eq!(b.received(), "");
 }
+
+#[tokio::test]
+async fn one_client_cannot_take_all_connections() {
+    let (_store, _cluster, _a, _b, proxy) = admitted(&["--connections-per-client=2"]).await;
+    let (mut first, _) = Client::connect(proxy.address).await;
+    let (mut second, _) = Client::connect(proxy.address).await;
+    assert!(Client::try_connect(proxy.address).await.is_err());
+    assert_eq!(first.ask("hello").await.unwrap(), second.ask("hello").await.unwrap());
+    // The place of one that has gone is free again.
+    first.stream.get_mut().shutdown().await.unwrap();
+    first.end().await;
+    eventually("another connection", async || Client::try_connect(proxy.address).await.map(drop)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_understands_it_learns_where_a_client_comes_from() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", listener.local_addr().unwrap())]);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", &["--send-proxy-protocol"]);
+    cluster.admit(store.inner(), "db1", 1).await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"welcome\n").await.unwrap();
+        let mut received = vec![0; 34];
+        stream.read_exact(&mut received).await.unwrap();
+        received
+    });
+    let (mut client, _) = Client::connect(proxy.address).await;
+    client.say("hello").await.unwrap();
+    let received = tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap();
+    let own = client.stream.get_ref().local_addr().unwrap().port().to_be_bytes();
+    let port = proxy.address.port().to_be_bytes();
+    let expected =
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[127, 0, 0, 1, 127, 0, 0, 1], &own, &port, b"hello"];
+    assert_eq!(received.as_slice(), expected.concat());
+}
