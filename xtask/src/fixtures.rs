@@ -1,4 +1,4 @@
-//! Other majors of PostgreSQL than Debian's own suite has, Consul, and an API server of Kubernetes, for tests to run against.
+//! Other majors of PostgreSQL than Debian's own suite has, Consul, HAProxy, and an API server of Kubernetes, for tests to run against.
 //!
 //! Everything lands in `target/fixtures/`, is fetched once, and is checked against a sha256 (packages of Debian's
 //! other suites by apt itself, with the archive's signature). The machine's own package sources stay as they are.
@@ -129,13 +129,14 @@ pub fn majors() -> BTreeSet<u16> {
     fetched.chain([INSTALLED_MAJOR]).collect()
 }
 
-/// Fetch every PostgreSQL major, Consul, and the Python client of Kubernetes, where they are not there yet. Prints one line for each package that it fetches.
+/// Fetch every PostgreSQL major, Consul, HAProxy, and the Python client of Kubernetes, where they are not there yet. Prints one line for each package that it fetches.
 ///
 /// # Errors
 /// A download failed, or its content is not what was expected.
 pub fn all() -> Result<()> {
     PACKAGES.iter().try_for_each(fetch)?;
     python::kubernetes_client()?;
+    haproxy()?;
     consul()
 }
 
@@ -144,29 +145,53 @@ pub fn all() -> Result<()> {
 pub enum One {
     /// Consul.
     Consul,
+    /// HAProxy.
+    Haproxy,
     /// The API server of Kubernetes, which is built; not one of those that are fetched without a name.
     Kubernetes,
 }
 
 /// Consul 1.8, which the tests of the store run.
 pub fn consul() -> Result<()> {
-    let done = stolon_testkit::consul::directory();
-    let program = |directory: &Path| directory.join(stolon_testkit::consul::PROGRAM);
-    if !done.exists() {
-        println!("fetching consul into {}", done.display());
-        std::fs::create_dir_all(fixtures_directory())?;
-        let partial = tempfile::Builder::new().prefix(".consul-").tempdir_in(fixtures_directory())?;
-        apt::packages("bullseye", &["consul"], partial.path()).context("cannot fetch consul")?;
-        check_sha256(&program(partial.path()), CONSUL)?;
-        let partial = partial.keep();
-        run(Command::new("chmod").args(["-R", "a+rX"]).arg(&partial))?;
-        match std::fs::rename(&partial, &done) {
-            // Another process has fetched it meanwhile.
-            Err(_) if done.exists() => std::fs::remove_dir_all(&partial)?,
-            renamed => renamed?,
-        }
+    let program = stolon_testkit::consul::PROGRAM;
+    let check = |directory: &Path| check_sha256(&directory.join(program), CONSUL);
+    debian("consul", &stolon_testkit::consul::directory(), ("bullseye", &["consul"]), check)?;
+    ensure!(stolon_testkit::consul::directory().join(program).exists(), "Consul is not there");
+    Ok(())
+}
+
+/// HAProxy of Debian's own suite, and the libraries that it needs besides; checked by apt, since the suite still gets updates.
+pub fn haproxy() -> Result<()> {
+    let packages = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];
+    let done = stolon_testkit::haproxy::directory();
+    debian("haproxy", &done, ("bookworm", &packages), |_| Ok(()))?;
+    ensure!(done.join(stolon_testkit::haproxy::PROGRAM).exists(), "HAProxy is not in {}", done.display());
+    Ok(())
+}
+
+/// Unpack packages of a suite into a directory, which gets its name only when it is complete.
+fn debian(
+    name: &str,
+    done: &Path,
+    (suite, packages): (&str, &[&str]),
+    check: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
+    if done.exists() {
+        return Ok(());
     }
-    ensure!(program(&done).exists(), "Consul is not in {}", done.display());
+    println!("fetching {name} into {}", done.display());
+    std::fs::create_dir_all(fixtures_directory())?;
+    let prefix = format!(".{name}-");
+    let partial = tempfile::Builder::new().prefix(&prefix).tempdir_in(fixtures_directory())?;
+    apt::packages(suite, packages, partial.path()).with_context(|| format!("cannot fetch {name}"))?;
+    check(partial.path())?;
+    let partial = partial.keep();
+    run(Command::new("chmod").args(["-R", "a+rX"]).arg(&partial))?;
+    match std::fs::rename(&partial, done) {
+        // Another process has fetched it meanwhile.
+        Err(_) if done.exists() => std::fs::remove_dir_all(&partial)?,
+        renamed => renamed?,
+    }
     Ok(())
 }
 

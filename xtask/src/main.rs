@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Chore {
     /// Fetch what the tests run against and Debian's own suite does not hold, into target/fixtures.
     Fixtures {
-        /// Fetch this one only: consul; or kubernetes, which takes ten minutes of processor time
+        /// Fetch this one only: consul; haproxy; or kubernetes, which takes ten minutes of processor time
         #[arg(long, value_name = "NAME")]
         only: Option<fixtures::One>,
     },
@@ -52,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Fixtures { only: None } => fixtures::all(),
         Chore::Fixtures { only: Some(fixtures::One::Consul) } => fixtures::consul(),
+        Chore::Fixtures { only: Some(fixtures::One::Haproxy) } => fixtures::haproxy(),
         Chore::Fixtures { only: Some(fixtures::One::Kubernetes) } => fixtures::kubernetes(),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Kubernetes => kubernetes::run(),

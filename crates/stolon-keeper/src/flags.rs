@@ -121,6 +121,10 @@ pub struct Flags {
           value_name = "BOOL", value_parser = go_bool)]
     can_be_synchronous_replica: bool,
 
+    /// Address on which to answer health checks of load balancers and orchestrators (default: none)
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    http_listen_address: String,
+
     /// Do not lock the data directory
     #[arg(long)]
     disable_data_dir_locking: bool,
@@ -168,6 +172,8 @@ pub struct KeeperOptions {
     pub can_be_primary: bool,
     /// `--can-be-synchronous-replica`.
     pub can_be_synchronous_replica: bool,
+    /// `--http-listen-address`; empty: none.
+    pub http_listen_address: String,
     /// Whether to lock.
     pub locking: Locking,
 }
@@ -258,6 +264,7 @@ impl Flags {
             tls: peers.tls,
             can_be_primary: self.can_be_master,
             can_be_synchronous_replica: self.can_be_synchronous_replica,
+            http_listen_address: self.http_listen_address.clone(),
             locking: match self.disable_data_dir_locking {
                 true => Locking::Disabled,
                 false => Locking::Exclusive,

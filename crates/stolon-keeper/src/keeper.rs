@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use stolon_core::keeper::{
-    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Instance, Look, Machine, Measure, Progress,
-    Reports, ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
+    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Instance, Look, Machine, Measure, Picture,
+    Progress, Reports, ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
 };
 use stolon_model::{
     Advise as _, ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster,
@@ -40,6 +40,8 @@ pub(crate) struct Hands<I> {
     pub(crate) directory: KeeperDirectory,
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
+    /// What the health checks go by.
+    pub(crate) pictures: watch::Sender<Picture>,
 }
 
 /// What is under way ends with an event; a reading gives the feed back that it borrowed.
@@ -82,6 +84,7 @@ pub(crate) async fn run<I: Instance>(
         for effect in machine.handle(now(), event) {
             keeper.begin(effect);
         }
+        hands.pictures.send_replace(machine.picture());
         if keeper.stopping && keeper.step.is_none() {
             // Neither a store that does not answer nor a disk that hangs keeps PostgreSQL from being stopped. Files are replaced
             // whole, or not at all.
@@ -92,7 +95,7 @@ pub(crate) async fn run<I: Instance>(
 }
 
 /// The machine's clock goes on while the computer sleeps: what was learned before a lid was closed is old afterwards.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     time_of(BootInstant::now())
 }
 

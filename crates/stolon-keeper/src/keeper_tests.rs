@@ -116,6 +116,7 @@ impl Kept {
         let absent = AbsentAtTimes { store: memory.another_client(), away: Arc::clone(&away) };
         let (server, seen) = watch::channel(ServerState::Stopped);
         let hands = Hands {
+            pictures: watch::Sender::default(),
             instance: instance.clone(),
             server: seen,
             store: Arc::new(KvClusterStore::new(absent, "c")),

@@ -8,6 +8,7 @@
 mod allowed_commands;
 mod directory_access;
 mod flags;
+mod http;
 mod keeper;
 mod metrics;
 mod password_files;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Advertised, Beginning, Identity, LocalState, RewindCredentials, StateFile, Transport, User,
+    Advertised, Beginning, Identity, LocalState, Picture, RewindCredentials, StateFile, Transport, User,
 };
 use stolon_model::{Advise as _, BootUuid, KeeperState, KeeperUid};
 use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
@@ -32,11 +33,13 @@ use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_boot_uuid, new_registry, new_uid8,
 };
 use stolon_store::ClusterStore;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use flags::{Flags, KeeperOptions, Locking};
 pub use password_files::PasswordFile;
 
+use http::Shown;
 use keeper::Hands;
 use state_files::{DataDirectoryLock, KeeperDirectory};
 
@@ -85,6 +88,9 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     stop_orphan(&postgres, &shutdown).await?;
 
     let uid = beginning.identity.keeper.clone();
+    let (pictures, picture) = watch::channel(Picture::default());
+    let shown = Shown { keeper: uid.clone(), cluster: flags.common.cluster_name.clone(), picture };
+    let _health_checks = http::serve(&options.http_listen_address, shown).await;
     let hands = Hands {
         instance: LocalInstance::new(postgres.clone()),
         server: postgres.server(),
@@ -92,6 +98,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         directory,
         metrics,
         readiness,
+        pictures,
     };
     let followed = password_files::follow(options.password_files, postgres.clone(), shutdown.token());
     let followed = tokio::spawn(followed);
@@ -215,7 +222,7 @@ async fn serve_metrics(
     address: &str,
     registry: &mut stolon_runtime::Registry,
     readiness: &Readiness,
-) -> Option<stolon_runtime::MetricsServer> {
+) -> Option<stolon_runtime::HttpServer> {
     if address.is_empty() {
         return None;
     }

@@ -30,6 +30,7 @@
 
 mod command_line;
 mod common_args;
+mod http_server;
 mod identity;
 mod limited_listener;
 mod limits;
@@ -44,12 +45,13 @@ mod values;
 
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::{COMMON_OPTIONS, CommonArgs};
+pub use http_server::{HttpError, HttpServer, Service, serve_routes};
 pub use identity::{new_boot_uuid, new_uid8};
 pub use limits::{forbid_core_files, raise_open_files_limit};
 pub use log_queue::{QueuedLog, queue_log, write_log_line};
 pub use logging::{LogColor, LogLevel, fatal, init_bare_logging, init_logging, redact};
 pub use metrics::{ProcessMetrics, new_registry, register_store_requests};
-pub use metrics_server::{MetricsError, MetricsServer, Readiness, serve};
+pub use metrics_server::{Readiness, serve};
 pub use program::{Program, version};
 pub use prometheus_client::registry::Registry;
 pub use shutdown::{Shutdown, run};

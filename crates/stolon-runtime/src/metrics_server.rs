@@ -1,41 +1,19 @@
 //! A small HTTP server: `/metrics`, `/healthz`, `/readyz`.
 
-use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use stolon_model::Advise;
-use tokio::net::TcpListener;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::limited_listener::{LimitedListener, Limits};
+use crate::http_server::{HttpError, HttpServer, Service, serve_routes};
 
-/// Scrapes and health checks are few and answered in milliseconds.
-const LIMITS: Limits = Limits { connections: 16, time: Duration::from_secs(10) };
-
-/// The server cannot listen.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot serve metrics at {address}: {cause}")]
-pub struct MetricsError {
-    address: String,
-    cause: std::io::Error,
-}
-
-impl Advise for MetricsError {
-    fn hint(&self) -> Option<Cow<'static, str>> {
-        Some("choose a free host:port for --metrics-listen-address".into())
-    }
-}
+const SERVICE: Service = Service { name: "metrics", option: "--metrics-listen-address" };
 
 /// Whether the program does its work now; what `/readyz` answers.
 #[derive(Clone, Debug, Default)]
@@ -73,69 +51,23 @@ impl Readiness {
     }
 }
 
-/// A running server; it ends when this is dropped.
-#[derive(Debug)]
-pub struct MetricsServer {
-    address: SocketAddr,
-    _serving: AbortOnDropHandle<()>,
-}
-
-impl MetricsServer {
-    /// The address that the server listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
 /// Listen at `host:port` (an empty host: all addresses) and serve in the background.
 ///
 /// # Errors
 /// The address is taken or cannot be resolved. Whether that ends the program is the caller's choice.
-pub async fn serve(
-    address: &str,
-    registry: Registry,
-    readiness: Readiness,
-) -> Result<MetricsServer, MetricsError> {
-    serve_within(LIMITS, address, registry, readiness).await
+pub async fn serve(address: &str, registry: Registry, readiness: Readiness) -> Result<HttpServer, HttpError> {
+    serve_routes(SERVICE, address, routes(registry, readiness)).await
 }
 
-async fn serve_within(
-    limits: Limits,
-    address: &str,
-    registry: Registry,
-    readiness: Readiness,
-) -> Result<MetricsServer, MetricsError> {
-    let failed = |cause| MetricsError { address: address.to_owned(), cause };
-    let listener = match address.strip_prefix(':') {
-        Some(port) => match TcpListener::bind(format!("[::]:{port}")).await {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind(format!("0.0.0.0:{port}")).await.map_err(failed)?,
-        },
-        None => TcpListener::bind(address).await.map_err(failed)?,
-    };
-    let bound = listener.local_addr().map_err(failed)?;
-    let routes = Router::new()
+fn routes(registry: Registry, readiness: Readiness) -> Router {
+    Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .layer(middleware::map_response(one_answer_per_connection))
-        .with_state((Arc::new(registry), readiness));
-    let listener = LimitedListener::new(listener, limits);
-    let serving = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, "metrics http server error");
-        }
-    });
-    Ok(MetricsServer { address: bound, _serving: AbortOnDropHandle::new(serving) })
+        .with_state((Arc::new(registry), readiness))
 }
 
 type Shared = (Arc<Registry>, Readiness);
-
-/// A connection that waits for another request would keep others out.
-async fn one_answer_per_connection(mut response: Response) -> Response {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
-}
 
 async fn readyz(State((_, readiness)): State<Shared>) -> (StatusCode, String) {
     readiness.answer()
@@ -182,7 +114,12 @@ fn as_text_format(open_metrics: &str) -> String {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
     use super::*;
+    use crate::http_server::serve_within;
+    use crate::limited_listener::Limits;
     use crate::{Program, new_registry};
 
     async fn request(address: SocketAddr, path: &str) -> String {
@@ -226,8 +163,8 @@ mod tests {
     #[tokio::test]
     async fn those_who_hold_connections_open_keep_nobody_out() {
         let limits = Limits { connections: 2, time: Duration::from_millis(300) };
-        let server = serve_within(limits, "127.0.0.1:0", Registry::default(), Readiness::default());
-        let server = server.await.unwrap();
+        let routes = routes(Registry::default(), Readiness::default());
+        let server = serve_within(limits, SERVICE, "127.0.0.1:0", routes).await.unwrap();
         let mut idle = Vec::new();
         for _ in 0..6 {
             let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();

@@ -6,6 +6,7 @@ pub mod consul;
 mod daemon;
 pub mod etcd;
 mod foreign;
+pub mod haproxy;
 pub mod kubernetes;
 mod majors;
 mod metrics;
@@ -17,7 +18,7 @@ mod store_server;
 mod wait;
 
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, short_timings};
-pub use daemon::http;
+pub use daemon::{free_ports, http};
 pub use foreign::Foreign;
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use metrics::Metrics;

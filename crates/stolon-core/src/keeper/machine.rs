@@ -38,6 +38,7 @@ mod looks;
 mod namesake;
 mod orders;
 mod patience;
+mod picture;
 mod publisher;
 mod reporting;
 mod served;

@@ -8,6 +8,7 @@ mod converge;
 mod event;
 mod goal;
 mod hba;
+mod inquiry;
 mod instance;
 mod look;
 mod machine;
@@ -35,6 +36,7 @@ pub use goal::{
 pub use hba::{
     Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, Transport, User, hba_lines,
 };
+pub use inquiry::{Inquiry, Lag, No, Office, Orders, Picture, Server as ServerPicture};
 pub use instance::Instance;
 pub use look::{Answer, ControlLook, Look, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};

@@ -16,6 +16,8 @@ pub(super) struct Looks {
     due: Duration,
     restless_until: Duration,
     completed: u64,
+    /// When the last one began that has ended.
+    last_began: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +46,9 @@ impl Looks {
 
     /// The look has ended. `usual` is the pause before the next one when nothing happens.
     pub(super) fn ended(&mut self, now: Duration, usual: Duration) -> Worth {
-        let outdated = self.under_way.take().is_some_and(|look| look.outdated);
+        let ended = self.under_way.take();
+        self.last_began = ended.map_or(now, |look| look.began);
+        let outdated = ended.is_some_and(|look| look.outdated);
         self.due = match (outdated, now < self.restless_until) {
             (true, _) => now,
             (false, true) => now + usual.min(SOON),
@@ -55,6 +59,11 @@ impl Looks {
         }
         self.completed += 1;
         Worth::Valid
+    }
+
+    /// When the last look began that has ended: what it shows is as old.
+    pub(super) fn last_began(&self) -> Duration {
+        self.last_began
     }
 
     /// How many looks showed PostgreSQL as it was.

@@ -200,6 +200,11 @@ impl Orders {
         self.reading.asked.is_none().then_some(self.reading.due)
     }
 
+    /// The last cluster data that could be worked with, and as of when they are.
+    pub(super) fn known(&self) -> Option<(&UsableCluster, Duration)> {
+        Some((self.usable.as_deref()?, self.reading.known?))
+    }
+
     /// Whether the store was asked once, and has answered or not.
     pub(super) fn is_known(&self) -> bool {
         self.reading.known.is_some() || self.doubt.is_some()

@@ -10,6 +10,7 @@ use stolon_model::{
 
 use crate::keeper::event::{Effect, Health, Measure, Position, Progress, StandbyLag, StateFile};
 use crate::keeper::goal::{Goal, InstanceRole};
+use crate::keeper::inquiry::Server;
 use crate::keeper::look::{Answer, Look, ReplicationRow, ServerLook, WalReceiver};
 use crate::keeper::observation::Data;
 use crate::keeper::parameters::{instances_of, reported_parameters, with_what_was_left_out};
@@ -20,6 +21,7 @@ use crate::postgres::{Support, Version, is_recovery_parameter};
 
 use super::ailments::Ailments;
 use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
+use super::picture::server_of;
 use super::publisher::{News, Publisher};
 use super::served::Office;
 use super::{Advertised, Machine};
@@ -46,6 +48,8 @@ pub(super) struct Reporting {
     pub(super) holds_primary_data: bool,
     pub(super) pending_restart: bool,
     running: Option<Running>,
+    /// Of the last look that our instance answered, until something is known to have happened to it.
+    pub(super) seen: Option<Server>,
     pub(super) progress: Progress,
     /// Why the replication slots could not be looked after.
     pub(super) slots_failed: Option<String>,
@@ -90,6 +94,7 @@ impl Reporting {
             holds_primary_data: false,
             pending_restart: false,
             running: None,
+            seen: None,
             progress: Progress::default(),
             slots_failed: None,
             publisher: Publisher::new(),
@@ -106,6 +111,7 @@ impl Reporting {
     /// Whatever was seen of the server holds no more.
     pub(super) fn server_is_gone(&mut self) {
         self.running = None;
+        self.seen = None;
         if let Some(state) = &mut self.state {
             state.healthy = false;
         }
@@ -145,6 +151,7 @@ impl Machine {
         self.measure_look(look);
         self.reporting.running =
             answer.map(|answer| Running { slots: self.slots_of(answer), ..Running::of(answer) });
+        self.reporting.seen = answer.map(|answer| server_of(self.looks.last_began(), answer));
         self.reporting.state = Some(state);
         if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
             self.note_served(answer);
