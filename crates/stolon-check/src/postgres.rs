@@ -154,8 +154,7 @@ impl Postgres {
             lsn: Lsn(self.lsn()),
             history: self.reported_history(),
             in_sync,
-            pending_restart: Vec::new(),
-            slots: Vec::new(),
+            ..Live::default()
         };
         let kind = match self.kind {
             Kind::Primary => DataKind::Primary,

@@ -1,7 +1,11 @@
-//! What operators ask of a cluster that works: to hold still, for a while.
+//! What operators ask of a cluster that works: to hold still for a while, to restart, to copy data anew.
+
+use std::time::Duration;
 
 use anyhow::ensure;
-use stolon_testkit::{Cluster, PATIENCE, Plan, on_cluster, wait_for};
+use serde_json::json;
+use stolon_testkit::local::writes::Writes;
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_cluster, wait_for};
 
 async fn status(cluster: &Cluster) -> anyhow::Result<String> {
     let shown = cluster.stolonctl(&["status"], "").await?;
@@ -57,6 +61,69 @@ fn a_pause_that_nobody_ends_lapses_and_what_was_left_undone_is_done() {
         ensure!(cluster.data().await?.cluster.pause.is_none(), "the pause is still there");
         let history = cluster.stolonctl_ok(&["history"], "").await?;
         ensure!(history.contains("resumed"), "{history}");
+        Ok(())
+    });
+}
+
+#[test]
+fn every_postgresql_is_restarted_one_at_a_time_under_load() {
+    on_cluster(Plan::new(3).spec(json!({ "synchronousReplication": true })), async |cluster| {
+        cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
+        let primary = cluster.primary().await?;
+        cluster.patch(json!({ "pgParameters": { "max_connections": "150" } })).await?;
+        wait_for("a restart to be pending everywhere", PATIENCE, async || {
+            for number in 1..=3 {
+                let activity = cluster.report(number).await?.activity.unwrap_or_default();
+                if !activity.pending_restart {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await?;
+        let before: Vec<_> = (1..=3).map(|number| cluster.postmaster(number)).collect::<Result<_, _>>()?;
+        let writes = Writes {
+            target: cluster.proxy(),
+            clients: 2,
+            pause: Duration::from_millis(20),
+            limit: Duration::from_secs(15),
+        };
+        let writing = writes.start().await?;
+        let told = cluster.stolonctl(&["restart", "--all", "--if-pending"], "").await?;
+        let told_text = String::from_utf8_lossy(&told.stderr).into_owned();
+        ensure!(told.status.success(), "{told_text}");
+        let done: Vec<&str> = told_text.lines().filter(|line| line.ends_with("was restarted")).collect();
+        ensure!(done.len() == 3 && done[2].contains(&format!("keeper{primary}:")), "{told_text}");
+        for number in 1..=3 {
+            let session = cluster.instance(number).connect(QUERY).await?;
+            ensure!(session.value("show max_connections", QUERY).await? == "150");
+            ensure!(cluster.postmaster(number)? != before[number - 1], "keeper{number} was not restarted");
+        }
+        ensure!(cluster.primary().await? == primary, "a restart in place needs no election");
+        let verdict = writing.stop().await.check(&cluster.proxy()).await?;
+        ensure!(verdict.lost.is_empty() && verdict.unexpected.is_empty(), "{verdict:?}");
+        let again = cluster.stolonctl(&["restart", "--all", "--if-pending"], "").await?;
+        let nothing = String::from_utf8_lossy(&again.stderr).into_owned();
+        ensure!(nothing.matches("nothing waits for a restart").count() == 3, "{nothing}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_data_of_a_standby_are_copied_anew_on_request_and_those_of_the_primary_are_not() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let primary = cluster.primary().await?;
+        let standby = 3 - primary;
+        let refused = cluster.stolonctl(&["reinit", &format!("keeper{primary}")], "").await?;
+        ensure!(!refused.status.success(), "{refused:?}");
+        // What only a fresh copy lacks.
+        let mark = cluster.data_directory(standby).join("a_mark");
+        std::fs::write(&mark, "")?;
+        cluster.stolonctl_ok(&["reinit", &format!("keeper{standby}"), "--timeout", "2m"], "").await?;
+        ensure!(!mark.exists(), "the old data are still there");
+        cluster.wait_streaming(1, PATIENCE).await?;
+        let history = cluster.stolonctl_ok(&["history"], "").await?;
+        ensure!(history.contains("reinit keeper"), "{history}");
         Ok(())
     });
 }

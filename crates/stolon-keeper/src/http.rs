@@ -1,4 +1,4 @@
-//! The keeper's HTTP endpoint: what load balancers and orchestrators ask (docs: "HAProxy").
+//! The keeper's HTTP endpoint: what load balancers and orchestrators ask (docs: "What can be asked").
 //!
 //! It goes by a picture that the keeper's loop leaves behind, and never asks PostgreSQL or the store itself: however many ask, and however
 //! often, nobody else is kept waiting.

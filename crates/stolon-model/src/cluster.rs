@@ -256,7 +256,7 @@ document! {
         postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
         /// Set by `stolonctl failkeeper`, consumed by the leader.
         force_fail: bool = "forceFail", omit;
-        /// Ours, absent in Stolon's documents: what the last `stolonctl failkeeper` was made for, and what became of it.
+        /// Ours, absent in Stolon's documents: what the last request about the keeper (`stolonctl failkeeper`, `reinit`, `restart`) was made for, and what became of it.
         fail_request: Option<FailRequest> = "failRequest", omit;
         /// Whether the keeper's instance may be elected; absent counts as true.
         can_be_primary: Option<bool> = "canBeMaster", omit;
@@ -266,7 +266,7 @@ document! {
 }
 
 document! {
-    /// A request of `stolonctl failkeeper`. Losing it is safe: the request then counts as one of Stolon's.
+    /// A request about one keeper. Losing it is safe: to fail a keeper then counts as a request of Stolon's, and nothing else happens.
     pub struct FailRequest {
         /// By which the command knows its own request.
         uid: String = "uid", omit;
@@ -274,6 +274,12 @@ document! {
         primary: Option<InstanceUid> = "master", omit;
         /// When it was made, by the clock of whoever made it.
         made_for: Timestamp = "madeFor", keep;
+        /// What is asked for; absent: that the keeper counts as failed, once.
+        kind: Option<RequestKind> = "kind", omit;
+        /// The instance that is to be made anew, or whose server is to be restarted: the request is about no other.
+        instance: InstanceUid = "dbUID", omit;
+        /// The start of the server that is to be restarted: the request is about no other.
+        started: Option<Timestamp> = "startedAt", omit;
         /// What became of it; absent until that is known.
         outcome: Option<FailOutcome> = "outcome", omit;
         /// Why, for people.
@@ -284,11 +290,21 @@ document! {
 }
 
 text_enum! {
-    /// What became of a request to treat a keeper as failed.
+    /// What is asked of a keeper, or about it.
+    pub enum RequestKind {
+        /// That the data of its standby are made anew.
+        Reinit => "reinit",
+        /// That it restarts its PostgreSQL.
+        Restart => "restart",
+    }
+}
+
+text_enum! {
+    /// What became of a request about a keeper.
     pub enum FailOutcome {
         /// Another primary was elected.
         Replaced => "replaced",
-        /// It counted as failed once; it was not the primary's.
+        /// It was carried out. One to fail a keeper: it counted as failed once, and was not the primary's.
         Counted => "counted",
         /// Nothing happened.
         Nothing => "nothing",
@@ -383,6 +399,8 @@ document! {
         synchronous_standbys: Option<Vec<InstanceUid>> = "synchronousStandbys", keep;
         /// Literal further names; only ever [`crate::FAKE_STANDBY`].
         external_synchronous_standbys: Option<Vec<String>> = "externalSynchronousStandbys", keep;
+        /// Ours, absent in Stolon's documents: what its keeper has is not to be rewound, but copied. Losing it is safe.
+        copy_anew: bool = "copyAnew", omit;
     }
 }
 

@@ -275,6 +275,7 @@ prop_compose! {
             followers: uids(0),
             include_previous_config: flags.2,
             synchronous_standbys: uids(1),
+            copy_anew: flags.1,
             external_synchronous_standbys: lists[2].clone(),
         }
     }

@@ -61,7 +61,7 @@ impl Program {
 
 impl Program {
     /// What other tools for PostgreSQL clusters call a command, and how the same is done here. A guess by the letters could be
-    /// dangerous: `reinit` resembles `init`, which throws a cluster away.
+    /// dangerous: `reinitialize` resembles `init`, which throws a cluster away.
     pub(crate) fn answer_to_foreign_command(self, command: &str) -> Option<&'static str> {
         if self != Program::Ctl {
             return None;
@@ -70,10 +70,10 @@ impl Program {
     }
 }
 
-const FOREIGN_COMMANDS: [(&[&str], &str); 8] = [
+const FOREIGN_COMMANDS: [(&[&str], &str); 7] = [
     (
-        &["reinit", "reinitialize", "rebuild", "resync"],
-        "a standby is made anew by itself when it cannot follow; to force it, stop its keeper, remove its data directory, and start the keeper",
+        &["reinitialize", "rebuild", "resync"],
+        "stolonctl reinit KEEPER has the data of a standby copied anew; one that cannot follow is made anew by itself",
     ),
     (&["list", "topology", "show", "members"], "stolonctl status shows the members and who follows whom"),
     (
@@ -83,10 +83,6 @@ const FOREIGN_COMMANDS: [(&[&str], &str); 8] = [
     (
         &["maintenance", "disable", "enable"],
         "stolonctl pause has nobody elected and nothing removed for a while, stolonctl resume ends that",
-    ),
-    (
-        &["restart"],
-        "set automaticPgRestart with stolonctl update --patch to have PostgreSQL restarted where parameters wait for it; restarting a keeper does it for one",
     ),
     (&["reload"], "every change of the specification reaches PostgreSQL by itself"),
     (

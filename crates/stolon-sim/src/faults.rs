@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use stolon_model::{ClusterDocument, GoDuration};
+use stolon_model::{ClusterDocument, FailRequest, GoDuration, RequestKind};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -261,6 +261,22 @@ impl World {
                 self.store.remove_keeper_report(&uid);
             }
             Command::Pause(millis) => self.pause(&mut document, Duration::from_millis(*millis)),
+            Command::Reinit(keeper) => {
+                let uid = uid_of(keeper);
+                let primary = document.cluster.as_ref().and_then(|cluster| cluster.status.primary.clone());
+                let mut instances = document.instances.iter().flat_map(|all| all.values());
+                let instance = instances.find(|it| it.spec.keeper_uid == uid).map(|it| it.uid.clone());
+                let made_for = self.true_wall();
+                let Some(entry) = document.keepers.as_mut().and_then(|all| all.get_mut(&uid)) else { return };
+                entry.status.fail_request = Some(FailRequest {
+                    uid: "o".to_owned(),
+                    primary,
+                    made_for,
+                    kind: Some(RequestKind::Reinit),
+                    instance: instance.unwrap_or_default(),
+                    ..FailRequest::default()
+                });
+            }
             Command::Resume => {
                 if let Some(cluster) = &mut document.cluster {
                     cluster.pause = None;

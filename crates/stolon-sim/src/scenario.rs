@@ -202,6 +202,8 @@ pub enum Command {
     Pause(u64),
     /// `resume`.
     Resume,
+    /// `reinit`.
+    Reinit(u8),
     /// `update --patch` that switches synchronous replication.
     Synchronous(Option<(u16, u16)>),
     /// `update --patch` of `pgParameters` that needs a reload.
@@ -322,7 +324,7 @@ impl Scenario {
 
     fn draw_command(&self, random: &mut Random) -> Command {
         let keeper = random.below(self.keepers.into()) as u8;
-        match random.below(9) {
+        match random.below(11) {
             0 | 1 => Command::FailKeeper(keeper),
             2 => Command::RemoveKeeper(keeper),
             3 => {
@@ -332,6 +334,7 @@ impl Scenario {
             4 => Command::Parameters(random.below(200) as u8),
             5 | 6 => Command::Pause(random.between(5_000, 90_000)),
             7 => Command::Resume,
+            8 | 9 => Command::Reinit(keeper),
             _ => {
                 let timeout = random.between(3_000, 20_000);
                 Command::ProxyTimings(timeout, timeout / random.between(3, 6))

@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, pause, promote, register,
-    removekeeper, settle, spec, status, update, version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, pause, promote, register, reinit,
+    removekeeper, restart, settle, spec, status, update, version,
 };
 use crate::playground;
 
@@ -50,6 +50,10 @@ pub enum Command {
     Promote(promote::Args),
     /// Treat a keeper as failed once, so that another one takes over
     Failkeeper(failkeeper::Args),
+    /// Have the data of a standby copied anew
+    Reinit(reinit::Args),
+    /// Restart the PostgreSQL of a keeper, or of all, one at a time
+    Restart(restart::Args),
     /// Forget a keeper that does not come back
     Removekeeper(removekeeper::Args),
     /// Elect nobody and remove nothing for a while

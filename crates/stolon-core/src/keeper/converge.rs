@@ -294,7 +294,9 @@ fn restart_or_commit(
     if !pending.is_empty() {
         plan.restart = PendingRestart::Yes;
     }
+    let asked = goal.restart_asked == Some(live.started);
     let now = match goal.restart {
+        _ if asked => true,
         RestartPolicy::Manual => false,
         RestartPolicy::Now => true,
         // Standbys stop replaying at a limit that is higher than theirs. A lowered one they have reached without a restart: they run
@@ -302,11 +304,14 @@ fn restart_or_commit(
         RestartPolicy::AfterStandbys if pending.iter().any(|name| is_standby_limit(name)) => false,
         RestartPolicy::AfterStandbys => seen.restart_patience == Patience::Spent,
     };
-    if pending.is_empty() || !now || plan.next_look == NextLook::Soon {
+    if pending.is_empty() && !asked || !now || plan.next_look == NextLook::Soon {
         plan.steps.push(Step::Commit(goal.generation));
         return plan;
     }
-    plan.because.push(Reason::RestartFor(pending.join(", ")));
+    plan.because.push(match asked {
+        true => Reason::RestartAsked,
+        false => Reason::RestartFor(pending.join(", ")),
+    });
     plan.steps.push(Step::Stop);
     if synchronous {
         plan.steps.push(Step::SetGate(Gate::Closed));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use stolon_model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, ClusterData, EffectiveSpec, FollowConfig, FollowType,
-    Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, Role, STOLON_PREFIX,
-    Served, StandbySettings, Timeline, UsableCluster, replication_name,
+    Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, RequestKind, Role,
+    STOLON_PREFIX, Served, StandbySettings, Timeline, Timestamp, UsableCluster, replication_name,
 };
 
 use super::hba::{HbaGoal, User};
@@ -166,6 +166,8 @@ pub struct InstanceGoal {
     pub member_slots: BTreeSet<String>,
     /// When a changed parameter needs a restart.
     pub restart: RestartPolicy,
+    /// An operator wants the server to be restarted that was started then.
+    pub restart_asked: Option<Timestamp>,
     /// `dbWaitReadyTimeout`; none = for ever.
     pub ready_timeout: Option<Duration>,
     /// `syncTimeout`; none = for ever.
@@ -405,10 +407,20 @@ fn instance_goal(
         slots: slots(uid, instance),
         member_slots: member_slots(uid, instance),
         restart: restart_policy(cluster, spec, &role, instance),
+        restart_asked: restart_asked(cluster, us, uid),
         role,
         ready_timeout: unless_zero(spec.db_wait_ready_timeout),
         sync_timeout: unless_zero(spec.sync_timeout),
     })
+}
+
+/// Which server an operator wants to be restarted. Another one that runs by now is not meant, and nothing is restarted while the cluster is
+/// paused.
+fn restart_asked(cluster: &ClusterData, us: &Identity, uid: &InstanceUid) -> Option<Timestamp> {
+    let request = cluster.keepers.get(&us.keeper)?.status.fail_request.as_ref()?;
+    let is_open = request.outcome.is_none() && cluster.cluster.pause.is_none();
+    let is_meant = request.kind == Some(RequestKind::Restart) && request.instance == *uid;
+    request.started.filter(|_| is_open && is_meant)
 }
 
 /// Zero is no limit.
@@ -464,7 +476,9 @@ fn make(
         Some(InstanceInitMode::Resync) => {
             let config =
                 wanted.follow_config.as_ref().ok_or_else(|| format!("db {uid} has no followConfig"))?;
-            let rewindable = wanted.use_pg_rewind && us.rewind_credentials == RewindCredentials::Present;
+            let rewindable = wanted.use_pg_rewind
+                && !wanted.copy_anew
+                && us.rewind_credentials == RewindCredentials::Present;
             let primary = cluster.cluster.status.primary.as_ref().filter(|_| rewindable);
             Make::Resync {
                 source: peer(cluster, &config.instance_uid).map(Box::new),

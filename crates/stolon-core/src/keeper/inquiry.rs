@@ -1,6 +1,6 @@
 //! What a keeper answers to load balancers and orchestrators that ask about its PostgreSQL.
 //!
-//! The names and the codes are those that their configurations know (docs: "HAProxy"). Every yes is as young as what it is about: what was
+//! The names and the codes are those that their configurations know (docs: "What can be asked"). Every yes is as young as what it is about: what was
 //! seen too long ago, or is decided by cluster data that were read too long ago, is no yes.
 
 use std::time::Duration;

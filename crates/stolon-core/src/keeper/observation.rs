@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry};
+use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 
 use super::hba::HbaLine;
 use super::parameters::{Demands, ParameterProblem, Refusals, WalLevel};
@@ -124,6 +124,8 @@ pub struct Live {
     pub pending_restart: Vec<String>,
     /// Its replication slots.
     pub slots: Vec<SlotRow>,
+    /// `pg_postmaster_start_time()`.
+    pub started: Timestamp,
 }
 
 /// The start gate of synchronous replication: after a start clients stay out until the standbys are in sync.

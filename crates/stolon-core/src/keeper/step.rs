@@ -329,6 +329,9 @@ pub enum Reason {
     /// A changed parameter needs a restart.
     #[error("restarting postgres instance for {0}")]
     RestartFor(String),
+    /// An operator asked for it.
+    #[error("restarting postgres instance, since the operator asked for it (stolonctl restart)")]
+    RestartAsked,
 }
 
 /// What keeps an instance from its goal: one sentence.

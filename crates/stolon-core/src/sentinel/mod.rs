@@ -10,6 +10,7 @@ mod check;
 mod draft;
 mod election;
 mod eligibility;
+mod errand;
 mod event;
 mod followers;
 mod health;

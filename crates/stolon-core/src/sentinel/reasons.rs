@@ -114,6 +114,8 @@ pub enum RemovalReason {
     NotNeeded,
     /// There are more standbys than wanted.
     Surplus,
+    /// An operator wants its data to be made anew.
+    Requested,
 }
 
 /// Why an instance cannot be elected.
@@ -372,6 +374,7 @@ impl Display for RemovalReason {
             Self::DataLost => "its keeper no longer has its data",
             Self::NotNeeded => "its PostgreSQL does not work and there are enough standbys without it",
             Self::Surplus => "there are more standbys than maxStandbysPerSender",
+            Self::Requested => "the operator asked for a fresh copy (stolonctl reinit)",
         })
     }
 }

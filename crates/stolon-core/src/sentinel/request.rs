@@ -58,7 +58,7 @@ impl Round<'_> {
         true
     }
 
-    fn lapse(&self, request: &FailRequest) -> Option<&'static str> {
+    pub fn lapse(&self, request: &FailRequest) -> Option<&'static str> {
         let limit = self.seen.spec.sleep_interval * 2 + self.seen.spec.fail_interval;
         if request.primary != self.draft.cluster.status.primary {
             return Some("another primary was elected after it was made");
@@ -68,7 +68,7 @@ impl Round<'_> {
     }
 
     /// The time since then, by the wall clock.
-    fn age(&self, since: Timestamp) -> Duration {
+    pub fn age(&self, since: Timestamp) -> Duration {
         let age = self.seen.now.wall.instant().duration_since(since.instant());
         Duration::try_from(age).unwrap_or(Duration::ZERO)
     }
@@ -77,6 +77,10 @@ impl Round<'_> {
     fn tidy_request(&mut self, uid: &KeeperUid) {
         let Some(status) = self.draft.keepers.get(uid).map(|keeper| &keeper.status) else { return };
         let Some(request) = &status.fail_request else { return };
+        if let (Some(kind), None) = (&request.kind, &request.outcome) {
+            let (request, kind) = (request.clone(), kind.clone());
+            return self.watch_errand(uid, &request, &kind);
+        }
         let is_ours = self.memory.request.as_ref().is_some_and(|request| request.keeper == *uid);
         if request.outcome.is_some() && self.age(request.decided_at) > SHOWN {
             self.draft.drop_request(uid);

@@ -70,6 +70,11 @@ impl Round<'_> {
     /// Look after the standbys of a primary that works and has reached its generation.
     fn tend_standbys(&mut self, primary: &Instance, uids: &mut dyn UidSource) -> Wake {
         let wake = if self.is_paused() { Wake::NEVER } else { self.remove_unusable(primary) };
+        let asked = self.asked_anew();
+        if !asked.is_empty() {
+            let good = self.count_standbys(primary).good;
+            self.make_anew(&primary.uid, asked, &good, uids);
+        }
         let census = self.count_standbys(primary);
         self.draft.mark_ready(&census.good);
         if self.wants_synchronous() {

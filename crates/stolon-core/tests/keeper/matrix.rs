@@ -5,8 +5,8 @@ use std::sync::Arc;
 use stolon_core::keeper::*;
 use stolon_core::postgres::Version;
 use stolon_model::{
-    ArchiveRecoverySettings, FollowConfig, InstanceInitMode as Init, RecoveryTargetSettings, Role,
-    StandbySettings,
+    ArchiveRecoverySettings, FailOutcome, FailRequest, FollowConfig, InstanceInitMode as Init,
+    RecoveryTargetSettings, RequestKind, Role, StandbySettings, Timestamp,
 };
 
 use crate::given::*;
@@ -33,7 +33,7 @@ fn without_an_instance_the_server_stops_and_its_files_stay() {
 fn a_boot_that_was_not_acknowledged_keeps_the_server_stopped() {
     let mut cluster = asked(Role::Primary, Init::None);
     let seen = running(DataKind::Primary, &goal(&cluster));
-    cluster.keepers.get_mut(&"k1".into()).unwrap().status.boot_uuid = "earlier".into();
+    cluster.keepers.get_mut(&identity().keeper).unwrap().status.boot_uuid = "earlier".into();
     assert_eq!(planned(&cluster, &seen), "stop");
     assert_eq!(planned(&cluster, &here(DataKind::Primary)), "");
 }
@@ -463,6 +463,28 @@ fn restarts_wait_for_the_operator_or_happen_in_order() {
         "not while the cluster is paused"
     );
     cluster.cluster.pause = None;
+
+    cluster.cluster.spec.automatic_pg_restart = Some(false);
+    let asked = FailRequest {
+        kind: Some(RequestKind::Restart),
+        instance: "us".into(),
+        started: Some(Timestamp::ZERO),
+        ..FailRequest::default()
+    };
+    let ask = |cluster: &mut stolon_model::ClusterData, request: FailRequest| {
+        let keeper = cluster.keepers.get_mut(&"k1".into()).unwrap();
+        keeper.status.fail_request = Some(request);
+        planned(cluster, &pending(&[], cluster))
+    };
+    const NOTHING: &str = "slots:stolon_pp commit:3";
+    assert_eq!(ask(&mut cluster, asked.clone()), RESTART, "the operator asks for it");
+    let ended = FailRequest { started: Some("2026-01-02T03:04:05Z".parse().unwrap()), ..asked.clone() };
+    assert_eq!(ask(&mut cluster, ended), NOTHING, "that server ended long ago");
+    let over = FailRequest { outcome: Some(FailOutcome::Lapsed), ..asked.clone() };
+    assert_eq!(ask(&mut cluster, over), NOTHING, "it is over");
+    let of_another = FailRequest { instance: "pp".into(), ..asked };
+    assert_eq!(ask(&mut cluster, of_another), NOTHING, "made for another db");
+    cluster.cluster.spec.automatic_pg_restart = Some(true);
     assert_eq!(
         planned(&cluster, &pending(&["recovery_target_timeline"], &cluster)),
         "slots:stolon_pp commit:3"

@@ -7,6 +7,7 @@ mod challenge;
 mod corners;
 mod decision_table;
 mod durability;
+mod errands;
 mod evidence;
 mod failover;
 mod initialise;

@@ -9,14 +9,8 @@ fn request(world: &mut World, number: usize) {
     let primary = world.data.cluster.status.primary.clone();
     let status = &mut world.keeper(number).status;
     status.force_fail = true;
-    status.fail_request = Some(FailRequest {
-        uid: "r1".into(),
-        primary,
-        made_for: wall(0),
-        outcome: None,
-        because: String::new(),
-        decided_at: Timestamp::ZERO,
-    });
+    status.fail_request =
+        Some(FailRequest { uid: "r1".into(), primary, made_for: wall(0), ..FailRequest::default() });
 }
 
 fn outcome(world: &mut World, number: usize) -> Option<FailOutcome> {

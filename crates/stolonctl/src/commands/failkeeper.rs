@@ -54,14 +54,8 @@ fn mark(document: &mut ClusterDocument, uid: &KeeperUid, request: &str) -> anyho
     match keepers.get_mut(uid) {
         Some(keeper) => {
             keeper.status.force_fail = true;
-            keeper.status.fail_request = Some(FailRequest {
-                uid: request.to_owned(),
-                primary,
-                made_for,
-                outcome: None,
-                because: String::new(),
-                decided_at: Timestamp::ZERO,
-            });
+            keeper.status.fail_request =
+                Some(FailRequest { uid: request.to_owned(), primary, made_for, ..FailRequest::default() });
         }
         None => return Err(no_such_keeper(uid, keepers.keys()).into()),
     }

@@ -10,7 +10,10 @@ pub mod init;
 pub mod pause;
 pub mod promote;
 pub mod register;
+pub mod reinit;
 pub mod removekeeper;
+mod request;
+pub mod restart;
 pub mod settle;
 pub mod spec;
 pub mod status;
@@ -44,6 +47,8 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Removekeeper(args)) => removekeeper::run(common, &args).await,
         Some(Command::Pause(args)) => pause::run(common, args).await,
         Some(Command::Resume(args)) => pause::resume(common, &args).await,
+        Some(Command::Reinit(args)) => reinit::run(common, &args).await,
+        Some(Command::Restart(args)) => restart::run(common, &args).await,
         Some(Command::Settle(args)) => settle::run(common, &args).await,
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),

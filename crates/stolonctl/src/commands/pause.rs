@@ -17,7 +17,7 @@ const LONGEST_REASON: usize = 200;
 /// Flags of `pause`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// When the pause lapses by itself, at most seven days from now
+    /// When the pause lapses by itself, at most a day from now
     #[arg(long = "for", value_name = "SPAN", default_value = "1h", value_parser = go_duration)]
     span: Duration,
 
@@ -43,9 +43,8 @@ pub struct ResumeArgs {
 pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.surplus, 0, "pause [--for SPAN] [--reason TEXT]")?;
     if args.span.is_zero() || args.span > LONGEST {
-        let days = LONGEST.as_secs() / 86_400;
         let usual = GoDuration::from(USUAL);
-        return Err(UsageError::new(format!("a pause lasts longer than nothing and at most {days} days"))
+        return Err(UsageError::new("a pause lasts longer than nothing and at most a day")
             .hint(format!("--for {usual} is the default; a pause can be asked for again before it is over"))
             .into());
     }

@@ -218,10 +218,40 @@ fn a_pause_says_who_why_and_until_when_and_is_ended() {
 #[test]
 fn a_pause_is_neither_endless_nor_nothing() {
     let ctl = two_keepers();
-    for span in ["0s", "169h"] {
-        let hint = "hint: --for 1h0m0s is the default; a pause can be asked for again before it is over\n";
-        let told = format!("a pause lasts longer than nothing and at most 7 days\n{hint}");
-        ctl.refused(&["pause", "--for", span], 2, &told);
-    }
+    let hint = "hint: --for 1h0m0s is the default; a pause can be asked for again before it is over\n";
+    let told = format!("a pause lasts longer than nothing and at most a day\n{hint}");
+    ctl.refused(&["pause", "--for", "0s"], 2, &told);
+    let endless = ctl.run(&["pause", "--for", "25h"]);
+    assert_eq!(endless.code, Some(2), "{}", endless.stderr);
+    assert!(endless.stderr.contains("longer than a day"), "{}", endless.stderr);
     assert_eq!(ctl.document().cluster.unwrap().pause, None);
+}
+
+#[test]
+fn what_may_not_be_restarted_or_made_anew_is_refused_before_anything_is_written() {
+    let ctl = two_keepers();
+    let (primary, other) = keepers(&ctl);
+    let before = ctl.document();
+    let master = format!(
+        "keeper {primary} has the master, whose data the others copy\n\
+         hint: stolonctl failkeeper {primary} has another keeper take over first\n"
+    );
+    ctl.refused(&["reinit", primary.as_str()], 1, &master);
+    ctl.refused(&["restart", "--all", other.as_str()], 2, "either KEEPER or --all\n");
+    let silent = format!(
+        "the PostgreSQL of keeper {other} does not answer\n\
+         hint: its keeper starts it by itself; stolonctl status shows what keeps it from that\n"
+    );
+    ctl.refused(&["restart", other.as_str()], 1, &silent);
+    assert_eq!(ctl.document(), before);
+    let idle = ctl.run(&["restart", "--all", "--if-pending"]);
+    assert_eq!(idle.code, Some(0));
+    assert_eq!(idle.stderr.matches("nothing waits for a restart").count(), 2, "{}", idle.stderr);
+
+    ctl.run(&["pause"]);
+    for command in [&["reinit", other.as_str()][..], &["restart", "--all"]] {
+        let refused = ctl.run(command);
+        assert_eq!(refused.code, Some(1), "{command:?}");
+        assert!(refused.stderr.starts_with("the cluster is paused until "), "{}", refused.stderr);
+    }
 }

@@ -257,7 +257,7 @@ async fn keepers_say_what_they_do_and_what_troubles_them() {
         "=== Activity and problems ===\n\n\
          keeper1: {problem}\n\
          keeper1: PostgreSQL must be restarted for max_connections (100 → 200), wal_level (logical → its default): \
-         restart its keeper, or set automaticPgRestart\n\
+         stolonctl restart, or set automaticPgRestart\n\
          keeper2: base backup, 12.0 MiB of 48.0 MiB (25%)\n\
          keeper2: problem: cannot reach keeper1: connection refused\n\
          cluster: no sentinel runs, so nothing is decided: start stolon-sentinel\n\

@@ -388,6 +388,7 @@ impl Machine {
                     in_sync: self.server.sync.in_sync(answer),
                     pending_restart: answer.pending_restart.keys().cloned().collect(),
                     slots: answer.slots.clone(),
+                    started: answer.started,
                 })),
             },
             applied: self.blame.applied().cloned(),

@@ -151,6 +151,21 @@ impl Draft<'_> {
         self.note(Change::StandbyAdded { instance: uid, keeper });
     }
 
+    /// Have a keeper make another standby of `primary`, from nothing, in the place of its own.
+    pub fn make_anew(
+        &mut self,
+        old: &InstanceUid,
+        new: InstanceUid,
+        keeper: KeeperUid,
+        primary: &InstanceUid,
+    ) {
+        self.remove_instance(old, RemovalReason::Requested);
+        self.add_standby(new.clone(), keeper, primary);
+        if let Some(instance) = self.data.instances.get_mut(&new) {
+            instance.spec.copy_anew = true;
+        }
+    }
+
     /// Note that these standbys are complete: they need not be made again.
     pub fn mark_ready(&mut self, good: &BTreeSet<InstanceUid>) {
         for (uid, instance, is_good) in joined(&mut self.data.instances, good.iter().map(|uid| (uid, ()))) {

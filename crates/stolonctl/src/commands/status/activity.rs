@@ -7,7 +7,7 @@ use serde::Serialize;
 use stolon_core::condition::Finding;
 use stolon_core::sentinel::{Eligibility, eligibility, violations};
 use stolon_model::{
-    ByteCount, FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, UsableCluster,
+    ByteCount, FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, RequestKind, UsableCluster,
 };
 
 /// What a keeper reports beyond what Stolon's keepers report.
@@ -93,7 +93,7 @@ pub fn of_keeper(report: &KeeperReport) -> Option<Activity> {
 
 impl Activity {
     fn restart_sentence(&self) -> Option<String> {
-        let how = "restart its keeper, or set automaticPgRestart";
+        let how = "stolonctl restart, or set automaticPgRestart";
         let pending: Vec<String> = self.pending_parameters.iter().map(Pending::to_string).collect();
         self.pending_restart.then(|| match pending.is_empty() {
             true => "PostgreSQL must be restarted before all its parameters are in force".to_owned(),
@@ -165,17 +165,19 @@ fn is_told_here(finding: &Finding) -> bool {
     )
 }
 
-/// What became of the last `stolonctl failkeeper`.
+/// What became of the last request about a keeper.
 fn of_request(keeper: &Keeper) -> Option<String> {
     let request = keeper.status.fail_request.as_ref()?;
+    let command = request.kind.as_ref().map_or("failkeeper", RequestKind::as_str);
     let outcome = match request.outcome.as_ref() {
-        None => return Some(format!("stolonctl failkeeper {}: under way", keeper.uid)),
+        None => return Some(format!("stolonctl {command} {}: under way", keeper.uid)),
         Some(FailOutcome::Replaced) => "done",
+        Some(FailOutcome::Counted) if request.kind.is_some() => "carried out",
         Some(FailOutcome::Counted) => "counted as failed once",
         Some(FailOutcome::Lapsed) => "lapsed",
         Some(FailOutcome::Nothing | FailOutcome::Unknown(_)) => "nothing happened",
     };
-    Some(format!("stolonctl failkeeper {}: {outcome}, {}", keeper.uid, request.because))
+    Some(format!("stolonctl {command} {}: {outcome}, {}", keeper.uid, request.because))
 }
 
 fn told_by_cluster_data(
