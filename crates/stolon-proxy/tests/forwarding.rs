@@ -565,6 +565,6 @@ async fn a_server_that_understands_it_learns_where_a_client_comes_from() {
     let own = client.stream.get_ref().local_addr().unwrap().port().to_be_bytes();
     let port = proxy.address.port().to_be_bytes();
     let expected =
-        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[127, 0, 0, 1, 127, 0, 0, 1], &own, &port, b"hello"];
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[127, 0, 0, 1, 127, 0, 0, 1], &own, &port, b"hello\n"];
     assert_eq!(received.as_slice(), expected.concat());
 }
