@@ -166,6 +166,8 @@ impl Postgres {
             data: Data::Present(Present { version: VERSION, kind, system_identifier: SYSTEM.to_owned() }),
             demands: None,
             wal_level: WalLevel::default(),
+            ended: None,
+            checkpoint_tried: None,
             server: if self.running { Server::Running(Some(live)) } else { Server::Stopped },
             applied: self.config.as_deref().cloned(),
             gate: match self.gate {

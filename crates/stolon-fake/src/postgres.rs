@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_core::keeper::{
     AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, Demands, FailureKind, HbaLine,
-    HbaUser, Learned, Look, RejectedSetting, ReplicationRow, Room, ServerDeath, ServerLook, SlotChanges,
-    SlotRow, Step, StepFailure, StepOutcome, WalReceiver,
+    HbaUser, Learned, Look, OrderlyEnd, RejectedSetting, ReplicationRow, Room, ServerDeath, ServerLook,
+    SlotChanges, SlotRow, Step, StepFailure, StepOutcome, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, Timeline};
@@ -21,6 +21,8 @@ pub struct FakePostgres {
     pub version: Result<Version, String>,
     /// What `pg_controldata` tells.
     pub control: ControlLook,
+    /// Where a primary ends that is stopped in order.
+    pub ended: Option<OrderlyEnd>,
     /// What stands at PGDATA.
     pub data: Data,
     /// Its process is there.
@@ -65,6 +67,7 @@ impl FakePostgres {
         FakePostgres {
             version: Ok(V15),
             control: ControlLook::Demands(Demands::default()),
+            ended: None,
             data,
             running: false,
             answers: true,
@@ -154,6 +157,7 @@ impl FakePostgres {
                 (true, true) => ServerLook::Answering(Box::new(answer())),
             },
             control: self.control.clone(),
+            ended: self.ended.filter(|_| !self.running),
             slots_on_disk: BTreeSet::new(),
             room: self.room.clone(),
             alter_system: AlterSystem::Refused,

@@ -41,6 +41,8 @@ pub fn word(step: &Step) -> Option<String> {
             format!("drop:{}", slots.keys().cloned().collect::<Vec<_>>().join(","))
         }
         Step::TerminateClients => "terminate".into(),
+        Step::Checkpoint(_) => "checkpoint".into(),
+        Step::TakeAsRewound => "as-rewound".into(),
         Step::Commit(generation) => format!("commit:{generation}"),
         Step::Reobserve => "again".into(),
     })

@@ -12,6 +12,7 @@ use crate::pause::Pause;
 use crate::spec::{
     ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings,
 };
+use crate::switchover::{ProxyHandover, Switchover};
 use crate::time::{GoDuration, Timestamp};
 use crate::uid::{BootUuid, ClusterUid, InstanceUid, KeeperUid, ProxyUid, STOLON_PREFIX};
 
@@ -224,6 +225,8 @@ document! {
         history: Option<Arc<Vec<HistoryEntry>>> = "history", omit;
         /// Ours, unknown to Stolon, which drops it and so makes it void: a keeper is to show that it lives.
         challenge: Option<Challenge> = "challenge", omit;
+        /// Ours, unknown to Stolon, which drops it: a planned change of the primary that is under way, or was the last one.
+        switchover: Option<Switchover> = "switchover", omit;
     }
 }
 
@@ -512,5 +515,7 @@ document! {
         primary: Option<InstanceUid> = "masterDbUid", omit;
         /// The proxies that may forward, sorted.
         enabled_proxies: Option<Vec<ProxyUid>> = "enabledProxies", omit;
+        /// Ours, unknown to Stolon: clients are sent nowhere for a moment, since the primary is relieved.
+        handover: Option<ProxyHandover> = "handOver", omit;
     }
 }

@@ -9,6 +9,7 @@ use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::Parameters;
+use crate::switchover::SwitchoverReport;
 use crate::time::Timestamp;
 use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
 
@@ -105,6 +106,12 @@ document! {
         served: Option<Served> = "served", omit;
         /// What the keeper says to challenges of a sentinel; absent in reports of keepers that do not answer any.
         witness: Option<WitnessReport> = "witness", omit;
+        /// Whether the keeper knows planned changes of the primary.
+        hands_over: bool = "handsOver", omit;
+        /// Whether the keeper was told to end, and has the primary that another one is to have first.
+        leaving: bool = "leaving", omit;
+        /// The answer to the planned change of the primary that is under way.
+        switchover: Option<SwitchoverReport> = "switchover", omit;
     }
 }
 
@@ -281,6 +288,9 @@ impl KeeperActivity {
             slots,
             served,
             witness,
+            hands_over,
+            leaving,
+            switchover,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
@@ -290,6 +300,7 @@ impl KeeperActivity {
             && *witness == other.witness
             && *pending_parameters == other.pending_parameters
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
+            && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && both(served, &other.served, Served::says_the_same_as)
     }
 }

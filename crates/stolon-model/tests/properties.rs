@@ -388,6 +388,18 @@ prop_compose! {
                     uid: ChallengeUid::from(word.as_str()),
                     instance: InstanceUid::from(word),
                 }),
+                switchover: epoch.map(|epoch| Switchover {
+                    uid: "s1".to_owned(),
+                    from: words[1].clone().map(InstanceUid::from),
+                    to: words[0].clone().map(KeeperUid::from),
+                    leaving: overwrite_data,
+                    made_for: times[0],
+                    epoch: Some(epoch),
+                    timeout: GoDuration::from_seconds(60),
+                    stage: words[2].as_deref().map(SwitchoverStage::from),
+                    end: Some(Lsn(epoch)),
+                    ..Switchover::default()
+                }),
             },
             overwrite_data,
             epoch,
@@ -402,7 +414,14 @@ prop_compose! {
             uid: ProxyUid::default(),
             generation: generations.2,
             change_time: times[2],
-            spec: ProxySpec { primary: words[2].clone().map(InstanceUid::from), enabled_proxies: enabled },
+            spec: ProxySpec {
+                primary: words[2].clone().map(InstanceUid::from),
+                enabled_proxies: enabled,
+                handover: overwrite_data.then(|| ProxyHandover {
+                    grace: GoDuration::from_seconds(1),
+                    hold: GoDuration::from_seconds(15),
+                }),
+            },
             status: Empty {},
         };
         ClusterDocument {

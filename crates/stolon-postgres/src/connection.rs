@@ -136,17 +136,22 @@ impl LocalPostgres {
         let server = self.clone();
         let limit = limit.renewed(Duration::from_secs(600));
         tokio::spawn(async move {
-            let done = async {
-                let client = server.connect(&limit).await?;
-                limit
-                    .guard("the checkpoint after the promotion", client.batch_execute("CHECKPOINT"))
-                    .await?
-                    .map_err(PostgresError::sql("make the checkpoint after the promotion"))
-            };
-            if let Err(error) = done.await {
+            if let Err(error) = server.checkpoint(&limit).await {
                 tracing::warn!("{error}");
             }
         });
+    }
+
+    /// Makes a checkpoint now, as fast as it can be made.
+    ///
+    /// # Errors
+    /// The server does not answer, refuses it, or does not end it within `limit`.
+    pub(crate) async fn checkpoint(&self, limit: &Limit) -> Result<()> {
+        let client = self.connect(limit).await?;
+        limit
+            .guard("a checkpoint", client.batch_execute("CHECKPOINT"))
+            .await?
+            .map_err(PostgresError::sql("make a checkpoint"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stolon_core::keeper::{Demands, WalLevel};
+use stolon_core::keeper::{Demands, OrderlyEnd, WalLevel};
 use stolon_model::{Lsn, Timeline};
 
 use crate::error::{PostgresError, Result};
@@ -49,6 +49,12 @@ impl ClusterState {
 }
 
 impl ControlData {
+    /// Where a primary has ended that was stopped in order: its last record is the checkpoint.
+    pub fn orderly_end(&self) -> Option<OrderlyEnd> {
+        let Self { state, timeline, checkpoint, .. } = *self;
+        (state == ClusterState::ShutDown).then_some(OrderlyEnd { timeline, checkpoint })
+    }
+
     /// Reads the output of `pg_controldata` (in English).
     ///
     /// # Errors

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::Notify;
 
 use crate::client_address::ClientAddress;
 use crate::destination::Destination;
 use crate::proxy::ProxyOptions;
+use crate::session::{Session, Side};
 use crate::socket::{prepare, reset_on_close};
 
 /// How much is read at once. The buffer belongs to the thread: an idle connection holds none.
@@ -32,6 +35,36 @@ enum End {
     Broken(io::Error),
     /// The destination was closed, or its deadline passed.
     Closed,
+    /// The session was idle, and the primary is to be relieved.
+    Idle,
+}
+
+/// What PostgreSQL says to sessions that it ends (`57P01`), so that clients know it for that.
+const ADMIN_SHUTDOWN: &[u8] =
+    b"E\0\0\0\x5eSFATAL\0VFATAL\0C57P01\0Mterminating connection: another server becomes the primary, reconnect\0\0";
+
+/// A session that passes, and who waits for it to be idle.
+#[derive(Default)]
+struct Passing {
+    session: Mutex<Session>,
+    moved: Notify,
+}
+
+impl Passing {
+    fn passes(&self, side: Side, bytes: &[u8]) {
+        let mut session = self.session.lock();
+        session.passes(side, bytes);
+        if session.is_idle() {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Returns when nothing is under way.
+    async fn idle(&self) {
+        while !self.session.lock().is_idle() {
+            self.moved.notified().await;
+        }
+    }
 }
 
 /// Connect the client to the destination and forward in both directions until both have ended, one breaks, or the
@@ -41,15 +74,27 @@ pub(crate) async fn serve(client: TcpStream, destination: Arc<Destination>, opti
     let Some(server) = connect(&destination, &options).await else { return };
     prepare(&server, &options.server_socket);
     let (mut client, mut server) = (client, server);
+    let passing = Passing::default();
+    let ended_when_idle = async {
+        destination.ending.cancelled().await;
+        passing.idle().await;
+    };
     let end = tokio::select! {
         biased;
         () = destination.closed.cancelled() => End::Closed,
-        end = introduce_and_forward(&mut client, &mut server, &destination, options.client_address) => end,
+        end = introduce_and_forward(&mut client, &mut server, &destination, options.client_address, &passing) => end,
+        () = ended_when_idle => End::Idle,
     };
     match end {
         End::Finished => tracing::debug!("connection ended"),
         End::Broken(error) => tracing::debug!(%error, "connection broken"),
         End::Closed => reset_on_close([&client, &server]),
+        End::Idle => {
+            drop(server);
+            // The client may be gone, or read nothing.
+            let _ = client.try_write(ADMIN_SHUTDOWN);
+            let _ = client.shutdown().await;
+        }
     }
 }
 
@@ -79,23 +124,29 @@ async fn introduce_and_forward(
     server: &mut TcpStream,
     destination: &Destination,
     address: ClientAddress,
+    passing: &Passing,
 ) -> End {
     let introduced = match address.header(client) {
         Ok(header) => server.write_all(&header).await,
         Err(error) => Err(error),
     };
     match introduced {
-        Ok(()) => forward_both(client, server, destination).await,
+        Ok(()) => forward_both(client, server, destination, passing).await,
         Err(error) => End::Broken(error),
     }
 }
 
-async fn forward_both(client: &mut TcpStream, server: &mut TcpStream, destination: &Destination) -> End {
+async fn forward_both(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    destination: &Destination,
+    passing: &Passing,
+) -> End {
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let outcome = tokio::try_join!(
-        forward(from_client, to_server, destination),
-        forward(from_server, to_client, destination)
+        forward(from_client, to_server, destination, |bytes| passing.passes(Side::Client, bytes)),
+        forward(from_server, to_client, destination, |bytes| passing.passes(Side::Server, bytes))
     );
     match outcome {
         Ok(_) => End::Finished,
@@ -103,20 +154,23 @@ async fn forward_both(client: &mut TcpStream, server: &mut TcpStream, destinatio
     }
 }
 
-/// Forward in one direction, until its end was passed on.
+/// Forward in one direction, until its end was passed on. `passes` is told of everything when it has been taken by the receiver's
+/// side of this host, or waits for it.
 async fn forward(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     destination: &Destination,
+    passes: impl Fn(&[u8]),
 ) -> Result<(), End> {
     loop {
-        let rest = copy(&mut from, &mut to, destination).await?;
+        let rest = copy(&mut from, &mut to, destination, &passes).await?;
         let Some(rest) = rest else {
             // The peer may be gone already.
             let _ = to.shutdown().await;
             return Ok(());
         };
         write_rest(&mut to, &rest, destination).await?;
+        passes(&rest);
     }
 }
 
@@ -125,6 +179,7 @@ async fn copy(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,
     destination: &Destination,
+    passes: &impl Fn(&[u8]),
 ) -> Result<Option<Vec<u8>>, End> {
     poll_fn(|context| {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -142,6 +197,7 @@ async fn copy(
                     Poll::Ready(written) => written.map_err(End::Broken)?,
                     Poll::Pending => 0,
                 };
+                passes(&chunk[..written]);
                 if written < chunk.len() {
                     return Poll::Ready(Ok(Some(chunk[written..].to_vec())));
                 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use stolon_runtime::BootInstant;
 use tokio::sync::{Notify, watch};
@@ -14,6 +15,8 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Destination {
     /// The address of the primary.
     pub address: SocketAddr,
+    /// Cancelled: every connection ends as soon as it is idle.
+    pub ending: CancellationToken,
     /// Cancelled: every connection is reset at once.
     pub closed: CancellationToken,
     /// The tasks of the connections.
@@ -29,6 +32,7 @@ impl Destination {
     pub fn new(address: SocketAddr, deadline: BootInstant) -> Self {
         Destination {
             address,
+            ending: CancellationToken::new(),
             closed: CancellationToken::new(),
             connections: TaskTracker::new(),
             unreachable: AtomicBool::new(false),
@@ -46,6 +50,21 @@ impl Destination {
     pub fn set_deadline(&self, deadline: BootInstant) {
         self.deadline.store(deadline.milliseconds(), Ordering::Relaxed);
         self.moved.notify_one();
+    }
+
+    /// End every connection: where it is idle within `grace`, never beyond the deadline, the others then. Returns when all have ended.
+    pub async fn end(&self, grace: Duration) {
+        self.connections.close();
+        self.ending.cancel();
+        if !grace.is_zero() {
+            tokio::select! {
+                () = self.connections.wait() => {}
+                () = self.over() => {}
+                () = tokio::time::sleep(grace) => {}
+            }
+        }
+        self.closed.cancel();
+        self.connections.wait().await;
     }
 
     /// Returns when the deadline has come.

@@ -19,6 +19,7 @@ mod metrics;
 mod proxy;
 mod resolve;
 mod sentences;
+mod session;
 mod socket;
 
 use std::process::ExitCode;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use stolon_runtime::BootInstant;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::connection::serve;
 use crate::destination::Destination;
-use crate::guests::Guests;
+use crate::guests::{Guest, Guests};
 use crate::metrics::Metrics;
 use crate::proxy::ProxyOptions;
 use crate::resolve::resolve;
@@ -29,6 +30,8 @@ pub(crate) struct Reception {
     pub options: Arc<ProxyOptions>,
     /// Where clients go now.
     pub route: watch::Receiver<Option<Arc<Destination>>>,
+    /// Until when clients wait that would go nowhere.
+    pub hold: watch::Receiver<Option<BootInstant>>,
     /// How many more connections the file descriptors suffice for; some are kept for the store.
     pub room: Arc<Semaphore>,
     /// How many each client has.
@@ -132,20 +135,54 @@ async fn room(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(room).acquire_owned().await.ok()
 }
 
-/// Start a connection; or close it at once while clients are sent nowhere, or where this one has enough.
+/// What one connection takes of what there is not enough of.
+type Room = (OwnedSemaphorePermit, Guest);
+
+/// Start a connection; while clients are sent nowhere close it at once, or have it wait for the next primary. One that comes from where
+/// there are enough of is closed, too.
 fn receive(client: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, reception: &Reception) {
-    let Some(destination) = reception.route.borrow().clone().filter(|destination| !destination.is_over())
-    else {
+    let destination = open_destination(reception);
+    if destination.is_none() && holds_until(reception).is_none() {
         return;
-    };
+    }
     let Some(guest) = reception.guests.admit(peer.ip()) else { return };
+    let room = (permit, guest);
+    match destination {
+        Some(destination) => start(client, room, reception, &destination),
+        None => drop(tokio::spawn(wait_for_primary(client, room, reception.clone()))),
+    }
+}
+
+fn open_destination(reception: &Reception) -> Option<Arc<Destination>> {
+    reception.route.borrow().clone().filter(|destination| !destination.is_over())
+}
+
+fn holds_until(reception: &Reception) -> Option<BootInstant> {
+    reception.hold.borrow().filter(|until| !until.is_past())
+}
+
+/// A client is let through to the next primary, or turned away when the wait is over. Nothing was read from it yet.
+async fn wait_for_primary(client: TcpStream, room: Room, mut reception: Reception) {
+    while let Some(until) = holds_until(&reception) {
+        tokio::select! {
+            changed = reception.route.changed() => if changed.is_err() { return },
+            changed = reception.hold.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(until.remaining()) => {}
+        }
+        if let Some(destination) = open_destination(&reception) {
+            return start(client, room, &reception, &destination);
+        }
+    }
+}
+
+fn start(client: TcpStream, room: Room, reception: &Reception, destination: &Arc<Destination>) {
     let metrics = reception.metrics.clone();
     metrics.connections_accepted.inc();
     metrics.connections.inc();
-    let serving = serve(client, Arc::clone(&destination), Arc::clone(&reception.options));
+    let serving = serve(client, Arc::clone(destination), Arc::clone(&reception.options));
     destination.connections.spawn(async move {
         serving.await;
         metrics.connections.dec();
-        drop((permit, guest));
+        drop(room);
     });
 }

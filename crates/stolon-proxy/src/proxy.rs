@@ -55,6 +55,8 @@ pub struct Proxy {
     options: Arc<ProxyOptions>,
     /// Where new connections go.
     route: watch::Sender<Option<Arc<Destination>>>,
+    /// Until when they wait if they go nowhere.
+    hold: watch::Sender<Option<BootInstant>>,
     listener: Option<Listener>,
     lookup: Option<AbortOnDropHandle<()>>,
     room: Arc<Semaphore>,
@@ -99,6 +101,7 @@ impl Proxy {
             guests: Guests::new(options.connections_per_client),
             options: Arc::new(options),
             route: watch::Sender::new(None),
+            hold: watch::Sender::new(None),
             listener: None,
             lookup: None,
             room: Arc::new(Semaphore::new(room_for(open_files))),
@@ -192,7 +195,10 @@ impl Proxy {
                     destination.set_deadline(BootInstant::from_boot(deadline));
                 }
             }
-            Effect::Close(_) => self.close(),
+            Effect::Close(why) => self.close(&why),
+            Effect::Hold(until) => {
+                self.hold.send_replace(Some(BootInstant::from_boot(until)));
+            }
             Effect::Withdraw { limit } => self.withdraw(limit),
             Effect::WakeAt(at) => self.wake_at = Some(BootInstant::from_boot(at)),
             Effect::Say(notice) => self.say(&notice),
@@ -273,6 +279,7 @@ impl Proxy {
         let reception = Reception {
             options: Arc::clone(&self.options),
             route: self.route.subscribe(),
+            hold: self.hold.subscribe(),
             room: Arc::clone(&self.room),
             guests: self.guests.clone(),
             metrics: self.metrics.clone(),
@@ -303,14 +310,16 @@ impl Proxy {
     }
 
     /// Let no connection through, and tell the machine when the last one has ended.
-    fn close(&mut self) {
+    fn close(&mut self, why: &ClosedBecause) {
         self.metrics.forwarding.set(0);
         let destination = self.route.send_replace(None);
+        let grace = match why {
+            ClosedBecause::HandingOver(handover) => handover.grace,
+            _ => Duration::ZERO,
+        };
         self.spawn(async move {
             if let Some(destination) = destination {
-                destination.closed.cancel();
-                destination.connections.close();
-                destination.connections.wait().await;
+                destination.end(grace).await;
             }
             Answer::Event(Event::Closed)
         });

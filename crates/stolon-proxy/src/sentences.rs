@@ -35,6 +35,9 @@ pub(crate) fn closed(why: &ClosedBecause) -> String {
     match why {
         ClosedBecause::NoClusterData => "the store holds no cluster data".to_owned(),
         ClosedBecause::BadClusterData(bad) => bad.to_string(),
+        ClosedBecause::HandingOver(_) => {
+            "another keeper gets the primary, new clients wait for it".to_owned()
+        }
         ClosedBecause::NoPrimary => "the cluster has no primary for clients now".to_owned(),
         ClosedBecause::UnknownPrimary(uid) => format!("the primary {uid} does not exist"),
         ClosedBecause::NoAddress(uid) => format!("the primary {uid} has not published its address yet"),

@@ -77,8 +77,8 @@ const FOREIGN_COMMANDS: [(&[&str], &str); 7] = [
     ),
     (&["list", "topology", "show", "members"], "stolonctl status shows the members and who follows whom"),
     (
-        &["switchover", "failover", "handover"],
-        "stolonctl failkeeper KEEPER with the keeper of the master has another one take over",
+        &["failover", "handover"],
+        "stolonctl switchover has another keeper take over in good order; stolonctl failkeeper KEEPER with the keeper of the master does it where that one hangs",
     ),
     (
         &["maintenance", "disable", "enable"],

@@ -41,6 +41,7 @@ const REASONS: [&str; 8] = [
     "not_converged",
     "keeps_crashing",
     "went_back",
+    "switchover",
 ];
 
 /// Elections of another primary that this sentinel has made.
@@ -115,6 +116,7 @@ fn fault(because: &PrimaryFault) -> (&'static str, Option<Duration>) {
         PrimaryFault::NotConverged { within, .. } => ("not_converged", Some(*within)),
         PrimaryFault::KeepsCrashing { .. } => ("keeps_crashing", None),
         PrimaryFault::WentBack { .. } => ("went_back", None),
+        PrimaryFault::HandedOver { .. } => ("switchover", None),
     }
 }
 

@@ -186,7 +186,7 @@ impl World {
                 self.arm_proxy(index);
             }
             Effect::Say(notice) => self.proxy_says(index, &notice),
-            Effect::StopListening | Effect::Measure(_) | Effect::Exit => {}
+            Effect::Hold(_) | Effect::StopListening | Effect::Measure(_) | Effect::Exit => {}
         }
     }
 

@@ -5,7 +5,7 @@ use stolon_runtime::CommonArgs;
 
 use crate::commands::{
     clusterdata, completion, dsn, edit_spec, failkeeper, history, init, pause, promote, register, reinit,
-    removekeeper, restart, settle, spec, status, update, version,
+    removekeeper, restart, settle, spec, status, switchover, update, version,
 };
 use crate::playground;
 
@@ -48,6 +48,8 @@ pub enum Command {
     Dsn(dsn::Args),
     /// Make a standby cluster take writes
     Promote(promote::Args),
+    /// Have another keeper take over in good order, without losing anything
+    Switchover(switchover::Args),
     /// Treat a keeper as failed once, so that another one takes over
     Failkeeper(failkeeper::Args),
     /// Have the data of a standby copied anew

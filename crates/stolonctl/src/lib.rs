@@ -37,6 +37,9 @@ pub fn main() -> ExitCode {
             Some(cli::Command::Register(args)) => {
                 commands::register::run(&cli.common, &args, &shutdown).await
             }
+            Some(cli::Command::Switchover(args)) => {
+                commands::switchover::run(&cli.common, &args, &shutdown).await.map(|()| ExitCode::SUCCESS)
+            }
             command => one_shot(&shutdown, commands::run(&cli.common, command)).await,
         }
     })

@@ -148,7 +148,13 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
     if seen.gate == Gate::Closed && wanted.deposed_by.is_none() {
         plan.next_look = NextLook::Soon;
     }
-    restart_or_commit(goal, seen, live, config, plan, wanted.synchronous.is_some())
+    let mut plan = restart_or_commit(goal, seen, live, config, plan, wanted.synchronous.is_some());
+    if let (Some(change), Some(Step::Commit(_))) = (&wanted.checkpoint_for, plan.steps.last())
+        && seen.checkpoint_tried.as_ref() != Some(change)
+    {
+        plan.steps.push(Step::Checkpoint(change.clone()));
+    }
+    plan
 }
 
 /// The next steps of a standby.

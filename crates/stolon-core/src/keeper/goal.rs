@@ -11,6 +11,7 @@ use stolon_model::{
 
 use super::hba::{HbaGoal, User};
 use super::parameters::{ParameterGoal, synchronous_names};
+use super::part::{Part, stop_reason};
 use super::store_commands::{NotAllowed, StoreCommands};
 use crate::evidence::Evidence;
 use crate::timeline::Mark;
@@ -135,6 +136,12 @@ pub enum StopReason {
     /// The sentinel still sees our previous process.
     #[error("waiting for the sentinel to see that this keeper was started anew")]
     BootNotAcknowledged,
+    /// Another instance is to be the primary.
+    #[error("handing over to another db: PostgreSQL is stopped in order, so that nothing is lost")]
+    HandsOver,
+    /// Another instance became the primary.
+    #[error("another db took over: PostgreSQL stays stopped until this one is asked to follow it")]
+    HandedOver,
 }
 
 /// An instance to be reached.
@@ -192,6 +199,8 @@ pub struct PrimaryGoal {
     pub deposed_by: Option<InstanceUid>,
     /// How far it was by the cluster data, and so by what it was elected for.
     pub was_at: Mark,
+    /// The planned change for which a checkpoint is to be written.
+    pub checkpoint_for: Option<String>,
 }
 
 /// Whom a standby follows.
@@ -241,7 +250,18 @@ pub enum Make {
         source: Option<Box<Peer>>,
         /// The elected primary, to rewind against; none when rewinding is out of the question.
         rewind_against: Option<Box<Peer>>,
+        /// Whether what is here may do as it is.
+        reuse: Reuse,
     },
+}
+
+/// Whether data that are here may become the wanted instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// As far as they are good for it.
+    Allowed,
+    /// An operator wants everything copied.
+    Forbidden,
 }
 
 /// What becomes of the data of another cluster that stand where an instance is to be made.
@@ -278,6 +298,9 @@ impl Goal {
         };
         if keeper.status.boot_uuid != us.boot {
             return Goal::Stop(StopReason::BootNotAcknowledged);
+        }
+        if let Some(why) = stop_reason(cluster, &us.keeper, uid) {
+            return Goal::Stop(why);
         }
         let follow = instance.spec.follow_config.as_ref();
         if let Some(Err(refused)) = follow.map(|follow| us.commands.check_follow(follow)) {
@@ -321,6 +344,12 @@ impl Goal {
         matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed_by.is_some())
     }
 
+    /// True for a primary that is asked for a checkpoint for this planned change.
+    pub fn wants_checkpoint_for(&self, change: &str) -> bool {
+        let Goal::Reach(goal) = self else { return false };
+        matches!(&goal.role, InstanceRole::Primary(primary) if primary.checkpoint_for.as_deref() == Some(change))
+    }
+
     /// True for a primary, unless another instance was elected beside it.
     pub fn is_to_serve(&self) -> bool {
         let Goal::Reach(goal) = self else { return false };
@@ -353,7 +382,7 @@ fn without_positions(goal: &InstanceGoal) -> InstanceGoal {
         InstanceRole::Standby(Follow::Internal(peer)) => still(peer),
         InstanceRole::Standby(_) => {}
     }
-    if let Make::Resync { source, rewind_against } = &mut goal.make {
+    if let Make::Resync { source, rewind_against, .. } = &mut goal.make {
         source.iter_mut().chain(rewind_against).for_each(|peer| still(peer));
     }
     goal
@@ -374,6 +403,10 @@ fn instance_goal(
             synchronous: wanted.synchronous_replication.then(|| standbys.iter().cloned().collect()),
             deposed_by: deposed_by(cluster, uid),
             was_at: Mark::of(&instance.status),
+            checkpoint_for: match Part::of(cluster, &us.keeper) {
+                Some(Part::Checkpoint(change)) => Some(change),
+                _ => None,
+            },
         }),
         Some(Role::Standby) => InstanceRole::Standby(follow(cluster, wanted.follow_config.as_ref())?),
         Some(Role::Unknown(word)) => return Err(format!("db {uid} has the role {word:?}")),
@@ -481,6 +514,7 @@ fn make(
                 && us.rewind_credentials == RewindCredentials::Present;
             let primary = cluster.cluster.status.primary.as_ref().filter(|_| rewindable);
             Make::Resync {
+                reuse: if wanted.copy_anew { Reuse::Forbidden } else { Reuse::Allowed },
                 source: peer(cluster, &config.instance_uid).map(Box::new),
                 rewind_against: primary
                     .and_then(|primary| peer(cluster, primary))

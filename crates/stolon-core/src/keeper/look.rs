@@ -29,6 +29,8 @@ pub struct Look {
     pub server: ServerLook,
     /// From `pg_controldata`, of an instance that does not run, or of a standby, whose control file tells when its primary's limits change.
     pub control: ControlLook,
+    /// Where a primary that does not run has ended, by its control data; none if it did not end in order.
+    pub ended: Option<OrderlyEnd>,
     /// Names of all replication slots on disk, ours and others: PostgreSQL does not start with room for fewer.
     pub slots_on_disk: BTreeSet<String>,
     /// Room on the file systems.
@@ -42,6 +44,15 @@ impl Look {
     pub fn instance_answer(&self) -> Option<&Answer> {
         self.server.answer().filter(|_| matches!(self.data, Data::Present(_)))
     }
+}
+
+/// The end of a primary that was stopped in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderlyEnd {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Where its last record begins, the shutdown checkpoint.
+    pub checkpoint: Lsn,
 }
 
 /// The server process, and what it said.

@@ -33,6 +33,7 @@ mod blame;
 mod course;
 mod deaths;
 mod files;
+mod handing;
 mod limits;
 mod looks;
 mod namesake;
@@ -63,6 +64,7 @@ use blame::Blame;
 use course::{Making, Pursuit};
 use deaths::Deaths;
 use files::Files;
+use handing::{Casting, Handing};
 use looks::Looks;
 pub use namesake::Predecessor;
 use orders::{Change, Orders};
@@ -126,6 +128,7 @@ pub struct Machine {
     disk: Disk,
     reporting: Reporting,
     witness: Witness,
+    handing: Handing,
     voice: Voice,
 }
 
@@ -189,6 +192,7 @@ impl Machine {
             disk: Disk { files: Files::default(), local, served: ServedMark::new(served) },
             reporting: Reporting::new(advertised, predecessor),
             witness: Witness::default(),
+            handing: Handing::default(),
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }
@@ -284,6 +288,10 @@ impl Machine {
         let was_primary = self.orders.goal().is_to_serve();
         let change = self.orders.read(self.now, read, as_of, &self.identity, &self.disk.served);
         self.note_challenges();
+        if self.handing.given(self.orders.part()) == Casting::Another {
+            // What a look under way finds may be of before.
+            self.looks.something_happened(self.now);
+        }
         if is_usable {
             self.measure(Measure::ValidUpdate);
             self.measure(Measure::SleepInterval(self.orders.pace().sleep));

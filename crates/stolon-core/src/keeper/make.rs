@@ -6,7 +6,7 @@ use crate::timeline::{Branch, is_different_branch};
 use crate::wal_file;
 
 use super::configuration::{config, upstream, usable};
-use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer};
+use super::goal::{Follow, InstanceGoal, InstanceRole, Make, Peer, Reuse};
 use super::hba::Admission;
 use super::observation::{Config, Data, Gate, Observation, REWIND_ATTEMPTS, Server, Stage};
 
@@ -33,9 +33,12 @@ pub(super) fn plan(goal: &InstanceGoal, seen: &Observation) -> Plan {
             Plan { steps, because: vec![ground(&warrant), Reason::New], ..Plan::default() }
         }
         (Make::Restore(pitr), Some(warrant)) => restore(goal, seen, pitr, warrant),
-        (Make::Resync { source, rewind_against }, Some(warrant)) => match source {
+        (Make::Resync { source, rewind_against, reuse }, Some(warrant)) => match source {
             Some(source) if source.status.listen_address.is_empty() => {
                 stopped(Trouble::NoAddress(source.uid.clone()))
+            }
+            Some(source) if *reuse == Reuse::Allowed && follows_as_it_is(seen, source) => {
+                follow_as_it_is(goal, seen, source, &warrant)
             }
             Some(source) => resync(goal, seen, source, rewind_against.as_deref(), warrant),
             None => stopped(Trouble::SourceMissing),
@@ -210,6 +213,30 @@ fn resync(
             }
         },
     }
+}
+
+/// Whether what is here is a primary that was stopped in order, and that its source has left beyond the end: it has nothing that the
+/// source has not (PostgreSQL manual, `pg_rewind`: no rewind is needed then).
+fn follows_as_it_is(seen: &Observation, source: &Peer) -> bool {
+    let (Some(end), Server::Stopped) = (seen.ended, &seen.server) else { return false };
+    let status = &source.status;
+    let mut forks = status.timelines_history.iter().flatten();
+    let is_beyond = forks.any(|fork| fork.timeline == end.timeline && fork.switch_point > end.checkpoint);
+    let same_system = matches!(&seen.data, Data::Present(present)
+        if present.system_identifier == status.system_identifier && seen.version.runs_data_of(present.version));
+    !seen.local.initializing && same_system && status.timeline > end.timeline && is_beyond
+}
+
+fn follow_as_it_is(goal: &InstanceGoal, seen: &Observation, source: &Peer, warrant: &DestroyWarrant) -> Plan {
+    let steps = vec![
+        Step::SetGate(Gate::Open),
+        examine(goal, seen, source),
+        Step::MarkInitializing(goal.uid.clone()),
+        Step::TakeAsRewound,
+        Step::Reobserve,
+    ];
+    let because = vec![ground(warrant), Reason::FollowAsItIs(source.uid.clone())];
+    Plan { steps, because, ..Plan::default() }
 }
 
 /// What was left half-made, be it for another instance, may be the middle, or the unfinished end, of a rewind: another one would take

@@ -16,6 +16,7 @@ mod make;
 mod observation;
 mod outcome;
 mod parameters;
+mod part;
 mod plan;
 mod recovery;
 mod room;
@@ -31,14 +32,14 @@ pub use event::{
 };
 pub use goal::{
     DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
-    OtherData, Peer, PrimaryGoal, RestartPolicy, RewindCredentials, StopReason,
+    OtherData, Peer, PrimaryGoal, RestartPolicy, Reuse, RewindCredentials, StopReason,
 };
 pub use hba::{
     Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, Transport, User, hba_lines,
 };
 pub use inquiry::{Inquiry, Lag, No, Office, Orders, Picture, Server as ServerPicture};
 pub use instance::Instance;
-pub use look::{Answer, ControlLook, Look, ReplicationRow, ServerLook, WalReceiver};
+pub use look::{Answer, ControlLook, Look, OrderlyEnd, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};
 pub use observation::{
     AlterSystem, Attempt, Config, Data, DataKind, Gate, Live, LocalState, Observation, Patience, Present,
@@ -53,6 +54,7 @@ pub use parameters::{
     WantedParameters, captured_parameters, instances_of, reported_parameters, synchronous_names,
     wanted_parameters, with_what_was_left_out,
 };
+pub use part::Part;
 pub use plan::plan;
 pub use recovery::{
     PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,

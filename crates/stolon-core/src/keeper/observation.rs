@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 
 use super::hba::HbaLine;
+use super::look::OrderlyEnd;
 use super::parameters::{Demands, ParameterProblem, Refusals, WalLevel};
 use super::recovery::RecoverySettings;
 use super::slots::SlotRow;
@@ -27,6 +28,10 @@ pub struct Observation {
     pub wal_level: WalLevel,
     /// The server process.
     pub server: Server,
+    /// Where a primary that does not run has ended, if it did so in order.
+    pub ended: Option<OrderlyEnd>,
+    /// The planned change of the primary for which a checkpoint was tried already.
+    pub checkpoint_tried: Option<String>,
     /// What the running server works with; none when that is not known.
     pub applied: Option<Config>,
     /// The start gate of synchronous replication.

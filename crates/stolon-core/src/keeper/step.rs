@@ -171,6 +171,10 @@ pub enum Step {
     EnsureSlots(BTreeSet<String>),
     /// Drop these slots unless they are in use by now; each with the WAL that it holds, in bytes.
     DropSlots(BTreeMap<String, u64>),
+    /// Write everything to the disk that is not there yet, so that a stop takes little time; for this planned change of the primary.
+    Checkpoint(String),
+    /// What is here needs no rewind to follow its source: take it as if it had been rewound.
+    TakeAsRewound,
     /// End the sessions of all clients, after the access rules were read again. A server that does not do so is ended itself.
     TerminateClients,
     /// Write down that this generation is reached.
@@ -208,6 +212,7 @@ impl Step {
                 | Step::MarkInitializing(_)
                 | Step::Finish(_)
                 | Step::Commit(_)
+                | Step::TakeAsRewound
                 | Step::Reobserve
         )
     }
@@ -221,6 +226,7 @@ impl Step {
                 | Step::Rewind { .. }
                 | Step::WaitRecoveryEnd(_)
                 | Step::WaitReady(_)
+                | Step::Checkpoint(_)
         )
     }
 
@@ -244,6 +250,7 @@ impl Step {
             Step::WaitReady(_) => "waiting for PostgreSQL to accept connections",
             Step::WaitRecoveryEnd(_) => "recovering",
             Step::Promote => "promoting",
+            Step::Checkpoint(_) => "writing a checkpoint",
             _ => return None,
         })
     }
@@ -282,6 +289,9 @@ pub enum Reason {
     /// Data that is here can be rewound.
     #[error("syncing using pg_rewind from db {0}")]
     Rewind(InstanceUid),
+    /// Data that is here can follow as it is.
+    #[error("following db {0} as it is: it was stopped in order, and the other one has everything")]
+    FollowAsItIs(InstanceUid),
     /// Rewound data turned out to be on another branch.
     #[error("the rewound db is on another timeline branch, doing a full resync")]
     OtherBranch,

@@ -48,6 +48,8 @@ pub struct Machine {
     silent_at: Option<Duration>,
     /// Where clients go, as it was last logged.
     said: Option<Notice>,
+    /// Until when new clients wait, while the primary is relieved.
+    holds_until: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +147,7 @@ impl Machine {
             next_check: Some(Duration::ZERO),
             silent_at: None,
             said: None,
+            holds_until: None,
         }
     }
 
@@ -352,8 +355,28 @@ impl Machine {
                 None
             }
         };
+        self.hold(now, &verdict.route, out);
         self.names.want(now, target);
         self.reading = Some(Reading { at: asked.at, cover: asked.cover, verdict, age: Age::Newest });
+    }
+
+    /// While the primary is relieved new clients wait, once for a while. Where it is not known any more that they are about to be let
+    /// through they are turned away as ever.
+    fn hold(&mut self, now: Duration, route: &Route, out: &mut Vec<Effect>) {
+        match (route, self.holds_until) {
+            (Route::Closed { why: ClosedBecause::HandingOver(handover), .. }, None) => {
+                let until = now.saturating_add(handover.hold);
+                self.holds_until = Some(until);
+                out.push(Effect::Hold(until));
+            }
+            (Route::Closed { why: ClosedBecause::HandingOver(_), .. }, Some(_))
+            | (Route::Closed { .. }, None) => {}
+            (Route::Closed { .. }, Some(_)) => {
+                self.holds_until = None;
+                out.push(Effect::Hold(now));
+            }
+            (Route::Open { .. }, _) => self.holds_until = None,
+        }
     }
 
     fn destination(&self) -> Option<&Destination> {

@@ -96,8 +96,11 @@ pub enum Effect {
     },
     /// Another deadline for the destination that is open; it may be an earlier one.
     MoveDeadline(Duration),
-    /// End every connection at once, and let none through.
+    /// End every connection, and let none through: at once, or where each is idle within the grace of
+    /// [`ClosedBecause::HandingOver`].
     Close(ClosedBecause),
+    /// New clients wait for the next [`Effect::Open`] until this moment; one that is past turns them away.
+    Hold(Duration),
     /// Remove the proxy's report from the store, within the limit.
     Withdraw {
         /// How long to wait.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use stolon_model::{BadClusterData, ClusterData, ClusterDocument, InstanceUid, ProxyUid, UsableCluster};
+use stolon_model::{
+    BadClusterData, ClusterData, ClusterDocument, InstanceUid, ProxyHandover, ProxyUid, UsableCluster,
+};
 
 use super::Version;
 
@@ -45,6 +47,25 @@ impl std::fmt::Display for PrimaryAddress {
     }
 }
 
+/// How clients are let go of when the primary is relieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handover {
+    /// Sessions that are not idle by then are ended.
+    pub grace: Duration,
+    /// New clients wait for so long.
+    pub hold: Duration,
+}
+
+/// Whatever the document says, sessions are ended, and clients turned away, after this.
+const LONGEST_GRACE: Duration = Duration::from_secs(5);
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+
+impl Handover {
+    fn of(told: &ProxyHandover) -> Handover {
+        Handover { grace: told.grace.to_std().min(LONGEST_GRACE), hold: told.hold.to_std().min(LONGEST_HOLD) }
+    }
+}
+
 /// Why clients go nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClosedBecause {
@@ -52,6 +73,8 @@ pub enum ClosedBecause {
     NoClusterData,
     /// The cluster data cannot be worked with.
     BadClusterData(BadClusterData),
+    /// The primary is relieved: sessions end where they are idle, and new clients wait.
+    HandingOver(Handover),
     /// No primary is elected, or proxies are asked to let go of the last one.
     NoPrimary,
     /// The proxy section names an instance that does not exist.
@@ -128,7 +151,10 @@ fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
     let closed = |why| Route::Closed { why, generation: Some(generation) };
     let spec = &cluster.proxy.spec;
     let Some(uid) = spec.primary.as_ref().filter(|uid| !uid.is_empty()) else {
-        return closed(ClosedBecause::NoPrimary);
+        return closed(match &spec.handover {
+            Some(handover) => ClosedBecause::HandingOver(Handover::of(handover)),
+            None => ClosedBecause::NoPrimary,
+        });
     };
     let Some(primary) = cluster.instances.get(uid) else {
         return closed(ClosedBecause::UnknownPrimary(uid.clone()));
@@ -177,6 +203,7 @@ mod tests {
             spec: ProxySpec {
                 primary: primary.map(InstanceUid::from),
                 enabled_proxies: enabled.map(|uids| uids.iter().map(|uid| ProxyUid::from(*uid)).collect()),
+                ..ProxySpec::default()
             },
             ..ProxySection::default()
         };

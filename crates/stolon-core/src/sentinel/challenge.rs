@@ -75,7 +75,7 @@ impl Round<'_> {
     }
 
     /// The last report of a keeper.
-    fn last_report(&self, keeper: &KeeperUid) -> Option<&KeeperReport> {
+    pub fn last_report(&self, keeper: &KeeperUid) -> Option<&KeeperReport> {
         self.memory.keepers.get(keeper)?.report.as_deref()
     }
 

@@ -57,7 +57,7 @@ impl Round<'_> {
     }
 
     /// Who may take the place of `primary`, the best first, and why the others may not.
-    fn candidates(&self, primary: &Instance) -> (Vec<InstanceUid>, Vec<(InstanceUid, Rejection)>) {
+    pub(super) fn candidates(&self, primary: &Instance) -> (Vec<InstanceUid>, Vec<(InstanceUid, Rejection)>) {
         let question = Question::about(primary, &self.draft, self.seen.spec);
         let mut candidates: Vec<&Instance> = Vec::new();
         let mut rejected = Vec::new();
@@ -191,7 +191,7 @@ impl Round<'_> {
     }
 
     /// One write tells the new primary to promote, the old one that it has no followers, and the proxies to close.
-    fn elect(&mut self, old: &Instance, successor: &InstanceUid, because: PrimaryFault) {
+    pub(super) fn elect(&mut self, old: &Instance, successor: &InstanceUid, because: PrimaryFault) {
         self.memory.handover = None;
         self.fulfil_request(successor);
         self.close_proxies(&because);

@@ -3,17 +3,24 @@
 use std::sync::Arc;
 
 use stolon_model::{
-    Cluster, ClusterData, ClusterSpec, ClusterUid, HistoryEntry, SentinelUid, Timestamp, spec_changes,
+    Cluster, ClusterData, ClusterSpec, ClusterUid, HistoryEntry, SentinelUid, SwitchoverOutcome, Timestamp,
+    spec_changes,
 };
 
-use super::{Change, Saying};
+use super::{Change, PrimaryFault, Saying, SwitchoverChange};
 
 /// Enter what operators ask about later: who was elected, and why.
 pub(super) fn record(next: &mut ClusterData, sentinel: &SentinelUid, changes: &[Change], wall: Timestamp) {
     for change in changes {
         let what = match change {
             Change::ClusterInitialized { .. } => "initialized",
+            Change::PrimaryElected { because: PrimaryFault::HandedOver { .. }, .. } => "switchover",
             Change::PrimaryElected { .. } => "failover",
+            Change::Switchover(SwitchoverChange::Ended { outcome, .. })
+                if *outcome != SwitchoverOutcome::Done =>
+            {
+                "switchover"
+            }
             Change::StandbyClusterPromoted { .. } => "promoted",
             Change::PauseLapsed { .. } => "resumed",
             _ => continue,

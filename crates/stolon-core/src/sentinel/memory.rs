@@ -55,6 +55,8 @@ pub struct Memory {
     pub unproven: Option<Unproven>,
     /// Keepers that count as failed on evidence, until they report.
     pub refused: BTreeMap<KeeperUid, Refused>,
+    /// The planned change of the primary that is under way.
+    pub switchover: Option<SwitchoverSighting>,
     /// The last replacement of a working primary because it did not reach its generation.
     pub demotion: Option<Demotion>,
     /// Keepers that did not make the first instance in time, the last one last: others are tried before them.
@@ -64,7 +66,10 @@ pub struct Memory {
 impl Memory {
     /// Whether something goes by positions that are yet to be reported.
     pub fn awaits_positions(&self) -> bool {
-        self.handover.is_some() || self.request.is_some() || !self.admissions.is_empty()
+        self.handover.is_some()
+            || self.switchover.is_some()
+            || self.request.is_some()
+            || !self.admissions.is_empty()
     }
 }
 
@@ -210,6 +215,15 @@ pub struct Refused {
     pub within: Duration,
 }
 
+/// A planned change of the primary that this sentinel has found in the document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchoverSighting {
+    /// Its uid.
+    pub uid: String,
+    /// When it was found.
+    pub since: Duration,
+}
+
 /// A working primary was replaced because it did not reach its generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demotion {
@@ -230,11 +244,12 @@ impl Memory {
     /// A write without an answer turned out to have been made: what belongs to the decision is remembered after all. What was
     /// seen since then stays.
     pub(super) fn take_over(&mut self, decided: Memory) {
-        let Memory { request, closed, admissions, handover, demotion, given_up, .. } = decided;
+        let Memory { request, closed, admissions, handover, switchover, demotion, given_up, .. } = decided;
         (self.challenge, self.unproven, self.refused) =
             (decided.challenge, decided.unproven, decided.refused);
         (self.request, self.closed, self.admissions) = (request, closed, admissions);
         (self.handover, self.demotion, self.given_up) = (handover, demotion, given_up);
+        self.switchover = switchover;
     }
 
     /// What to remember when the write of a decision was refused: the reports count as not yet seen, so that a

@@ -31,6 +31,8 @@ mod settle;
 mod spare;
 mod standbys;
 mod steady;
+mod switchover;
+mod switchover_reasons;
 mod sync;
 mod wake;
 
@@ -51,7 +53,7 @@ pub use event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, To
 pub use machine::{Machine, Setup};
 pub use memory::{
     Admission, Challenged, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory,
-    ProxySighting, Refused, Request, Stall, Unproven,
+    ProxySighting, Refused, Request, Stall, SwitchoverSighting, Unproven,
 };
 pub use pause::PauseSighting;
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
@@ -59,6 +61,8 @@ use round::Round;
 use seen::Seen;
 pub use settle::{CannotSettle, accept_loss, newest, take_newest};
 pub use spare::{CannotSpare, spare};
+pub use switchover::fitness;
+pub use switchover_reasons::{Obstacle, SwitchoverChange, SwitchoverWait, Unfit, Wish};
 use wake::Wake;
 
 /// What a sentinel sees at one moment.

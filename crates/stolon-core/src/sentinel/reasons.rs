@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::ahead::Ahead;
 use super::challenge::Unanswered;
+use super::switchover_reasons::{SwitchoverChange, SwitchoverWait, Unfit, Wish};
 use crate::evidence::Evidence;
 use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, Timeline};
 
@@ -63,6 +64,8 @@ pub enum Change {
     SynchronousReplicationOff { primary: InstanceUid },
     /// The time of an operator's pause is over.
     PauseLapsed { pause: Pause },
+    /// A planned change of the primary goes on, or has ended.
+    Switchover(SwitchoverChange),
 }
 
 /// Why a keeper counts as failed.
@@ -95,6 +98,8 @@ pub enum PrimaryFault {
     KeepsCrashing { keeper: KeeperUid, restarts: u32 },
     /// It held more before: its host was set back.
     WentBack { keeper: KeeperUid, own: Lsn, before: Lsn },
+    /// It hands over: it was stopped in order, and its successor has everything.
+    HandedOver { keeper: KeeperUid, wish: Wish },
 }
 
 /// Why an instance was taken from its keeper.
@@ -151,6 +156,8 @@ pub enum Rejection {
     NotSeenYet,
     /// Its PostgreSQL ends unexpectedly again and again.
     KeepsCrashing { restarts: u32 },
+    /// It cannot take part in a planned change of the primary.
+    CannotHandOver(Unfit),
 }
 
 /// One thing that did not happen in a round, and why not.
@@ -196,6 +203,8 @@ pub enum Hold {
     Paused { pause: Pause },
     /// The primary must be replaced, but not while the cluster is paused.
     NotReplaced { primary: InstanceUid, because: PrimaryFault },
+    /// A planned change of the primary waits.
+    Switchover(SwitchoverWait),
 }
 
 /// What is wrong with a document.
@@ -313,6 +322,7 @@ impl Display for Change {
             Self::CommitsUnblocked { primary } => {
                 write!(f, "commits on db {primary} no longer block: there are enough synchronous standbys")
             }
+            Self::Switchover(change) => change.fmt(f),
             Self::SynchronousReplicationOff { primary } => {
                 write!(f, "commits on db {primary} no longer wait for standbys")
             }
@@ -352,6 +362,7 @@ impl Display for PrimaryFault {
                 "keeper {keeper} did not apply generation {generation} within convergenceTimeout ({})",
                 Seconds(*within)
             ),
+            Self::HandedOver { keeper, wish } => write!(f, "keeper {keeper} hands over: {wish}"),
             Self::KeepsCrashing { keeper, restarts } => write!(
                 f,
                 "PostgreSQL of keeper {keeper} ended unexpectedly {restarts} times within a minute (maxRestartsPerMinute)"
@@ -407,6 +418,7 @@ impl Display for Rejection {
             }
             Self::NotSeenSinceRequest => f.write_str("its keeper has not reported since the request"),
             Self::NotSeenYet => f.write_str("its keeper has not reported since this sentinel began to watch"),
+            Self::CannotHandOver(unfit) => unfit.fmt(f),
             Self::KeepsCrashing { restarts } => {
                 write!(f, "its PostgreSQL ended unexpectedly {restarts} times within a minute")
             }
@@ -535,6 +547,7 @@ impl Display for Hold {
                 "waiting for these standbys to hold every acknowledged commit of db {primary}: {}",
                 List(standbys)
             ),
+            Self::Switchover(wait) => wait.fmt(f),
             Self::NoFreeKeeper => f.write_str(
                 "there is no standby and no free keeper that could make one: start another keeper",
             ),

@@ -14,7 +14,7 @@ use super::wake::Wake;
 use super::{Hold, Rejection};
 
 /// How long it is shown what became of a request.
-const SHOWN: Duration = Duration::from_secs(600);
+pub(super) const SHOWN: Duration = Duration::from_secs(600);
 
 impl Round<'_> {
     /// Take the requests of operators; returns the keepers that count as failed in this round.

@@ -5,6 +5,7 @@ use stolon_model::{Instance, Role};
 use super::election::Replacement;
 use super::health::Verdict;
 use super::round::Round;
+use super::switchover::Handing;
 use super::wake::Wake;
 use super::{BrokenDocument, Hold, UidSource};
 
@@ -21,25 +22,41 @@ impl Round<'_> {
         };
         self.forget_handover_of_others(&primary);
         self.forget_request_of_others(&primary);
+        let handing = self.hand_over(&primary);
+        let under_way = match handing {
+            Handing::Elected(successor) => {
+                self.list_followers(&primary.uid, &successor);
+                return Wake::NEVER;
+            }
+            Handing::ClientsWait(wake) => {
+                self.list_followers(&primary.uid, &primary.uid);
+                return wake;
+            }
+            Handing::ClientsServed(wake) => wake,
+            Handing::Nothing => Wake::NEVER,
+        };
         let wake = match self.judge_primary(&primary) {
             Verdict::Goes(because) if self.is_paused() => {
                 self.hold(Hold::NotReplaced { primary: primary.uid.clone(), because });
                 Wake::NEVER
             }
-            Verdict::Goes(because) => match self.replace(&primary, because) {
-                Replacement::Elected(successor) => {
-                    self.list_followers(&primary.uid, &successor);
-                    return Wake::NEVER;
+            Verdict::Goes(because) => {
+                self.take_switchover_back(&primary);
+                match self.replace(&primary, because) {
+                    Replacement::Elected(successor) => {
+                        self.list_followers(&primary.uid, &successor);
+                        return Wake::NEVER;
+                    }
+                    Replacement::Awaited(wake) => wake,
                 }
-                Replacement::Awaited(wake) => wake,
-            },
+            }
             Verdict::Spared(hold, wake) => {
                 self.hold(hold);
                 wake
             }
             Verdict::Stays(wake) => wake,
         };
-        let wake = wake.or(self.keep_primary(&primary, uids));
+        let wake = wake.or(under_way).or(self.keep_primary(&primary, uids));
         self.list_followers(&primary.uid, &primary.uid);
         wake
     }

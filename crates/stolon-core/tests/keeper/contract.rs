@@ -18,6 +18,7 @@ fn look() -> Event {
         data: Data::Absent,
         server: ServerLook::Stopped,
         control: ControlLook::NotRead,
+        ended: None,
         slots_on_disk: Default::default(),
         room: Room::default(),
         alter_system: AlterSystem::Refused,

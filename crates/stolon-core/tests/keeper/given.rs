@@ -40,6 +40,8 @@ pub fn nothing() -> Observation {
         data: Data::Absent,
         demands: None,
         wal_level: WalLevel::default(),
+        ended: None,
+        checkpoint_tried: None,
         server: Server::Stopped,
         applied: None,
         gate: Gate::Open,

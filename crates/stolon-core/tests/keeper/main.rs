@@ -17,5 +17,6 @@ mod sequences;
 mod served;
 mod slots;
 mod store;
+mod switchover;
 mod witness;
 mod world;

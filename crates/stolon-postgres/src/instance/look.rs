@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use stolon_core::keeper::{AlterSystem, ControlLook, Data, DataKind, Demands, Look, ServerLook};
+use stolon_core::keeper::{AlterSystem, ControlLook, Data, DataKind, Demands, Look, OrderlyEnd, ServerLook};
 use stolon_core::postgres::Version;
 
 use tokio::time::Instant;
@@ -46,15 +46,15 @@ impl LocalInstance {
         let DiskLook { version, data, slots_on_disk, alter_system } = disk;
         let is_instance = matches!(data, Data::Present(_));
         let is_standby = matches!(&data, Data::Present(present) if present.kind == DataKind::Standby);
-        let control = match &server {
+        let (control, ended) = match &server {
             ServerLook::Stopped if is_instance => self.control(limit).await,
             ServerLook::Answering(answer) if is_standby && answer.in_recovery => {
-                self.control_of_standby(limit).await
+                (self.control_of_standby(limit).await, None)
             }
-            _ => ControlLook::NotRead,
+            _ => (ControlLook::NotRead, None),
         };
         let alter_system = if server.is_running() { alter_system } else { AlterSystem::Refused };
-        Look { version, data, server, control, slots_on_disk, room, alter_system }
+        Look { version, data, server, control, ended, slots_on_disk, room, alter_system }
     }
 
     async fn disk(&self, limit: &Limit) -> DiskLook {
@@ -112,7 +112,7 @@ impl LocalInstance {
         {
             return ControlLook::Demands(known.demands);
         }
-        match self.control(limit).await {
+        match self.control(limit).await.0 {
             ControlLook::Demands(demands) => {
                 *self.read_control.lock() = Some(KnownControl { written, at: Instant::now(), demands });
                 ControlLook::Demands(demands)
@@ -122,13 +122,14 @@ impl LocalInstance {
         }
     }
 
-    async fn control(&self, limit: &Limit) -> ControlLook {
+    /// What the control data demand, and where a primary has ended if it did so in order.
+    async fn control(&self, limit: &Limit) -> (ControlLook, Option<OrderlyEnd>) {
         match self.postgres.control_data(limit).await {
-            Ok(control) => ControlLook::Demands(control.demands),
+            Ok(control) => (ControlLook::Demands(control.demands), control.orderly_end()),
             Err(PostgresError::Spawn { program, source }) if source.kind() == ErrorKind::NotFound => {
-                ControlLook::NoProgram(program)
+                (ControlLook::NoProgram(program), None)
             }
-            Err(error) => ControlLook::Unreadable(error.to_string()),
+            Err(error) => (ControlLook::Unreadable(error.to_string()), None),
         }
     }
 }

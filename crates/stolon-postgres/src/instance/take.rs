@@ -17,6 +17,8 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a look at how far a recovery is may take.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(10);
+/// A checkpoint writes all of `shared_buffers` at the most.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(300);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const INITDB_LIMIT: Duration = Duration::from_secs(300);
 /// How long a server may take for a fast stop before it is told to end at once.
@@ -79,6 +81,7 @@ impl LocalInstance {
             Step::DropSlots(slots) => {
                 return Ok(Learned::Slots(postgres.drop_slots(slots.keys(), &request).await?));
             }
+            Step::Checkpoint(_) => postgres.checkpoint(&within(CHECKPOINT_LIMIT)).await?,
             Step::TerminateClients => {
                 return Ok(Learned::SessionsEnded(postgres.terminate_clients(&request).await?));
             }
@@ -86,6 +89,7 @@ impl LocalInstance {
             | Step::MarkInitializing(_)
             | Step::Finish(_)
             | Step::Commit(_)
+            | Step::TakeAsRewound
             | Step::Reobserve => {
                 return Err(PostgresError::Invalid(format!("{step:?} is no step of an instance")));
             }

@@ -96,6 +96,7 @@ impl World {
             data,
             server,
             control: ControlLook::NotRead,
+            ended: postgres.data.as_ref().and_then(|data| data.ended).filter(|_| postgres.server.is_none()),
             slots_on_disk: slots,
             room: Room::default(),
             alter_system: AlterSystem::Refused,

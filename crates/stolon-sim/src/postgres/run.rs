@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_core::keeper::DataKind;
+use stolon_core::keeper::{DataKind, OrderlyEnd};
 use stolon_model::Lsn;
 
 use super::history::END_OF_RECOVERY;
@@ -15,6 +15,8 @@ use crate::world::{Event, World};
 const POLL: Duration = Duration::from_millis(20);
 /// How long a server that ends waits for standbys that get nothing.
 const SENDER_PATIENCE: Duration = Duration::from_secs(5);
+/// The size of the last record of a primary that is stopped in order.
+const SHUTDOWN_CHECKPOINT: u64 = 120;
 
 /// Something in the life of a server.
 #[derive(Clone, Debug)]
@@ -70,11 +72,12 @@ impl World {
     pub(crate) fn start_server(&mut self, keeper: u8) -> bool {
         let postgres = &mut self.postgres[usize::from(keeper)];
         let works = matches!(postgres.troubles.disk, Disk::Works | Disk::Hung);
-        let Some(data) = postgres.data.as_ref().filter(|_| works && postgres.server.is_none()) else {
+        let Some(data) = postgres.data.as_mut().filter(|_| works && postgres.server.is_none()) else {
             return false;
         };
         postgres.incarnation += 1;
         let server = Server::starting(data);
+        data.ended = None;
         let locked = server.locked;
         postgres.server = Some(server);
         let dies_after = postgres.troubles.dies_after;
@@ -173,9 +176,15 @@ impl World {
 
     /// `pg_ctl stop -m fast`: sessions end, standbys get everything, then the server ends.
     pub(crate) fn stop_server(&mut self, keeper: u8) {
-        let Some(server) = &mut self.postgres[usize::from(keeper)].server else { return };
+        let postgres = &mut self.postgres[usize::from(keeper)];
+        let troubles = postgres.troubles.disk;
+        let (Some(server), Some(data)) = (&mut postgres.server, &mut postgres.data) else { return };
         if server.phase == Phase::Stopping {
             return;
+        }
+        if server.phase == Phase::Up && !server.in_recovery && troubles == Disk::Works {
+            server.shutdown_checkpoint = Some(data.written.lsn);
+            data.written.lsn.0 += SHUTDOWN_CHECKPOINT;
         }
         server.phase = Phase::Stopping;
         server.waiting.clear();
@@ -201,6 +210,8 @@ impl World {
             self.ship(keeper);
             return self.postgres_soon(keeper, POLL, Happening::Ending(since));
         }
+        let timeline = self.histories.timeline(data.written.branch);
+        data.ended = server.shutdown_checkpoint.map(|checkpoint| OrderlyEnd { timeline, checkpoint });
         self.log.say(self.now, &format!("pg{keeper}"), || "has stopped".to_owned());
         self.server_gone(keeper);
     }

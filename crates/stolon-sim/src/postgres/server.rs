@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Config, DataKind};
+use stolon_core::keeper::{Config, DataKind, OrderlyEnd};
 use stolon_model::{Lsn, Parameters};
 
 use super::history::Position;
@@ -80,6 +80,8 @@ pub struct DataDirectory {
     pub configured: Arc<Parameters>,
     /// Replication slots, with the WAL that they hold back.
     pub slots: BTreeMap<String, Lsn>,
+    /// Where it has ended as a primary, if it was stopped in order and has not run since.
+    pub ended: Option<OrderlyEnd>,
     /// Where a commit begins whose wait was cancelled and that no standby may have; reads that show it promise nothing.
     pub doubtful: Option<Lsn>,
 }
@@ -104,6 +106,7 @@ impl DataDirectory {
             config: Config::default(),
             configured: Arc::default(),
             slots: BTreeMap::new(),
+            ended: None,
             doubtful: None,
         }
     }
@@ -153,6 +156,8 @@ pub struct Server {
     pub flushing: bool,
     /// It has been told to promote.
     pub promoting: bool,
+    /// It was told to end, as a primary: there its last record begins.
+    pub shutdown_checkpoint: Option<Lsn>,
     /// Everybody but internal users is locked out; as the configuration in force has it.
     pub locked: bool,
 }
@@ -281,6 +286,7 @@ impl Server {
             waiting: VecDeque::new(),
             flushing: false,
             promoting: false,
+            shutdown_checkpoint: None,
             locked: false,
         };
         server.take(data.config.clone());

@@ -17,6 +17,7 @@ pub mod restart;
 pub mod settle;
 pub mod spec;
 pub mod status;
+pub mod switchover;
 pub mod update;
 pub mod version;
 
@@ -53,8 +54,8 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),
         Some(Command::Completion(args)) => completion::run(&args),
-        // Long-running, with a shutdown of their own: `main` runs them.
-        Some(Command::Playground(_) | Command::Register(_)) => Ok(()),
+        // Long-running, or with something to take back, with a shutdown of their own: `main` runs them.
+        Some(Command::Playground(_) | Command::Register(_) | Command::Switchover(_)) => Ok(()),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -142,7 +142,11 @@ impl Pursuit {
             let deposed = matches!(&course.awaits, Awaits::Step(Step::WaitReady(_)))
                 && goal.is_deposed()
                 && !course.goal.is_deposed();
-            if (given_up || deposed) && long && !std::mem::replace(&mut course.called_off, true) {
+            let moot = matches!(
+                &course.awaits,
+                Awaits::Step(Step::Checkpoint(change)) if !goal.wants_checkpoint_for(change)
+            );
+            if (given_up || deposed || moot) && long && !std::mem::replace(&mut course.called_off, true) {
                 course.outdated = true;
                 return Reaction::CallOff;
             }
@@ -227,6 +231,9 @@ impl Machine {
     /// What a look found is remembered, reported, and planned on when a plan waits for it.
     pub(super) fn looked(&mut self, look: Look) {
         let usual = self.orders.pace().sleep / 2;
+        if self.handing.awaits_end() {
+            self.looks.stay_restless(self.now);
+        }
         if self.looks.ended(self.now, usual) == Worth::Outdated {
             return;
         }
@@ -254,6 +261,7 @@ impl Machine {
             ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => {}
         }
         self.server.room.looked(&look.room);
+        self.handing.looked(&look);
         self.note_for_report(&look);
         self.note_receiver(&look);
         if matches!(self.pursuit, Pursuit::Look) && self.may_plan() {
@@ -391,6 +399,8 @@ impl Machine {
                     started: answer.started,
                 })),
             },
+            ended: look.ended,
+            checkpoint_tried: self.handing.checkpoint_tried(),
             applied: self.blame.applied().cloned(),
             gate: self.server.gate,
             refusals: self.blame.refusals().clone(),

@@ -90,6 +90,11 @@ impl Looks {
         self.due = now;
     }
 
+    /// Something is about to show: looks follow each other quickly for a while.
+    pub(super) fn stay_restless(&mut self, now: Duration) {
+        self.restless_until = now + SOON_LASTS;
+    }
+
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }

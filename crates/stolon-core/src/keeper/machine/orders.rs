@@ -11,6 +11,7 @@ use crate::Backoff;
 use crate::keeper::event::ClusterRead;
 use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, RestartPolicy};
 use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
+use crate::keeper::part::Part;
 
 /// The store must not be flooded when somebody sets an interval to nothing.
 pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -37,6 +38,7 @@ pub(super) struct Orders {
     usable: Option<Arc<UsableCluster>>,
     cluster: ClusterUid,
     epoch: Option<u64>,
+    part: Option<Part>,
     specified: Parameters,
     pace: Pace,
     reading: Reading,
@@ -115,6 +117,7 @@ impl Orders {
             usable: None,
             cluster,
             epoch: None,
+            part: None,
             specified: Parameters::new(),
             pace: Pace::default(),
             reading: Reading::default(),
@@ -152,8 +155,8 @@ impl Orders {
                 self.reading.due = now + self.retries.next_pause().min(self.pace.sleep);
                 return self.doubted(LeaveAlone::Unusable(format!("error retrieving cluster data: {error}")));
             }
-            ClusterRead::Invalid(error) => Goal::LeaveAlone(LeaveAlone::Unusable(error)),
-            ClusterRead::Absent => Goal::LeaveAlone(LeaveAlone::NoClusterData),
+            ClusterRead::Invalid(error) => self.nothing_asked(LeaveAlone::Unusable(error)),
+            ClusterRead::Absent => self.nothing_asked(LeaveAlone::NoClusterData),
             ClusterRead::Usable(cluster) => {
                 let goal = self.goal_of(&cluster, us, served);
                 self.usable = Some(cluster);
@@ -183,11 +186,22 @@ impl Orders {
         self.pace = Pace::of(cluster.spec());
         self.cluster = cluster.data().cluster.uid.clone();
         if let Some(older) = served.is_ahead_of(cluster.data()) {
-            return Goal::LeaveAlone(LeaveAlone::OlderThanServed(older));
+            return self.nothing_asked(LeaveAlone::OlderThanServed(older));
         }
+        self.part = Part::of(cluster.data(), &us.keeper);
         self.epoch = cluster.data().cluster.epoch;
         self.specified = cluster.spec().pg_parameters.clone().unwrap_or_default();
         Goal::of(cluster, us)
+    }
+
+    fn nothing_asked(&mut self, why: LeaveAlone) -> Goal {
+        self.part = None;
+        Goal::LeaveAlone(why)
+    }
+
+    /// Our part in a planned change of the primary, as it was last known.
+    pub(super) fn part(&self) -> Option<&Part> {
+        self.part.as_ref()
     }
 
     /// How old the reading may be that is to follow the one that has just ended, if one is.

@@ -39,6 +39,7 @@ impl Machine {
         match step {
             Step::Reobserve => self.plan_again(),
             Step::SetGate(gate) => self.server.gate = gate,
+            Step::TakeAsRewound => self.making.attempt.reached(Stage::Rewound),
             Step::MarkInitializing(ref uid) => {
                 let local = LocalState { uid: uid.clone(), initializing: true, ..LocalState::default() };
                 self.write_local(&local, step);
@@ -251,6 +252,7 @@ impl Machine {
             Step::Restore(_) => self.making.attempt.reached(Stage::Restored),
             Step::WaitRecoveryEnd(_) => self.making.attempt.reached(Stage::Recovered),
             Step::Rewind { .. } => self.making.attempt.reached(Stage::Rewound),
+            Step::Checkpoint(change) => self.handing.checkpointed(change, Ok(())),
             Step::BaseBackup { .. } => {
                 self.making.attempt.old_data = OldData::KeepUntilCopied;
                 self.making.attempt.reached(Stage::Copied);
@@ -347,6 +349,8 @@ impl Machine {
                 }
                 self.reporting.slots_failed = Some(failure.sentence.clone());
             }
+            // The sentinel ends the change, and the primary goes on.
+            Step::Checkpoint(change) => self.handing.checkpointed(change, Err(&failure.sentence)),
             step if step.is_start() => self.start_failed(failure, &complaint),
             _ => self.hindered(complaint),
         }

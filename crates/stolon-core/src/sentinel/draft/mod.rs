@@ -5,6 +5,7 @@ mod finish;
 mod instances;
 mod keepers;
 mod proxies;
+mod switchover;
 mod synchronous;
 
 use std::ops::Deref;

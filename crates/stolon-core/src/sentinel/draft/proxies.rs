@@ -19,12 +19,14 @@ impl Draft<'_> {
     /// only by way of none.
     pub fn send_nowhere(&mut self) {
         self.data.proxy.spec.primary = None;
+        self.data.proxy.spec.handover = None;
         self.data.proxy.generation += 1;
     }
 
     /// Send clients to `primary`, through these proxies.
     pub fn open_proxies(&mut self, primary: &InstanceUid, enabled: Vec<ProxyUid>) {
         self.data.proxy.spec.primary = Some(primary.clone());
+        self.data.proxy.spec.handover = None;
         self.data.proxy.generation += 1;
         self.enable(enabled);
         let generation = self.proxy.generation;

@@ -7,7 +7,8 @@ use serde::Serialize;
 use stolon_core::condition::Finding;
 use stolon_core::sentinel::{Eligibility, eligibility, violations};
 use stolon_model::{
-    ByteCount, FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, RequestKind, UsableCluster,
+    ByteCount, FailOutcome, Keeper, KeeperReport, KeeperUid, PendingParameter, RequestKind, Switchover,
+    UsableCluster,
 };
 
 /// What a keeper reports beyond what Stolon's keepers report.
@@ -144,6 +145,7 @@ pub fn of_cluster(
         findings.iter().filter(|it| is_told_here(it)).map(Finding::to_string).collect();
     problems.extend(if holds.is_empty() { told_by_cluster_data(cluster, reports, findings) } else { holds });
     problems.extend(data.keepers.values().filter_map(of_request));
+    problems.extend(data.cluster.status.switchover.as_ref().map(of_switchover));
     problems
         .extend(violations(data).iter().map(|violation| format!("the cluster data are broken: {violation}")));
     for (uid, report) in reports.iter().filter(|(uid, _)| !data.keepers.contains_key(*uid)) {
@@ -178,6 +180,16 @@ fn of_request(keeper: &Keeper) -> Option<String> {
         Some(FailOutcome::Nothing | FailOutcome::Unknown(_)) => "nothing happened",
     };
     Some(format!("stolonctl {command} {}: {outcome}, {}", keeper.uid, request.because))
+}
+
+/// How far a planned change of the primary is, or what became of the last one.
+fn of_switchover(record: &Switchover) -> String {
+    let who = if record.leaving { "switchover (the primary's keeper was told to end)" } else { "switchover" };
+    match (&record.outcome, &record.stage) {
+        (None, None) => format!("{who}: asked for"),
+        (None, Some(stage)) => format!("{who}: under way, {}", stage.as_str()),
+        (Some(outcome), _) => format!("{who}: {}, {}", outcome.as_str(), record.because),
+    }
 }
 
 fn told_by_cluster_data(

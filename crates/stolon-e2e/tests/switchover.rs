@@ -1,0 +1,185 @@
+//! Planned changes of the primary on real servers (docs: design/007-hand-over.md).
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use rustix::process::{Pid, Signal};
+use serde_json::json;
+use stolon_testkit::local::writes::{Writes, Writing};
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, wait_for};
+
+async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
+    let writes = Writes {
+        target: cluster.proxy(),
+        clients: 3,
+        pause: Duration::from_millis(2),
+        limit: Duration::from_secs(15),
+    };
+    let writing = writes.start().await?;
+    wait_for("a first acknowledged row", PATIENCE, async || Ok((writing.acknowledged() > 20).then_some(())))
+        .await?;
+    Ok(writing)
+}
+
+async fn writes_are_back(writing: &Writing, since: Instant) -> anyhow::Result<()> {
+    let before = writing.acknowledged();
+    wait_for("acknowledged rows after the switchover", PATIENCE, async || {
+        ensure!(writing.last_acknowledged().is_some_and(|last| last > since), "{}", writing.last_failure());
+        Ok((writing.acknowledged() > before + 20).then_some(()))
+    })
+    .await
+}
+
+/// How often the keeper has copied or rewound its data.
+fn copies(cluster: &Cluster, keeper: usize) -> usize {
+    let log = cluster.log(&format!("keeper{keeper}"));
+    ["starting backup recovery", "syncing using pg_rewind"]
+        .iter()
+        .map(|words| log.matches(words).count())
+        .sum()
+}
+
+/// Use `stolonctl switchover` while clients write: nothing is lost, and the old primary follows as it is.
+async fn switch_over(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
+    let old = cluster.primary().await?;
+    let before = copies(cluster, old);
+    let writing = start_writing(cluster).await?;
+    let output = cluster.stolonctl(&["switchover"], "").await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{said}");
+    for words in ["writes a checkpoint", "stops its PostgreSQL", "elected:", "clients are let in"] {
+        ensure!(said.contains(words), "{words:?} is missing in {said}");
+    }
+    let done = Instant::now();
+    let new = cluster.primary().await?;
+    ensure!(new != old, "keeper{old} has still the primary: {said}");
+    writes_are_back(&writing, done).await?;
+    let ledger = writing.stop().await;
+    let verdict = ledger.check(&cluster.proxy()).await?;
+    ensure!(verdict.lost.is_empty(), "lost {} of {}", verdict.lost.len(), verdict.acknowledged);
+    cluster.wait_streaming(keepers - 1, PATIENCE).await?;
+    let returned = cluster.instance(old);
+    wait_for("the old primary as a standby with all rows", PATIENCE, async || {
+        let session = returned.connect(QUERY).await?;
+        ensure!(session.value("select pg_is_in_recovery()", QUERY).await? == "t", "it takes writes");
+        let there: usize = session.value("select count(*) from acknowledged_writes", QUERY).await?.parse()?;
+        Ok((there >= verdict.acknowledged).then_some(()))
+    })
+    .await?;
+    ensure!(
+        copies(cluster, old) == before,
+        "keeper{old} has copied or rewound: {}",
+        cluster.log(&format!("keeper{old}"))
+    );
+    Ok(())
+}
+
+#[test]
+fn a_switchover_loses_nothing_and_the_old_primary_follows_without_a_rewind() {
+    on_cluster(Plan::new(2), async |cluster| {
+        switch_over(cluster, 2).await?;
+        // And back.
+        switch_over(cluster, 2).await?;
+        let history = cluster.stolonctl_ok(&["history"], "").await?;
+        ensure!(history.matches("switchover").count() >= 4, "{history}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_switchover_in_synchronous_mode_loses_nothing() {
+    let plan = Plan::new(3).spec(json!({ "synchronousReplication": true })).store(StoreKind::Etcd);
+    on_cluster(plan, async |cluster| {
+        cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
+        switch_over(cluster, 3).await
+    });
+}
+
+/// A keeper that may not have the primary, and one that is down.
+#[test]
+fn a_switchover_to_a_keeper_that_is_not_fit_is_refused_with_the_reason() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let primary = cluster.primary().await?;
+        let standby = 3 - primary;
+        let refused = async |to: String, words: &str| {
+            let output = cluster.stolonctl(&["switchover", "--to", &to], "").await?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success() && said.contains(words), "{words:?} is not in {said}");
+            ensure!(cluster.primary().await? == primary);
+            Ok(())
+        };
+        refused(format!("keeper{primary}"), "has the primary already").await?;
+        refused("nobody".to_owned(), "keeper doesn't exist").await?;
+        let dry = cluster.stolonctl_ok(&["switchover", "--dry-run"], "").await?;
+        ensure!(dry.contains(&format!("keeper keeper{standby}")), "{dry}");
+        let output = cluster.stolonctl(&["switchover", "--timeout", "0s"], "").await?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_switchover_to_a_standby_that_is_down_is_refused_and_the_primary_goes_on() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let primary = cluster.primary().await?;
+        let standby = 3 - primary;
+        let writing = start_writing(cluster).await?;
+        cluster.kill_keeper_and_postgres(standby).await?;
+        let killed = Instant::now();
+        let output = cluster.stolonctl(&["switchover", "--timeout", "20s"], "").await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{said}");
+        ensure!(cluster.primary().await? == primary, "{said}");
+        writes_are_back(&writing, killed).await?;
+        let verdict = writing.stop().await.check(&cluster.proxy()).await?;
+        ensure!(verdict.lost.is_empty(), "{verdict:?}");
+        Ok(())
+    });
+}
+
+/// Some may be gone by then: keepers start programs that end by themselves.
+fn signal_all(processes: &[Pid], signal: Signal) -> anyhow::Result<()> {
+    for pid in processes {
+        match rustix::process::kill_process(*pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The successor dies when the primary has been stopped for it: the old primary comes back, with everything.
+#[test]
+fn the_old_primary_comes_back_when_its_successor_dies_before_the_election() {
+    on_cluster(Plan::new(2).spec(json!({ "failInterval": "20s" })), async |cluster| {
+        let primary = cluster.primary().await?;
+        let standby = 3 - primary;
+        let postmaster = cluster.postmaster(primary)?;
+        let writing = start_writing(cluster).await?;
+        // Frozen, it keeps its primary's sender waiting, and says nothing: as good as dead, and no faster than this test.
+        let family = stolon_testkit::local::tree(cluster.process(&format!("keeper{standby}"))?.pid());
+        let begun = cluster.stolonctl(&["switchover", "--timeout", "40s"], "");
+        let freeze = async {
+            wait_for("the first stage", PATIENCE, async || {
+                let record = cluster.data().await?.cluster.status.switchover;
+                Ok(record.and_then(|record| record.stage).map(drop))
+            })
+            .await?;
+            signal_all(&family, Signal::STOP)
+        };
+        let (output, frozen) = tokio::join!(begun, freeze);
+        frozen.map_err(|error: anyhow::Error| error)?;
+        let said = String::from_utf8_lossy(&output?.stderr).into_owned();
+        ensure!(said.contains("did not come about"), "{said}");
+        ensure!(cluster.primary().await? == primary, "{said}");
+        writes_are_back(&writing, Instant::now()).await?;
+        ensure!(
+            cluster.postmaster(primary)? != postmaster,
+            "the primary was not stopped, so this shows nothing"
+        );
+        signal_all(&family, Signal::CONT)?;
+        let verdict = writing.stop().await.check(&cluster.proxy()).await?;
+        ensure!(verdict.lost.is_empty() && verdict.unexpected.is_empty(), "{verdict:?}");
+        Ok(())
+    });
+}
