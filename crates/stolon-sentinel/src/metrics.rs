@@ -32,7 +32,7 @@ type Labels = Vec<(&'static str, &'static str)>;
 /// From a second to some minutes: a failover takes a few `sleepInterval`, and longer where nobody can take over.
 const SECONDS: [f64; 11] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0];
 
-const REASONS: [&str; 8] = [
+const REASONS: [&str; 9] = [
     "keeper_silent",
     "keeper_refused",
     "instance_down",
