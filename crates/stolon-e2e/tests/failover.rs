@@ -1,35 +1,13 @@
 //! What happens when something dies, under clients that write all the time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::ensure;
 use rustix::process::{Pid, Signal};
 use serde_json::json;
-use stolon_testkit::local::writes::{Writes, Writing};
-use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, wait_for};
-
-async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
-    let writes = Writes {
-        target: cluster.proxy(),
-        clients: 3,
-        pause: Duration::from_millis(5),
-        limit: Duration::from_secs(15),
-    };
-    let writing = writes.start().await?;
-    wait_for("a first acknowledged row", PATIENCE, async || Ok((writing.acknowledged() > 20).then_some(())))
-        .await?;
-    Ok(writing)
-}
-
-/// Wait until rows are acknowledged that were begun after `since`.
-async fn writes_are_back(writing: &Writing, since: Instant) -> anyhow::Result<()> {
-    let before = writing.acknowledged();
-    wait_for("acknowledged rows after the fault", PATIENCE, async || {
-        ensure!(writing.last_acknowledged().is_some_and(|last| last > since), "{}", writing.last_failure());
-        Ok((writing.acknowledged() > before + 20).then_some(()))
-    })
-    .await
-}
+use stolon_testkit::{
+    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, start_writing, wait_for, writes_are_back,
+};
 
 /// Lose the primary's keeper and PostgreSQL; afterwards everybody but the dead one goes on, and it comes back.
 async fn lose_the_primary(

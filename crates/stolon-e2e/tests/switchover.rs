@@ -1,34 +1,13 @@
 //! Planned changes of the primary on real servers (docs: design/007-hand-over.md).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::ensure;
 use rustix::process::{Pid, Signal};
 use serde_json::json;
-use stolon_testkit::local::writes::{Writes, Writing};
-use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, wait_for};
-
-async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
-    let writes = Writes {
-        target: cluster.proxy(),
-        clients: 3,
-        pause: Duration::from_millis(2),
-        limit: Duration::from_secs(15),
-    };
-    let writing = writes.start().await?;
-    wait_for("a first acknowledged row", PATIENCE, async || Ok((writing.acknowledged() > 20).then_some(())))
-        .await?;
-    Ok(writing)
-}
-
-async fn writes_are_back(writing: &Writing, since: Instant) -> anyhow::Result<()> {
-    let before = writing.acknowledged();
-    wait_for("acknowledged rows after the switchover", PATIENCE, async || {
-        ensure!(writing.last_acknowledged().is_some_and(|last| last > since), "{}", writing.last_failure());
-        Ok((writing.acknowledged() > before + 20).then_some(()))
-    })
-    .await
-}
+use stolon_testkit::{
+    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, start_writing, wait_for, writes_are_back,
+};
 
 /// How often the keeper has copied or rewound its data.
 fn copies(cluster: &Cluster, keeper: usize) -> usize {
