@@ -115,6 +115,8 @@ fn haproxy_finds_the_primary_and_the_standbys_also_after_a_failover() {
         let session = primary.connect(QUERY).await?;
         session.rows("create table through_haproxy (id int)", QUERY).await?;
 
+        // Before nobody could take over.
+        cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
         let old = cluster.primary().await?;
         cluster.kill_keeper_and_postgres(old).await?;
         cluster.wait_other_primary(old, PATIENCE).await?;
