@@ -155,7 +155,7 @@ async fn follow(
 async fn watch(cluster: &StoredCluster, uid: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     let say = |what: &str| output::note(&format!("{:5.1}s  {what}", began.elapsed().as_secs_f64()));
-    let mut shown = None;
+    let mut steps = Steps::default();
     loop {
         tokio::time::sleep(POLL).await;
         let Ok(Some(found)) = cluster.document().await else { continue };
@@ -165,10 +165,7 @@ async fn watch(cluster: &StoredCluster, uid: &str) -> anyhow::Result<()> {
                 .hint("stolonctl failkeeper with the primary's keeper has another one take over")
                 .into());
         };
-        if shown.as_ref() != Some(&record.stage) {
-            shown = Some(record.stage.clone());
-            say(&stage(record, &found.value));
-        }
+        steps.new_ones(record).iter().for_each(|stage| say(&in_words(stage.as_ref(), record, &found.value)));
         match &record.outcome {
             None => {}
             Some(SwitchoverOutcome::Done) => {
@@ -197,15 +194,33 @@ fn own_record<'a>(status: &'a ClusterStatus, uid: &str) -> Option<&'a Switchover
     status.switchover.as_ref().filter(|record| record.uid == uid)
 }
 
-/// How far it is, in words.
-fn stage(record: &Switchover, document: &ClusterDocument) -> String {
+/// The steps in their order, and how many were shown. One may be over before anybody looks.
+#[derive(Debug, Default)]
+struct Steps {
+    shown: usize,
+}
+
+impl Steps {
+    /// What has come since the last look.
+    fn new_ones(&mut self, record: &Switchover) -> Vec<Option<SwitchoverStage>> {
+        use SwitchoverStage::{Checkpoint, Closing, Stopping};
+        let order = [None, Some(Checkpoint), Some(Closing), Some(Stopping)];
+        let reached = order.iter().position(|stage| *stage == record.stage).map_or(0, |at| at + 1);
+        let new = order.get(self.shown..reached).unwrap_or_default().to_vec();
+        self.shown = self.shown.max(reached);
+        new
+    }
+}
+
+/// A step in words.
+fn in_words(stage: Option<&SwitchoverStage>, record: &Switchover, document: &ClusterDocument) -> String {
     let keeper_of = |uid: &Option<InstanceUid>| {
         let instance = document.instances.as_ref()?.get(uid.as_ref()?)?;
         Some(instance.spec.keeper_uid.to_string())
     };
     let from = keeper_of(&record.from).unwrap_or_default();
     let to = keeper_of(&record.successor).unwrap_or_default();
-    match &record.stage {
+    match stage {
         None => "waiting for the sentinel".to_owned(),
         Some(SwitchoverStage::Checkpoint) => {
             format!("keeper {to} is fit to take over; keeper {from} writes a checkpoint")
@@ -269,6 +284,28 @@ async fn take_back(cluster: &StoredCluster, uid: &str, why: Interruption) -> any
         }
         (Some(other), _) => {
             Err(Failure::new(format!("the switchover had ended before: {}", other.as_str())).into())
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_is_shown_once_also_if_nobody_looked_while_it_lasted() {
+        use SwitchoverStage::{Checkpoint, Closing, Stopping, Unknown};
+        let mut steps = Steps::default();
+        let at = |stage| Switchover { stage, ..Switchover::default() };
+        for (stage, shown) in [
+            (Some(Checkpoint), vec![None, Some(Checkpoint)]),
+            (Some(Checkpoint), vec![]),
+            (Some(Unknown("flying".to_owned())), vec![]),
+            (Some(Stopping), vec![Some(Closing), Some(Stopping)]),
+            (Some(Stopping), vec![]),
+        ] {
+            assert_eq!(steps.new_ones(&at(stage.clone())), shown, "{stage:?}");
         }
     }
 }
