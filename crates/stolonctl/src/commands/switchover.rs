@@ -289,7 +289,6 @@ async fn take_back(cluster: &StoredCluster, uid: &str, why: Interruption) -> any
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
