@@ -112,8 +112,13 @@ fn haproxy_finds_the_primary_and_the_standbys_also_after_a_failover() {
         };
         is_in(&primary, "f").await?;
         is_in(&standbys, "t").await?;
-        let session = primary.connect(QUERY).await?;
-        session.rows("create table through_haproxy (id int)", QUERY).await?;
+        // Until its first checks are done HAProxy takes every server for one that works.
+        wait_for("a table through HAProxy", PATIENCE, async || {
+            let session = primary.connect(QUERY).await?;
+            session.rows("create table if not exists through_haproxy (id int)", QUERY).await?;
+            Ok(Some(()))
+        })
+        .await?;
 
         // Before nobody could take over.
         cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
