@@ -23,9 +23,14 @@ impl From<&WasAt> for Mark {
 }
 
 impl Mark {
+    /// Where an instance is by its last report.
+    pub fn now(status: &InstanceStatus) -> Self {
+        Mark { timeline: status.timeline, lsn: status.lsn }
+    }
+
     /// By all that the document knows.
     pub fn of(status: &InstanceStatus) -> Self {
-        let own = Mark { timeline: status.timeline, lsn: status.lsn };
+        let own = Mark::now(status);
         status.was_at.as_ref().map_or(own, |before| own.max(before.into()))
     }
 

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde_json::json;
 use stolon_testkit::{
-    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, start_writing, wait_for, writes_are_back,
+    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, signal_all, start_writing, wait_for,
+    writes_are_back,
 };
 
 /// Lose the primary's keeper and PostgreSQL; afterwards everybody but the dead one goes on, and it comes back.
@@ -97,17 +98,6 @@ fn a_keeper_that_returns_takes_its_orphan_over() {
         ensure!(stolon_testkit::local::running_in(&data).is_empty(), "the keeper left PostgreSQL behind");
         Ok(())
     });
-}
-
-/// Some may be gone by then: those that wake first end others.
-fn signal_all(processes: &[Pid], signal: Signal) -> anyhow::Result<()> {
-    for pid in processes {
-        match rustix::process::kill_process(*pid, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde_json::json;
 use stolon_testkit::{
-    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, start_writing, wait_for, writes_are_back,
+    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, signal_all, start_writing, wait_for,
+    writes_are_back,
 };
 
 /// How often the keeper has copied or rewound its data.
@@ -114,17 +115,6 @@ fn a_switchover_to_a_standby_that_is_down_is_refused_and_the_primary_goes_on() {
         ensure!(verdict.lost.is_empty(), "{verdict:?}");
         Ok(())
     });
-}
-
-/// Some may be gone by then: keepers start programs that end by themselves.
-fn signal_all(processes: &[Pid], signal: Signal) -> anyhow::Result<()> {
-    for pid in processes {
-        match rustix::process::kill_process(*pid, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// The successor dies when the primary has been stopped for it: the old primary comes back, with everything.

@@ -157,3 +157,17 @@ pub async fn http(port: u16, method: &str, path: &str, body: &str) -> anyhow::Re
 pub async fn answer(port: u16, path: &str) -> String {
     http(port, "GET", path, "").await.map(|(_, body)| body).unwrap_or_default()
 }
+
+/// Send a signal to all of them. Some may be gone by then: those that wake first end others, and some end by themselves.
+///
+/// # Errors
+/// One may not be signalled.
+pub fn signal_all(processes: &[Pid], signal: Signal) -> anyhow::Result<()> {
+    for pid in processes {
+        match kill_process(*pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

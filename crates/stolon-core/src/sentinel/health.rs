@@ -104,10 +104,10 @@ impl Round<'_> {
 
     /// Whether another instance is ahead of the primary, on the same timeline.
     fn somebody_holds_more(&self, primary: &Instance) -> bool {
-        let own = Mark { timeline: primary.status.timeline, lsn: primary.status.lsn };
+        let own = Mark::now(&primary.status);
         let others = self.draft.instances.values().filter(|instance| instance.uid != primary.uid);
         others
-            .map(|other| Mark { timeline: other.status.timeline, lsn: other.status.lsn })
+            .map(|other| Mark::now(&other.status))
             .any(|other| other.timeline == own.timeline && other.is_missed_at(own))
     }
 

@@ -219,7 +219,7 @@ impl Round<'_> {
     /// An instance that holds less than it did was set back with its host.
     pub fn went_back(&self, instance: &Instance) -> Option<Rejection> {
         let before = self.memory.marks.get(&instance.uid)?;
-        let own = Mark { timeline: instance.status.timeline, lsn: instance.status.lsn };
+        let own = Mark::now(&instance.status);
         before.is_missed_at(own).then_some(Rejection::WentBack { own: own.lsn, before: before.lsn })
     }
 
