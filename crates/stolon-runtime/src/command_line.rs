@@ -377,6 +377,20 @@ mod tests {
     }
 
     #[test]
+    fn the_flags_of_logging_mean_what_they_always_did() {
+        use crate::logging::{LogColor, LogLevel};
+        for (arguments, expected) in [
+            (&[][..], (LogLevel::Info, LogColor::OnTerminal)),
+            (&["--debug"], (LogLevel::Debug, LogColor::OnTerminal)),
+            (&["--debug", "--log-level=error"], (LogLevel::Debug, LogColor::OnTerminal)),
+            (&["--log-level=warn", "--log-color"], (LogLevel::Warn, LogColor::Always)),
+            (&["--log-color=false"], (LogLevel::Info, LogColor::Never)),
+        ] {
+            assert_eq!(daemon(arguments).unwrap().common.logging(), expected, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn words_that_daemons_ignore_are_named_with_the_right_form() {
         for (words, expected) in [
             (

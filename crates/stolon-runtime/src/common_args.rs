@@ -160,14 +160,20 @@ impl CommonArgs {
 
     /// Set logging up as the flags say. Call once.
     pub fn init_logging(&self) {
+        let (level, color) = self.logging();
+        init_logging(level, color);
+        self.warn_of_open_store();
+    }
+
+    /// What is logged, and how it looks.
+    pub(crate) fn logging(&self) -> (LogLevel, LogColor) {
         let level = if self.debug { LogLevel::Debug } else { self.log_level };
         let color = match self.log_color {
             Some(true) => LogColor::Always,
             Some(false) => LogColor::Never,
             None => LogColor::OnTerminal,
         };
-        init_logging(level, color);
-        self.warn_of_open_store();
+        (level, color)
     }
 
     /// Whoever can change what a store answers decides what the keepers' user runs.

@@ -55,6 +55,30 @@ fn a_standby_that_is_elected_is_promoted_once() {
     assert!(world.sayings.contains(&Saying::Promoted));
 }
 
+/// Whoever asked for it waits no longer; PostgreSQL went on.
+#[test]
+fn a_promotion_that_succeeds_late_ends_in_the_configuration_of_a_primary() {
+    let mut world = World::with(asked(Role::Standby, Init::None), DataKind::Standby);
+    world.run(seconds(20));
+    world.postgres_mut().failures.insert("promote".into(), FailureKind::Other);
+    world.change(|cluster| {
+        is_elected_again(cluster);
+        let spec = &mut ours(cluster).spec;
+        (spec.role, spec.follow_config) = (Some(Role::Primary), None);
+    });
+    world.run(seconds(1));
+    assert!(!world.reported().0 || world.reported().1 < 4, "{:?}", world.log);
+    let mark = world.mark();
+    let mut postgres = world.postgres_mut();
+    (postgres.in_recovery, postgres.timeline) = (false, 2);
+    drop(postgres);
+    world.run(seconds(20));
+    let steps = world.steps_since(mark);
+    assert!(steps.contains("configure:primary"), "{steps}");
+    assert_eq!((world.reported(), world.problem()), ((true, 4), String::new()), "{steps}");
+    assert!(world.postgres().admits_clients(), "{steps}");
+}
+
 #[test]
 fn a_backup_is_called_off_when_it_is_of_no_use_any_more() {
     let cluster = asked(Role::Standby, Init::Resync);

@@ -103,6 +103,29 @@ fn a_standby_is_copied_and_streams() {
     });
 }
 
+/// SQL, `pg_hba.conf` and connection strings each quote in their own way. `initdb` itself wants no quotes in the superuser's name.
+#[test]
+fn users_with_odd_names_are_made_let_in_and_copied_as() {
+    scenario("making::users_with_odd_names_are_made_let_in_and_copied_as", async || {
+        const USERS: (&str, &str) = ("The One, su", "repl\\, all \"'");
+        let flags = ["--pg-su-username", USERS.0, "--pg-repl-username", USERS.1];
+        let mut world = World::new();
+        let first = world.keeper_with("k1", &flags).await;
+        world.primary(&first).await;
+        let second = world.keeper_with("k2", &flags).await;
+        world.standby(&second).await;
+        let client = first.connect_as(USERS.0, SUPERUSER.1).await.unwrap();
+        let streaming = world
+            .eventually("the stream", async |_| {
+                let sql = "SELECT usename FROM pg_stat_replication WHERE state = 'streaming'";
+                Some(client.query(sql, &[]).await.unwrap().first()?.get::<_, String>(0))
+            })
+            .await;
+        assert_eq!(streaming, USERS.1);
+        first.connect_as(USERS.1, SUPERUSER.1).await.expect_err("the password of another user");
+    });
+}
+
 #[test]
 fn a_standby_that_receives_nothing_says_why() {
     scenario("making::a_standby_that_receives_nothing_says_why", async || {

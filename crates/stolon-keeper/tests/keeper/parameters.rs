@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use stolon_model::{AccessMode, InstanceInitMode, Parameters, PendingParameter, PitrConfig, Role};
+use stolon_testkit::Metrics;
+use stolon_testkit::postgres::bin_directory;
 
-use crate::world::{SUPERUSER, World, scenario};
+use crate::world::{SUPERUSER, World, get, scenario};
 
 fn map(pairs: &[(&str, &str)]) -> Option<Arc<Parameters>> {
     let pairs = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
@@ -219,6 +221,69 @@ fn a_parameter_that_needs_a_restart_waits_unless_restarts_are_automatic() {
             assert_eq!(activity.pending_parameters, Some(vec![waits("150", None)]));
         },
     );
+}
+
+#[test]
+fn a_restart_of_any_kind_settles_what_waited_for_one() {
+    scenario("parameters::a_restart_of_any_kind_settles_what_waited_for_one", async || {
+        let mut world = World::new();
+        let address = format!("127.0.0.1:{}", stolon_testkit::postgres::free_port().unwrap());
+        let keeper = world.keeper_with("k1", &["--metrics-listen-address", &address]).await;
+        world.primary(&keeper).await;
+        let gauge = async |world: &World, wanted: f64| {
+            world
+                .eventually("the gauge", async |_| {
+                    let metrics = Metrics::parse(&get(&address, "/metrics").await?).ok()?;
+                    (metrics.value("stolon_keeper_needs_restart") == Some(wanted)).then_some(())
+                })
+                .await;
+        };
+        world.change("aa", |aa| aa.spec.pg_parameters = map(&[("max_connections", "150")])).await;
+        gauge(&world, 1.0).await;
+        rustix::process::kill_process(keeper.postmaster().unwrap(), rustix::process::Signal::KILL).unwrap();
+        world
+            .eventually("the server, restarted", async |_| {
+                (keeper.try_value("SHOW max_connections").await.ok()? == "150").then_some(())
+            })
+            .await;
+        gauge(&world, 0.0).await;
+    });
+}
+
+/// A pass that began a program would cost more than all else that it does.
+#[test]
+fn the_version_of_the_binaries_is_asked_for_once() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    scenario("parameters::the_version_of_the_binaries_is_asked_for_once", async || {
+        let mut world = World::new();
+        let binaries = world.directory.path().join("bin");
+        std::fs::create_dir(&binaries).unwrap();
+        let real = bin_directory().unwrap();
+        for program in std::fs::read_dir(&real).unwrap().flatten() {
+            if program.file_name() != "postgres" {
+                symlink(program.path(), binaries.join(program.file_name())).unwrap();
+            }
+        }
+        let (postgres, asked) = (binaries.join("postgres"), world.directory.path().join("asked"));
+        let script = format!(
+            "#!/bin/sh\ncase $1 in -V|--version) echo \"$*\" >>'{}' ;; esac\nexec '{}/postgres' \"$@\"\n",
+            asked.display(),
+            real.display()
+        );
+        std::fs::write(&postgres, script).unwrap();
+        std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let keeper = world.keeper_with("k1", &["--pg-bin-path", &binaries.display().to_string()]).await;
+        world.primary(&keeper).await;
+        let times = || std::fs::read_to_string(&asked).unwrap().lines().count();
+        let before = times();
+        assert!(before > 0, "the keeper asks another program");
+        for (work_mem, generation) in [("5MB", 3), ("6MB", 4), ("7MB", 5)] {
+            world.change("aa", |aa| aa.spec.pg_parameters = map(&[("work_mem", work_mem)])).await;
+            world.healthy(&keeper, "aa", generation).await;
+            assert_eq!(keeper.value("SHOW work_mem").await, work_mem);
+        }
+        assert_eq!(times(), before);
+    });
 }
 
 #[test]

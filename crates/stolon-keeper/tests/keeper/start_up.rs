@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use rustix::process::{Pid, Signal};
 use stolon_testkit::Metrics;
 
-use crate::world::{KeeperProcess, World, scenario};
+use crate::world::{KeeperProcess, World, get, scenario};
 
 /// Runs a keeper that must refuse to start. `changes` replace or (with `None`) remove flags.
 fn refused(directory: &std::path::Path, changes: &[(&str, Option<&str>)]) -> String {
@@ -223,6 +223,17 @@ fn flags_come_from_the_environment_too() {
     assert!(text.contains("one of --pg-repl-password or --pg-repl-passwordfile is required"), "{text}");
 }
 
+/// Service files of Stolon have it.
+#[test]
+fn the_former_name_of_the_uid_is_understood() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = refused(directory.path(), &[("--id", Some("a-b"))]);
+    assert!(text.contains("Flag --id has been deprecated, please use --uid"), "{text}");
+    assert!(text.contains("keeper uid \"a-b\" not valid"), "{text}");
+    let text = refused(directory.path(), &[("--id", Some("a_b")), ("--uid", Some("c-d"))]);
+    assert!(text.contains("keeper uid \"c-d\" not valid"), "{text}");
+}
+
 #[test]
 fn trailing_new_lines_of_passwords_are_removed_with_a_warning() {
     scenario("start_up::trailing_new_lines_of_passwords_are_removed_with_a_warning", async || {
@@ -350,7 +361,6 @@ fn metrics_and_readiness_are_served() {
                 text.contains("stolon_keeper_local_role{role=\"master\"} 1").then_some(text)
             })
             .await;
-        Metrics::parse(&text).unwrap();
         for line in [
             "stolon_cluster_identifier{cluster_name=\"test\",component=\"keeper\"} 1",
             "stolon_keeper_target_role{role=\"master\"} 1",
@@ -367,6 +377,13 @@ fn metrics_and_readiness_are_served() {
             "stolon_keeper_resync_done_bytes 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing:\n{text}");
+        }
+        let metrics = Metrics::parse(&text).unwrap();
+        for name in
+            ["stolon_keeper_clusterdata_last_valid_update_seconds", "stolon_keeper_last_sync_success_seconds"]
+        {
+            let ago = jiff::Timestamp::now().as_second() as f64 - metrics.value(name).unwrap_or_default();
+            assert!((-1.0..60.0).contains(&ago), "{name} is {ago} s ago:\n{text}");
         }
         assert!(get(&address, "/readyz").await.is_some_and(|answer| answer.contains("200 OK")));
     });
@@ -428,14 +445,4 @@ fn lag_ill_health_and_copies_are_in_the_metrics() {
             .await;
         rustix::process::kill_process(hung, Signal::CONT).unwrap();
     });
-}
-
-async fn get(address: &str, path: &str) -> Option<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    Some(answer)
 }
