@@ -19,7 +19,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-sentinel", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
     ("stolon-proxy", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
     ("stolon-local", &["stolon-model"]),
-    ("stolonctl", &["stolon-core", "stolon-local", "stolon-model", "stolon-runtime", "stolon-store"]),
+    (
+        "stolonctl",
+        &["stolon-core", "stolon-local", "stolon-model", "stolon-postgres", "stolon-runtime", "stolon-store"],
+    ),
 ];
 
 /// Licences that may be linked into an Apache-2.0 product.

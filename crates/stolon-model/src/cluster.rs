@@ -8,6 +8,7 @@ use crate::effective::InvalidSpec;
 use crate::history::HistoryEntry;
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
+use crate::migration::Migration;
 use crate::pause::Pause;
 use crate::spec::{
     ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings,
@@ -227,6 +228,8 @@ document! {
         challenge: Option<Challenge> = "challenge", omit;
         /// Ours, unknown to Stolon, which drops it: a planned change of the primary that is under way, or was the last one.
         switchover: Option<Switchover> = "switchover", omit;
+        /// Ours, unknown to Stolon, which drops it: a migration of a database into this cluster.
+        migration: Option<Migration> = "migration", omit;
     }
 }
 

@@ -400,6 +400,20 @@ prop_compose! {
                     end: Some(Lsn(epoch)),
                     ..Switchover::default()
                 }),
+                migration: epoch.map(|epoch| Migration {
+                    uid: "m1".to_owned(),
+                    method: words[0].as_deref().map(MigrationMethod::from),
+                    rehearsal: overwrite_data,
+                    stage: words[2].as_deref().map(MigrationStage::from),
+                    worker: words[1].clone().map(|uid| MigrationWorker {
+                        uid,
+                        beat: epoch,
+                        ..MigrationWorker::default()
+                    }),
+                    end: Some(Lsn(epoch)),
+                    fenced: Some(times[0]),
+                    ..Migration::default()
+                }),
             },
             overwrite_data,
             epoch,

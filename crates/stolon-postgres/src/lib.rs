@@ -19,6 +19,7 @@ mod environment;
 pub mod error;
 pub mod explain;
 mod files;
+pub mod foreign;
 mod initialise;
 pub mod instance;
 pub mod limit;

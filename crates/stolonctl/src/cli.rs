@@ -4,7 +4,7 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, pause, promote, register, reinit,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, promote, register, reinit,
     removekeeper, restart, settle, spec, status, switchover, update, version,
 };
 use crate::playground;
@@ -50,6 +50,8 @@ pub enum Command {
     Promote(promote::Args),
     /// Have another keeper take over in good order, without losing anything
     Switchover(switchover::Args),
+    /// Have a live database move into the cluster, with seconds of write downtime
+    Migrate(migrate::Args),
     /// Treat a keeper as failed once, so that another one takes over
     Failkeeper(failkeeper::Args),
     /// Have the data of a standby copied anew

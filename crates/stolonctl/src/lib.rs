@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
             Some(cli::Command::Switchover(args)) => {
                 commands::switchover::run(&cli.common, &args, &shutdown).await.map(|()| ExitCode::SUCCESS)
             }
+            Some(cli::Command::Migrate(args)) => commands::migrate::run(&cli.common, &args, &shutdown).await,
             command => one_shot(&shutdown, commands::run(&cli.common, command)).await,
         }
     })

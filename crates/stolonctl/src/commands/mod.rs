@@ -7,6 +7,7 @@ pub mod edit_spec;
 pub mod failkeeper;
 pub mod history;
 pub mod init;
+pub mod migrate;
 pub mod pause;
 pub mod promote;
 pub mod register;
@@ -55,7 +56,9 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Version(args)) => version::run(&args),
         Some(Command::Completion(args)) => completion::run(&args),
         // Long-running, or with something to take back, with a shutdown of their own: `main` runs them.
-        Some(Command::Playground(_) | Command::Register(_) | Command::Switchover(_)) => Ok(()),
+        Some(
+            Command::Playground(_) | Command::Register(_) | Command::Switchover(_) | Command::Migrate(_),
+        ) => Ok(()),
     }
     .map(|()| ExitCode::SUCCESS)
 }

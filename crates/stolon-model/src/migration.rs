@@ -1,0 +1,84 @@
+//! A migration of a database into the cluster: the record in the cluster data (docs: design/010-migration.md).
+
+use crate::json::{document, text_enum};
+use crate::lsn::{Lsn, Timeline};
+use crate::time::Timestamp;
+
+document! {
+    /// A migration that is under way. Losing it is safe: the legacy server stays fenced if it was, and opens at `migrate abort --source`,
+    /// which asks the cluster whether it has been promoted.
+    pub struct Migration {
+        /// By which everybody knows that the same one is meant.
+        uid: String = "uid", omit;
+        /// How the data come here.
+        method: Option<MigrationMethod> = "method", omit;
+        /// Whether the legacy server stays as it is and goes on writing.
+        rehearsal: bool = "rehearsal", omit;
+        /// How `stolonctl` connects to the legacy server: a connection string without a password.
+        source: String = "source", omit;
+        /// How the keepers do.
+        keeper_source: String = "keeperSource", omit;
+        /// The replication slot on the legacy server; empty: none.
+        slot: String = "slot", omit;
+        /// System identifier of the legacy server, in decimal.
+        system_identifier: String = "systemID", omit;
+        /// When it was started, by the clock of whoever did.
+        began: Timestamp = "beganAt", keep;
+        /// How far it is; absent until everything is in place for the copy.
+        stage: Option<MigrationStage> = "stage", omit;
+        /// Who changes it now, or was the last to; absent: nobody does.
+        worker: Option<MigrationWorker> = "worker", omit;
+        /// Where the legacy server's WAL ended when it was fenced.
+        end: Option<Lsn> = "end", omit;
+        /// The timeline of that position.
+        timeline: Timeline = "timelineID", omit;
+        /// When the legacy server took its last write.
+        fenced: Option<Timestamp> = "fencedAt", omit;
+        /// When the cluster took writes.
+        opened: Option<Timestamp> = "openedAt", omit;
+    }
+}
+
+text_enum! {
+    /// How the data of a migration come into the cluster.
+    pub enum MigrationMethod {
+        /// As a base backup and a stream of WAL: the same major version.
+        Physical => "physical",
+        /// As rows: any version.
+        Logical => "logical",
+    }
+}
+
+text_enum! {
+    /// How far a migration is.
+    pub enum MigrationStage {
+        /// The cluster copies the legacy server, or follows it.
+        Following => "following",
+        /// The legacy server is being fenced, or is.
+        Switching => "switching",
+        /// The fence is being taken off again.
+        TakingBack => "takingBack",
+        /// The point of no return is passed: the cluster is being promoted.
+        Promoting => "promoting",
+        /// The cluster takes writes.
+        Switched => "switched",
+        /// What was made on the legacy server is being removed, and the cluster does not follow it any more.
+        Aborting => "aborting",
+        /// What was made on the legacy server is being removed.
+        Finishing => "finishing",
+    }
+}
+
+document! {
+    /// Who carries a migration on. Another one may take over when the beat stands still.
+    pub struct MigrationWorker {
+        /// New for each run of a command.
+        uid: String = "uid", omit;
+        /// The operator.
+        who: String = "who", omit;
+        /// What was asked for.
+        command: String = "command", omit;
+        /// Raised for as long as it works.
+        beat: u64 = "beat", omit;
+    }
+}

@@ -1,0 +1,73 @@
+//! The legacy server: what the database moves away from.
+
+use std::time::Duration;
+
+use stolon_model::Migration;
+use stolon_postgres::conninfo::Conninfo;
+use stolon_postgres::foreign::{self, Entry, ForeignProblem, ForeignSession};
+use stolon_postgres::limit::Limit;
+use stolon_runtime::{Failure, UsageError};
+use tokio_util::sync::CancellationToken;
+
+/// How long one question may take.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// Which legacy server is meant.
+#[derive(Debug, clap::Args)]
+pub struct SourceArgs {
+    /// Connection string of the legacy server, as a superuser and without a password: name a passfile=FILE in it. Without it the
+    /// one that the migration was started with
+    #[arg(long, value_name = "CONNINFO")]
+    pub source: Option<String>,
+}
+
+impl SourceArgs {
+    /// The legacy server that the command line names, else the one of the record.
+    ///
+    /// # Errors
+    /// The connection string cannot be used, or there is none.
+    pub fn legacy(&self, record: Option<&Migration>, cancel: &CancellationToken) -> Result<Legacy, UsageError> {
+        let recorded = record.map(|record| record.source.as_str()).filter(|source| !source.is_empty());
+        let text = self.source.as_deref().or(recorded).ok_or_else(|| {
+            UsageError::new("no migration is under way, so --source must say where the legacy server is")
+                .hint("for example --source 'host=legacy user=postgres passfile=/run/secrets/legacy'")
+        })?;
+        Ok(Legacy { conninfo: parse(text, "--source")?, cancel: cancel.clone() })
+    }
+}
+
+/// Read a connection string that `flag` was given.
+///
+/// # Errors
+/// It cannot be read, lacks something, or holds a password.
+pub fn parse(text: &str, flag: &str) -> Result<Conninfo, UsageError> {
+    Conninfo::parse(text).map_err(|bad| UsageError::because(format!("{flag} cannot be used"), &bad))
+}
+
+/// The legacy server.
+#[derive(Clone, Debug)]
+pub struct Legacy {
+    /// How it is connected to.
+    pub conninfo: Conninfo,
+    cancel: CancellationToken,
+}
+
+impl Legacy {
+    /// Time for one question, which a signal cuts short.
+    pub fn question(&self) -> Limit {
+        Limit::within(QUESTION, &self.cancel)
+    }
+
+    /// A session with the primary, as any client has it. `database`: none for the one of the connection string, or `postgres`.
+    ///
+    /// # Errors
+    /// No server that the connection string names is a primary and lets us in.
+    pub async fn connect(&self, database: Option<&str>) -> Result<ForeignSession, ForeignProblem> {
+        foreign::connect_primary(&self.conninfo, database, Entry::Ordinary, &self.question()).await
+    }
+}
+
+/// What could not be done with the legacy server, for people.
+pub fn trouble(what: &str, problem: &ForeignProblem) -> Failure {
+    Failure::because(what, problem)
+}
