@@ -68,7 +68,9 @@ pub enum BadConninfo {
 impl Advise for BadConninfo {
     fn hint(&self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {
-            Self::Syntax => "it looks like this: 'host=legacy port=5432 user=postgres passfile=/run/secrets/legacy'",
+            Self::Syntax => {
+                "it looks like this: 'host=legacy port=5432 user=postgres passfile=/run/secrets/legacy'"
+            }
             Self::Password => {
                 "put the password into a file that only you can read, in a line host:port:*:user:password, and name it: passfile=/path/of/it"
             }
@@ -100,7 +102,8 @@ impl Conninfo {
     /// # Errors
     /// It cannot be read, holds a password, or lacks the user or the host.
     pub fn parse(text: &str) -> Result<Conninfo, BadConninfo> {
-        let pairs = match ["postgresql://", "postgres://"].iter().find_map(|scheme| text.strip_prefix(scheme)) {
+        let pairs = match ["postgresql://", "postgres://"].iter().find_map(|scheme| text.strip_prefix(scheme))
+        {
             Some(rest) => uri_pairs(rest),
             None => pairs(text)
                 .map(|pairs| pairs.into_iter().map(|pair| (pair.key.to_owned(), pair.value)).collect()),
@@ -315,7 +318,10 @@ mod tests {
         for (text, read) in [
             ("host=a user=u", "host=a user=u"),
             ("host=a user=u dbname='' passfile='/a b'", r"host=a passfile=/a\ b user=u"),
-            ("postgresql://u@h:1,i/d%20b?sslmode=require", r"dbname=d\ b host=h,i port=1, sslmode=require user=u"),
+            (
+                "postgresql://u@h:1,i/d%20b?sslmode=require",
+                r"dbname=d\ b host=h,i port=1, sslmode=require user=u",
+            ),
             ("postgres://u@[::1]:5/", "host=::1 port=5 user=u"),
         ] {
             assert_eq!(parse(text), Ok(read.to_owned()), "{text}");

@@ -78,13 +78,19 @@ impl ForeignProblem {
 impl Advise for ForeignProblem {
     fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Unreachable { .. } => Some(Cow::Borrowed("is it running, and does a firewall let us through?")),
+            Self::Unreachable { .. } => {
+                Some(Cow::Borrowed("is it running, and does a firewall let us through?"))
+            }
             Self::Refused { .. } => Some(Cow::Borrowed(
                 "check the user, the password in the passfile (host:port:database:user:password), and the server's pg_hba.conf",
             )),
-            Self::NoPrimary { .. } => Some(Cow::Borrowed("name the server that takes writes, or all of them, separated by commas")),
+            Self::NoPrimary { .. } => {
+                Some(Cow::Borrowed("name the server that takes writes, or all of them, separated by commas"))
+            }
             Self::Passfile { .. } => Some(Cow::Borrowed("make it readable by you alone: chmod 600")),
-            Self::SslMode(_) => Some(Cow::Borrowed("it is one of disable, prefer, require, verify-ca, verify-full")),
+            Self::SslMode(_) => {
+                Some(Cow::Borrowed("it is one of disable, prefer, require, verify-ca, verify-full"))
+            }
             Self::Postgres(error) => error.hint().map(Cow::from),
         }
     }
@@ -128,7 +134,9 @@ pub async fn connect_primary(
     let mut problem = None;
     for place in &places {
         match enter(conninfo, place, database, entry, limit).await {
-            Ok(session) if session.value("SELECT pg_is_in_recovery()", limit).await?.as_deref() == Some("f") => {
+            Ok(session)
+                if session.value("SELECT pg_is_in_recovery()", limit).await?.as_deref() == Some("f") =>
+            {
                 return Ok(session);
             }
             Ok(_) => {}
@@ -187,7 +195,9 @@ async fn dial(conninfo: &Conninfo, place: &Place) -> Result<Box<dyn Stream>, For
     if place.host.starts_with('/') {
         let socket = Path::new(&place.host).join(format!(".s.PGSQL.{}", place.port));
         let stream = UnixStream::connect(socket).await;
-        return stream.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(|error| unreachable(error.to_string()));
+        return stream
+            .map(|stream| Box::new(stream) as Box<dyn Stream>)
+            .map_err(|error| unreachable(error.to_string()));
     }
     let file = |key| conninfo.get(key).map(PathBuf::from);
     let certificate = match (file("sslcert"), file("sslkey")) {

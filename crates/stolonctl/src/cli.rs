@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, promote, register, reinit,
-    removekeeper, restart, settle, spec, status, switchover, update, version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, promote, register,
+    reinit, removekeeper, restart, settle, spec, status, switchover, update, version,
 };
 use crate::playground;
 

@@ -26,7 +26,11 @@ impl SourceArgs {
     ///
     /// # Errors
     /// The connection string cannot be used, or there is none.
-    pub fn legacy(&self, record: Option<&Migration>, cancel: &CancellationToken) -> Result<Legacy, UsageError> {
+    pub fn legacy(
+        &self,
+        record: Option<&Migration>,
+        cancel: &CancellationToken,
+    ) -> Result<Legacy, UsageError> {
         let recorded = record.map(|record| record.source.as_str()).filter(|source| !source.is_empty());
         let text = self.source.as_deref().or(recorded).ok_or_else(|| {
             UsageError::new("no migration is under way, so --source must say where the legacy server is")

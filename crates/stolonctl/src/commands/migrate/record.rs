@@ -24,7 +24,9 @@ pub fn stage_in_words(stage: Option<&MigrationStage>) -> String {
     let words = match stage {
         None => "it is being prepared",
         Some(MigrationStage::Following) => "the cluster copies the legacy server, or follows it",
-        Some(MigrationStage::Switching) => "the legacy server is being closed, so that the cluster takes over",
+        Some(MigrationStage::Switching) => {
+            "the legacy server is being closed, so that the cluster takes over"
+        }
         Some(MigrationStage::TakingBack) => "the switch is being taken back: the legacy server opens again",
         Some(MigrationStage::Promoting) => "the cluster is being promoted; there is no way back any more",
         Some(MigrationStage::Switched) => "the cluster takes writes",

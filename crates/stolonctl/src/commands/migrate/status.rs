@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use stolon_model::{
-    ByteCount, ClusterData, ClusterDocument, Explained, KeeperReport, KeeperUid, Lsn, Migration, MigrationStage,
-    Phase, Role, Timestamp,
+    ByteCount, ClusterData, ClusterDocument, Explained, KeeperReport, KeeperUid, Lsn, Migration,
+    MigrationStage, Phase, Role, Timestamp,
 };
 use stolon_postgres::foreign::ForeignSession;
 use stolon_runtime::{CommonArgs, Shutdown, explained};
@@ -137,7 +137,9 @@ fn by_the_store(
     };
     let head = data.primary().or_else(|| data.instances.values().next());
     let Some(head) = head else {
-        picture.problems.push("no keeper has taken up the copy yet: do sentinels and keepers run?".to_owned());
+        picture
+            .problems
+            .push("no keeper has taken up the copy yet: do sentinels and keepers run?".to_owned());
         (picture.next, picture.undo) = next_and_undo(record, &data);
         return Ok(picture);
     };
@@ -207,9 +209,10 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
         Some(MigrationStage::Following) => {
             text("stolonctl migrate switch, when the lag is small", "stolonctl migrate abort")
         }
-        Some(MigrationStage::Switching) => {
-            text("stolonctl migrate switch goes on with it, if whoever began it died", "stolonctl migrate abort")
-        }
+        Some(MigrationStage::Switching) => text(
+            "stolonctl migrate switch goes on with it, if whoever began it died",
+            "stolonctl migrate abort",
+        ),
         Some(MigrationStage::TakingBack | MigrationStage::Aborting) => {
             text("stolonctl migrate abort", "it is being undone")
         }
