@@ -106,12 +106,26 @@ document! {
         served: Option<Served> = "served", omit;
         /// What the keeper says to challenges of a sentinel; absent in reports of keepers that do not answer any.
         witness: Option<WitnessReport> = "witness", omit;
+        /// How each standby of a primary keeps up; absent on a standby, and in reports of keepers that do not tell.
+        standby_pace: Option<BTreeMap<InstanceUid, StandbyPace>> = "standbyPace", omit;
         /// Whether the keeper knows planned changes of the primary.
         hands_over: bool = "handsOver", omit;
         /// Whether the keeper was told to end, and has the primary that another one is to have first.
         leaving: bool = "leaving", omit;
         /// The answer to the planned change of the primary that is under way.
         switchover: Option<SwitchoverReport> = "switchover", omit;
+    }
+}
+
+text_enum! {
+    /// How a standby keeps up with its primary.
+    pub enum StandbyPace {
+        /// It has confirmed what the primary had flushed one look before the last.
+        InStep => "inStep",
+        /// It has not confirmed that yet.
+        Behind => "behind",
+        /// It has not confirmed for seconds what the primary had flushed then: a commit that waits for it waits as long.
+        Stalled => "stalled",
     }
 }
 
@@ -288,6 +302,7 @@ impl KeeperActivity {
             slots,
             served,
             witness,
+            standby_pace,
             hands_over,
             leaving,
             switchover,
@@ -298,11 +313,18 @@ impl KeeperActivity {
             && (hindrance, parameter_problems) == (&other.hindrance, &other.parameter_problems)
             && (holds_primary_data, started) == (&other.holds_primary_data, &other.started)
             && *witness == other.witness
+            && stalled(standby_pace) == stalled(&other.standby_pace)
             && *pending_parameters == other.pending_parameters
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && both(served, &other.served, Served::says_the_same_as)
     }
+}
+
+/// Whether a standby is in step changes all the time on a busy server; that commits wait for it is news.
+fn stalled(paces: &Option<BTreeMap<InstanceUid, StandbyPace>>) -> Vec<&InstanceUid> {
+    let stalled = paces.iter().flatten().filter(|(_, pace)| **pace == StandbyPace::Stalled);
+    stalled.map(|(uid, _)| uid).collect()
 }
 
 /// What the slots hold moves all the time.

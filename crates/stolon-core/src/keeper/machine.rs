@@ -45,6 +45,7 @@ mod reporting;
 mod served;
 mod standby_admission;
 mod steps;
+mod stragglers;
 mod testimony;
 mod voice;
 mod witness;
@@ -73,6 +74,7 @@ use publisher::News;
 use reporting::Reporting;
 use served::ServedMark;
 use standby_admission::StandbyAdmission;
+use stragglers::Stragglers;
 use testimony::Testimony;
 use voice::{Announcements, Troubles};
 use witness::Witness;
@@ -142,6 +144,7 @@ struct ServerMemory {
     gate: Gate,
     /// Who may count as synchronous.
     sync: StandbyAdmission,
+    stragglers: Stragglers,
     restart: RestartWait,
     watchful: Watchfulness,
     haste: Haste,
@@ -182,6 +185,7 @@ impl Machine {
                 not_before: Duration::ZERO,
                 gate: Gate::default(),
                 sync: StandbyAdmission::default(),
+                stragglers: Stragglers::default(),
                 restart: RestartWait::default(),
                 watchful: Watchfulness::default(),
                 haste: Haste::default(),
@@ -255,6 +259,7 @@ impl Machine {
         self.looks.something_happened(self.now);
         self.blame.stopped();
         self.server.sync.reset();
+        self.server.stragglers.reset();
         if self.pursuit.is_starting() {
             return;
         }

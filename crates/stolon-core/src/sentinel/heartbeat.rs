@@ -141,7 +141,9 @@ impl<'a> Seen<'a> {
             let state = report.postgres_state.as_ref().filter(|state| state.uid == *uid && state.healthy);
             if let Some(state) = state {
                 let in_sync = state.synchronous_standbys.as_deref().unwrap_or_default();
-                working.push((uid, Working { info_uid: &report.info_uid, in_sync }));
+                let standby_pace =
+                    report.activity.as_ref().and_then(|activity| activity.standby_pace.as_ref());
+                working.push((uid, Working { info_uid: &report.info_uid, in_sync, standby_pace }));
             }
         }
         self.in_charge = in_charge.into_iter().collect();

@@ -197,6 +197,8 @@ pub enum Hold {
     AwaitingProxies { proxies: Vec<ProxyUid>, stays: Vec<ProxyUid>, generation: i64 },
     /// The set of synchronous standbys does not change until these hold every acknowledged commit.
     AwaitingSync { primary: InstanceUid, standbys: Vec<InstanceUid> },
+    /// Commits have been waiting for these standbys for seconds, and nobody could take their place.
+    CommitsWait { primary: InstanceUid, standbys: Vec<InstanceUid> },
     /// There is no standby, and no keeper that could make one.
     NoFreeKeeper,
     /// An operator has paused the cluster.
@@ -545,6 +547,11 @@ impl Display for Hold {
             Self::AwaitingSync { primary, standbys } => write!(
                 f,
                 "waiting for these standbys to hold every acknowledged commit of db {primary}: {}",
+                List(standbys)
+            ),
+            Self::CommitsWait { primary, standbys } => write!(
+                f,
+                "commits on db {primary} wait for standbys that have confirmed nothing for seconds, and no other standby keeps up: {}",
                 List(standbys)
             ),
             Self::Switchover(wait) => wait.fmt(f),

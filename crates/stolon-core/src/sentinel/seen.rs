@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stolon_model::{ClusterData, EffectiveSpec, InfoUid, InstanceUid, KeeperReport, KeeperUid, ProxyUid};
+use stolon_model::{
+    ClusterData, EffectiveSpec, InfoUid, InstanceUid, KeeperReport, KeeperUid, ProxyUid, StandbyPace,
+};
 
 use super::memory::Memory;
 use super::pause::Standstill;
@@ -16,6 +18,8 @@ pub(super) struct Working<'a> {
     pub info_uid: &'a InfoUid,
     /// Standbys that PostgreSQL shows in sync.
     pub in_sync: &'a [InstanceUid],
+    /// How its standbys keep up with it; none if its keeper does not tell.
+    pub standby_pace: Option<&'a BTreeMap<InstanceUid, StandbyPace>>,
 }
 
 /// Whether the store was heard of all the time since the round before.

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use stolon_model::{Instance, InstanceUid};
+use stolon_model::{Instance, InstanceUid, StandbyPace};
 
 use super::Hold;
 use super::draft::Commits;
@@ -43,7 +43,8 @@ impl Round<'_> {
             return self.draft.set_synchronous_standbys(&primary.uid, &listed, &known, Commits::Unchanged);
         }
         let limits = self.limits(primary);
-        let next = self.next_set(primary, &listed, good, &limits);
+        let able = self.able(primary, &listed, good, &limits);
+        let next = self.next_set(primary, &listed, &able, &limits);
         let known = known.intersection(&next).cloned().collect();
         let commits = match next.len() < limits.minimum {
             true => Commits::Blocked { minimum: self.seen.spec.min_synchronous_standbys },
@@ -72,7 +73,11 @@ impl Round<'_> {
                 known.insert(standby);
             }
         }
-        let hopeless = |uid: &&InstanceUid| !good.contains(*uid);
+        // Commits wait for newcomers, too: one that does not keep up is let go where others make the minimum.
+        let enough = known.intersection(good).count() >= self.limits(primary).minimum.max(1);
+        let hopeless = |uid: &&InstanceUid| {
+            !good.contains(*uid) || enough && self.pace_of(primary, uid) == Some(&StandbyPace::Stalled)
+        };
         let listed = match listed.difference(&known).any(|uid| hopeless(&uid)) {
             true => known.clone(),
             false => listed,
@@ -125,6 +130,45 @@ impl Round<'_> {
                 several: true,
             },
         }
+    }
+
+    /// How a standby keeps up by the last report of its primary, if that tells.
+    fn pace_of(&self, primary: &Instance, standby: &InstanceUid) -> Option<&StandbyPace> {
+        self.seen.working.get(&primary.uid)?.standby_pace?.get(standby)
+    }
+
+    /// Those who work and keep up. A standby that is frozen, or cut off from the primary alone, may work by all that its keeper says;
+    /// one that was just made may be hours behind. Whoever has confirmed nothing for seconds leaves as long as others make the minimum, and is
+    /// not taken. Nobody leaves whom nobody can replace: that commits wait is what the operator asked for then.
+    fn able(
+        &mut self,
+        primary: &Instance,
+        previous: &BTreeSet<InstanceUid>,
+        good: &BTreeSet<InstanceUid>,
+        limits: &Limits,
+    ) -> BTreeSet<InstanceUid> {
+        let pace = |uid: &InstanceUid| self.pace_of(primary, uid);
+        let is_stalled = |uid: &&InstanceUid| pace(uid) == Some(&StandbyPace::Stalled);
+        let stalled: Vec<InstanceUid> = previous.intersection(good).filter(is_stalled).cloned().collect();
+        // Where somebody is to be replaced, only one who certainly keeps up can do that.
+        let is_able = |uid: &&InstanceUid| match pace(uid) {
+            Some(StandbyPace::Stalled) => false,
+            Some(StandbyPace::InStep) => true,
+            Some(StandbyPace::Behind | StandbyPace::Unknown(_)) | None => {
+                stalled.is_empty() || previous.contains(*uid)
+            }
+        };
+        let able: BTreeSet<InstanceUid> = good.iter().filter(is_able).cloned().collect();
+        let members = able.intersection(previous);
+        let newcomers = self.newcomers(primary, &able);
+        let candidates: BTreeSet<&InstanceUid> = members.chain(&newcomers).collect();
+        if candidates.len() >= limits.minimum.max(1) {
+            return able;
+        }
+        if !stalled.is_empty() {
+            self.hold(Hold::CommitsWait { primary: primary.uid.clone(), standbys: stalled });
+        }
+        good.clone()
     }
 
     fn next_set(

@@ -19,6 +19,7 @@ mod proxies;
 mod requests;
 mod rounds;
 mod standbys;
+mod stragglers;
 mod switchover;
 mod synchronous;
 mod traces;

@@ -27,6 +27,8 @@ pub struct World {
     pub down: BTreeSet<InstanceUid>,
     /// What PostgreSQL shows in sync, by primary.
     pub in_sync: BTreeMap<InstanceUid, Vec<InstanceUid>>,
+    /// How standbys keep up, by primary.
+    pub standby_pace: BTreeMap<InstanceUid, BTreeMap<InstanceUid, StandbyPace>>,
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
     pub unreadable_proxies: BTreeSet<ProxyUid>,
     /// How slow the store is.
@@ -111,6 +113,7 @@ impl World {
             silent: BTreeSet::new(),
             down: BTreeSet::new(),
             in_sync: BTreeMap::new(),
+            standby_pace: BTreeMap::new(),
             proxies: BTreeMap::new(),
             unreadable_proxies: BTreeSet::new(),
             usual_delay: Duration::ZERO,
@@ -217,6 +220,10 @@ impl World {
                     // A keeper looks more often than it reports.
                     activity: Some(KeeperActivity {
                         looks: self.publication * 2,
+                        standby_pace: self
+                            .data
+                            .instance_of(&keeper.uid)
+                            .and_then(|instance| self.standby_pace.get(&instance.uid).cloned()),
                         ..KeeperActivity::default()
                     }),
                 };

@@ -79,9 +79,10 @@ impl View {
         };
         let status = &instance.status;
         let health = match (status.healthy, status.current_generation >= instance.generation) {
+            // A new instance counts as healthy in the document before it exists.
+            _ if status.current_generation == 0 => "being made",
             (true, true) => "healthy",
             (true, false) => "healthy, changing",
-            (false, _) if status.current_generation == 0 => "starting",
             (false, _) => "not healthy",
         };
         let synchronous = match data.primary() {

@@ -17,9 +17,10 @@ use crate::postgres::{Support, Version};
 use crate::settings::MAJORS;
 
 use super::Machine;
-use super::looks::Worth;
+use super::looks::{WATCHED, Worth};
 use super::orders::{Change, Freshness};
 use super::patience::RestartUnderWay;
+use super::stragglers::Keeping;
 
 /// Where we are on the way to the goal.
 #[derive(Debug)]
@@ -253,6 +254,9 @@ impl Machine {
             ServerLook::Answering(answer) => {
                 self.server.restart.under_way = RestartUnderWay::No;
                 self.server.sync.looked(answer);
+                if self.server.stragglers.looked(self.now, answer) == Keeping::Behind {
+                    self.looks.within(self.now, WATCHED);
+                }
                 let waiting: Vec<String> = answer.pending_restart.keys().cloned().collect();
                 if let Some(proven) = self.blame.came_up(&waiting) {
                     self.save(StateFile::Proven(proven));

@@ -6,6 +6,8 @@ use std::time::Duration;
 /// Between looks while what was begun may yet show its effect: a standby that was given another primary streams from it
 /// some tens or hundreds of milliseconds later, and synchronous commits wait until the sentinel knows that.
 const SOON: Duration = Duration::from_millis(25);
+/// Between looks while a standby that commits wait for is behind.
+pub(super) const WATCHED: Duration = Duration::from_secs(1);
 /// How long that may take.
 const SOON_LASTS: Duration = Duration::from_secs(2);
 
@@ -88,6 +90,11 @@ impl Looks {
             look.outdated = true;
         }
         self.due = now;
+    }
+
+    /// Whatever comes of the last look is watched: the next one comes within this pause.
+    pub(super) fn within(&mut self, now: Duration, pause: Duration) {
+        self.due = self.due.min(now + pause);
     }
 
     /// Something is about to show: looks follow each other quickly for a while.

@@ -275,6 +275,7 @@ impl Machine {
             slots: running.map(|running| running.slots.clone()).filter(|slots| !slots.is_empty()),
             served: self.disk.served.highest().cloned(),
             witness: Some(self.witness.report()),
+            standby_pace: self.server.stragglers.report(),
             hands_over: true,
             leaving: false,
             switchover: self.handing.report(),

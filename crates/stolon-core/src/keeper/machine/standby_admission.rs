@@ -71,7 +71,7 @@ impl StandbyAdmission {
 }
 
 /// The names in a value of `synchronous_standby_names`: `a`, `2 (a,b)`, `FIRST 1 (a, "b")`.
-fn names_in(value: &str) -> Vec<String> {
+pub(super) fn names_in(value: &str) -> Vec<String> {
     let list = value.split_once('(').map_or(value, |(_, rest)| rest.trim_end().trim_end_matches(')'));
     list.split(',')
         .map(|name| name.trim().trim_matches('"').to_owned())

@@ -261,6 +261,7 @@ impl Machine {
             Step::Configure { config, .. } => self.blame.written(config),
             Step::Start(_) => {
                 self.server.sync.reset();
+                self.server.stragglers.reset();
                 self.server.deaths.started(self.now);
                 self.blame.started();
                 // It has read everything, also what an earlier reload did not take.
@@ -268,6 +269,7 @@ impl Machine {
             }
             Step::Promote => {
                 self.server.sync.reset();
+                self.server.stragglers.reset();
                 self.say(Saying::Promoted);
             }
             _ => {}
