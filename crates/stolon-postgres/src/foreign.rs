@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::StreamExt;
 use secrecy::{ExposeSecret, SecretString};
 use stolon_model::{Advise, with_causes};
 use tokio::net::UnixStream;
@@ -306,6 +307,27 @@ impl ForeignSession {
             }
         }
         Ok(rows)
+    }
+
+    /// How many bytes a COPY … TO STDOUT sends until the limit ends, or there are `most`. The session ends with it, and the rest of
+    /// the copy with the session.
+    ///
+    /// # Errors
+    /// PostgreSQL refuses it, or goes away.
+    pub async fn copy_for(self, copy: &str, limit: &Limit, most: u64) -> Result<u64, ForeignProblem> {
+        let what = format!("a copy from PostgreSQL at {}", self.place);
+        let refused = || PostgresError::sql(&what);
+        let stream = limit.guard(&what, self.client.copy_out(copy)).await?.map_err(refused())?;
+        let mut stream = std::pin::pin!(stream);
+        let mut bytes = 0;
+        while bytes < most {
+            match limit.guard(&what, stream.next()).await {
+                Ok(Some(part)) => bytes += part.map_err(refused())?.len() as u64,
+                Ok(None) | Err(PostgresError::Timeout { .. }) => break,
+                Err(called_off) => return Err(called_off.into()),
+            }
+        }
+        Ok(bytes)
     }
 
     /// The single value of a query, as text; none: null, or no row.

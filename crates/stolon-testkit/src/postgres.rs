@@ -130,6 +130,8 @@ pub struct PostgresConfig {
     pub hba: Vec<String>,
     /// More options of `initdb`.
     pub initdb: Vec<String>,
+    /// The directory of PostgreSQL's programs; none: [`bin_directory`].
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for PostgresConfig {
@@ -144,6 +146,7 @@ impl Default for PostgresConfig {
                 "host replication all 127.0.0.1/32 md5".to_owned(),
             ],
             initdb: Vec::new(),
+            programs: None,
         }
     }
 }
@@ -162,7 +165,7 @@ pub struct PostgresServer {
 impl PostgresServer {
     /// `initdb`, then start; ready when this returns.
     pub fn start(config: PostgresConfig) -> anyhow::Result<Self> {
-        let bin = bin_directory()?;
+        let bin = config.programs.clone().map_or_else(bin_directory, Ok)?;
         let directory = tempfile::Builder::new().prefix("stolon-testkit-pg").tempdir()?;
         if rustix::process::geteuid().is_root() {
             let owner = format!("{UNPRIVILEGED_USER}:{UNPRIVILEGED_USER}");

@@ -8,6 +8,7 @@ mod command_line;
 mod harness;
 mod init;
 mod keepers;
+mod migrate_check;
 mod more_commands;
 mod register;
 mod settle;

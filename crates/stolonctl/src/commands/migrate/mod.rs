@@ -3,6 +3,7 @@
 //!
 //! The record of it lies in the cluster data, so any `stolonctl` on any host goes on where another one died.
 
+mod check;
 mod legacy;
 mod record;
 mod status;
@@ -23,6 +24,10 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Say what stands in the way, what it will take, and what to do; changes nothing
+    ///
+    /// Exit status: 0 nothing, 1 there are warnings, 2 something blocks or the command line is wrong, 3 it cannot be told.
+    Check(check::Args),
     /// Show how far the migration is, what is next, and how to undo it
     Status(status::Args),
 }
@@ -47,6 +52,7 @@ impl OutputArgs {
 /// The command line is wrong, the store or the legacy server does not answer, or the step cannot be done.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     match &args.command {
+        Command::Check(args) => return check::run(common, args, shutdown).await,
         Command::Status(args) => status::run(common, args, shutdown).await,
     }
     .map(|()| ExitCode::SUCCESS)
