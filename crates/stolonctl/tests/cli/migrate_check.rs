@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stolon_model::{KeeperReport, PostgresVersion};
-use stolon_testkit::programs_of_major;
 use stolon_testkit::postgres::{PostgresConfig, PostgresServer};
+use stolon_testkit::programs_of_major;
 
 use super::harness::{Ctl, Run};
 
