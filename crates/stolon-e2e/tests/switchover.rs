@@ -1,10 +1,11 @@
 //! Planned changes of the primary on real servers (docs: design/007-hand-over.md).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use rustix::process::Signal;
 use serde_json::json;
+use stolon_testkit::local::writes::Ledger;
 use stolon_testkit::{
     Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, signal_all, start_writing, wait_for,
     writes_are_back,
@@ -13,16 +14,12 @@ use stolon_testkit::{
 /// How often the keeper has copied or rewound its data.
 fn copies(cluster: &Cluster, keeper: usize) -> usize {
     let log = cluster.log(&format!("keeper{keeper}"));
-    ["starting backup recovery", "syncing using pg_rewind"]
-        .iter()
-        .map(|words| log.matches(words).count())
-        .sum()
+    ["running pg_basebackup", "running pg_rewind"].iter().map(|words| log.matches(words).count()).sum()
 }
 
 /// Use `stolonctl switchover` while clients write: nothing is lost, and the old primary follows as it is.
 async fn switch_over(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
-    let old = cluster.primary().await?;
-    let before = copies(cluster, old);
+    let old = OldPrimary::of(cluster).await?;
     let writing = start_writing(cluster).await?;
     let output = cluster.stolonctl(&["switchover"], "").await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -32,12 +29,36 @@ async fn switch_over(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()
     }
     let done = Instant::now();
     let new = cluster.primary().await?;
-    ensure!(new != old, "keeper{old} has still the primary: {said}");
+    ensure!(new != old.keeper, "keeper{new} has still the primary: {said}");
     writes_are_back(&writing, done).await?;
     let ledger = writing.stop().await;
+    nothing_is_lost_and_the_old_one_follows(cluster, old, keepers, &ledger).await
+}
+
+/// Who has the primary, before it is relieved.
+struct OldPrimary {
+    keeper: usize,
+    copies: usize,
+}
+
+impl OldPrimary {
+    async fn of(cluster: &Cluster) -> anyhow::Result<Self> {
+        let keeper = cluster.primary().await?;
+        Ok(OldPrimary { keeper, copies: copies(cluster, keeper) })
+    }
+}
+
+/// All rows are with the new primary, and with the old one, which is its standby now and has copied and rewound nothing.
+async fn nothing_is_lost_and_the_old_one_follows(
+    cluster: &Cluster,
+    old: OldPrimary,
+    keepers: usize,
+    ledger: &Ledger,
+) -> anyhow::Result<()> {
     let verdict = ledger.check(&cluster.proxy()).await?;
     ensure!(verdict.lost.is_empty(), "lost {} of {}", verdict.lost.len(), verdict.acknowledged);
     cluster.wait_streaming(keepers - 1, PATIENCE).await?;
+    let OldPrimary { keeper: old, copies: before } = old;
     let returned = cluster.instance(old);
     wait_for("the old primary as a standby with all rows", PATIENCE, async || {
         let session = returned.connect(QUERY).await?;
@@ -149,6 +170,79 @@ fn the_old_primary_comes_back_when_its_successor_dies_before_the_election() {
         signal_all(&family, Signal::CONT)?;
         let verdict = writing.stop().await.check(&cluster.proxy()).await?;
         ensure!(verdict.lost.is_empty() && verdict.unexpected.is_empty(), "{verdict:?}");
+        Ok(())
+    });
+}
+
+/// The defaults of a specification: nobody is replaced for silence before 20 s.
+fn default_timings() -> serde_json::Value {
+    json!({
+        "sleepInterval": null, "requestTimeout": null, "failInterval": null, "proxyCheckInterval": null, "proxyTimeout": null,
+        "usePgrewind": false,
+    })
+}
+
+/// SIGTERM to the primary's keeper while clients write, and its return.
+async fn the_primarys_keeper_is_told_to_end(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
+    let old = OldPrimary::of(cluster).await?;
+    let name = format!("keeper{}", old.keeper);
+    let writing = start_writing(cluster).await?;
+    let told = Instant::now();
+    cluster.stop_service(&name).await?;
+    let took = told.elapsed();
+    let new = cluster.primary().await?;
+    let log = cluster.log(&name);
+    ensure!(new != old.keeper, "{name} ended after {took:?} and nobody has relieved it: {log}");
+    ensure!(log.contains("another keeper has the primary"), "{log}");
+    writes_are_back(&writing, Instant::now()).await?;
+    let ledger = writing.stop().await;
+    let gap = ledger.longest_gap(told).map(|(before, after)| after - before);
+    println!("{name} ended after {took:?}; writes stopped for {gap:?}");
+    ensure!(gap.is_some_and(|gap| gap < FAIL_INTERVAL), "writes stopped for {gap:?}");
+    cluster.start_service(&name)?;
+    nothing_is_lost_and_the_old_one_follows(cluster, old, keepers, &ledger).await
+}
+
+/// The default of `failInterval`, after which an ordinary failover would begin.
+const FAIL_INTERVAL: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_primarys_keeper_that_is_told_to_end_hands_over_first() {
+    on_cluster(Plan::new(2).spec(default_timings()), async |cluster| {
+        the_primarys_keeper_is_told_to_end(cluster, 2).await
+    });
+}
+
+#[test]
+fn a_primarys_keeper_that_is_told_to_end_hands_over_first_in_synchronous_mode() {
+    let mut spec = default_timings();
+    spec["synchronousReplication"] = json!(true);
+    on_cluster(Plan::new(3).spec(spec).store(StoreKind::Etcd), async |cluster| {
+        cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
+        the_primarys_keeper_is_told_to_end(cluster, 3).await
+    });
+}
+
+/// With nobody to take over, and where the operator does not want it, it ends as it always has.
+#[test]
+fn a_keeper_that_has_nobody_to_hand_over_to_stops_at_once() {
+    on_cluster(Plan::new(2).spec(default_timings()), async |cluster| {
+        let primary = cluster.primary().await?;
+        let name = format!("keeper{primary}");
+        cluster.stop_service(&name).await?;
+        cluster.add_flag(&name, "--handover-timeout", "0s")?;
+        cluster.start_service(&name)?;
+        let relieved = cluster.primary().await?;
+        ensure!(relieved != primary);
+        cluster.wait_streaming(1, PATIENCE).await?;
+        // Back to where it is not wanted, then to the end.
+        cluster.stolonctl_ok(&["switchover"], "").await?;
+        cluster.wait_streaming(1, PATIENCE).await?;
+        ensure!(cluster.primary().await? == primary);
+        cluster.stop_service(&name).await?;
+        let log = cluster.log(&name);
+        ensure!(log.contains("the primary is not handed over: --handover-timeout is 0"), "{log}");
+        ensure!(cluster.primary().await? == primary, "not before it counts as failed");
         Ok(())
     });
 }

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use stolon_core::keeper::StoreCommands;
 use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
-use stolon_runtime::{CommonArgs, UsageError, go_bool};
+use stolon_runtime::{CommonArgs, UsageError, go_bool, go_duration};
 
 use crate::allowed_commands::allowed_commands;
 use crate::directory_access::close_to_others;
@@ -125,6 +126,10 @@ pub struct Flags {
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     http_listen_address: String,
 
+    /// How long a keeper with the primary that is told to end waits for another one to take it over; 0: not at all
+    #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
+    handover_timeout: Duration,
+
     /// Do not lock the data directory
     #[arg(long)]
     disable_data_dir_locking: bool,
@@ -174,6 +179,8 @@ pub struct KeeperOptions {
     pub can_be_synchronous_replica: bool,
     /// `--http-listen-address`; empty: none.
     pub http_listen_address: String,
+    /// `--handover-timeout`; zero: nothing is handed over.
+    pub handover_timeout: Duration,
     /// Whether to lock.
     pub locking: Locking,
 }
@@ -265,6 +272,7 @@ impl Flags {
             can_be_primary: self.can_be_master,
             can_be_synchronous_replica: self.can_be_synchronous_replica,
             http_listen_address: self.http_listen_address.clone(),
+            handover_timeout: self.handover_timeout,
             locking: match self.disable_data_dir_locking {
                 true => Locking::Disabled,
                 false => Locking::Exclusive,

@@ -58,15 +58,34 @@ impl From<Event> for Ended {
 
 type Activity<'a> = Pin<Box<dyn Future<Output = Ended> + 'a>>;
 
-/// Runs until `stop`, or until the machine ends by itself. The step under way has ended then.
+/// How the keeper is told to end.
+pub(crate) struct Summons {
+    /// In good order: the primary is handed over before.
+    pub(crate) end: CancellationToken,
+    /// No longer than this is waited for that.
+    pub(crate) patience: Duration,
+    /// Nothing is waited for any more.
+    pub(crate) at_once: CancellationToken,
+}
+
+/// How the keeper came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// There was nothing more to wait for.
+    InOrder,
+    /// The second summons came while it waited for somebody to take over.
+    CutShort,
+}
+
+/// Runs until it is told to end, or until the machine ends by itself. The step under way has ended then.
 ///
 /// # Errors
 /// The reason for which the machine ends by itself.
 pub(crate) async fn run<I: Instance>(
     hands: &Hands<I>,
     beginning: Beginning,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+    summons: &Summons,
+) -> anyhow::Result<Ending> {
     let mut keeper = Loop {
         hands,
         uid: beginning.identity.keeper.clone(),
@@ -75,8 +94,8 @@ pub(crate) async fn run<I: Instance>(
         server: hands.server.clone(),
         wake: None,
         step: None,
-        stopping: false,
-        ended: Ok(()),
+        stage: Stage::AtWork,
+        ended: Ok(Ending::InOrder),
     };
     let mut machine = Machine::new(beginning);
     let mut event = Event::Started;
@@ -85,12 +104,12 @@ pub(crate) async fn run<I: Instance>(
             keeper.begin(effect);
         }
         hands.pictures.send_replace(machine.picture());
-        if keeper.stopping && keeper.step.is_none() {
+        if keeper.stage == Stage::Stopping && keeper.step.is_none() {
             // Neither a store that does not answer nor a disk that hangs keeps PostgreSQL from being stopped. Files are replaced
             // whole, or not at all.
             return keeper.ended;
         }
-        event = keeper.next(stop).await;
+        event = keeper.next(summons).await;
     }
 }
 
@@ -112,8 +131,18 @@ struct Loop<'a, I> {
     server: watch::Receiver<ServerState>,
     wake: Option<Instant>,
     step: Option<StepUnderWay>,
-    stopping: bool,
-    ended: anyhow::Result<()>,
+    stage: Stage,
+    ended: anyhow::Result<Ending>,
+}
+
+/// How far the keeper's end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    AtWork,
+    /// It goes on until the machine has nothing more to wait for.
+    Leaving,
+    /// Only the end of the step under way is waited for.
+    Stopping,
 }
 
 /// The step under way, as far as others see it.
@@ -128,12 +157,18 @@ struct StepUnderWay {
 
 impl<'a, I: Instance> Loop<'a, I> {
     /// What happens next. The death of the server comes before the end of the step that fails for it.
-    async fn next(&mut self, stop: &CancellationToken) -> Event {
+    async fn next(&mut self, summons: &Summons) -> Event {
+        let is_stopping = self.stage == Stage::Stopping;
         tokio::select! {
             biased;
-            () = stop.cancelled(), if !self.stopping => {
+            () = summons.end.cancelled(), if self.stage == Stage::AtWork => {
                 self.hands.metrics.shutdown_now();
-                self.stopping = true;
+                self.stage = Stage::Leaving;
+                Event::EndRequested { patience: summons.patience }
+            }
+            () = summons.at_once.cancelled(), if self.stage == Stage::Leaving => {
+                self.stage = Stage::Stopping;
+                self.ended = Ok(Ending::CutShort);
                 Event::StopRequested
             }
             death = next_death(&mut self.server) => Event::ServerDied(death),
@@ -144,9 +179,9 @@ impl<'a, I: Instance> Loop<'a, I> {
                 }
                 event
             }
-            () = next_change(&mut self.feed), if !self.stopping => Event::ClusterChanged,
+            () = next_change(&mut self.feed), if !is_stopping => Event::ClusterChanged,
             progress = next_progress(&mut self.step) => Event::StepProgressed(progress),
-            () = sleep_until(self.wake), if !self.stopping => {
+            () = sleep_until(self.wake), if !is_stopping => {
                 self.wake = None;
                 Event::TimePassed
             }
@@ -189,8 +224,9 @@ impl<'a, I: Instance> Loop<'a, I> {
             Effect::Say(saying) => voice::say(&saying, &hands.readiness),
             Effect::Measure(Measure::Ready) => hands.readiness.set_ready(),
             Effect::Measure(measure) => hands.metrics.measure(measure),
+            Effect::End => self.stage = Stage::Stopping,
             Effect::Exit(exit) => {
-                self.stopping = true;
+                self.stage = Stage::Stopping;
                 self.ended = Err(refusal(&self.uid, exit));
             }
         }

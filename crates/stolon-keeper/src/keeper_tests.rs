@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stolon_core::keeper::{Data, DataKind, FailureKind, LocalState};
 use stolon_fake::{FakeInstance, LOOK, given};
-use stolon_model::{ClusterData, GoDuration, InstanceInitMode, Role};
+use stolon_model::{ClusterData, GoDuration, InstanceInitMode, Keeper, Role, Switchover, SwitchoverStage};
 use stolon_store::{
     Contender, Entry, Expected, Key, KvClusterStore, KvStore, MemoryStore, Publication, Revision, Selector,
     Version, Watch,
@@ -104,7 +104,8 @@ struct Kept {
     away: Arc<AtomicBool>,
     cluster: ClusterData,
     stop: CancellationToken,
-    ended: JoinHandle<anyhow::Result<()>>,
+    at_once: CancellationToken,
+    ended: JoinHandle<anyhow::Result<Ending>>,
     _directory: tempfile::TempDir,
 }
 
@@ -124,11 +125,14 @@ impl Kept {
             metrics: Metrics::default(),
             readiness: Readiness::default(),
         };
-        let stop = CancellationToken::new();
-        let (token, beginning) = (stop.clone(), given::beginning(local));
-        let ended = tokio::task::spawn_local(async move { run(&hands, beginning, &token).await });
+        let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
+        let summons =
+            Summons { end: stop.clone(), patience: Duration::from_secs(600), at_once: at_once.clone() };
+        let beginning = given::beginning(local);
+        let ended = tokio::task::spawn_local(async move { run(&hands, beginning, &summons).await });
         let store = KvClusterStore::new(memory, "c");
-        let kept = Kept { instance, server, store, away, cluster, stop, ended, _directory: directory };
+        let kept =
+            Kept { instance, server, store, away, cluster, stop, at_once, ended, _directory: directory };
         kept.publish().await;
         kept
     }
@@ -183,8 +187,12 @@ impl Kept {
     }
 
     /// The keeper is told to end, and does.
-    async fn stopped(self) -> anyhow::Result<()> {
+    async fn stopped(self) -> anyhow::Result<Ending> {
         self.stop.cancel();
+        self.end().await
+    }
+
+    async fn end(self) -> anyhow::Result<Ending> {
         tokio::time::timeout(DEADLINE, self.ended).await.expect("it ends").expect("without a panic")
     }
 
@@ -363,5 +371,56 @@ fn cluster_data_that_change_while_a_server_is_waited_for_lock_its_clients_out() 
         kept.begun("terminate", 1).await;
         assert!(!kept.instance.postgres().admits_clients(), "{}", kept.instance.postgres().steps());
         kept.stopped().await.unwrap();
+    });
+}
+
+/// A primary whose keeper was told to end, and has said so.
+async fn leaving() -> Kept {
+    let instance = FakeInstance::with(given::present(DataKind::Primary));
+    let mut cluster = given::asked(Role::Primary, InstanceInitMode::None);
+    given::add(&mut cluster, "bb", "k3", Role::Standby, InstanceInitMode::None);
+    let mut keeper = Keeper { uid: "k3".into(), ..Keeper::default() };
+    keeper.status.healthy = true;
+    cluster.keepers.insert("k3".into(), keeper);
+    cluster.instances.get_mut(&"bb".into()).unwrap().status.healthy = true;
+    let kept = Kept::new(cluster, given::complete("us"), instance).await;
+    kept.reports("a healthy server", |report| is_healthy(report) == Some(true)).await;
+    kept.stop.cancel();
+    kept.reports("that it leaves", |report| report.activity.as_ref().is_some_and(|it| it.leaving)).await;
+    kept
+}
+
+async fn begin_to_relieve(kept: &mut Kept) {
+    let boot = kept.report().await.unwrap().boot_uuid.to_string();
+    kept.change(|cluster| {
+        cluster.cluster.status.switchover = Some(Switchover {
+            uid: boot,
+            from: Some("us".into()),
+            successor: Some("bb".into()),
+            stage: Some(SwitchoverStage::Checkpoint),
+            ..Switchover::default()
+        });
+    })
+    .await;
+    kept.begun("checkpoint", 1).await;
+}
+
+#[test]
+fn a_keeper_that_is_told_to_end_is_at_work_until_its_primary_has_another_one() {
+    scenario(async || {
+        let mut kept = leaving().await;
+        begin_to_relieve(&mut kept).await;
+        kept.change(|cluster| cluster.cluster.status.primary = Some("bb".into())).await;
+        assert_eq!(kept.end().await.unwrap(), Ending::InOrder);
+    });
+}
+
+#[test]
+fn a_second_summons_ends_the_waiting() {
+    scenario(async || {
+        let mut kept = leaving().await;
+        begin_to_relieve(&mut kept).await;
+        kept.at_once.cancel();
+        assert_eq!(kept.end().await.unwrap(), Ending::CutShort);
     });
 }

@@ -40,13 +40,13 @@ pub use flags::{Flags, KeeperOptions, Locking};
 pub use password_files::PasswordFile;
 
 use http::Shown;
-use keeper::Hands;
+use keeper::{Ending, Hands, Summons};
 use state_files::{DataDirectoryLock, KeeperDirectory};
 
 /// How long a keeper that ends tries to take its report along.
 const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Runs a keeper until it is told to stop. PostgreSQL does not outlive it.
+/// Runs a keeper until it is told to stop; a primary is handed over before, where that can be. PostgreSQL does not outlive it.
 ///
 /// # Errors
 /// Bad flags, a data directory in use, unreadable state files; or PostgreSQL could not be stopped.
@@ -102,9 +102,15 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     };
     let followed = password_files::follow(options.password_files, postgres.clone(), shutdown.token());
     let followed = tokio::spawn(followed);
-    let kept = keeper::run(&hands, beginning, &shutdown.token()).await;
+    let summons =
+        Summons { end: shutdown.token(), patience: options.handover_timeout, at_once: shutdown.escalated() };
+    let kept = keeper::run(&hands, beginning, &summons).await;
     followed.abort();
-    let stopped = stop_for_good(&postgres, &shutdown).await;
+    let hurry = match kept {
+        Ok(Ending::CutShort) => shutdown.insisted(),
+        Ok(Ending::InOrder) | Err(_) => shutdown.escalated(),
+    };
+    let stopped = stop_for_good(&postgres, &hurry).await;
     if kept.is_ok() {
         withdraw_report(&*cluster_store, &uid).await;
     }
@@ -251,10 +257,10 @@ async fn stop_orphan(postgres: &LocalPostgres, shutdown: &Shutdown) -> anyhow::R
     }
 }
 
-/// Stops PostgreSQL and makes sure of it: fast, at once after a second signal, and by force at the end.
-async fn stop_for_good(postgres: &LocalPostgres, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
+/// Stops PostgreSQL and makes sure of it: fast, at once after `hurry`, and by force at the end.
+async fn stop_for_good(postgres: &LocalPostgres, hurry: &CancellationToken) -> anyhow::Result<ExitCode> {
     let never = CancellationToken::new();
-    let fast = Limit::within(STOP_LIMIT, &shutdown.escalated());
+    let fast = Limit::within(STOP_LIMIT, hurry);
     let mut stopped = postgres.stop(StopMode::Fast, FAST_STOP_PATIENCE, &fast).await;
     if stopped.is_err() {
         tracing::warn!("stopping postgres at once");

@@ -1,6 +1,6 @@
 //! What the machine says, in words: levels, fields and sentences of the log.
 
-use stolon_core::keeper::{Ground, Reason, RoleChange, Saying, ServerDeath, Step};
+use stolon_core::keeper::{Ground, NoHandOver, Parting, Reason, RoleChange, Saying, ServerDeath, Step};
 use stolon_model::GoDuration;
 use stolon_runtime::Readiness;
 
@@ -84,6 +84,14 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::CannotLookForNamesake(error) => {
             tracing::warn!(%error, "cannot look for another keeper with our uid, trying again");
         }
+        Saying::HandsOver { within } => tracing::info!(
+            within = %GoDuration::from(*within),
+            "told to end: asking for another keeper to take over the primary first; a second signal ends the waiting"
+        ),
+        Saying::NoHandOver(NoHandOver::NoPrimary) => {}
+        Saying::NoHandOver(why) => tracing::info!("the primary is not handed over: {why}"),
+        Saying::Parts(Parting::Relieved) => tracing::info!("another keeper has the primary"),
+        Saying::Parts(why) => tracing::warn!("the primary was not handed over: {why}"),
     }
 }
 

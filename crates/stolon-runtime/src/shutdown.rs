@@ -14,6 +14,7 @@ use crate::{Program, logging};
 pub struct Shutdown {
     stop: CancellationToken,
     escalate: CancellationToken,
+    insist: CancellationToken,
 }
 
 impl Shutdown {
@@ -27,12 +28,17 @@ impl Shutdown {
         self.escalate.clone()
     }
 
-    /// What a signal does: the first call stops, the second one escalates.
+    /// Cancelled by the third SIGINT or SIGTERM, for a program whose stop has one stage more.
+    pub fn insisted(&self) -> CancellationToken {
+        self.insist.clone()
+    }
+
+    /// What a signal does: the first call stops, the second one escalates, the third one insists.
     pub fn request(&self) {
-        if self.stop.is_cancelled() {
-            self.escalate.cancel();
+        let next = [&self.stop, &self.escalate, &self.insist].into_iter().find(|token| !token.is_cancelled());
+        if let Some(token) = next {
+            token.cancel();
         }
-        self.stop.cancel();
     }
 }
 

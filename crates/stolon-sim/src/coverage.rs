@@ -57,6 +57,18 @@ pub enum Point {
     CalledOff,
     /// An operator made a keeper fail.
     ForcedFailure,
+    /// An operator's or a keeper's request for another primary was fulfilled.
+    SwitchoverDone,
+    /// It was refused.
+    SwitchoverRefused,
+    /// It was taken back before the primary was stopped for it.
+    SwitchoverTakenBack,
+    /// It was taken back after that.
+    SwitchoverTakenBackLate,
+    /// A keeper that was told to end waited until another one had its primary.
+    RelievedBeforeItsEnd,
+    /// It waited in vain.
+    EndedWithoutRelief,
     /// An operator paused the cluster.
     Paused,
     /// Data were removed under a keeper.
@@ -71,7 +83,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 31] = [
+    pub const ALL: [Point; 37] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -98,6 +110,12 @@ impl Point {
         Point::UnknownOutcome,
         Point::CalledOff,
         Point::ForcedFailure,
+        Point::SwitchoverDone,
+        Point::SwitchoverRefused,
+        Point::SwitchoverTakenBack,
+        Point::SwitchoverTakenBackLate,
+        Point::RelievedBeforeItsEnd,
+        Point::EndedWithoutRelief,
         Point::Paused,
         Point::DataLost,
         Point::Challenged,

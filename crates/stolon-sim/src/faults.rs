@@ -8,6 +8,7 @@ use stolon_model::{ClusterDocument, FailRequest, GoDuration, RequestKind};
 use crate::Time;
 use crate::coverage::Point;
 use crate::host::{HostId, Power};
+use crate::keeper::KeeperEvent;
 use crate::postgres::Disk;
 use crate::scenario::{Command, Direction, Placement, Program, What};
 use crate::store::Changed;
@@ -114,6 +115,12 @@ impl World {
             What::Load(mebibytes) => self.client_writes(0, mebibytes << 20),
             What::WaitsCancelled(keeper) => self.cancel_waits(*keeper),
             What::Operator(command) => self.operate(command),
+            What::ToldToEnd(keeper) => {
+                if let Some(run) = self.run_of(Program::Keeper(*keeper)) {
+                    let told = Event::Keeper(*keeper, run, KeeperEvent::ToldToEnd);
+                    self.after(Duration::ZERO, told);
+                }
+            }
             cut => self.change_links(cut, Switch::Cut),
         }
     }
@@ -158,6 +165,7 @@ impl World {
             | What::WallClockJumps(..)
             | What::Load(_)
             | What::WaitsCancelled(_)
+            | What::ToldToEnd(_)
             | What::Operator(_) => {}
             cut => self.change_links(cut, Switch::Mend),
         }
@@ -260,6 +268,7 @@ impl World {
                 self.kill_program(Program::Keeper(*keeper));
                 self.store.remove_keeper_report(&uid);
             }
+            Command::Switchover(to) => self.ask_for_switchover(&mut document, *to),
             Command::Pause(millis) => self.pause(&mut document, Duration::from_millis(*millis)),
             Command::Reinit(keeper) => {
                 let uid = uid_of(keeper);

@@ -45,6 +45,8 @@ pub enum Invariant {
     I15NoLeaks,
     /// A cluster on which nothing happens is quiet.
     I18Quiescence,
+    /// Who takes over by a planned change holds everything that clients were told of, in asynchronous mode, too.
+    SwitchoverLosesNothing,
     /// While an operator's pause holds nobody is elected and nothing is removed.
     PauseIsKept,
     /// A machine keeps its contract with the program around it.
@@ -234,6 +236,11 @@ impl World {
 
     pub(crate) fn durable(&self, keeper: u8) -> Option<Position> {
         Some(self.postgres[usize::from(keeper)].data.as_ref()?.durable())
+    }
+
+    /// What somebody at `holder` lacks of what was promised.
+    pub(crate) fn lacking(&self, holder: Position) -> Option<Position> {
+        self.ledger.lacking(&self.histories, holder)
     }
 
     /// I1: a client is told of a commit, or sees one: from now on it is promised.
@@ -548,6 +555,7 @@ impl World {
             self.violate(Invariant::I12Document, || "the generation of the proxies went back".to_owned());
         }
         self.check_pause(from, &last, &next);
+        self.note_switchover(&last, &next);
         let (old, new) = (&last.cluster.status.primary, &next.cluster.status.primary);
         if let (Some(old), Some(new)) = (old, new)
             && old != new
@@ -555,7 +563,12 @@ impl World {
         {
             let synchronous =
                 last.instances.get(old).is_some_and(|primary| primary.spec.synchronous_replication);
-            self.check_election(synchronous);
+            let handed_over = Self::is_handed_over(&last, &next);
+            // A planned change keeps the promises of synchronous mode.
+            self.check_election(synchronous || handed_over);
+            if handed_over {
+                self.check_handed_over();
+            }
             self.check_life(from);
             self.check_lag(&last, old, new);
             self.note_return();

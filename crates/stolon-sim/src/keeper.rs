@@ -50,6 +50,10 @@ pub(crate) enum KeeperEvent {
     Died,
     /// A file may be written.
     Saved(Box<StateFile>),
+    /// SIGTERM.
+    ToldToEnd,
+    /// It ends since then, in good order.
+    Ends { since: crate::Time },
 }
 
 const READ: u32 = 1;
@@ -235,6 +239,8 @@ impl World {
             KeeperEvent::ReceiverEnded(receiver) => self.tell_of_receiver(index, receiver),
             KeeperEvent::Knocked(found) => self.tell_keeper(index, MachineEvent::Knocked(found)),
             KeeperEvent::Saved(file) => self.save(index, *file),
+            KeeperEvent::ToldToEnd => self.keeper_is_told_to_end(index),
+            KeeperEvent::Ends { since } => self.keeper_ends(index, since),
         }
     }
 
@@ -306,6 +312,9 @@ impl World {
                 self.arm(index);
             }
             Effect::Say(saying) => self.keeper_says(index, &saying),
+            Effect::End => {
+                self.after(Duration::ZERO, Event::Keeper(index, run, KeeperEvent::Ends { since: self.now }))
+            }
             Effect::Measure(_) => {}
             Effect::Exit(why) => self.keeper_exits(index, &why),
         }
@@ -323,6 +332,9 @@ impl World {
     }
 
     fn keeper_says(&mut self, index: u8, saying: &Saying) {
+        if let Saying::Parts(parting) = saying {
+            self.keeper_parts(parting);
+        }
         if let Saying::Begins(step) = saying {
             if let Some(name) = step.name() {
                 self.log.say(self.now, &format!("k{index}"), || format!("begins {name}"));

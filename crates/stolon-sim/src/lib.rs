@@ -13,6 +13,7 @@ mod elections;
 mod evidence;
 mod faults;
 mod feed;
+mod handing;
 mod host;
 mod invariants;
 mod keeper;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stolon_core::keeper::{Answer, HbaLine, Reports};
 use stolon_core::sentinel::Reading;
-use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn};
+use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn, Switchover};
 
 use crate::scenario::{Direction, Fault, Program, Scenario, Spec, What};
 use crate::sentinel::reading;
@@ -44,11 +44,13 @@ pub enum Guard {
     Answer,
     /// Only a refused connection is evidence, and none that gets no answer.
     OnlyRefusals,
+    /// A planned change elects only who holds more than the old primary's shutdown checkpoint.
+    EndOfTheOldPrimary,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 14] = [
+    pub const ALL: [Guard; 15] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -63,6 +65,7 @@ impl Guard {
         Guard::Pause,
         Guard::Answer,
         Guard::OnlyRefusals,
+        Guard::EndOfTheOldPrimary,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -82,10 +85,14 @@ impl Guard {
             Guard::Pause => &[11, 43],
             Guard::Answer => &[27, 36],
             Guard::OnlyRefusals => &[10, 11, 14],
+            Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
         };
         let synchronous = match self {
             Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
-            Guard::FenceBeforePromote | Guard::HighestPosition | Guard::DeposedPrimary => None,
+            Guard::FenceBeforePromote
+            | Guard::HighestPosition
+            | Guard::DeposedPrimary
+            | Guard::EndOfTheOldPrimary => None,
             _ => Scenario::draw(seed, Duration::from_secs(60)).spec.synchronous,
         };
         let scenario = Scenario::focused(seed, Duration::from_secs(200), kinds, synchronous);
@@ -204,6 +211,19 @@ impl World {
                 // It has said nothing since.
                 if let Some(report) = last.keepers.get(&keeper) {
                     seen.keepers.insert(keeper, Rc::clone(report));
+                }
+            }
+            Guard::EndOfTheOldPrimary => {
+                let record = data.as_ref().and_then(|data| data.cluster.status.switchover.clone());
+                let Some(record) = record.filter(Switchover::is_open) else { return Rc::clone(everything) };
+                let timeline =
+                    data.as_ref().and_then(|data| data.primary()).map(|primary| primary.status.timeline);
+                for report in seen.keepers.values_mut().map(Rc::make_mut) {
+                    let Some(activity) = &mut report.activity else { continue };
+                    let answer = activity.switchover.get_or_insert_default();
+                    answer.uid.clone_from(&record.uid);
+                    answer.received = Some(Lsn(u64::MAX));
+                    answer.timeline = timeline.unwrap_or_default();
                 }
             }
             Guard::FirstRoundOnlyWatches if self.sentinels[usize::from(sentinel)].readings > 0 => {

@@ -178,6 +178,8 @@ pub enum What {
     Load(u64),
     /// A client's wait for standbys is cancelled (`pg_cancel_backend`).
     WaitsCancelled(u8),
+    /// SIGTERM to a keeper, which ends in good order, and is started again some time later.
+    ToldToEnd(u8),
     /// An operator does something.
     Operator(Command),
 }
@@ -196,6 +198,8 @@ pub enum Settlement {
 pub enum Command {
     /// `failkeeper`.
     FailKeeper(u8),
+    /// `switchover`, perhaps to a certain keeper.
+    Switchover(Option<u8>),
     /// `removekeeper`, after the keeper was stopped; it starts again, as a new one, when the fault ends.
     RemoveKeeper(u8),
     /// `pause` for so many milliseconds.
@@ -268,7 +272,7 @@ impl Scenario {
         }
     }
 
-    const KINDS: u64 = 44;
+    const KINDS: u64 = 46;
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> What {
         let keeper = random.below(self.keepers.into()) as u8;
@@ -318,7 +322,9 @@ impl Scenario {
             39 => What::StoreWiped,
             40 => What::StoreRolledBack(random.between(1_000, 90_000), Settlement::draw(random)),
             42 => What::HostRestored(keeper),
-            _ => What::Operator(self.draw_command(random)),
+            43 => What::Operator(self.draw_command(random)),
+            44 => What::Operator(Command::Switchover(random.chance(30).then_some(keeper))),
+            _ => What::ToldToEnd(keeper),
         }
     }
 
@@ -352,6 +358,8 @@ impl Scenario {
             | What::Load(_)
             | What::WaitsCancelled(_) => 0,
             What::Operator(Command::RemoveKeeper(_)) => random.between(2_000, 60_000),
+            // As long as it may take until the keeper is back.
+            What::ToldToEnd(_) => 50_000,
             What::Operator(_) => 0,
             What::RewindFails(_) | What::BackupFails(_) | What::ClockRate(..) | What::WatchesLate(_) => {
                 random.between(30_000, 200_000)

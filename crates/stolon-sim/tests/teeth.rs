@@ -42,5 +42,6 @@ teeth! {
     the_pause_is_missed: Pause;
     the_guard_against_a_store_that_goes_back_is_missed: Rollback;
     the_answer_to_a_challenge_is_missed: Answer;
+    the_end_of_the_old_primary_is_missed: EndOfTheOldPrimary;
     the_difference_between_a_refusal_and_silence_is_missed: OnlyRefusals;
 }

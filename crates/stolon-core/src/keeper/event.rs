@@ -58,7 +58,13 @@ pub enum Event {
     Saved(StateFileKind, Result<(), String>),
     /// The time of [`Effect::WakeAt`] has come. May come too early, too often, and too late.
     TimePassed,
-    /// The keeper is to end: nothing is begun any more.
+    /// The keeper is to end, answered by [`Effect::End`]: at once, or, where it has the primary and somebody could take over, when that has
+    /// happened.
+    EndRequested {
+        /// No longer than this is waited for it.
+        patience: Duration,
+    },
+    /// The keeper is to end at once: nothing is begun any more.
     StopRequested,
 }
 
@@ -156,6 +162,8 @@ pub enum Effect {
     Say(Box<Saying>),
     /// Something to be counted.
     Measure(Measure),
+    /// End, as [`Event::EndRequested`] asked for: nothing is waited for any more.
+    End,
     /// End, without having been asked to.
     Exit(Exit),
 }

@@ -17,8 +17,9 @@
 //!   [`Event::ReportRefused`], [`Effect::Save`] by [`Event::Saved`].
 //! * Different activities run beside each other: a report goes out, and PostgreSQL is looked at, while a base backup runs.
 //! * [`Effect::WakeAt`] replaces the time that was asked for before. [`Event::TimePassed`] may come at any time.
-//! * After [`Event::StopRequested`] the machine calls off what is under way and asks for nothing more. Stopping PostgreSQL for good
-//!   is the program's last act, once all that was under way has ended.
+//! * [`Event::EndRequested`] is answered by [`Effect::End`] in the end. After that, and after [`Event::StopRequested`], the machine has called
+//!   off what is under way and asks for nothing more. Stopping PostgreSQL for good is the program's last act, once all that was under way
+//!   has ended.
 //!
 //! # Looks and steps
 //!
@@ -34,6 +35,7 @@ mod course;
 mod deaths;
 mod files;
 mod handing;
+mod leaving;
 mod limits;
 mod looks;
 mod namesake;
@@ -66,6 +68,7 @@ use course::{Making, Pursuit};
 use deaths::Deaths;
 use files::Files;
 use handing::{Casting, Handing};
+use leaving::Leaving;
 use looks::Looks;
 pub use namesake::Predecessor;
 use orders::{Change, Orders};
@@ -131,6 +134,7 @@ pub struct Machine {
     reporting: Reporting,
     witness: Witness,
     handing: Handing,
+    leaving: Option<Leaving>,
     voice: Voice,
 }
 
@@ -197,6 +201,7 @@ impl Machine {
             reporting: Reporting::new(advertised, predecessor),
             witness: Witness::default(),
             handing: Handing::default(),
+            leaving: None,
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }
@@ -227,8 +232,10 @@ impl Machine {
             Event::ReportRefused(why) => self.report_refused(why),
             Event::Saved(kind, outcome) => self.saved(kind, outcome),
             Event::TimePassed => {}
+            Event::EndRequested { patience } => self.end_requested(patience),
             Event::StopRequested => self.stop(),
         }
+        self.leave_when_done();
         if !self.stopping {
             self.writes_may_be_late();
             self.pursue();
@@ -334,6 +341,7 @@ impl Machine {
             self.orders.due(),
             self.publication_wake(),
             self.disk.files.wake(),
+            self.leaving_wake(),
         ];
         if let Some(time) = times.into_iter().flatten().min() {
             self.ask_for(Effect::WakeAt(time));

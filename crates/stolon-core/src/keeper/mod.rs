@@ -60,7 +60,7 @@ pub use recovery::{
     PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,
 };
 pub use room::{DiskUse, FileSystem, Room};
-pub use say::Saying;
+pub use say::{NoHandOver, Parting, Saying};
 pub use slots::{SlotKind, SlotRow};
 pub use step::{AtFailure, ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
 pub use store_commands::{BadCommandLine, NotAllowed, StoreCommands};

@@ -93,4 +93,53 @@ pub enum Saying {
     },
     /// The store does not tell whether there is a namesake.
     CannotLookForNamesake(String),
+    /// The keeper is told to end, and asks for somebody who takes its primary over.
+    HandsOver {
+        /// It ends after this in any case.
+        within: Duration,
+    },
+    /// It ends without having asked for that.
+    NoHandOver(NoHandOver),
+    /// It has asked, and waits no longer.
+    Parts(Parting),
+}
+
+/// Why nobody is asked to take a primary over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoHandOver {
+    /// There is nothing to hand over here.
+    #[error("this keeper has no primary")]
+    NoPrimary,
+    /// The time for it is zero.
+    #[error("--handover-timeout is 0")]
+    TurnedOff,
+    /// Nobody could be asked.
+    #[error("the store does not answer")]
+    StoreAway,
+    /// An operator wants no changes.
+    #[error("the cluster is paused")]
+    Paused,
+    /// No other instance is healthy.
+    #[error("no other db is healthy by the cluster data")]
+    Nobody,
+}
+
+/// Why a keeper that is told to end does not wait any longer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Parting {
+    /// It is the primary's keeper no more.
+    #[error("another db has the primary")]
+    Relieved,
+    /// The sentinel has said no, for this reason.
+    #[error("nobody takes the primary over: {0}")]
+    Refused(String),
+    /// What had been begun was taken back.
+    #[error("the hand-over was taken back")]
+    TakenBack,
+    /// No sentinel has taken notice.
+    #[error("no sentinel has begun a hand-over")]
+    NotAsked,
+    /// It has taken too long.
+    #[error("the hand-over has taken too long")]
+    TimeIsOver,
 }

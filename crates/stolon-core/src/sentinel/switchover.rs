@@ -212,7 +212,7 @@ impl Round<'_> {
         if self.is_requested(primary) {
             return Err((Failed, Obstacle::Forced));
         }
-        if !self.keeper_is_healthy(primary) {
+        if !self.keeper_is_healthy(primary) || self.has_left(&primary.spec.keeper_uid) {
             return Err((Failed, Obstacle::PrimarySilent));
         }
         let is_stopping = record.stage == Some(SwitchoverStage::Stopping);
@@ -224,7 +224,19 @@ impl Round<'_> {
         if clients_wait && self.seen.limit(self.closed_since(), pause).is_over() {
             return Err((Failed, Obstacle::Paused(pause)));
         }
-        self.in_trouble(record, primary).map_or(Ok(()), |trouble| Err((Failed, trouble)))
+        let trouble = self.in_trouble(record, primary).or_else(|| self.successor_has_left(record));
+        trouble.map_or(Ok(()), |trouble| Err((Failed, trouble)))
+    }
+
+    /// Whether a keeper has taken its report along, which is the last thing that one does that was told to end.
+    fn has_left(&self, keeper: &KeeperUid) -> bool {
+        !self.seen.view.keepers.contains_key(keeper)
+    }
+
+    fn successor_has_left(&self, record: &Switchover) -> Option<Obstacle> {
+        let successor = self.draft.instances.get(record.successor.as_ref()?)?;
+        let leaves = Rejection::CannotHandOver(Unfit::Leaves);
+        self.has_left(&successor.spec.keeper_uid).then(|| Obstacle::Successor(successor.uid.clone(), leaves))
     }
 
     /// A keeper that takes part says that it cannot.
@@ -311,8 +323,9 @@ impl Round<'_> {
     }
 
     fn unfit_now(&self, candidate: &Instance, to: Option<&KeeperUid>) -> Option<Rejection> {
-        let report = self.last_report(&candidate.spec.keeper_uid);
-        if let Some(unfit) = unfit(candidate, report, to) {
+        let keeper = &candidate.spec.keeper_uid;
+        let left = self.has_left(keeper).then_some(Unfit::Leaves);
+        if let Some(unfit) = unfit(candidate, self.last_report(keeper), to).or(left) {
             return Some(Rejection::CannotHandOver(unfit));
         }
         (!self.is_known_to_work(candidate)).then_some(Rejection::Unhealthy)

@@ -9,6 +9,7 @@ mod contract;
 mod deposed;
 mod disk;
 mod given;
+mod leaving;
 mod machine;
 mod matrix;
 mod promotion;

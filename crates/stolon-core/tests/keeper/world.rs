@@ -119,6 +119,8 @@ pub struct World {
     pub files: Vec<StateFile>,
     pub sayings: Vec<Saying>,
     pub exit: Option<Exit>,
+    /// The machine has nothing to wait for any more.
+    pub ended: bool,
 }
 
 const MOMENT: Duration = Duration::from_millis(2);
@@ -162,6 +164,7 @@ impl World {
             files: Vec::new(),
             sayings: Vec::new(),
             exit: None,
+            ended: false,
         };
         world.tell(Event::Started);
         world
@@ -345,6 +348,10 @@ impl World {
             }
             Effect::Say(saying) => return self.sayings.push(*saying),
             Effect::Measure(_) => return,
+            Effect::End => {
+                self.ended = true;
+                return;
+            }
             Effect::Exit(exit) => {
                 self.exit = Some(exit);
                 return;

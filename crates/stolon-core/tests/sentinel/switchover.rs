@@ -338,3 +338,21 @@ fn a_dry_run_judges_as_the_sentinel_does() {
     world.db(1).status.healthy = false;
     assert_eq!(judge(&world, &reports, None), Err(Obstacle::PrimaryNotReady));
 }
+
+/// The last thing that a keeper does that ends in good order.
+#[test]
+fn nobody_waits_for_a_keeper_that_has_taken_its_report_along() {
+    for (keeper, words) in [(1, "the primary's keeper does not report"), (2, "its keeper was told to end")] {
+        let (mut world, answers) = stopping(World::normal(2, 2));
+        world.silent.insert(keeper_uid(keeper));
+        round(&mut world, &answers);
+        assert_back(&world, SwitchoverOutcome::Failed, words);
+    }
+    let mut world = World::normal(2, 2);
+    let answers = Answers::default();
+    round(&mut world, &answers);
+    world.silent.insert(keeper_uid(2));
+    ask(&mut world, |_| ());
+    round(&mut world, &answers);
+    assert_back(&world, SwitchoverOutcome::Refused, "its keeper was told to end");
+}

@@ -277,7 +277,7 @@ impl Machine {
             witness: Some(self.witness.report()),
             standby_pace: self.server.stragglers.report(),
             hands_over: true,
-            leaving: false,
+            leaving: self.leaving.is_some(),
             switchover: self.handing.report(),
         }
     }

@@ -1,0 +1,131 @@
+//! A keeper that is told to end while it has the primary: it asks for a successor first (docs: design/007-hand-over.md).
+
+use std::time::Duration;
+
+use stolon_model::{ClusterData, Role, Switchover, SwitchoverOutcome};
+
+use super::Machine;
+use crate::keeper::event::Effect;
+use crate::keeper::goal::{Goal, StopReason};
+use crate::keeper::say::{NoHandOver, Parting, Saying};
+
+/// A sentinel that is at work answers a request within this.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// What is waited for before the keeper ends.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    told: Duration,
+    patience: Duration,
+    /// A change that relieves us was seen under way.
+    under_way: bool,
+}
+
+impl Machine {
+    /// The keeper is to end, and may wait for so long until somebody else has the primary.
+    pub(super) fn end_requested(&mut self, patience: Duration) {
+        if self.leaving.is_some() {
+            return;
+        }
+        match self.may_hand_over(patience) {
+            Ok(()) => {
+                self.say(Saying::HandsOver { within: patience });
+                self.leaving = Some(Leaving { told: self.now, patience, under_way: false });
+            }
+            Err(why) => {
+                self.say(Saying::NoHandOver(why));
+                self.end();
+            }
+        }
+    }
+
+    /// Whether somebody is worth waiting for, by what is known here.
+    fn may_hand_over(&self, patience: Duration) -> Result<(), NoHandOver> {
+        let is_primary =
+            self.orders.goal().is_to_serve() || *self.orders.goal() == Goal::Stop(StopReason::HandsOver);
+        let Some((cluster, _)) = self.orders.known().filter(|_| is_primary) else {
+            return Err(NoHandOver::NoPrimary);
+        };
+        let data = cluster.data();
+        if !self.is_primary_of(data) || cluster.spec().role != Role::Primary {
+            return Err(NoHandOver::NoPrimary);
+        }
+        if patience.is_zero() {
+            return Err(NoHandOver::TurnedOff);
+        }
+        if self.orders.doubt().is_some() {
+            return Err(NoHandOver::StoreAway);
+        }
+        if data.cluster.pause.is_some() {
+            return Err(NoHandOver::Paused);
+        }
+        if self.has_heir(data) { Ok(()) } else { Err(NoHandOver::Nobody) }
+    }
+
+    fn is_primary_of(&self, data: &ClusterData) -> bool {
+        data.primary().is_some_and(|primary| {
+            primary.spec.keeper_uid == self.identity.keeper && primary.uid == self.disk.local.uid
+        })
+    }
+
+    /// Whether another instance is well by the cluster data. Whether it is fit is for the sentinel to say.
+    fn has_heir(&self, data: &ClusterData) -> bool {
+        let others = data.instances.values().filter(|instance| instance.uid != self.disk.local.uid);
+        others.filter(|instance| instance.status.healthy).any(|instance| {
+            data.keepers.get(&instance.spec.keeper_uid).is_some_and(|keeper| keeper.status.healthy)
+        })
+    }
+
+    /// Ends once there is nothing more to wait for.
+    pub(super) fn leave_when_done(&mut self) {
+        let Some(mut leaving) = self.leaving.take() else { return };
+        match self.parting(&mut leaving) {
+            Some(parting) => {
+                self.say(Saying::Parts(parting));
+                self.end();
+            }
+            None => self.leaving = Some(leaving),
+        }
+    }
+
+    fn parting(&self, leaving: &mut Leaving) -> Option<Parting> {
+        let waited = self.now.saturating_sub(leaving.told);
+        let late = (waited >= leaving.patience).then_some(Parting::TimeIsOver);
+        let Some(data) = self.orders.data() else { return Some(Parting::NotAsked) };
+        if !self.is_primary_of(data) {
+            return Some(Parting::Relieved);
+        }
+        let record = data.cluster.status.switchover.as_ref();
+        if record.is_some_and(|record| self.relieves_us(record, data)) {
+            leaving.under_way = true;
+            return late;
+        }
+        let answer = record.filter(|record| record.uid == self.identity.boot.as_str());
+        if let Some(Switchover { outcome: Some(outcome), because, .. }) = answer {
+            return Some(match outcome {
+                SwitchoverOutcome::Done => Parting::Relieved,
+                _ => Parting::Refused(because.clone()),
+            });
+        }
+        if leaving.under_way {
+            return Some(Parting::TakenBack);
+        }
+        late.or((waited >= ANSWER).then_some(Parting::NotAsked))
+    }
+
+    fn relieves_us(&self, record: &Switchover, data: &ClusterData) -> bool {
+        record.is_open() && record.from == data.cluster.status.primary
+    }
+
+    /// When the waiting ends if nothing happens before.
+    pub(super) fn leaving_wake(&self) -> Option<Duration> {
+        let leaving = self.leaving.as_ref()?;
+        let patience = if leaving.under_way { leaving.patience } else { leaving.patience.min(ANSWER) };
+        Some(leaving.told + patience)
+    }
+
+    fn end(&mut self) {
+        self.stop();
+        self.ask_for(Effect::End);
+    }
+}

@@ -1,0 +1,121 @@
+//! Planned changes of the primary: an operator's, and those of keepers that are told to end. Nothing is lost by one, in either mode.
+
+use std::time::Duration;
+
+use stolon_core::keeper::{Event as MachineEvent, Parting};
+use stolon_model::{
+    ClusterData, ClusterDocument, GoDuration, Switchover, SwitchoverOutcome, SwitchoverStage,
+};
+
+use crate::Time;
+use crate::coverage::Point;
+use crate::invariants::Invariant;
+use crate::keeper::KeeperEvent;
+use crate::scenario::Program;
+use crate::store::Changed;
+use crate::world::{Event, World};
+
+/// The default of `stolonctl switchover --timeout`.
+const OPERATORS_PATIENCE: Duration = Duration::from_secs(60);
+/// The default of `--handover-timeout`.
+const KEEPERS_PATIENCE: Duration = Duration::from_secs(10);
+/// A server that takes longer to stop is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Between looks whether everything that belongs to a keeper has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+impl World {
+    /// `stolonctl switchover`, with `--to` or without.
+    pub(crate) fn ask_for_switchover(&mut self, document: &mut ClusterDocument, to: Option<u8>) {
+        let to = to.map(|keeper| self.keepers[usize::from(keeper)].uid().clone());
+        let (made_for, uid) = (self.true_wall(), format!("o{}", self.now.as_millis()));
+        let Some(cluster) = &mut document.cluster else { return };
+        if cluster.status.switchover.as_ref().is_some_and(Switchover::is_open) {
+            return;
+        }
+        cluster.status.switchover = Some(Switchover {
+            uid,
+            from: cluster.status.primary.clone(),
+            to,
+            made_for,
+            epoch: cluster.epoch,
+            timeout: GoDuration::from(OPERATORS_PATIENCE),
+            ..Switchover::default()
+        });
+    }
+
+    /// SIGTERM.
+    pub(crate) fn keeper_is_told_to_end(&mut self, index: u8) {
+        self.tell_keeper(index, MachineEvent::EndRequested { patience: KEEPERS_PATIENCE });
+    }
+
+    pub(crate) fn keeper_parts(&mut self, parting: &Parting) {
+        self.coverage.reached(match parting {
+            Parting::Relieved => Point::RelievedBeforeItsEnd,
+            _ => Point::EndedWithoutRelief,
+        });
+    }
+
+    /// A keeper ends in good order: the step under way first, then PostgreSQL, and its report goes with it.
+    pub(crate) fn keeper_ends(&mut self, index: u8, since: Time) {
+        let program = Program::Keeper(index);
+        let Some(run) = self.run_of(program) else { return };
+        let again = Event::Keeper(index, run, KeeperEvent::Ends { since });
+        if self.keeper(index).step.is_some() {
+            return self.after(POLL, again);
+        }
+        self.stop_server(index);
+        if self.postgres[usize::from(index)].server.is_some() {
+            if self.now - since > STOP_LIMIT {
+                self.end_what_does_not_end(index);
+            }
+            return self.after(POLL, again);
+        }
+        self.log.say(self.now, &format!("k{index}"), || "has ended".to_owned());
+        self.kill_program(program);
+        if self.store_troubles.down == 0 {
+            let uid = self.keeper(index).uid().clone();
+            self.store.remove_keeper_report(&uid);
+            self.notify(Changed::Report);
+        }
+        let pause = self.random.millis(300, 20_000);
+        self.after(pause, Event::ProgramStarts(program));
+    }
+
+    /// The successor is elected by a planned change, and no other way, in this replacement of the document.
+    pub(crate) fn is_handed_over(last: &ClusterData, next: &ClusterData) -> bool {
+        let record = |data: &ClusterData| data.cluster.status.switchover.clone();
+        let was_open = record(last).is_some_and(|record| record.is_open());
+        let is_done = record(next).is_some_and(|record| {
+            record.outcome == Some(SwitchoverOutcome::Done) && record.successor == next.cluster.status.primary
+        });
+        was_open && is_done
+    }
+
+    /// How often planned changes come to which end.
+    pub(crate) fn note_switchover(&mut self, last: &ClusterData, next: &ClusterData) {
+        let was_open = last.cluster.status.switchover.as_ref().is_some_and(Switchover::is_open);
+        let Some(record) = next.cluster.status.switchover.as_ref().filter(|_| was_open) else { return };
+        self.coverage.reached(match (&record.outcome, &record.stage) {
+            (None, _) => return,
+            (Some(SwitchoverOutcome::Done), _) => Point::SwitchoverDone,
+            (Some(SwitchoverOutcome::Refused), _) => Point::SwitchoverRefused,
+            (Some(_), Some(SwitchoverStage::Stopping)) => Point::SwitchoverTakenBackLate,
+            (Some(_), _) => Point::SwitchoverTakenBack,
+        });
+    }
+
+    /// Who is elected by a planned change holds everything that any client was told of, in either mode.
+    pub(crate) fn check_handed_over(&mut self) {
+        let Some((uid, keeper)) = self.elected() else { return };
+        if self.local_instance(keeper).as_ref() != Some(&uid) || self.misses_what_it_had(keeper) {
+            return;
+        }
+        let lacking = self.durable(keeper).and_then(|here| Some((here, self.lacking(here)?)));
+        if let Some((here, lacking)) = lacking {
+            self.violate(Invariant::SwitchoverLosesNothing, || {
+                format!("k{keeper} takes over at {} and lacks what was promised at {}", here.lsn, lacking.lsn)
+            });
+        }
+    }
+}
