@@ -31,6 +31,20 @@ pub enum Mode {
     Synchronous,
 }
 
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Asynchronous => "async",
+            Mode::Synchronous => "sync",
+        }
+    }
+
+    /// A synchronous cluster that lost its primary needs another standby to go on.
+    pub fn keepers(self) -> usize {
+        if self == Mode::Synchronous { 3 } else { 2 }
+    }
+}
+
 /// What was seen when, by whoever looks at the store and at the instances.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sightings {
@@ -84,10 +98,7 @@ fn print_cell(fault: Fault, mode: Mode, runs: &[Run]) {
         Fault::Postmaster => "postmaster",
         Fault::KeeperAndPostmaster => "keeper and postmaster",
     };
-    let mode = match mode {
-        Mode::Asynchronous => "async",
-        Mode::Synchronous => "sync",
-    };
+    let mode = mode.name();
     let (lost, promised) =
         runs.iter().fold((0, 0), |(lost, promised), run| (lost + run.lost, promised + run.acknowledged));
     println!(
@@ -101,8 +112,7 @@ fn print_cell(fault: Fault, mode: Mode, runs: &[Run]) {
 }
 
 async fn cell(options: &Options, programs: &Path, fault: Fault, mode: Mode) -> anyhow::Result<Vec<Run>> {
-    // A synchronous cluster that lost its primary needs another standby to go on.
-    let keepers = if mode == Mode::Synchronous { 3 } else { 2 };
+    let keepers = mode.keepers();
     let plan = Plan { programs: Some(programs.to_path_buf()), ..options.plan(keepers) }
         // What is measured is one crash, again and again, not a server that keeps crashing.
         .spec(json!({ "synchronousReplication": mode == Mode::Synchronous, "maxRestartsPerMinute": 1000 }));
@@ -169,7 +179,13 @@ async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Res
     }
     let killed = Instant::now();
     let probers: Vec<_> = (1..=keepers)
-        .map(|number| tokio::spawn(watch_instance(cluster.instance(number), sightings.clone())))
+        .map(|number| {
+            let (target, sightings) = (cluster.instance(number), Arc::clone(&sightings));
+            tokio::spawn(async move {
+                watch_instance(target).await;
+                sightings.lock().promoted.get_or_insert_with(Instant::now);
+            })
+        })
         .collect();
     let back = wait_for("writes after the kill", PATIENCE, async || {
         let ledger = writing.ledger();
@@ -189,24 +205,30 @@ async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Res
     Ok(split(before, after, seen, verdict.lost.len(), verdict.acknowledged))
 }
 
-/// Divide the time without writes at the moments that were seen; a moment that was not seen takes no time.
 fn split(before: Instant, after: Instant, seen: Sightings, lost: usize, acknowledged: usize) -> Run {
+    let parts = parts(before, after, &[seen.detected, seen.decided, seen.promoted]);
+    Run {
+        gap: after - before,
+        detected: parts[0],
+        decided: parts[1],
+        promoted: parts[2],
+        routed: parts[3],
+        lost,
+        acknowledged,
+    }
+}
+
+/// Divide the time without writes at the moments that were seen, into one part more than moments; one that was not seen takes no time.
+pub fn parts(before: Instant, after: Instant, seen: &[Option<Instant>]) -> Vec<Duration> {
     let mut start = before;
-    let mut part = |until: Option<Instant>| {
+    let moments = seen.iter().copied().chain([Some(after)]);
+    let part = |until: Option<Instant>| {
         let until = until.unwrap_or(start).clamp(start, after.max(start));
         let length = until - start;
         start = until;
         length
     };
-    Run {
-        gap: after - before,
-        detected: part(seen.detected),
-        decided: part(seen.decided),
-        promoted: part(seen.promoted),
-        routed: part(Some(after)),
-        lost,
-        acknowledged,
-    }
+    moments.map(part).collect()
 }
 
 /// Note when the store first shows trouble with the primary, and another primary.
@@ -236,13 +258,12 @@ fn in_trouble(data: &ClusterData, old: &KeeperUid) -> bool {
     keeper || instance || data.proxy.spec.primary.is_none()
 }
 
-/// Note when an instance takes writes.
-async fn watch_instance(target: Target, sightings: Arc<Mutex<Sightings>>) {
+/// Until an instance takes writes.
+pub async fn watch_instance(target: Target) {
     loop {
         if let Ok(session) = target.connect(QUERY).await
             && session.value("select pg_is_in_recovery()", QUERY).await.is_ok_and(|answer| answer == "f")
         {
-            sightings.lock().promoted.get_or_insert(Instant::now());
             return;
         }
         tokio::time::sleep(Duration::from_millis(4)).await;

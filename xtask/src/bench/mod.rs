@@ -4,6 +4,7 @@ mod failover;
 mod idle;
 mod new_cluster;
 mod soak;
+mod switchover;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,6 +20,8 @@ use crate::run_package;
 pub enum Bench {
     /// Time without writes after a kill, and time to a new cluster
     Failover(Options),
+    /// Time without writes while another keeper gets the primary in good order
+    Switchover(Options),
     /// How long a sentinel takes to decide, for clusters of several sizes; --help shows its options
     Decide {
         /// Options of the package xtask-bench
@@ -113,7 +116,7 @@ impl Options {
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let options = match bench {
-        Bench::Failover(options) => options,
+        Bench::Failover(options) | Bench::Switchover(options) => options,
         Bench::Soak(options) => return runtime.block_on(soak::run(options)),
         Bench::Decide { arguments } => {
             return run_package(&["--release", "--package", "xtask-bench"], arguments);
@@ -129,6 +132,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
             false => "sleepInterval 1s, failInterval 5s, proxyCheckInterval 1s, proxyTimeout 3s",
         };
         println!("{timings}; store: {:?}", options.store());
+        if matches!(bench, Bench::Switchover(_)) {
+            return switchover::measure(options, &programs).await;
+        }
         new_cluster::measure(options, &programs).await?;
         failover::measure(options, &programs).await
     })
