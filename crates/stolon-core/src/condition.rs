@@ -7,7 +7,7 @@ use std::fmt;
 
 use stolon_model::{
     ByteCount, Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport,
-    Timestamp, UsableCluster,
+    StandbyPace, Timestamp, UsableCluster,
 };
 
 use crate::sentinel::{eligibility, violations};
@@ -62,6 +62,8 @@ pub enum Finding {
     },
     /// Synchronous mode: commits wait for these, which are not in sync.
     CommitsWait(Vec<KeeperUid>),
+    /// Synchronous mode: these are in sync, and have confirmed nothing for seconds.
+    CommitsStall(Vec<KeeperUid>),
     /// The proxies are sent to nobody.
     ProxiesClosed,
     /// No sentinel decides anything.
@@ -107,6 +109,7 @@ impl Finding {
             | Self::PrimaryFailed(_)
             | Self::NobodyToWaitFor { .. }
             | Self::CommitsWait(_)
+            | Self::CommitsStall(_)
             | Self::ProxiesClosed => Condition::NoWrites,
             Self::NobodyDecides { .. }
             | Self::KeeperSilent(_)
@@ -135,6 +138,11 @@ impl fmt::Display for Finding {
             Self::CommitsWait(keepers) => {
                 let names: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
                 write!(f, "commits wait for standbys that are not in sync: {}", names.join(", "))
+            }
+            Self::CommitsStall(keepers) => {
+                let names: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
+                let names = names.join(", ");
+                write!(f, "commits wait for standbys that have confirmed nothing for seconds: {names}")
             }
             Self::ProxiesClosed => f.write_str("the proxies are closed"),
             Self::NobodyDecides { since, sentinels } => {
@@ -228,11 +236,17 @@ impl Evidence<'_> {
         if listed.is_empty() && foreign.is_empty() {
             return (least > 0).then_some(Finding::NobodyToWaitFor { least });
         }
-        let state = self.keepers.get(&primary.spec.keeper_uid)?.postgres_state.as_ref()?;
-        let in_sync = state.synchronous_standbys.as_ref()?;
+        let report = self.keepers.get(&primary.spec.keeper_uid)?;
+        let in_sync = report.postgres_state.as_ref()?.synchronous_standbys.as_ref()?;
         let late: Vec<KeeperUid> =
             listed.iter().filter(|uid| !in_sync.contains(uid)).map(|uid| self.keeper_of(uid)).collect();
-        (!late.is_empty()).then_some(Finding::CommitsWait(late))
+        if !late.is_empty() {
+            return Some(Finding::CommitsWait(late));
+        }
+        let paces = report.activity.as_ref()?.standby_pace.as_ref()?;
+        let stalled = listed.iter().filter(|uid| paces.get(uid) == Some(&StandbyPace::Stalled));
+        let stalled: Vec<KeeperUid> = stalled.map(|uid| self.keeper_of(uid)).collect();
+        (!stalled.is_empty()).then_some(Finding::CommitsStall(stalled))
     }
 
     fn keeper_of(&self, instance: &InstanceUid) -> KeeperUid {
@@ -291,7 +305,7 @@ impl Evidence<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use stolon_model::{ClusterDocument, Document};
+    use stolon_model::{ClusterDocument, Document, KeeperActivity};
 
     use super::*;
 
@@ -339,6 +353,20 @@ mod tests {
         assert_eq!(judged(|_| {}, &[]), Vec::<String>::new());
         assert_eq!(judged(synchronous(&["bb"]), &[report(&["bb"])]), Vec::<String>::new());
         assert_eq!(condition(&[]), Condition::Well);
+    }
+
+    #[test]
+    fn a_standby_in_sync_that_confirms_nothing_holds_commits_up() {
+        let mut stalled = report(&["bb"]);
+        let pace = |pace| Some([("bb".into(), pace), ("cc".into(), StandbyPace::Stalled)].into());
+        let activity = |pace| Some(KeeperActivity { standby_pace: pace, ..KeeperActivity::default() });
+        stalled.activity = activity(pace(StandbyPace::Stalled));
+        assert_eq!(
+            judged(synchronous(&["bb"]), &[stalled.clone()]),
+            ["no writes: commits wait for standbys that have confirmed nothing for seconds: k2"]
+        );
+        stalled.activity = activity(pace(StandbyPace::Behind));
+        assert_eq!(judged(synchronous(&["bb"]), &[stalled]), Vec::<String>::new());
     }
 
     #[test]

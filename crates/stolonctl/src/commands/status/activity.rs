@@ -162,6 +162,7 @@ fn is_told_here(finding: &Finding) -> bool {
         finding,
         Finding::NobodyToWaitFor { .. }
             | Finding::CommitsWait(_)
+            | Finding::CommitsStall(_)
             | Finding::NobodyDecides { .. }
             | Finding::SlotNearBound { .. }
     )
