@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use stolon_model::{
-    ByteCount, Instance, InstanceUid, KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport,
-    StandbyPace, Timestamp, UsableCluster,
+    ByteCount, DiskFault, DiskReport, FileSystemReport, Instance, InstanceUid, KeeperReport, KeeperUid,
+    Pause, Role, SentinelUid, SlotReport, StandbyPace, Timestamp, UsableCluster,
 };
 
 use crate::sentinel::{eligibility, violations};
@@ -79,6 +79,19 @@ pub enum Finding {
     StandbyFailed(KeeperUid),
     /// There are standbys, and none of them could take the primary's place.
     NobodyCanTakeOver,
+    /// The disk of the primary takes nothing, or has no room.
+    PrimaryDisk(KeeperUid, DiskReport),
+    /// That of a standby.
+    StandbyDisk(KeeperUid, DiskReport),
+    /// A file system is nearly full.
+    LittleRoom {
+        /// Of this keeper's PostgreSQL.
+        keeper: KeeperUid,
+        /// What it is used for.
+        place: String,
+        /// What is left.
+        free: ByteCount,
+    },
     /// A slot holds more than half of the WAL that it may hold.
     SlotNearBound {
         /// The keeper of the server that keeps the WAL.
@@ -110,12 +123,15 @@ impl Finding {
             | Self::NobodyToWaitFor { .. }
             | Self::CommitsWait(_)
             | Self::CommitsStall(_)
+            | Self::PrimaryDisk(..)
             | Self::ProxiesClosed => Condition::NoWrites,
             Self::NobodyDecides { .. }
             | Self::KeeperSilent(_)
             | Self::StandbyFailed(_)
             | Self::NobodyCanTakeOver
             | Self::Paused(_)
+            | Self::StandbyDisk(..)
+            | Self::LittleRoom { .. }
             | Self::SlotNearBound { .. }
             | Self::BrokenRule(_)
             | Self::Trouble(..) => Condition::Degraded,
@@ -160,6 +176,11 @@ impl fmt::Display for Finding {
             Self::StandbyFailed(keeper) => write!(f, "PostgreSQL of keeper {keeper} does not work"),
             Self::NobodyCanTakeOver => f.write_str("no standby could take over now"),
             Self::Paused(pause) => write!(f, "the cluster is paused {pause}: nobody would be elected now"),
+            Self::PrimaryDisk(keeper, disk) => write!(f, "the master keeper {keeper}: {}", DiskWords(disk)),
+            Self::StandbyDisk(keeper, disk) => write!(f, "keeper {keeper}: {}", DiskWords(disk)),
+            Self::LittleRoom { keeper, place, free } => {
+                write!(f, "the file system of {keeper} for {place} has only {free} left")
+            }
             Self::SlotNearBound { keeper, slot, of, held, left } => {
                 write!(
                     f,
@@ -198,6 +219,7 @@ pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
     }
     findings.extend(data.cluster.pause.iter().cloned().map(Finding::Paused));
     findings.extend(violations(data).iter().map(|rule| Finding::BrokenRule(rule.to_string())));
+    findings.extend(evidence.disks());
     findings.extend(evidence.slots_near_bound());
     findings.extend(evidence.troubles());
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));
@@ -271,6 +293,29 @@ impl Evidence<'_> {
         findings
     }
 
+    /// What keepers tell of their disks.
+    fn disks(&self) -> Vec<Finding> {
+        let primary = self.cluster.data().primary().map(|primary| &primary.spec.keeper_uid);
+        let of_report = |(keeper, report): (&KeeperUid, &KeeperReport)| -> Vec<Finding> {
+            let Some(activity) = &report.activity else { return Vec::new() };
+            if let Some(disk) = activity.disk.clone() {
+                let finding = match primary == Some(keeper) {
+                    true => Finding::PrimaryDisk(keeper.clone(), disk),
+                    false => Finding::StandbyDisk(keeper.clone(), disk),
+                };
+                return vec![finding];
+            }
+            let nearly_full = activity.file_systems.iter().flatten().filter(|it| is_nearly_full(it));
+            let finding = |it: &FileSystemReport| Finding::LittleRoom {
+                keeper: keeper.clone(),
+                place: it.uses.iter().flatten().cloned().collect::<Vec<_>>().join(", "),
+                free: ByteCount(it.free_bytes),
+            };
+            nearly_full.map(finding).collect()
+        };
+        self.keepers.iter().flat_map(of_report).collect()
+    }
+
     /// While the bound is far nothing is wrong: a standby that restarts is behind for a moment.
     fn slots_near_bound(&self) -> Vec<Finding> {
         let data = self.cluster.data();
@@ -299,6 +344,29 @@ impl Evidence<'_> {
             Some(Finding::Trouble(uid.clone(), first.replace('\n', " ")))
         };
         self.keepers.iter().filter_map(told).collect()
+    }
+}
+
+/// Less than a twentieth, and less than a gibibyte, of which large file systems have enough.
+fn is_nearly_full(file_system: &FileSystemReport) -> bool {
+    const ENOUGH: u64 = 1 << 30;
+    file_system.free_bytes < (file_system.total_bytes / 20).min(ENOUGH)
+}
+
+/// What is wrong with a disk, in words.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskWords<'a>(pub &'a DiskReport);
+
+impl fmt::Display for DiskWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DiskReport { fault, place, words, .. } = self.0;
+        match fault {
+            Some(DiskFault::Full) => write!(f, "the disk for {place} is full"),
+            Some(DiskFault::Hangs) => {
+                write!(f, "the disk for {place} hangs: what is written does not arrive")
+            }
+            _ => write!(f, "the disk for {place} takes nothing: {words}"),
+        }
     }
 }
 
@@ -412,6 +480,45 @@ mod tests {
             ..stolon_model::KeeperActivity::default()
         });
         assert_eq!(judged(|_| {}, &[troubled]), ["degraded: k1: no space left"]);
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_named_and_the_primary_s_means_no_writes() {
+        let on = |keeper: &str, activity| KeeperReport {
+            uid: keeper.into(),
+            activity: Some(activity),
+            ..report(&[])
+        };
+        let with = |fault| stolon_model::KeeperActivity {
+            disk: Some(DiskReport {
+                fault: Some(fault),
+                place: "wal".into(),
+                words: "EIO".into(),
+                lasting: false,
+            }),
+            ..stolon_model::KeeperActivity::default()
+        };
+        assert_eq!(
+            judged(|_| {}, &[on("k1", with(DiskFault::Full)), on("k2", with(DiskFault::Hangs))]),
+            [
+                "no writes: the master keeper k1: the disk for wal is full",
+                "degraded: no standby could take over now",
+                "degraded: keeper k2: the disk for wal hangs: what is written does not arrive",
+            ]
+        );
+        let fails = "no writes: the master keeper k1: the disk for wal takes nothing: EIO";
+        assert_eq!(judged(|_| {}, &[on("k1", with(DiskFault::Fails))]), [fails]);
+        let room = |free| stolon_model::KeeperActivity {
+            file_systems: Some(vec![FileSystemReport {
+                uses: Some(vec!["data".into(), "wal".into()]),
+                total_bytes: 10 << 30,
+                free_bytes: free,
+            }]),
+            ..stolon_model::KeeperActivity::default()
+        };
+        let nearly = "degraded: the file system of k2 for data, wal has only 500.0 MiB left";
+        assert_eq!(judged(|_| {}, &[on("k2", room(500 << 20))]), [nearly]);
+        assert_eq!(judged(|_| {}, &[on("k2", room(513 << 20))]), Vec::<String>::new());
     }
 
     #[test]

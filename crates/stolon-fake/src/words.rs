@@ -4,6 +4,7 @@ use stolon_core::keeper::{ConfigMerge, Gate, RecoveryMode, Step};
 pub fn word(step: &Step) -> Option<String> {
     Some(match step {
         Step::Stop => "stop".into(),
+        Step::Kill => "kill".into(),
         Step::SetGate(Gate::Closed) => "gate".into(),
         Step::SetGate(Gate::Open) => return None,
         Step::MarkInitializing(_) => "mark".into(),

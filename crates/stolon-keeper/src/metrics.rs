@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use stolon_core::keeper::{
     DataKind, FailureKind, Health, Measure, Position, Progress, Room, Step, StepFailure, StepOutcome,
 };
-use stolon_model::SlotReport;
+use stolon_model::{DiskFault, SlotReport};
 
 type Number = Gauge<i64, AtomicI64>;
 type Labels = Vec<(&'static str, &'static str)>;
@@ -23,14 +23,18 @@ type OfStandbys<N> = Family<Vec<(&'static str, String)>, N>;
 type Named = Family<Vec<(&'static str, String)>, Number>;
 
 /// Why PostgreSQL is not healthy, by label.
-const REASONS: [(&str, Health); 6] = [
+const REASONS: [(&str, Health); 7] = [
     ("stopped", Health::Stopped),
     ("starting", Health::Starting),
     ("silent", Health::Silent),
     ("stranger", Health::Stranger),
     ("no_instance", Health::NoInstance),
+    ("disk", Health::Disk),
     ("look_hangs", Health::LookHangs),
 ];
+/// What is wrong with a disk, by label.
+const DISK_FAULTS: [(&str, DiskFault); 3] =
+    [("full", DiskFault::Full), ("hangs", DiskFault::Hangs), ("fails", DiskFault::Fails)];
 /// How an instance is brought to the data of another one, or of a backup.
 const METHODS: [&str; 3] = ["base_backup", "rewind", "restore"];
 
@@ -55,6 +59,7 @@ pub(crate) struct Metrics {
     slot_held: Named,
     free: Named,
     size: Named,
+    disk_fault: Flags,
     resync: Resync,
 }
 
@@ -225,6 +230,12 @@ impl Metrics {
             &self.free,
         );
         add("stolon_keeper_file_system_size_bytes", "Size of that file system", &self.size);
+        registry.register(
+            "stolon_keeper_disk_fault",
+            "Set to 1 for what is wrong with the disks of the data and the WAL",
+            self.disk_fault.clone(),
+        );
+        self.disk(None);
     }
 
     /// A step begins; none if it resyncs nothing.
@@ -281,6 +292,12 @@ impl Metrics {
         }
     }
 
+    fn disk(&self, fault: Option<DiskFault>) {
+        for (label, of) in DISK_FAULTS {
+            self.disk_fault.get_or_create(&vec![("fault", label)]).set(i64::from(Some(of) == fault));
+        }
+    }
+
     /// Those that are gone leave nothing behind.
     fn no_standbys(&self) {
         self.standby_lag.clear();
@@ -305,6 +322,7 @@ impl Metrics {
             Measure::Position(position) => self.position(&position),
             Measure::Slots(slots) => self.slots(&slots),
             Measure::Room(room) => self.room(&room),
+            Measure::Disk(fault) => self.disk(fault),
             Measure::Ready => {}
         }
     }

@@ -1,5 +1,6 @@
 //! What the machine says, in words: levels, fields and sentences of the log.
 
+use stolon_core::condition::DiskWords;
 use stolon_core::keeper::{Ground, NoHandOver, Parting, Reason, RoleChange, Saying, ServerDeath, Step};
 use stolon_model::GoDuration;
 use stolon_runtime::Readiness;
@@ -54,6 +55,8 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::Promoted => tracing::info!("postgres is promoted"),
         Saying::GenerationReached(db, generation) => tracing::info!(%db, generation, "generation reached"),
         Saying::NoAnswer(error) => tracing::warn!(%error, "cannot get pg state, reporting it as unhealthy"),
+        Saying::DiskTrouble(disk) => tracing::error!("{}", DiskWords(disk)),
+        Saying::DiskWorksAgain => tracing::info!("the disk takes what is written again"),
         Saying::AnswersAgain => tracing::info!("postgres answers again"),
         Saying::LookTakesLong => tracing::warn!("postgres takes long to answer, reporting it as unhealthy"),
         Saying::VersionUnknown(error) => {
@@ -111,6 +114,9 @@ fn role_line(change: RoleChange, role: &str) {
 fn begins(step: &Step) {
     match step {
         Step::Stop => tracing::info!("stopping database"),
+        Step::Kill => tracing::warn!(
+            "the database must not serve any more, and its disk hangs: ending it at once, so that nothing is acknowledged when the disk is back"
+        ),
         Step::Wipe(warrant) => {
             let (db, interrupted) = (warrant.instance(), warrant.ground() == Ground::HalfMade);
             tracing::info!(%db, interrupted, "removing the data directory");

@@ -101,6 +101,10 @@ document! {
         holds_primary_data: bool = "holdsMasterData", omit;
         /// The replication slots of this server, those that hold most first; absent while it does not answer.
         slots: Option<Vec<SlotReport>> = "slots", omit;
+        /// What is wrong with its disks.
+        disk: Option<DiskReport> = "disk", omit;
+        /// The file systems that PostgreSQL uses.
+        file_systems: Option<Vec<FileSystemReport>> = "fileSystems", omit;
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
         /// than this knows that its store went back in time.
         served: Option<Served> = "served", omit;
@@ -126,6 +130,44 @@ text_enum! {
         Behind => "behind",
         /// It has not confirmed for seconds what the primary had flushed then: a commit that waits for it waits as long.
         Stalled => "stalled",
+    }
+}
+
+document! {
+    /// What the writing of a few bytes shows of a disk.
+    pub struct DiskReport {
+        /// What is wrong.
+        fault: Option<DiskFault> = "fault", omit;
+        /// What PostgreSQL has there: `data`, `wal`, or a tablespace.
+        place: String = "place", omit;
+        /// The words of the operating system; empty: there are none.
+        words: String = "words", omit;
+        /// Whether it has lasted for longer than `failInterval`.
+        lasting: bool = "lasting", omit;
+    }
+}
+
+text_enum! {
+    /// What is wrong with a disk.
+    pub enum DiskFault {
+        /// There is no room.
+        Full => "full",
+        /// What is written does not arrive, and does not fail either.
+        Hangs => "hangs",
+        /// What is written fails.
+        Fails => "fails",
+    }
+}
+
+document! {
+    /// A file system that PostgreSQL uses.
+    pub struct FileSystemReport {
+        /// What for: `data`, `wal`, or a tablespace.
+        uses: Option<Vec<String>> = "uses", omit;
+        /// Bytes in all.
+        total_bytes: u64 = "totalBytes", omit;
+        /// Bytes that PostgreSQL can have yet.
+        free_bytes: u64 = "freeBytes", omit;
     }
 }
 
@@ -300,6 +342,8 @@ impl KeeperActivity {
             hindrance,
             holds_primary_data,
             slots,
+            disk,
+            file_systems: _,
             served,
             witness,
             standby_pace,
@@ -315,6 +359,7 @@ impl KeeperActivity {
             && *witness == other.witness
             && stalled(standby_pace) == stalled(&other.standby_pace)
             && *pending_parameters == other.pending_parameters
+            && *disk == other.disk
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && both(served, &other.served, Served::says_the_same_as)

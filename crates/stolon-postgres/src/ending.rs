@@ -30,6 +30,8 @@ pub enum StopMode {
     Fast,
     /// From the second rung on.
     Immediate,
+    /// The last rung alone.
+    Kill,
 }
 
 /// A postmaster that is told to end says so in its lock file at once (PostgreSQL source, pidfile.h, since 10). One that does not is
@@ -84,6 +86,10 @@ impl LocalPostgres {
     }
 
     async fn end(&self, postmaster: &Held, mode: StopMode, patience: Duration, limit: &Limit) -> Result<()> {
+        if mode == StopMode::Kill {
+            tracing::warn!("ending the postmaster and all its processes at once");
+            return kill_family(postmaster, limit).await;
+        }
         if mode == StopMode::Fast {
             postmaster.signal(Signal::INT);
             match self.wait_for_end(postmaster, patience, limit).await? {

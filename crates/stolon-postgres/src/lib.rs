@@ -27,6 +27,7 @@ pub mod local;
 mod lock_files;
 mod log_sink;
 mod port;
+mod probe;
 mod process;
 mod process_table;
 pub mod quote;

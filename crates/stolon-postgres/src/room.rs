@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use stolon_core::keeper::{DiskUse, FileSystem, Room};
 use tokio::sync::watch;
 
+use crate::probe::DiskProbe;
 use crate::sample::{segments, wal_directory};
 
 /// What is looked at now is waited for this long; a look at PostgreSQL does not stand still for a file system that does.
@@ -18,12 +19,20 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct RoomWatch {
     inner: Arc<Inner>,
+    probes: [DiskProbe; 2],
 }
 
 #[derive(Debug)]
 struct Inner {
     known: watch::Sender<Room>,
     under_way: Mutex<UnderWay>,
+}
+
+/// Whether a server of ours runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerRuns {
+    No,
+    Yes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +48,23 @@ impl RoomWatch {
                 known: watch::Sender::new(Room::default()),
                 under_way: Mutex::new(UnderWay::No),
             }),
+            probes: [DiskUse::Data, DiskUse::Wal].map(DiskProbe::of),
         }
     }
 
-    /// The room around PGDATA; what was known before if the file systems do not answer at once.
-    pub(crate) async fn look(&self, data: PathBuf) -> Room {
+    /// The room around PGDATA, and what became of a few bytes there; what was known before if the file systems do not answer at once. Nothing
+    /// is written where no server runs: a copy, say, is exchanged with what is there. What was begun before is told nevertheless.
+    pub(crate) async fn look(&self, data: PathBuf, server: ServerRuns) -> Room {
+        if server == ServerRuns::Yes {
+            let [of_data, of_wal] = &self.probes;
+            of_data.begin(data.clone());
+            of_wal.begin(data.join("pg_wal"));
+        }
+        let room = self.room(data).await;
+        Room { probes: self.probes.iter().filter_map(DiskProbe::seen).collect(), ..room }
+    }
+
+    async fn room(&self, data: PathBuf) -> Room {
         let mut known = self.inner.known.subscribe();
         let begun = std::mem::replace(&mut *self.inner.under_way.lock(), UnderWay::Yes) == UnderWay::No;
         if begun {
@@ -86,7 +107,7 @@ fn room_around(data: &Path) -> Room {
         }
     }
     let file_systems = seen.into_iter().map(|(_, file_system)| file_system).collect();
-    Room { file_systems, wal_bytes: wal_bytes(&wal) }
+    Room { file_systems, wal_bytes: wal_bytes(&wal), probes: Vec::new() }
 }
 
 /// Segments are all of one size, so that one of them is asked.

@@ -32,7 +32,7 @@ type Labels = Vec<(&'static str, &'static str)>;
 /// From a second to some minutes: a failover takes a few `sleepInterval`, and longer where nobody can take over.
 const SECONDS: [f64; 11] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0];
 
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 10] = [
     "keeper_silent",
     "keeper_refused",
     "instance_down",
@@ -40,6 +40,7 @@ const REASONS: [&str; 9] = [
     "operator",
     "not_converged",
     "keeps_crashing",
+    "disk_full",
     "went_back",
     "switchover",
 ];
@@ -115,6 +116,7 @@ fn fault(because: &PrimaryFault) -> (&'static str, Option<Duration>) {
         PrimaryFault::ForcedByOperator { .. } => ("operator", None),
         PrimaryFault::NotConverged { within, .. } => ("not_converged", Some(*within)),
         PrimaryFault::KeepsCrashing { .. } => ("keeps_crashing", None),
+        PrimaryFault::DiskFull { .. } => ("disk_full", None),
         PrimaryFault::WentBack { .. } => ("went_back", None),
         PrimaryFault::HandedOver { .. } => ("switchover", None),
     }

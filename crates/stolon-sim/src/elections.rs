@@ -13,6 +13,10 @@ use crate::world::{Life, World};
 /// A deposed primary has locked its clients out within this, where nothing keeps its keeper from it.
 const DEPOSED: Duration = Duration::from_secs(3);
 
+/// One whose disk hangs has been ended within this and a sleep interval, where nothing else is wrong: a look that waits for the disk comes
+/// first.
+const HUNG: Duration = Duration::from_secs(6);
+
 impl World {
     /// I9, I10: another primary was elected.
     pub(crate) fn check_election(&mut self, synchronous: bool) {
@@ -119,6 +123,15 @@ impl World {
     /// kept it from locking them out, so that the time counts anew.
     pub(crate) fn check_deposed(&mut self, keeper: u8) {
         let Some(since) = self.keepers[usize::from(keeper)].deposed_since else { return };
+        let sleep = Duration::from_millis(self.scenario.spec.sleep);
+        if let Some(thaw) = self.postgres[usize::from(keeper)].troubles.thaw
+            && thaw.at.saturating_sub(thaw.undisturbed_since.max(since)) > HUNG + sleep
+            && self.now - thaw.at < DEPOSED
+        {
+            self.violate(Invariant::I3NoSplitBrain, || {
+                format!("pg{keeper} was deposed while its disk hung, and lets clients commit when it is back")
+            });
+        }
         let since = since.max(self.ledger.last_disturbance);
         let works = self.processes.get(&Program::Keeper(keeper)).is_some_and(|it| it.life == Life::Running);
         let troubled = !works || self.postgres[usize::from(keeper)].troubles.is_any();

@@ -9,7 +9,7 @@ use crate::Time;
 use crate::coverage::Point;
 use crate::host::{HostId, Power};
 use crate::keeper::KeeperEvent;
-use crate::postgres::Disk;
+use crate::postgres::{Disk, Thaw};
 use crate::scenario::{Command, Direction, Placement, Program, What};
 use crate::store::Changed;
 use crate::world::{Event, Life, World};
@@ -36,6 +36,10 @@ impl World {
             self.log.say(self.now, "##", || format!("fault {index} ends: {:?}", fault.what));
         }
         self.ledger.active_faults -= 1;
+        if let What::DiskHangs(keeper) = fault.what {
+            let undisturbed_since = self.ledger.last_disturbance;
+            self.troubles(keeper).thaw = Some(Thaw { undisturbed_since, at: self.now });
+        }
         self.ledger.last_disturbance = self.now;
         if self.is_reason(&fault.what) {
             self.ledger.active_reasons -= 1;

@@ -46,11 +46,13 @@ pub enum Guard {
     OnlyRefusals,
     /// A planned change elects only who holds more than the old primary's shutdown checkpoint.
     EndOfTheOldPrimary,
+    /// A deposed primary whose disk hangs is killed.
+    DeposedOnHungDisk,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 15] = [
+    pub const ALL: [Guard; 16] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -66,6 +68,7 @@ impl Guard {
         Guard::Answer,
         Guard::OnlyRefusals,
         Guard::EndOfTheOldPrimary,
+        Guard::DeposedOnHungDisk,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -86,6 +89,7 @@ impl Guard {
             Guard::Answer => &[27, 36],
             Guard::OnlyRefusals => &[10, 11, 14],
             Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
+            Guard::DeposedOnHungDisk => return Self::hung_disks(seed),
         };
         let synchronous = match self {
             Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
@@ -123,6 +127,19 @@ impl Guard {
         });
         let faults = cuts.collect();
         Scenario { keepers: 3, proxies: 2, clients: 6, direct_clients: 0, spec, faults, ..scenario }
+    }
+
+    /// Asynchronous mode: a disk hangs, which may be that of the primary, until its successor has been elected for some seconds.
+    fn hung_disks(seed: u64) -> Scenario {
+        let scenario = Scenario::focused(seed, Duration::from_secs(300), &[], None);
+        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
+        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
+        let hang = |keeper: u8| {
+            let at = 45_000 + u64::from(keeper) * 120_000 + seed % 997;
+            Fault { at, lasts: 13_000 + seed % 7 * 1_000, what: What::DiskHangs(keeper) }
+        };
+        let faults = [hang(0), hang(1)].into();
+        Scenario { keepers: 2, direct_clients: 4, spec, faults, ..scenario }
     }
 
     /// The host of one of two keepers loses its power, the server of the other one ends again and again, and the only sentinel is started

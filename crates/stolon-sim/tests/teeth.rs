@@ -44,4 +44,5 @@ teeth! {
     the_answer_to_a_challenge_is_missed: Answer;
     the_end_of_the_old_primary_is_missed: EndOfTheOldPrimary;
     the_difference_between_a_refusal_and_silence_is_missed: OnlyRefusals;
+    the_end_of_a_deposed_primary_whose_disk_hangs_is_missed: DeposedOnHungDisk;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    BootUuid, InstanceState, InstanceUid, KeeperReport, KeeperState, KeeperUid, Lsn, Parameters,
+    BootUuid, DiskFault, InstanceState, InstanceUid, KeeperReport, KeeperState, KeeperUid, Lsn, Parameters,
     SentinelReport, SentinelUid, Served, SlotReport, Timeline, UsableCluster,
 };
 
@@ -250,6 +250,8 @@ pub enum Measure {
     Slots(Vec<SlotReport>),
     /// Room on the file systems, where it is known.
     Room(Room),
+    /// What is wrong with the disks, by what was written there.
+    Disk(Option<DiskFault>),
     /// The keeper does its work. That it does not is said by [`Saying::Trouble`].
     Ready,
 }
@@ -269,6 +271,8 @@ pub enum Health {
     Stranger,
     /// What stands in its data directory is no complete instance.
     NoInstance,
+    /// It answers, and its disk takes nothing.
+    Disk,
     /// The look itself does not end.
     LookHangs,
 }

@@ -33,6 +33,7 @@ mod ailments;
 mod blame;
 mod course;
 mod deaths;
+mod disks;
 mod files;
 mod handing;
 mod leaving;
@@ -66,6 +67,7 @@ use super::say::Saying;
 use blame::Blame;
 use course::{Making, Pursuit};
 use deaths::Deaths;
+use disks::Disks;
 use files::Files;
 use handing::{Casting, Handing};
 use leaving::Leaving;
@@ -154,6 +156,7 @@ struct ServerMemory {
     haste: Haste,
     /// What slots may hold.
     room: RoomForSlots,
+    disks: Disks,
 }
 
 /// What is in the data directory beside PostgreSQL.
@@ -194,6 +197,7 @@ impl Machine {
                 watchful: Watchfulness::default(),
                 haste: Haste::default(),
                 room: RoomForSlots::default(),
+                disks: Disks::default(),
             },
             blame: Blame::new(proven),
             looks: Looks::default(),
@@ -238,6 +242,7 @@ impl Machine {
         self.leave_when_done();
         if !self.stopping {
             self.writes_may_be_late();
+            self.kill_what_must_not_serve_and_hangs();
             self.pursue();
             self.knock_when_due();
             self.look_when_due();
@@ -267,6 +272,7 @@ impl Machine {
         self.blame.stopped();
         self.server.sync.reset();
         self.server.stragglers.reset();
+        self.server.disks.server_ended();
         if self.pursuit.is_starting() {
             return;
         }

@@ -59,7 +59,7 @@ pub use plan::plan;
 pub use recovery::{
     PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,
 };
-pub use room::{DiskUse, FileSystem, Room};
+pub use room::{DiskUse, FileSystem, Probed, Room};
 pub use say::{NoHandOver, Parting, Saying};
 pub use slots::{SlotKind, SlotRow};
 pub use step::{AtFailure, ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};

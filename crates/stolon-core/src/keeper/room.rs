@@ -1,4 +1,8 @@
-//! Room on the file systems that PostgreSQL uses.
+//! Room on the file systems that PostgreSQL uses, and whether they take what is written.
+
+use std::time::Duration;
+
+use stolon_model::FileSystemReport;
 
 /// A file system, and what PostgreSQL has on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,11 +29,46 @@ pub enum DiskUse {
     Tablespace(String),
 }
 
+/// One more segment of WAL, of the usual size: a file system that has no room for it is full, whether or not a few bytes fit.
+const LEAST_FREE: u64 = 16 << 20;
+
+impl FileSystem {
+    /// Whether PostgreSQL can hardly write on it.
+    pub fn has_no_room(&self) -> bool {
+        let holds_more = |used_for: &DiskUse| matches!(used_for, DiskUse::Data | DiskUse::Wal);
+        self.free < LEAST_FREE && self.uses.iter().any(holds_more)
+    }
+
+    /// For the report.
+    pub(super) fn report(&self) -> FileSystemReport {
+        FileSystemReport {
+            uses: Some(self.uses.iter().map(ToString::to_string).collect()),
+            total_bytes: self.total,
+            free_bytes: self.free,
+        }
+    }
+}
+
+/// What became of a few bytes that were written to a disk and flushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// They arrived.
+    Written,
+    /// There was no space for them.
+    NoSpace,
+    /// They could not be written or flushed: the operating system's words.
+    Failed(String),
+    /// They have been under way for so long.
+    UnderWay(Duration),
+}
+
 /// What a look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Empty: not known.
     pub file_systems: Vec<FileSystem>,
+    /// What the last probe of each place has shown.
+    pub probes: Vec<(DiskUse, Probed)>,
     /// What the segments in `pg_wal` take.
     pub wal_bytes: u64,
 }
@@ -93,7 +132,7 @@ mod tests {
             (u64::MAX >> 20, 0, i32::MAX as u64),
         ] {
             let file_system = FileSystem { uses: vec![DiskUse::Wal], total: u64::MAX, free: free << 20 };
-            room.looked(&Room { file_systems: vec![file_system], wal_bytes: wal << 20 });
+            room.looked(&Room { file_systems: vec![file_system], wal_bytes: wal << 20, ..Room::default() });
             assert_eq!(room.megabytes(), Some(expected), "{free} free, {wal} of WAL");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::InstanceUid;
+use stolon_model::{DiskReport, InstanceUid};
 
 use super::outcome::{RoleChange, ServerDeath, StepFailure};
 use super::step::{Reason, Step};
@@ -66,6 +66,10 @@ pub enum Saying {
     GenerationReached(InstanceUid, i64),
     /// The server runs and does not answer, for this reason.
     NoAnswer(String),
+    /// A disk takes nothing, or has no room.
+    DiskTrouble(DiskReport),
+    /// Disks take what is written again.
+    DiskWorksAgain,
     /// It answers again.
     AnswersAgain,
     /// A look takes longer than the interval.

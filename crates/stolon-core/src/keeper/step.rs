@@ -91,6 +91,8 @@ pub enum NextLook {
 pub enum Step {
     /// Stop PostgreSQL if it runs, and wait until it is gone.
     Stop,
+    /// End all processes of PostgreSQL at once: none of them may acknowledge anything any more.
+    Kill,
     /// Remember whether clients are let in; the next [`Step::Configure`] says so to PostgreSQL.
     SetGate(Gate),
     /// Write down that the instance is half-made.
@@ -239,6 +241,7 @@ impl Step {
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
             Step::Stop => "stopping PostgreSQL",
+            Step::Kill => "ending PostgreSQL at once",
             Step::SetAside { .. } => "setting old data aside",
             Step::Wipe(_) => "deleting old data",
             Step::InitDb(_) => "creating the database cluster",

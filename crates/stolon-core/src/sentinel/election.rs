@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use stolon_model::{FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
 use super::draft::NewPrimary;
-use super::eligibility::Question;
+use super::eligibility::{Question, disk_trouble};
 use super::memory::{Handover, Life};
 use super::proxy::Awaited;
 use super::round::Round;
@@ -67,6 +67,7 @@ impl Round<'_> {
                 .rejection(instance)
                 .or_else(|| self.went_back(instance))
                 .or_else(|| question.crashes(report()))
+                .or_else(|| disk_trouble(report()))
                 .or_else(|| self.not_seen_since_request(instance))
                 .or_else(|| self.not_seen_yet(instance));
             match rejection {
@@ -93,23 +94,25 @@ impl Round<'_> {
     /// Asynchronous mode: have the proxies close. Promotion is allowed once no client can commit on the old primary through a proxy, or
     /// the wait has lasted too long.
     fn fence(&mut self, primary: &Instance, successor: &InstanceUid, because: &PrimaryFault) -> Promotion {
-        let forced = matches!(because, PrimaryFault::ForcedByOperator { .. });
-        if forced && self.memory.handover.as_ref().is_none_or(|handover| handover.from != primary.uid) {
-            self.memory.handover = Some(self.handover_now(primary));
+        // Whoever works can be waited for.
+        let in_order =
+            matches!(because, PrimaryFault::ForcedByOperator { .. } | PrimaryFault::DiskFull { .. });
+        if in_order && self.memory.handover.as_ref().is_none_or(|handover| handover.from != primary.uid) {
+            self.memory.handover = Some(self.handover_now(primary, because));
         }
         self.close_proxies(because);
         let Awaited { proxies, stays, wake } = self.open_proxies_left();
         if !proxies.is_empty() {
             // While clients can still commit, what the old primary reports is not its end.
-            if let Some(from) = self.memory.handover.take().map(|handover| handover.from) {
-                self.memory.handover = Some(Handover { from, ..self.handover_now(primary) });
+            if let Some(Handover { from, because, .. }) = self.memory.handover.take() {
+                self.memory.handover = Some(Handover { from, ..self.handover_now(primary, &because) });
             }
             return Promotion::Held(
                 Hold::AwaitingFence { successor: successor.clone(), proxies, stays },
                 wake,
             );
         }
-        match forced {
+        match in_order {
             true => self.catch_up(primary, successor),
             false => Promotion::Allowed,
         }
@@ -121,9 +124,10 @@ impl Round<'_> {
     }
 
     /// A handover that begins now.
-    fn handover_now(&self, primary: &Instance) -> Handover {
+    fn handover_now(&self, primary: &Instance, because: &PrimaryFault) -> Handover {
         let looks = self.looks_at(primary);
-        Handover { from: primary.uid.clone(), closed_at: self.seen.arrived, looks, final_lsn: None }
+        let because = because.clone();
+        Handover { from: primary.uid.clone(), because, closed_at: self.seen.arrived, looks, final_lsn: None }
     }
 
     /// How many looks at an instance its keeper has completed; 0 where it does not count them. The last report counts however old it
@@ -146,8 +150,8 @@ impl Round<'_> {
         }
     }
 
-    /// An operator wants another primary while this one works, so nothing needs to be lost. A primary that does not work is
-    /// not waited for: operators force a failure when a primary hangs.
+    /// The primary is to be replaced while it works, so nothing needs to be lost. One that does not work is not waited for: operators force
+    /// a failure when a primary hangs, and a full disk may end it any time.
     fn catch_up(&mut self, primary: &Instance, successor: &InstanceUid) -> Promotion {
         let (seen, spec) = (self.seen, self.seen.spec);
         let works = seen.working.contains_key(&primary.uid);

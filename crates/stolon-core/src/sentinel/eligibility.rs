@@ -29,7 +29,11 @@ pub fn eligibility(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, Keeper
     let question = Question::about(primary, data, cluster.spec());
     let of_instance = |instance: &Instance| {
         let keeper = instance.spec.keeper_uid.clone();
-        let rejection = question.rejection(instance).or_else(|| question.crashes(reports.get(&keeper)));
+        let report = reports.get(&keeper);
+        let rejection = question
+            .rejection(instance)
+            .or_else(|| question.crashes(report))
+            .or_else(|| disk_trouble(report));
         Eligibility { instance: instance.uid.clone(), keeper, rejection }
     };
     data.instances.values().filter(|instance| instance.uid != primary.uid).map(of_instance).collect()
@@ -112,6 +116,12 @@ impl<'a> Question<'a> {
         let restarts = unexpected_restarts(report);
         (restarts > self.spec.max_restarts_per_minute).then_some(Rejection::KeepsCrashing { restarts })
     }
+}
+
+/// A server whose disk is full cannot even write the end of its recovery, and one whose disk hangs never comes to it.
+pub(super) fn disk_trouble(report: Option<&KeeperReport>) -> Option<Rejection> {
+    let disk = report?.activity.as_ref()?.disk.as_ref()?;
+    Some(Rejection::Disk { fault: disk.fault.clone()? })
 }
 
 /// How often PostgreSQL ended unexpectedly within the minute before the report.

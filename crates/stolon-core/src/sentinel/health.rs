@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_model::Instance;
+use stolon_model::{DiskFault, Instance, KeeperUid};
 
 use super::eligibility::unexpected_restarts;
 use super::joined::joined;
@@ -64,8 +64,11 @@ impl Round<'_> {
     /// Whether the primary may stay.
     pub fn judge_primary(&self, primary: &Instance) -> Verdict {
         let keeper = primary.spec.keeper_uid.clone();
-        if self.is_being_replaced(primary) {
+        if self.is_requested(primary) {
             return Verdict::Goes(PrimaryFault::ForcedByOperator { keeper });
+        }
+        if let Some(begun) = self.memory.handover.as_ref().filter(|handover| handover.from == primary.uid) {
+            return Verdict::Goes(begun.because.clone());
         }
         if self.keeper_of(primary).is_none() {
             return Verdict::Goes(PrimaryFault::KeeperUnknown { keeper });
@@ -88,6 +91,9 @@ impl Round<'_> {
         if restarts > self.seen.spec.max_restarts_per_minute {
             return Verdict::Goes(PrimaryFault::KeepsCrashing { keeper, restarts });
         }
+        if self.disk_is_full(&keeper) && !self.candidates(primary).0.is_empty() {
+            return Verdict::Goes(PrimaryFault::DiskFull { keeper });
+        }
         // A server that does not run yet shows where its recovery begins, not where it ends.
         if self.seen.working.contains_key(&primary.uid)
             && let Some(Rejection::WentBack { own, before }) = self.went_back(primary)
@@ -100,6 +106,14 @@ impl Round<'_> {
             Progress::Converging(wake) => Verdict::Stays(wake),
             Progress::Failed => self.judge_late(primary),
         }
+    }
+
+    /// Whether there has been no room for longer than `failInterval` by its keeper's word. A disk that takes nothing at all shows as a
+    /// PostgreSQL that does not work.
+    fn disk_is_full(&self, keeper: &KeeperUid) -> bool {
+        let activity = self.seen.fresh.get(keeper).and_then(|report| report.activity.as_ref());
+        let disk = activity.and_then(|activity| activity.disk.as_ref());
+        disk.is_some_and(|disk| disk.lasting && disk.fault == Some(DiskFault::Full))
     }
 
     /// Whether another instance is ahead of the primary, on the same timeline.
@@ -126,11 +140,6 @@ impl Round<'_> {
         }
         let within = self.seen.spec.convergence_timeout;
         Verdict::Goes(PrimaryFault::NotConverged { keeper, generation, within })
-    }
-
-    fn is_being_replaced(&self, primary: &Instance) -> bool {
-        self.is_requested(primary)
-            || self.memory.handover.as_ref().is_some_and(|handover| handover.from == primary.uid)
     }
 
     /// A primary that works but does not reach its generation has met the same specification as the one before it:

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PrimaryFault;
 use super::pause::PauseSighting;
 use stolon_model::{
     Challenge, ClusterSpec, ClusterUid, InfoUid, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyReport,
@@ -176,6 +177,8 @@ impl Admission {
 pub struct Handover {
     /// The primary that is to be replaced.
     pub from: InstanceUid,
+    /// Why it is.
+    pub because: PrimaryFault,
     /// Since when no proxy forwards any more.
     pub closed_at: Duration,
     /// How many looks its keeper had completed by then; 0 where it does not count them.

@@ -9,7 +9,9 @@ use super::ahead::Ahead;
 use super::challenge::Unanswered;
 use super::switchover_reasons::{SwitchoverChange, SwitchoverWait, Unfit, Wish};
 use crate::evidence::Evidence;
-use stolon_model::{Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, Timeline};
+use stolon_model::{
+    DiskFault, Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, Timeline,
+};
 
 /// One thing that a round changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +98,8 @@ pub enum PrimaryFault {
     NotConverged { keeper: KeeperUid, generation: i64, within: Duration },
     /// Its PostgreSQL ends unexpectedly again and again.
     KeepsCrashing { keeper: KeeperUid, restarts: u32 },
+    /// Its disk has been full for longer than `failInterval`, and there is somebody with room.
+    DiskFull { keeper: KeeperUid },
     /// It held more before: its host was set back.
     WentBack { keeper: KeeperUid, own: Lsn, before: Lsn },
     /// It hands over: it was stopped in order, and its successor has everything.
@@ -158,6 +162,8 @@ pub enum Rejection {
     KeepsCrashing { restarts: u32 },
     /// It cannot take part in a planned change of the primary.
     CannotHandOver(Unfit),
+    /// Its disk has no room, or takes nothing.
+    Disk { fault: DiskFault },
 }
 
 /// One thing that did not happen in a round, and why not.
@@ -369,6 +375,7 @@ impl Display for PrimaryFault {
                 f,
                 "PostgreSQL of keeper {keeper} ended unexpectedly {restarts} times within a minute (maxRestartsPerMinute)"
             ),
+            Self::DiskFull { keeper } => write!(f, "the disk of keeper {keeper} is full"),
             Self::WentBack { keeper, own, before } => write!(
                 f,
                 "PostgreSQL of keeper {keeper} is at {own} but was at {before} before: its host was set back to an earlier state"
@@ -421,6 +428,9 @@ impl Display for Rejection {
             Self::NotSeenSinceRequest => f.write_str("its keeper has not reported since the request"),
             Self::NotSeenYet => f.write_str("its keeper has not reported since this sentinel began to watch"),
             Self::CannotHandOver(unfit) => unfit.fmt(f),
+            Self::Disk { fault: DiskFault::Full } => f.write_str("its disk is full"),
+            Self::Disk { fault: DiskFault::Hangs } => f.write_str("its disk hangs"),
+            Self::Disk { .. } => f.write_str("its disk takes nothing"),
             Self::KeepsCrashing { restarts } => {
                 write!(f, "its PostgreSQL ended unexpectedly {restarts} times within a minute")
             }

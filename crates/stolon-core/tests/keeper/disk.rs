@@ -1,10 +1,14 @@
 //! The whole keeper on a disk that is full, broken or hangs.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use stolon_core::keeper::*;
-use stolon_model::{ClusterData, InstanceInitMode as Init, Role};
+use stolon_fake::LOOK;
+use stolon_model::{ClusterData, DiskFault, InstanceInitMode as Init, Role};
 
 use crate::given::*;
-use crate::world::{World, seconds};
+use crate::world::{World, seconds, serving};
 
 #[test]
 fn a_generation_is_reached_although_it_cannot_be_written_down() {
@@ -107,4 +111,101 @@ fn a_disk_that_is_full_here_makes_room_and_one_at_the_source_does_not() {
         });
         assert_eq!(asked, Some(old_data));
     }
+}
+
+fn probed(probed: Probed) -> Room {
+    Room { probes: vec![(DiskUse::Data, Probed::Written), (DiskUse::Wal, probed)], ..Room::default() }
+}
+
+/// A server that answers every question, and whose commits wait for a disk, is not healthy.
+#[test]
+fn a_primary_whose_writes_hang_or_fail_is_not_reported_to_work() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    for (room, healthy, fault) in [
+        (probed(Probed::UnderWay(seconds(4))), true, None),
+        (probed(Probed::UnderWay(seconds(60))), false, Some(DiskFault::Hangs)),
+        (probed(Probed::Written), true, None),
+        (probed(Probed::Failed("I/O error".into())), false, Some(DiskFault::Fails)),
+        (probed(Probed::NoSpace), true, Some(DiskFault::Full)),
+    ] {
+        world.postgres_mut().room = room.clone();
+        world.run(seconds(15));
+        let report = world.report().clone();
+        let activity = report.activity.unwrap();
+        assert_eq!(report.postgres_state.unwrap().healthy, healthy, "{room:?}");
+        assert_eq!(activity.disk.and_then(|disk| disk.fault), fault, "{room:?}");
+        assert!(world.postgres().running && world.postgres().admits_clients(), "only others may take over");
+    }
+    world.run(seconds(60));
+    let disk = world.report().activity.clone().unwrap().disk.unwrap();
+    assert!(disk.lasting && disk.place == "wal", "{disk:?}");
+    let said = world.sayings.iter().filter(|it| matches!(it, Saying::DiskTrouble(_))).count();
+    assert_eq!(said, 3, "once each");
+}
+
+/// Its clients cannot be locked out by files, and nothing that they wait for may be acknowledged when the disk comes back. The disk hangs
+/// before or after it is deposed, and whatever is under way then may hang as well.
+#[test]
+fn a_deposed_primary_whose_disk_hangs_is_killed_whatever_is_under_way() {
+    let hang = |world: &World| world.postgres_mut().room = probed(Probed::UnderWay(seconds(60)));
+    for under_way in ["nothing", LOOK, "configure", "reload", "slots", "commit"] {
+        for deposed_first in [false, true] {
+            let mut world = serving(asked(Role::Primary, Init::None));
+            match under_way {
+                "nothing" => {}
+                "commit" => world.disk_hangs = Some(StateFileKind::Instance),
+                step => _ = world.postgres_mut().hanging.insert(step.into()),
+            }
+            if under_way == LOOK || deposed_first {
+                world.look_takes = seconds(2);
+            }
+            if !deposed_first {
+                world.postgres_mut().hanging.remove(LOOK);
+                hang(&world);
+                world.change(|cluster| {
+                    ours(cluster).generation += 1;
+                    ours(cluster).spec.pg_parameters =
+                        Some(Arc::new([("work_mem".to_owned(), "4MB".to_owned())].into_iter().collect()));
+                });
+                world.run(seconds(10));
+                if under_way == LOOK {
+                    world.postgres_mut().hanging.insert(LOOK.into());
+                    world.run(seconds(10));
+                }
+            }
+            let mark = world.mark();
+            world.change(is_deposed);
+            if deposed_first {
+                world.run(Duration::from_millis(10));
+                hang(&world);
+                world.postgres_mut().hanging.remove(LOOK);
+                world.run(seconds(12));
+            }
+            world.run(Duration::from_millis(50));
+            let steps = world.steps_since(mark);
+            assert!(steps.contains("kill"), "{under_way} {deposed_first}: {steps}");
+            assert_eq!(steps.matches("kill").count(), 1, "{under_way} {deposed_first}: {steps}");
+            assert!(!world.postgres().running, "{under_way} {deposed_first}: {steps}");
+            // It would hang again.
+            world.let_go();
+            world.disk_works();
+            world.run(seconds(60));
+            assert!(!world.postgres().running, "{under_way} {deposed_first}: {:?}", world.log);
+            world.postgres_mut().room = probed(Probed::Written);
+            world.run(seconds(20));
+            let postgres = world.postgres();
+            let is_back = postgres.running && !postgres.admits_clients();
+            assert!(is_back, "{under_way} {deposed_first}: {:?}", world.log);
+        }
+    }
+}
+
+/// A storage that is away for a moment costs nobody a recovery: only an election does.
+#[test]
+fn a_server_whose_disk_hangs_is_not_killed_while_nobody_else_was_elected() {
+    let mut world = serving(asked(Role::Primary, Init::None));
+    let mark = world.mark();
+    world.postgres_mut().room = probed(Probed::UnderWay(seconds(60)));
+    world.run(seconds(60));
+    assert!(world.postgres().running && !world.steps_since(mark).contains("kill"));
 }

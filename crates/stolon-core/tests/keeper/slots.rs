@@ -97,7 +97,7 @@ fn the_room_on_the_disk_bounds_what_slots_hold_from_the_first_start_on() {
     let with_room = |gigabytes: u64| {
         let uses = vec![DiskUse::Data, DiskUse::Wal];
         let file_system = FileSystem { uses, total: 1 << 40, free: gigabytes << 30 };
-        Room { file_systems: vec![file_system], wal_bytes: 0 }
+        Room { file_systems: vec![file_system], ..Room::default() }
     };
     world.postgres_mut().room = with_room(100);
     world.run(seconds(10));

@@ -6,6 +6,7 @@ mod admission;
 mod challenge;
 mod corners;
 mod decision_table;
+mod disks;
 mod durability;
 mod errands;
 mod evidence;

@@ -16,6 +16,7 @@ use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::process_table::startup_process_of;
+use crate::room::ServerRuns;
 
 /// A busy standby writes its control file all the time.
 const CONTROL_PAUSE: Duration = Duration::from_secs(10);
@@ -41,7 +42,11 @@ impl LocalInstance {
     /// Looks at everything, which changes nothing and may run beside a step. What has not answered when the limit ends is silent, and what
     /// a disk has not shown by then cannot be read.
     pub(super) async fn see(&self, limit: &Limit) -> Look {
-        let room = self.room.look(self.postgres.data_directory());
+        let runs = match self.postgres.server().borrow().is_running() {
+            true => ServerRuns::Yes,
+            false => ServerRuns::No,
+        };
+        let room = self.room.look(self.postgres.data_directory(), runs);
         let (disk, server, room) = tokio::join!(self.disk(limit), self.server(limit), room);
         let DiskLook { version, data, slots_on_disk, alter_system } = disk;
         let is_instance = matches!(data, Data::Present(_));

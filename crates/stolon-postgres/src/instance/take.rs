@@ -43,6 +43,7 @@ impl LocalInstance {
             Step::Stop => {
                 postgres.stop(StopMode::Fast, FAST_STOP_PATIENCE, &within(STOP_LIMIT)).await?;
             }
+            Step::Kill => postgres.stop(StopMode::Kill, Duration::ZERO, &request).await?,
             Step::Wipe(_) => postgres.remove_data(&unlimited).await?,
             Step::SetAside { instance, .. } => {
                 let kept = postgres.set_aside(instance.as_str(), &within(STOP_LIMIT)).await?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, FailureKind, Learned, Look,
-    OldData, PasswordProtocol, Present, ReplicationRow, Room, ServerDeath, ServerLook, SlotChanges,
-    SourceTrouble, Step, StepFailure, StepOutcome, Upstream, WalReceiver,
+    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, DiskUse, FailureKind, Learned,
+    Look, OldData, PasswordProtocol, Present, Probed, ReplicationRow, Room, ServerDeath, ServerLook,
+    SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, STOLON_PREFIX, Timestamp};
@@ -19,6 +19,7 @@ use crate::coverage::Point;
 use crate::host::HostId;
 use crate::invariants::Invariant;
 use crate::keeper::KeeperEvent;
+use crate::sabotage::Guard;
 use crate::scenario::Program;
 use crate::world::{Event, World};
 
@@ -42,7 +43,7 @@ pub(crate) struct UnderWay {
 impl UnderWay {
     /// The end of the server is what it is for.
     pub(crate) fn ends_the_server(&self) -> bool {
-        matches!(self.step, Step::Stop)
+        matches!(self.step, Step::Stop | Step::Kill)
     }
 }
 
@@ -87,7 +88,9 @@ impl World {
         let server = match &postgres.server {
             None => ServerLook::Stopped,
             Some(server) if server.phase != Phase::Up => ServerLook::Starting,
-            Some(_) if self.is_silent(keeper) => ServerLook::Silent("no answer in time".to_owned()),
+            Some(_) if postgres.troubles.postmaster_hangs => {
+                ServerLook::Silent("no answer in time".to_owned())
+            }
             Some(_) => self.answer_of(keeper),
         };
         let slots = postgres.data.iter().flat_map(|data| data.slots.keys().cloned()).collect();
@@ -98,8 +101,19 @@ impl World {
             control: ControlLook::NotRead,
             ended: postgres.data.as_ref().and_then(|data| data.ended).filter(|_| postgres.server.is_none()),
             slots_on_disk: slots,
-            room: Room::default(),
+            room: Room { probes: vec![(DiskUse::Data, self.probed(keeper))], ..Room::default() },
             alter_system: AlterSystem::Refused,
+        }
+    }
+
+    /// What becomes of a few bytes on the disk. One that hangs has done so for longer than anybody's patience: a keeper that waits only shows
+    /// the same later.
+    fn probed(&self, keeper: u8) -> Probed {
+        match self.postgres[usize::from(keeper)].troubles.disk {
+            Disk::Works => Probed::Written,
+            Disk::Full => Probed::NoSpace,
+            Disk::ReadOnly => Probed::Failed("read-only file system".to_owned()),
+            Disk::Hung => Probed::UnderWay(Duration::from_secs(3600)),
         }
     }
 
@@ -168,6 +182,12 @@ impl World {
         match step {
             Step::Stop => {
                 self.stop_server(keeper);
+                POLL
+            }
+            // What waits for a disk ends before it could say anything.
+            Step::Kill if self.lacks(Guard::DeposedOnHungDisk) => POLL,
+            Step::Kill => {
+                self.crash_server(keeper, "killed by its keeper");
                 POLL
             }
             Step::InitDb(_) => self.random.millis(500, 2_000),

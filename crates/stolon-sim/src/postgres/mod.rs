@@ -9,4 +9,6 @@ mod server;
 pub(crate) use history::{BranchId, Histories, Position};
 pub(crate) use instance::UnderWay;
 pub(crate) use run::Happening;
-pub(crate) use server::{Condition, DataDirectory, Disk, Phase, Postgres, Sender, Server, Troubles, Waiting};
+pub(crate) use server::{
+    Condition, DataDirectory, Disk, Phase, Postgres, Sender, Server, Thaw, Troubles, Waiting,
+};

@@ -187,8 +187,11 @@ impl World {
             data.written.lsn.0 += SHUTDOWN_CHECKPOINT;
         }
         server.phase = Phase::Stopping;
-        server.waiting.clear();
-        self.end_sessions_of_server(keeper);
+        // A session that is told to end finishes its commit first.
+        if troubles != Disk::Hung {
+            server.waiting.clear();
+            self.end_sessions_of_server(keeper);
+        }
         let delay = self.random.millis(10, 80);
         self.postgres_soon(keeper, delay, Happening::Ending(self.now));
     }

@@ -8,6 +8,7 @@ use stolon_core::keeper::{Config, DataKind, OrderlyEnd};
 use stolon_model::{Lsn, Parameters};
 
 use super::history::Position;
+use crate::Time;
 use crate::client::Ticket;
 
 /// PostgreSQL on one keeper's host.
@@ -40,6 +41,17 @@ pub struct Troubles {
     pub backup_fails: bool,
     /// Each flush takes so much longer.
     pub slow_flush: Duration,
+    /// The last time that the disk hung.
+    pub thaw: Option<Thaw>,
+}
+
+/// A disk that hung works again.
+#[derive(Clone, Copy, Debug)]
+pub struct Thaw {
+    /// Since then nothing but that was wrong.
+    pub undisturbed_since: Time,
+    /// The disk is back since then.
+    pub at: Time,
 }
 
 impl Troubles {

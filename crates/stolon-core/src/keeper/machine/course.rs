@@ -73,6 +73,11 @@ pub(super) enum Awaits {
 }
 
 impl Awaits {
+    /// An instance is at it, which takes one step at a time.
+    fn is_of_instance(&self) -> bool {
+        matches!(self, Awaits::Step(_) | Awaits::Check(_) | Awaits::Reconsidering)
+    }
+
     /// Nothing is under way here.
     fn is_idle(&self) -> bool {
         matches!(self, Awaits::Nothing | Awaits::Orders(_) | Awaits::Reports(_))
@@ -163,7 +168,31 @@ impl Pursuit {
     }
 }
 
+impl Pursuit {
+    /// Nothing matters but that the server is killed.
+    pub(super) fn kill(&mut self, goal: &Goal) -> Reaction {
+        match self {
+            Pursuit::Course(course) if course.kills() => Reaction::Nothing,
+            Pursuit::Course(course) if course.awaits.is_of_instance() => {
+                course.outdated = true;
+                match std::mem::replace(&mut course.called_off, true) {
+                    true => Reaction::Nothing,
+                    false => Reaction::CallOff,
+                }
+            }
+            _ => {
+                *self = Pursuit::Course(Box::new(Course::one(goal.clone(), Step::Kill)));
+                Reaction::Nothing
+            }
+        }
+    }
+}
+
 impl Course {
+    fn kills(&self) -> bool {
+        self.awaits == Awaits::Step(Step::Kill) || self.steps.front() == Some(&Step::Kill)
+    }
+
     fn stop_awaiting_orders(&mut self) {
         if let Awaits::Orders(step) = &self.awaits {
             self.steps.push_front(step.clone());
@@ -210,7 +239,7 @@ impl Machine {
 
     /// Nothing is planned before the store was asked once, nor while a server that dies again and again is given a pause.
     fn may_plan(&self) -> bool {
-        self.now >= self.server.not_before && self.orders.is_known()
+        self.now >= self.server.not_before && self.orders.is_known() && !self.is_kept_down_for_its_disk()
     }
 
     pub(super) fn look_when_due(&mut self) {
@@ -266,6 +295,9 @@ impl Machine {
         }
         self.server.room.looked(&look.room);
         self.handing.looked(&look);
+        let said = self.server.disks.looked(self.now, &look.room, self.orders.pace().sleep);
+        self.say_all(said.into_iter().collect());
+        self.kill_what_must_not_serve_and_hangs();
         self.note_for_report(&look);
         self.note_receiver(&look);
         if matches!(self.pursuit, Pursuit::Look) && self.may_plan() {

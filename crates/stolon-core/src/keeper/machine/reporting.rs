@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PendingParameter, PostgresState,
-    PostgresVersion, Served, SlotReport, Timestamp,
+    FileSystemReport, Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PendingParameter,
+    PostgresState, PostgresVersion, Served, SlotReport, Timestamp,
 };
 
 use crate::keeper::event::{Effect, Health, Measure, Position, Progress, StandbyLag, StateFile};
@@ -15,6 +15,7 @@ use crate::keeper::look::{Answer, Look, ReplicationRow, ServerLook, WalReceiver}
 use crate::keeper::observation::Data;
 use crate::keeper::parameters::{instances_of, reported_parameters, with_what_was_left_out};
 use crate::keeper::recovery::PasswordProtocol;
+use crate::keeper::room::FileSystem;
 use crate::keeper::say::Saying;
 use crate::keeper::slots::{own_bound, slot_reports};
 use crate::postgres::{Support, Version, is_recovery_parameter};
@@ -50,6 +51,7 @@ pub(super) struct Reporting {
     running: Option<Running>,
     /// Of the last look that our instance answered, until something is known to have happened to it.
     pub(super) seen: Option<Server>,
+    file_systems: Vec<FileSystemReport>,
     pub(super) progress: Progress,
     /// Why the replication slots could not be looked after.
     pub(super) slots_failed: Option<String>,
@@ -95,6 +97,7 @@ impl Reporting {
             pending_restart: false,
             running: None,
             seen: None,
+            file_systems: Vec::new(),
             progress: Progress::default(),
             slots_failed: None,
             publisher: Publisher::new(),
@@ -149,6 +152,7 @@ impl Machine {
         let answer = look.instance_answer();
         let state = answer.map_or_else(PostgresState::default, |answer| self.state_of(answer));
         self.measure_look(look);
+        self.reporting.file_systems = look.room.file_systems.iter().map(FileSystem::report).collect();
         self.reporting.running =
             answer.map(|answer| Running { slots: self.slots_of(answer), ..Running::of(answer) });
         self.reporting.seen = answer.map(|answer| server_of(self.looks.last_began(), answer));
@@ -160,6 +164,11 @@ impl Machine {
 
     fn measure_look(&mut self, look: &Look) {
         let health = match &look.server {
+            ServerLook::Answering(_)
+                if look.instance_answer().is_some() && self.server.disks.take_nothing() =>
+            {
+                Health::Disk
+            }
             ServerLook::Answering(_) if look.instance_answer().is_some() => Health::Healthy,
             ServerLook::Answering(_) => Health::NoInstance,
             ServerLook::Stopped => Health::Stopped,
@@ -169,6 +178,7 @@ impl Machine {
         };
         self.measure(Measure::Health(health));
         self.measure(Measure::Room(look.room.clone()));
+        self.measure(Measure::Disk(self.server.disks.fault()));
         if let Some(answer) = look.server.answer() {
             self.measure(Measure::Position(Box::new(position_of(answer))));
             self.measure(Measure::Slots(self.slots_of(answer)));
@@ -183,7 +193,11 @@ impl Machine {
         slot_reports(&answer.slots, answer.lsn, |slot| own_bound(goal, version, room, slot))
     }
 
+    /// A server that can write nothing works as little as one that does not answer, whatever it says.
     fn state_of(&self, answer: &Answer) -> PostgresState {
+        if self.server.disks.take_nothing() {
+            return PostgresState::default();
+        }
         let specified = self.orders.specified();
         let is_specified = |name: &str| specified.keys().any(|key| key.eq_ignore_ascii_case(name));
         let reported = reported_parameters(&answer.configured_parameters, is_specified);
@@ -273,6 +287,8 @@ impl Machine {
             hindrance: self.hindrance(),
             holds_primary_data: self.reporting.holds_primary_data,
             slots: running.map(|running| running.slots.clone()).filter(|slots| !slots.is_empty()),
+            disk: self.server.disks.report(self.now, self.orders.pace().fail),
+            file_systems: Some(self.reporting.file_systems.clone()).filter(|it| !it.is_empty()),
             served: self.disk.served.highest().cloned(),
             witness: Some(self.witness.report()),
             standby_pace: self.server.stragglers.report(),

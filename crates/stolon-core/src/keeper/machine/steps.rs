@@ -60,6 +60,9 @@ impl Machine {
                 self.await_with(Awaits::Check(step));
             }
             step => {
+                if let Step::Start(_) = step {
+                    self.server.disks.server_starts();
+                }
                 if step == Step::Reload {
                     self.measure(Measure::NeedsReload(true));
                 }
@@ -241,12 +244,13 @@ impl Machine {
 
     fn step_done(&mut self, step: &Step, learned: Learned) {
         match step {
-            Step::Stop => {
+            Step::Stop | Step::Kill => {
                 self.blame.stopped();
                 self.server.deaths.stopped();
                 if matches!(&self.pursuit, Pursuit::Course(course) if course.restarts_primary()) {
                     self.server.restart.under_way = RestartUnderWay::Yes;
                 }
+                self.server.disks.server_ended();
             }
             Step::Wipe(_) => self.making.attempt.reached(Stage::Nothing),
             Step::Restore(_) => self.making.attempt.reached(Stage::Restored),

@@ -164,6 +164,9 @@ fn is_told_here(finding: &Finding) -> bool {
             | Finding::CommitsWait(_)
             | Finding::CommitsStall(_)
             | Finding::NobodyDecides { .. }
+            | Finding::PrimaryDisk(..)
+            | Finding::StandbyDisk(..)
+            | Finding::LittleRoom { .. }
             | Finding::SlotNearBound { .. }
     )
 }
