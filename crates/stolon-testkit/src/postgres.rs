@@ -162,21 +162,62 @@ pub struct PostgresServer {
     child: Option<Child>,
 }
 
+/// A temporary directory of the user that PostgreSQL runs as.
+fn own_directory() -> anyhow::Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new().prefix("stolon-testkit-pg").tempdir()?;
+    if rustix::process::geteuid().is_root() {
+        let owner = format!("{UNPRIVILEGED_USER}:{UNPRIVILEGED_USER}");
+        let status = Command::new("chown").arg(owner).arg(directory.path()).status()?;
+        ensure!(status.success(), "there is no user {UNPRIVILEGED_USER}: apt-get install postgresql");
+    }
+    Ok(directory)
+}
+
 impl PostgresServer {
     /// `initdb`, then start; ready when this returns.
     pub fn start(config: PostgresConfig) -> anyhow::Result<Self> {
         let bin = config.programs.clone().map_or_else(bin_directory, Ok)?;
-        let directory = tempfile::Builder::new().prefix("stolon-testkit-pg").tempdir()?;
-        if rustix::process::geteuid().is_root() {
-            let owner = format!("{UNPRIVILEGED_USER}:{UNPRIVILEGED_USER}");
-            let status = Command::new("chown").arg(owner).arg(directory.path()).status()?;
-            ensure!(status.success(), "there is no user {UNPRIVILEGED_USER}: apt-get install postgresql");
-        }
+        let directory = own_directory()?;
         let mut server = Self { directory, bin, config, port: free_port()?, child: None };
         server.initdb()?;
         server.write_config()?;
         server.start_again()?;
         Ok(server)
+    }
+
+    /// A standby of this server: a copy of its data that streams from it; ready when this returns. From version 12 on.
+    pub fn start_standby(&self) -> anyhow::Result<Self> {
+        let directory = own_directory()?;
+        let config = self.config.clone();
+        let mut standby = Self { directory, bin: self.bin.clone(), config, port: free_port()?, child: None };
+        let output = unprivileged_command(&self.bin.join("pg_basebackup"))
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", &self.config.superuser])
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "-D"])
+            .arg(standby.data_directory())
+            .env("PGPASSWORD", &self.config.password)
+            .current_dir("/")
+            .output()?;
+        ensure!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        standby.write_config()?;
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    /// Another server with the same data, which goes its own way. This one is stopped for the copy.
+    pub fn start_copy(&mut self) -> anyhow::Result<Self> {
+        self.stop()?;
+        let directory = own_directory()?;
+        let status = Command::new("cp")
+            .arg("--archive")
+            .args([self.data_directory(), directory.path().join("data")])
+            .status()?;
+        ensure!(status.success(), "the data cannot be copied");
+        self.start_again()?;
+        let config = self.config.clone();
+        let mut copy = Self { directory, bin: self.bin.clone(), config, port: free_port()?, child: None };
+        copy.write_config()?;
+        copy.start_again()?;
+        Ok(copy)
     }
 
     fn initdb(&self) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ mod harness;
 mod init;
 mod keepers;
 mod migrate_check;
+mod migrate_verify;
 mod more_commands;
 mod register;
 mod settle;

@@ -13,13 +13,13 @@ use super::harness::{Ctl, Run};
 const TTL: Duration = Duration::from_secs(600);
 
 /// A server, and a file with its password.
-struct Source {
-    server: PostgresServer,
+pub struct Source {
+    pub server: PostgresServer,
     directory: tempfile::TempDir,
 }
 
 impl Source {
-    fn start(major: u16, parameters: &[(&str, &str)], hba: &[&str]) -> Source {
+    pub fn start(major: u16, parameters: &[(&str, &str)], hba: &[&str]) -> Source {
         let mut config = PostgresConfig {
             programs: Some(programs_of_major(major).unwrap()),
             initdb: vec!["--locale=C.UTF-8".to_owned(), "--encoding=UTF8".to_owned()],
@@ -28,12 +28,28 @@ impl Source {
         config.parameters =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         config.hba.extend(hba.iter().map(|line| (*line).to_owned()));
-        let source = Source {
-            server: PostgresServer::start(config).unwrap(),
-            directory: tempfile::tempdir().unwrap(),
-        };
+        Source::of(PostgresServer::start(config).unwrap())
+    }
+
+    fn of(server: PostgresServer) -> Source {
+        let source = Source { server, directory: tempfile::tempdir().unwrap() };
         source.write_password("secret");
         source
+    }
+
+    /// A standby that follows it.
+    pub fn standby(&self) -> Source {
+        Source::of(self.server.start_standby().unwrap())
+    }
+
+    /// Another one with the same data, which goes its own way.
+    pub fn copy(&mut self) -> Source {
+        Source::of(self.server.start_copy().unwrap())
+    }
+
+    pub async fn value(&self, sql: &str) -> String {
+        let client = self.server.connect().await.unwrap();
+        client.query_one(sql, &[]).await.unwrap().get(0)
     }
 
     fn write_password(&self, password: &str) {
@@ -47,12 +63,12 @@ impl Source {
         self.directory.path().join("passfile")
     }
 
-    fn conninfo(&self, user: &str) -> String {
+    pub fn conninfo(&self, user: &str) -> String {
         let (port, file) = (self.server.port(), self.passfile());
         format!("host=127.0.0.1 port={port} user={user} passfile={}", Path::new(&file).display())
     }
 
-    async fn run(&self, database: &str, sql: &str) {
+    pub async fn run(&self, database: &str, sql: &str) {
         self.server.connect_to(database).await.unwrap().batch_execute(sql).await.unwrap();
     }
 

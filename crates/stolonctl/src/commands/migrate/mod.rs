@@ -7,6 +7,7 @@ mod check;
 mod legacy;
 mod record;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Command {
     Check(check::Args),
     /// Show how far the migration is, what is next, and how to undo it
     Status(status::Args),
+    /// Compare both sides, also while one follows the other: rows, sequences, roles, grants, definitions
+    Verify(verify::Args),
 }
 
 /// How the answer is laid out.
@@ -52,6 +55,7 @@ impl OutputArgs {
 /// The command line is wrong, the store or the legacy server does not answer, or the step cannot be done.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     match &args.command {
+        Command::Verify(args) => return verify::run(common, args, shutdown).await,
         Command::Check(args) => return check::run(common, args, shutdown).await,
         Command::Status(args) => status::run(common, args, shutdown).await,
     }

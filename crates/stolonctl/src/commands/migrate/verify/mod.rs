@@ -1,0 +1,189 @@
+//! `stolonctl migrate verify`: whether both sides have the same. Changes nothing.
+
+mod amcheck;
+mod checksum;
+mod objects;
+mod outcome;
+mod pair;
+mod side;
+mod tables;
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use stolon_model::{ClusterData, Migration, MigrationStage};
+use stolon_postgres::conninfo::Conninfo;
+use stolon_runtime::{CommonArgs, Failure, Shutdown};
+use tokio_util::sync::CancellationToken;
+
+use super::OutputArgs;
+use super::legacy::{self, SourceArgs};
+use crate::output::{self, Format};
+use crate::pretty::to_tabbed_json;
+use crate::stored_cluster::StoredCluster;
+
+use outcome::{Compared, Outcome};
+use pair::{Following, Pair};
+use side::Side;
+use tables::Sides;
+
+/// Flags of `migrate verify`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// Connection string of the cluster's PostgreSQL, as a superuser and without a password; without it the legacy's user and
+    /// passfile at the address of the cluster's primary, or of what is to become it
+    #[arg(long, value_name = "CONNINFO")]
+    target: Option<String>,
+
+    /// Sessions on each side that sum up tables at the same time
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=32))]
+    jobs: u8,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The answer as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    holds: bool,
+    following: bool,
+    compared: &'a [Compared],
+}
+
+/// Compare both sides. Exit status 0 only if everything holds.
+///
+/// # Errors
+/// The command line is wrong, a server or the store does not answer, or a signal came.
+pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
+    let format = args.output.format()?;
+    let cluster = StoredCluster::open(common)?;
+    let stop = shutdown.token();
+    let (following, compared) = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(Failure::new("interrupted").hint("nothing was changed").into()),
+        compared = compare(&cluster, args, &stop) => compared?,
+    };
+    let holds = !compared.is_empty() && compared.iter().all(|row| row.outcome.is_good());
+    output::result(&match format {
+        Format::Text => text(following, holds, &compared),
+        Format::Json => {
+            let following = following == Following::Standby;
+            format!("{}\n", to_tabbed_json(&Answer { holds, following, compared: &compared }))
+        }
+    })?;
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn compare(
+    cluster: &StoredCluster,
+    args: &Args,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Following, Vec<Compared>)> {
+    let document = cluster.workable_document().await?.value;
+    let record = document.cluster.as_ref().and_then(|it| it.status.migration.clone());
+    let source = args.source.legacy(record.as_ref(), stop)?;
+    let data = ClusterData::try_from(document)?;
+    let target = match &args.target {
+        Some(text) => legacy::parse(text, "--target")?,
+        None => head(&data, &source.conninfo)?,
+    };
+    let side = |name, conninfo: &Conninfo| Side { name, conninfo: conninfo.clone(), cancel: stop.clone() };
+    let old = side("the legacy server", &source.conninfo);
+    let new = side("the cluster", &target);
+    let sides = Sides { leader: &old, follower: &new, jobs: usize::from(args.jobs) };
+    compare_servers(&sides, record.as_ref()).await
+}
+
+/// The PostgreSQL that takes writes, or is to, as the legacy's user.
+fn head(data: &ClusterData, source: &Conninfo) -> Result<Conninfo, Failure> {
+    let head = data.primary().or_else(|| data.instances.values().next());
+    let status = head.map(|head| &head.status).filter(|status| !status.listen_address.is_empty());
+    let status = status.ok_or_else(|| {
+        Failure::new("no keeper has reported the address of its PostgreSQL yet")
+            .hint("stolonctl migrate status shows how far the copy is; --target names another server")
+    })?;
+    Ok(source.with("hostaddr", "").with("host", &status.listen_address).with("port", &status.port))
+}
+
+async fn compare_servers(
+    sides: &Sides<'_>,
+    record: Option<&Migration>,
+) -> anyhow::Result<(Following, Vec<Compared>)> {
+    const DATABASES: &str =
+        "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0' ORDER BY 1";
+    let first = Pair::open(sides.leader, sides.follower, "postgres").await?;
+    let following = first.following;
+    if following == Following::Standby {
+        first.is_a_copy().await?;
+    }
+    let mut compared = objects::of_server(&first).await?;
+    let databases = first.leader.rows(DATABASES).await?;
+    let theirs = first.follower.rows(DATABASES).await?;
+    drop(first);
+    for row in databases {
+        let database = row.get(0).unwrap_or_default();
+        // One that is missing is named among the server's.
+        if !theirs.iter().any(|other| other.get(0) == Some(database)) {
+            continue;
+        }
+        let pair = Pair::open(sides.leader, sides.follower, database).await?;
+        compared.extend(tables::compare(&pair, sides).await?);
+        compared.extend(objects::of_database(&pair).await?);
+        compared.extend(amcheck::compare(&pair).await?);
+    }
+    let is_written = matches!(
+        record.and_then(|record| record.stage.as_ref()),
+        Some(MigrationStage::Promoting | MigrationStage::Switched | MigrationStage::Finishing)
+    );
+    if is_written && following == Following::AtRest {
+        let why =
+            "the cluster takes writes since the switch: a table that differs may only have been written";
+        compared.push(Compared::of("", "moment", Outcome::Noted, why));
+    }
+    Ok((following, compared))
+}
+
+/// How many differences of one row people are shown.
+const SHOWN: usize = 10;
+
+/// Tables that hold are counted, everything else has a line.
+fn text(following: Following, holds: bool, compared: &[Compared]) -> String {
+    let mut lines = Vec::new();
+    let is_table = |row: &&Compared| row.kind == "table" && row.outcome == Outcome::Holds;
+    let mut databases: Vec<&str> = compared.iter().map(|row| row.database.as_str()).collect();
+    databases.sort_unstable();
+    databases.dedup();
+    for database in databases {
+        let title = if database.is_empty() { "Server" } else { database };
+        lines.push(format!("=== {title} ==="));
+        let rows: Vec<&Compared> = compared.iter().filter(|row| row.database == database).collect();
+        let equal: Vec<&&Compared> = rows.iter().filter(|row| is_table(row)).collect();
+        if !equal.is_empty() {
+            let sum: u64 = equal.iter().filter_map(|row| row.rows).sum();
+            lines.push(format!("{:<8} {} tables with {sum} rows", Outcome::Holds.as_str(), equal.len()));
+        }
+        for row in rows.into_iter().filter(|row| !is_table(row)) {
+            let what = if row.name.is_empty() { row.kind } else { &row.name };
+            lines.push(format!("{:<8} {what}: {}", row.outcome.as_str(), row.found));
+            lines.extend(row.differences.iter().take(SHOWN).map(|line| format!("           {line}")));
+            if row.differences.len() > SHOWN {
+                let more = row.differences.len() - SHOWN;
+                lines.push(format!("           and {more} more: --output json has them all"));
+            }
+        }
+    }
+    let how = match following {
+        Following::Standby => "while the cluster follows the legacy server",
+        Following::AtRest => "without the one following the other: both as they were",
+    };
+    lines.push(match holds {
+        true => format!("\nEverything holds, {how}."),
+        false => format!("\nNot everything holds, {how}."),
+    });
+    lines.into_iter().map(|line| format!("{line}\n")).collect()
+}

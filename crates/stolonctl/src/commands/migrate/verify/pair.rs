@@ -1,0 +1,219 @@
+//! A database on both sides, and the moments at which they can be compared.
+//!
+//! While one side follows the other there is no moment that both can be asked for. So first the side that is written to is looked at, in a
+//! snapshot; then its position in the WAL is taken; then, when the other side has come to that position, a snapshot is taken there. It
+//! may hold more than the first one. What is equal then is equal. What is not equal may only have been written meanwhile: those tables are
+//! looked at again one by one, each locked against writes (`LOCK TABLE … IN SHARE MODE`) from before the first snapshot until the second one is there, which is
+//! as long as the other side lags behind, and never longer than [`LOCKED`].
+
+use std::time::Duration;
+
+use stolon_runtime::Failure;
+use tokio::time::Instant;
+
+use super::super::legacy::trouble;
+use super::checksum::{Abilities, Method};
+use super::side::{Session, Side};
+
+/// How long the other side may take to come to a position while nothing is locked.
+const CATCHING_UP: Duration = Duration::from_secs(30);
+/// How long a table is kept from being written.
+const LOCKED: Duration = Duration::from_secs(2);
+/// How long a lock may be waited for: writers that come later queue behind us.
+const LOCKING: &str = "1s";
+/// After how long the server ends the session that holds the lock, if this program was put to sleep meanwhile.
+const ABANDONED: &str = "5s";
+/// Between two looks at a position.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// SQLSTATE `lock_not_available`: `lock_timeout` passed.
+const NOT_AVAILABLE: &str = "55P03";
+
+/// How one side follows the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Following {
+    /// It replays the WAL of the other one.
+    Standby,
+    /// It does not: what is written on either side is not on the other one.
+    AtRest,
+}
+
+/// A database on both sides.
+pub struct Pair {
+    /// Its name.
+    pub database: String,
+    /// The side that is written to.
+    pub leader: Session,
+    /// The side that follows it, or did.
+    pub follower: Session,
+    /// Another session with the leader, for locks.
+    locker: Session,
+    /// What the leader can be asked for.
+    pub leader_abilities: Abilities,
+    /// What the follower can be asked for.
+    pub follower_abilities: Abilities,
+    /// How rows are made comparable.
+    pub method: Method,
+    /// How they belong together.
+    pub following: Following,
+}
+
+/// A snapshot on each side, for as long as the transactions of the pair's sessions last.
+pub struct Moment {
+    /// By which others can look at the same on the leader.
+    pub leader: String,
+    /// The same on the follower.
+    pub follower: String,
+}
+
+/// Whether a table is kept from being written until both snapshots are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold<'a> {
+    /// Nothing is.
+    Nothing,
+    /// This one.
+    Table(&'a str),
+}
+
+/// How an attempt to find a moment ended.
+pub enum Found {
+    /// Snapshots are there.
+    Moment(Moment),
+    /// The table could not be locked in time, or the other side lags too far behind.
+    Busy,
+}
+
+impl Pair {
+    /// Connect to a database on both sides.
+    ///
+    /// # Errors
+    /// One of them does not let us in.
+    pub async fn open(leader: &Side, follower: &Side, database: &str) -> anyhow::Result<Pair> {
+        let (one, other, locker) =
+            tokio::try_join!(leader.connect(database), follower.connect(database), leader.connect(database))?;
+        let (leader_abilities, follower_abilities) = tokio::try_join!(one.abilities(), other.abilities())?;
+        let method = Method::of(&leader_abilities, &follower_abilities);
+        tokio::try_join!(one.agree(method), other.agree(method))?;
+        let following = match other.value("SELECT pg_is_in_recovery()").await?.as_str() {
+            "t" => Following::Standby,
+            _ => Following::AtRest,
+        };
+        Ok(Pair {
+            database: database.to_owned(),
+            leader: one,
+            follower: other,
+            locker,
+            leader_abilities,
+            follower_abilities,
+            method,
+            following,
+        })
+    }
+
+    /// Take a snapshot on each side, the follower's not before it has everything that the leader's shows. What is held is let go then.
+    ///
+    /// # Errors
+    /// A server does not answer, or the follower does not come to the position although nothing is locked.
+    pub async fn moment(&self, hold: Hold<'_>) -> anyhow::Result<Found> {
+        self.end().await?;
+        let patience = match hold {
+            Hold::Nothing => CATCHING_UP,
+            Hold::Table(table) if self.lock(table).await? => LOCKED,
+            Hold::Table(_) => return Ok(Found::Busy),
+        };
+        let found = self.snapshots(patience).await;
+        if hold != Hold::Nothing {
+            // Also after an error. Where this fails, the server ends the session by itself.
+            self.locker.rows("ROLLBACK").await?;
+        }
+        match (found?, hold) {
+            (Some(moment), _) => Ok(Found::Moment(moment)),
+            (None, Hold::Table(_)) => Ok(Found::Busy),
+            (None, Hold::Nothing) => Err(Failure::new(format!(
+                "the follower has not come within {} s to where the leader was",
+                CATCHING_UP.as_secs()
+            ))
+            .hint("stolonctl migrate status shows how far behind it is, and why")
+            .into()),
+        }
+    }
+
+    async fn snapshots(&self, patience: Duration) -> anyhow::Result<Option<Moment>> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        self.leader.rows(BEGIN).await?;
+        let leader = self.leader.value("SELECT pg_export_snapshot()").await?;
+        if !self.catch_up(patience).await? {
+            return Ok(None);
+        }
+        self.follower.rows(BEGIN).await?;
+        let follower = self.follower.value("SELECT pg_export_snapshot()").await?;
+        Ok(Some(Moment { leader, follower }))
+    }
+
+    /// Keep a table from being written; false if others would not let us in time.
+    async fn lock(&self, table: &str) -> anyhow::Result<bool> {
+        let lock = format!(
+            "BEGIN; SET LOCAL lock_timeout = '{LOCKING}'; SET LOCAL idle_in_transaction_session_timeout = '{ABANDONED}'; \
+             LOCK TABLE ONLY {table} IN SHARE MODE"
+        );
+        match self.locker.tried(&lock, CATCHING_UP).await {
+            Ok(_) => Ok(true),
+            Err(problem) if problem.code() == Some(NOT_AVAILABLE) => {
+                self.locker.rows("ROLLBACK").await?;
+                Ok(false)
+            }
+            Err(problem) => Err(trouble("a table cannot be kept from being written", &problem).into()),
+        }
+    }
+
+    /// Whether the follower has come, in good time, to where the leader is now.
+    ///
+    /// # Errors
+    /// A server does not answer.
+    pub async fn caught_up(&self) -> anyhow::Result<bool> {
+        self.catch_up(CATCHING_UP).await
+    }
+
+    /// A standby replays the WAL of a server with the same identifier.
+    ///
+    /// # Errors
+    /// The follower is the standby of another one, or a server does not answer.
+    pub async fn is_a_copy(&self) -> anyhow::Result<()> {
+        const IDENTIFIER: &str = "SELECT system_identifier FROM pg_control_system()";
+        let (one, other) = tokio::try_join!(self.leader.value(IDENTIFIER), self.follower.value(IDENTIFIER))?;
+        match one == other {
+            true => Ok(()),
+            false => Err(Failure::new("the cluster is a standby of another server than the legacy one")
+                .hint("is --source, or --cluster-name, the one that is meant?")
+                .into()),
+        }
+    }
+
+    /// Wait until the follower has replayed what the leader has written by now; false if it has not in time.
+    async fn catch_up(&self, patience: Duration) -> anyhow::Result<bool> {
+        if self.following == Following::AtRest {
+            return Ok(true);
+        }
+        let position = self.leader.value("SELECT pg_current_wal_insert_lsn()").await?;
+        let question = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn");
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.follower.value(&question).await? == "t" {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            self.follower.pause(LOOK).await?;
+        }
+    }
+
+    /// End the transactions that hold the snapshots.
+    ///
+    /// # Errors
+    /// A server does not answer.
+    pub async fn end(&self) -> anyhow::Result<()> {
+        let (one, other) = tokio::join!(self.leader.rows("ROLLBACK"), self.follower.rows("ROLLBACK"));
+        one.and(other).map(drop)
+    }
+}
