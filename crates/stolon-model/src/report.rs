@@ -112,8 +112,6 @@ document! {
         witness: Option<WitnessReport> = "witness", omit;
         /// How each standby of a primary keeps up; absent on a standby, and in reports of keepers that do not tell.
         standby_pace: Option<BTreeMap<InstanceUid, StandbyPace>> = "standbyPace", omit;
-        /// What each standby that streams from a primary lacks of it.
-        standby_lag: Option<Vec<StandbyLagReport>> = "standbyLag", omit;
         /// Whether the keeper knows planned changes of the primary.
         hands_over: bool = "handsOver", omit;
         /// Whether the keeper was told to end, and has the primary that another one is to have first.
@@ -132,18 +130,6 @@ text_enum! {
         Behind => "behind",
         /// It has not confirmed for seconds what the primary had flushed then: a commit that waits for it waits as long.
         Stalled => "stalled",
-    }
-}
-
-document! {
-    /// What a standby lacks of its primary: what would be lost if it had to take over.
-    pub struct StandbyLagReport {
-        /// The standby.
-        instance: InstanceUid = "dbUID", omit;
-        /// Bytes of WAL that the primary has flushed and the standby has not confirmed.
-        unflushed_bytes: u64 = "unflushedBytes", omit;
-        /// For how many seconds it has lacked the oldest of that, rounded up; 0: it had everything of the look before.
-        behind_seconds: u64 = "behindSeconds", omit;
     }
 }
 
@@ -361,7 +347,6 @@ impl KeeperActivity {
             served,
             witness,
             standby_pace,
-            standby_lag: _,
             hands_over,
             leaving,
             switchover,

@@ -22,7 +22,6 @@ mod machine;
 mod memory;
 mod pause;
 mod proxy;
-mod readiness;
 mod reasons;
 mod removal;
 mod request;
@@ -57,7 +56,6 @@ pub use memory::{
     ProxySighting, Refused, Request, Stall, SwitchoverSighting, Unproven,
 };
 pub use pause::PauseSighting;
-pub use readiness::{Impediment, Leadership, Loss, Readiness, Successor, readiness};
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;
 use seen::Seen;

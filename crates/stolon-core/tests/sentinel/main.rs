@@ -17,7 +17,6 @@ mod more;
 mod pause;
 mod properties;
 mod proxies;
-mod readiness;
 mod requests;
 mod rounds;
 mod standbys;

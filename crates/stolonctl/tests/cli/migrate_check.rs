@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stolon_model::{KeeperReport, PostgresVersion};
+use stolon_model::{FileSystemReport, KeeperActivity, KeeperReport, PostgresVersion};
 use stolon_testkit::postgres::{PostgresConfig, PostgresServer};
 use stolon_testkit::programs_of_major;
 
@@ -84,6 +84,15 @@ async fn keeper(ctl: &Ctl, major: u16) {
     let report = KeeperReport {
         uid: "keeper0".into(),
         postgres_binary_version: PostgresVersion { major: i64::from(major), minor: 1, ..Default::default() },
+        activity: Some(KeeperActivity {
+            file_systems: Some(vec![FileSystemReport {
+                uses: Some(vec!["data".to_owned()]),
+                total_bytes: 2 << 40,
+                free_bytes: 1 << 40,
+                ..FileSystemReport::default()
+            }]),
+            ..KeeperActivity::default()
+        }),
         ..KeeperReport::default()
     };
     ctl.store().put_keeper_report(&report, TTL).await.unwrap();
@@ -170,7 +179,7 @@ async fn look_at(major: u16) {
         ("archive", "warning", "one archive"),
         ("hba", "warning", r#"host \"My Db\",all \"Md5 'Role\" 10.0.0.0/8 scram-sha-256"#),
         ("reachability", "warning", "127.0.0.1"),
-        ("room", "warning", "keeper0"),
+        ("room", "ok", "keeper0 has 1.0 TiB free of 2.0 TiB"),
     ] {
         let (found, said) = of(&answer, subject);
         assert_eq!(found, level, "{major}, {subject}: {said}");

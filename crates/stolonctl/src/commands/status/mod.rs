@@ -1,7 +1,6 @@
 //! `stolonctl status`
 
 mod activity;
-mod failover;
 mod gather;
 mod instances;
 mod slots;

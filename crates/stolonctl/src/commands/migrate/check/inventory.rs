@@ -320,8 +320,17 @@ pub struct DestinationKeeper {
     pub uid: KeeperUid,
     /// Of its PostgreSQL's programs.
     pub version: Version,
-    /// Free bytes where its PostgreSQL is to be; none: it does not say.
-    pub room: Option<u64>,
+    /// Where its PostgreSQL is to be; none: it does not say.
+    pub room: Option<Room>,
+}
+
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// That nobody has.
+    pub free: u64,
+    /// In all. What lies there by now may be overwritten by the copy.
+    pub total: u64,
 }
 
 /// How the data are to come over.

@@ -290,13 +290,14 @@ fn room(legacy: &Inventory, destination: &Destination) -> Vec<Finding> {
         .map(|keeper| keeper.uid.to_string())
         .collect();
     for (uid, room) in destination.keepers.iter().filter_map(|keeper| Some((&keeper.uid, keeper.room?))) {
-        let sentence = format!("{uid} has {} free, the data take {needed}", ByteCount(room));
+        let (free, total) = (ByteCount(room.free), ByteCount(room.total));
+        let sentence = format!("{uid} has {free} free of {total}, the data take {needed}");
         let enough = needed.0.saturating_add(needed.0 / 10);
-        findings.push(match (room >= enough, room >= needed.0) {
+        findings.push(match (room.free >= enough, room.total >= enough) {
             (true, _) => Finding::ok(Subject::Room, sentence),
             (false, true) => Finding::warning(Subject::Room, format!("{sentence}, and the WAL comes on top"))
-                .hint("make room, or the copy ends on a full disk"),
-            (false, false) => Finding::blocks(Subject::Room, sentence).hint("make room there"),
+                .hint("make room, unless the copy replaces what lies there"),
+            (false, false) => Finding::blocks(Subject::Room, sentence).hint("give it a larger disk"),
         });
     }
     if !unknown.is_empty() || destination.keepers.is_empty() {

@@ -48,7 +48,7 @@ fn sound() -> (Inventory, Destination) {
     let keeper = DestinationKeeper {
         uid: "keeper0".into(),
         version: Version { major: 15, minor: 6 },
-        room: Some(100 << 30),
+        room: Some(Room { free: 100 << 30, total: 200 << 30 }),
     };
     (legacy, Destination { keepers: vec![keeper], has_hba: true, merges_parameters: true })
 }
@@ -177,8 +177,20 @@ const TABLE: &[(&str, Change, Method, Level, Subject)] = &[
         Warning,
         Subject::InvalidIndexes,
     ),
-    ("no room", |_, d| d.keepers[0].room = Some(9 << 30), Physical, Blocks, Subject::Room),
-    ("little room", |_, d| d.keepers[0].room = Some((10 << 30) + 1), Physical, Warning, Subject::Room),
+    (
+        "no room",
+        |_, d| d.keepers[0].room = Some(Room { free: 1 << 30, total: 10 << 30 }),
+        Physical,
+        Blocks,
+        Subject::Room,
+    ),
+    (
+        "little room",
+        |_, d| d.keepers[0].room = Some(Room { free: (10 << 30) + 1, total: 200 << 30 }),
+        Physical,
+        Warning,
+        Subject::Room,
+    ),
     ("room unknown", |_, d| d.keepers[0].room = None, Physical, Warning, Subject::Room),
     (
         "taken over",

@@ -3,7 +3,7 @@
 use stolon_core::postgres::Version;
 use stolon_model::KeeperReport;
 
-use super::super::inventory::{Destination, DestinationKeeper};
+use super::super::inventory::{Destination, DestinationKeeper, Room};
 use crate::stored_cluster::{StoredCluster, cannot_get};
 
 /// What the keepers report, and what the specification says, if there is one.
@@ -25,5 +25,13 @@ pub async fn destination(cluster: &StoredCluster) -> anyhow::Result<Destination>
 fn keeper(report: &KeeperReport) -> Option<DestinationKeeper> {
     let said = &report.postgres_binary_version;
     let version = Version { major: u16::try_from(said.major).ok()?, minor: u16::try_from(said.minor).ok()? };
-    (version.major > 0).then(|| DestinationKeeper { uid: report.uid.clone(), version, room: None })
+    (version.major > 0).then(|| DestinationKeeper { uid: report.uid.clone(), version, room: room(report) })
+}
+
+/// Of the file system that its data are on. Reports say so once there is a PGDATA.
+fn room(report: &KeeperReport) -> Option<Room> {
+    let systems = report.activity.as_ref()?.file_systems.as_ref()?;
+    let holds_data = |uses: &Vec<String>| uses.iter().any(|it| it == "data");
+    let data = systems.iter().find(|system| system.uses.as_ref().is_some_and(holds_data))?;
+    Some(Room { free: data.free_bytes, total: data.total_bytes })
 }
