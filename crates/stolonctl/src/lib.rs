@@ -40,17 +40,23 @@ pub fn main() -> ExitCode {
             Some(cli::Command::Switchover(args)) => {
                 commands::switchover::run(&cli.common, &args, &shutdown).await.map(|()| ExitCode::SUCCESS)
             }
+            Some(cli::Command::Restart(args)) => {
+                commands::restart::run(&cli.common, &args, &shutdown).await.map(|()| ExitCode::SUCCESS)
+            }
             Some(cli::Command::Migrate(args)) => commands::migrate::run(&cli.common, &args, &shutdown).await,
-            command => one_shot(&shutdown, commands::run(&cli.common, command)).await,
+            command => unless_interrupted(&shutdown, commands::run(&cli.common, command)).await,
         }
     })
 }
 
-/// A command that a signal may cut short at any await point.
-async fn one_shot(
+/// A command, or a part of one, that a signal may cut short at any await point.
+///
+/// # Errors
+/// Those of the command, or it was cut short.
+pub(crate) async fn unless_interrupted<T>(
     shutdown: &Shutdown,
-    command: impl Future<Output = anyhow::Result<ExitCode>>,
-) -> anyhow::Result<ExitCode> {
+    command: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     let stop = shutdown.token();
     tokio::select! {
         biased;

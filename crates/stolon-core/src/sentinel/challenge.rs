@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stolon_model::{
     Access, Challenge, ChallengeUid, Finding, FollowType, InfoUid, Instance, InstanceUid, KeeperReport,
-    KeeperUid, Phase,
+    KeeperUid, Phase, SwitchoverStage,
 };
 
 use super::joined::joined;
@@ -150,7 +150,7 @@ impl Round<'_> {
         if refused.is_empty() {
             self.memory.unproven = None;
         }
-        if refused.is_empty() || !self.may_be_challenged(keeper) {
+        if refused.is_empty() || self.is_stopped_for_another(primary) || !self.may_be_challenged(keeper) {
             self.draft.challenge(None);
             return Wake::NEVER;
         }
@@ -172,6 +172,14 @@ impl Round<'_> {
             is_refused.then(|| standby.spec.keeper_uid.clone())
         });
         refused.collect()
+    }
+
+    /// Whether the primary was stopped in a planned change, so that standbys are refused, and its keeper was heard of just now.
+    fn is_stopped_for_another(&self, primary: &Instance) -> bool {
+        let record = self.draft.cluster.status.switchover.as_ref().filter(|record| record.is_open());
+        record.is_some_and(|record| {
+            record.stage == Some(SwitchoverStage::Stopping) && record.from.as_ref() == Some(&primary.uid)
+        }) && self.seen.fresh.contains_key(&primary.spec.keeper_uid)
     }
 
     /// Whether a keeper knows of challenges, counts as alive, and was not found alive just now.

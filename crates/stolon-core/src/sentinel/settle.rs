@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{
     BootUuid, ClusterData, Empty, FAKE_STANDBY, FollowConfig, FollowType, Instance, InstanceInitMode,
-    InstanceSpec, InstanceUid, Keeper, KeeperReport, KeeperUid, PostgresState, Role, Served, Timestamp,
+    InstanceSpec, InstanceUid, Keeper, KeeperReport, KeeperUid, PostgresState, Role, Served,
+    SwitchoverOutcome, Timestamp,
 };
 
 use super::ahead::{LEAP, Witnesses, leap};
@@ -212,6 +213,10 @@ fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> Clu
     }
     next.proxy.generation = above(next.proxy.generation);
     next.proxy.spec.primary = None;
+    // Whoever plays a part in it does so by what was known before.
+    if let Some(record) = next.cluster.status.switchover.as_mut().filter(|record| record.is_open()) {
+        record.conclude(SwitchoverOutcome::Canceled, "the store had gone back in time".to_owned(), wall);
+    }
     next
 }
 

@@ -300,3 +300,26 @@ fn in_asynchronous_mode_proxies_close_first_and_the_verdict_stands_until_the_kee
     scene.world.later(100).round_on(&reports);
     assert!(!scene.world.keeper(1).status.healthy, "after the election, too");
 }
+
+/// Standbys are refused at its port because it was asked to stop. When nothing is heard of its keeper any more there is reason again.
+#[test]
+fn a_primary_that_was_stopped_for_another_one_is_challenged_only_when_its_keeper_is_silent() {
+    let mut scene = Scene::of(World::normal(2, 2));
+    let sleep = scene.world.data.cluster.spec.effective().sleep_interval;
+    let stopping = Switchover {
+        uid: "s1".to_owned(),
+        from: Some(uid(1)),
+        successor: Some(uid(2)),
+        stage: Some(SwitchoverStage::Stopping),
+        made_for: wall(scene.world.wall_seconds),
+        timeout: GoDuration::from_seconds(60),
+        ..Switchover::default()
+    };
+    scene.world.data.cluster.status.switchover = Some(stopping.clone());
+    scene.refuse(&[2]);
+    assert_eq!(scene.world.data.cluster.status.switchover, Some(stopping), "it goes on");
+    assert_eq!(scene.challenge(), None);
+    scene.world.later(sleep.as_millis() as u64);
+    scene.refuse(&[2]);
+    assert_eq!(scene.challenge().map(|challenge| challenge.instance), Some(uid(1)));
+}

@@ -297,6 +297,7 @@ fn the_newest_data_may_be_those_of_a_keeper_that_is_not_ahead() {
 #[test]
 fn what_is_settled_sends_clients_nowhere_and_knows_of_no_standby_in_sync() {
     let mut world = gone_back(Some(7)).given(|world| world.db(1).status.synchronous_standbys = uids(&[2]));
+    world.data.cluster.status.switchover = Some(Switchover::default());
     let reports = served(&mut world, 9, 4, 2);
     let witnesses = keepers_only(&reports);
     let settled = accept_loss(&world.data, &witnesses, &BTreeSet::from([keeper_uid(2)]), wall(0)).unwrap();
@@ -305,6 +306,8 @@ fn what_is_settled_sends_clients_nowhere_and_knows_of_no_standby_in_sync() {
         assert_eq!(next.instances[&uid(1)].status.synchronous_standbys, None);
         assert!(!next.instances.contains_key(&uid(2)), "it was the primary since, and is made anew");
         assert_eq!(next.instances[&uid(1)].spec.followers, Some(Vec::new()));
+        let record = next.cluster.status.switchover.unwrap();
+        assert_eq!(record.outcome, Some(SwitchoverOutcome::Canceled), "nobody goes on with what was begun");
     }
 }
 

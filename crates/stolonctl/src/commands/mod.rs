@@ -50,14 +50,17 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Pause(args)) => pause::run(common, args).await,
         Some(Command::Resume(args)) => pause::resume(common, &args).await,
         Some(Command::Reinit(args)) => reinit::run(common, &args).await,
-        Some(Command::Restart(args)) => restart::run(common, &args).await,
         Some(Command::Settle(args)) => settle::run(common, &args).await,
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),
         Some(Command::Completion(args)) => completion::run(&args),
         // Long-running, or with something to take back, with a shutdown of their own: `main` runs them.
         Some(
-            Command::Playground(_) | Command::Register(_) | Command::Switchover(_) | Command::Migrate(_),
+            Command::Playground(_)
+            | Command::Register(_)
+            | Command::Switchover(_)
+            | Command::Restart(_)
+            | Command::Migrate(_),
         ) => Ok(()),
     }
     .map(|()| ExitCode::SUCCESS)

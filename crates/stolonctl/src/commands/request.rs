@@ -102,24 +102,11 @@ impl Placed {
         limit: Duration,
         is_done: impl Fn(&Seen) -> bool,
     ) -> anyhow::Result<()> {
-        let deadline = Instant::now() + limit;
-        while Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
-            let Ok(Some(found)) = cluster.document().await else { continue };
-            let Ok(mut reports) = cluster.store.keeper_reports().await else { continue };
-            let Ok(data) = ClusterData::try_from(found.value) else { continue };
-            let seen = Seen {
-                instance: data.instance_of(&self.keeper).cloned(),
-                report: reports.remove(&self.keeper),
-            };
-            if is_done(&seen) {
-                return Ok(());
-            }
-            self.came_to_nothing(&data)?;
-        }
-        Err(Failure::new(format!("keeper {} is not done within {limit:?}", self.keeper))
-            .hint("stolonctl status shows what it does; it goes on by itself")
-            .into())
+        until(cluster, &self.keeper, limit, |seen, data| match is_done(seen) {
+            true => Ok(true),
+            false => self.came_to_nothing(data).map(|()| false),
+        })
+        .await
     }
 
     fn came_to_nothing(&self, data: &ClusterData) -> Result<(), Failure> {
@@ -132,6 +119,32 @@ impl Placed {
             }
         }
     }
+}
+
+/// Wait until `is_done` by what is seen of a keeper, and by the cluster data.
+///
+/// # Errors
+/// `is_done` gives up, or it takes longer than `limit`.
+pub async fn until(
+    cluster: &StoredCluster,
+    keeper: &KeeperUid,
+    limit: Duration,
+    is_done: impl Fn(&Seen, &ClusterData) -> Result<bool, Failure>,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+        let Ok(Some(found)) = cluster.document().await else { continue };
+        let Ok(mut reports) = cluster.store.keeper_reports().await else { continue };
+        let Ok(data) = ClusterData::try_from(found.value) else { continue };
+        let seen = Seen { instance: data.instance_of(keeper).cloned(), report: reports.remove(keeper) };
+        if is_done(&seen, &data)? {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(format!("keeper {keeper} is not done within {limit:?}"))
+        .hint("stolonctl status shows what it does; it goes on by itself")
+        .into())
 }
 
 impl Seen {

@@ -80,17 +80,33 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             .hint("start a sentinel; stolonctl status shows those that report")
             .into());
     }
+    hand_over(&cluster, to.as_ref(), timeout, shutdown).await
+}
+
+/// Ask for it, and show each step.
+///
+/// # Errors
+/// It did not come about: then the primary is what it was. Or the store does not answer.
+pub async fn hand_over(
+    cluster: &StoredCluster,
+    to: Option<&KeeperUid>,
+    timeout: Duration,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let uid = new_uid8();
-    let command = match &to {
+    let command = match to {
         Some(keeper) => format!("switchover --to {keeper}"),
         None => "switchover".to_owned(),
     };
-    cluster.change(&command, |document| ask(document, &uid, to.as_ref(), timeout)).await?;
-    follow(&cluster, &uid, timeout, shutdown).await
+    cluster.change(&command, |document| ask(document, &uid, to, timeout)).await?;
+    follow(cluster, &uid, timeout, shutdown).await
 }
 
 /// Who would take over by what lies in the store.
-async fn judge(
+///
+/// # Errors
+/// The store does not answer.
+pub async fn judge(
     cluster: &StoredCluster,
     data: &UsableCluster,
     to: Option<&KeeperUid>,
