@@ -9,41 +9,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser as _;
 use stolon_model::ProxyUid;
-use stolon_proxy::{Flags, Proxy};
-use stolon_runtime::{Readiness, Shutdown};
-use stolon_store::ClusterStore;
-use support::{Client, Cluster, Mood, MoodyStore, PATIENCE, Server, eventually, free_port};
+use support::{Client, Cluster, Mood, MoodyStore, PATIENCE, Running, Server, eventually, free_port, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-struct Running {
-    address: SocketAddr,
-    shutdown: Shutdown,
-    task: tokio::task::JoinHandle<()>,
-}
-
-/// A proxy with these further flags.
-fn start(store: &Arc<MoodyStore>, uid: &str, flags: &[&str]) -> Running {
-    let port = free_port();
-    let port_flag = format!("--port={port}");
-    // clap's own parsing knows no `--flag=false` for switches; the test sets that one field itself.
-    let mut parsed = Flags::parse_from(
-        ["stolon-proxy", port_flag.as_str()]
-            .into_iter()
-            .chain(flags.iter().copied().filter(|flag| !flag.starts_with("--stop-listening"))),
-    );
-    parsed.stop_listening = !flags.contains(&"--stop-listening=false");
-    let options = parsed.proxy_options().unwrap();
-    let shared: Arc<dyn ClusterStore> = store.clone();
-    let metrics = store.metrics.clone();
-    let proxy = Proxy::new(ProxyUid::from(uid), shared, options, None, metrics, Readiness::default());
-    let shutdown = Shutdown::default();
-    let stop = shutdown.clone();
-    let task = tokio::spawn(async move { proxy.run(&stop).await });
-    Running { address: SocketAddr::from(([127, 0, 0, 1], port)), shutdown, task }
-}
 
 /// A cluster with the primary `a` and the standby `b`, and a proxy that is admitted.
 async fn admitted(flags: &[&str]) -> (Arc<MoodyStore>, Cluster, Server, Server, Running) {

@@ -43,12 +43,16 @@ fn a_standby_that_is_silent_since_the_request_is_not_elected() {
     world.round();
     world.silent.insert(keeper_uid(2));
     request(&mut world, 1);
-    for _ in 0..14 {
+    let two_rounds = 2 * world.data.cluster.spec.effective().sleep_interval.as_secs();
+    let mut told = None;
+    for second in 0..14 {
         let decision = world.later(1000).round();
         assert_eq!(elections(&decision), 0);
         assert_eq!(world.data.proxy.spec.primary, Some(uid(1)), "clients notice nothing");
+        told = told.or(outcome(&mut world, 1).map(|_| second));
     }
     assert_eq!(outcome(&mut world, 1), Some(FailOutcome::Nothing));
+    assert!(told.is_some_and(|second| second <= two_rounds + 1), "told after {told:?} s");
     let because = &world.keeper(1).status.fail_request.clone().unwrap().because;
     assert!(because.contains("has not reported since the request"), "{because}");
     assert_eq!(world.memory.request, None);

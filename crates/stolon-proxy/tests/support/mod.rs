@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clap::Parser as _;
 use stolon_model::*;
-use stolon_proxy::Metrics;
+use stolon_proxy::{Flags, Metrics, Proxy};
+use stolon_runtime::{Readiness, Shutdown};
 use stolon_store::{
     Backend, Campaign, ClusterStore, DocumentFeed, DocumentRead, Everything, EverythingFeed, Expected,
     Revision, StoreError, StoreOptions, Versioned, Watch, WatchScope,
@@ -33,6 +35,34 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Resul
     }
 }
 
+/// A proxy at work.
+pub struct Running {
+    pub address: SocketAddr,
+    pub shutdown: Shutdown,
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+/// A proxy with these further flags.
+pub fn start(store: &Arc<MoodyStore>, uid: &str, flags: &[&str]) -> Running {
+    let port = free_port();
+    let port_flag = format!("--port={port}");
+    // clap's own parsing knows no `--flag=false` for switches; the test sets that one field itself.
+    let mut parsed = Flags::parse_from(
+        ["stolon-proxy", port_flag.as_str()]
+            .into_iter()
+            .chain(flags.iter().copied().filter(|flag| !flag.starts_with("--stop-listening"))),
+    );
+    parsed.stop_listening = !flags.contains(&"--stop-listening=false");
+    let options = parsed.proxy_options().unwrap();
+    let shared: Arc<dyn ClusterStore> = store.clone();
+    let metrics = store.metrics.clone();
+    let proxy = Proxy::new(ProxyUid::from(uid), shared, options, None, metrics, Readiness::default());
+    let shutdown = Shutdown::default();
+    let stop = shutdown.clone();
+    let task = tokio::spawn(async move { proxy.run(&stop).await });
+    Running { address: SocketAddr::from(([127, 0, 0, 1], port)), shutdown, task }
+}
+
 /// A document whose primary instances are the given ones; `primary` is where clients go.
 #[derive(Clone)]
 pub struct Cluster {
@@ -42,6 +72,8 @@ pub struct Cluster {
     pub instances: Vec<(&'static str, SocketAddr)>,
     pub check_interval_ms: i64,
     pub timeout_ms: i64,
+    /// How sessions end, and for how long new clients wait, while another primary is on its way.
+    pub handover: Option<ProxyHandover>,
 }
 
 impl Cluster {
@@ -53,6 +85,7 @@ impl Cluster {
             instances: instances.to_vec(),
             check_interval_ms: 200,
             timeout_ms: 2000,
+            handover: None,
         }
     }
 
@@ -79,6 +112,7 @@ impl Cluster {
             .collect();
         cluster.proxy.generation = self.generation;
         cluster.proxy.spec.primary = self.primary.map(InstanceUid::from);
+        cluster.proxy.spec.handover = self.handover.clone();
         cluster.proxy.spec.enabled_proxies = Some(self.enabled.clone());
         cluster.into()
     }
