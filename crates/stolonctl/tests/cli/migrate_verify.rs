@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use stolon_model::{Migration, MigrationStage};
 
 use super::harness::{Ctl, Run};
 use super::migrate_check::Source;
@@ -138,6 +139,46 @@ async fn a_standby_holds_what_its_primary_holds_while_that_is_written() {
     let bad = bad(&run);
     assert!(bad.len() == 1 && bad[0].1.contains("rows on both sides, with another content"), "{bad:#?}");
     assert!(bad[0].1.contains("public.busy"), "{bad:#?}");
+}
+
+/// After the switch: what the cluster writes goes to the legacy server too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_back_holds_what_the_cluster_holds_while_that_is_written() {
+    let cluster = Source::start(15, &[("fsync", "off"), ("wal_level", "logical")], &[]);
+    cluster.run("postgres", SCHEMA).await;
+    cluster.run("postgres", "create publication p for all tables").await;
+    let slot = "select pg_create_logical_replication_slot('migration_m1_' || oid, 'pgoutput')::text from pg_database where datname = 'postgres'";
+    cluster.value(slot).await;
+    let legacy = cluster.standby();
+    legacy.run("postgres", "select pg_promote()").await;
+    let (oid, port) = (
+        cluster.value("select oid::text from pg_database where datname = 'postgres'").await,
+        cluster.server.port(),
+    );
+    let subscribe = format!(
+        "create subscription s connection 'host=127.0.0.1 port={port} user=postgres password=secret dbname=postgres' publication p \
+         with (create_slot = false, copy_data = false, slot_name = 'migration_m1_{oid}')"
+    );
+    legacy.run("postgres", &subscribe).await;
+    let ctl = ctl();
+    let mut document = ctl.document();
+    let migration =
+        Migration { uid: "m1".to_owned(), stage: Some(MigrationStage::Switched), ..Migration::default() };
+    document.cluster.as_mut().unwrap().status.migration = Some(migration);
+    ctl.store().put_cluster_document(&document).await.unwrap();
+
+    let writer = Writer::start(&cluster).await;
+    let run = verify(&ctl, &legacy, &cluster, &["--output", "json"]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let busy = compared(&run).into_iter().find(|row| row["name"] == "public.busy").unwrap();
+    assert!(busy["rows"].as_u64() > Some(2000), "{busy}");
+    legacy.run("postgres", "update busy set v = 'other' where id = 1500").await;
+    let run = verify(&ctl, &legacy, &cluster, &["--output", "json"]);
+    writer.end().await;
+    let bad = bad(&run);
+    assert!(run.code == Some(1) && bad.len() == 1 && bad[0].1.contains("public.busy"), "{bad:#?}");
+    let text = verify(&ctl, &legacy, &cluster, &[]).stdout;
+    assert!(text.ends_with("Not everything holds, while the legacy server follows the cluster.\n"), "{text}");
 }
 
 #[tokio::test]

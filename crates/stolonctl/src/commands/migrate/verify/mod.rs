@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use stolon_model::{ClusterData, Migration, MigrationStage};
 use stolon_postgres::conninfo::Conninfo;
+use stolon_postgres::quote::sql_literal;
 use stolon_runtime::{CommonArgs, Failure, Shutdown};
 use tokio_util::sync::CancellationToken;
 
@@ -70,9 +71,9 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     };
     let holds = !compared.is_empty() && compared.iter().all(|row| row.outcome.is_good());
     output::result(&match format {
-        Format::Text => text(following, holds, &compared),
+        Format::Text => text(&following, holds, &compared),
         Format::Json => {
-            let following = following == Following::Standby;
+            let following = following != Following::AtRest;
             format!("{}\n", to_tabbed_json(&Answer { holds, following, compared: &compared }))
         }
     })?;
@@ -95,8 +96,32 @@ async fn compare(
     let side = |name, conninfo: &Conninfo| Side { name, conninfo: conninfo.clone(), cancel: stop.clone() };
     let old = side("the legacy server", &source.conninfo);
     let new = side("the cluster", &target);
-    let sides = Sides { leader: &old, follower: &new, jobs: usize::from(args.jobs) };
-    compare_servers(&sides, record.as_ref()).await
+    let following = following(&new, record.as_ref()).await?;
+    let (leader, follower) = match following {
+        Following::Subscription { .. } => (&new, &old),
+        Following::Standby | Following::AtRest => (&old, &new),
+    };
+    let sides = Sides { leader, follower, jobs: usize::from(args.jobs) };
+    compare_servers(&sides, following, record.as_ref()).await
+}
+
+/// Whether the cluster follows the legacy server, or that follows the cluster on the way back after the switch.
+async fn following(cluster: &Side, record: Option<&Migration>) -> anyhow::Result<Following> {
+    let session = cluster.connect("postgres").await?;
+    if session.value("SELECT pg_is_in_recovery()").await? == "t" {
+        return Ok(Following::Standby);
+    }
+    let Some(record) = record.filter(|record| !record.uid.is_empty()) else { return Ok(Following::AtRest) };
+    let slots = format!("migration_{}_", record.uid);
+    let known = format!(
+        "SELECT count(*) > 0 FROM pg_replication_slots WHERE left(slot_name, {}) = {}",
+        slots.chars().count(),
+        sql_literal(&slots)
+    );
+    Ok(match session.value(&known).await?.as_str() {
+        "t" => Following::Subscription { slots },
+        _ => Following::AtRest,
+    })
 }
 
 /// The PostgreSQL that takes writes, or is to, as the legacy's user.
@@ -112,12 +137,12 @@ fn head(data: &ClusterData, source: &Conninfo) -> Result<Conninfo, Failure> {
 
 async fn compare_servers(
     sides: &Sides<'_>,
+    following: Following,
     record: Option<&Migration>,
 ) -> anyhow::Result<(Following, Vec<Compared>)> {
     const DATABASES: &str =
         "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0' ORDER BY 1";
-    let first = Pair::open(sides.leader, sides.follower, "postgres").await?;
-    let following = first.following;
+    let first = Pair::open(sides.leader, sides.follower, "postgres", &following).await?;
     if following == Following::Standby {
         first.is_a_copy().await?;
     }
@@ -131,7 +156,7 @@ async fn compare_servers(
         if !theirs.iter().any(|other| other.get(0) == Some(database)) {
             continue;
         }
-        let pair = Pair::open(sides.leader, sides.follower, database).await?;
+        let pair = Pair::open(sides.leader, sides.follower, database, &following).await?;
         compared.extend(tables::compare(&pair, sides).await?);
         compared.extend(objects::of_database(&pair).await?);
         compared.extend(amcheck::compare(&pair).await?);
@@ -152,7 +177,7 @@ async fn compare_servers(
 const SHOWN: usize = 10;
 
 /// Tables that hold are counted, everything else has a line.
-fn text(following: Following, holds: bool, compared: &[Compared]) -> String {
+fn text(following: &Following, holds: bool, compared: &[Compared]) -> String {
     let mut lines = Vec::new();
     let is_table = |row: &&Compared| row.kind == "table" && row.outcome == Outcome::Holds;
     let mut databases: Vec<&str> = compared.iter().map(|row| row.database.as_str()).collect();
@@ -179,6 +204,7 @@ fn text(following: Following, holds: bool, compared: &[Compared]) -> String {
     }
     let how = match following {
         Following::Standby => "while the cluster follows the legacy server",
+        Following::Subscription { .. } => "while the legacy server follows the cluster",
         Following::AtRest => "without the one following the other: both as they were",
     };
     lines.push(match holds {

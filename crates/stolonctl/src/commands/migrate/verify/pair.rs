@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use stolon_postgres::quote::sql_literal;
 use stolon_runtime::Failure;
 use tokio::time::Instant;
 
@@ -30,10 +31,15 @@ const LOOK: Duration = Duration::from_millis(10);
 const NOT_AVAILABLE: &str = "55P03";
 
 /// How one side follows the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Following {
     /// It replays the WAL of the other one.
     Standby,
+    /// It takes the rows that the other one publishes.
+    Subscription {
+        /// What the names of the slots on the other one begin with.
+        slots: String,
+    },
     /// It does not: what is written on either side is not on the other one.
     AtRest,
 }
@@ -88,15 +94,25 @@ impl Pair {
     ///
     /// # Errors
     /// One of them does not let us in.
-    pub async fn open(leader: &Side, follower: &Side, database: &str) -> anyhow::Result<Pair> {
+    pub async fn open(
+        leader: &Side,
+        follower: &Side,
+        database: &str,
+        following: &Following,
+    ) -> anyhow::Result<Pair> {
         let (one, other, locker) =
             tokio::try_join!(leader.connect(database), follower.connect(database), leader.connect(database))?;
         let (leader_abilities, follower_abilities) = tokio::try_join!(one.abilities(), other.abilities())?;
         let method = Method::of(&leader_abilities, &follower_abilities);
         tokio::try_join!(one.agree(method), other.agree(method))?;
-        let following = match other.value("SELECT pg_is_in_recovery()").await?.as_str() {
-            "t" => Following::Standby,
-            _ => Following::AtRest,
+        let following = match following {
+            // Templates, for example, are not published.
+            Following::Subscription { slots }
+                if one.value(&in_slots("count(*) > 0", slots)).await? == "f" =>
+            {
+                Following::AtRest
+            }
+            following => following.clone(),
         };
         Ok(Pair {
             database: database.to_owned(),
@@ -189,22 +205,29 @@ impl Pair {
         }
     }
 
-    /// Wait until the follower has replayed what the leader has written by now; false if it has not in time.
+    /// Wait until the follower has what the leader has written by now; false if it has not in time.
     async fn catch_up(&self, patience: Duration) -> anyhow::Result<bool> {
-        if self.following == Following::AtRest {
-            return Ok(true);
-        }
         let position = self.leader.value("SELECT pg_current_wal_insert_lsn()").await?;
-        let question = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn");
+        let (asked, question) = match &self.following {
+            Following::AtRest => return Ok(true),
+            Following::Standby => {
+                (&self.follower, format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"))
+            }
+            // What a subscriber has confirmed is committed there, and on its disk.
+            Following::Subscription { slots } => {
+                let taken = format!("coalesce(bool_and(confirmed_flush_lsn >= '{position}'::pg_lsn), false)");
+                (&self.leader, in_slots(&taken, slots))
+            }
+        };
         let deadline = Instant::now() + patience;
         loop {
-            if self.follower.value(&question).await? == "t" {
+            if asked.value(&question).await? == "t" {
                 return Ok(true);
             }
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            self.follower.pause(LOOK).await?;
+            asked.pause(LOOK).await?;
         }
     }
 
@@ -216,4 +239,13 @@ impl Pair {
         let (one, other) = tokio::join!(self.leader.rows("ROLLBACK"), self.follower.rows("ROLLBACK"));
         one.and(other).map(drop)
     }
+}
+
+/// What is said of the slots of this database whose names begin like this.
+fn in_slots(what: &str, prefix: &str) -> String {
+    format!(
+        "SELECT {what} FROM pg_replication_slots WHERE database = current_database() AND left(slot_name, {}) = {}",
+        prefix.chars().count(),
+        sql_literal(prefix)
+    )
 }
