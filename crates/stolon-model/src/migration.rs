@@ -36,6 +36,10 @@ document! {
         fenced: Option<Timestamp> = "fencedAt", omit;
         /// When the cluster took writes.
         opened: Option<Timestamp> = "openedAt", omit;
+        /// Whether what the cluster writes goes back to the legacy server, or is to.
+        way_back: bool = "wayBack", omit;
+        /// `pgHBA` of the cluster before it was closed for the way back.
+        former_pg_hba: Option<Vec<String>> = "formerPgHBA", omit;
     }
 }
 
@@ -62,6 +66,10 @@ text_enum! {
         Promoting => "promoting",
         /// The cluster takes writes.
         Switched => "switched",
+        /// The cluster is being closed, so that the legacy server takes over again.
+        RollingBack => "rollingBack",
+        /// The legacy server has taken over again: the cluster stays closed.
+        RolledBack => "rolledBack",
         /// What was made on the legacy server is being removed, and the cluster does not follow it any more.
         Aborting => "aborting",
         /// What was made on the legacy server is being removed.
@@ -80,5 +88,17 @@ document! {
         command: String = "command", omit;
         /// Raised for as long as it works.
         beat: u64 = "beat", omit;
+    }
+}
+
+impl Migration {
+    /// Whether no client may write to the cluster any more, since the legacy server takes over again or has.
+    pub fn closes_cluster(&self) -> bool {
+        matches!(self.stage, Some(MigrationStage::RollingBack | MigrationStage::RolledBack))
+    }
+
+    /// Whether no client may write to the cluster yet, so that no row is missed on the way back.
+    pub fn prepares_way_back(&self) -> bool {
+        self.way_back && self.stage == Some(MigrationStage::Promoting)
     }
 }

@@ -18,6 +18,8 @@ use crate::limit::Limit;
 use crate::replication::Failure;
 use crate::tls::{self, PeerTls, SslMode, Stream};
 
+/// The option of a connection for which no library is loaded. Only superusers may use it.
+pub const NO_LIBRARIES: &str = "-c session_preload_libraries=";
 /// How long one server may take to let us in.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -107,6 +109,19 @@ pub enum Entry {
     PastLibraries,
 }
 
+/// Which server, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Door<'a> {
+    /// Where it listens.
+    pub place: &'a Place,
+    /// The server whose password is shown: the same one, or the one that this one is a copy of.
+    pub password_of: &'a Place,
+    /// None: the one that the connection string names, or `postgres`.
+    pub database: Option<&'a str>,
+    /// As whom.
+    pub entry: Entry,
+}
+
 /// A session with another PostgreSQL; it is closed when this is dropped.
 pub struct ForeignSession {
     client: Client,
@@ -134,10 +149,8 @@ pub async fn connect_primary(
     let places = conninfo.places();
     let mut problem = None;
     for place in &places {
-        match enter(conninfo, place, database, entry, limit).await {
-            Ok(session)
-                if session.value("SELECT pg_is_in_recovery()", limit).await?.as_deref() == Some("f") =>
-            {
+        match enter(conninfo, Door { place, password_of: place, database, entry }, limit).await {
+            Ok(session) if session.value("SELECT pg_is_in_recovery()", limit).await?.as_deref() == Some("f") => {
                 return Ok(session);
             }
             Ok(_) => {}
@@ -148,27 +161,27 @@ pub async fn connect_primary(
     Err(problem.unwrap_or(ForeignProblem::NoPrimary { places: names.join(", ") }))
 }
 
-/// Connect to one of the servers that a connection string names, primary or not.
+/// Connect to one server, primary or not.
 ///
 /// # Errors
 /// It cannot be reached, or does not let us in.
 pub async fn enter(
     conninfo: &Conninfo,
-    place: &Place,
-    database: Option<&str>,
-    entry: Entry,
+    door: Door<'_>,
     limit: &Limit,
 ) -> Result<ForeignSession, ForeignProblem> {
+    let Door { place, password_of, database, entry } = door;
     let user = conninfo.get("user").unwrap_or_default();
     let database = database.or_else(|| conninfo.get("dbname")).unwrap_or("postgres");
     let mut config = tokio_postgres::Config::new();
-    let options = "-c search_path=pg_catalog -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0";
+    let options = "-c search_path=pg_catalog -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 \
+        -c synchronous_commit=local";
     config.user(user).dbname(database).application_name("stolonctl migrate");
     match entry {
         Entry::Ordinary => config.options(options),
-        Entry::PastLibraries => config.options(format!("{options} -c session_preload_libraries=")),
+        Entry::PastLibraries => config.options(format!("{options} {NO_LIBRARIES}")),
     };
-    if let Some(password) = password(conninfo, place, database)? {
+    if let Some(password) = password(conninfo, password_of, database)? {
         config.password(password.expose_secret());
     }
     let limit = limit.at_most(CONNECT_LIMIT);
@@ -230,8 +243,11 @@ fn ssl_mode(conninfo: &Conninfo) -> Result<SslMode, ForeignProblem> {
 }
 
 /// The password of the first line that fits, from the file that the string names, else from the usual place
-/// (PostgreSQL manual, "The Password File").
-fn password(
+/// (PostgreSQL manual, "The Password File"). None where no line fits.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn password(
     conninfo: &Conninfo,
     place: &Place,
     database: &str,

@@ -26,6 +26,7 @@ pub enum Edit {
 }
 
 /// One cluster in its store.
+#[derive(Clone)]
 pub struct StoredCluster {
     /// The store.
     pub store: Arc<dyn ClusterStore>,
@@ -100,19 +101,39 @@ impl StoredCluster {
         command: &str,
         mut edit: impl FnMut(&mut ClusterDocument) -> anyhow::Result<Edit>,
     ) -> anyhow::Result<Vec<String>> {
+        let mut changed = Vec::new();
+        self.amend(|document| {
+            changed.clear();
+            let before = spec_of(document);
+            let edited = edit(document)?;
+            if edited == Edit::Write {
+                changed = spec_changes(&before, &spec_of(document));
+                record(document, command, changed.clone());
+            }
+            Ok(edited)
+        })
+        .await?;
+        Ok(changed)
+    }
+
+    /// [`StoredCluster::change`] without an entry in the history.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn amend(
+        &self,
+        mut edit: impl FnMut(&mut ClusterDocument) -> anyhow::Result<Edit>,
+    ) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         for _ in 0..ATTEMPTS {
             let Versioned { value: mut document, revision } = self.workable_document().await?;
-            let before = spec_of(&document);
             match edit(&mut document)? {
-                Edit::Unneeded => return Ok(Vec::new()),
+                Edit::Unneeded => return Ok(()),
                 Edit::Write => {}
             }
-            let changed = spec_changes(&before, &spec_of(&document));
-            record(&mut document, command, changed.clone());
             let expected = Expected::Revision(revision);
             match self.store.compare_and_put_cluster_document(&document, expected).await {
-                Ok(_) => return Ok(changed),
+                Ok(_) => return Ok(()),
                 Err(StoreError::Conflict) => tokio::time::sleep(backoff.next_pause()).await,
                 Err(error) => return Err(cannot_update(&error).into()),
             }

@@ -20,6 +20,7 @@ mod init;
 mod joined;
 mod machine;
 mod memory;
+mod migration;
 mod pause;
 mod proxy;
 mod reasons;

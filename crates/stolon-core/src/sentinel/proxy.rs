@@ -168,6 +168,9 @@ impl Round<'_> {
             self.hold(Hold::AwaitingProxies { proxies, stays, generation });
             return wake;
         }
+        if let Some(wake) = self.migration_keeps_closed() {
+            return wake;
+        }
         let progress = self.progress(primary, self.seen.spec.convergence_timeout);
         let ready = primary.status.healthy && progress == Progress::Converged;
         let grace = match self.seen.spec.convergence_timeout {

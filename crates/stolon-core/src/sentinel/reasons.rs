@@ -199,6 +199,10 @@ pub enum Hold {
     AwaitingPrimary { primary: InstanceUid, keeper: KeeperUid, generation: i64, current: i64 },
     /// Clients are not sent to the primary until it is ready.
     NotOpened { primary: InstanceUid },
+    /// Clients wait until it is made sure that what they write goes back to the legacy server of a migration.
+    AwaitingWayBack,
+    /// The legacy server of a migration has taken over again, or is about to.
+    MovedBack,
     /// Clients are not sent to the primary before these proxies have cut the connections to the one before.
     AwaitingProxies { proxies: Vec<ProxyUid>, stays: Vec<ProxyUid>, generation: i64 },
     /// The set of synchronous standbys does not change until these hold every acknowledged commit.
@@ -545,6 +549,10 @@ impl Display for Hold {
                     f,
                     "proxies stay closed until the primary db {primary} works and has reached its generation"
                 )
+            }
+            Self::AwaitingWayBack => f.write_str("proxies stay closed for a moment, while the way back of the migration is made"),
+            Self::MovedBack => {
+                f.write_str("proxies stay closed: the database has moved back to the legacy server of the migration")
             }
             Self::AwaitingProxies { proxies, stays, generation } => {
                 write!(

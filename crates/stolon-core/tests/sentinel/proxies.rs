@@ -240,3 +240,29 @@ fn a_proxy_that_stays_where_it_is_is_waited_for_as_long_as_it_reports() {
         assert_eq!(world.data.cluster.status.primary, Some(uid(2)), "it says nothing any more");
     }
 }
+
+/// Clients wait for the way back of a migration, but not for ever; a cluster that was moved away from again stays closed.
+#[test]
+fn a_migration_keeps_proxies_closed() {
+    use MigrationStage::{Following, Promoting, RolledBack, RollingBack, Switched};
+    for (stage, way_back, seconds, opens) in [
+        (Promoting, true, 9, false),
+        (Promoting, true, 11, true),
+        (Promoting, false, 0, true),
+        (RollingBack, true, 100, false),
+        (RolledBack, true, 100, false),
+        (Switched, true, 0, true),
+        (Following, false, 0, true),
+    ] {
+        let mut world = World::normal(1, 1).given(|world| {
+            world.data.proxy.spec.primary = None;
+            world.data.cluster.status.migration =
+                Some(Migration { stage: Some(stage.clone()), way_back, ..Migration::default() });
+        });
+        world.round();
+        for _ in 0..seconds {
+            world.later(1000).round();
+        }
+        assert_eq!(world.data.proxy.spec.primary.is_some(), opens, "{stage:?}, {way_back}, after {seconds} s");
+    }
+}

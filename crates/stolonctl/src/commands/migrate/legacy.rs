@@ -9,6 +9,8 @@ use stolon_postgres::limit::Limit;
 use stolon_runtime::{Failure, UsageError};
 use tokio_util::sync::CancellationToken;
 
+/// SQLSTATE `insufficient_privilege`.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,40 @@ impl Legacy {
     /// No server that the connection string names is a primary and lets us in.
     pub async fn connect(&self, database: Option<&str>) -> Result<ForeignSession, ForeignProblem> {
         foreign::connect_primary(&self.conninfo, database, Entry::Ordinary, &self.question()).await
+    }
+
+    /// A session that changes nothing: past the fence where that is possible.
+    ///
+    /// # Errors
+    /// As [`Legacy::connect`].
+    pub async fn connect_to_look(&self) -> Result<ForeignSession, ForeignProblem> {
+        match self.connect_past_fence().await {
+            // Not everybody may.
+            Err(problem) if problem.code() == Some(INSUFFICIENT_PRIVILEGE) => self.connect(None).await,
+            connected => connected,
+        }
+    }
+
+    /// The same server, for what goes on after a signal.
+    #[must_use]
+    pub fn uninterrupted(&self) -> Legacy {
+        Legacy { conninfo: self.conninfo.clone(), cancel: CancellationToken::new() }
+    }
+
+    /// A session with the primary that gets in where the fence keeps others out.
+    ///
+    /// # Errors
+    /// As [`Legacy::connect`]; or the user is no superuser.
+    pub async fn connect_past_fence(&self) -> Result<ForeignSession, ForeignProblem> {
+        foreign::connect_primary(&self.conninfo, None, Entry::PastLibraries, &self.question()).await
+    }
+
+    /// [`Legacy::connect_past_fence`] to one of its databases.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn database_past_fence(&self, database: &str) -> Result<ForeignSession, ForeignProblem> {
+        foreign::connect_primary(&self.conninfo, Some(database), Entry::PastLibraries, &self.question()).await
     }
 }
 

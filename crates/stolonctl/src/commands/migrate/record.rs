@@ -1,11 +1,34 @@
 //! The record of a migration in the cluster data.
 
-use stolon_model::{ClusterDocument, Migration, MigrationMethod, MigrationStage};
+use std::time::Duration;
+
+use stolon_model::{ClusterDocument, GoDuration, Migration, MigrationMethod, MigrationStage, ProxyHandover};
 use stolon_runtime::Failure;
+
+/// So long proxies hold new clients, which are to find an open primary by then.
+const HOLD: Duration = Duration::from_secs(15);
 
 /// The migration that is under way.
 pub fn of(document: &ClusterDocument) -> Option<&Migration> {
     document.cluster.as_ref()?.status.migration.as_ref()
+}
+
+/// The migration that is under way, to be changed.
+///
+/// # Errors
+/// There is none.
+pub fn to_change(document: &mut ClusterDocument) -> Result<&mut Migration, Failure> {
+    let cluster = document.cluster.as_mut();
+    cluster.and_then(|cluster| cluster.status.migration.as_mut()).ok_or_else(nothing_under_way)
+}
+
+/// Send clients nowhere for a moment: proxies let go of them, and hold new ones.
+pub fn hold_clients(document: &mut ClusterDocument) {
+    let proxy = document.proxy.get_or_insert_default();
+    if proxy.spec.primary.take().is_some() {
+        proxy.generation += 1;
+        proxy.spec.handover = Some(ProxyHandover { grace: GoDuration(0), hold: GoDuration::from(HOLD) });
+    }
 }
 
 /// There is none.
@@ -30,6 +53,8 @@ pub fn stage_in_words(stage: Option<&MigrationStage>) -> String {
         Some(MigrationStage::TakingBack) => "the switch is being taken back: the legacy server opens again",
         Some(MigrationStage::Promoting) => "the cluster is being promoted; there is no way back any more",
         Some(MigrationStage::Switched) => "the cluster takes writes",
+        Some(MigrationStage::RollingBack) => "the cluster is being closed, so that the legacy server takes over again",
+        Some(MigrationStage::RolledBack) => "the legacy server has taken over again; the cluster stays closed",
         Some(MigrationStage::Aborting) => "it is being given up",
         Some(MigrationStage::Finishing) => "what was made on the legacy server is being removed",
         Some(MigrationStage::Unknown(word)) => word,

@@ -9,12 +9,15 @@ use stolon_model::{
     ByteCount, ClusterData, ClusterDocument, Explained, KeeperReport, KeeperUid, Lsn, Migration,
     MigrationStage, Phase, Role, Timestamp,
 };
-use stolon_postgres::foreign::ForeignSession;
+use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_runtime::{CommonArgs, Shutdown, explained};
 
 use super::OutputArgs;
+use super::facts::Slot;
+use super::head::Head;
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::record;
+use super::way_back::WayBack;
 use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::{StoredCluster, cannot_get};
@@ -61,11 +64,56 @@ pub struct Picture {
     /// What the legacy server has written and the cluster has not received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<u64>,
+    /// What the cluster has written and the legacy server has not taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    way_back_lag_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<String>,
     problems: Vec<String>,
     next: String,
     undo: String,
+    /// The copy is complete, and its instance works.
+    #[serde(skip)]
+    is_copied: bool,
+}
+
+/// A cluster that is less far behind follows.
+const NEAR: u64 = 16 << 20;
+
+impl Picture {
+    /// Whether the copy is complete and the cluster is not far behind.
+    pub fn follows(&self) -> bool {
+        self.is_copied && self.lag_bytes.is_some_and(|lag| lag < NEAR)
+    }
+
+    /// How far the copy is, in a line; empty: there is nothing to say. On a terminal in small steps, else in tenths.
+    pub fn progress(&self, steps: Steps) -> String {
+        if let Some(problem) = self.problems.first() {
+            return problem.clone();
+        }
+        match (self.copied_bytes, self.total_bytes, self.lag_bytes) {
+            (Some(done), Some(total), _) => {
+                let parts = match steps {
+                    Steps::Small => 100,
+                    Steps::Large => 10,
+                };
+                let percent = (done * parts).checked_div(total).unwrap_or(0) * (100 / parts);
+                format!("keeper {} has {percent} % of {}", self.keeper, ByteCount(total))
+            }
+            (_, _, Some(lag)) if self.is_copied => format!("the cluster is {} behind", ByteCount(lag)),
+            _ if self.is_copied => "the copy is complete".to_owned(),
+            _ => self.step.clone(),
+        }
+    }
+}
+
+/// How often progress is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// Each hundredth.
+    Small,
+    /// Each tenth.
+    Large,
 }
 
 /// Show it once, or again and again.
@@ -103,7 +151,10 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
 }
 
 /// What is known now.
-async fn look(
+///
+/// # Errors
+/// There is no migration, or the store does not answer.
+pub async fn look(
     cluster: &StoredCluster,
     source: &SourceArgs,
     stop: &tokio_util::sync::CancellationToken,
@@ -112,8 +163,15 @@ async fn look(
     let record = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
     let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
     let legacy = source.legacy(Some(&record), stop)?;
-    let mut picture = by_the_store(&record, document, &reports)?;
-    by_the_legacy(&mut picture, &legacy, &reports).await;
+    let mut picture = by_the_store(&record, document.clone(), &reports)?;
+    if record.way_back && record.opened.is_some() {
+        by_the_way_back(&mut picture, &legacy, &record, &document).await;
+        return Ok(picture);
+    }
+    if !record.closes_cluster() && record.stage != Some(MigrationStage::Switched) {
+        let received = reported(&reports, &picture.keeper);
+        by_the_legacy(&mut picture, &legacy, &record, received).await;
+    }
     Ok(picture)
 }
 
@@ -144,6 +202,9 @@ fn by_the_store(
         return Ok(picture);
     };
     picture.keeper = head.spec.keeper_uid.to_string();
+    picture.is_copied = data
+        .primary()
+        .is_some_and(|head| head.status.healthy && head.status.system_identifier == record.system_identifier);
     if let Some(activity) = reports.get(&head.spec.keeper_uid).and_then(|report| report.activity.as_ref()) {
         picture.step.clone_from(&activity.step);
         if activity.bytes_total > 0 {
@@ -168,33 +229,68 @@ fn rate(done: u64, began: Timestamp, now: Timestamp) -> Option<u64> {
 }
 
 /// How far behind the cluster is.
-async fn by_the_legacy(picture: &mut Picture, legacy: &Legacy, reports: &BTreeMap<KeeperUid, KeeperReport>) {
-    let received = reports.get(&KeeperUid::from(picture.keeper.as_str())).and_then(|report| {
-        let state = report.postgres_state.as_ref()?;
-        state.healthy.then_some(state.lsn)
-    });
-    let position = async {
-        let session = legacy.connect(None).await?;
-        written(&session, legacy).await
+async fn by_the_legacy(picture: &mut Picture, legacy: &Legacy, record: &Migration, received: Option<Lsn>) {
+    let asked = async {
+        let session = legacy.connect_to_look().await?;
+        lag(&session, legacy, record, received).await
     };
-    match position.await {
-        Ok(Some(written)) => {
-            picture.lag_bytes = received.map(|received| written.0.saturating_sub(received.0));
-        }
-        Ok(None) => {}
+    match asked.await {
+        Ok(lag) => picture.lag_bytes = lag,
         Err(problem) => {
             picture.problems.push(trouble("the legacy server cannot be asked", &problem).message);
         }
     }
 }
 
-/// The end of what the legacy server has written.
-pub async fn written(
+/// How far behind the legacy server is, which takes what the cluster writes.
+async fn by_the_way_back(
+    picture: &mut Picture,
+    legacy: &Legacy,
+    record: &Migration,
+    document: &ClusterDocument,
+) {
+    let asked = async {
+        let head = Head::of(&ClusterData::try_from(document.clone())?)?;
+        // The password is that of the legacy server, wherever it is connected to now.
+        let place = legacy.conninfo.places().into_iter().next().unwrap_or_else(|| head.place().clone());
+        let way_back = WayBack { legacy, place: &place, head: &head, uid: &record.uid };
+        anyhow::Ok(way_back.lag().await?)
+    };
+    match asked.await {
+        Ok(Some(lag)) => picture.way_back_lag_bytes = Some(lag),
+        Ok(None) => picture.problems.push(
+            "the way back is broken: the legacy server takes nothing from the cluster now, and its log says why"
+                .to_owned(),
+        ),
+        Err(error) => picture.problems.push(explained(&error).sentence),
+    }
+}
+
+/// What the legacy server has written and the cluster has not: by the slot, else by what its keeper reported last. None where neither
+/// is known.
+///
+/// # Errors
+/// The legacy server does not answer.
+pub async fn lag(
     session: &ForeignSession,
     legacy: &Legacy,
-) -> Result<Option<Lsn>, stolon_postgres::foreign::ForeignProblem> {
-    let text = session.value("SELECT pg_current_wal_insert_lsn()", &legacy.question()).await?;
-    Ok(text.and_then(|text| text.parse().ok()))
+    record: &Migration,
+    reported: Option<Lsn>,
+) -> Result<Option<u64>, ForeignProblem> {
+    let written = session.value("SELECT pg_current_wal_insert_lsn()", &legacy.question()).await?;
+    let Some(written) = written.and_then(|text| text.parse::<Lsn>().ok()) else { return Ok(None) };
+    let received = match Slot::look(session, legacy, &record.slot).await? {
+        Slot::Active { flushed: Some(flushed) } => Some(flushed),
+        Slot::Absent => reported,
+        Slot::Idle | Slot::Active { flushed: None } => None,
+    };
+    Ok(received.map(|received| written.0.saturating_sub(received.0)))
+}
+
+/// Where a keeper's PostgreSQL is by its last report.
+pub fn reported(reports: &BTreeMap<KeeperUid, KeeperReport>, keeper: &str) -> Option<Lsn> {
+    let state = reports.get(&KeeperUid::from(keeper))?.postgres_state.as_ref()?;
+    state.healthy.then_some(state.lsn)
 }
 
 fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
@@ -217,10 +313,23 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
             text("stolonctl migrate abort", "it is being undone")
         }
         Some(MigrationStage::Promoting) => {
-            text("stolonctl migrate switch goes on with it, if whoever began it died", "there is no way back")
+            text("stolonctl migrate switch goes on with it, if whoever began it died", "too late until it is through")
         }
+        Some(MigrationStage::Switched) if record.opened.is_none() => {
+            text("stolonctl migrate switch goes on with it, if whoever began it died", "too late until it is through")
+        }
+        Some(MigrationStage::Switched) if record.way_back => text(
+            "stolonctl migrate finish, when you trust the result",
+            "stolonctl migrate rollback: the legacy server takes over again",
+        ),
         Some(MigrationStage::Switched | MigrationStage::Finishing) => {
             text("stolonctl migrate finish, when you trust the result", "there is no way back")
+        }
+        Some(MigrationStage::RollingBack) => {
+            text("stolonctl migrate rollback goes on with it, if whoever began it died", "it is being undone")
+        }
+        Some(MigrationStage::RolledBack) => {
+            text("stolonctl migrate start begins anew, stolonctl init makes another cluster", "stolonctl migrate start")
         }
         Some(MigrationStage::Unknown(_)) => text("use a newer stolonctl", "use a newer stolonctl"),
     }
@@ -252,6 +361,9 @@ fn shown(picture: &Picture, format: Format) -> String {
     }
     if let Some(lag) = picture.lag_bytes {
         lines.push(format!("lag:     {}", ByteCount(lag)));
+    }
+    if let Some(lag) = picture.way_back_lag_bytes {
+        lines.push(format!("way back: {} behind", ByteCount(lag)));
     }
     lines.extend(picture.problems.iter().map(|problem| format!("problem: {problem}")));
     lines.push(format!("next:    {}", picture.next));

@@ -1,0 +1,89 @@
+//! `stolonctl migrate finish`: what was made on the legacy server goes, once the cluster has taken over.
+
+use stolon_model::{ClusterData, ClusterDocument, MigrationStage, Role};
+use stolon_runtime::{CommonArgs, Failure, Shutdown};
+
+use super::abort::drop_slot;
+use super::head::Head;
+use super::legacy::SourceArgs;
+use super::way_back::{WayBack, remove_from_legacy};
+use super::worker::Worker;
+use super::{Outcome, OutputArgs, record};
+use crate::stored_cluster::{Edit, StoredCluster};
+
+/// Flags of `migrate finish`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Remove the slot, and end the migration. The legacy server stays closed.
+///
+/// # Errors
+/// The cluster has not taken over, or the store or the legacy server does not answer.
+pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let format = args.output.format()?;
+    let cluster = StoredCluster::open(common)?;
+    let document = cluster.workable_document().await?.value;
+    let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
+    let legacy = args.source.legacy(Some(&migration), &shutdown.token())?;
+    let worker = Worker::claim(&cluster, "migrate finish", begin).await?;
+    let mut outcome = Outcome::new(
+        "shut the legacy server down for good; set up backups and monitoring of the cluster",
+        "there is no way back",
+    );
+    if !migration.slot.is_empty() {
+        let session = worker.session(&legacy).await?;
+        drop_slot(&session, &legacy, &migration.slot).await?;
+        outcome.did(format!("replication slot {} is gone from the legacy server", migration.slot));
+    }
+    if migration.way_back {
+        let session = worker.session(&legacy).await?;
+        remove_from_legacy(&legacy, &migration.uid).await?;
+        let head = Head::of(&ClusterData::try_from(cluster.workable_document().await?.value)?)?;
+        let place = session.place().clone();
+        let way_back = WayBack { legacy: &legacy, place: &place, head: &head, uid: &migration.uid };
+        way_back.remove_from_cluster().await?;
+        outcome.did("what was made for the way back is gone from both");
+    }
+    worker
+        .change(|document| {
+            let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
+            cluster.status.migration = None;
+            Ok(Edit::Write)
+        })
+        .await?;
+    outcome.did(match migration.rehearsal {
+        true => "the rehearsal is over; stolonctl init makes the cluster anew",
+        false => "the migration is over; the legacy server stays closed, so that nobody writes there by mistake",
+    });
+    outcome.show(format)
+}
+
+fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
+    let spec = document.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref());
+    let is_promoted = spec.is_some_and(|spec| spec.effective().role == Role::Primary);
+    let migration = record::to_change(document)?;
+    match migration.stage {
+        Some(MigrationStage::Finishing) => {}
+        Some(MigrationStage::Switched) if migration.opened.is_some() => {}
+        // By `stolonctl promote`: the legacy server was not closed.
+        Some(MigrationStage::Following) if is_promoted => {}
+        Some(MigrationStage::Promoting | MigrationStage::Switched) => {
+            return Err(Failure::new("the cluster does not take writes yet")
+                .hint("stolonctl migrate switch waits until it does")
+                .into());
+        }
+        _ => {
+            return Err(Failure::new("the cluster has not taken over")
+                .hint("stolonctl migrate switch has it take over, stolonctl migrate abort gives it up")
+                .into());
+        }
+    }
+    migration.stage = Some(MigrationStage::Finishing);
+    Ok(())
+}

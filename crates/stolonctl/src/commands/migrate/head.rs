@@ -1,0 +1,157 @@
+//! The head: the instance of the cluster that follows the legacy server, and is promoted.
+
+use std::time::Duration;
+
+use stolon_model::{ClusterData, InstanceUid, KeeperUid, Lsn, Role};
+use stolon_postgres::conninfo::Place;
+use stolon_postgres::foreign::{self, Door, Entry, ForeignProblem, ForeignSession};
+use stolon_runtime::Failure;
+use tokio::time::Instant;
+
+use super::legacy::Legacy;
+use crate::stored_cluster::StoredCluster;
+
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The head, by the cluster data.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Its keeper.
+    pub keeper: KeeperUid,
+    /// The instance.
+    pub instance: InstanceUid,
+    place: Place,
+    system_identifier: String,
+}
+
+impl Head {
+    /// The elected instance.
+    ///
+    /// # Errors
+    /// Nobody is elected, or the elected one is not known to work.
+    pub fn of(data: &ClusterData) -> Result<Head, Failure> {
+        let nobody = || {
+            Failure::new("the copy is not complete yet: the cluster has no master")
+                .hint("stolonctl migrate status shows how far it is")
+        };
+        let head = data.primary().ok_or_else(nobody)?;
+        if !head.status.healthy {
+            return Err(Failure::new(format!("PostgreSQL of keeper {} does not work", head.spec.keeper_uid))
+                .hint("stolonctl status shows what is going on"));
+        }
+        Ok(Head {
+            keeper: head.spec.keeper_uid.clone(),
+            instance: head.uid.clone(),
+            place: Place { host: head.status.listen_address.clone(), port: head.status.port.clone() },
+            system_identifier: head.status.system_identifier.clone(),
+        })
+    }
+
+    /// Whether its data are a copy of a server with this system identifier.
+    pub fn is_copy_of(&self, system_identifier: &str) -> bool {
+        self.system_identifier == system_identifier
+    }
+
+    /// A session with it. Its users are those of the legacy server. `database`: none for the usual one.
+    ///
+    /// # Errors
+    /// It does not let us in.
+    pub async fn connect(
+        &self,
+        legacy: &Legacy,
+        legacy_place: &Place,
+        database: Option<&str>,
+    ) -> Result<ForeignSession, ForeignProblem> {
+        let door = Door { place: &self.place, password_of: legacy_place, database, entry: Entry::PastLibraries };
+        foreign::enter(&legacy.conninfo, door, &legacy.question()).await
+    }
+
+    /// Where it listens.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+/// Until the head has applied everything before a position of the legacy server.
+///
+/// # Errors
+/// It does not answer, is no standby any more, or has not by the deadline.
+pub async fn until_applied(
+    head: &ForeignSession,
+    legacy: &Legacy,
+    end: Lsn,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let sql = format!("SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= '{end}'");
+    loop {
+        let applied = head.value(&sql, &legacy.question()).await;
+        let applied = applied.map_err(|problem| super::legacy::trouble("the cluster cannot be asked", &problem))?;
+        if applied.as_deref() == Some("t") {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new("the cluster has not received everything in time").into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Until the elected instance has been promoted, and answers: a session with it.
+///
+/// # Errors
+/// It has not by the deadline.
+pub async fn until_promoted(
+    cluster: &StoredCluster,
+    legacy: &Legacy,
+    legacy_place: &Place,
+    deadline: Instant,
+) -> anyhow::Result<Head> {
+    let promoted = async || {
+        let head = Head::of(&ClusterData::try_from(cluster.workable_document().await?.value)?)?;
+        let session = head.connect(legacy, legacy_place, None).await?;
+        let in_recovery = session.value("SELECT pg_is_in_recovery()", &legacy.question()).await?;
+        anyhow::Ok((in_recovery.as_deref() == Some("f")).then_some(head))
+    };
+    loop {
+        // A head that does not answer now may in a moment, or another one is elected.
+        let last = match promoted().await {
+            Ok(Some(head)) => return Ok(head),
+            Ok(None) => Failure::new("the cluster is not promoted yet").into(),
+            Err(error) => error,
+        };
+        if Instant::now() >= deadline {
+            return Err(last);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Until the store says that the elected instance works as a primary and proxies are sent there.
+///
+/// # Errors
+/// It does not by the deadline.
+pub async fn until_writable(cluster: &StoredCluster, deadline: Instant) -> Result<(), Failure> {
+    loop {
+        if let Ok(Some(found)) = cluster.document().await
+            && let Ok(data) = ClusterData::try_from(found.value)
+            && is_writable(&data)
+        {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new("the cluster does not take writes yet")
+                .hint("its promotion goes on; stolonctl status shows what is going on, stolonctl migrate switch waits again"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn is_writable(data: &ClusterData) -> bool {
+    data.primary().is_some_and(|primary| {
+        primary.spec.role == Some(Role::Primary)
+            && primary.status.healthy
+            && primary.status.current_generation == primary.generation
+            && data.proxy.spec.primary.as_ref() == Some(&primary.uid)
+    })
+}

@@ -1,0 +1,279 @@
+//! `stolonctl migrate rollback`: a switch is taken back, half-way or after it.
+
+use std::time::Duration;
+
+use stolon_model::{ClusterData, ClusterDocument, Lsn, Migration, MigrationStage};
+use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
+use stolon_postgres::quote::hba_name;
+use stolon_runtime::{CommonArgs, Failure, Shutdown, explained, go_duration};
+use tokio::time::Instant;
+
+use super::fence::Side;
+use super::head::Head;
+use super::legacy::{Legacy, SourceArgs, trouble};
+use super::switch::reopen;
+use super::way_back::WayBack;
+use super::worker::Worker;
+use super::{Outcome, OutputArgs, fence, record};
+use crate::output::{self, Format};
+use crate::stored_cluster::{Edit, StoredCluster};
+
+/// How long the legacy server may take to open.
+const OPENING: Duration = Duration::from_secs(30);
+/// So much may be left to be taken when the cluster is closed.
+const NEAR: u64 = 16 << 20;
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Flags of `migrate rollback`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// For how long nobody may be able to write; what would take longer is taken back
+    #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
+    max_downtime: Duration,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Have the legacy server serve again: opened and followed as before where a switch did not come through, in the place of the cluster
+/// where it did.
+///
+/// # Errors
+/// There is nothing to take back, or no way back, or the store or one of the servers does not answer.
+pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let format = args.output.format()?;
+    let cluster = StoredCluster::open(common)?;
+    let document = cluster.workable_document().await?.value;
+    let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
+    let stop = shutdown.token();
+    let legacy = args.source.legacy(Some(&migration), &stop)?;
+    let through = [MigrationStage::Switched, MigrationStage::RollingBack, MigrationStage::RolledBack].map(Some);
+    if through.contains(&migration.stage) {
+        let back = Rollback { cluster: &cluster, legacy: &legacy, migration: &migration };
+        return back.carry_out(args.max_downtime, &stop, format).await;
+    }
+    let worker = Worker::claim(&cluster, "migrate rollback", begin).await?;
+    reopen(&worker, &legacy).await?;
+    let mut outcome = Outcome::new("stolonctl migrate switch, when it shall be tried again", "stolonctl migrate abort");
+    outcome.did("the legacy server is open as before, and the cluster follows it");
+    outcome.show(format)
+}
+
+/// A switch that is half-way is taken back.
+fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
+    let migration = record::to_change(document)?;
+    match migration.stage {
+        Some(MigrationStage::Switching | MigrationStage::TakingBack) => {
+            migration.stage = Some(MigrationStage::TakingBack);
+            Ok(())
+        }
+        Some(MigrationStage::Promoting) => Err(Failure::new("the cluster is being promoted")
+            .hint("stolonctl migrate switch waits until it is; after that it can be rolled back")
+            .into()),
+        _ => Err(Failure::new("there is nothing to take back: no switch is half-way")
+            .hint("stolonctl migrate abort gives the migration up")
+            .into()),
+    }
+}
+
+/// The legacy server takes over from the cluster.
+struct Rollback<'a> {
+    cluster: &'a StoredCluster,
+    legacy: &'a Legacy,
+    migration: &'a Migration,
+}
+
+impl Rollback<'_> {
+    async fn carry_out(
+        &self,
+        max_downtime: Duration,
+        stop: &tokio_util::sync::CancellationToken,
+        format: Format,
+    ) -> anyhow::Result<()> {
+        if !self.migration.way_back {
+            return Err(Failure::new("there is no way back: what the cluster wrote did not go to the legacy server")
+                .hint("stolonctl migrate finish removes what was made there")
+                .into());
+        }
+        let is_over = self.migration.stage == Some(MigrationStage::RolledBack);
+        let head = Head::of(&ClusterData::try_from(self.cluster.workable_document().await?.value)?);
+        let (worker, began) = match (is_over, head) {
+            (true, _) => (Worker::claim(self.cluster, "migrate rollback", |_| Ok(())).await?, None),
+            (false, Err(failure)) => return Err(failure.into()),
+            (false, Ok(head)) => {
+                let (worker, began) = self.close_cluster(&head, max_downtime, stop).await?;
+                (worker, Some(began))
+            }
+        };
+        self.open_legacy(&worker, began, format).await
+    }
+
+    /// Up to its point of no return: the cluster is closed, and the legacy server has everything.
+    async fn close_cluster(
+        &self,
+        head: &Head,
+        max_downtime: Duration,
+        stop: &tokio_util::sync::CancellationToken,
+    ) -> anyhow::Result<(Worker, Instant)> {
+        let place = self.legacy.connect_past_fence().await.map_err(cannot_ask)?.place().clone();
+        let way_back = WayBack { legacy: self.legacy, place: &place, head, uid: &self.migration.uid };
+        match way_back.lag().await.map_err(cannot_ask)? {
+            None => return Err(Failure::new("the way back is broken: the legacy server takes nothing from the cluster now")
+                .hint("its log says why; after a failover of the cluster there is no way back any more")
+                .into()),
+            Some(lag) if lag > NEAR => {
+                return Err(Failure::new(format!("the legacy server is {lag} bytes behind"))
+                    .hint("nothing was changed; stolonctl migrate status shows how far it is")
+                    .into());
+            }
+            Some(_) => {}
+        }
+        let hba = self.hba();
+        let worker =
+            Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba)).await?;
+        let began = Instant::now();
+        let deadline = began + max_downtime;
+        let attempt = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Failure::new("interrupted").into()),
+            attempt = self.drain(&way_back, &worker, &hba, deadline) => attempt,
+        };
+        match attempt {
+            Ok(()) => Ok((worker, began)),
+            Err(error) => Err(take_back(&worker, error).await),
+        }
+    }
+
+    /// Nobody but us: the keepers' own users get in by lines that come before these.
+    fn hba(&self) -> Vec<String> {
+        let user = hba_name(self.legacy.conninfo.get("user").unwrap_or_default()).into_owned();
+        ["0.0.0.0/0", "::/0"].map(|address| format!("host all {user} {address} md5")).to_vec()
+    }
+
+    async fn drain(
+        &self,
+        way_back: &WayBack<'_>,
+        worker: &Worker,
+        hba: &[String],
+        deadline: Instant,
+    ) -> anyhow::Result<()> {
+        self.until_closed(hba, deadline).await?;
+        output::note("the cluster lets no client in any more");
+        let session = way_back.head.connect(self.legacy, way_back.place, None).await.map_err(cannot_ask)?;
+        loop {
+            fence::end_sessions(&session, self.legacy, Side::Cluster, Duration::ZERO, deadline).await?;
+            let end = position(&session, self.legacy).await?;
+            way_back.until_taken(&session, end, deadline).await?;
+            if fence::clients(&session, self.legacy, Side::Cluster).await.map_err(cannot_ask)?.0 == 0 {
+                break;
+            }
+        }
+        output::note("the legacy server has taken everything");
+        way_back.carry_sequences().await?;
+        if Instant::now() >= deadline {
+            return Err(Failure::new("there is not enough time left").into());
+        }
+        worker.note(|migration| migration.stage = Some(MigrationStage::RolledBack)).await
+    }
+
+    /// The keeper of the primary has let go of what `pgHBA` allowed before.
+    async fn until_closed(&self, hba: &[String], deadline: Instant) -> anyhow::Result<()> {
+        loop {
+            let data = ClusterData::try_from(self.cluster.workable_document().await?.value)?;
+            let is_closed = data.primary().is_some_and(|primary| {
+                primary.spec.pg_hba.as_deref().is_some_and(|lines| lines == hba)
+                    && primary.status.current_generation == primary.generation
+            });
+            if is_closed && data.proxy.spec.primary.is_none() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Failure::new("the cluster is not closed for clients in time").into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// After its point of no return, also for one who goes on with it.
+    async fn open_legacy(&self, worker: &Worker, began: Option<Instant>, format: Format) -> anyhow::Result<()> {
+        let legacy = self.legacy.uninterrupted();
+        let session = worker.session(&legacy).await?;
+        fence::open(&session, &legacy, Instant::now() + OPENING).await?;
+        let mut outcome =
+            Outcome::new("stolonctl migrate start begins anew, stolonctl init makes another cluster", "stolonctl migrate start");
+        outcome.did("the legacy server takes writes again; the cluster stays closed");
+        if let Some(began) = began {
+            let downtime = began.elapsed().as_secs_f64();
+            outcome.did(format!("nobody could write for {downtime:.2} s"));
+            outcome.figure("downtime_seconds", downtime);
+        }
+        super::way_back::remove_from_legacy(&legacy, &self.migration.uid).await?;
+        super::abort::drop_slot(&session, &legacy, &self.migration.slot).await?;
+        outcome.did("what was made on the legacy server is gone");
+        worker.note(|migration| migration.worker = None).await?;
+        outcome.show(format)
+    }
+}
+
+fn cannot_ask(problem: ForeignProblem) -> Failure {
+    trouble("the way back cannot be gone", &problem)
+}
+
+async fn position(session: &ForeignSession, legacy: &Legacy) -> anyhow::Result<Lsn> {
+    let sql = "SELECT pg_current_wal_insert_lsn()";
+    let position = session.value(sql, &legacy.question()).await.map_err(cannot_ask)?;
+    position
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Failure::new("the cluster does not say where its WAL ends").into())
+}
+
+fn close_for_clients(document: &mut ClusterDocument, hba: &[String]) -> anyhow::Result<()> {
+    let former = document.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref()?.pg_hba.clone());
+    let migration = record::to_change(document)?;
+    match migration.stage {
+        // One who died has written down what there was.
+        Some(MigrationStage::RollingBack) => {}
+        Some(MigrationStage::Switched) => migration.former_pg_hba = former,
+        _ => {
+            return Err(Failure::new("another command has moved the migration on")
+                .hint("stolonctl migrate status shows how far it is")
+                .into());
+        }
+    }
+    migration.stage = Some(MigrationStage::RollingBack);
+    record::hold_clients(document);
+    if let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) {
+        spec.pg_hba = Some(hba.to_vec());
+    }
+    Ok(())
+}
+
+/// Let clients into the cluster again. Returns why it did not come about.
+async fn take_back(worker: &Worker, why: anyhow::Error) -> anyhow::Error {
+    let reason = explained(&why).sentence;
+    let taken = worker.change(|document| {
+        let migration = record::to_change(document)?;
+        if migration.stage != Some(MigrationStage::RollingBack) {
+            return Err(Failure::new("it was too late to take it back").into());
+        }
+        migration.stage = Some(MigrationStage::Switched);
+        migration.worker = None;
+        let former = migration.former_pg_hba.take();
+        if let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) {
+            spec.pg_hba = former;
+        }
+        Ok(Edit::Write)
+    });
+    match taken.await {
+        Ok(()) => Failure::new(format!("no rollback: {reason}"))
+            .hint("everything was taken back: the cluster lets clients in as before")
+            .into(),
+        Err(error) => Failure::new(format!("no rollback: {reason}; {}", explained(&error).sentence))
+            .hint("stolonctl migrate rollback goes on with it; stolonctl migrate status shows how far it is")
+            .into(),
+    }
+}

@@ -1,0 +1,432 @@
+//! `stolonctl migrate switch`: the legacy server is closed, and the cluster takes over; or everything is taken back.
+
+mod look;
+
+use std::time::Duration;
+
+use stolon_model::{ClusterDocument, Lsn, Migration, MigrationStage, MigrationWorker, Role, Timestamp};
+use stolon_postgres::foreign::ForeignSession;
+use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, explained, go_duration};
+use tokio::time::Instant;
+
+use super::facts::Facts;
+use super::fence::Side;
+use super::head::{Head, until_applied, until_promoted, until_writable};
+use super::legacy::{Legacy, SourceArgs, trouble};
+use super::way_back::{WayBack, Wish, remove_from_legacy};
+use super::worker::{Worker, stands_still};
+use super::{Outcome, OutputArgs, fence, record};
+use crate::output::{self, Format};
+use crate::stored_cluster::{Edit, StoredCluster};
+use look::Look;
+
+/// What a promotion may take: so much of the allowed downtime is left for it.
+const PROMOTION: Duration = Duration::from_secs(3);
+/// How long to wait until the cluster is near enough, before anything is closed.
+const APPROACH: Duration = Duration::from_secs(30);
+/// How long the legacy server may take to open again.
+const REOPENING: Duration = Duration::from_secs(30);
+/// How long the cluster may take to be writable after it was told to.
+const OPENING: Duration = Duration::from_secs(60);
+
+/// Flags of `migrate switch`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// Only say what would happen, or what is in the way
+    #[arg(long)]
+    dry_run: bool,
+
+    /// For how long nobody may be able to write; what would take longer is taken back
+    #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
+    max_downtime: Duration,
+
+    /// How long transactions that run may go on before they are ended; part of the downtime
+    #[arg(long, default_value = "1s", value_name = "SPAN", value_parser = go_duration)]
+    grace: Duration,
+
+    /// Do without the way back: what the cluster writes does not go to the legacy server
+    #[arg(long)]
+    no_way_back: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Args {
+    fn wish(&self, migration: &Migration) -> Wish {
+        match self.no_way_back || migration.rehearsal {
+            true => Wish::NoWayBack,
+            false => Wish::WayBack,
+        }
+    }
+}
+
+/// What a switch works with.
+struct Switch<'a> {
+    cluster: &'a StoredCluster,
+    legacy: &'a Legacy,
+    migration: &'a Migration,
+    args: &'a Args,
+}
+
+/// Have the cluster take over, or go on with that.
+///
+/// # Errors
+/// Something is in the way, or it did not come about: then the legacy server is open as before, unless the message says otherwise.
+pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let format = args.output.format()?;
+    if args.max_downtime <= PROMOTION || args.grace >= args.max_downtime - PROMOTION {
+        return Err(UsageError::new("--max-downtime leaves no time for the switch")
+            .hint(format!("the grace and {} s for the promotion must fit into it", PROMOTION.as_secs()))
+            .into());
+    }
+    let stop = shutdown.token();
+    let cluster = StoredCluster::open(common)?;
+    let document = cluster.workable_document().await?.value;
+    let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
+    let legacy = args.source.legacy(Some(&migration), &stop)?;
+    let switch = Switch { cluster: &cluster, legacy: &legacy, migration: &migration, args };
+    match &migration.stage {
+        Some(MigrationStage::Following | MigrationStage::Switching) => {}
+        Some(MigrationStage::Promoting) => return switch.wait_along(format).await,
+        Some(MigrationStage::Switched) if migration.opened.is_none() => return switch.wait_along(format).await,
+        Some(MigrationStage::RollingBack | MigrationStage::RolledBack) => {
+            return Err(Failure::new("this migration is being rolled back, or was")
+                .hint("stolonctl migrate status shows what is next")
+                .into());
+        }
+        Some(MigrationStage::Switched | MigrationStage::Finishing) => {
+            return Err(Failure::new("the cluster has taken over already")
+                .hint("stolonctl migrate finish removes what was made on the legacy server")
+                .into());
+        }
+        Some(MigrationStage::TakingBack) => {
+            return Err(Failure::new("an earlier switch is not taken back yet")
+                .hint("stolonctl migrate rollback goes on with that")
+                .into());
+        }
+        Some(MigrationStage::Aborting) => {
+            return Err(Failure::new("this migration is being given up")
+                .hint("stolonctl migrate abort goes on with it")
+                .into());
+        }
+        Some(MigrationStage::Unknown(_)) | None => {
+            return Err(Failure::new("the migration has not begun to follow")
+                .hint("stolonctl migrate start goes on with it")
+                .into());
+        }
+    }
+    // One who is at work would end the session that looks.
+    let before = stands_still(&cluster).await?;
+    let look = Look::take(&cluster, &document, &legacy, &migration, args.wish(&migration)).await?;
+    if args.dry_run {
+        return look.show(args.max_downtime, format);
+    }
+    look.in_the_way()?;
+    switch.carry_out(&look.head, before.as_ref(), &stop, format).await
+}
+
+/// When the legacy server was closed, and where it ended.
+struct Closed {
+    at: Instant,
+    time: Timestamp,
+    end: Lsn,
+    facts: Facts,
+}
+
+impl Switch<'_> {
+    async fn carry_out(
+        &self,
+        head: &Head,
+        before: Option<&MigrationWorker>,
+        stop: &tokio_util::sync::CancellationToken,
+        format: Format,
+    ) -> anyhow::Result<()> {
+        let worker = Worker::claim_from(self.cluster, "migrate switch", before, |document| {
+            let migration = record::to_change(document)?;
+            match migration.stage {
+                Some(MigrationStage::Following | MigrationStage::Switching) => {
+                    migration.stage = Some(MigrationStage::Switching);
+                    Ok(())
+                }
+                _ => Err(Failure::new("another command has moved the migration on")
+                    .hint("stolonctl migrate status shows how far it is")
+                    .into()),
+            }
+        })
+        .await?;
+        let attempt = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Failure::new("interrupted").into()),
+            attempt = self.close_and_promote(&worker, head) => attempt,
+        };
+        let began = match attempt {
+            Ok(closed) => Some(closed.at),
+            Err(error) => {
+                // What was interrupted must not interrupt the way back.
+                let legacy = self.legacy.uninterrupted();
+                take_back(&worker, &legacy, error).await?;
+                None
+            }
+        };
+        self.complete(&worker, began, format).await
+    }
+
+    /// Up to the point of no return.
+    async fn close_and_promote(&self, worker: &Worker, head: &Head) -> anyhow::Result<Closed> {
+        let (legacy, args) = (self.legacy, self.args);
+        let session = worker.session(legacy).await?;
+        let in_cluster = head.connect(legacy, session.place(), None).await;
+        let in_cluster = in_cluster.map_err(|problem| trouble("the head of the cluster does not let us in", &problem))?;
+        let near = fence::end_of_wal(&session, legacy).await?;
+        until_applied(&in_cluster, legacy, near, Instant::now() + APPROACH).await?;
+        output::note(&format!("keeper {} is up to date", head.keeper));
+
+        let (at, time) = (Instant::now(), Timestamp::utc(jiff::Timestamp::now()));
+        let deadline = at + args.max_downtime - PROMOTION;
+        let end = match self.migration.rehearsal {
+            true => fence::end_of_wal(&session, legacy).await?,
+            false => self.close(&session, &in_cluster, deadline).await?,
+        };
+        until_applied(&in_cluster, legacy, end, deadline).await?;
+        output::note(&format!("keeper {} has applied everything up to {end}", head.keeper));
+        let facts = Facts::ask(&session, legacy).await?;
+        if facts.timeline != self.migration.timeline {
+            return Err(Failure::new("the legacy server has failed over meanwhile").into());
+        }
+        let closed = Closed { at, time, end, facts };
+        // From here on the time could be over before the promotion is.
+        if Instant::now() >= deadline {
+            return Err(Failure::new("there is not enough time left for the promotion").into());
+        }
+        let wish = args.wish(self.migration);
+        worker.change(|document| no_return(document, head, &closed, wish)).await?;
+        output::note("the cluster is being promoted");
+        Ok(closed)
+    }
+
+    /// Close the legacy server, until nobody is in it who could write.
+    async fn close(
+        &self,
+        session: &ForeignSession,
+        in_cluster: &ForeignSession,
+        deadline: Instant,
+    ) -> anyhow::Result<Lsn> {
+        let (legacy, args) = (self.legacy, self.args);
+        fence::close(session, legacy, &self.migration.uid, deadline).await?;
+        output::note("the legacy server lets nobody in any more");
+        fence::end_sessions(session, legacy, Side::Legacy, args.grace, deadline).await?;
+        output::note("all its sessions are ended");
+        loop {
+            let end = fence::end_of_wal(session, legacy).await?;
+            until_applied(in_cluster, legacy, end, deadline).await?;
+            // A session that had begun before the fence, and was not ready when the others were ended.
+            let clients = fence::clients(session, legacy, Side::Legacy).await;
+            if clients.map_err(|problem| trouble("the legacy server cannot be asked", &problem))?.0 == 0 {
+                return Ok(end);
+            }
+            fence::end_sessions(session, legacy, Side::Legacy, Duration::ZERO, deadline).await?;
+        }
+    }
+
+    /// The cluster is told to take over: make the way back, let clients in, and say so. Each part may have been done before, by
+    /// somebody who died.
+    async fn complete(&self, worker: &Worker, began: Option<Instant>, format: Format) -> anyhow::Result<()> {
+        let (deadline, legacy) = (Instant::now() + OPENING, self.legacy);
+        let wants_way_back = self.wants_way_back_still().await?;
+        // Without a way back nothing is left to do with the legacy server, and it may be away.
+        let place = match wants_way_back {
+            true => Some(worker.session(legacy).await?.place().clone()),
+            false => None,
+        };
+        let mut way_back = false;
+        let head = match &place {
+            Some(place) => Some(until_promoted(self.cluster, legacy, place, deadline).await?),
+            None => None,
+        };
+        let made = place.as_ref().zip(head.as_ref()).map(|(place, head)| {
+            WayBack { legacy, place, head, uid: &self.migration.uid }
+        });
+        if let Some(made) = &made {
+            way_back = self.prepare_way_back(made).await;
+        }
+        worker
+            .change(|document| {
+                // Once clients were let in, rows may be missing on the way back.
+                way_back = way_back && document.proxy.as_ref().is_none_or(|proxy| proxy.spec.primary.is_none());
+                let migration = record::to_change(document)?;
+                if migration.stage == Some(MigrationStage::Promoting) {
+                    migration.stage = Some(MigrationStage::Switched);
+                    migration.way_back = way_back;
+                }
+                way_back = migration.way_back;
+                Ok(Edit::Write)
+            })
+            .await?;
+        until_writable(self.cluster, deadline).await?;
+        let downtime = began.map(|began| began.elapsed());
+        let now = Timestamp::utc(jiff::Timestamp::now());
+        if let Some(made) = made.as_ref().filter(|_| way_back) {
+            way_back = subscribe(made).await;
+        }
+        worker
+            .note(|migration| {
+                migration.opened = Some(now);
+                migration.way_back = way_back;
+                migration.worker = None;
+            })
+            .await?;
+        let wish = if way_back { Wish::WayBack } else { Wish::NoWayBack };
+        self.show(downtime, wish, format)
+    }
+
+    /// By what the record says now.
+    async fn wants_way_back_still(&self) -> anyhow::Result<bool> {
+        let document = self.cluster.workable_document().await?.value;
+        Ok(record::of(&document).is_some_and(|migration| migration.way_back))
+    }
+
+    /// Whether what the cluster writes from now on is kept for the legacy server. A switch does not fail for want of it.
+    async fn prepare_way_back(&self, made: &WayBack<'_>) -> bool {
+        let document = self.cluster.workable_document().await.map(|found| found.value);
+        let stage = document.as_ref().ok().and_then(record::of).and_then(|migration| migration.stage.clone());
+        if stage == Some(MigrationStage::Switched) {
+            return true;
+        }
+        let prepared = async {
+            made.remove_from_cluster().await?;
+            made.prepare().await
+        };
+        match prepared.await {
+            Ok(()) => true,
+            Err(error) => {
+                output::note(&format!("there will be no way back: {}", explained(&error).sentence));
+                false
+            }
+        }
+    }
+
+    /// Another command has passed the point of no return, and may have died.
+    async fn wait_along(&self, format: Format) -> anyhow::Result<()> {
+        output::note("the cluster was told to take over already: waiting until it does");
+        let worker = Worker::claim(self.cluster, "migrate switch", |_| Ok(())).await?;
+        self.complete(&worker, None, format).await
+    }
+
+    fn show(&self, downtime: Option<Duration>, made: Wish, format: Format) -> anyhow::Result<()> {
+        let undo = match made {
+            Wish::WayBack => "stolonctl migrate rollback: the legacy server takes over again",
+            Wish::NoWayBack => "there is no way back",
+        };
+        let mut outcome = Outcome::new("stolonctl migrate finish, when you trust the result", undo);
+        match (self.migration.rehearsal, downtime) {
+            (true, _) => outcome.did("the cluster takes writes; the legacy server stays open, for it was a rehearsal"),
+            (false, _) => outcome.did("the cluster takes writes; the legacy server stays closed"),
+        }
+        if made == Wish::WayBack {
+            outcome.did("what it writes goes back to the legacy server");
+        }
+        if let Some(downtime) = downtime {
+            outcome.did(format!("nobody could write for {:.2} s", downtime.as_secs_f64()));
+            outcome.figure("downtime_seconds", downtime.as_secs_f64());
+        }
+        outcome.show(format)
+    }
+}
+
+/// Have the legacy server take what the cluster writes. Where it cannot, nothing of that is left.
+async fn subscribe(made: &WayBack<'_>) -> bool {
+    let Err(error) = made.subscribe().await else { return true };
+    output::note(&format!("there is no way back: {}", explained(&error).sentence));
+    for removed in [remove_from_legacy(made.legacy, made.uid).await, made.remove_from_cluster().await] {
+        if let Err(error) = removed {
+            output::note(&explained(&error).sentence);
+        }
+    }
+    false
+}
+
+/// The point of no return: the cluster becomes one of its own in the same write that says so.
+fn no_return(
+    document: &mut ClusterDocument,
+    head: &Head,
+    closed: &Closed,
+    wish: Wish,
+) -> anyhow::Result<Edit> {
+    let migration = record::to_change(document)?;
+    if migration.stage != Some(MigrationStage::Switching) {
+        return Err(Failure::new("the switch was taken back meanwhile").into());
+    }
+    migration.stage = Some(MigrationStage::Promoting);
+    migration.end = Some(closed.end);
+    migration.timeline = closed.facts.timeline;
+    migration.fenced = Some(closed.time);
+    migration.way_back = wish == Wish::WayBack;
+    if wish == Wish::WayBack {
+        record::hold_clients(document);
+    }
+    let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
+    if cluster.status.primary.as_ref() != Some(&head.instance) {
+        return Err(Failure::new("another keeper has become the head meanwhile").into());
+    }
+    let old = cluster.spec.take().unwrap_or_default();
+    let mut new = old.clone();
+    new.role = Some(Role::Primary);
+    old.check_update(&new).map_err(|reason| Failure::new(format!("the cluster cannot be promoted: {reason}")))?;
+    cluster.spec = Some(new);
+    Ok(Edit::Write)
+}
+
+/// Open the legacy server again, unless the point of no return is passed after all: its write may have had no answer.
+///
+/// # Errors
+/// Always the reason why the switch did not come about, unless it has.
+async fn take_back(worker: &Worker, legacy: &Legacy, why: anyhow::Error) -> anyhow::Result<()> {
+    let reason = explained(&why).sentence;
+    let mut is_promoted = false;
+    let taken = worker
+        .change(|document| {
+            let migration = record::to_change(document)?;
+            is_promoted = migration.stage == Some(MigrationStage::Promoting);
+            if is_promoted {
+                return Ok(Edit::Unneeded);
+            }
+            migration.stage = Some(MigrationStage::TakingBack);
+            Ok(Edit::Write)
+        })
+        .await;
+    let closed = |what: &str| {
+        Failure::new(format!("no switch: {reason}; {what}, so the legacy server may stay closed"))
+            .hint("stolonctl migrate rollback opens it, stolonctl migrate status shows how far it is")
+    };
+    if let Err(error) = taken {
+        return Err(closed(&explained(&error).sentence).into());
+    }
+    if is_promoted {
+        return Ok(());
+    }
+    if let Err(error) = reopen(worker, legacy).await {
+        return Err(closed(&explained(&error).sentence).into());
+    }
+    Err(Failure::new(format!("no switch: {reason}"))
+        .hint("everything was taken back: the legacy server is open as before, and the cluster follows it")
+        .into())
+}
+
+/// Take the fence off, and go on following.
+///
+/// # Errors
+/// The legacy server or the store does not answer, or somebody has taken over.
+pub async fn reopen(worker: &Worker, legacy: &Legacy) -> anyhow::Result<()> {
+    let session = worker.session(legacy).await?;
+    fence::open(&session, legacy, Instant::now() + REOPENING).await?;
+    worker
+        .note(|migration| {
+            migration.stage = Some(MigrationStage::Following);
+            migration.worker = None;
+        })
+        .await
+}
