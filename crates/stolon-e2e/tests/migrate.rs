@@ -41,15 +41,22 @@ impl Legacy {
 
     async fn restart(&self) -> anyhow::Result<()> {
         let (data, log) = (self.server.server.data(), self.server.server.directory.join("restarted.log"));
-        let arguments =
-            ["restart".as_ref(), "-w".as_ref(), "-D".as_ref(), data.as_os_str(), "-l".as_ref(), log.as_os_str()];
+        let arguments = [
+            "restart".as_ref(),
+            "-w".as_ref(),
+            "-D".as_ref(),
+            data.as_os_str(),
+            "-l".as_ref(),
+            log.as_os_str(),
+        ];
         self.server.server.tool("pg_ctl", &arguments, "").await.map(drop)
     }
 
     /// As whoever knows how the fence is passed.
     async fn past_fence(&self, sql: &str) -> anyhow::Result<String> {
         let port = self.server.server.port;
-        let conninfo = format!("host=127.0.0.1 port={port} user=postgres options='-c session_preload_libraries='");
+        let conninfo =
+            format!("host=127.0.0.1 port={port} user=postgres options='-c session_preload_libraries='");
         let arguments = ["-d".as_ref(), conninfo.as_ref(), "-Atc".as_ref(), sql.as_ref()];
         self.server.server.tool("psql", &arguments, "").await
     }
@@ -146,7 +153,9 @@ async fn write(
                 continue;
             }
             // What ends the session may come after the commit.
-            Ok(Err(error)) if error.as_db_error().is_some_and(|said| !said.code().code().starts_with("57P")) => {
+            Ok(Err(error))
+                if error.as_db_error().is_some_and(|said| !said.code().code().starts_with("57P")) =>
+            {
                 ledger.failed += 1;
             }
             Ok(Err(_)) | Err(_) => {
@@ -178,7 +187,8 @@ impl Running {
     /// Until it says something with these words.
     async fn until(&mut self, words: &str) -> anyhow::Result<()> {
         loop {
-            let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.context("it says nothing")??;
+            let line =
+                tokio::time::timeout(PATIENCE, self.lines.next_line()).await.context("it says nothing")??;
             let line = line.with_context(|| format!("it ended without {words:?}: {:?}", self.said))?;
             let found = line.contains(words);
             self.said.push(line);
@@ -219,7 +229,8 @@ async fn started(cluster: &mut Cluster, legacy: &Legacy, more: &[&str]) -> anyho
     cluster.start_services()?;
     let mut spec = short_timings();
     spec.as_object_mut().context("no object")?.remove("initMode");
-    let (spec, program) = (spec.to_string(), cluster.layout.pg_bin.join("pg_basebackup").display().to_string());
+    let (spec, program) =
+        (spec.to_string(), cluster.layout.pg_bin.join("pg_basebackup").display().to_string());
     let mut arguments = vec!["start", "--yes", "--source", &legacy.source, "--pg-basebackup", &program];
     arguments.extend(more);
     arguments.push(&spec);
@@ -271,8 +282,11 @@ fn a_live_database_moves_in() {
         ensure!(!again.status.success(), "a second switch");
         let late = cluster.stolonctl(&["migrate", "abort"], "").await?;
         ensure!(String::from_utf8_lossy(&late.stderr).contains("both would take writes"), "abort afterwards");
-        let lag = migrate(cluster, &["status"]).await?;
-        ensure!(lag["way_back_lag_bytes"].is_u64(), "nothing goes back: {lag}");
+        wait_for("the way back", PATIENCE, async || {
+            let status = migrate(cluster, &["status"]).await?;
+            Ok(status["way_back_lag_bytes"].is_u64().then_some(()))
+        })
+        .await?;
         migrate(cluster, &["finish"]).await?;
         legacy.is_closed().await?;
         for left in ["pg_replication_slots", "pg_subscription", "pg_publication"] {
@@ -280,7 +294,10 @@ fn a_live_database_moves_in() {
             let on_legacy = legacy.past_fence(&count).await?;
             let on_cluster = cluster.session().await?.value(&count, QUERY).await?;
             let own = if left == "pg_replication_slots" { "1" } else { "0" };
-            ensure!((on_legacy.trim(), on_cluster.as_str()) == ("0", own), "{left}: {on_legacy}, {on_cluster}");
+            ensure!(
+                (on_legacy.trim(), on_cluster.as_str()) == ("0", own),
+                "{left}: {on_legacy}, {on_cluster}"
+            );
         }
         let over = cluster.stolonctl(&["migrate", "status"], "").await?;
         ensure!(String::from_utf8_lossy(&over.stderr).contains("no migration"), "status afterwards");
@@ -316,12 +333,16 @@ fn whoever_switches_may_die_in_each_stage() {
             ensure!(in_recovery == "t", "promoted at {stage:?}");
             let status = migrate(cluster, &["status"]).await?;
             ensure!(status["stage"] == "switching", "killed at {stage:?}, status says {status}");
+            // Taken back: the application goes on where it was.
+            migrate(cluster, &["rollback"]).await?;
+            application.writes().await?;
+            ensure!(migrate(cluster, &["status"]).await?["stage"] == "following", "it does not follow");
         }
-        // Taken back once: the application goes on where it was.
+        // Left half-way, and gone on with.
+        let mut switch = Running::start(cluster, &["switch"])?;
+        switch.until("lets nobody in").await?;
+        switch.kill().await?;
         legacy.is_closed().await?;
-        migrate(cluster, &["rollback"]).await?;
-        application.writes().await?;
-        ensure!(migrate(cluster, &["status"]).await?["stage"] == "following", "it does not follow");
         let mut switch = Running::start(cluster, &["switch"])?;
         switch.until("is being promoted").await?;
         switch.kill().await?;
@@ -352,7 +373,10 @@ fn a_database_moves_back() {
         let since = Instant::now();
         started(cluster, &legacy, &[]).await?;
         let switched = migrate(cluster, &["switch"]).await?;
-        ensure!(switched["undo"].as_str().is_some_and(|undo| undo.contains("rollback")), "no way back: {switched}");
+        ensure!(
+            switched["undo"].as_str().is_some_and(|undo| undo.contains("rollback")),
+            "no way back: {switched}"
+        );
         application.writes().await?;
         let session = cluster.session().await?;
         session.rows("insert into notes (note) values ('new'), ('gone')", QUERY).await?;
@@ -371,7 +395,10 @@ fn a_database_moves_back() {
         let session = legacy.target().connect(QUERY).await?;
         let notes = "select string_agg(id || ' ' || note, ', ' order by id) from notes";
         ensure!(session.value(notes, QUERY).await? == "1 changed, 2 new", "other notes");
-        ensure!(session.value("select nextval('notes_id_seq')", QUERY).await? == "4", "the sequence is behind");
+        ensure!(
+            session.value("select nextval('notes_id_seq')", QUERY).await? == "4",
+            "the sequence is behind"
+        );
         ensure!(legacy.as_it_is().await? == before, "something is left on the legacy server");
         // The cluster lets in neither the application nor its superuser.
         ensure!(cluster.proxy().connect(Duration::from_secs(2)).await.is_err(), "the proxy lets clients in");
@@ -386,10 +413,7 @@ fn a_database_moves_back() {
 fn what_is_given_up_leaves_the_legacy_server_as_it_was() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
         let legacy = Legacy::create(cluster, "").await?;
-        legacy
-            .server
-            .run("alter system set session_preload_libraries = 'auto_explain'")
-            .await?;
+        legacy.server.run("alter system set session_preload_libraries = 'auto_explain'").await?;
         legacy.server.run("alter system set default_transaction_read_only = off").await?;
         legacy.restart().await?;
         let before = legacy.as_it_is().await?;
@@ -438,7 +462,10 @@ fn a_switch_that_would_take_too_long_is_taken_back() {
         ensure!(receivers.len() == 1, "no WAL receiver");
         kill_process(receivers[0], Signal::STOP)?;
         let (done, said) = switch.end().await?;
-        ensure!(!done && said.contains("not received everything") && said.contains("taken back"), "it says {said}");
+        ensure!(
+            !done && said.contains("not received everything") && said.contains("taken back"),
+            "it says {said}"
+        );
         kill_process(receivers[0], Signal::CONT)?;
         application.writes().await?;
         let session = legacy.target().connect(QUERY).await?;
@@ -465,7 +492,8 @@ fn what_is_in_the_way_is_said_before_anything_is_closed() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
         let legacy = Legacy::create(cluster, "").await?;
         let with_password = format!("{} password=secret", legacy.source);
-        let refused = cluster.stolonctl(&["migrate", "start", "--yes", "--source", &with_password], "").await?;
+        let refused =
+            cluster.stolonctl(&["migrate", "start", "--yes", "--source", &with_password], "").await?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(refused.status.code() == Some(2) && said.contains("passfile="), "it says {said}");
         ensure!(!said.contains("secret"), "the password is shown");

@@ -150,7 +150,9 @@ pub async fn connect_primary(
     let mut problem = None;
     for place in &places {
         match enter(conninfo, Door { place, password_of: place, database, entry }, limit).await {
-            Ok(session) if session.value("SELECT pg_is_in_recovery()", limit).await?.as_deref() == Some("f") => {
+            Ok(session)
+                if session.value("SELECT pg_is_in_recovery()", limit).await?.as_deref() == Some("f") =>
+            {
                 return Ok(session);
             }
             Ok(_) => {}

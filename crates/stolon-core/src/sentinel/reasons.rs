@@ -550,10 +550,12 @@ impl Display for Hold {
                     "proxies stay closed until the primary db {primary} works and has reached its generation"
                 )
             }
-            Self::AwaitingWayBack => f.write_str("proxies stay closed for a moment, while the way back of the migration is made"),
-            Self::MovedBack => {
-                f.write_str("proxies stay closed: the database has moved back to the legacy server of the migration")
+            Self::AwaitingWayBack => {
+                f.write_str("proxies stay closed for a moment, while the way back of the migration is made")
             }
+            Self::MovedBack => f.write_str(
+                "proxies stay closed: the database has moved back to the legacy server of the migration",
+            ),
             Self::AwaitingProxies { proxies, stays, generation } => {
                 write!(
                     f,

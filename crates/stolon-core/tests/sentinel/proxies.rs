@@ -263,6 +263,10 @@ fn a_migration_keeps_proxies_closed() {
         for _ in 0..seconds {
             world.later(1000).round();
         }
-        assert_eq!(world.data.proxy.spec.primary.is_some(), opens, "{stage:?}, {way_back}, after {seconds} s");
+        assert_eq!(
+            world.data.proxy.spec.primary.is_some(),
+            opens,
+            "{stage:?}, {way_back}, after {seconds} s"
+        );
     }
 }

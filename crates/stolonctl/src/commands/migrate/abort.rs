@@ -41,7 +41,10 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let document = cluster.document().await?.map(|found| found.value);
     let recorded = document.as_ref().and_then(record::of).cloned();
     let legacy = args.source.legacy(recorded.as_ref(), &stop)?;
-    let mut outcome = Outcome::new("stolonctl migrate start, or stolonctl init, makes the cluster anew", "nothing is left to undo");
+    let mut outcome = Outcome::new(
+        "stolonctl migrate start, or stolonctl init, makes the cluster anew",
+        "nothing is left to undo",
+    );
     let Some(migration) = recorded else {
         without_record(&cluster, document, &legacy, &mut outcome).await?;
         return outcome.show(format);
@@ -67,8 +70,14 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
 fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
     refuse_promoted(document)?;
     let migration = record::to_change(document)?;
-    let too_late =
-        [MigrationStage::Promoting, MigrationStage::Switched, MigrationStage::RollingBack, MigrationStage::RolledBack, MigrationStage::Finishing].map(Some);
+    let too_late = [
+        MigrationStage::Promoting,
+        MigrationStage::Switched,
+        MigrationStage::RollingBack,
+        MigrationStage::RolledBack,
+        MigrationStage::Finishing,
+    ]
+    .map(Some);
     if too_late.contains(&migration.stage) {
         return Err(taken_over().into());
     }
@@ -108,7 +117,9 @@ async fn open(session: &ForeignSession, legacy: &Legacy, outcome: &mut Outcome) 
 /// # Errors
 /// The legacy server does not answer, or somebody keeps streaming.
 pub async fn drop_slot(session: &ForeignSession, legacy: &Legacy, slot: &str) -> anyhow::Result<()> {
-    let cannot = |problem: ForeignProblem| trouble("the replication slot on the legacy server cannot be removed", &problem);
+    let cannot = |problem: ForeignProblem| {
+        trouble("the replication slot on the legacy server cannot be removed", &problem)
+    };
     let name = sql_literal(slot);
     let end = format!(
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = {name} AND active"
@@ -143,7 +154,8 @@ async fn without_record(
     let facts = Facts::ask(&session, legacy).await?;
     if let Some(document) = document {
         let data = ClusterData::try_from(document.clone())?;
-        let is_copy = data.instances.values().any(|it| it.status.system_identifier == facts.system_identifier);
+        let is_copy =
+            data.instances.values().any(|it| it.status.system_identifier == facts.system_identifier);
         if is_copy {
             refuse_promoted(&document)?;
         }
@@ -152,14 +164,15 @@ async fn without_record(
         let (keepers, sentinels) = (keepers.map_err(cannot_get)?, sentinels.map_err(cannot_get)?);
         let witnesses = Witnesses { keepers: &keepers, sentinels: &sentinels };
         if !witnesses.ahead(&data).is_empty() || !witnesses.saw_newer(&data).is_empty() {
-            return Err(Failure::new("the store went back in time: nobody knows whether the cluster has taken over")
-                .hint("stolonctl settle chooses what to go on from")
-                .into());
+            return Err(Failure::new(
+                "the store went back in time: nobody knows whether the cluster has taken over",
+            )
+            .hint("stolonctl settle chooses what to go on from")
+            .into());
         }
     }
     open(&session, legacy, outcome).await?;
-    const OURS: &str =
-        "SELECT slot_name FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name ~ '^migration_[0-9a-f]+$'";
+    const OURS: &str = "SELECT slot_name FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name ~ '^migration_[0-9a-f]+$'";
     let slots = session.rows(OURS, &legacy.question()).await;
     let slots = slots.map_err(|problem| trouble("the legacy server cannot be asked", &problem))?;
     for slot in slots.iter().filter_map(|row| row.get(0)) {

@@ -113,7 +113,12 @@ pub async fn settings(session: &ForeignSession, legacy: &Legacy) -> Result<Setti
 ///
 /// # Errors
 /// It does not answer, or still lets somebody in at the deadline.
-pub async fn close(session: &ForeignSession, legacy: &Legacy, uid: &str, deadline: Instant) -> anyhow::Result<()> {
+pub async fn close(
+    session: &ForeignSession,
+    legacy: &Legacy,
+    uid: &str,
+    deadline: Instant,
+) -> anyhow::Result<()> {
     let cannot = |problem: ForeignProblem| trouble("the legacy server cannot be closed", &problem);
     let fenced = settings(session, legacy).await.map_err(cannot)?.fenced(uid);
     for sql in [&fenced.set_libraries(), &fenced.set_read_only(), "SELECT pg_reload_conf()"] {
@@ -187,7 +192,9 @@ impl Side {
     /// Sessions of clients, this one left out.
     fn clients(self) -> &'static str {
         match self {
-            Side::Legacy => "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+            Side::Legacy => {
+                "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            }
             Side::Cluster => {
                 "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
                  AND application_name NOT IN ('stolon-keeper', 'stolonctl migrate')"
@@ -204,7 +211,8 @@ pub async fn clients(
 ) -> Result<(u64, u64), ForeignProblem> {
     let sql = format!("SELECT count(*), count(xact_start) {}", side.clients());
     let rows = session.rows(&sql, &legacy.question()).await?;
-    let number = |at| rows.first().and_then(|row| row.get(at)).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let number =
+        |at| rows.first().and_then(|row| row.get(at)).and_then(|text| text.parse().ok()).unwrap_or(0);
     Ok((number(0), number(1)))
 }
 

@@ -59,7 +59,9 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         .await?;
     outcome.did(match migration.rehearsal {
         true => "the rehearsal is over; stolonctl init makes the cluster anew",
-        false => "the migration is over; the legacy server stays closed, so that nobody writes there by mistake",
+        false => {
+            "the migration is over; the legacy server stays closed, so that nobody writes there by mistake"
+        }
     });
     outcome.show(format)
 }

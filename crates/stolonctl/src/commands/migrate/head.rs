@@ -63,7 +63,8 @@ impl Head {
         legacy_place: &Place,
         database: Option<&str>,
     ) -> Result<ForeignSession, ForeignProblem> {
-        let door = Door { place: &self.place, password_of: legacy_place, database, entry: Entry::PastLibraries };
+        let door =
+            Door { place: &self.place, password_of: legacy_place, database, entry: Entry::PastLibraries };
         foreign::enter(&legacy.conninfo, door, &legacy.question()).await
     }
 
@@ -86,7 +87,8 @@ pub async fn until_applied(
     let sql = format!("SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= '{end}'");
     loop {
         let applied = head.value(&sql, &legacy.question()).await;
-        let applied = applied.map_err(|problem| super::legacy::trouble("the cluster cannot be asked", &problem))?;
+        let applied =
+            applied.map_err(|problem| super::legacy::trouble("the cluster cannot be asked", &problem))?;
         if applied.as_deref() == Some("t") {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_model::Migration;
-use stolon_postgres::conninfo::Conninfo;
+use stolon_postgres::conninfo::{Conninfo, Place};
 use stolon_postgres::foreign::{self, Entry, ForeignProblem, ForeignSession};
 use stolon_postgres::limit::Limit;
 use stolon_runtime::{Failure, UsageError};
@@ -62,6 +62,12 @@ impl Legacy {
     /// Time for one question, which a signal cuts short.
     pub fn question(&self) -> Limit {
         Limit::within(QUESTION, &self.cancel)
+    }
+
+    /// The first of its servers, for whose password others are entered that are copies of it.
+    pub fn first_place(&self) -> Place {
+        let first = self.conninfo.places().into_iter().next();
+        first.unwrap_or_else(|| Place { host: String::new(), port: String::new() })
     }
 
     /// A session with the primary, as any client has it. `database`: none for the one of the connection string, or `postgres`.

@@ -31,6 +31,11 @@ pub fn hold_clients(document: &mut ClusterDocument) {
     }
 }
 
+/// Whether clients are sent to the cluster.
+pub fn lets_clients_in(document: &ClusterDocument) -> bool {
+    document.proxy.as_ref().is_some_and(|proxy| proxy.spec.primary.is_some())
+}
+
 /// There is none.
 pub fn nothing_under_way() -> Failure {
     Failure::new("no migration into this cluster is under way")
@@ -53,8 +58,12 @@ pub fn stage_in_words(stage: Option<&MigrationStage>) -> String {
         Some(MigrationStage::TakingBack) => "the switch is being taken back: the legacy server opens again",
         Some(MigrationStage::Promoting) => "the cluster is being promoted; there is no way back any more",
         Some(MigrationStage::Switched) => "the cluster takes writes",
-        Some(MigrationStage::RollingBack) => "the cluster is being closed, so that the legacy server takes over again",
-        Some(MigrationStage::RolledBack) => "the legacy server has taken over again; the cluster stays closed",
+        Some(MigrationStage::RollingBack) => {
+            "the cluster is being closed, so that the legacy server takes over again"
+        }
+        Some(MigrationStage::RolledBack) => {
+            "the legacy server has taken over again; the cluster stays closed"
+        }
         Some(MigrationStage::Aborting) => "it is being given up",
         Some(MigrationStage::Finishing) => "what was made on the legacy server is being removed",
         Some(MigrationStage::Unknown(word)) => word,

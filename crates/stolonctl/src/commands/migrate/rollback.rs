@@ -20,6 +20,8 @@ use crate::stored_cluster::{Edit, StoredCluster};
 
 /// How long the legacy server may take to open.
 const OPENING: Duration = Duration::from_secs(30);
+/// How long to wait until the legacy server is near enough, before anything is closed.
+const APPROACH: Duration = Duration::from_secs(30);
 /// So much may be left to be taken when the cluster is closed.
 const NEAR: u64 = 16 << 20;
 /// Between two looks.
@@ -51,14 +53,16 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
     let stop = shutdown.token();
     let legacy = args.source.legacy(Some(&migration), &stop)?;
-    let through = [MigrationStage::Switched, MigrationStage::RollingBack, MigrationStage::RolledBack].map(Some);
+    let through =
+        [MigrationStage::Switched, MigrationStage::RollingBack, MigrationStage::RolledBack].map(Some);
     if through.contains(&migration.stage) {
         let back = Rollback { cluster: &cluster, legacy: &legacy, migration: &migration };
         return back.carry_out(args.max_downtime, &stop, format).await;
     }
     let worker = Worker::claim(&cluster, "migrate rollback", begin).await?;
     reopen(&worker, &legacy).await?;
-    let mut outcome = Outcome::new("stolonctl migrate switch, when it shall be tried again", "stolonctl migrate abort");
+    let mut outcome =
+        Outcome::new("stolonctl migrate switch, when it shall be tried again", "stolonctl migrate abort");
     outcome.did("the legacy server is open as before, and the cluster follows it");
     outcome.show(format)
 }
@@ -95,9 +99,11 @@ impl Rollback<'_> {
         format: Format,
     ) -> anyhow::Result<()> {
         if !self.migration.way_back {
-            return Err(Failure::new("there is no way back: what the cluster wrote did not go to the legacy server")
-                .hint("stolonctl migrate finish removes what was made there")
-                .into());
+            return Err(Failure::new(
+                "there is no way back: what the cluster wrote did not go to the legacy server",
+            )
+            .hint("stolonctl migrate finish removes what was made there")
+            .into());
         }
         let is_over = self.migration.stage == Some(MigrationStage::RolledBack);
         let head = Head::of(&ClusterData::try_from(self.cluster.workable_document().await?.value)?);
@@ -121,20 +127,11 @@ impl Rollback<'_> {
     ) -> anyhow::Result<(Worker, Instant)> {
         let place = self.legacy.connect_past_fence().await.map_err(cannot_ask)?.place().clone();
         let way_back = WayBack { legacy: self.legacy, place: &place, head, uid: &self.migration.uid };
-        match way_back.lag().await.map_err(cannot_ask)? {
-            None => return Err(Failure::new("the way back is broken: the legacy server takes nothing from the cluster now")
-                .hint("its log says why; after a failover of the cluster there is no way back any more")
-                .into()),
-            Some(lag) if lag > NEAR => {
-                return Err(Failure::new(format!("the legacy server is {lag} bytes behind"))
-                    .hint("nothing was changed; stolonctl migrate status shows how far it is")
-                    .into());
-            }
-            Some(_) => {}
-        }
+        way_back.until_near(NEAR, Instant::now() + APPROACH).await?;
         let hba = self.hba();
         let worker =
-            Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba)).await?;
+            Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba))
+                .await?;
         let began = Instant::now();
         let deadline = began + max_downtime;
         let attempt = tokio::select! {
@@ -199,12 +196,19 @@ impl Rollback<'_> {
     }
 
     /// After its point of no return, also for one who goes on with it.
-    async fn open_legacy(&self, worker: &Worker, began: Option<Instant>, format: Format) -> anyhow::Result<()> {
+    async fn open_legacy(
+        &self,
+        worker: &Worker,
+        began: Option<Instant>,
+        format: Format,
+    ) -> anyhow::Result<()> {
         let legacy = self.legacy.uninterrupted();
         let session = worker.session(&legacy).await?;
         fence::open(&session, &legacy, Instant::now() + OPENING).await?;
-        let mut outcome =
-            Outcome::new("stolonctl migrate start begins anew, stolonctl init makes another cluster", "stolonctl migrate start");
+        let mut outcome = Outcome::new(
+            "stolonctl migrate start begins anew, stolonctl init makes another cluster",
+            "stolonctl migrate start",
+        );
         outcome.did("the legacy server takes writes again; the cluster stays closed");
         if let Some(began) = began {
             let downtime = began.elapsed().as_secs_f64();

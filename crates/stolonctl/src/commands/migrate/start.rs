@@ -105,7 +105,10 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     };
     let picture = waited?;
     let mut outcome = Outcome::new("stolonctl migrate switch", "stolonctl migrate abort");
-    outcome.did(format!("the cluster follows the legacy server, {} behind", ByteCount(picture.lag_bytes.unwrap_or(0))));
+    outcome.did(format!(
+        "the cluster follows the legacy server, {} behind",
+        ByteCount(picture.lag_bytes.unwrap_or(0))
+    ));
     outcome.figure("start_seconds", began.elapsed().as_secs_f64());
     outcome.show(format)
 }
@@ -135,9 +138,11 @@ fn continued(migration: Migration, facts: &Facts) -> anyhow::Result<Migration> {
 /// The record of a new migration.
 fn wanted(args: &Args, source: &Conninfo, facts: &Facts) -> anyhow::Result<Migration> {
     if !facts.is_superuser && !args.rehearsal {
-        return Err(Failure::new("the user on the legacy server is no superuser, and could not close it at the switch")
-            .hint("name a superuser in --source; --rehearsal needs none")
-            .into());
+        return Err(Failure::new(
+            "the user on the legacy server is no superuser, and could not close it at the switch",
+        )
+        .hint("name a superuser in --source; --rehearsal needs none")
+        .into());
     }
     if facts.wal_level == "minimal" {
         return Err(Failure::new("wal_level of the legacy server is minimal: it sends no WAL")
@@ -179,7 +184,9 @@ fn past_fence(keeper_source: Conninfo, source: &Conninfo, facts: &Facts) -> Conn
 fn spec(args: &Args, migration: &Migration) -> anyhow::Result<ClusterSpec> {
     let text = match (&args.spec, &args.file) {
         (Some(_), Some(_)) => {
-            return Err(UsageError::new("--file and a specification on the command line exclude each other").into());
+            return Err(
+                UsageError::new("--file and a specification on the command line exclude each other").into()
+            );
         }
         (Some(text), None) => Text::argument(text),
         (None, Some(file)) => Text::read(file)?,
@@ -228,23 +235,25 @@ fn copy_command(program: &str, migration: &Migration) -> String {
         "" => String::new(),
         slot => format!(" -S {slot}"),
     };
-    format!(
-        "{} -D %d -d {} -P -X stream{slot} -c fast",
-        quoted(program),
-        quoted(&migration.keeper_source)
-    )
+    format!("{} -D %d -d {} -P -X stream{slot} -c fast", quoted(program), quoted(&migration.keeper_source))
 }
 
 async fn agreed(replaces: bool) -> Result<bool, Failure> {
     if replaces {
         output::remark("WARNING: The current cluster data will be removed\n");
     }
-    output::remark("WARNING: The databases managed by the keepers will be overwritten by those of the legacy server.\n");
+    output::remark(
+        "WARNING: The databases managed by the keepers will be overwritten by those of the legacy server.\n",
+    );
     Ok(confirm::ask().await? == Answer::Yes)
 }
 
 /// Write the new cluster with its record. One migration that was begun meanwhile is left alone.
-async fn initialise(cluster: &StoredCluster, migration: &Migration, spec: &ClusterSpec) -> anyhow::Result<()> {
+async fn initialise(
+    cluster: &StoredCluster,
+    migration: &Migration,
+    spec: &ClusterSpec,
+) -> anyhow::Result<()> {
     let now = Timestamp::utc(jiff::Timestamp::now());
     let mut data = ClusterData::initial(ClusterUid::from(new_uid8()), spec.clone(), now);
     data.cluster.overwrite_data = true;

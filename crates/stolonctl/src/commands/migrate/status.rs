@@ -17,7 +17,7 @@ use super::facts::Slot;
 use super::head::Head;
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::record;
-use super::way_back::WayBack;
+use super::way_back::{Lag, WayBack};
 use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::{StoredCluster, cannot_get};
@@ -251,17 +251,18 @@ async fn by_the_way_back(
 ) {
     let asked = async {
         let head = Head::of(&ClusterData::try_from(document.clone())?)?;
-        // The password is that of the legacy server, wherever it is connected to now.
-        let place = legacy.conninfo.places().into_iter().next().unwrap_or_else(|| head.place().clone());
+        let place = legacy.first_place();
         let way_back = WayBack { legacy, place: &place, head: &head, uid: &record.uid };
         anyhow::Ok(way_back.lag().await?)
     };
     match asked.await {
-        Ok(Some(lag)) => picture.way_back_lag_bytes = Some(lag),
-        Ok(None) => picture.problems.push(
-            "the way back is broken: the legacy server takes nothing from the cluster now, and its log says why"
-                .to_owned(),
+        Ok(Lag::Bytes(lag)) => picture.way_back_lag_bytes = Some(lag),
+        Ok(Lag::Idle) => picture.problems.push(
+            "the legacy server takes nothing from the cluster now; its log says why, if it lasts".to_owned(),
         ),
+        Ok(Lag::Gone) => picture
+            .problems
+            .push("the way back is gone: the cluster has failed over since the switch".to_owned()),
         Err(error) => picture.problems.push(explained(&error).sentence),
     }
 }
@@ -312,12 +313,14 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
         Some(MigrationStage::TakingBack | MigrationStage::Aborting) => {
             text("stolonctl migrate abort", "it is being undone")
         }
-        Some(MigrationStage::Promoting) => {
-            text("stolonctl migrate switch goes on with it, if whoever began it died", "too late until it is through")
-        }
-        Some(MigrationStage::Switched) if record.opened.is_none() => {
-            text("stolonctl migrate switch goes on with it, if whoever began it died", "too late until it is through")
-        }
+        Some(MigrationStage::Promoting) => text(
+            "stolonctl migrate switch goes on with it, if whoever began it died",
+            "too late until it is through",
+        ),
+        Some(MigrationStage::Switched) if record.opened.is_none() => text(
+            "stolonctl migrate switch goes on with it, if whoever began it died",
+            "too late until it is through",
+        ),
         Some(MigrationStage::Switched) if record.way_back => text(
             "stolonctl migrate finish, when you trust the result",
             "stolonctl migrate rollback: the legacy server takes over again",
@@ -328,9 +331,10 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
         Some(MigrationStage::RollingBack) => {
             text("stolonctl migrate rollback goes on with it, if whoever began it died", "it is being undone")
         }
-        Some(MigrationStage::RolledBack) => {
-            text("stolonctl migrate start begins anew, stolonctl init makes another cluster", "stolonctl migrate start")
-        }
+        Some(MigrationStage::RolledBack) => text(
+            "stolonctl migrate start begins anew, stolonctl init makes another cluster",
+            "stolonctl migrate start",
+        ),
         Some(MigrationStage::Unknown(_)) => text("use a newer stolonctl", "use a newer stolonctl"),
     }
 }

@@ -92,7 +92,9 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     match &migration.stage {
         Some(MigrationStage::Following | MigrationStage::Switching) => {}
         Some(MigrationStage::Promoting) => return switch.wait_along(format).await,
-        Some(MigrationStage::Switched) if migration.opened.is_none() => return switch.wait_along(format).await,
+        Some(MigrationStage::Switched) if migration.opened.is_none() => {
+            return switch.wait_along(format).await;
+        }
         Some(MigrationStage::RollingBack | MigrationStage::RolledBack) => {
             return Err(Failure::new("this migration is being rolled back, or was")
                 .hint("stolonctl migrate status shows what is next")
@@ -180,7 +182,8 @@ impl Switch<'_> {
         let (legacy, args) = (self.legacy, self.args);
         let session = worker.session(legacy).await?;
         let in_cluster = head.connect(legacy, session.place(), None).await;
-        let in_cluster = in_cluster.map_err(|problem| trouble("the head of the cluster does not let us in", &problem))?;
+        let in_cluster =
+            in_cluster.map_err(|problem| trouble("the head of the cluster does not let us in", &problem))?;
         let near = fence::end_of_wal(&session, legacy).await?;
         until_applied(&in_cluster, legacy, near, Instant::now() + APPROACH).await?;
         output::note(&format!("keeper {} is up to date", head.keeper));
@@ -237,35 +240,36 @@ impl Switch<'_> {
     async fn complete(&self, worker: &Worker, began: Option<Instant>, format: Format) -> anyhow::Result<()> {
         let (deadline, legacy) = (Instant::now() + OPENING, self.legacy);
         let wants_way_back = self.wants_way_back_still().await?;
-        // Without a way back nothing is left to do with the legacy server, and it may be away.
-        let place = match wants_way_back {
-            true => Some(worker.session(legacy).await?.place().clone()),
+        // The legacy server may be away by now.
+        let place = legacy.first_place();
+        let mut way_back = false;
+        let head = match wants_way_back {
+            true => Some(until_promoted(self.cluster, legacy, &place, deadline).await?),
             false => None,
         };
-        let mut way_back = false;
-        let head = match &place {
-            Some(place) => Some(until_promoted(self.cluster, legacy, place, deadline).await?),
-            None => None,
-        };
-        let made = place.as_ref().zip(head.as_ref()).map(|(place, head)| {
-            WayBack { legacy, place, head, uid: &self.migration.uid }
-        });
+        let made =
+            head.as_ref().map(|head| WayBack { legacy, place: &place, head, uid: &self.migration.uid });
         if let Some(made) = &made {
             way_back = self.prepare_way_back(made).await;
         }
         worker
             .change(|document| {
                 // Once clients were let in, rows may be missing on the way back.
-                way_back = way_back && document.proxy.as_ref().is_none_or(|proxy| proxy.spec.primary.is_none());
+                let is_late = record::lets_clients_in(document);
                 let migration = record::to_change(document)?;
                 if migration.stage == Some(MigrationStage::Promoting) {
                     migration.stage = Some(MigrationStage::Switched);
-                    migration.way_back = way_back;
+                    migration.way_back = way_back && !is_late;
                 }
                 way_back = migration.way_back;
                 Ok(Edit::Write)
             })
             .await?;
+        if let Some(made) = made.as_ref().filter(|_| !way_back)
+            && let Err(error) = made.remove_from_cluster().await
+        {
+            output::note(&explained(&error).sentence);
+        }
         until_writable(self.cluster, deadline).await?;
         let downtime = began.map(|began| began.elapsed());
         let now = Timestamp::utc(jiff::Timestamp::now());
@@ -296,6 +300,10 @@ impl Switch<'_> {
         if stage == Some(MigrationStage::Switched) {
             return true;
         }
+        if document.is_ok_and(|document| record::lets_clients_in(&document)) {
+            output::note("there will be no way back: clients were let in before it was made");
+            return false;
+        }
         let prepared = async {
             made.remove_from_cluster().await?;
             made.prepare().await
@@ -323,7 +331,9 @@ impl Switch<'_> {
         };
         let mut outcome = Outcome::new("stolonctl migrate finish, when you trust the result", undo);
         match (self.migration.rehearsal, downtime) {
-            (true, _) => outcome.did("the cluster takes writes; the legacy server stays open, for it was a rehearsal"),
+            (true, _) => {
+                outcome.did("the cluster takes writes; the legacy server stays open, for it was a rehearsal")
+            }
             (false, _) => outcome.did("the cluster takes writes; the legacy server stays closed"),
         }
         if made == Wish::WayBack {
@@ -375,7 +385,8 @@ fn no_return(
     let old = cluster.spec.take().unwrap_or_default();
     let mut new = old.clone();
     new.role = Some(Role::Primary);
-    old.check_update(&new).map_err(|reason| Failure::new(format!("the cluster cannot be promoted: {reason}")))?;
+    old.check_update(&new)
+        .map_err(|reason| Failure::new(format!("the cluster cannot be promoted: {reason}")))?;
     cluster.spec = Some(new);
     Ok(Edit::Write)
 }

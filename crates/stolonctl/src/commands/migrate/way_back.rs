@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use stolon_model::Lsn;
+use stolon_model::{ByteCount, Lsn};
 use stolon_postgres::conninfo::Place;
 use stolon_postgres::foreign::{self, ForeignProblem, ForeignSession};
 use stolon_postgres::quote::{self, sql_identifier, sql_literal};
@@ -18,8 +18,7 @@ use super::legacy::{Legacy, trouble};
 const POLL: Duration = Duration::from_millis(50);
 
 /// Types that PostgreSQL cannot compare: rows of a table without a key could not be found again by them.
-const INCOMPARABLE: &str =
-    "('json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle', 'txid_snapshot', 'pg_snapshot')";
+const INCOMPARABLE: &str = "('json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle', 'txid_snapshot', 'pg_snapshot')";
 
 /// Tables of applications whose rows have no key.
 const WITHOUT_KEY: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -48,6 +47,22 @@ pub struct WayBack<'a> {
     pub uid: &'a str,
 }
 
+/// How far the legacy server is behind the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lag {
+    /// So many bytes of WAL.
+    Bytes(u64),
+    /// It does not take anything now.
+    Idle,
+    /// The slots are gone, with what they kept for it.
+    Gone,
+}
+
+fn gone() -> Failure {
+    Failure::new("the way back is gone: the cluster has failed over since the switch")
+        .hint("stolonctl migrate finish removes what is left of it")
+}
+
 /// A database, and the number that its slot has in its name.
 struct Database {
     oid: String,
@@ -72,7 +87,8 @@ impl WayBack<'_> {
     /// # Errors
     /// The head does not answer, or has no room for the slots.
     pub async fn prepare(&self) -> anyhow::Result<()> {
-        let cannot = |problem: ForeignProblem| trouble("the way back cannot be made on the cluster", &problem);
+        let cannot =
+            |problem: ForeignProblem| trouble("the way back cannot be made on the cluster", &problem);
         let (limit, name) = (self.legacy.question(), sql_identifier(&self.name()));
         let session = self.in_cluster(None).await.map_err(cannot)?;
         for database in databases(&session, self.legacy).await.map_err(cannot)? {
@@ -83,7 +99,9 @@ impl WayBack<'_> {
                 tables.iter().map(|table| format!("ALTER TABLE {table} REPLICA IDENTITY FULL; ")).collect();
             // So that it is known later which tables had none before.
             let remark = sql_literal(&tables.join("\n"));
-            sql.push_str(&format!("CREATE PUBLICATION {name} FOR ALL TABLES; COMMENT ON PUBLICATION {name} IS {remark}"));
+            sql.push_str(&format!(
+                "CREATE PUBLICATION {name} FOR ALL TABLES; COMMENT ON PUBLICATION {name} IS {remark}"
+            ));
             session.rows(&sql, &limit).await.map_err(cannot)?;
             let slot = sql_literal(&self.slot(&database));
             let sql = format!("SELECT pg_create_logical_replication_slot({slot}, 'pgoutput')");
@@ -97,13 +115,15 @@ impl WayBack<'_> {
     /// # Errors
     /// It does not answer, or cannot connect to the head.
     pub async fn subscribe(&self) -> anyhow::Result<()> {
-        let cannot = |problem: ForeignProblem| trouble("the way back cannot be made on the legacy server", &problem);
+        let cannot =
+            |problem: ForeignProblem| trouble("the way back cannot be made on the legacy server", &problem);
         let limit = self.legacy.question();
         let session = self.legacy.connect_past_fence().await.map_err(cannot)?;
         let name = self.name();
         for database in databases(&session, self.legacy).await.map_err(cannot)? {
             let session = self.legacy.database_past_fence(&database.name).await.map_err(cannot)?;
-            let known = format!("SELECT count(*) FROM pg_subscription WHERE subname = {}", sql_literal(&name));
+            let known =
+                format!("SELECT count(*) FROM pg_subscription WHERE subname = {}", sql_literal(&name));
             if session.value(&known, &limit).await.map_err(cannot)?.as_deref() != Some("0") {
                 continue;
             }
@@ -137,30 +157,62 @@ impl WayBack<'_> {
         ]))
     }
 
-    /// What the cluster has written and the legacy server has not taken yet, in bytes; none where the way back is broken.
+    /// How far the legacy server is behind.
     ///
     /// # Errors
     /// The head does not answer.
-    pub async fn lag(&self) -> Result<Option<u64>, ForeignProblem> {
+    pub async fn lag(&self) -> Result<Lag, ForeignProblem> {
         let sql = format!(
-            "SELECT bool_and(active), max(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn))::bigint \
+            "SELECT count(*), bool_and(active), max(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn))::bigint \
              FROM pg_replication_slots WHERE slot_name LIKE '{}\\_%'",
             self.name().replace('_', "\\_")
         );
         let session = self.in_cluster(None).await?;
         let rows = session.rows(&sql, &self.legacy.question()).await?;
-        let row = rows.first().map(|row| (row.get(0), row.get(1)));
+        let row = rows.first().map(|row| (row.get(0), row.get(1), row.get(2)));
         Ok(match row {
-            Some((Some("t"), Some(lag))) => lag.parse::<i64>().ok().and_then(|lag| u64::try_from(lag.max(0)).ok()),
-            _ => None,
+            None | Some((Some("0") | None, ..)) => Lag::Gone,
+            Some((_, Some("t"), Some(lag))) => Lag::Bytes(lag.parse().unwrap_or(0)),
+            Some(_) => Lag::Idle,
         })
+    }
+
+    /// Until the legacy server takes what the cluster writes, and has taken most of it.
+    ///
+    /// # Errors
+    /// The head does not answer, the slots are gone, or it has not by the deadline.
+    pub async fn until_near(&self, near: u64, deadline: Instant) -> anyhow::Result<()> {
+        loop {
+            let lag = self.lag().await.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
+            match lag {
+                Lag::Bytes(lag) if lag <= near => return Ok(()),
+                Lag::Gone => return Err(gone().into()),
+                Lag::Bytes(_) | Lag::Idle if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+                Lag::Bytes(lag) => {
+                    let lag = ByteCount(lag);
+                    return Err(Failure::new(format!("the legacy server is {lag} behind"))
+                        .hint("nothing was changed; stolonctl migrate status shows how far it is")
+                        .into());
+                }
+                Lag::Idle => {
+                    return Err(Failure::new("the legacy server takes nothing from the cluster now")
+                        .hint("nothing was changed; the log of the legacy server says why")
+                        .into());
+                }
+            }
+        }
     }
 
     /// Until the legacy server has taken everything before a position of the cluster.
     ///
     /// # Errors
     /// The head does not answer, a slot is gone, or it has not by the deadline.
-    pub async fn until_taken(&self, session: &ForeignSession, end: Lsn, deadline: Instant) -> anyhow::Result<()> {
+    pub async fn until_taken(
+        &self,
+        session: &ForeignSession,
+        end: Lsn,
+        deadline: Instant,
+    ) -> anyhow::Result<()> {
         let sql = format!(
             "SELECT count(*), count(*) FILTER (WHERE confirmed_flush_lsn >= '{end}') FROM pg_replication_slots \
              WHERE slot_name LIKE '{}\\_%'",
@@ -172,7 +224,7 @@ impl WayBack<'_> {
             let counts = rows.first().map(|row| (row.get(0).unwrap_or("0"), row.get(1).unwrap_or("0")));
             match counts {
                 Some(("0", _)) | None => {
-                    return Err(Failure::new("the way back is gone: the cluster has failed over since the switch").into());
+                    return Err(gone().into());
                 }
                 Some((all, taken)) if all == taken => return Ok(()),
                 Some(_) => {}
@@ -221,7 +273,8 @@ impl WayBack<'_> {
     /// # Errors
     /// The head does not answer.
     pub async fn remove_from_cluster(&self) -> anyhow::Result<()> {
-        let cannot = |problem: ForeignProblem| trouble("the way back cannot be removed from the cluster", &problem);
+        let cannot =
+            |problem: ForeignProblem| trouble("the way back cannot be removed from the cluster", &problem);
         let limit = self.legacy.question();
         let session = self.in_cluster(None).await.map_err(cannot)?;
         let name = self.name();
@@ -307,7 +360,8 @@ pub async fn obstacles(session: &ForeignSession, legacy: &Legacy) -> Result<Vec<
 
 /// The databases that hold something of applications.
 async fn databases(session: &ForeignSession, legacy: &Legacy) -> Result<Vec<Database>, ForeignProblem> {
-    const SQL: &str = "SELECT oid, datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid";
+    const SQL: &str =
+        "SELECT oid, datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid";
     let rows = session.rows(SQL, &legacy.question()).await?;
     let text = |row: &tokio_postgres::SimpleQueryRow, at| row.get(at).unwrap_or_default().to_owned();
     Ok(rows.iter().map(|row| Database { oid: text(row, 0), name: text(row, 1) }).collect())

@@ -155,7 +155,9 @@ pub async fn alone(legacy: &Legacy) -> anyhow::Result<ForeignSession> {
             return Ok(session);
         }
         if Instant::now() >= deadline {
-            return Err(Failure::new("the session of another stolonctl on the legacy server does not end").into());
+            return Err(
+                Failure::new("the session of another stolonctl on the legacy server does not end").into()
+            );
         }
         tokio::time::sleep(POLL).await;
     }

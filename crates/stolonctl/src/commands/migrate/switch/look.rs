@@ -81,7 +81,9 @@ impl Look {
         let reported = status::reported(&reports, head.keeper.as_str());
         let lag = status::lag(&session, legacy, migration, reported).await.map_err(cannot)?;
         match lag {
-            None => obstacles.push("the cluster does not receive anything from the legacy server now".to_owned()),
+            None => {
+                obstacles.push("the cluster does not receive anything from the legacy server now".to_owned())
+            }
             Some(lag) if lag > FAR => obstacles.push(format!("the cluster is {} behind", ByteCount(lag))),
             Some(_) => {}
         }
@@ -90,7 +92,8 @@ impl Look {
                 obstacles.push(format!("no way back, which --no-way-back does without: {why}"));
             }
         }
-        let (clients, in_transactions) = fence::clients(&session, legacy, Side::Legacy).await.map_err(cannot)?;
+        let (clients, in_transactions) =
+            fence::clients(&session, legacy, Side::Legacy).await.map_err(cannot)?;
         Ok(Look { head, clients, in_transactions, lag, obstacles })
     }
 
