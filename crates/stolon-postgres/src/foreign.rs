@@ -29,7 +29,7 @@ pub enum ForeignProblem {
     /// No connection.
     #[error("cannot reach PostgreSQL at {place}: {reason}")]
     Unreachable {
-        /// Where.
+        /// The server that was tried.
         place: Place,
         /// The system's words.
         reason: String,
@@ -37,9 +37,9 @@ pub enum ForeignProblem {
     /// It answered, and does not let us in.
     #[error("PostgreSQL at {place} refuses {user}: {message}")]
     Refused {
-        /// Where.
+        /// The server that was tried.
         place: Place,
-        /// Who.
+        /// The role.
         user: String,
         /// The server's words.
         message: String,
@@ -49,15 +49,15 @@ pub enum ForeignProblem {
     /// None of the servers takes writes.
     #[error("no PostgreSQL of {places} is a primary")]
     NoPrimary {
-        /// Where.
+        /// The servers that were tried.
         places: String,
     },
     /// The password file is not used.
     #[error("the password file {} {reason}", file.display())]
     Passfile {
-        /// Which.
+        /// Its path.
         file: PathBuf,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
     /// `sslmode` has another word.

@@ -31,7 +31,7 @@ const WITHOUT_KEY: &str = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.reln
 pub enum Wish {
     /// What the cluster writes goes to the legacy server too.
     WayBack,
-    /// It does not.
+    /// The legacy server is left behind.
     NoWayBack,
 }
 
@@ -122,8 +122,12 @@ impl WayBack<'_> {
         let name = self.name();
         for database in databases(&session, self.legacy).await.map_err(cannot)? {
             let session = self.legacy.database_past_fence(&database.name).await.map_err(cannot)?;
-            let known =
-                format!("SELECT count(*) FROM pg_subscription WHERE subname = {}", sql_literal(&name));
+            // The catalog is shared by all databases.
+            let known = format!(
+                "SELECT count(*) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+                 WHERE d.datname = current_database() AND s.subname = {}",
+                sql_literal(&name)
+            );
             if session.value(&known, &limit).await.map_err(cannot)?.as_deref() != Some("0") {
                 continue;
             }
