@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use stolon_postgres::conninfo::Conninfo;
-use stolon_postgres::foreign::{self, Entry, ForeignProblem, ForeignSession};
+use stolon_postgres::foreign::{self, Door, Entry, ForeignProblem, ForeignSession};
 use stolon_postgres::limit::Limit;
 use stolon_runtime::Failure;
 use tokio_postgres::SimpleQueryRow;
@@ -75,7 +75,9 @@ impl Side {
         let limit = Limit::within(CONNECTING, &self.cancel);
         let mut met = None;
         for place in self.conninfo.places() {
-            match foreign::enter(&self.conninfo, &place, Some(database), Entry::PastLibraries, &limit).await {
+            let entry = Entry::PastLibraries;
+            let door = Door { place: &place, password_of: &place, database: Some(database), entry };
+            match foreign::enter(&self.conninfo, door, &limit).await {
                 Ok(session) => return Ok(Session { session, side: self.name, cancel: self.cancel.clone() }),
                 Err(problem) => met = Some(problem),
             }
