@@ -287,6 +287,18 @@ async fn rows_are_the_same_on_majors_that_write_them_differently() {
 }
 
 #[tokio::test]
+async fn a_standby_that_does_not_replay_is_not_taken_for_equal() {
+    let source = Source::start(15, &[("fsync", "off")], &[]);
+    source.run("postgres", "create table t (i int)").await;
+    let standby = source.standby();
+    standby.run("postgres", "select pg_wal_replay_pause()").await;
+    source.run("postgres", "insert into t values (1)").await;
+    let run = verify(&ctl(), &source, &standby, &[]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
+    assert!(run.stderr.contains("has not come within 15 s to where the leader was"), "{run:?}");
+}
+
+#[tokio::test]
 async fn a_standby_of_another_server_is_refused() {
     let source = Source::start(15, &[("fsync", "off")], &[]);
     let stranger = Source::start(15, &[("fsync", "off")], &[]);

@@ -17,7 +17,7 @@ use super::checksum::{Abilities, Method};
 use super::side::{Session, Side};
 
 /// How long the other side may take to come to a position while nothing is locked.
-const CATCHING_UP: Duration = Duration::from_secs(30);
+const CATCHING_UP: Duration = Duration::from_secs(15);
 /// How long a table is kept from being written.
 const LOCKED: Duration = Duration::from_secs(2);
 /// How long a lock may be waited for: writers that come later queue behind us.
@@ -145,12 +145,7 @@ impl Pair {
         match (found?, hold) {
             (Some(moment), _) => Ok(Found::Moment(moment)),
             (None, Hold::Table(_)) => Ok(Found::Busy),
-            (None, Hold::Nothing) => Err(Failure::new(format!(
-                "the follower has not come within {} s to where the leader was",
-                CATCHING_UP.as_secs()
-            ))
-            .hint("stolonctl migrate status shows how far behind it is, and why")
-            .into()),
+            (None, Hold::Nothing) => Err(lagging().into()),
         }
     }
 
@@ -182,12 +177,15 @@ impl Pair {
         }
     }
 
-    /// Whether the follower has come, in good time, to where the leader is now.
+    /// Wait until the follower has come to where the leader is now.
     ///
     /// # Errors
-    /// A server does not answer.
-    pub async fn caught_up(&self) -> anyhow::Result<bool> {
-        self.catch_up(CATCHING_UP).await
+    /// It does not in good time, or a server does not answer.
+    pub async fn caught_up(&self) -> anyhow::Result<()> {
+        match self.catch_up(CATCHING_UP).await? {
+            true => Ok(()),
+            false => Err(lagging().into()),
+        }
     }
 
     /// A standby replays the WAL of a server with the same identifier.
@@ -239,6 +237,12 @@ impl Pair {
         let (one, other) = tokio::join!(self.leader.rows("ROLLBACK"), self.follower.rows("ROLLBACK"));
         one.and(other).map(drop)
     }
+}
+
+fn lagging() -> Failure {
+    let seconds = CATCHING_UP.as_secs();
+    Failure::new(format!("the follower has not come within {seconds} s to where the leader was"))
+        .hint("stolonctl migrate status shows how far behind it is, and why")
 }
 
 /// What is said of the slots of this database whose names begin like this.
