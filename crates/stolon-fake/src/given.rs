@@ -1,5 +1,7 @@
 //! Situations: cluster data that ask something of keeper `k1`, whose instance is `us`, beside the primary `pp` of keeper `k2`.
 
+use std::time::Duration;
+
 use stolon_core::keeper::{
     Advertised, Beginning, Data, DataKind, Identity, LocalState, Predecessor, Present, RewindCredentials,
     StoreCommands, Transport, User,
@@ -42,6 +44,7 @@ pub fn beginning(local: LocalState) -> Beginning {
         advertised: Advertised {
             address: "10.0.0.1".into(),
             port: "5432".into(),
+            http_address: "10.0.0.1:8008".into(),
             can_be_primary: true,
             can_be_synchronous_replica: true,
         },
@@ -50,6 +53,7 @@ pub fn beginning(local: LocalState) -> Beginning {
         proven: None,
         served: None,
         predecessor: Predecessor::Unknown,
+        pledged: Duration::ZERO,
     }
 }
 

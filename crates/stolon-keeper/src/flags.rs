@@ -122,7 +122,8 @@ pub struct Flags {
           value_name = "BOOL", value_parser = go_bool)]
     can_be_synchronous_replica: bool,
 
-    /// Address on which to answer health checks of load balancers and orchestrators (default: none)
+    /// Address on which to answer health checks of load balancers and orchestrators, and other keepers and proxies when the store is away
+    /// (default: none)
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     http_listen_address: String,
 

@@ -1,7 +1,7 @@
 //! The keeper's HTTP endpoint: what load balancers and orchestrators ask (docs: "What can be asked").
 //!
 //! It goes by a picture that the keeper's loop leaves behind, and never asks PostgreSQL or the store itself: however many ask, and however
-//! often, nobody else is kept waiting.
+//! often, nobody else is kept waiting. Only a pledge is for the loop to give ([`crate::pledges`]).
 
 use axum::Router;
 use axum::extract::State;
@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 use stolon_core::keeper::{Inquiry, Office, Picture};
 use stolon_model::KeeperUid;
 use stolon_runtime::{HttpServer, Service, version};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::keeper::now;
+use crate::pledges::{self, Question};
 
 const SERVICE: Service = Service { name: "health checks", option: "--http-listen-address" };
 
@@ -25,6 +26,8 @@ pub(crate) struct Shown {
     pub(crate) keeper: KeeperUid,
     pub(crate) cluster: String,
     pub(crate) picture: watch::Receiver<Picture>,
+    /// Questions that the keeper's loop answers.
+    pub(crate) questions: mpsc::Sender<Question>,
 }
 
 /// A port that is taken costs the answers, not the database.
@@ -32,7 +35,7 @@ pub(crate) async fn serve(address: &str, shown: Shown) -> Option<HttpServer> {
     if address.is_empty() {
         return None;
     }
-    let routes = Router::new().fallback(answer).with_state(shown);
+    let routes = Router::new().merge(pledges::routes()).fallback(answer).with_state(shown);
     match stolon_runtime::serve_routes(SERVICE, address, routes).await {
         Ok(server) => Some(server),
         Err(error) => {
@@ -160,13 +163,15 @@ mod tests {
             server: Some(server),
             orders: Some(orders),
             pending_restart: false,
+            vouched: None,
         }
     }
 
     #[tokio::test]
     async fn codes_and_status_are_those_that_load_balancers_know() {
         let (pictures, picture) = watch::channel(Picture::default());
-        let shown = Shown { keeper: "k1".into(), cluster: "c1".to_owned(), picture };
+        let (questions, _asked) = pledges::channel();
+        let shown = Shown { keeper: "k1".into(), cluster: "c1".to_owned(), picture, questions };
         let server = serve("127.0.0.1:0", shown).await.unwrap();
         let port = server.address().port();
         let (code, body) = http(port, "GET", "/primary", "").await.unwrap();

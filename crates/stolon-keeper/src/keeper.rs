@@ -17,11 +17,12 @@ use stolon_model::{
 use stolon_postgres::ServerState;
 use stolon_runtime::{Readiness, UsageError, new_uid8, redact};
 use stolon_store::{BootInstant, ClusterStore, DocumentFeed, Seen, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::pledges::{self, Asked, Question};
 use crate::state_files::KeeperDirectory;
 use crate::voice;
 use crate::witness::{end_of, knock};
@@ -84,6 +85,7 @@ pub(crate) enum Ending {
 pub(crate) async fn run<I: Instance>(
     hands: &Hands<I>,
     beginning: Beginning,
+    questions: mpsc::Receiver<Question>,
     summons: &Summons,
 ) -> anyhow::Result<Ending> {
     let mut keeper = Loop {
@@ -92,6 +94,8 @@ pub(crate) async fn run<I: Instance>(
         activities: FuturesUnordered::new(),
         feed: Some(hands.store.follow_document()),
         server: hands.server.clone(),
+        questions,
+        asked: Asked::default(),
         wake: None,
         step: None,
         stage: Stage::AtWork,
@@ -129,6 +133,9 @@ struct Loop<'a, I> {
     /// The cluster data; none while a reading is under way.
     feed: Option<DocumentFeed>,
     server: watch::Receiver<ServerState>,
+    /// Of keepers that want a pledge.
+    questions: mpsc::Receiver<Question>,
+    asked: Asked,
     wake: Option<Instant>,
     step: Option<StepUnderWay>,
     stage: Stage,
@@ -180,6 +187,7 @@ impl<'a, I: Instance> Loop<'a, I> {
                 event
             }
             () = next_change(&mut self.feed), if !is_stopping => Event::ClusterChanged,
+            Some(question) = self.questions.recv(), if !is_stopping => self.asked.take(question),
             progress = next_progress(&mut self.step) => Event::StepProgressed(progress),
             () = sleep_until(self.wake), if !is_stopping => {
                 self.wake = None;
@@ -214,6 +222,10 @@ impl<'a, I: Instance> Loop<'a, I> {
             Effect::Knock { address, port, within } => self
                 .activities
                 .push(Box::pin(async move { Event::Knocked(knock(address, port, within).await).into() })),
+            Effect::AskForPledge { address, request, within } => self
+                .activities
+                .push(Box::pin(async move { pledges::ask_for(&address, request, within).await.into() })),
+            Effect::AnswerPledge { number, term } => self.asked.answer(number, term),
             Effect::Publish { report, ttl, limit } => {
                 let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };
                 self.activities

@@ -129,7 +129,10 @@ impl Kept {
         let summons =
             Summons { end: stop.clone(), patience: Duration::from_secs(600), at_once: at_once.clone() };
         let beginning = given::beginning(local);
-        let ended = tokio::task::spawn_local(async move { run(&hands, beginning, &summons).await });
+        let ended =
+            tokio::task::spawn_local(
+                async move { run(&hands, beginning, pledges::channel().1, &summons).await },
+            );
         let store = KvClusterStore::new(memory, "c");
         let kept =
             Kept { instance, server, store, away, cluster, stop, at_once, ended, _directory: directory };

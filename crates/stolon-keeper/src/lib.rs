@@ -13,6 +13,7 @@ mod keeper;
 mod metrics;
 mod password_files;
 mod peer_flags;
+mod pledges;
 mod state_files;
 mod tablespace_mapping;
 mod voice;
@@ -81,7 +82,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     });
     let local_method = postgres.local_method();
     refuse_certificate_without_account(&options, &local_method)?;
-    let beginning = beginning(&options, &directory, local_method)?;
+    let mut beginning = beginning(&options, &directory, local_method)?;
     tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
     let readiness = Readiness::default();
     let _metrics_server = serve_metrics(&flags.common.metrics_listen_address, registry, &readiness).await;
@@ -89,8 +90,13 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
 
     let uid = beginning.identity.keeper.clone();
     let (pictures, picture) = watch::channel(Picture::default());
-    let shown = Shown { keeper: uid.clone(), cluster: flags.common.cluster_name.clone(), picture };
-    let _health_checks = http::serve(&options.http_listen_address, shown).await;
+    let (sender, questions) = pledges::channel();
+    let cluster = flags.common.cluster_name.clone();
+    let shown = Shown { keeper: uid.clone(), cluster, picture, questions: sender };
+    let health_checks = http::serve(&options.http_listen_address, shown).await;
+    if let Some(server) = &health_checks {
+        beginning.advertised.http_address = pledges::address(server.address(), &options.advertise_address);
+    }
     let hands = Hands {
         instance: LocalInstance::new(postgres.clone()),
         server: postgres.server(),
@@ -104,7 +110,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let followed = tokio::spawn(followed);
     let summons =
         Summons { end: shutdown.token(), patience: options.handover_timeout, at_once: shutdown.escalated() };
-    let kept = keeper::run(&hands, beginning, &summons).await;
+    let kept = keeper::run(&hands, beginning, questions, &summons).await;
     followed.abort();
     let hurry = match kept {
         Ok(Ending::CutShort) => shutdown.insisted(),
@@ -131,6 +137,8 @@ fn beginning(
         advertised: Advertised {
             address: options.advertise_address.clone(),
             port: options.advertise_port.clone(),
+            // Known once it is listened on.
+            http_address: String::new(),
             can_be_primary: options.can_be_primary,
             can_be_synchronous_replica: options.can_be_synchronous_replica,
         },
@@ -144,6 +152,7 @@ fn beginning(
         proven: directory.proven(),
         served: directory.served()?,
         predecessor,
+        pledged: directory.pledged()?.unwrap_or_default().term.to_std(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use stolon_core::keeper::{Predecessor, StateFile};
-use stolon_model::{BootUuid, Document, InstanceState, KeeperState, Parameters, Served};
+use stolon_model::{BootUuid, Document, InstanceState, KeeperState, Parameters, Pledge, Served};
 use stolon_runtime::UsageError;
 
 /// The lock on a data directory; the kernel gives it back when the process ends.
@@ -103,6 +103,7 @@ impl KeeperDirectory {
     const PROVEN: &str = "proven-parameters.json";
     const SERVED: &str = "served.json";
     const BOOT: &str = "boot";
+    const PLEDGED: &str = "pledged";
 
     pub(crate) fn new(path: &Path) -> Self {
         KeeperDirectory { path: path.to_owned() }
@@ -121,6 +122,11 @@ impl KeeperDirectory {
     /// The highest point that a keeper served at from here.
     pub(crate) fn served(&self) -> Result<Option<Served>, StateFileError> {
         load(&self.path.join(Self::SERVED))
+    }
+
+    /// What an earlier keeper may have pledged until now.
+    pub(crate) fn pledged(&self) -> Result<Option<Pledge>, StateFileError> {
+        load(&self.path.join(Self::PLEDGED))
     }
 
     /// The parameters that PostgreSQL last came up with; a file that cannot be read proves nothing.
@@ -153,6 +159,7 @@ impl KeeperDirectory {
             }
             StateFile::Served(served) => (Self::SERVED, served.to_json()),
             StateFile::Boot(boot) => (Self::BOOT, boot.to_string()),
+            StateFile::Pledged(pledge) => (Self::PLEDGED, pledge.to_json()),
         };
         let path = self.path.join(name);
         replace(&path, content.as_bytes()).map_err(|cause| StateFileError::Write { path, cause })
@@ -197,6 +204,8 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use stolon_model::GoDuration;
+
     use super::*;
 
     #[test]
@@ -235,6 +244,10 @@ mod tests {
         let proven: Parameters = [("work_mem".to_owned(), "4MB".to_owned())].into_iter().collect();
         directory.save(&StateFile::Proven(proven.clone())).unwrap();
         assert_eq!(directory.proven(), Some(proven));
+        assert_eq!(directory.pledged().unwrap(), None);
+        let pledge = Pledge { term: GoDuration::from_seconds(15) };
+        directory.save(&StateFile::Pledged(pledge.clone())).unwrap();
+        assert_eq!(directory.pledged().unwrap(), Some(pledge));
     }
 
     #[test]

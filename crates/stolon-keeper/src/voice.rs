@@ -76,6 +76,20 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::UpstreamRefuses(address) => {
             tracing::warn!(%address, "the instance that this standby follows refuses connections");
         }
+        Saying::Pledges { term, primary } => tracing::warn!(
+            term = %GoDuration::from(*term), %primary,
+            "the store is away: pledging to the keeper of the primary that this instance is not promoted"
+        ),
+        Saying::AwaitsPledge { remaining } => tracing::info!(
+            remaining = %GoDuration::from(*remaining),
+            "the promotion waits for the end of what was pledged to the keeper of the former primary"
+        ),
+        Saying::VouchedFor => tracing::warn!(
+            "the store is away: proxies go on to this primary for as long as the keepers of all other instances pledge not to promote them"
+        ),
+        Saying::VouchedForNoMore => tracing::error!(
+            "the store is away, and a keeper of another instance does not pledge any more: proxies close"
+        ),
         Saying::ReportRefused(error) => tracing::error!(%error, "failed to update keeper info"),
         Saying::NotSaved(kind, error) => {
             tracing::error!(%error, "cannot write the file of {kind}, trying again");

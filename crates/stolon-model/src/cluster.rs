@@ -260,6 +260,8 @@ document! {
         boot_uuid: BootUuid = "bootUUID", omit;
         /// Version of the keeper's PostgreSQL binaries; 0.0 when unknown.
         postgres_binary_version: PostgresVersion = "postgresBinaryVersion", keep;
+        /// Ours, unknown to Stolon, which drops it: where the keeper can be asked for a pledge, and a primary's for a voucher; empty: nowhere.
+        http_address: String = "httpAddress", omit;
         /// Set by `stolonctl failkeeper`, consumed by the leader.
         force_fail: bool = "forceFail", omit;
         /// Ours, absent in Stolon's documents: what the last request about the keeper (`stolonctl failkeeper`, `reinit`, `restart`) was made for, and what became of it.

@@ -2,6 +2,7 @@
 //! (docs: "Cluster specification").
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::explained::Advise;
 use crate::spec::{AccessMode, InitMode, Role};
@@ -109,6 +110,11 @@ impl EffectiveSpec {
     /// How much WAL replication slots may hold.
     pub fn slot_wal_bound(&self) -> SlotWalBound {
         self.max_slot_wal_keep_size.as_deref().and_then(SlotWalBound::parse).unwrap_or_default()
+    }
+
+    /// How long a pledge of a standby's keeper holds; `None`: none is given.
+    pub fn pledge_term(&self) -> Option<Duration> {
+        Some(self.primary_lease.min(self.fail_interval)).filter(|term| !term.is_zero())
     }
 
     pub(crate) fn check_init_mode(&self) -> Result<(), InvalidSpec> {

@@ -112,6 +112,8 @@ document! {
         witness: Option<WitnessReport> = "witness", omit;
         /// How each standby of a primary keeps up; absent on a standby, and in reports of keepers that do not tell.
         standby_pace: Option<BTreeMap<InstanceUid, StandbyPace>> = "standbyPace", omit;
+        /// Where the keeper can be asked for a pledge, `host:port`; empty: nowhere.
+        http_address: String = "httpAddress", omit;
         /// Whether the keeper knows planned changes of the primary.
         hands_over: bool = "handsOver", omit;
         /// Whether the keeper was told to end, and has the primary that another one is to have first.
@@ -347,6 +349,7 @@ impl KeeperActivity {
             served,
             witness,
             standby_pace,
+            http_address,
             hands_over,
             leaving,
             switchover,
@@ -356,7 +359,7 @@ impl KeeperActivity {
                 == (&other.bytes_total, &other.restarts, &other.pending_restart)
             && (hindrance, parameter_problems) == (&other.hindrance, &other.parameter_problems)
             && (holds_primary_data, started) == (&other.holds_primary_data, &other.started)
-            && *witness == other.witness
+            && (witness, http_address) == (&other.witness, &other.http_address)
             && stalled(standby_pace) == stalled(&other.standby_pace)
             && *pending_parameters == other.pending_parameters
             && *disk == other.disk

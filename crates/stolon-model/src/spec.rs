@@ -74,6 +74,9 @@ specification! {
     db_wait_ready_timeout: GoDuration = "dbWaitReadyTimeout", omit, default(seconds(60)), rules [NOT_NEGATIVE];
     /// A keeper without a sign of life for longer than this is unhealthy.
     fail_interval: GoDuration = "failInterval", omit, default(seconds(20)), rules [NOT_NEGATIVE];
+    /// How long a standby binds itself not to be promoted when no keeper can read the store, so that proxies go on to the primary; at most
+    /// `failInterval` counts; `0s`: proxies close when the store is away.
+    primary_lease: GoDuration = "primaryLease", omit, default(seconds(15)), rules [NOT_NEGATIVE];
     /// A keeper without an instance that has been silent for this long is forgotten.
     dead_keeper_removal_interval: GoDuration = "deadKeeperRemovalInterval", omit, default(seconds(48 * 3600)),
         rules [NOT_NEGATIVE];

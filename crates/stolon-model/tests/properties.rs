@@ -186,7 +186,7 @@ prop_compose! {
 
 prop_compose! {
     fn spec()(
-        durations in vec(duration(), 10),
+        durations in vec(duration(), 11),
         numbers in vec(option::of(any::<u16>()), 5),
         lag in option::of(any::<u32>()),
         flags in vec(option::of(any::<bool>()), 4),
@@ -205,6 +205,7 @@ prop_compose! {
             sync_timeout: durations[4],
             db_wait_ready_timeout: durations[5],
             fail_interval: durations[6],
+            primary_lease: durations[10],
             dead_keeper_removal_interval: durations[7],
             proxy_check_interval: durations[8],
             proxy_timeout: durations[9],
@@ -351,6 +352,7 @@ prop_compose! {
                 fail_request: None,
                 can_be_primary: flags.2,
                 can_be_synchronous_replica: flags.3,
+                http_address: String::new(),
             },
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use stolon_core::proxy::{
     Check, Claim, ClosedBecause, Effect, Event, Machine, Measurement, Notice, OnSilence, Policy,
 };
-use stolon_model::{Advise as _, GoDuration, InfoUid, ProxyReport, ProxyUid};
-use stolon_runtime::{BootInstant, Readiness, Shutdown, new_uid8};
+use stolon_model::{Advise as _, Document as _, GoDuration, InfoUid, ProxyReport, ProxyUid, Voucher};
+use stolon_runtime::{BootInstant, Readiness, Shutdown, ask_http, new_uid8};
 use stolon_store::{ClusterStore, DocumentRead, WatchScope};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -182,6 +182,7 @@ impl Proxy {
                 };
                 self.lookup = Some(AbortOnDropHandle::new(self.spawn(looking_up)));
             }
+            Effect::AskVoucher { address, limit } => drop(self.spawn(ask_voucher(address, limit))),
             Effect::Listen => self.listen(),
             Effect::StopListening => self.stop_listening(),
             Effect::Open { destination, deadline } => {
@@ -337,6 +338,11 @@ impl Proxy {
                 tracing::info!("clients are sent nowhere: {why}");
                 self.readiness.set_not_ready(&why);
             }
+            Notice::VouchedFor => {
+                tracing::warn!(
+                    "the store is away: clients go on to the primary, since its keeper vouches for it"
+                );
+            }
             Notice::CheckFailed { check, retry_in } => {
                 let why = match check {
                     Check::BadClusterData => "the cluster data cannot be worked with".to_owned(),
@@ -402,6 +408,13 @@ fn room_for(open_files: Option<u64>) -> usize {
     let Some(limit) = open_files else { return Semaphore::MAX_PERMITS };
     let reserved = RESERVED_FILES.min(limit / 2);
     usize::try_from((limit - reserved) / 2).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+/// What the keeper of the primary says of how long that cannot be replaced; nothing where it says no, or does not answer.
+async fn ask_voucher(address: String, limit: Duration) -> Answer {
+    let answer = ask_http("GET", &address, "/voucher", "", limit).await;
+    let voucher = answer.ok().filter(|it| it.status == 200).and_then(|it| Voucher::from_json(&it.body).ok());
+    Answer::Event(Event::Vouched(voucher))
 }
 
 async fn read(store: &dyn ClusterStore, limit: Duration) -> Answer {

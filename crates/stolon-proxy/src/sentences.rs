@@ -41,7 +41,7 @@ pub(crate) fn closed(why: &ClosedBecause) -> String {
         ClosedBecause::NoPrimary => "the cluster has no primary for clients now".to_owned(),
         ClosedBecause::UnknownPrimary(uid) => format!("the primary {uid} does not exist"),
         ClosedBecause::NoAddress(uid) => format!("the primary {uid} has not published its address yet"),
-        ClosedBecause::NotEnabled => "the sentinel has not admitted this proxy yet".to_owned(),
+        ClosedBecause::NotEnabled { .. } => "the sentinel has not admitted this proxy yet".to_owned(),
         ClosedBecause::Moved => "the primary moved".to_owned(),
         ClosedBecause::Expired => "no check succeeded within the proxy timeout".to_owned(),
         ClosedBecause::OlderThanSeen { seen, found } => older(seen, found),

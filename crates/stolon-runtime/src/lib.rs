@@ -30,6 +30,7 @@
 
 mod command_line;
 mod common_args;
+mod http_client;
 mod http_server;
 mod identity;
 mod limited_listener;
@@ -45,6 +46,7 @@ mod values;
 
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::{COMMON_OPTIONS, CommonArgs};
+pub use http_client::{HttpAnswer, ask_http};
 pub use http_server::{HttpError, HttpServer, Service, serve_routes};
 pub use identity::{new_boot_uuid, new_uid8};
 pub use limits::{forbid_core_files, raise_open_files_limit};

@@ -77,13 +77,19 @@ pub enum Point {
     Challenged,
     /// It did not, and was found failed on evidence.
     FailedOnEvidence,
+    /// A keeper pledged not to promote its instance.
+    Pledged,
+    /// A proxy was told that its primary cannot be replaced for a while.
+    Vouched,
+    /// A promotion waited for the end of a pledge.
+    PledgeAwaited,
     /// The cluster was whole again at the end.
     Converged,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 37] = [
+    pub const ALL: [Point; 40] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -120,6 +126,9 @@ impl Point {
         Point::DataLost,
         Point::Challenged,
         Point::FailedOnEvidence,
+        Point::Pledged,
+        Point::Vouched,
+        Point::PledgeAwaited,
         Point::Converged,
     ];
 }

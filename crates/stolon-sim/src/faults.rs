@@ -125,6 +125,7 @@ impl World {
                     self.after(Duration::ZERO, told);
                 }
             }
+            What::StoreSeenBy(keeper) => self.cut_store_but_for(*keeper, Switch::Cut),
             cut => self.change_links(cut, Switch::Cut),
         }
     }
@@ -171,6 +172,7 @@ impl World {
             | What::WaitsCancelled(_)
             | What::ToldToEnd(_)
             | What::Operator(_) => {}
+            What::StoreSeenBy(keeper) => self.cut_store_but_for(*keeper, Switch::Mend),
             cut => self.change_links(cut, Switch::Mend),
         }
     }
@@ -341,6 +343,14 @@ enum Harm {
 }
 
 impl World {
+    fn cut_store_but_for(&mut self, keeper: u8, switch: Switch) {
+        let others = (0..self.scenario.keepers).filter(|other| *other != keeper);
+        let keepers = others.map(|other| What::CutFromStore(other, Direction::Both));
+        let proxies = (0..self.scenario.proxies).map(|proxy| What::ProxyCutFromStore(proxy, Direction::Both));
+        let cuts: Vec<What> = keepers.chain(proxies).collect();
+        cuts.iter().for_each(|cut| self.change_links(cut, switch));
+    }
+
     fn change_links(&mut self, what: &What, switch: Switch) {
         let store = self.store_host();
         let everybody: Vec<HostId> = (0..self.network.hosts() as u8).map(HostId).collect();

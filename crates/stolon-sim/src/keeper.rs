@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use stolon_core::keeper::{
     Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity, Knocked,
-    LocalState, Machine, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile, StepOutcome,
-    StoreCommands, Transport, User,
+    LocalState, Machine, Picture, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile,
+    StepOutcome, StoreCommands, Transport, User,
 };
 use stolon_model::{
     BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid,
-    Parameters, Served, UsableCluster,
+    Parameters, Pledge, Served, UsableCluster,
 };
 
 use crate::coverage::Point;
+use crate::pledges::{Message, PORT, Questions};
 use crate::postgres::{Disk, UnderWay};
 use crate::random::Random;
 use crate::restored::SetBack;
@@ -48,6 +49,8 @@ pub(crate) enum KeeperEvent {
     Knocked(Knocked),
     /// The server ended without being asked to.
     Died,
+    /// A question or an answer of another program.
+    Message(Message),
     /// A file may be written.
     Saved(Box<StateFile>),
     /// SIGTERM.
@@ -69,6 +72,7 @@ pub(crate) struct StateFiles {
     proven: Option<Parameters>,
     served: Option<Served>,
     boot: Option<BootUuid>,
+    pub(crate) pledged: Pledge,
 }
 
 /// A keeper.
@@ -82,6 +86,7 @@ pub(crate) struct Keeper {
     pub(crate) steps: u32,
     /// Since when it knows that another instance than its own is the primary.
     pub(crate) deposed_since: Option<crate::Time>,
+    pub(crate) questions: Questions,
     /// The highest epoch of a document that it has read.
     newest: u64,
     /// When a report of it was last taken by the store.
@@ -105,6 +110,7 @@ impl Keeper {
             wake_at: crate::Time::ZERO,
             armed: None,
             deposed_since: None,
+            questions: Questions::default(),
             newest: 0,
             reported_at: None,
             set_back: None,
@@ -114,6 +120,11 @@ impl Keeper {
     /// Its uid.
     pub(crate) fn uid(&self) -> &KeeperUid {
         &self.uid
+    }
+
+    /// What it shows of itself; none while it does not run.
+    pub(crate) fn picture(&self) -> Option<Picture> {
+        self.machine.as_ref().map(Machine::picture)
     }
 }
 
@@ -140,6 +151,7 @@ impl World {
         it.step = None;
         it.machine = None;
         it.deposed_since = None;
+        it.questions = Questions::default();
         it.armed = None;
         self.after(Duration::from_millis(20), Event::Keeper(index, run, KeeperEvent::Begins));
     }
@@ -173,6 +185,8 @@ impl World {
         }
         self.keeper_finds_data(index);
         let identity = self.identity(index);
+        let pledged =
+            self.as_keepers_find_pledges(self.keepers[usize::from(index)].files.pledged.term.to_std());
         let it = self.keeper(index);
         let files = it.files.clone();
         let state = files.instance;
@@ -187,6 +201,7 @@ impl World {
             advertised: Advertised {
                 address: format!("k{index}"),
                 port: "5432".to_owned(),
+                http_address: format!("k{index}:{PORT}"),
                 can_be_primary: true,
                 can_be_synchronous_replica: true,
             },
@@ -195,6 +210,7 @@ impl World {
             proven: files.proven,
             served: files.served,
             predecessor: files.boot.map_or(Predecessor::None, Predecessor::Boot),
+            pledged,
         }));
         self.tell_keeper(index, MachineEvent::Started);
     }
@@ -238,6 +254,7 @@ impl World {
             }
             KeeperEvent::ReceiverEnded(receiver) => self.tell_of_receiver(index, receiver),
             KeeperEvent::Knocked(found) => self.tell_keeper(index, MachineEvent::Knocked(found)),
+            KeeperEvent::Message(message) => self.message(index, message),
             KeeperEvent::Saved(file) => self.save(index, *file),
             KeeperEvent::ToldToEnd => self.keeper_is_told_to_end(index),
             KeeperEvent::Ends { since } => self.keeper_ends(index, since),
@@ -299,6 +316,10 @@ impl World {
             Effect::ReadReports => self.ask(program, REPORTS, Request::Read),
             Effect::WatchReceiver { process } => self.watch_receiver(index, process),
             Effect::Knock { address, within, .. } => self.knock(index, &address, within),
+            Effect::AskForPledge { address, request, within } => {
+                self.ask_for_pledge(index, &address, request, within);
+            }
+            Effect::AnswerPledge { number, term } => self.answer_pledge(index, number, term),
             Effect::Publish { mut report, ttl, limit } => {
                 report.info_uid = InfoUid::from(self.keeper(index).random.uid8());
                 self.ask_within(program, PUBLISH, limit, Request::PutKeeperReport(Rc::new(*report), ttl));
@@ -332,6 +353,9 @@ impl World {
     }
 
     fn keeper_says(&mut self, index: u8, saying: &Saying) {
+        if let Saying::AwaitsPledge { .. } = saying {
+            self.coverage.reached(Point::PledgeAwaited);
+        }
         if let Saying::Parts(parting) = saying {
             self.keeper_parts(parting);
         }
@@ -369,6 +393,7 @@ impl World {
                 StateFile::Proven(parameters) => files.proven = Some(parameters),
                 StateFile::Served(served) => files.served = Some(served),
                 StateFile::Boot(boot) => files.boot = Some(boot),
+                StateFile::Pledged(pledge) => files.pledged = pledge,
             }
         }
         self.tell_keeper(index, MachineEvent::Saved(kind, saved));

@@ -18,6 +18,7 @@ mod host;
 mod invariants;
 mod keeper;
 mod pause;
+mod pledges;
 mod postgres;
 mod proxy;
 mod random;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use stolon_core::proxy::{
     Claim, Destination, Effect, Event as MachineEvent, Machine, Notice, OnSilence, Policy, PrimaryAddress,
 };
-use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid};
+use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid, Voucher};
 
 use crate::Time;
 use crate::coverage::Point;
+use crate::pledges::Questions;
 use crate::random::Random;
 use crate::scenario::Program;
 use crate::store::{Reply, Request};
@@ -25,6 +26,8 @@ pub(crate) enum ProxyEvent {
     Woken,
     /// The time has come that the machine asked for.
     TimePassed(Time),
+    /// The answer to a question for a voucher, or its time is over.
+    Vouched(u64, Option<Voucher>),
     /// Something that the machine asked for is done.
     Tell(Box<MachineEvent>),
 }
@@ -33,7 +36,7 @@ const READ: u32 = 0;
 const PUBLISH: u32 = 1;
 
 /// A proxy.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Proxy {
     uid: ProxyUid,
     random: Random,
@@ -46,6 +49,7 @@ pub(crate) struct Proxy {
     wake_at: Time,
     armed: Option<Time>,
     pub(crate) names_fail: bool,
+    pub(crate) questions: Questions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,7 @@ impl Proxy {
             wake_at: Time::ZERO,
             armed: None,
             names_fail: false,
+            questions: Questions::default(),
         }
     }
 
@@ -87,6 +92,7 @@ impl World {
         let policy = Policy { on_silence: OnSilence::StopListening, drain: Duration::ZERO };
         it.machine = Some(Machine::new(it.uid.clone(), policy));
         it.open = None;
+        it.questions = Questions::default();
         it.armed = None;
         self.log.say(self.now, &format!("p{index}"), || "starts".to_owned());
         self.tell_proxy(index, MachineEvent::TimePassed);
@@ -108,6 +114,7 @@ impl World {
     pub(crate) fn proxy_event(&mut self, index: u8, event: ProxyEvent) {
         match event {
             ProxyEvent::Woken => self.tell_proxy(index, MachineEvent::ClusterChanged),
+            ProxyEvent::Vouched(question, voucher) => self.vouched(index, question, voucher),
             ProxyEvent::Tell(event) => self.tell_proxy(index, *event),
             ProxyEvent::TimePassed(at) => {
                 let now = self.now;
@@ -138,7 +145,7 @@ impl World {
         self.tell_proxy(index, event);
     }
 
-    fn tell_proxy(&mut self, index: u8, event: MachineEvent) {
+    pub(crate) fn tell_proxy(&mut self, index: u8, event: MachineEvent) {
         let now = self.local(Program::Proxy(index));
         let Some(machine) = &mut self.proxy(index).machine else { return };
         for effect in machine.handle(now, event) {
@@ -159,6 +166,7 @@ impl World {
             }
             Effect::Publish { claim, ttl, limit } => self.publish(index, claim, ttl, limit),
             Effect::Resolve { name, limit } => self.resolve(index, name, limit),
+            Effect::AskVoucher { address, limit } => self.ask_voucher(index, &address, limit),
             Effect::Listen => {
                 self.tell_proxy_after(index, Duration::from_micros(50), MachineEvent::Listening)
             }

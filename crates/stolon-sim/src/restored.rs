@@ -57,7 +57,10 @@ impl World {
         self.power_off(keeper);
         self.postgres[usize::from(keeper)].data = Some(data);
         let it = self.keeper(keeper);
+        // To restore a host takes longer than a pledge lasts.
+        let pledged = it.files.pledged.clone();
         it.files = files;
+        it.files.pledged = pledged;
         it.set_back.get_or_insert(SetBack { before, known });
         self.power_on(keeper);
     }

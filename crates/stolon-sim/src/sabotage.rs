@@ -48,11 +48,17 @@ pub enum Guard {
     EndOfTheOldPrimary,
     /// A deposed primary whose disk hangs is killed.
     DeposedOnHungDisk,
+    /// Only a pledge is a pledge: no answer, and a no, is none.
+    Pledge,
+    /// A keeper that is started knows of what was pledged before.
+    PledgeNote,
+    /// A voucher ends with the pledges that it counts on.
+    VoucherEnds,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 16] = [
+    pub const ALL: [Guard; 19] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -69,6 +75,9 @@ impl Guard {
         Guard::OnlyRefusals,
         Guard::EndOfTheOldPrimary,
         Guard::DeposedOnHungDisk,
+        Guard::Pledge,
+        Guard::PledgeNote,
+        Guard::VoucherEnds,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -90,6 +99,7 @@ impl Guard {
             Guard::OnlyRefusals => &[10, 11, 14],
             Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
             Guard::DeposedOnHungDisk => return Self::hung_disks(seed),
+            Guard::Pledge | Guard::PledgeNote | Guard::VoucherEnds => return self.store_for_some(seed),
         };
         let synchronous = match self {
             Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
@@ -140,6 +150,29 @@ impl Guard {
         };
         let faults = [hang(0), hang(1)].into();
         Scenario { keepers: 2, direct_clients: 4, spec, faults, ..scenario }
+    }
+
+    /// Keepers and proxies lose the store, and sentinels keep it. After a while all but the keeper of one standby, and at last everybody, reach
+    /// it again. Without the note the keeper of that standby is started anew in between.
+    fn store_for_some(self, seed: u64) -> Scenario {
+        let scenario = Scenario::focused(seed, Duration::from_secs(200), &[], None);
+        // A voucher never counts for longer than that.
+        let proxy_timeout = if self == Guard::VoucherEnds { 30_000 } else { 3_000 };
+        let (sleep, fail, proxy_check) = (1_000, 12_000, 1_000);
+        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
+        let cut = |at, lasts, keeper| Fault { at, lasts, what: What::CutFromStore(keeper, Direction::Both) };
+        let faults = (0..2).flat_map(|keeper: u8| {
+            let at = 45_000 + u64::from(keeper) * 75_000 + seed % 997;
+            let back = at + 20_000 + seed % 7 * 1_000;
+            let seen = Fault { at, lasts: 50_000, what: What::StoreSeenBy(keeper) };
+            let killed = What::Killed(Program::Keeper(keeper));
+            let killed = Fault { at: back - 600, lasts: 200, what: killed };
+            let begins = if self == Guard::Pledge { Vec::new() } else { vec![cut(at, back - at, keeper)] };
+            let killed = (self == Guard::PledgeNote).then_some(killed);
+            begins.into_iter().chain([seen]).chain(killed)
+        });
+        let faults = faults.collect();
+        Scenario { keepers: 2, proxies: 2, clients: 4, direct_clients: 0, spec, faults, ..scenario }
     }
 
     /// The host of one of two keepers loses its power, the server of the other one ends again and again, and the only sentinel is started
@@ -316,6 +349,11 @@ impl World {
         if self.lacks(Guard::StartGate) {
             lines.push(HbaLine::Verbatim("host all all all trust".to_owned()));
         }
+    }
+
+    /// What a keeper that is started finds of earlier pledges.
+    pub(crate) fn as_keepers_find_pledges(&self, pledged: Duration) -> Duration {
+        if self.lacks(Guard::PledgeNote) { Duration::ZERO } else { pledged }
     }
 
     /// What a keeper does with the data that it finds when it starts.

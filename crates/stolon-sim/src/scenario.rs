@@ -142,6 +142,8 @@ pub enum What {
     Lossy(u8, u8),
     /// The store answers nobody.
     StoreDown,
+    /// The store is reached by sentinels, and by the host of one keeper: by no other keeper, and by no proxy.
+    StoreSeenBy(u8),
     /// The store takes so many milliseconds longer to answer.
     StoreSlow(u64),
     /// So many of a hundred answers of the store are lost after it did what was asked.
@@ -272,7 +274,7 @@ impl Scenario {
         }
     }
 
-    const KINDS: u64 = 46;
+    const KINDS: u64 = 47;
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> What {
         let keeper = random.below(self.keepers.into()) as u8;
@@ -324,7 +326,8 @@ impl Scenario {
             42 => What::HostRestored(keeper),
             43 => What::Operator(self.draw_command(random)),
             44 => What::Operator(Command::Switchover(random.chance(30).then_some(keeper))),
-            _ => What::ToldToEnd(keeper),
+            45 => What::ToldToEnd(keeper),
+            _ => What::StoreSeenBy(keeper),
         }
     }
 

@@ -17,6 +17,7 @@ use stolon_model::{ClusterData, KeeperReport, KeeperUid};
 use stolon_store::{Backend, ClusterStore, StoreOptions};
 use tokio::io::AsyncWriteExt;
 
+use crate::daemon::free_ports;
 use crate::majors::reachable_programs_of_major;
 use crate::slow_road::SlowRoad;
 use crate::store_server::{CLUSTER_NAME, StoreKind, StoreServer};
@@ -238,6 +239,23 @@ impl Cluster {
     /// One of them cannot be started.
     pub fn start_services(&mut self) -> anyhow::Result<()> {
         self.services().iter().try_for_each(|name| self.start_service(name))
+    }
+
+    /// Start the programs of a cluster, with keepers that answer over HTTP, and wait until the primary takes writes and all standbys stream.
+    /// Returns the ports at which they answer.
+    ///
+    /// # Errors
+    /// A program does not start, or a time limit was reached.
+    pub async fn start_answering(&mut self, keepers: usize) -> anyhow::Result<Vec<u16>> {
+        let ports = free_ports(keepers)?;
+        for (index, port) in ports.iter().enumerate() {
+            let address = format!("127.0.0.1:{port}");
+            self.add_flag(&format!("keeper{}", index + 1), "--http-listen-address", &address)?;
+        }
+        self.start_services()?;
+        self.wait_writable(PATIENCE).await?;
+        self.wait_streaming(keepers - 1, PATIENCE).await?;
+        Ok(ports)
     }
 
     /// Start everything, and wait until the database takes writes and all standbys stream.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stolon_model::{
     BootUuid, DiskFault, InstanceState, InstanceUid, KeeperReport, KeeperState, KeeperUid, Lsn, Parameters,
-    SentinelReport, SentinelUid, Served, SlotReport, Timeline, UsableCluster,
+    Pledge, PledgeRequest, SentinelReport, SentinelUid, Served, SlotReport, Timeline, UsableCluster,
 };
 
 use super::look::Look;
@@ -54,6 +54,20 @@ pub enum Event {
     },
     /// The answer to [`Effect::Knock`].
     Knocked(Knocked),
+    /// The keeper of a primary wants a pledge; answered by [`Effect::AnswerPledge`].
+    PledgeAsked {
+        /// By which the answer finds its way.
+        number: u64,
+        /// What is wanted.
+        request: PledgeRequest,
+    },
+    /// The answer to [`Effect::AskForPledge`].
+    PledgeAnswered {
+        /// The instance that was asked.
+        instance: InstanceUid,
+        /// For how long it is not promoted; none: it said no, or nothing.
+        term: Option<Duration>,
+    },
     /// A file is written, or is not.
     Saved(StateFileKind, Result<(), String>),
     /// The time of [`Effect::WakeAt`] has come. May come too early, too often, and too late.
@@ -143,6 +157,23 @@ pub enum Effect {
         /// What has not answered within this is unanswered.
         within: Duration,
     },
+    /// Ask the keeper of another instance for a pledge, and answer with [`Event::PledgeAnswered`]. Never asked for while the same instance is
+    /// being asked.
+    AskForPledge {
+        /// Where the keeper answers, `host:port`.
+        address: String,
+        /// What is wanted.
+        request: PledgeRequest,
+        /// What has not answered within this says nothing.
+        within: Duration,
+    },
+    /// Answer [`Event::PledgeAsked`].
+    AnswerPledge {
+        /// Of that event.
+        number: u64,
+        /// For how long ours is not promoted; none: no.
+        term: Option<Duration>,
+    },
     /// Put a report into the store, with a new `info_uid`, and answer with [`Event::ReportTaken`] or [`Event::ReportRefused`]. Never
     /// asked for while a publication is under way.
     Publish {
@@ -190,6 +221,8 @@ pub enum StateFile {
     Served(Served),
     /// Which run of a keeper reported last from here.
     Boot(BootUuid),
+    /// What this keeper pledges while the store is away.
+    Pledged(Pledge),
 }
 
 impl StateFile {
@@ -201,6 +234,7 @@ impl StateFile {
             Self::Proven(_) => StateFileKind::Proven,
             Self::Served(_) => StateFileKind::Served,
             Self::Boot(_) => StateFileKind::Boot,
+            Self::Pledged(_) => StateFileKind::Pledged,
         }
     }
 }
@@ -223,6 +257,9 @@ pub enum StateFileKind {
     /// Which run of a keeper reported last from here.
     #[error("the keeper's boot")]
     Boot,
+    /// What this keeper pledges while the store is away.
+    #[error("pledges")]
+    Pledged,
 }
 
 /// A gauge changes.

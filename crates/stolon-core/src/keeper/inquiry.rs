@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{InstanceUid, Lsn, Timeline, Timestamp};
+use stolon_model::{InstanceUid, Lsn, Timeline, Timestamp, Voucher};
 
 /// The look that a yes goes by is not older than so many sleep intervals: it is taken twice in each, and takes a while.
 const LOOK_INTERVALS: u32 = 3;
@@ -112,6 +112,17 @@ pub struct Picture {
     pub orders: Option<Orders>,
     /// PostgreSQL must be restarted before all its parameters are in force.
     pub pending_restart: bool,
+    /// Until when the instance cannot be replaced as the primary, whatever the store holds; `None`: that is not known.
+    pub vouched: Option<Vouched>,
+}
+
+/// Nobody else can be promoted for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vouched {
+    /// The instance.
+    pub instance: InstanceUid,
+    /// By the machine's clock.
+    pub until: Duration,
 }
 
 /// A PostgreSQL that answers.
@@ -222,6 +233,13 @@ impl Picture {
         }
     }
 
+    /// Who cannot be replaced as the primary, and for how long from `now` on; none: nobody is known not to be.
+    pub fn voucher(&self, now: Duration) -> Option<Voucher> {
+        let Vouched { instance, until } = self.vouched.as_ref()?;
+        let remaining = until.checked_sub(now).filter(|remaining| !remaining.is_zero())?;
+        Some(Voucher { instance: instance.clone(), remaining: remaining.into() })
+    }
+
     /// PostgreSQL, if it answered lately.
     pub fn working(&self, now: Duration) -> Result<&Server, No> {
         let limit = self.sleep.saturating_mul(LOOK_INTERVALS);
@@ -240,7 +258,12 @@ impl Picture {
         if server.in_recovery {
             return Err(No::OtherRole);
         }
-        match self.informed(now)?.office {
+        let office = match self.voucher(now) {
+            // Nobody can take its place, whatever the store holds.
+            Some(_) => Office::Primary,
+            None => self.informed(now)?.office,
+        };
+        match office {
             Office::Primary if server.admits_clients => Ok(()),
             Office::Primary | Office::ClosedPrimary => Err(No::Closed),
             _ => Err(No::OtherRole),
@@ -335,6 +358,7 @@ mod tests {
                 paused: false,
             }),
             pending_restart: false,
+            vouched: None,
         }
     }
 

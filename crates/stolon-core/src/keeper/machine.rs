@@ -14,7 +14,8 @@
 //!   [`Effect::Take`] by [`Event::StepEnded`], [`Effect::Look`] by [`Event::Looked`], [`Effect::Knock`] by [`Event::Knocked`], [`Effect::ReadCluster`] by
 //!   [`Event::ClusterRead`], [`Effect::ReadOwnReport`] by [`Event::OwnReportRead`], [`Effect::ReadReports`] by
 //!   [`Event::ReportsRead`], [`Effect::Publish`] by [`Event::ReportTaken`] or
-//!   [`Event::ReportRefused`], [`Effect::Save`] by [`Event::Saved`].
+//!   [`Event::ReportRefused`], [`Effect::Save`] by [`Event::Saved`]. Each instance is asked for one pledge at a time: [`Effect::AskForPledge`],
+//!   answered by [`Event::PledgeAnswered`]; and [`Event::PledgeAsked`] is answered by one [`Effect::AnswerPledge`], unless the machine is stopping.
 //! * Different activities run beside each other: a report goes out, and PostgreSQL is looked at, while a base backup runs.
 //! * [`Effect::WakeAt`] replaces the time that was asked for before. [`Event::TimePassed`] may come at any time.
 //! * [`Event::EndRequested`] is answered by [`Effect::End`] in the end. After that, and after [`Event::StopRequested`], the machine has called
@@ -43,6 +44,7 @@ mod namesake;
 mod orders;
 mod patience;
 mod picture;
+mod pledges;
 mod publisher;
 mod reporting;
 mod served;
@@ -75,6 +77,7 @@ use looks::Looks;
 pub use namesake::Predecessor;
 use orders::{Change, Orders};
 use patience::{Haste, RestartUnderWay, RestartWait, Watchfulness};
+use pledges::Pledges;
 use publisher::News;
 use reporting::Reporting;
 use served::ServedMark;
@@ -103,6 +106,8 @@ pub struct Beginning {
     pub served: Option<Served>,
     /// Who reported last from the data directory.
     pub predecessor: Predecessor,
+    /// For how long an earlier keeper may have pledged, just before it ended, not to promote the instance; zero: it has not.
+    pub pledged: Duration,
 }
 
 /// What a keeper says of itself by its flags.
@@ -112,6 +117,8 @@ pub struct Advertised {
     pub address: String,
     /// `--pg-advertise-port`.
     pub port: String,
+    /// Where the keeper answers other keepers and proxies, `host:port`; empty: nowhere.
+    pub http_address: String,
     /// `--can-be-master`.
     pub can_be_primary: bool,
     /// `--can-be-synchronous-replica`.
@@ -137,6 +144,7 @@ pub struct Machine {
     witness: Witness,
     handing: Handing,
     leaving: Option<Leaving>,
+    pledges: Pledges,
     voice: Voice,
 }
 
@@ -177,7 +185,8 @@ struct Voice {
 impl Machine {
     /// A keeper that has seen nothing yet.
     pub fn new(beginning: Beginning) -> Self {
-        let Beginning { identity, advertised, cluster, local, proven, served, predecessor } = beginning;
+        let Beginning { identity, advertised, cluster, local, proven, served, predecessor, pledged } =
+            beginning;
         Machine {
             identity,
             now: Duration::ZERO,
@@ -206,6 +215,7 @@ impl Machine {
             witness: Witness::default(),
             handing: Handing::default(),
             leaving: None,
+            pledges: Pledges::after(pledged),
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }
@@ -218,7 +228,10 @@ impl Machine {
         }
         let time_passed = matches!(event, Event::TimePassed);
         match event {
-            Event::Started => self.measure(Measure::SleepInterval(self.orders.pace().sleep)),
+            Event::Started => {
+                self.pledges.begins(self.now);
+                self.measure(Measure::SleepInterval(self.orders.pace().sleep));
+            }
             Event::Looked(look) => {
                 self.note_replayed_limits(&look);
                 self.looked(*look);
@@ -234,6 +247,8 @@ impl Machine {
             Event::Knocked(found) => self.knocked(found),
             Event::ReportTaken => self.report_taken(),
             Event::ReportRefused(why) => self.report_refused(why),
+            Event::PledgeAsked { number, request } => self.pledge_asked(number, request),
+            Event::PledgeAnswered { instance, term } => self.pledge_answered(&instance, term),
             Event::Saved(kind, outcome) => self.saved(kind, outcome),
             Event::TimePassed => {}
             Event::EndRequested { patience } => self.end_requested(patience),
@@ -245,11 +260,18 @@ impl Machine {
             self.kill_what_must_not_serve_and_hangs();
             self.pursue();
             self.knock_when_due();
+            self.ask_for_pledges_when_due();
             self.look_when_due();
             self.read_cluster_when_due();
             // When time passed and nothing came of it but another look there is nothing new to tell.
             let quiet = |effect: &Effect| {
-                matches!(effect, Effect::Look { .. } | Effect::ReadCluster { .. } | Effect::Knock { .. })
+                matches!(
+                    effect,
+                    Effect::Look { .. }
+                        | Effect::ReadCluster { .. }
+                        | Effect::Knock { .. }
+                        | Effect::AskForPledge { .. }
+                )
             };
             let nothing = time_passed && self.effects.iter().all(quiet);
             self.publish_when_due(if nothing { News::None } else { News::Perhaps });
@@ -321,6 +343,7 @@ impl Machine {
             let (uid, cluster_uid) = (self.identity.keeper.clone(), self.orders.cluster().clone());
             self.save(StateFile::Keeper(KeeperState { uid, cluster_uid }));
         }
+        self.answer_who_waits();
         if let Some(at_most) = self.orders.must_read_again() {
             self.read_cluster(at_most);
         }
@@ -344,6 +367,7 @@ impl Machine {
             self.pursuit_wake(),
             self.looks.wake(self.orders.pace().sleep),
             self.knock_wake(),
+            self.pledge_wake(),
             self.orders.due(),
             self.publication_wake(),
             self.disk.files.wake(),

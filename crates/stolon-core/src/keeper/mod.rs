@@ -37,7 +37,7 @@ pub use goal::{
 pub use hba::{
     Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, Transport, User, hba_lines,
 };
-pub use inquiry::{Inquiry, Lag, No, Office, Orders, Picture, Server as ServerPicture};
+pub use inquiry::{Inquiry, Lag, No, Office, Orders, Picture, Server as ServerPicture, Vouched};
 pub use instance::Instance;
 pub use look::{Answer, ControlLook, Look, OrderlyEnd, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};

@@ -86,6 +86,22 @@ pub enum Saying {
     ReceivesWalAgain,
     /// The instance that this standby follows refuses connections: where it was looked for.
     UpstreamRefuses(String),
+    /// The store is away, and this keeper has pledged not to promote its instance.
+    Pledges {
+        /// For how long, each time that it is asked.
+        term: Duration,
+        /// The primary that asks.
+        primary: InstanceUid,
+    },
+    /// A promotion waits for the end of what was pledged.
+    AwaitsPledge {
+        /// For how long.
+        remaining: Duration,
+    },
+    /// The store is away, and this primary goes on because all others have pledged.
+    VouchedFor,
+    /// The pledges on which it went on are over, and the store is still away.
+    VouchedForNoMore,
     /// A report did not reach the store.
     ReportRefused(String),
     /// A file could not be written.

@@ -1,5 +1,7 @@
 //! The proxy as a machine: events in, effects out.
 
+mod vouched;
+
 use std::time::Duration;
 
 use stolon_model::{ClusterDocument, ProxyUid};
@@ -13,6 +15,8 @@ use super::{
     Check, Claim, ClosedBecause, Destination, Effect, Event, Measurement, NOTHING, Notice, OnSilence, Policy,
     Route, Timings, Verdict, Version, route,
 };
+
+use vouched::Vouchers;
 
 /// How long withdrawing the report may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -36,6 +40,7 @@ pub struct Machine {
     asked: Option<Asked>,
     after_answer: AfterAnswer,
     promise: Promise,
+    vouchers: Vouchers,
     /// Whether to publish again what was published already, as a sign of life.
     sign_of_life: SignOfLife,
     patience: Patience,
@@ -139,6 +144,7 @@ impl Machine {
             asked: None,
             after_answer: AfterAnswer::Rest,
             promise: Promise::new(),
+            vouchers: Vouchers::default(),
             sign_of_life: SignOfLife::Given,
             patience: Patience::default(),
             names: Names::default(),
@@ -184,6 +190,7 @@ impl Machine {
             Event::ResolveFailed(name) => {
                 out.extend(self.names.failed(now, &name, self.timings.check_interval).map(Effect::Say));
             }
+            Event::Vouched(voucher) => self.vouched(now, voucher, &mut out),
             Event::Listening if self.listener == Listener::Opening => self.listener = Listener::Open,
             Event::Listening => out.push(Effect::StopListening),
             Event::ListenFailed => {
@@ -214,6 +221,10 @@ impl Machine {
             self.next_check = self.next_check.map(|_| now);
         }
         let stays = matches!(self.stage, Stage::Serving | Stage::Draining { .. });
+        if let Some(until) = self.vouched_until() {
+            // What was read counts for as long as somebody vouches for it.
+            self.silent_at = self.silent_at.map(|silent_at| silent_at.max(until));
+        }
         if stays && self.silent_at.is_some_and(|silent_at| now >= silent_at) {
             self.silent_at = None;
             self.reading = None;
@@ -250,6 +261,7 @@ impl Machine {
         self.leave_moved_address(out);
         self.publish(now, out);
         self.read_again(now, out);
+        self.ask_voucher(now, out);
         self.open(now, out);
         self.move_deadline(now, out);
         self.conclude(now, out);
@@ -350,6 +362,12 @@ impl Machine {
                 }
                 Some(Target { primary: primary.clone(), name: address.clone() })
             }
+            // Who goes on by a voucher is taken for dead after a while, and admitted again.
+            Route::Closed { why: ClosedBecause::NotEnabled { primary, address }, .. }
+                if self.goes_on_to(now, primary, address) =>
+            {
+                Some(Target { primary: primary.clone(), name: address.clone() })
+            }
             Route::Closed { why, .. } => {
                 self.close(why.clone(), out);
                 None
@@ -423,7 +441,7 @@ impl Machine {
 
     /// A lower timeout holds before it is published.
     fn shorten_deadline(&mut self, out: &mut Vec<Effect>) {
-        let allowed = self.allowed_until();
+        let allowed = self.open_until();
         if let (Passage::Open { deadline, .. }, Some(allowed)) = (&mut self.passage, allowed)
             && allowed < *deadline
         {
@@ -435,6 +453,9 @@ impl Machine {
     /// Until when clients may be forwarded by the last reading.
     fn allowed_until(&self) -> Option<Duration> {
         let reading = self.reading.as_ref()?;
+        if let Route::Closed { .. } = reading.verdict.route {
+            return None;
+        }
         self.promise.deadline(reading.at, reading.cover)
     }
 
@@ -451,7 +472,7 @@ impl Machine {
     fn read_again(&mut self, now: Duration, out: &mut Vec<Effect>) {
         let usable = self.allowed_until().is_some_and(|until| now < until);
         let busy = self.next_check.is_some() || self.asked.is_some() || self.promise.is_sending();
-        if usable || busy || !self.wants_to_open() {
+        if usable || busy || !(self.wants_to_open() || self.goes_on_by_voucher(now)) {
             return;
         }
         let was_covered = self.reading.as_ref().is_some_and(|reading| reading.cover.is_some());
@@ -478,12 +499,15 @@ impl Machine {
     }
 
     fn move_deadline(&mut self, now: Duration, out: &mut Vec<Effect>) {
-        let allowed = self.allowed_until().filter(|until| now < *until);
+        let allowed = self.open_until().filter(|until| now < *until);
         if let (Passage::Open { deadline, .. }, Some(allowed)) = (&mut self.passage, allowed)
             && allowed > *deadline
         {
             *deadline = allowed;
             out.push(Effect::MoveDeadline(allowed));
+        }
+        if self.allowed_until().is_some_and(|until| now < until) {
+            self.vouched_no_more(out);
         }
     }
 
@@ -506,11 +530,11 @@ impl Machine {
         out.push(Effect::Measure(Measurement::CheckSucceeded));
         let usual = now.saturating_add(self.timings.check_interval);
         // Where the store is slow the next check begins early enough to end before the deadline.
-        let latest = match self.passage {
-            Passage::Open { deadline, .. } => {
-                deadline.saturating_sub(self.patience.limit(self.timings.timeout / 3)).max(now)
+        let latest = match (&self.passage, self.allowed_until().filter(|until| now < *until)) {
+            (Passage::Open { .. }, Some(until)) => {
+                until.saturating_sub(self.patience.limit(self.timings.timeout / 3)).max(now)
             }
-            Passage::Shut | Passage::Closing => usual,
+            _ => usual,
         };
         self.next_check = Some(usual.min(latest));
     }
@@ -600,10 +624,17 @@ impl Machine {
                     Stage::Draining { until } => Some(until),
                     _ => None,
                 };
-                [deadline, self.silent_at, self.next_check, self.names.wake_at(), drained]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                [
+                    deadline,
+                    self.silent_at,
+                    self.next_check,
+                    self.names.wake_at(),
+                    self.voucher_wake(),
+                    drained,
+                ]
+                .into_iter()
+                .flatten()
+                .min()
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use stolon_model::{ClusterDocument, InstanceUid};
+use stolon_model::{ClusterDocument, InstanceUid, Voucher};
 
 use super::{ClosedBecause, PrimaryAddress, Version};
 
@@ -44,6 +44,8 @@ pub enum Event {
     Resolved(PrimaryAddress, Vec<SocketAddr>),
     /// The other answer to [`Effect::Resolve`]: an error, or none within the limit.
     ResolveFailed(PrimaryAddress),
+    /// The answer to [`Effect::AskVoucher`]; `None`: there is none, or no answer within the limit.
+    Vouched(Option<Voucher>),
     /// The answer to [`Effect::Listen`].
     Listening,
     /// The other answer to [`Effect::Listen`].
@@ -58,7 +60,7 @@ pub enum Event {
     Withdrawn,
 }
 
-/// What is to be done, in this order. Each of `ReadDocument`, `Publish`, `Resolve`, `Listen`, `Close` and `Withdraw` is answered
+/// What is to be done, in this order. Each of `ReadDocument`, `Publish`, `Resolve`, `AskVoucher`, `Listen`, `Close` and `Withdraw` is answered
 /// by exactly one event; at most one of each is under way, except that a `Resolve` replaces the one before it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -80,6 +82,13 @@ pub enum Effect {
     Resolve {
         /// Host and port.
         name: PrimaryAddress,
+        /// How long to wait.
+        limit: Duration,
+    },
+    /// Ask the keeper of the primary how long that cannot be replaced, within the limit.
+    AskVoucher {
+        /// Where it answers, `host:port`.
+        address: String,
         /// How long to wait.
         limit: Duration,
     },
@@ -146,6 +155,8 @@ pub enum Notice {
     Forwarding(Destination),
     /// Clients are sent nowhere from now on.
     SentNowhere(ClosedBecause),
+    /// The store is away, and the primary's keeper vouches for the primary: clients go on.
+    VouchedFor,
     /// A check did not succeed.
     CheckFailed {
         /// The part of it that failed.

@@ -19,6 +19,8 @@ pub enum Route {
         address: PrimaryAddress,
         /// The generation of the proxy section that says so; to be acknowledged before a client is let through.
         generation: i64,
+        /// Where its keeper can be asked for a voucher, `host:port`; `None`: nowhere.
+        vouched_at: Option<String>,
     },
     /// No client is let through.
     Closed {
@@ -82,7 +84,12 @@ pub enum ClosedBecause {
     /// The primary's keeper has not published its address yet.
     NoAddress(InstanceUid),
     /// The sentinel has not admitted this proxy yet, or believed it to be dead.
-    NotEnabled,
+    NotEnabled {
+        /// The primary that the others send clients to.
+        primary: InstanceUid,
+        /// Its address.
+        address: PrimaryAddress,
+    },
     /// The cluster data name another primary, or the primary has another address.
     Moved,
     /// No check succeeded within `proxyTimeout`, so the primary may be another one by now.
@@ -159,15 +166,17 @@ fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
     let Some(primary) = cluster.instances.get(uid) else {
         return closed(ClosedBecause::UnknownPrimary(uid.clone()));
     };
-    if !spec.enabled_proxies.iter().flatten().any(|proxy| proxy == own) {
-        return closed(ClosedBecause::NotEnabled);
-    }
     let status = &primary.status;
     if status.listen_address.is_empty() || status.port.is_empty() {
         return closed(ClosedBecause::NoAddress(uid.clone()));
     }
     let address = PrimaryAddress { host: status.listen_address.clone(), port: status.port.clone() };
-    Route::Open { primary: uid.clone(), address, generation }
+    if !spec.enabled_proxies.iter().flatten().any(|proxy| proxy == own) {
+        return closed(ClosedBecause::NotEnabled { primary: uid.clone(), address });
+    }
+    let keeper = cluster.keepers.get(&primary.spec.keeper_uid).map(|keeper| &keeper.status.http_address);
+    let vouched_at = keeper.filter(|address| !address.is_empty()).cloned();
+    Route::Open { primary: uid.clone(), address, generation, vouched_at }
 }
 
 #[cfg(test)]
@@ -222,13 +231,20 @@ mod tests {
     fn the_table_of_routes() {
         let address = PrimaryAddress { host: "10.0.0.1".to_owned(), port: "5433".to_owned() };
         let unknown = ClosedBecause::UnknownPrimary(InstanceUid::from("db2"));
+        let not_enabled =
+            || ClosedBecause::NotEnabled { primary: InstanceUid::from("db1"), address: address.clone() };
         for (document, expected) in [
             (
                 document(Some("db1"), Some(&["other", OWN]), "10.0.0.1"),
-                Route::Open { primary: InstanceUid::from("db1"), address, generation: 7 },
+                Route::Open {
+                    primary: InstanceUid::from("db1"),
+                    address: address.clone(),
+                    generation: 7,
+                    vouched_at: None,
+                },
             ),
-            (document(Some("db1"), Some(&["other"]), "10.0.0.1"), closed(ClosedBecause::NotEnabled)),
-            (document(Some("db1"), None, "10.0.0.1"), closed(ClosedBecause::NotEnabled)),
+            (document(Some("db1"), Some(&["other"]), "10.0.0.1"), closed(not_enabled())),
+            (document(Some("db1"), None, "10.0.0.1"), closed(not_enabled())),
             (document(None, Some(&[OWN]), "10.0.0.1"), closed(ClosedBecause::NoPrimary)),
             (document(Some(""), Some(&[OWN]), "10.0.0.1"), closed(ClosedBecause::NoPrimary)),
             (document(Some("db2"), Some(&[OWN]), "10.0.0.1"), closed(unknown)),

@@ -1,11 +1,13 @@
 //! The rules of the machine, one by one.
 
+mod vouched;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use stolon_model::{
     ClusterData, ClusterDocument, ClusterSpec, ClusterUid, GoDuration, InitMode, Instance, InstanceStatus,
-    InstanceUid, ProxyUid, Timestamp,
+    InstanceUid, Keeper, KeeperUid, ProxyUid, Timestamp,
 };
 
 use super::*;
@@ -49,7 +51,11 @@ impl Held {
             ..InstanceStatus::default()
         };
         for uid in ["a", "b"] {
-            let instance = Instance { status: status.clone(), ..Instance::default() };
+            let mut instance = Instance { status: status.clone(), ..Instance::default() };
+            let keeper = KeeperUid::from(format!("keeper of {uid}"));
+            instance.spec.keeper_uid = keeper.clone();
+            let known = cluster.keepers.entry(keeper).or_insert_with(Keeper::default);
+            known.status.http_address = format!("{uid}:8008");
             cluster.instances.insert(InstanceUid::from(uid), instance);
         }
         cluster.proxy.generation = self.generation;
@@ -164,6 +170,11 @@ impl Proxy {
     }
 }
 
+fn not_enabled() -> ClosedBecause {
+    let address = PrimaryAddress { host: "10.0.0.1".into(), port: "5432".into() };
+    ClosedBecause::NotEnabled { primary: InstanceUid::from("a"), address }
+}
+
 fn opened(effects: &[Effect]) -> Vec<String> {
     let open = |effect: &Effect| match effect {
         Effect::Open { destination, .. } => Some(destination.primary.to_string()),
@@ -221,7 +232,7 @@ fn a_proxy_that_starts_publishes_and_reads_again_before_it_opens() {
 fn what_has_changed_meanwhile_is_not_opened() {
     for (held, expected) in [
         (Held::closed(6), ClosedBecause::NoPrimary),
-        (Held { enabled: false, generation: 6, ..Held::open() }, ClosedBecause::NotEnabled),
+        (Held { enabled: false, generation: 6, ..Held::open() }, not_enabled()),
     ] {
         let mut proxy = Proxy::new();
         proxy.handle(Event::TimePassed);

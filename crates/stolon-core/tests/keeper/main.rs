@@ -12,6 +12,7 @@ mod given;
 mod leaving;
 mod machine;
 mod matrix;
+mod pledges;
 mod promotion;
 mod properties;
 mod sequences;

@@ -2,6 +2,7 @@
 //! checked with every effect: nothing is asked for twice.
 
 use std::cell::{Cell, Ref, RefMut};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use stolon_core::keeper::*;
 use stolon_fake::{FakeInstance, FakePostgres, word};
-use stolon_model::{ClusterData, KeeperReport, Served, UsableCluster};
+use stolon_model::{ClusterData, InstanceUid, KeeperReport, Served, UsableCluster};
 
 use crate::given::*;
 
@@ -36,6 +37,8 @@ enum Activity {
     Publish(Box<KeeperReport>, Duration, Store),
     Save(StateFile),
     Knock,
+    /// What the keeper of an instance is going to answer.
+    Pledge(InstanceUid, Option<Duration>),
 }
 
 /// What the instance is at. It ends when it is polled at the time that the world gives it, unless the instance hangs.
@@ -107,6 +110,13 @@ pub struct World {
     pub knocks: usize,
     /// Processes of receivers that are watched.
     pub watched: Vec<u32>,
+    /// What the keepers of other instances pledge; those that are not here do not answer.
+    pub pledges: BTreeMap<&'static str, Duration>,
+    pub pledge_takes: Duration,
+    /// The instances whose keepers were asked, each with the time.
+    pub asked: Vec<(String, Duration)>,
+    /// What this keeper pledged when it was asked.
+    pub answered: Vec<Option<Duration>>,
     /// The cluster data are known as of then: the last publication that was taken read them, too.
     confirmed: Option<Duration>,
     /// So many readings of the cluster data found nothing young enough, and asked the store.
@@ -135,7 +145,11 @@ impl World {
 
     /// The same, where an earlier keeper served.
     pub fn after(cluster: ClusterData, local: LocalState, data: Data, served: Option<Served>) -> Self {
-        let beginning = Beginning { served, ..beginning(local) };
+        World::begun(Beginning { served, ..beginning(local) }, cluster, data)
+    }
+
+    /// The same, whatever it begins with.
+    pub fn begun(beginning: Beginning, cluster: ClusterData, data: Data) -> Self {
         let mut world = World {
             machine: Machine::new(beginning),
             now: Duration::ZERO,
@@ -156,6 +170,10 @@ impl World {
             knocked: Knocked::Accepted,
             knocks: 0,
             watched: Vec::new(),
+            pledges: BTreeMap::new(),
+            pledge_takes: MOMENT,
+            asked: Vec::new(),
+            answered: Vec::new(),
             confirmed: None,
             questions: 0,
             ttl: Duration::ZERO,
@@ -190,6 +208,12 @@ impl World {
         for effect in self.machine.handle(self.now, event) {
             self.begin(effect);
         }
+    }
+
+    /// For how long nobody can take our place.
+    pub fn vouched(&self) -> Duration {
+        let voucher = self.machine.picture().voucher(self.now);
+        voucher.map(|voucher| voucher.remaining.to_std()).unwrap_or_default()
     }
 
     /// The server ends by itself.
@@ -332,6 +356,14 @@ impl World {
                 self.knocks += 1;
                 (MOMENT, Activity::Knock)
             }
+            Effect::AskForPledge { request, within, .. } => {
+                let instance = request.instance.to_string();
+                self.asked.push((instance.clone(), self.now));
+                let term = self.pledges.get(instance.as_str()).copied();
+                let takes = if term.is_some() { self.pledge_takes } else { within };
+                (takes, Activity::Pledge(request.instance, term))
+            }
+            Effect::AnswerPledge { term, .. } => return self.answered.push(term),
             Effect::Publish { report, ttl, limit } => {
                 self.ttl = ttl;
                 let takes = match self.store {
@@ -394,6 +426,7 @@ impl World {
                 Event::ClusterRead { read, as_of }
             }
             Activity::Knock => Event::Knocked(self.knocked),
+            Activity::Pledge(instance, term) => Event::PledgeAnswered { instance, term },
             Activity::ReadOwnReport => Event::OwnReportRead(match self.store {
                 Store::Silent => Err("no answer".into()),
                 Store::Answers => {
@@ -433,6 +466,7 @@ impl World {
 fn is_same_kind(one: &Activity, other: &Activity) -> bool {
     match (one, other) {
         (Activity::Save(one), Activity::Save(other)) => one.kind() == other.kind(),
+        (Activity::Pledge(one, _), Activity::Pledge(other, _)) => one == other,
         _ => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
 }

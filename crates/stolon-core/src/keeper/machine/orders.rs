@@ -209,6 +209,11 @@ impl Orders {
         self.reading.again.take()
     }
 
+    /// Whether a reading is under way.
+    pub(super) fn is_being_read(&self) -> bool {
+        self.reading.asked.is_some()
+    }
+
     /// When the next reading is due if nothing happens before; none while one is under way.
     pub(super) fn due(&self) -> Option<Duration> {
         self.reading.asked.is_none().then_some(self.reading.due)

@@ -26,10 +26,11 @@ impl Machine {
             server,
             orders: self.orders_in_short(),
             pending_restart,
+            vouched: self.vouched(),
         }
     }
 
-    fn orders_in_short(&self) -> Option<Orders> {
+    pub(super) fn orders_in_short(&self) -> Option<Orders> {
         let (cluster, as_of) = self.orders.known()?;
         let data = cluster.data();
         Some(Orders {

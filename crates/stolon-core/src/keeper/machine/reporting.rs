@@ -292,6 +292,7 @@ impl Machine {
             served: self.disk.served.highest().cloned(),
             witness: Some(self.witness.report()),
             standby_pace: self.server.stragglers.report(),
+            http_address: self.reporting.advertised.http_address.clone(),
             hands_over: true,
             leaving: self.leaving.is_some(),
             switchover: self.handing.report(),

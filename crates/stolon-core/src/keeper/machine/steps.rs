@@ -37,6 +37,7 @@ impl Machine {
             Finding::Newer(ahead) => return self.troubled(&testimony::complaint(&ahead)),
         }
         match step {
+            Step::Promote if self.is_bound() => self.await_end_of_pledge(),
             Step::Reobserve => self.plan_again(),
             Step::SetGate(gate) => self.server.gate = gate,
             Step::TakeAsRewound => self.making.attempt.reached(Stage::Rewound),
@@ -128,6 +129,9 @@ impl Machine {
                 }
             }
             StateFileKind::Boot => self.note_left(outcome),
+            StateFileKind::Pledged if next.is_none() => {
+                self.pledge_noted(file.as_ref().filter(|_| outcome.is_ok()));
+            }
             StateFileKind::Served if outcome.is_err() => self.disk.served.not_written(),
             _ => {}
         }

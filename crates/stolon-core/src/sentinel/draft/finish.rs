@@ -168,6 +168,7 @@ fn is_same_keeper(keeper: &Keeper, before: &Keeper) -> bool {
         fail_request,
         can_be_primary,
         can_be_synchronous_replica,
+        http_address,
     } = status;
     let then = &before.status;
     *uid == before.uid
@@ -181,6 +182,7 @@ fn is_same_keeper(keeper: &Keeper, before: &Keeper) -> bool {
         && *fail_request == then.fail_request
         && *can_be_primary == then.can_be_primary
         && *can_be_synchronous_replica == then.can_be_synchronous_replica
+        && *http_address == then.http_address
 }
 
 /// The same but for the position and the WAL that is still there. Every other field is named, so that no new one is forgotten.
