@@ -1,10 +1,12 @@
 //! Planned changes of the primary on real servers (docs: design/007-hand-over.md).
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
-use rustix::process::Signal;
+use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal};
 use serde_json::json;
+use stolon_model::SwitchoverStage;
 use stolon_testkit::local::writes::Ledger;
 use stolon_testkit::{
     Cluster, PATIENCE, Plan, QUERY, StoreKind, on_cluster, signal_all, start_writing, wait_for,
@@ -18,10 +20,13 @@ fn copies(cluster: &Cluster, keeper: usize) -> usize {
 }
 
 /// Use `stolonctl switchover` while clients write: nothing is lost, and the old primary follows as it is.
-async fn switch_over(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
+async fn switch_over(cluster: &mut Cluster, keepers: usize, to: Option<usize>) -> anyhow::Result<()> {
     let old = OldPrimary::of(cluster).await?;
     let writing = start_writing(cluster).await?;
-    let output = cluster.stolonctl(&["switchover"], "").await?;
+    let to_keeper = to.map(|keeper| format!("keeper{keeper}"));
+    let mut command = vec!["switchover"];
+    command.extend(to_keeper.iter().flat_map(|keeper| ["--to", keeper]));
+    let output = cluster.stolonctl(&command, "").await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{said}");
     for words in ["writes a checkpoint", "stops its PostgreSQL", "elected:", "clients are let in"] {
@@ -30,6 +35,7 @@ async fn switch_over(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()
     let done = Instant::now();
     let new = cluster.primary().await?;
     ensure!(new != old.keeper, "keeper{new} has still the primary: {said}");
+    ensure!(to.is_none_or(|to| to == new), "keeper{new} has it: {said}");
     writes_are_back(&writing, done).await?;
     let ledger = writing.stop().await;
     nothing_is_lost_and_the_old_one_follows(cluster, old, keepers, &ledger).await
@@ -77,10 +83,11 @@ async fn nothing_is_lost_and_the_old_one_follows(
 
 #[test]
 fn a_switchover_loses_nothing_and_the_old_primary_follows_without_a_rewind() {
-    on_cluster(Plan::new(2), async |cluster| {
-        switch_over(cluster, 2).await?;
+    on_cluster(Plan::new(3), async |cluster| {
+        let first = cluster.primary().await?;
+        switch_over(cluster, 3, None).await?;
         // And back.
-        switch_over(cluster, 2).await?;
+        switch_over(cluster, 3, Some(first)).await?;
         let history = cluster.stolonctl_ok(&["history"], "").await?;
         ensure!(history.matches("switchover").count() >= 4, "{history}");
         Ok(())
@@ -92,7 +99,7 @@ fn a_switchover_in_synchronous_mode_loses_nothing() {
     let plan = Plan::new(3).spec(json!({ "synchronousReplication": true })).store(StoreKind::Etcd);
     on_cluster(plan, async |cluster| {
         cluster.wait_synchronous_set(PATIENCE, |set| set.len() == 1).await?;
-        switch_over(cluster, 3).await
+        switch_over(cluster, 3, None).await
     });
 }
 
@@ -138,6 +145,47 @@ fn a_switchover_to_a_standby_that_is_down_is_refused_and_the_primary_goes_on() {
     });
 }
 
+async fn freeze_when_it_begins(cluster: &Cluster, family: &[Pid]) -> anyhow::Result<()> {
+    wait_for("the first stage", PATIENCE, async || Ok(stage(cluster).await?.map(drop))).await?;
+    signal_all(family, Signal::STOP)
+}
+
+async fn stage(cluster: &Cluster) -> anyhow::Result<Option<SwitchoverStage>> {
+    Ok(cluster.data().await?.cluster.status.switchover.and_then(|record| record.stage))
+}
+
+/// Ctrl-C when the primary is being stopped already: it comes back, with everything.
+#[test]
+fn an_operator_who_interrupts_it_gets_everything_back() {
+    on_cluster(Plan::new(2).spec(json!({ "failInterval": "20s" })), async |cluster| {
+        let primary = cluster.primary().await?;
+        let standby = 3 - primary;
+        let writing = start_writing(cluster).await?;
+        // A successor that says nothing keeps it from being done before the signal.
+        let family = stolon_testkit::local::tree(cluster.process(&format!("keeper{standby}"))?.pid());
+        let mut command = cluster.layout.stolonctl();
+        command.arg("switchover").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.kill_on_drop(true).spawn()?;
+        let operator =
+            child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).context("it has ended")?;
+        freeze_when_it_begins(cluster, &family).await?;
+        wait_for("the order to stop", PATIENCE, async || {
+            Ok((stage(cluster).await? == Some(SwitchoverStage::Stopping)).then_some(()))
+        })
+        .await?;
+        signal_all(&[operator], Signal::INT)?;
+        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await??;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains("was taken back"), "{said}");
+        writes_are_back(&writing, Instant::now()).await?;
+        ensure!(cluster.primary().await? == primary, "{said}");
+        signal_all(&family, Signal::CONT)?;
+        let verdict = writing.stop().await.check(&cluster.proxy()).await?;
+        ensure!(verdict.lost.is_empty() && verdict.unexpected.is_empty(), "{verdict:?}");
+        Ok(())
+    });
+}
+
 /// The successor dies when the primary has been stopped for it: the old primary comes back, with everything.
 #[test]
 fn the_old_primary_comes_back_when_its_successor_dies_before_the_election() {
@@ -149,16 +197,8 @@ fn the_old_primary_comes_back_when_its_successor_dies_before_the_election() {
         // Frozen, it keeps its primary's sender waiting, and says nothing: as good as dead, and no faster than this test.
         let family = stolon_testkit::local::tree(cluster.process(&format!("keeper{standby}"))?.pid());
         let begun = cluster.stolonctl(&["switchover", "--timeout", "40s"], "");
-        let freeze = async {
-            wait_for("the first stage", PATIENCE, async || {
-                let record = cluster.data().await?.cluster.status.switchover;
-                Ok(record.and_then(|record| record.stage).map(drop))
-            })
-            .await?;
-            signal_all(&family, Signal::STOP)
-        };
-        let (output, frozen) = tokio::join!(begun, freeze);
-        frozen.map_err(|error: anyhow::Error| error)?;
+        let (output, frozen) = tokio::join!(begun, freeze_when_it_begins(cluster, &family));
+        frozen?;
         let said = String::from_utf8_lossy(&output?.stderr).into_owned();
         ensure!(said.contains("did not come about"), "{said}");
         ensure!(cluster.primary().await? == primary, "{said}");
