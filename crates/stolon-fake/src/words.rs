@@ -6,7 +6,7 @@ pub fn word(step: &Step) -> Option<String> {
         Step::Stop => "stop".into(),
         Step::Kill => "kill".into(),
         Step::SetGate(Gate::Closed) => "gate".into(),
-        Step::SetGate(Gate::Open) => return None,
+        Step::SetGate(Gate::Open) | Step::Archive => return None,
         Step::MarkInitializing(_) => "mark".into(),
         Step::SetAside { instance, .. } => format!("aside:{instance}"),
         Step::Wipe(_) => "wipe".into(),

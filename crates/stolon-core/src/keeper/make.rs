@@ -1,6 +1,6 @@
 //! Making an instance that is not here yet, or not complete.
 
-use stolon_model::PitrConfig;
+use stolon_model::{InstanceUid, PitrConfig};
 
 use crate::timeline::{Branch, is_different_branch};
 use crate::wal_file;
@@ -266,6 +266,15 @@ fn examine(goal: &InstanceGoal, seen: &Observation, peer: &Peer) -> Step {
     }
 }
 
+/// WAL that the old server did not archive in its life is nowhere else, once its data are rewound or replaced. What was left half-made may
+/// hold what its source has yet to archive, and will; data of another cluster have an archive of their own.
+fn archive(seen: &Observation, source: &Peer, warrant: &DestroyWarrant) -> Option<Step> {
+    let was_ours = !seen.local.initializing && seen.local.uid != InstanceUid::default();
+    let same_system = matches!(&seen.data, Data::Present(present)
+        if present.system_identifier == source.status.system_identifier);
+    (warrant.ground() == Ground::AssignedAnew && was_ours && same_system).then_some(Step::Archive)
+}
+
 fn rewind(
     goal: &InstanceGoal,
     seen: &Observation,
@@ -273,14 +282,13 @@ fn rewind(
     primary: &Peer,
     warrant: DestroyWarrant,
 ) -> Plan {
-    let steps = vec![
-        Step::Stop,
-        Step::SetGate(Gate::Open),
-        examine(goal, seen, source),
+    let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open), examine(goal, seen, source)];
+    steps.extend(archive(seen, source, &warrant));
+    steps.extend([
         Step::MarkInitializing(goal.uid.clone()),
         Step::Rewind { upstream: upstream(goal, seen, primary), warrant: warrant.clone() },
         Step::Reobserve,
-    ];
+    ]);
     Plan { steps, because: vec![ground(&warrant), Reason::Rewind(primary.uid.clone())], ..Plan::default() }
 }
 
@@ -294,6 +302,7 @@ fn copy(
     let reasons = vec![ground(&warrant), why];
     let upstream = upstream(goal, seen, source);
     let mut steps = vec![Step::Stop, Step::SetGate(Gate::Open), examine(goal, seen, source)];
+    steps.extend(archive(seen, source, &warrant));
     steps.extend(set_aside(goal, seen, &warrant));
     steps.extend([
         Step::MarkInitializing(goal.uid.clone()),

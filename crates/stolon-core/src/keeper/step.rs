@@ -119,6 +119,8 @@ pub enum Step {
         /// Our slot there.
         slot: String,
     },
+    /// Have the archive get what the server that ran here had yet to archive, as far as that succeeds.
+    Archive,
     /// Copy everything.
     BaseBackup {
         /// Where from.
@@ -224,6 +226,7 @@ impl Step {
         matches!(
             self,
             Step::Restore(_)
+                | Step::Archive
                 | Step::BaseBackup { .. }
                 | Step::Rewind { .. }
                 | Step::WaitRecoveryEnd(_)
@@ -247,6 +250,7 @@ impl Step {
             Step::InitDb(_) => "creating the database cluster",
             Step::Restore(_) => "restoring the backup",
             Step::ExamineSource { .. } => "looking at the source of the copy",
+            Step::Archive => "archiving what the server had left",
             Step::BaseBackup { .. } => "base backup",
             Step::Rewind { .. } => "rewinding",
             Step::Start(_) => "starting PostgreSQL",

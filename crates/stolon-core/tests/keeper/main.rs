@@ -4,6 +4,7 @@
 
 mod ailing;
 mod allowed_commands;
+mod archive;
 mod binaries;
 mod contract;
 mod deposed;

@@ -54,6 +54,7 @@ impl LocalInstance {
             Step::ExamineSource { upstream, system_identifier, slot } => {
                 self.examine(upstream, system_identifier.as_deref(), slot, &within(SLOT_PATIENCE)).await?;
             }
+            Step::Archive => postgres.archive_what_is_left(&unlimited).await?,
             Step::BaseBackup { upstream, slot, old_data, .. } => {
                 let (source, slot) = (upstream.clone(), Some(slot.clone()));
                 let backup = BaseBackup { source, slot, old_data: *old_data };
