@@ -346,7 +346,9 @@ impl World {
     fn cut_store_but_for(&mut self, keeper: u8, switch: Switch) {
         let others = (0..self.scenario.keepers).filter(|other| *other != keeper);
         let keepers = others.map(|other| What::CutFromStore(other, Direction::Both));
-        let proxies = (0..self.scenario.proxies).map(|proxy| What::ProxyCutFromStore(proxy, Direction::Both));
+        // Where there are several, one of them sees who takes over.
+        let cut_off = self.scenario.proxies.saturating_sub(1).max(1);
+        let proxies = (0..cut_off).map(|proxy| What::ProxyCutFromStore(proxy, Direction::Both));
         let cuts: Vec<What> = keepers.chain(proxies).collect();
         cuts.iter().for_each(|cut| self.change_links(cut, switch));
     }

@@ -157,7 +157,7 @@ impl Guard {
     fn store_for_some(self, seed: u64) -> Scenario {
         let scenario = Scenario::focused(seed, Duration::from_secs(200), &[], None);
         // A voucher never counts for longer than that.
-        let proxy_timeout = if self == Guard::VoucherEnds { 30_000 } else { 3_000 };
+        let proxy_timeout = if self == Guard::VoucherEnds { 10_000 } else { 3_000 };
         let (sleep, fail, proxy_check) = (1_000, 12_000, 1_000);
         let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
         let cut = |at, lasts, keeper| Fault { at, lasts, what: What::CutFromStore(keeper, Direction::Both) };

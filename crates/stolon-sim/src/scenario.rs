@@ -142,7 +142,7 @@ pub enum What {
     Lossy(u8, u8),
     /// The store answers nobody.
     StoreDown,
-    /// The store is reached by sentinels, and by the host of one keeper: by no other keeper, and by no proxy.
+    /// The store is reached by sentinels, by the host of one keeper, and by the last of several proxies: by no other keeper or proxy.
     StoreSeenBy(u8),
     /// The store takes so many milliseconds longer to answer.
     StoreSlow(u64),

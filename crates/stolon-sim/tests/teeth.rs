@@ -44,5 +44,8 @@ teeth! {
     the_answer_to_a_challenge_is_missed: Answer;
     the_end_of_the_old_primary_is_missed: EndOfTheOldPrimary;
     the_difference_between_a_refusal_and_silence_is_missed: OnlyRefusals;
+    the_difference_between_a_pledge_and_silence_is_missed: Pledge;
+    the_note_of_a_pledge_is_missed: PledgeNote;
+    the_end_of_a_voucher_is_missed: VoucherEnds;
     the_end_of_a_deposed_primary_whose_disk_hangs_is_missed: DeposedOnHungDisk;
 }
