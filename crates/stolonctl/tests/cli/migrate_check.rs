@@ -53,9 +53,13 @@ impl Source {
     }
 
     fn write_password(&self, password: &str) {
+        self.write_passfile(&format!("*:*:*:*:{password}\n"));
+    }
+
+    pub fn write_passfile(&self, lines: &str) {
         use std::os::unix::fs::PermissionsExt;
         let file = self.passfile();
-        std::fs::write(&file, format!("*:*:*:*:{password}\n")).unwrap();
+        std::fs::write(&file, lines).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
-use stolon_model::{Migration, MigrationStage};
+use stolon_model::{Instance, InstanceUid, Migration, MigrationStage};
 
 use super::harness::{Ctl, Run};
 use super::migrate_check::Source;
@@ -296,6 +296,31 @@ async fn a_standby_that_does_not_replay_is_not_taken_for_equal() {
     let run = verify(&ctl(), &source, &standby, &[]);
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
     assert!(run.stderr.contains("has not come within 15 s to where the leader was"), "{run:?}");
+}
+
+#[tokio::test]
+async fn the_cluster_is_found_by_its_data_and_the_legacy_server_among_several() {
+    let source = Source::start(15, &[("fsync", "off")], &[]);
+    source.run("postgres", "create table t (i int)").await;
+    let (standby, old_standby) = (source.standby(), source.standby());
+    // The copy has the legacy server's users, and the password file knows those of the legacy servers alone.
+    let (port, other) = (source.server.port(), old_standby.server.port());
+    source.write_passfile(&format!("127.0.0.1:{other}:*:*:secret\n127.0.0.1:{port}:*:*:secret\n"));
+    let ctl = ctl();
+    let mut document = ctl.document();
+    let mut instance = Instance { uid: "i".into(), ..Instance::default() };
+    instance.status.listen_address = "127.0.0.1".to_owned();
+    instance.status.port = standby.server.port().to_string();
+    document.instances = Some([(InstanceUid::from("i"), instance)].into());
+    ctl.store().put_cluster_document(&document).await.unwrap();
+    let legacy = source.conninfo("postgres").replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1");
+    let legacy = legacy.replace(&format!("port={port}"), &format!("port={other},{port}"));
+    let run = ctl.run(&["migrate", "verify", "--source", &legacy]);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    assert!(
+        run.stdout.ends_with("Everything holds, while the cluster follows the legacy server.\n"),
+        "{run:?}"
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use stolon_model::{ClusterData, Migration, MigrationStage};
-use stolon_postgres::conninfo::Conninfo;
+use stolon_postgres::conninfo::{Conninfo, Place};
 use stolon_postgres::quote::sql_literal;
 use stolon_runtime::{CommonArgs, Failure, Shutdown};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::stored_cluster::StoredCluster;
 
 use outcome::{Compared, Outcome};
 use pair::{Following, Pair};
-use side::Side;
+use side::{Side, Which};
 use tables::Sides;
 
 /// Flags of `migrate verify`.
@@ -89,13 +89,20 @@ async fn compare(
     let record = document.cluster.as_ref().and_then(|it| it.status.migration.clone());
     let source = args.source.legacy(record.as_ref(), stop)?;
     let data = ClusterData::try_from(document)?;
-    let target = match &args.target {
-        Some(text) => legacy::parse(text, "--target")?,
-        None => head(&data, &source.conninfo)?,
+    let side = |name, conninfo: &Conninfo, which| Side {
+        name,
+        conninfo: conninfo.clone(),
+        which,
+        cancel: stop.clone(),
     };
-    let side = |name, conninfo: &Conninfo| Side { name, conninfo: conninfo.clone(), cancel: stop.clone() };
-    let old = side("the legacy server", &source.conninfo);
-    let new = side("the cluster", &target);
+    let old = side("the legacy server", &source.conninfo, Which::Primary);
+    let new = match &args.target {
+        Some(text) => side("the cluster", &legacy::parse(text, "--target")?, Which::First),
+        None => {
+            let which = Which::CopyOf { place: head(&data)?, origin: source.first_place() };
+            side("the cluster", &source.conninfo, which)
+        }
+    };
     let following = following(&new, record.as_ref()).await?;
     let (leader, follower) = match following {
         Following::Subscription { .. } => (&new, &old),
@@ -124,15 +131,15 @@ async fn following(cluster: &Side, record: Option<&Migration>) -> anyhow::Result
     })
 }
 
-/// The PostgreSQL that takes writes, or is to, as the legacy's user.
-fn head(data: &ClusterData, source: &Conninfo) -> Result<Conninfo, Failure> {
+/// The PostgreSQL that takes writes, or is to.
+fn head(data: &ClusterData) -> Result<Place, Failure> {
     let head = data.primary().or_else(|| data.instances.values().next());
     let status = head.map(|head| &head.status).filter(|status| !status.listen_address.is_empty());
     let status = status.ok_or_else(|| {
         Failure::new("no keeper has reported the address of its PostgreSQL yet")
             .hint("stolonctl migrate status shows how far the copy is; --target names another server")
     })?;
-    Ok(source.with("hostaddr", "").with("host", &status.listen_address).with("port", &status.port))
+    Ok(Place { host: status.listen_address.clone(), port: status.port.clone() })
 }
 
 async fn compare_servers(

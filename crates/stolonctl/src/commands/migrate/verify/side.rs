@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use stolon_postgres::conninfo::Conninfo;
+use stolon_postgres::conninfo::{Conninfo, Place};
 use stolon_postgres::foreign::{self, Door, Entry, ForeignProblem, ForeignSession};
 use stolon_postgres::limit::Limit;
 use stolon_runtime::Failure;
@@ -24,6 +24,22 @@ const SUMMING: Duration = Duration::from_secs(4 * 3600);
 /// (manual, "Handling Query Conflicts").
 const CONFLICT: &str = "40001";
 
+/// Which server is meant.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// The primary among those that the connection string names.
+    Primary,
+    /// The first of them that lets us in.
+    First,
+    /// Another one with the same users, whose password stands in the password file under the name of its origin.
+    CopyOf {
+        /// Where it listens.
+        place: Place,
+        /// Where the origin does.
+        origin: Place,
+    },
+}
+
 /// One of the servers.
 #[derive(Clone, Debug)]
 pub struct Side {
@@ -31,6 +47,8 @@ pub struct Side {
     pub name: &'static str,
     /// How it is connected to.
     pub conninfo: Conninfo,
+    /// Which of those that this could mean.
+    pub which: Which,
     /// Calls everything off.
     pub cancel: CancellationToken,
 }
@@ -72,18 +90,41 @@ impl Side {
     /// # Errors
     /// No server that is named lets us in.
     pub async fn connect(&self, database: &str) -> anyhow::Result<Session> {
-        let limit = Limit::within(CONNECTING, &self.cancel);
+        let entered = match &self.which {
+            Which::Primary => {
+                let limit = Limit::within(CONNECTING, &self.cancel);
+                foreign::connect_primary(&self.conninfo, Some(database), Entry::PastLibraries, &limit).await
+            }
+            Which::First => self.first(database).await?,
+            Which::CopyOf { place, origin } => self.enter(place, origin, database).await,
+        };
+        match entered {
+            Ok(session) => Ok(Session { session, side: self.name, cancel: self.cancel.clone() }),
+            Err(problem) => Err(trouble(&format!("{} cannot be compared", self.name), &problem).into()),
+        }
+    }
+
+    async fn first(&self, database: &str) -> anyhow::Result<Result<ForeignSession, ForeignProblem>> {
         let mut met = None;
         for place in self.conninfo.places() {
-            let entry = Entry::PastLibraries;
-            let door = Door { place: &place, password_of: &place, database: Some(database), entry };
-            match foreign::enter(&self.conninfo, door, &limit).await {
-                Ok(session) => return Ok(Session { session, side: self.name, cancel: self.cancel.clone() }),
-                Err(problem) => met = Some(problem),
+            match self.enter(&place, &place, database).await {
+                Ok(session) => return Ok(Ok(session)),
+                Err(problem) => met = Some(Err(problem)),
             }
         }
-        let problem = met.context("a connection string without a server")?;
-        Err(trouble(&format!("{} cannot be compared", self.name), &problem).into())
+        met.context("a connection string without a server")
+    }
+
+    async fn enter(
+        &self,
+        place: &Place,
+        origin: &Place,
+        database: &str,
+    ) -> Result<ForeignSession, ForeignProblem> {
+        let limit = Limit::within(CONNECTING, &self.cancel);
+        let entry = Entry::PastLibraries;
+        let door = Door { place, password_of: origin, database: Some(database), entry };
+        foreign::enter(&self.conninfo, door, &limit).await
     }
 }
 
