@@ -208,7 +208,7 @@ impl Postgres {
     /// Do what a keeper's plan says; `source` finds the instance that listens on a port.
     pub fn take(&mut self, step: &Step, source: impl Fn(&str) -> Option<Source>) -> After {
         match step {
-            Step::Stop | Step::Kill => self.running = false,
+            Step::Stop | Step::HandOver | Step::Kill => self.running = false,
             Step::SetGate(gate) => {
                 self.gate = match gate {
                     Gate::Open => Openness::Open,

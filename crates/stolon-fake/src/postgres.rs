@@ -179,7 +179,7 @@ impl FakePostgres {
             return failed(kind, format!("{word} failed"));
         }
         match step {
-            Step::Stop | Step::Kill => self.running = false,
+            Step::Stop | Step::HandOver | Step::Kill => self.running = false,
             Step::Wipe(_) => self.data = Data::Absent,
             Step::InitDb(_) | Step::Restore(_) => self.data = present(DataKind::Primary),
             Step::BaseBackup { .. } => self.data = present(DataKind::Standby),

@@ -3,7 +3,7 @@ use stolon_core::keeper::{ConfigMerge, Gate, RecoveryMode, Step};
 /// A step as a word, short enough for tables; none for what nobody wants to read in one.
 pub fn word(step: &Step) -> Option<String> {
     Some(match step {
-        Step::Stop => "stop".into(),
+        Step::Stop | Step::HandOver => "stop".into(),
         Step::Kill => "kill".into(),
         Step::SetGate(Gate::Closed) => "gate".into(),
         Step::SetGate(Gate::Open) | Step::Archive => return None,

@@ -1,4 +1,4 @@
-//! Questions and answers about pledges and vouchers, over the keeper's HTTP endpoint (docs/design/009-lease.md).
+//! Questions and answers about pledges and vouchers, over the keeper's HTTP endpoint (docs/design/012-lease.md).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

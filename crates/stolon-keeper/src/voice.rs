@@ -127,7 +127,7 @@ fn role_line(change: RoleChange, role: &str) {
 /// Steps whose beginning people wait for.
 fn begins(step: &Step) {
     match step {
-        Step::Stop => tracing::info!("stopping database"),
+        Step::Stop | Step::HandOver => tracing::info!("stopping database"),
         Step::Kill => tracing::warn!(
             "the database must not serve any more, and its disk hangs: ending it at once, so that nothing is acknowledged when the disk is back"
         ),

@@ -1,4 +1,4 @@
-//! What keepers promise each other, and proxies, while the store is away (docs: design/009-lease.md). Spoken between programs, never stored in
+//! What keepers promise each other, and proxies, while the store is away (docs: design/012-lease.md). Spoken between programs, never stored in
 //! the store.
 
 use crate::json::document;

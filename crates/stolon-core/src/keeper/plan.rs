@@ -1,6 +1,6 @@
 //! From the goal and what is seen to the next steps.
 
-use super::goal::{Goal, InstanceGoal, InstanceRole};
+use super::goal::{Goal, InstanceGoal, InstanceRole, StopReason};
 use super::observation::Observation;
 use super::step::{Plan, Reason, Step};
 use super::warrant::half_made;
@@ -11,7 +11,8 @@ pub fn plan(goal: &Goal, seen: &Observation) -> Plan {
     match goal {
         Goal::LeaveAlone(why) => Plan { because: vec![Reason::LeftAlone(why.clone())], ..Plan::default() },
         Goal::Stop(why) => {
-            let steps = if seen.is_running() { vec![Step::Stop] } else { Vec::new() };
+            let stop = if *why == StopReason::HandsOver { Step::HandOver } else { Step::Stop };
+            let steps = if seen.is_running() { vec![stop] } else { Vec::new() };
             Plan { steps, because: vec![Reason::MustStop(*why)], ..Plan::default() }
         }
         Goal::Reach(goal) if is_to_be_made(goal, seen) => make::plan(goal, seen),

@@ -91,6 +91,9 @@ pub enum NextLook {
 pub enum Step {
     /// Stop PostgreSQL if it runs, and wait until it is gone.
     Stop,
+    /// Stop PostgreSQL so that its successor receives its end. PostgreSQL waits for its standbys then, and one of them may hang: so
+    /// it gets no longer than clients may wait, and is told to end at once after that.
+    HandOver,
     /// End all processes of PostgreSQL at once: none of them may acknowledge anything any more.
     Kill,
     /// Remember whether clients are let in; the next [`Step::Configure`] says so to PostgreSQL.
@@ -243,7 +246,7 @@ impl Step {
     /// In words, for people who wait for it; none for what takes no time.
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
-            Step::Stop => "stopping PostgreSQL",
+            Step::Stop | Step::HandOver => "stopping PostgreSQL",
             Step::Kill => "ending PostgreSQL at once",
             Step::SetAside { .. } => "setting old data aside",
             Step::Wipe(_) => "deleting old data",

@@ -1,4 +1,4 @@
-//! What keepers promise each other while the store is away (docs/design/009-lease.md).
+//! What keepers promise each other while the store is away (docs/design/012-lease.md).
 
 use std::time::Duration;
 

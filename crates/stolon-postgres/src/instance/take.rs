@@ -23,6 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const INITDB_LIMIT: Duration = Duration::from_secs(300);
 /// How long a server may take for a fast stop before it is told to end at once.
 pub const FAST_STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// The same where a successor waits: after so long the change is taken back (docs/design/007-hand-over.md).
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stop may take in all.
 pub const STOP_LIMIT: Duration = Duration::from_secs(90);
 
@@ -42,6 +44,9 @@ impl LocalInstance {
         match step {
             Step::Stop => {
                 postgres.stop(StopMode::Fast, FAST_STOP_PATIENCE, &within(STOP_LIMIT)).await?;
+            }
+            Step::HandOver => {
+                postgres.stop(StopMode::Fast, HAND_OVER_PATIENCE, &within(STOP_LIMIT)).await?;
             }
             Step::Kill => postgres.stop(StopMode::Kill, Duration::ZERO, &request).await?,
             Step::Wipe(_) => postgres.remove_data(&unlimited).await?,

@@ -43,7 +43,7 @@ pub(crate) struct UnderWay {
 impl UnderWay {
     /// The end of the server is what it is for.
     pub(crate) fn ends_the_server(&self) -> bool {
-        matches!(self.step, Step::Stop | Step::Kill)
+        matches!(self.step, Step::Stop | Step::HandOver | Step::Kill)
     }
 }
 
@@ -180,7 +180,7 @@ impl World {
     /// What is done at once, and how long the rest takes.
     fn first_part(&mut self, keeper: u8, step: &Step) -> Duration {
         match step {
-            Step::Stop => {
+            Step::Stop | Step::HandOver => {
                 self.stop_server(keeper);
                 POLL
             }
@@ -246,7 +246,7 @@ impl World {
     fn second_part(&mut self, keeper: u8, under_way: &UnderWay) -> Poll {
         let waited = self.now.saturating_sub(under_way.since);
         match &under_way.step {
-            Step::Stop => self.stopping(keeper, waited),
+            Step::Stop | Step::HandOver => self.stopping(keeper, waited),
             Step::SetAside { .. } => {
                 self.postgres[usize::from(keeper)].data = None;
                 Poll::Ended(StepOutcome::Done(Learned::KeptAt("aside".to_owned())))

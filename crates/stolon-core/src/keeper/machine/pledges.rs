@@ -1,4 +1,4 @@
-//! What keepers promise each other while the store is away (docs/design/009-lease.md).
+//! What keepers promise each other while the store is away (docs/design/012-lease.md).
 //!
 //! A primary can be replaced only by somebody who is promoted. While nobody can read the store the keepers of all other instances pledge to the
 //! primary's not to promote theirs, each for a while, and the primary's keeper vouches for its instance to proxies.

@@ -248,7 +248,7 @@ impl Machine {
 
     fn step_done(&mut self, step: &Step, learned: Learned) {
         match step {
-            Step::Stop | Step::Kill => {
+            Step::Stop | Step::HandOver | Step::Kill => {
                 self.blame.stopped();
                 self.server.deaths.stopped();
                 if matches!(&self.pursuit, Pursuit::Course(course) if course.restarts_primary()) {

@@ -1,4 +1,4 @@
-//! Going on without the store: the primary's keeper says for how long nobody can take its place (docs/design/009-lease.md).
+//! Going on without the store: the primary's keeper says for how long nobody can take its place (docs/design/012-lease.md).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A store that is away, and a keeper that vouches for its primary (docs/design/009-lease.md). `proxyTimeout` is 3s.
+//! A store that is away, and a keeper that vouches for its primary (docs/design/012-lease.md). `proxyTimeout` is 3s.
 
 use stolon_model::Voucher;
 
