@@ -97,6 +97,11 @@ async fn lasting(cluster: &Cluster, keeper: usize, fault: DiskFault) -> anyhow::
 fn a_primary_whose_disk_hangs_is_replaced_and_acknowledges_nothing_afterwards() {
     on_own_disks(async |cluster, disks| {
         let old = cluster.primary().await?;
+        let status = cluster.stolonctl_ok(&["status", "-f", "json"], "").await?;
+        let failover = &serde_json::from_str::<serde_json::Value>(&status)?["cluster"]["failover"];
+        let foreseen = format!("keeper{}", 3 - old);
+        let is_foreseen = failover["ready"] == true && failover["keeper_uid"] == foreseen;
+        ensure!(is_foreseen && failover["loss_bytes"].is_u64(), "{failover}");
         let direct = cluster.instance(old).connect(QUERY).await?;
         disks[old - 1].freeze()?;
         let waiting =

@@ -114,6 +114,8 @@ document! {
         standby_pace: Option<BTreeMap<InstanceUid, StandbyPace>> = "standbyPace", omit;
         /// Where the keeper can be asked for a pledge, `host:port`; empty: nowhere.
         http_address: String = "httpAddress", omit;
+        /// What each standby that streams from a primary lacks of it.
+        standby_lag: Option<Vec<StandbyLagReport>> = "standbyLag", omit;
         /// Whether the keeper knows planned changes of the primary.
         hands_over: bool = "handsOver", omit;
         /// Whether the keeper was told to end, and has the primary that another one is to have first.
@@ -132,6 +134,18 @@ text_enum! {
         Behind => "behind",
         /// It has not confirmed for seconds what the primary had flushed then: a commit that waits for it waits as long.
         Stalled => "stalled",
+    }
+}
+
+document! {
+    /// What a standby lacks of its primary: what would be lost if it had to take over.
+    pub struct StandbyLagReport {
+        /// The standby.
+        instance: InstanceUid = "dbUID", omit;
+        /// Bytes of WAL that the primary has flushed and the standby has not confirmed.
+        unflushed_bytes: u64 = "unflushedBytes", omit;
+        /// For how many seconds it has lacked the oldest of that, rounded up; 0: it had everything of the look before.
+        behind_seconds: u64 = "behindSeconds", omit;
     }
 }
 
@@ -350,6 +364,7 @@ impl KeeperActivity {
             witness,
             standby_pace,
             http_address,
+            standby_lag: _,
             hands_over,
             leaving,
             switchover,

@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use stolon_core::sentinel::{Change, PrimaryFault};
+use stolon_core::sentinel::{Change, Loss, PrimaryFault};
 use stolon_model::InstanceUid;
 use stolon_runtime::Registry;
 
@@ -24,6 +24,8 @@ pub struct Metrics {
     pub holds: Gauge<i64, AtomicI64>,
     /// 1 while this sentinel leads and an operator's pause holds.
     pub paused: Gauge<i64, AtomicI64>,
+    ready: Gauge<i64, AtomicI64>,
+    loss: Gauge<i64, AtomicI64>,
     failovers: Failovers,
 }
 
@@ -151,8 +153,27 @@ impl Metrics {
             "Set to 1 while this sentinel leads and an operator has paused the cluster",
             metrics.paused.clone(),
         );
+        registry.register(
+            "stolon_sentinel_failover_ready",
+            "Set to 1 while this sentinel leads and a standby could take over from the primary",
+            metrics.ready.clone(),
+        );
+        registry.register(
+            "stolon_sentinel_failover_loss_bytes",
+            "WAL that the standby that would take over lacks by the last reports; 0 in synchronous mode",
+            metrics.loss.clone(),
+        );
         metrics.failovers.register(registry);
         metrics
+    }
+
+    /// What a failover would cost now; none: there would be none.
+    pub fn loss_at_failover(&self, loss: Option<Loss>) {
+        self.ready.set(i64::from(loss.is_some()));
+        self.loss.set(match loss {
+            Some(Loss::UpTo { bytes, .. }) => i64::try_from(bytes).unwrap_or(i64::MAX),
+            Some(Loss::Nothing) | None => 0,
+        });
     }
 
     /// Something was changed in the cluster.

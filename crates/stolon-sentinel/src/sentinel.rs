@@ -138,6 +138,7 @@ impl Sentinel {
                 self.metrics.holds.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
             Effect::Measure(Measure::Paused(paused)) => _ = self.metrics.paused.set(paused.into()),
+            Effect::Measure(Measure::LossAtFailover(loss)) => self.metrics.loss_at_failover(loss),
         }
     }
 

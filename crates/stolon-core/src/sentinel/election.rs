@@ -4,7 +4,6 @@
 //! acknowledged commit. In asynchronous mode clients are cut off first: what they commit on the old primary after
 //! the new one was promoted would be lost.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use stolon_model::{FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
@@ -75,11 +74,7 @@ impl Round<'_> {
                 Some(rejection) => rejected.push((instance.uid.clone(), rejection)),
             }
         }
-        candidates.sort_by_key(|instance| {
-            let status = &instance.status;
-            let is_holder = question.holders.contains(&instance.uid);
-            (Reverse((status.timeline, status.lsn)), !is_holder, &instance.uid)
-        });
+        candidates.sort_by_key(|instance| question.rank(instance));
         (candidates.into_iter().map(|instance| instance.uid.clone()).collect(), rejected)
     }
 

@@ -1,5 +1,6 @@
 //! Which instances may take the place of the primary, and why the others may not.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{
@@ -51,6 +52,13 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     pub fn about(primary: &'a Instance, data: &'a ClusterData, spec: &'a EffectiveSpec) -> Self {
         Question { primary, data, spec, holders: synchronous_holders(primary) }
+    }
+
+    /// Where a candidate stands among others, the best first: who is furthest ahead, and among equals who is known to hold everything.
+    pub fn rank(&self, instance: &Instance) -> impl Ord + use<> {
+        let status = &instance.status;
+        let is_holder = self.holders.contains(&instance.uid);
+        (Reverse((status.timeline, status.lsn)), !is_holder, instance.uid.clone())
     }
 
     /// Why an instance may not, by the document alone.

@@ -9,7 +9,7 @@ use stolon_model::{
     ProxyReport, ProxyUid, SentinelReport,
 };
 
-use super::{Change, Hold, Standing};
+use super::{Change, Hold, Loss, Standing};
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -177,4 +177,6 @@ pub enum Measure {
     Holds(usize),
     /// Whether this sentinel leads and an operator's pause holds.
     Paused(bool),
+    /// What would be lost if the primary failed now; none: nobody could take over, or this sentinel does not lead.
+    LossAtFailover(Option<Loss>),
 }

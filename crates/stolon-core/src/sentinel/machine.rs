@@ -14,6 +14,7 @@ use stolon_model::{
 
 use super::event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
 use super::history::{self, Audit};
+use super::readiness::{Leadership, Loss, readiness};
 use super::{Change, Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
 use crate::latency::Latency;
 
@@ -276,6 +277,11 @@ impl Machine {
             self.latency.note(now.monotonic.saturating_sub(read_at));
         }
         let decision = reconcile(&view, &self.memory, now, uids);
+        let loss = match self.standing {
+            Standing::Follower => None,
+            Standing::Leader => loss_at_failover(&view),
+        };
+        out.push(Effect::Measure(Measure::LossAtFailover(loss)));
         match self.standing {
             Standing::Follower => {
                 // A follower has no deadlines: it only remembers what it sees.
@@ -491,4 +497,9 @@ impl Machine {
         }
         self.own_report.refused = refused;
     }
+}
+
+fn loss_at_failover(view: &View<'_>) -> Option<Loss> {
+    let report_of = |uid: &_| view.keepers.get(uid).map(|report| &**report);
+    Some(readiness(view.cluster, report_of, Leadership::Held)?.successor?.loss)
 }

@@ -23,6 +23,7 @@ mod memory;
 mod migration;
 mod pause;
 mod proxy;
+mod readiness;
 mod reasons;
 mod removal;
 mod request;
@@ -57,6 +58,7 @@ pub use memory::{
     ProxySighting, Refused, Request, Stall, SwitchoverSighting, Unproven,
 };
 pub use pause::PauseSighting;
+pub use readiness::{Impediment, Leadership, Loss, Readiness, Successor, readiness};
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use round::Round;
 use seen::Seen;

@@ -17,6 +17,7 @@ mod more;
 mod pause;
 mod properties;
 mod proxies;
+mod readiness;
 mod requests;
 mod rounds;
 mod standbys;

@@ -48,6 +48,11 @@ keeper1 (master)\n\
 KEEPER\tROLE\tSTATE\tREPLICATION\tTIMELINE\tPOSITION\tLAG\tVERSION\tUPTIME\n\
 keeper1\tmaster\trunning\t-\t\t-\t\t-\t\t-\t-\t-\n\
 keeper2\tstandby\trunning\tasync\t\t-\t\t-\t\t-\t-\t-\n\
+\n\
+=== Failover ===\n\
+\n\
+if the primary failed now: nobody could take over\n\
+keeper2 could not: the cluster data do not say what it follows\n\
 \n";
 
 const JSON: &str = r#"{
@@ -87,7 +92,17 @@ const JSON: &str = r#"{
 	"cluster": {
 		"available": true,
 		"master_keeper_uid": "keeper1",
-		"master_db_uid": "548f3fed"
+		"master_db_uid": "548f3fed",
+		"failover": {
+			"ready": false,
+			"rejected": [
+				{
+					"keeper_uid": "keeper2",
+					"reason": "the cluster data do not say what it follows"
+				}
+			],
+			"sentence": "if the primary failed now: nobody could take over"
+		}
 	}
 }
 "#;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stolon_model::{
     FileSystemReport, Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PendingParameter,
-    PostgresState, PostgresVersion, Served, SlotReport, Timestamp,
+    PostgresState, PostgresVersion, Served, SlotReport, StandbyLagReport, Timestamp,
 };
 
 use crate::keeper::event::{Effect, Health, Measure, Position, Progress, StandbyLag, StateFile};
@@ -67,6 +67,7 @@ struct Running {
     /// What waits for a restart.
     pending: Vec<PendingParameter>,
     slots: Vec<SlotReport>,
+    standby_lag: Vec<StandbyLagReport>,
 }
 
 impl Running {
@@ -81,7 +82,12 @@ impl Running {
             in_force: in_force.clone(),
             wanted: wanted(name),
         });
-        Running { started: answer.started, pending: pending.collect(), slots: Vec::new() }
+        Running {
+            started: answer.started,
+            pending: pending.collect(),
+            slots: Vec::new(),
+            standby_lag: Vec::new(),
+        }
     }
 }
 
@@ -153,8 +159,10 @@ impl Machine {
         let state = answer.map_or_else(PostgresState::default, |answer| self.state_of(answer));
         self.measure_look(look);
         self.reporting.file_systems = look.room.file_systems.iter().map(FileSystem::report).collect();
-        self.reporting.running =
-            answer.map(|answer| Running { slots: self.slots_of(answer), ..Running::of(answer) });
+        self.reporting.running = answer.map(|answer| {
+            let (slots, standby_lag) = (self.slots_of(answer), self.standby_lag_of(answer));
+            Running { slots, standby_lag, ..Running::of(answer) }
+        });
         self.reporting.seen = answer.map(|answer| server_of(self.looks.last_began(), answer));
         self.reporting.state = Some(state);
         if let (Some(answer), true) = (look.server.answer(), self.is_converged()) {
@@ -191,6 +199,19 @@ impl Machine {
         };
         let room = self.server.room.megabytes();
         slot_reports(&answer.slots, answer.lsn, |slot| own_bound(goal, version, room, slot))
+    }
+
+    fn standby_lag_of(&self, answer: &Answer) -> Vec<StandbyLagReport> {
+        if answer.in_recovery {
+            return Vec::new();
+        }
+        let lag = |lag: StandbyLag| StandbyLagReport {
+            behind_seconds: self.server.stragglers.behind(self.now, &lag.instance).as_secs_f64().ceil()
+                as u64,
+            unflushed_bytes: lag.unflushed,
+            instance: lag.instance,
+        };
+        position_of(answer).standbys.into_iter().map(lag).collect()
     }
 
     /// A server that can write nothing works as little as one that does not answer, whatever it says.
@@ -293,6 +314,7 @@ impl Machine {
             witness: Some(self.witness.report()),
             standby_pace: self.server.stragglers.report(),
             http_address: self.reporting.advertised.http_address.clone(),
+            standby_lag: running.map(|running| running.standby_lag.clone()).filter(|lag| !lag.is_empty()),
             hands_over: true,
             leaving: self.leaving.is_some(),
             switchover: self.handing.report(),

@@ -73,6 +73,14 @@ impl Stragglers {
         self.standbys.clear();
     }
 
+    /// For how long a standby has lacked something, at the least; zero while it is in step.
+    pub(super) fn behind(&self, now: Duration, standby: &InstanceUid) -> Duration {
+        let is_it = |name: &&String| instances_of(std::slice::from_ref(*name)).contains(standby);
+        let confirming = self.standbys.iter().find(|(name, _)| is_it(name)).map(|(_, it)| it);
+        let behind = confirming.filter(|it| it.pace != StandbyPace::InStep);
+        behind.map(|it| now.saturating_sub(it.since)).unwrap_or_default()
+    }
+
     /// For the report; absent on a standby.
     pub(super) fn report(&self) -> Option<BTreeMap<InstanceUid, StandbyPace>> {
         let paces: BTreeMap<InstanceUid, StandbyPace> = self

@@ -29,6 +29,9 @@ pub struct Activity {
     /// Why its standby receives nothing from the instance that it follows.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub replication_problem: String,
+    /// How often PostgreSQL ended unexpectedly within the minute before the report.
+    #[serde(skip_serializing_if = "is_none")]
+    pub restarts: u32,
     /// Parameters that were left out or need attention.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parameter_problems: Vec<String>,
@@ -72,6 +75,11 @@ fn is_zero(number: &u64) -> bool {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_none(count: &u32) -> bool {
+    *count == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -85,6 +93,7 @@ pub fn of_keeper(report: &KeeperReport) -> Option<Activity> {
         bytes_total: said.bytes_total,
         problem: said.problem.clone(),
         replication_problem: said.replication_problem.clone(),
+        restarts: said.restarts,
         parameter_problems: said.parameter_problems.clone().unwrap_or_default(),
         pending_restart: said.pending_restart,
         pending_parameters: said.pending_parameters.iter().flatten().map(Pending::from).collect(),
@@ -113,6 +122,11 @@ impl Activity {
         }
         if !self.replication_problem.is_empty() {
             sentences.push(format!("problem: {}", self.replication_problem));
+        }
+        if self.restarts > 0 {
+            let times =
+                if self.restarts == 1 { "once".to_owned() } else { format!("{} times", self.restarts) };
+            sentences.push(format!("problem: PostgreSQL ended unexpectedly {times} within a minute"));
         }
         sentences.extend(self.parameter_problems.iter().cloned());
         sentences.extend(self.restart_sentence());

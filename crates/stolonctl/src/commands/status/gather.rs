@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use stolon_core::condition::{Evidence, Finding, findings};
-use stolon_core::sentinel::violations;
+use stolon_core::sentinel::{Leadership, violations};
 use stolon_model::{
     ClusterData, ClusterDocument, InstanceUid, KeeperReport, KeeperUid, Pause, SentinelUid, Timestamp,
     UsableCluster,
@@ -13,6 +13,7 @@ use stolon_runtime::Failure;
 use stolon_store::Versioned;
 
 use super::activity::{self, Activity};
+use super::failover::{self, FailoverLine};
 use super::instances::{self, InstanceLine};
 use super::slots::{self, SlotLine};
 use crate::stored_cluster::{StoredCluster, cannot_get, checked};
@@ -95,6 +96,9 @@ pub struct ClusterLine {
     /// The pause that an operator asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<PausedLine>,
+    /// What a failure of the primary would come to now; absent without a primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverLine>,
     /// What troubles the cluster, one sentence each: why there is no failover, for example.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -155,6 +159,7 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
     let evidence =
         Evidence { cluster: &cluster, keepers: &reports, sentinels: &sentinels, leader: leader.as_ref() };
     let findings = findings(evidence);
+    let leadership = if leader.is_some() { Leadership::Held } else { Leadership::Vacant };
     let sentinels = sentinels
         .into_iter()
         .map(|uid| SentinelLine { leader: leader.as_ref() == Some(&uid), uid: uid.to_string() })
@@ -167,7 +172,10 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
         sentinels,
         proxies,
         keepers: keeper_lines(data, &reports),
-        cluster: cluster_line(&cluster, &reports, holds.unwrap_or_default(), &findings, available),
+        cluster: ClusterLine {
+            failover: failover::of_cluster(&cluster, &reports, leadership),
+            ..cluster_line(&cluster, &reports, holds.unwrap_or_default(), &findings, available)
+        },
         broken_rules: violations(data).len(),
         tree: tree(data),
         findings,
@@ -217,6 +225,7 @@ fn cluster_line(
             .unwrap_or_default(),
         master_db_uid: primary.to_string(),
         paused: data.cluster.pause.as_ref().map(PausedLine::from),
+        failover: None,
         problems: activity::of_cluster(cluster, reports, holds, findings),
     }
 }

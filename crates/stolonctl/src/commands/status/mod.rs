@@ -1,6 +1,7 @@
 //! `stolonctl status`
 
 mod activity;
+mod failover;
 mod gather;
 mod instances;
 mod slots;

@@ -41,6 +41,7 @@ pub fn render(status: &Status, style: Style) -> String {
         page.out.push('\n');
     }
     page.instances(status);
+    page.failover(status);
     page.slots(status);
     page.activity_and_problems(status);
     page.out
@@ -126,6 +127,19 @@ impl Page {
         for (row, tone) in made.lines().zip(std::iter::once(None).chain(tones)) {
             let row = tone.map_or_else(|| row.to_owned(), |tone| self.style.line(tone, row));
             self.out.push_str(&format!("{row}\n"));
+        }
+        self.out.push('\n');
+    }
+
+    /// What a failure of the primary would come to. Nothing where there is none.
+    fn failover(&mut self, status: &Status) {
+        let Some(line) = &status.cluster.failover else { return };
+        self.title("=== Failover ===");
+        let tone = if line.ready { Tone::Good } else { Tone::Attention };
+        let sentence = self.style.line(tone, &line.sentence);
+        self.out.push_str(&format!("{sentence}\n"));
+        for rejected in &line.rejected {
+            self.out.push_str(&format!("{} could not: {}\n", rejected.keeper_uid, rejected.reason));
         }
         self.out.push('\n');
     }
