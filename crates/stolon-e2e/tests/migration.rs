@@ -163,7 +163,7 @@ fn data_of_another_major_version() {
             legacy.marker.display()
         );
         cluster.stolonctl_ok(&["init", "--yes", &Legacy::spec(&command).to_string()], "").await?;
-        said(cluster, &["13", "15"]).await?;
+        said(cluster, &["the data is of PostgreSQL 13, the binaries are of PostgreSQL 15"]).await?;
         nothing_half_made(cluster).await?;
         std::fs::write(&legacy.marker, "")?;
         migrated(cluster, &legacy).await
