@@ -31,6 +31,8 @@ impl World {
     }
 
     pub(crate) fn fault_ends(&mut self, index: usize) {
+        // Peace begins after the last of them; an operator who puts the document back writes, too.
+        self.whole = None;
         let fault = self.scenario.faults[index].clone();
         if fault.lasts > 0 {
             self.log.say(self.now, "##", || format!("fault {index} ends: {:?}", fault.what));
