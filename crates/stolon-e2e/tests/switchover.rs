@@ -274,7 +274,10 @@ fn a_keeper_that_has_nobody_to_hand_over_to_stops_at_once() {
         cluster.start_service(&name)?;
         let relieved = cluster.primary().await?;
         ensure!(relieved != primary);
-        cluster.wait_streaming(1, PATIENCE).await?;
+        wait_for("a standby that is fit", PATIENCE, async || {
+            cluster.stolonctl_ok(&["switchover", "--dry-run"], "").await.map(Some)
+        })
+        .await?;
         // Back to where it is not wanted, then to the end.
         cluster.stolonctl_ok(&["switchover"], "").await?;
         cluster.wait_streaming(1, PATIENCE).await?;
