@@ -17,6 +17,7 @@ pub mod playground;
 mod pretty;
 mod stored_cluster;
 mod table;
+mod watch;
 
 pub use cli::command;
 

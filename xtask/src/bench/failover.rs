@@ -11,7 +11,7 @@ use serde_json::json;
 use stolon_model::{ClusterData, KeeperUid};
 use stolon_store::{ClusterStore, WatchScope};
 use stolon_testkit::local::Target;
-use stolon_testkit::local::writes::Writes;
+use stolon_testkit::local::writes::{Writes, Writing};
 use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, wait_for};
 
 use super::Options;
@@ -116,12 +116,22 @@ async fn cell(options: &Options, programs: &Path, fault: Fault, mode: Mode) -> a
     let plan = Plan { programs: Some(programs.to_path_buf()), ..options.plan(keepers) }
         // What is measured is one crash, again and again, not a server that keeps crashing.
         .spec(json!({ "synchronousReplication": mode == Mode::Synchronous, "maxRestartsPerMinute": 1000 }));
-    let mut cluster = Cluster::start_and_wait(&plan).await?;
+    repeat(options, &plan, mode, async |cluster| run(cluster, fault, keepers).await).await
+}
+
+/// Do it again and again on one cluster, each time once everybody is healthy.
+pub async fn repeat<R>(
+    options: &Options,
+    plan: &Plan,
+    mode: Mode,
+    mut run: impl AsyncFnMut(&mut Cluster) -> anyhow::Result<R>,
+) -> anyhow::Result<Vec<R>> {
+    let mut cluster = Cluster::start_and_wait(plan).await?;
     let mut runs = Vec::new();
     for _ in 0..options.runs {
         let outcome = async {
-            settle(&cluster, keepers, mode).await?;
-            run(&mut cluster, fault, keepers).await
+            settle(&cluster, mode.keepers(), mode).await?;
+            run(&mut cluster).await
         }
         .await;
         match outcome {
@@ -154,16 +164,36 @@ pub async fn settle(cluster: &Cluster, keepers: usize, mode: Mode) -> anyhow::Re
     .await
 }
 
-async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Result<Run> {
-    let primary = cluster.primary().await?;
-    let sightings = Arc::new(Mutex::new(Sightings::default()));
+/// Four clients that write as fast as they can.
+pub async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
     let writes = Writes {
         target: cluster.proxy(),
         clients: 4,
         pause: Duration::from_millis(1),
         limit: Duration::from_secs(30),
     };
-    let writing = writes.start().await?;
+    writes.start().await
+}
+
+/// The longest time without writes since `begun`, once there have been writes for two seconds after `done`: its ends.
+pub async fn last_gap(
+    writing: &Writing,
+    begun: Instant,
+    done: Instant,
+) -> anyhow::Result<(Instant, Instant)> {
+    let back = wait_for("writes after it", PATIENCE, async || {
+        let ledger = writing.ledger();
+        let gap = ledger.longest_gap(begun);
+        Ok(gap.filter(|_| ledger.times.last().is_some_and(|last| *last > done + Duration::from_secs(2))))
+    })
+    .await;
+    back.with_context(|| format!("the last failure: {}", writing.last_failure()))
+}
+
+async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Result<Run> {
+    let primary = cluster.primary().await?;
+    let sightings = Arc::new(Mutex::new(Sightings::default()));
+    let writing = start_writing(cluster).await?;
     // A fault comes at any moment between two heartbeats.
     let phase = Duration::from_millis(1000 + RandomState::new().build_hasher().finish() % 1000);
     tokio::time::sleep(phase).await;
@@ -187,15 +217,10 @@ async fn run(cluster: &mut Cluster, fault: Fault, keepers: usize) -> anyhow::Res
             })
         })
         .collect();
-    let back = wait_for("writes after the kill", PATIENCE, async || {
-        let ledger = writing.ledger();
-        let gap = ledger.longest_gap(killed);
-        Ok(gap.filter(|_| ledger.times.last().is_some_and(|last| *last > killed + Duration::from_secs(2))))
-    })
-    .await;
+    let back = last_gap(&writing, killed, killed).await;
     observer.abort();
     probers.iter().for_each(tokio::task::JoinHandle::abort);
-    let (before, after) = back.with_context(|| format!("the last failure: {}", writing.last_failure()))?;
+    let (before, after) = back?;
     let ledger = writing.stop().await;
     let verdict = ledger.check(&cluster.proxy()).await?;
     if fault == Fault::KeeperAndPostmaster {

@@ -9,11 +9,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 use stolon_model::{ClusterData, SwitchoverStage};
 use stolon_store::{ClusterStore, WatchScope};
-use stolon_testkit::local::writes::Writes;
-use stolon_testkit::{Cluster, PATIENCE, Plan, wait_for};
+use stolon_testkit::{Cluster, Plan};
 
 use super::Options;
-use super::failover::{Mode, parts, settle, watch_instance};
+use super::failover::{Mode, last_gap, parts, repeat, start_writing, watch_instance};
 use xtask_bench::statistics::{longest, median, seconds};
 
 /// Who asks for it.
@@ -85,36 +84,12 @@ async fn cell(options: &Options, programs: &Path, asked: Asked, mode: Mode) -> a
     let keepers = mode.keepers();
     let plan = Plan { programs: Some(programs.to_path_buf()), ..options.plan(keepers) }
         .spec(json!({ "synchronousReplication": mode == Mode::Synchronous }));
-    let mut cluster = Cluster::start_and_wait(&plan).await?;
-    let mut runs = Vec::new();
-    for _ in 0..options.runs {
-        let outcome = async {
-            settle(&cluster, keepers, mode).await?;
-            run(&mut cluster, asked, keepers).await
-        }
-        .await;
-        match outcome {
-            Ok(run) => runs.push(run),
-            Err(error) => {
-                cluster.dump_logs();
-                cluster.kill_everything().await;
-                return Err(error);
-            }
-        }
-    }
-    cluster.kill_everything().await;
-    Ok(runs)
+    repeat(options, &plan, mode, async |cluster| run(cluster, asked, keepers).await).await
 }
 
 async fn run(cluster: &mut Cluster, asked: Asked, keepers: usize) -> anyhow::Result<Run> {
     let primary = cluster.primary().await?;
-    let writes = Writes {
-        target: cluster.proxy(),
-        clients: 4,
-        pause: Duration::from_millis(1),
-        limit: Duration::from_secs(30),
-    };
-    let writing = writes.start().await?;
+    let writing = start_writing(cluster).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let sightings = Arc::new(Mutex::new(Sightings::default()));
     let observer = tokio::spawn(watch_store(cluster.store.clone(), primary, Arc::clone(&sightings)));
@@ -132,15 +107,10 @@ async fn run(cluster: &mut Cluster, asked: Asked, keepers: usize) -> anyhow::Res
     let begun = Instant::now();
     ask(cluster, asked, primary).await?;
     let done = Instant::now();
-    let back = wait_for("writes after it", PATIENCE, async || {
-        let ledger = writing.ledger();
-        let gap = ledger.longest_gap(begun);
-        Ok(gap.filter(|_| ledger.times.last().is_some_and(|last| *last > done + Duration::from_secs(2))))
-    })
-    .await;
+    let back = last_gap(&writing, begun, done).await;
     observer.abort();
     probers.iter().for_each(tokio::task::JoinHandle::abort);
-    let (before, after) = back.with_context(|| format!("the last failure: {}", writing.last_failure()))?;
+    let (before, after) = back?;
     let verdict = writing.stop().await.check(&cluster.proxy()).await?;
     ensure!(cluster.primary().await? != primary, "keeper{primary} has still the primary");
     if asked == Asked::BySignal {

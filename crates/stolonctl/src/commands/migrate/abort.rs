@@ -13,7 +13,7 @@ use super::facts::{Facts, Slot};
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::worker::{self, Worker};
 use super::{Outcome, OutputArgs, fence, record};
-use crate::stored_cluster::{Edit, StoredCluster, cannot_get};
+use crate::stored_cluster::{StoredCluster, cannot_get};
 
 /// How long the legacy server may take to open, and a slot to be let go.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,13 +56,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         drop_slot(&session, &legacy, &migration.slot).await?;
         outcome.did(format!("replication slot {} is gone from the legacy server", migration.slot));
     }
-    worker
-        .change(|document| {
-            let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
-            cluster.status.migration = None;
-            Ok(Edit::Write)
-        })
-        .await?;
+    worker.change(record::forget).await?;
     outcome.did("the cluster does not follow the legacy server any more");
     outcome.show(format)
 }

@@ -9,7 +9,7 @@ use super::legacy::SourceArgs;
 use super::way_back::{WayBack, remove_from_legacy};
 use super::worker::Worker;
 use super::{Outcome, OutputArgs, record};
-use crate::stored_cluster::{Edit, StoredCluster};
+use crate::stored_cluster::StoredCluster;
 
 /// Flags of `migrate finish`.
 #[derive(Debug, clap::Args)]
@@ -50,13 +50,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         way_back.remove_from_cluster().await?;
         outcome.did("what was made for the way back is gone from both");
     }
-    worker
-        .change(|document| {
-            let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
-            cluster.status.migration = None;
-            Ok(Edit::Write)
-        })
-        .await?;
+    worker.change(record::forget).await?;
     outcome.did(match migration.rehearsal {
         true => "the rehearsal is over; stolonctl init makes the cluster anew",
         false => {

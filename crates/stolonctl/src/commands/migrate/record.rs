@@ -5,6 +5,8 @@ use std::time::Duration;
 use stolon_model::{ClusterDocument, GoDuration, Migration, MigrationMethod, MigrationStage, ProxyHandover};
 use stolon_runtime::Failure;
 
+use crate::stored_cluster::Edit;
+
 /// So long proxies hold new clients, which are to find an open primary by then.
 const HOLD: Duration = Duration::from_secs(15);
 
@@ -69,4 +71,11 @@ pub fn stage_in_words(stage: Option<&MigrationStage>) -> String {
         Some(MigrationStage::Unknown(word)) => word,
     };
     words.to_owned()
+}
+
+/// The migration is over: the change that takes its record out. Never fails, like every change that nothing stands against.
+pub fn forget(document: &mut ClusterDocument) -> anyhow::Result<Edit> {
+    let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
+    cluster.status.migration = None;
+    Ok(Edit::Write)
 }

@@ -1,13 +1,11 @@
 //! `stolonctl migrate status`: how far it is, what is next, and how to undo it.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
-use std::time::Duration;
 
 use serde::Serialize;
 use stolon_model::{
-    ByteCount, ClusterData, ClusterDocument, Explained, KeeperReport, KeeperUid, Lsn, Migration,
-    MigrationStage, Phase, Role, Timestamp,
+    ByteCount, ClusterData, ClusterDocument, KeeperReport, KeeperUid, Lsn, Migration, MigrationStage, Phase,
+    Role, Timestamp,
 };
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_runtime::{CommonArgs, Shutdown, explained};
@@ -21,9 +19,6 @@ use super::way_back::{Lag, WayBack};
 use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::{StoredCluster, cannot_get};
-
-/// Between two pictures of `--watch`.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Flags of `migrate status`.
 #[derive(Debug, clap::Args)]
@@ -124,29 +119,14 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let format = args.output.format()?;
     let cluster = StoredCluster::open(common)?;
     let stop = shutdown.token();
-    let pictures = async {
-        if !args.watch {
-            let picture = look(&cluster, &args.source, &stop).await?;
-            return Ok(output::result(&shown(&picture, format))?);
-        }
-        let clear = if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
-        loop {
-            let picture = match look(&cluster, &args.source, &stop).await {
-                Ok(picture) => shown(&picture, format),
-                Err(error) => {
-                    let Explained { sentence, hint } = explained(&error);
-                    let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-                    format!("{sentence}\n{hint}")
-                }
-            };
-            output::result(&format!("{clear}{picture}"))?;
-            tokio::time::sleep(WATCH_INTERVAL).await;
-        }
-    };
+    let picture = async || Ok(shown(&look(&cluster, &args.source, &stop).await?, format));
+    if args.watch {
+        return crate::watch::watch(&stop, picture).await;
+    }
     tokio::select! {
         biased;
         () = stop.cancelled() => Ok(()),
-        ended = pictures => ended,
+        picture = picture() => Ok(output::result(&picture?)?),
     }
 }
 

@@ -8,7 +8,6 @@ mod slots;
 mod style;
 mod text;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -75,8 +74,6 @@ struct Judgement {
 
 /// `--check`: it cannot be told how the cluster does.
 const NOT_KNOWN: u8 = 3;
-/// Between two pictures of `--watch`.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Show the cluster, or judge it.
 ///
@@ -108,35 +105,16 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Show the cluster again and again, on a terminal in place of the picture before. What cannot be told is said, and asked again.
+/// Show the cluster again and again.
 ///
 /// # Errors
 /// The command line is wrong, or the output cannot be written.
 pub async fn watch(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
-    const CLEAR: &str = "\x1b[2J\x1b[H";
     let format = args.format()?;
     let cluster = StoredCluster::open(common)?;
-    let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
-    let stop = shutdown.token();
-    let pictures = async {
-        loop {
-            let picture = match answer(&cluster).await {
-                Ok(status) => shown(&status, format),
-                Err(error) => {
-                    let Explained { sentence, hint } = explained(&error);
-                    let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-                    format!("{sentence}\n{hint}")
-                }
-            };
-            output::result(&format!("{clear}{picture}"))?;
-            tokio::time::sleep(WATCH_INTERVAL).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Ok(ExitCode::SUCCESS),
-        ended = pictures => ended,
-    }
+    let picture = async || Ok(shown(&answer(&cluster).await?, format));
+    crate::watch::watch(&shutdown.token(), picture).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn shown(status: &Status, format: Format) -> String {
