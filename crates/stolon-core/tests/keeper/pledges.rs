@@ -78,6 +78,27 @@ fn nobody_is_asked_while_the_store_answers() {
     assert_eq!((world.asked.len(), world.vouched()), (0, Duration::ZERO));
 }
 
+/// Proxies close soon: what would do for everything else, since it was read a moment ago, is not good enough once the store has refused a report.
+#[test]
+fn a_report_that_is_refused_has_the_others_asked_at_once() {
+    let mut world = serving(primary());
+    world.pledges = [("pp", TERM), ("bb", TERM)].into();
+    let reports = world.reports.len();
+    while world.reports.len() == reports {
+        world.run(MOMENT);
+    }
+    world.store = Store::Refuses;
+    let refused = |world: &World| world.sayings.iter().any(|it| matches!(it, Saying::ReportRefused(_)));
+    for _ in 0..1000 {
+        if !refused(&world) {
+            world.run(MOMENT);
+        }
+    }
+    assert!(refused(&world));
+    world.run(5 * MOMENT);
+    assert!(!world.vouched().is_zero(), "{:?}", world.log);
+}
+
 #[test]
 fn a_primary_is_vouched_for_while_all_others_pledge() {
     let mut world = serving(primary());
@@ -186,9 +207,11 @@ fn a_standby_pledges_only_where_it_cannot_read_and_knows_the_same_primary() {
 /// A store that has just gone is noticed by whoever is asked.
 #[test]
 fn who_is_asked_looks_whether_the_store_is_away() {
-    let mut world = following();
-    world.store = Store::Silent;
-    assert_eq!(pledged(&mut world), Some(TERM));
+    for store in [Store::Silent, Store::Refuses] {
+        let mut world = following();
+        world.store = store;
+        assert_eq!(pledged(&mut world), Some(TERM), "{store:?}");
+    }
 }
 
 #[test]

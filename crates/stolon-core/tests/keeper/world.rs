@@ -22,6 +22,8 @@ use crate::given::*;
 pub enum Store {
     Answers,
     Silent,
+    /// It refuses connections: what was known a moment ago still counts where nothing newer is wanted.
+    Refuses,
 }
 
 /// What is under way around the machine.
@@ -29,8 +31,10 @@ pub enum Store {
 enum Activity {
     Look(Work),
     Step(Work),
-    /// Asked for at that time.
+    /// As of then.
     ReadCluster(Duration),
+    /// The store was not asked; what was known as of then will do.
+    RecallCluster(Duration),
     ReadOwnReport,
     ReadReports,
     /// Asked for at that time, of a store that answers or does not.
@@ -345,9 +349,12 @@ impl World {
             }
             Effect::ReadCluster { at_most } => {
                 self.note("read".into());
-                let is_young = self.confirmed.is_some_and(|as_of| as_of + at_most >= self.now);
-                self.questions += usize::from(!is_young);
-                (MOMENT, Activity::ReadCluster(self.now))
+                let young = self.confirmed.filter(|as_of| !at_most.is_zero() && *as_of + at_most >= self.now);
+                self.questions += usize::from(young.is_none());
+                match young.filter(|_| self.store == Store::Refuses) {
+                    Some(as_of) => (MOMENT, Activity::RecallCluster(as_of)),
+                    None => (MOMENT, Activity::ReadCluster(self.now)),
+                }
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),
             Effect::ReadReports => (MOMENT, Activity::ReadReports),
@@ -367,7 +374,7 @@ impl World {
             Effect::Publish { report, ttl, limit } => {
                 self.ttl = ttl;
                 let takes = match self.store {
-                    Store::Answers => MOMENT,
+                    Store::Answers | Store::Refuses => MOMENT,
                     Store::Silent => limit,
                 };
                 (takes, Activity::Publish(report, self.now, self.store))
@@ -417,18 +424,17 @@ impl World {
     fn outcome(&mut self, activity: Activity) -> Event {
         match activity {
             Activity::Look(_) | Activity::Step(_) => unreachable!("ends by itself"),
-            Activity::ReadCluster(as_of) => {
+            Activity::ReadCluster(as_of) if self.store != Store::Answers => {
+                Event::ClusterRead { read: ClusterRead::Unanswered("no answer".into()), as_of }
+            }
+            Activity::ReadCluster(as_of) | Activity::RecallCluster(as_of) => {
                 let usable = UsableCluster::try_from(self.cluster.clone()).expect("usable cluster data");
-                let read = match self.store {
-                    Store::Silent => ClusterRead::Unanswered("no answer".into()),
-                    Store::Answers => ClusterRead::Usable(Arc::new(usable)),
-                };
-                Event::ClusterRead { read, as_of }
+                Event::ClusterRead { read: ClusterRead::Usable(Arc::new(usable)), as_of }
             }
             Activity::Knock => Event::Knocked(self.knocked),
             Activity::Pledge(instance, term) => Event::PledgeAnswered { instance, term },
             Activity::ReadOwnReport => Event::OwnReportRead(match self.store {
-                Store::Silent => Err("no answer".into()),
+                Store::Silent | Store::Refuses => Err("no answer".into()),
                 Store::Answers => {
                     Ok(self.namesake.clone().or_else(|| self.reports.last().cloned()).map(Box::new))
                 }
@@ -436,9 +442,9 @@ impl World {
             Activity::ReadReports => Event::ReportsRead(match (self.store, &self.others) {
                 (Store::Answers, Ok(reports)) => Ok(Box::new(reports.clone())),
                 (Store::Answers, Err(why)) => Err((*why).to_owned()),
-                (Store::Silent, _) => Err("no answer".into()),
+                (Store::Silent | Store::Refuses, _) => Err("no answer".into()),
             }),
-            Activity::Publish(_, _, Store::Silent) => Event::ReportRefused("no answer".into()),
+            Activity::Publish(_, _, Store::Silent | Store::Refuses) => Event::ReportRefused("no answer".into()),
             Activity::Publish(report, asked, Store::Answers) => {
                 self.confirmed = Some(asked);
                 self.reports.push(*report);

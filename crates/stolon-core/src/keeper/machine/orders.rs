@@ -19,6 +19,9 @@ pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// comes the time of two of them.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
 
+/// The store itself is to answer, however young what is known may be.
+pub(super) const UNKNOWN_UNTIL_ASKED: Duration = Duration::ZERO;
+
 /// Each report brings the cluster data along, once in a sleep interval and as much later as the store takes to answer. What came
 /// with the last one is as good as what a question of its own would bring, and what changes is told by the store in any case.
 const CONFIRMED_BY_REPORTS: f64 = 1.5;

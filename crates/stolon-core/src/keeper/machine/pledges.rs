@@ -10,7 +10,7 @@ use stolon_model::{InstanceUid, Pledge, PledgeRequest};
 
 use super::Machine;
 use super::course::Pursuit;
-use super::orders::FRESH;
+use super::orders::UNKNOWN_UNTIL_ASKED;
 use crate::keeper::event::{Effect, StateFile};
 use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole};
 use crate::keeper::inquiry::{Office, Vouched};
@@ -219,7 +219,7 @@ impl Machine {
     pub(super) fn pledge_asked(&mut self, number: u64, request: PledgeRequest) {
         self.pledges.waiting.push(Waiting { number, request, since: self.now });
         if !self.store_is_silent() {
-            self.read_cluster(FRESH);
+            self.read_cluster(UNKNOWN_UNTIL_ASKED);
         }
         self.answer_who_waits();
     }

@@ -22,6 +22,7 @@ use crate::postgres::{Support, Version, is_recovery_parameter};
 
 use super::ailments::Ailments;
 use super::namesake::{Found, NamesakeWatch, Permission, Predecessor, Us};
+use super::orders::UNKNOWN_UNTIL_ASKED;
 use super::picture::server_of;
 use super::publisher::{News, Publisher};
 use super::served::Office;
@@ -415,6 +416,10 @@ impl Machine {
     pub(super) fn report_refused(&mut self, why: String) {
         self.say(Saying::ReportRefused(why));
         self.reporting.publisher.refused(self.now);
+        if self.orders.doubt().is_none() {
+            // Whether the store is away is to be known before proxies close (docs/design/012-lease.md).
+            self.read_cluster(UNKNOWN_UNTIL_ASKED);
+        }
     }
 }
 
