@@ -38,6 +38,8 @@ pub enum News {
     Look,
     /// Listening begins here. Earlier changes were not heard.
     Anew,
+    /// Nothing is heard any more, perhaps since the store is away. Listening begins again by itself.
+    BrokenOff,
 }
 
 /// What a store tells by itself.

@@ -90,8 +90,8 @@ impl<T> Feed<T> {
         Some(self.value().map(|value| Seen { value, as_of, told }))
     }
 
-    /// What is known as of at most `age` ago. Asks the store only where what is known is older, or where the store does not tell
-    /// of every change; an age of zero always asks.
+    /// What is known as of at most `age` ago. Asks the store only where what is known is older, where the store does not tell
+    /// of every change, or where its watch broke off; an age of zero always asks.
     ///
     /// # Errors
     /// Those of a read.
@@ -109,6 +109,7 @@ impl<T> Feed<T> {
             |moment: Option<BootInstant>, age| moment.is_some_and(|moment| !(moment + age).is_past());
         let is_known = self.tells == Tells::Everything
             && !age.is_zero()
+            && !self.copy.is_cut_off()
             && is_young(self.copy.as_of(), age)
             && is_young(self.copy.as_of().max(self.copy.told()), silence);
         let asked_at = BootInstant::now();

@@ -59,6 +59,16 @@ struct Copied {
     as_of: Option<BootInstant>,
     /// When the store last told of something new by itself.
     told: Option<BootInstant>,
+    hearing: Hearing,
+}
+
+/// Whether the store would tell of a change now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hearing {
+    #[default]
+    Works,
+    /// What was missed could not be read.
+    CutOff,
 }
 
 /// An entry of the copy.
@@ -120,6 +130,11 @@ impl KvFeed {
     /// When the store last told of something new by itself; `None`: not yet.
     pub(crate) fn told(&self) -> Option<BootInstant> {
         self.copy().told
+    }
+
+    /// Whether the watch broke off and the store has not answered since: then what is known is not what the store would say now.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.copy().hearing == Hearing::CutOff
     }
 
     /// Look at the copy.
@@ -194,7 +209,9 @@ impl KvFeed {
         copy.version = look.version;
         copy.as_of = if went_back { Some(asked_at) } else { copy.as_of.max(Some(asked_at)) };
         drop(copy);
-        self.wake_if(heavy);
+        if heavy {
+            self.wake();
+        }
         Absorbed::Complete
     }
 
@@ -220,7 +237,9 @@ impl KvFeed {
         copy.version = version;
         copy.told = Some(now);
         drop(copy);
-        self.wake_if(heavy);
+        if heavy {
+            self.wake();
+        }
     }
 
     fn is_heavy(&self, old: Option<&Entry>, new: Option<&Entry>) -> bool {
@@ -230,10 +249,8 @@ impl KvFeed {
                 || (self.weigh)(&self.selector, old, new) == Weight::Wakes)
     }
 
-    fn wake_if(&self, heavy: bool) {
-        if heavy {
-            self.wakes.send_modify(|count| *count = count.wrapping_add(1));
-        }
+    fn wake(&self) {
+        self.wakes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Keep the copy up to date with what the store tells.
@@ -243,7 +260,7 @@ impl KvFeed {
                 News::Carried { changes, version } => self.absorb_changes(changes, version),
                 News::Found { look, asked_at } => self.absorb_look(look, asked_at, Version::START),
                 News::Look => self.catch_up(Missed::Changes).await,
-                News::Anew => self.catch_up(Missed::Unknown).await,
+                News::Anew | News::BrokenOff => self.catch_up(Missed::Unknown).await,
             }
         }
     }
@@ -257,8 +274,15 @@ impl KvFeed {
                 Missed::Unknown => self.ask_for_all().await,
             };
             match outcome {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.copy().hearing = Hearing::Works;
+                    return;
+                }
                 Err(error) => tracing::debug!(%error, "cannot read what the watch of the store missed"),
+            }
+            if std::mem::replace(&mut self.copy().hearing, Hearing::CutOff) == Hearing::Works {
+                // Whoever relies on the store learns now that it is away, and not when its next question is due.
+                self.wake();
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::News;
 use crate::link::{Link, Links, Protocol};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -32,9 +34,13 @@ pub enum Heard {
     Nothing,
 }
 
-/// Listen, over as many connections as it takes. `follow` listens over one; it is cancelled when that one is given up.
-pub async fn listen<P, F>(links: Arc<Links<P>>, follow: impl Fn(P::Client) -> F + Send)
-where
+/// Listen, over as many connections as it takes. `follow` listens over one; it is cancelled when that one is given up. Each end is
+/// told at once.
+pub async fn listen<P, F>(
+    links: Arc<Links<P>>,
+    news: &mpsc::Sender<News>,
+    follow: impl Fn(P::Client) -> F + Send,
+) where
     P: Protocol,
     F: Future<Output = Ended> + Send,
 {
@@ -58,8 +64,19 @@ where
             }
             Err(cause) => silent.report(&cause, links.endpoint_count()),
         }
+        if news.is_closed() {
+            return;
+        }
+        tell_of_the_end(news);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Earlier news that wait are for a reader who finds out by reading, or who is told after the next attempt.
+fn tell_of_the_end(news: &mpsc::Sender<News>) {
+    if news.capacity() == news.max_capacity() {
+        news.try_send(News::BrokenOff).ok();
     }
 }
 

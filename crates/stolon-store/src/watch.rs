@@ -74,8 +74,8 @@ impl Watch {
 
     /// Returns after a change that happened since the last return (or since the watch was made).
     ///
-    /// Several changes may give one return, and a return may come without a change. While the store
-    /// cannot be reached nothing wakes, so the caller needs a timer of its own. Cancel-safe.
+    /// Several changes may give one return, and a return may come without a change, as at the moment when the
+    /// connection breaks. While the store cannot be reached nothing wakes, so the caller needs a timer of its own. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.changes.changed().await.is_err() {
             std::future::pending::<()>().await;

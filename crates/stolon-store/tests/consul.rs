@@ -1,5 +1,6 @@
 //! The store in Consul keeps the contract, while Consul is killed, paused and restarted.
 
+mod away;
 mod certificates;
 mod outages;
 mod slow;

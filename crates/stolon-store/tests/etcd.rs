@@ -1,11 +1,13 @@
 //! The store in etcd keeps the contract, while etcd is killed, paused, restarted and compacted.
 
+mod away;
 mod certificates;
 mod slow;
 mod suite;
 
 use std::time::{Duration, Instant};
 
+use away::learns_that_the_store_is_away;
 use certificates::Certificates;
 use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions, ResignOptions};
 use stolon_model::{KeeperReport, SentinelUid};
@@ -134,11 +136,13 @@ async fn is_refused(candidate: &mut Campaign) -> bool {
 async fn a_watch_does_not_sleep_through_a_restart() {
     let mut etcd = Etcd::single().await.expect("etcd");
     let store = cluster(&etcd.endpoints(), TIMEOUT);
-    let mut watch = store.watch(WatchScope::ClusterData);
+    let (mut watch, mut feed) = (store.watch(WatchScope::ClusterData), store.follow_document());
     store.put_cluster_document(&document("u0")).await.expect("put");
     seen(&store, &mut watch, "u0").await;
     for round in 1..=3 {
+        within("an answer", async { while feed.at_most(TIMEOUT).await.is_err() {} }).await;
         etcd.kill(0).expect("kill");
+        learns_that_the_store_is_away(&mut feed).await;
         etcd.restart(0).expect("restart");
         etcd.wait_ready().await.expect("ready");
         let uid = format!("u{round}");

@@ -1,5 +1,6 @@
 //! The store in etcd's version 2 interface keeps the contract, while etcd is killed, paused and restarted.
 
+mod away;
 mod certificates;
 mod outages;
 mod slow;

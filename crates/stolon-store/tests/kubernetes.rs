@@ -1,5 +1,6 @@
 //! The store in Kubernetes keeps the contract, while the API server is killed, paused and restarted.
 
+mod away;
 #[allow(dead_code, reason = "files are named by a kubeconfig here, not by flags")]
 mod certificates;
 mod kubernetes_checks;

@@ -1,5 +1,6 @@
 //! The store in Kubernetes on a real API server: `cargo xtask kubernetes` builds one and runs this.
 
+mod away;
 mod kubernetes_checks;
 mod outages;
 #[allow(dead_code, reason = "some checks are for stores of any keys")]

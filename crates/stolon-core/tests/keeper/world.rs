@@ -444,7 +444,9 @@ impl World {
                 (Store::Answers, Err(why)) => Err((*why).to_owned()),
                 (Store::Silent | Store::Refuses, _) => Err("no answer".into()),
             }),
-            Activity::Publish(_, _, Store::Silent | Store::Refuses) => Event::ReportRefused("no answer".into()),
+            Activity::Publish(_, _, Store::Silent | Store::Refuses) => {
+                Event::ReportRefused("no answer".into())
+            }
             Activity::Publish(report, asked, Store::Answers) => {
                 self.confirmed = Some(asked);
                 self.reports.push(*report);

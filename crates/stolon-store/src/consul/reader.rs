@@ -89,7 +89,8 @@ impl Reader {
 
     /// Tell of all selected keys each time that one of them changes.
     pub async fn listen(self, selector: Selector, news: mpsc::Sender<News>) {
-        crate::listen::listen(Arc::clone(&self.links), |client| self.follow(client, &selector, &news)).await;
+        let links = Arc::clone(&self.links);
+        crate::listen::listen(links, &news, |client| self.follow(client, &selector, &news)).await;
     }
 
     async fn follow(&self, client: Client, selector: &Selector, news: &mpsc::Sender<News>) -> Ended {

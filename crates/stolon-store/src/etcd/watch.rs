@@ -13,14 +13,12 @@ use crate::{Change, Key, News, Selector, Version};
 /// Keep a watch open, over as many connections as it takes.
 pub async fn listen(links: Arc<Links>, selectors: Vec<Selector>, news: mpsc::Sender<News>) {
     let timeout = links.timeout();
-    crate::listen::listen(links, |client| {
-        let (selectors, news) = (&selectors, &news);
-        async move {
-            match tokio::time::timeout(timeout, open(&client, selectors)).await {
-                Ok(Ok(stream)) => follow(stream, news).await,
-                Ok(Err(error)) => Ended::Failed { cause: with_causes(&error), heard: Heard::Nothing },
-                Err(_) => Ended::Failed { cause: "no answer".to_owned(), heard: Heard::Nothing },
-            }
+    let (selectors, news) = (&selectors, &news);
+    crate::listen::listen(links, news, |client| async move {
+        match tokio::time::timeout(timeout, open(&client, selectors)).await {
+            Ok(Ok(stream)) => follow(stream, news).await,
+            Ok(Err(error)) => Ended::Failed { cause: with_causes(&error), heard: Heard::Nothing },
+            Err(_) => Ended::Failed { cause: "no answer".to_owned(), heard: Heard::Nothing },
         }
     })
     .await;

@@ -17,7 +17,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// Tell of each change, over as many connections as it takes.
 pub async fn listen(links: Arc<Links>, selector: Selector, news: mpsc::Sender<News>) {
     let listener = Listener { links: &links, selector, news };
-    crate::listen::listen(Arc::clone(&links), |client| listener.follow(client)).await;
+    crate::listen::listen(Arc::clone(&links), &listener.news, |client| listener.follow(client)).await;
 }
 
 struct Listener<'a> {

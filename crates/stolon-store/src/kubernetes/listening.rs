@@ -41,12 +41,18 @@ pub async fn listen(store: KubernetesStore, selector: Selector, news: mpsc::Send
     };
     let config_map = async {
         if selected.in_config_map {
-            crate::listen::listen(links.clone(), |client| listener.follow(client, Kind::ConfigMap)).await;
+            crate::listen::listen(links.clone(), &listener.news, |client| {
+                listener.follow(client, Kind::ConfigMap)
+            })
+            .await;
         }
     };
     let pods = async {
         if !selected.components.is_empty() {
-            crate::listen::listen(links.clone(), |client| listener.follow(client, Kind::Pods)).await;
+            crate::listen::listen(links.clone(), &listener.news, |client| {
+                listener.follow(client, Kind::Pods)
+            })
+            .await;
         }
     };
     tokio::join!(config_map, pods);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use stolon_model::SentinelUid;
 use stolon_store::{ClusterStore, Expected, KvClusterStore, KvStore, StoreError, WatchScope};
 
+use super::away::learns_that_the_store_is_away;
 use super::suite::{document, within};
 
 /// A server that tests do these things to.
@@ -65,6 +66,7 @@ pub async fn a_watch_does_not_sleep_through_a_restart<S: KvStore>(
         })
         .await;
         server.kill();
+        learns_that_the_store_is_away(&mut feed).await;
         server.restart().await;
     }
 }
