@@ -83,7 +83,7 @@ fn every_postgresql_is_restarted_one_at_a_time_under_load() {
         .await?;
         let before: Vec<_> = (1..=3).map(|number| cluster.postmaster(number)).collect::<Result<_, _>>()?;
         let writes = Writes {
-            target: cluster.proxy(),
+            doors: vec![cluster.proxy()],
             clients: 2,
             pause: Duration::from_millis(20),
             limit: Duration::from_secs(15),

@@ -23,7 +23,7 @@ fn clients_are_served_and_a_failover_ends_well() {
     let plan = Plan::new(2).store(StoreKind::EtcdFarAway { round_trip: ROUND_TRIP });
     on_cluster(plan, async |cluster| {
         let writes = Writes {
-            target: cluster.proxy(),
+            doors: vec![cluster.proxy()],
             clients: 2,
             pause: Duration::from_millis(20),
             limit: Duration::from_secs(15),

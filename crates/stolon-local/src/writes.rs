@@ -18,8 +18,9 @@ use crate::{Session, Target};
 /// How a workload writes.
 #[derive(Clone, Debug)]
 pub struct Writes {
-    /// The server that rows are written to.
-    pub target: Target,
+    /// Addresses of the database. A client that one of them lets down goes on with the next one, as with a connection string that
+    /// names several hosts.
+    pub doors: Vec<Target>,
     /// Connections at once.
     pub clients: usize,
     /// Pause between two rows of a client.
@@ -45,7 +46,6 @@ pub struct Ledger {
 
 /// A workload that runs.
 pub struct Writing {
-    target: Target,
     ledger: Arc<Mutex<Ledger>>,
     stop: watch::Sender<bool>,
     clients: Vec<tokio::task::JoinHandle<()>>,
@@ -62,23 +62,25 @@ pub struct Verdict {
     pub unknown_present: usize,
     /// Rows that nobody wrote.
     pub unexpected: Vec<i64>,
+    /// Rows that are there more than once; a key in the table would not let them in.
+    pub doubled: Vec<i64>,
 }
 
 const TABLE: &str = "create table if not exists acknowledged_writes (id bigint primary key)";
 
 impl Writes {
-    /// Make the table and start the clients. Call inside a tokio runtime.
+    /// Make the table through the first door, unless it is there, and start the clients. Call inside a tokio runtime.
     ///
     /// # Errors
     /// The table cannot be made.
     pub async fn start(self) -> anyhow::Result<Writing> {
-        let session = self.target.connect(self.limit).await?;
+        let first = self.doors.first().context("there is no address to write to")?;
+        let session = first.connect(self.limit).await?;
         session.rows(TABLE, self.limit).await.context("the table of the checker cannot be made")?;
         let highest = "select coalesce(max(id), 0) from acknowledged_writes";
         let highest: i64 = session.value(highest, self.limit).await?.parse().context("no number")?;
         let (stop, stopping) = watch::channel(false);
         let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let target = self.target.clone();
         let writes = Arc::new(self);
         let clients = (0..writes.clients)
             .map(|client| {
@@ -87,11 +89,12 @@ impl Writes {
                     ledger: ledger.clone(),
                     next: highest + 1 + client as i64,
                     step: writes.clients as i64,
+                    door: 0,
                 };
                 tokio::spawn(client.run(stopping.clone()))
             })
             .collect();
-        Ok(Writing { target, ledger, stop, clients })
+        Ok(Writing { ledger, stop, clients })
     }
 }
 
@@ -100,6 +103,8 @@ struct Client {
     ledger: Arc<Mutex<Ledger>>,
     next: i64,
     step: i64,
+    /// Which of the doors is tried, or written through.
+    door: usize,
 }
 
 impl Client {
@@ -112,9 +117,10 @@ impl Client {
             }
             // Not interrupted: an outcome that could be known should be.
             if session.is_none() {
-                match self.writes.target.connect(Duration::from_secs(1)).await {
+                match self.writes.doors[self.door].connect(Duration::from_secs(1)).await {
                     Ok(fresh) => session = Some(fresh),
                     Err(failure) => {
+                        self.next_door();
                         let mut ledger = self.ledger.lock();
                         ledger.failed += 1;
                         ledger.last_failure = format!("{failure:#}");
@@ -126,8 +132,13 @@ impl Client {
                 && !self.write(open).await
             {
                 session = None;
+                self.next_door();
             }
         }
+    }
+
+    fn next_door(&mut self) {
+        self.door = (self.door + 1) % self.writes.doors.len();
     }
 
     /// Write one row; true when the session can go on.
@@ -200,11 +211,6 @@ impl Writing {
         }
         self.ledger.lock().clone()
     }
-
-    /// The server that rows are written to.
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
 }
 
 impl Ledger {
@@ -215,18 +221,25 @@ impl Ledger {
     pub async fn check(&self, target: &Target) -> anyhow::Result<Verdict> {
         let limit = Duration::from_secs(30);
         let session = target.connect(limit).await?;
-        let mut present = BTreeSet::new();
+        let mut present = Vec::new();
         for row in session.rows("select id from acknowledged_writes", limit).await? {
-            present.insert(row.get(0).context("a row without number")?.parse::<i64>()?);
+            present.push(row.get(0).context("a row without number")?.parse::<i64>()?);
         }
-        Ok(self.compare(&present))
+        Ok(self.compare(present))
     }
 
-    fn compare(&self, present: &BTreeSet<i64>) -> Verdict {
+    fn compare(&self, rows: Vec<i64>) -> Verdict {
+        let (mut present, mut doubled) = (BTreeSet::new(), Vec::new());
+        for id in rows {
+            if !present.insert(id) {
+                doubled.push(id);
+            }
+        }
         Verdict {
+            doubled,
             acknowledged: self.acknowledged.len(),
-            lost: self.acknowledged.difference(present).copied().collect(),
-            unknown_present: self.unknown.intersection(present).count(),
+            lost: self.acknowledged.difference(&present).copied().collect(),
+            unknown_present: self.unknown.intersection(&present).count(),
             unexpected: present
                 .iter()
                 .filter(|id| !self.acknowledged.contains(id) && !self.unknown.contains(id))
@@ -249,12 +262,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_promise_and_a_row_from_nowhere_are_found() {
+    fn a_lost_promise_a_doubled_one_and_a_row_from_nowhere_are_found() {
         let ledger = Ledger { acknowledged: [1, 2, 3].into(), unknown: [4, 5].into(), ..Ledger::default() };
-        let verdict = ledger.compare(&[1, 3, 5, 9].into());
+        let verdict = ledger.compare(vec![1, 3, 5, 9, 3]);
         assert_eq!(
             verdict,
-            Verdict { acknowledged: 3, lost: vec![2], unknown_present: 1, unexpected: vec![9] }
+            Verdict {
+                acknowledged: 3,
+                lost: vec![2],
+                unknown_present: 1,
+                unexpected: vec![9],
+                doubled: vec![3]
+            }
         );
     }
 }

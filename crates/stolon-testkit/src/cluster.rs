@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use stolon_local::{
 };
 use stolon_model::{ClusterData, KeeperReport, KeeperUid};
 use stolon_store::{Backend, ClusterStore, StoreOptions};
-use tokio::io::AsyncWriteExt;
 
 use crate::daemon::free_ports;
 use crate::majors::reachable_programs_of_major;
@@ -369,10 +367,7 @@ impl Cluster {
     /// # Errors
     /// The program does not run.
     pub fn postmaster(&self, number: usize) -> anyhow::Result<Pid> {
-        let file = self.data_directory(number).join("postmaster.pid");
-        let text = std::fs::read_to_string(&file).context("PostgreSQL does not run")?;
-        let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
-        pid.context("postmaster.pid holds no process id")
+        postmaster(&self.data_directory(number))
     }
 
     /// PostgreSQL's processes of a keeper whose title holds a word, for example `walreceiver`.
@@ -380,12 +375,7 @@ impl Cluster {
     /// # Errors
     /// PostgreSQL does not run.
     pub fn backends(&self, number: usize, title: &str) -> anyhow::Result<Vec<Pid>> {
-        let all = tree(self.postmaster(number)?);
-        let titled = |pid: &Pid| {
-            std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
-                .is_ok_and(|line| line.contains(title))
-        };
-        Ok(all.into_iter().filter(titled).collect())
+        backends(&self.data_directory(number), title)
     }
 
     /// PGDATA of a keeper.
@@ -537,51 +527,6 @@ impl Cluster {
         .await
     }
 
-    /// Run `stolonctl` on this cluster, with `typed` on its input.
-    ///
-    /// # Errors
-    /// The command cannot be run, or does not end.
-    pub async fn stolonctl(&self, arguments: &[&str], typed: &str) -> anyhow::Result<Output> {
-        let mut command = self.layout.stolonctl();
-        command
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A command that reads nothing may have ended.
-            let _ = stdin.write_all(typed.as_bytes()).await;
-        }
-        tokio::time::timeout(PATIENCE, child.wait_with_output())
-            .await
-            .context("stolonctl does not end")?
-            .context("stolonctl")
-    }
-
-    /// Run `stolonctl`, which must succeed; returns what it printed.
-    ///
-    /// # Errors
-    /// The command fails.
-    pub async fn stolonctl_ok(&self, arguments: &[&str], typed: &str) -> anyhow::Result<String> {
-        let output = self.stolonctl(arguments, typed).await?;
-        ensure!(
-            output.status.success(),
-            "stolonctl {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// `stolonctl update --patch`, which must succeed.
-    ///
-    /// # Errors
-    /// The command fails.
-    pub async fn patch(&self, patch: Value) -> anyhow::Result<()> {
-        self.stolonctl_ok(&["update", "--patch", &patch.to_string()], "").await.map(drop)
-    }
-
     /// The whole log of a program.
     pub fn log(&self, name: &str) -> String {
         std::fs::read(self.layout.log(name))
@@ -630,6 +575,23 @@ impl Drop for Cluster {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The postmaster of a data directory.
+fn postmaster(data: &Path) -> anyhow::Result<Pid> {
+    let text = std::fs::read_to_string(data.join("postmaster.pid")).context("PostgreSQL does not run")?;
+    let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
+    pid.context("postmaster.pid holds no process id")
+}
+
+/// PostgreSQL's processes on a data directory whose title holds a word.
+pub(crate) fn backends(data: &Path, title: &str) -> anyhow::Result<Vec<Pid>> {
+    let all = tree(postmaster(data)?);
+    let titled = |pid: &Pid| {
+        std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
+            .is_ok_and(|line| line.contains(title))
+    };
+    Ok(all.into_iter().filter(titled).collect())
 }
 
 fn open_store(layout: &Layout) -> anyhow::Result<Arc<dyn ClusterStore>> {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use stolon_local::{Credentials, Process, Server};
 
-use crate::cluster::{Cluster, PATIENCE, QUERY};
+use crate::cluster::{Cluster, PATIENCE, QUERY, backends};
 
 /// A server of the cluster's PostgreSQL, with the cluster's users. Its files lie below those of the cluster, and it ends with it.
 pub struct Foreign {
@@ -70,6 +70,30 @@ impl Foreign {
     /// It does not start.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.process = Some(self.server.start().await?);
+        Ok(())
+    }
+
+    /// The name of the cluster's superuser, which it has too.
+    pub fn superuser(&self) -> &str {
+        &self.who.superuser
+    }
+
+    /// Its processes whose title holds a word, for example `logical replication worker`.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn backends(&self, title: &str) -> anyhow::Result<Vec<Pid>> {
+        backends(&self.server.data(), title)
+    }
+
+    /// SIGKILL to its postmaster; what it had started ends by itself.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        let process = self.process.take().context("the foreign server does not run")?;
+        process.signal(Signal::KILL);
+        process.exited().await;
         Ok(())
     }
 

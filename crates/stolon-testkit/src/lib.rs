@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod cluster;
+mod command;
 pub mod consul;
 mod daemon;
 pub mod etcd;
@@ -11,6 +12,7 @@ pub mod kubernetes;
 mod load;
 mod majors;
 mod metrics;
+mod migration;
 pub mod postgres;
 mod scenario;
 mod slow_road;

@@ -16,7 +16,7 @@ const SOME: usize = 20;
 /// None is acknowledged within [`PATIENCE`].
 pub async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
     let writes = Writes {
-        target: cluster.proxy(),
+        doors: vec![cluster.proxy()],
         clients: 3,
         pause: Duration::from_millis(5),
         limit: Duration::from_secs(15),

@@ -167,7 +167,7 @@ pub async fn settle(cluster: &Cluster, keepers: usize, mode: Mode) -> anyhow::Re
 /// Four clients that write as fast as they can.
 pub async fn start_writing(cluster: &Cluster) -> anyhow::Result<Writing> {
     let writes = Writes {
-        target: cluster.proxy(),
+        doors: vec![cluster.proxy()],
         clients: 4,
         pause: Duration::from_millis(1),
         limit: Duration::from_secs(30),

@@ -139,7 +139,7 @@ pub async fn run(options: &Soak) -> anyhow::Result<()> {
 async fn round(cluster: &mut Cluster, dice: &mut Dice, promised: &mut Ledger) -> anyhow::Result<Duration> {
     let target = cluster.proxy();
     let writes = Writes {
-        target: target.clone(),
+        doors: vec![target.clone()],
         clients: 4,
         pause: Duration::from_millis(2),
         limit: Duration::from_secs(60),
