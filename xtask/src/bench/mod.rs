@@ -2,6 +2,7 @@
 
 mod failover;
 mod idle;
+mod migration;
 mod new_cluster;
 mod soak;
 mod switchover;
@@ -30,6 +31,8 @@ pub enum Bench {
     },
     /// What idle programs cost: requests to the store, memory, processor time
     Idle(Idle),
+    /// Time without writes while a live database moves in and back, what its copy costs, how fast it is verified
+    Migration(migration::Migration),
     /// Faults of all kinds for a long time: nothing that was promised to a client may be lost
     Soak(Soak),
 }
@@ -123,6 +126,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
         }
         Bench::Idle(options) => {
             return runtime.block_on(idle::measure(options, &programs(&options.programs)?));
+        }
+        Bench::Migration(options) => {
+            return runtime.block_on(migration::measure(options, &programs(&options.programs)?));
         }
     };
     let programs = programs(&options.programs)?;

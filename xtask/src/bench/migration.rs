@@ -1,0 +1,222 @@
+//! A live database moves in while it is written, and back: how long nobody could write, what the copy costs beside a bare `pg_basebackup`
+//! of the same server, and how fast it is verified.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use stolon_model::ByteCount;
+use stolon_testkit::local::Target;
+use stolon_testkit::local::writes::Writing;
+use stolon_testkit::{Cluster, Foreign, PATIENCE, Plan, QUERY, writes_are_back};
+use xtask_bench::statistics::seconds;
+
+/// Longest time to fill the server, to copy it, or to read it.
+const LONG: Duration = Duration::from_secs(6 * 3600);
+/// Rows of about this size fill it.
+const ROW: u64 = 1024;
+/// Tables that hold them.
+const TABLES: u64 = 4;
+/// How long the application writes on the cluster before the rollback.
+const BETWEEN: Duration = Duration::from_secs(5);
+
+/// What the legacy server is set to: nobody moves one of that size with the settings of initdb.
+const SETTINGS: &str = "\
+max_wal_size = 4GB
+shared_buffers = 256MB
+max_connections = 100
+";
+
+/// How large the database is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Migration {
+    /// Size of the legacy database, for example 1GiB; there is room for four of them on the disk
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size)]
+    size: u64,
+
+    /// Measure the programs in this directory instead of building them
+    #[arg(long, value_name = "DIRECTORY")]
+    pub programs: Option<PathBuf>,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20)];
+    let parsed = units.iter().find_map(|(unit, bytes)| {
+        let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        number.checked_mul(*bytes)
+    });
+    parsed.filter(|bytes| *bytes > 0).ok_or_else(|| "a number with MiB or GiB, for example 16GiB".to_owned())
+}
+
+/// Measure, and print a table.
+///
+/// # Errors
+/// The cluster or the server does not work, or a row is lost.
+pub async fn measure(options: &Migration, programs: &Path) -> anyhow::Result<()> {
+    let plan = Plan { programs: Some(programs.to_path_buf()), ..Plan::new(2).uninitialised() };
+    let mut cluster = Cluster::prepare(&plan).await?;
+    let outcome = run(&mut cluster, options.size).await;
+    if outcome.is_err() {
+        cluster.dump_logs();
+    }
+    cluster.kill_everything().await;
+    outcome
+}
+
+async fn run(cluster: &mut Cluster, size: u64) -> anyhow::Result<()> {
+    println!("\nA database of {} moves in while it is written, and back; seconds", ByteCount(size));
+    let mut legacy = Foreign::create(cluster, "legacy", SETTINGS).await?;
+    legacy.start().await?;
+    let target = legacy.server.target();
+    fill(&target, size).await?;
+    let writing = legacy.application(&[cluster.proxy()], 2).await?;
+    let since = Instant::now();
+    writes_are_back(&writing, since).await?;
+
+    let bare = bare_copy(&legacy).await?;
+    println!("  bare pg_basebackup                 {}", seconds(bare));
+    cluster.start_services()?;
+    copy(cluster, &legacy, bare).await?;
+    verify(cluster, &target).await?;
+    println!("  longest pause of a writer so far   {}", seconds(pause(&writing, since)));
+
+    switch(cluster, &writing, "switch").await?;
+    tokio::time::sleep(BETWEEN).await;
+    switch(cluster, &writing, "rollback").await?;
+
+    let verdict = writing.stop().await.check(&target).await?;
+    let (lost, doubled, strange) = (verdict.lost.len(), verdict.doubled.len(), verdict.unexpected.len());
+    println!(
+        "  of {} promised rows: {lost} lost, {doubled} doubled, {strange} from nowhere",
+        verdict.acknowledged
+    );
+    ensure!((lost, doubled, strange) == (0, 0, 0), "rows were lost, doubled or invented");
+    Ok(())
+}
+
+async fn fill(target: &Target, size: u64) -> anyhow::Result<()> {
+    let session = target.connect(QUERY).await?;
+    let rows = size / ROW / TABLES;
+    for table in 1..=TABLES {
+        let sql = format!(
+            "create table payload{table} (id bigint primary key, data text not null); \
+             insert into payload{table} select i, repeat(md5(i::text), 30) from generate_series(1, {rows}) i"
+        );
+        session.rows(&sql, LONG).await?;
+        session.rows(&format!("vacuum (analyze, freeze) payload{table}"), LONG).await?;
+    }
+    session.rows("checkpoint", LONG).await.map(drop)
+}
+
+/// The same copy without anything of ours.
+async fn bare_copy(legacy: &Foreign) -> anyhow::Result<Duration> {
+    let (port, copy) = (legacy.server.port.to_string(), legacy.server.directory.join("bare"));
+    let words = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-X", "stream", "-c", "fast", "-D"];
+    let mut arguments: Vec<&OsStr> = words.iter().map(|word| (*word).as_ref()).collect();
+    arguments.push(copy.as_os_str());
+    let began = Instant::now();
+    legacy.server.tool("pg_basebackup", &arguments, "").await?;
+    let took = began.elapsed();
+    std::fs::remove_dir_all(&copy).context("the bare copy cannot be removed")?;
+    Ok(took)
+}
+
+/// `migrate start`, until the cluster follows and has its own standby.
+async fn copy(cluster: &Cluster, legacy: &Foreign, bare: Duration) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let observer = tokio::spawn(watch_copy(legacy.server.target()));
+    cluster.migrate_start(legacy, &[], LONG).await?;
+    let follows = began.elapsed();
+    let seen = tokio::time::timeout(PATIENCE, observer).await.context("the copy was not seen")???;
+    let of_bare = |took: Duration| took.as_secs_f64() / bare.as_secs_f64();
+    println!("  the copy by migrate start          {}   {:.2} of that", seconds(seen), of_bare(seen));
+    println!("  until the cluster follows          {}   {:.2} of that", seconds(follows), of_bare(follows));
+    cluster.wait_streaming(1, LONG).await?;
+    println!("  until its own standby streams      {}", seconds(began.elapsed()));
+    Ok(())
+}
+
+/// For how long the legacy server shows a base backup.
+async fn watch_copy(legacy: Target) -> anyhow::Result<Duration> {
+    const SQL: &str = "select count(*) from pg_stat_progress_basebackup";
+    let session = legacy.connect(QUERY).await?;
+    let mut began = None;
+    loop {
+        match (session.value(SQL, QUERY).await?.as_str(), began) {
+            ("0", Some(began)) => return Ok(Instant::now() - began),
+            ("0", None) => {}
+            (_, known) => began = known.or_else(|| Some(Instant::now())),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// `migrate verify` under writes, beside a sequential read of the same tables on both sides at once.
+async fn verify(cluster: &Cluster, legacy: &Target) -> anyhow::Result<()> {
+    let head = cluster.instance(cluster.primary().await?);
+    let began = Instant::now();
+    let bytes = tokio::try_join!(read(legacy), read(&head))?.0;
+    let read = began.elapsed();
+    let began = Instant::now();
+    let answer = cluster.migrate(&["verify"], LONG).await?;
+    let verified = began.elapsed();
+    ensure!(answer["holds"] == Value::Bool(true), "verify found {answer:#}");
+    let rate = |took: Duration| ByteCount((bytes as f64 / took.as_secs_f64()) as u64);
+    println!("  sequential read of both sides      {}   {} a second", seconds(read), rate(read));
+    println!(
+        "  migrate verify                     {}   {} a second, {:.0} % of that",
+        seconds(verified),
+        rate(verified),
+        100.0 * read.as_secs_f64() / verified.as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Read all tables, one after the other; returns their size.
+async fn read(target: &Target) -> anyhow::Result<u64> {
+    let session = target.connect(QUERY).await?;
+    session.rows("set max_parallel_workers_per_gather = 0; set enable_indexonlyscan = off", QUERY).await?;
+    let mut bytes = 0;
+    for table in 1..=TABLES {
+        session.rows(&format!("select count(data) from payload{table}"), LONG).await?;
+        let size = session.value(&format!("select pg_table_size('payload{table}')"), QUERY).await?;
+        bytes += size.parse::<u64>()?;
+    }
+    Ok(bytes)
+}
+
+/// A switch in either direction: for how long nobody could write, by the command and by the writers.
+async fn switch(cluster: &Cluster, writing: &Writing, command: &str) -> anyhow::Result<()> {
+    let asked = Instant::now();
+    let answer = cluster.migrate(&[command], PATIENCE).await?;
+    writes_are_back(writing, Instant::now()).await?;
+    let measured = answer["figures"]["downtime_seconds"].as_f64().context("nothing was measured")?;
+    println!(
+        "  {command:<8}, nobody could write       {}   the writers saw {}, the whole command took {}",
+        seconds(Duration::from_secs_f64(measured)),
+        seconds(pause(writing, asked)),
+        seconds(asked.elapsed()),
+    );
+    Ok(())
+}
+
+/// The longest time without an acknowledged row that ended after a moment.
+fn pause(writing: &Writing, since: Instant) -> Duration {
+    writing.ledger().longest_gap(since).map(|(before, after)| after - before).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_a_unit() {
+        assert_eq!(size("16GiB"), Ok(16 << 30));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        for wrong in ["", "16", "GiB", "0GiB", "-1GiB", "1.5GiB", "99999999999999GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}
