@@ -228,7 +228,7 @@ fn an_interrupted_migration_is_no_failed_one() {
         let mut playground = Playground::start(&["migration", "--scale", "1"])?;
         let logs = playground.says("logs in ").await?;
         playground.directory = Path::new(logs.trim_start_matches("logs in ")).parent().context("no")?.into();
-        playground.says("copying").await?;
+        playground.says("stolonctl migrate start").await?;
         ensure!(playground.interrupt().await?.code() == Some(130));
         while let Some(line) = playground.output.next_line().await? {
             ensure!(!line.contains("did NOT succeed"), "{line}");
@@ -259,12 +259,29 @@ fn what_cannot_be_met_is_refused() {
 }
 
 #[test]
-fn the_migration_runs_without_a_question_and_holds() {
+fn a_migration_there_and_back_runs_without_a_question_and_holds() {
     run(async {
-        let mut playground = Playground::start(&["migration", "--scale", "1"])?;
-        playground.says("What was checked").await?;
-        let status = tokio::time::timeout(PATIENCE, playground.child.wait()).await??;
-        ensure!(status.success(), "{}", playground.said.join("\n"));
-        Ok(())
+        let landmarks = ["migrate start", "migrate switch", "migrate rollback", "migrate switch", "kill -9"];
+        migration_holds(&["migration", "--scale", "1"], &landmarks).await
     });
+}
+
+#[test]
+fn a_migration_by_restore_runs_without_a_question_and_holds() {
+    run(async {
+        let arguments = ["migration", "--scale", "1", "--method", "restore"];
+        migration_holds(&arguments, &["stolonctl init", "kill -9"]).await
+    });
+}
+
+/// It goes through these steps, and everything that it checks holds.
+async fn migration_holds(arguments: &[&str], landmarks: &[&str]) -> anyhow::Result<()> {
+    let mut playground = Playground::start(arguments)?;
+    for landmark in landmarks {
+        playground.says(landmark).await?;
+    }
+    playground.says("What was checked").await?;
+    let status = tokio::time::timeout(PATIENCE, playground.child.wait()).await??;
+    ensure!(status.success(), "{}", playground.said.join("\n"));
+    Ok(())
 }

@@ -67,7 +67,7 @@ pub struct Args {
 /// Other things to do with a playground.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Scenario {
-    /// Migrate a legacy PostgreSQL with data into a new cluster, take its primary away, and check every step
+    /// Migrate a legacy PostgreSQL with data into a new cluster, and back, while clients write; take its primary away, and check every step
     Migration(migration::Args),
 }
 

@@ -31,9 +31,18 @@ impl Checks {
     /// # Errors
     /// It did not, and the next steps depend on it.
     pub fn await_end(&mut self, what: &str, found: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
-        match &outcome {
-            Ok(()) => self.note(what, found, true),
-            Err(error) => self.note(what, &format!("{error:#}"), false),
+        self.if_late(what, outcome)?;
+        self.note(what, found, true);
+        Ok(())
+    }
+
+    /// Note that something did not happen within its time limit, where it did not.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn if_late(&mut self, what: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        if let Err(error) = &outcome {
+            self.note(what, &format!("{error:#}"), false);
         }
         outcome
     }
@@ -140,6 +149,18 @@ impl Fingerprint {
         format!("{rows} rows in {} tables and views", self.tables.len())
     }
 
+    /// Note in one row that the other database holds the same, or what differs, each with a row of its own.
+    pub fn compare_briefly(&self, other: &Fingerprint, when: &str, checks: &mut Checks) {
+        let mut all = Checks::default();
+        self.compare(other, when, &mut all);
+        if all.all_held() {
+            let found = format!("{}, and what belongs to them: the same", self.summary());
+            checks.note(&format!("data {when}"), &found, true);
+        } else {
+            checks.rows.extend(all.rows.into_iter().filter(|row| !row.held));
+        }
+    }
+
     /// Note for each table whether the other database holds the same.
     pub fn compare(&self, other: &Fingerprint, when: &str, checks: &mut Checks) {
         let theirs = |name: &String| other.tables.get(name).or_else(|| other.objects.get(name));
@@ -170,7 +191,12 @@ mod tests {
         let mut checks = Checks::default();
         before.compare(&before.clone(), "here", &mut checks);
         assert!(checks.all_held());
+        before.compare_briefly(&before.clone(), "once more", &mut checks);
+        assert!(checks.all_held() && checks.rows.len() == 4, "{checks:?}");
         let after = fingerprint(&[("a", 1, "11"), ("b", 2, "99")]);
+        let mut brief = Checks::default();
+        before.compare_briefly(&after, "there", &mut brief);
+        assert!(brief.rows.len() == 2 && brief.rows.iter().all(|row| !row.held), "{brief:?}");
         before.compare(&after, "there", &mut checks);
         assert!(!checks.all_held());
         assert_eq!(checks.rows.iter().filter(|row| !row.held).count(), 2);

@@ -84,6 +84,17 @@ impl Legacy {
         self.server.target().database(DATABASE)
     }
 
+    /// How `stolonctl migrate` and the keepers connect to it; the password lies in a file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn source(&self, layout: &Layout) -> anyhow::Result<String> {
+        let (users, file) = (&layout.credentials, self.server.directory.join("pgpass"));
+        self.server.account.write_private(&file, &format!("*:*:*:*:{}\n", users.superuser_password))?;
+        let (port, user) = (self.server.port, &users.superuser);
+        Ok(format!("host=127.0.0.1 port={port} user={user} passfile={}", file.display()))
+    }
+
     /// What is special about this server, in one phrase.
     pub async fn describe(&self) -> anyhow::Result<String> {
         let session = self.application().connect(QUERY).await?;

@@ -1,14 +1,15 @@
 //! Steps with their times, and the commands that an operator would type.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use stolon_local::Layout;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// Longest time for one command.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Longest time for one command: some copy or read a whole database.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Prints each step when it begins, and how long it took when it ends.
 pub struct Steps {
@@ -41,11 +42,23 @@ impl Steps {
     }
 }
 
-/// Run `stolonctl` with `typed` on its input, and show what it prints.
+/// Run `stolonctl`, and show what it prints as it comes.
 ///
 /// # Errors
 /// The command fails, or does not end.
 pub async fn stolonctl(layout: &Layout, arguments: &[&str]) -> anyhow::Result<()> {
+    let status = stolonctl_ends(layout, arguments).await?;
+    if !status.success() {
+        bail!("stolonctl {} failed", arguments.first().unwrap_or(&""));
+    }
+    Ok(())
+}
+
+/// The same for a command whose exit status is an answer.
+///
+/// # Errors
+/// The command cannot be run, or does not end.
+pub async fn stolonctl_ends(layout: &Layout, arguments: &[&str]) -> anyhow::Result<ExitStatus> {
     let mut command = layout.stolonctl();
     command
         .args(arguments)
@@ -53,18 +66,22 @@ pub async fn stolonctl(layout: &Layout, arguments: &[&str]) -> anyhow::Result<()
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let child = command.spawn().context("stolonctl cannot be started")?;
-    let Ok(output) = tokio::time::timeout(LIMIT, child.wait_with_output()).await else {
+    let mut child = command.spawn().context("stolonctl cannot be started")?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let ended = async { tokio::join!(show(stdout), show(stderr), child.wait()).2 };
+    let Ok(status) = tokio::time::timeout(LIMIT, ended).await else {
         bail!("stolonctl did not end within {} s", LIMIT.as_secs());
     };
-    let output = output.context("stolonctl cannot be waited for")?;
-    for text in [&output.stdout, &output.stderr] {
-        for line in String::from_utf8_lossy(text).lines().filter(|line| !line.is_empty()) {
+    status.context("stolonctl cannot be waited for")
+}
+
+async fn show(output: Option<impl AsyncRead + Unpin>) {
+    let Some(output) = output else { return };
+    let mut lines = BufReader::new(output).lines();
+    // A command that is killed ends in the middle.
+    while let Ok(Some(line)) = lines.next_line().await {
+        if !line.is_empty() {
             println!("    | {line}");
         }
     }
-    if !output.status.success() {
-        bail!("stolonctl {} failed", arguments.first().unwrap_or(&""));
-    }
-    Ok(())
 }
