@@ -1,38 +1,32 @@
 //! A live database moves into a cluster: nothing that was acknowledged is lost, one side takes writes in the end and never both, and the
 //! legacy server is left as it was where the migration is given up.
 
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use stolon_testkit::local::writes::Ledger;
+use stolon_testkit::local::writes::{Ledger, Writing};
 use stolon_testkit::local::{Session, Target};
-use stolon_testkit::{Cluster, Foreign, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for};
+use stolon_testkit::{
+    Cluster, Foreign, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for, writes_are_back,
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
-/// The legacy server, and how `stolonctl` and the keepers connect to it.
+/// The legacy server.
 struct Legacy {
     server: Foreign,
-    source: String,
 }
 
 impl Legacy {
     async fn create(cluster: &mut Cluster, settings: &str) -> anyhow::Result<Legacy> {
         let mut server = Foreign::create(cluster, "legacy", settings).await?;
         server.start().await?;
-        server.run("create table acknowledged_writes (id bigint primary key)").await?;
-        let source = format!(
-            "host=127.0.0.1 port={} user={} passfile={}",
-            server.server.port,
-            cluster.layout.credentials.superuser,
-            server.password_file.display()
-        );
-        Ok(Legacy { server, source })
+        Ok(Legacy { server })
     }
 
     fn target(&self) -> Target {
@@ -49,7 +43,23 @@ impl Legacy {
             "-l".as_ref(),
             log.as_os_str(),
         ];
-        self.server.server.tool("pg_ctl", &arguments, "").await.map(drop)
+        // What a killed postmaster had started may take a moment to end.
+        wait_for("the legacy server to start", PATIENCE, async || {
+            self.server.server.tool("pg_ctl", &arguments, "").await.map(Some)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A base backup that needs archived WAL.
+    async fn back_up(&self) -> anyhow::Result<PathBuf> {
+        let (port, backup) =
+            (self.server.server.port.to_string(), self.server.server.directory.join("backup"));
+        let words = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-X", "none", "-c", "fast", "-D"];
+        let mut arguments: Vec<&OsStr> = words.iter().map(|word| (*word).as_ref()).collect();
+        arguments.push(backup.as_os_str());
+        self.server.server.tool("pg_basebackup", &arguments, "").await?;
+        Ok(backup)
     }
 
     /// As whoever knows how the fence is passed.
@@ -96,75 +106,9 @@ impl Legacy {
     }
 }
 
-/// An application that knows both addresses, as a connection string with two hosts does, and what was acknowledged to it.
-struct Application {
-    ledger: tokio::task::JoinHandle<Ledger>,
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<std::sync::Mutex<Instant>>,
-}
-
-impl Application {
-    fn start(doors: [Target; 2]) -> Application {
-        let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(std::sync::Mutex::new(Instant::now()));
-        let ledger = tokio::spawn(write(doors, stop.clone(), acknowledged.clone()));
-        Application { ledger, stop, acknowledged }
-    }
-
-    /// Until a row is acknowledged that was begun after now.
-    async fn writes(&self) -> anyhow::Result<()> {
-        let since = Instant::now();
-        wait_for("an acknowledged row", PATIENCE, async || {
-            let last = *self.acknowledged.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
-            Ok((last > since).then_some(()))
-        })
-        .await
-    }
-
-    async fn stop(self) -> anyhow::Result<Ledger> {
-        self.stop.store(true, Ordering::SeqCst);
-        Ok(self.ledger.await?)
-    }
-}
-
-async fn write(
-    doors: [Target; 2],
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<std::sync::Mutex<Instant>>,
-) -> Ledger {
-    let mut ledger = Ledger::default();
-    let (mut open, mut at, mut id): (Option<Session>, usize, i64) = (None, 0, 0);
-    while !stop.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        let Some(session) = &open else {
-            open = doors[at].connect(Duration::from_secs(2)).await.ok();
-            at = if open.is_some() { at } else { 1 - at };
-            continue;
-        };
-        id += 1;
-        let sql = format!("insert into public.acknowledged_writes values ({id})");
-        match tokio::time::timeout(Duration::from_secs(5), session.client.simple_query(&sql)).await {
-            Ok(Ok(_)) => {
-                ledger.acknowledged.insert(id);
-                ledger.times.push(Instant::now());
-                if let Ok(mut last) = acknowledged.lock() {
-                    *last = Instant::now();
-                }
-                continue;
-            }
-            // What ends the session may come after the commit.
-            Ok(Err(error))
-                if error.as_db_error().is_some_and(|said| !said.code().code().starts_with("57P")) =>
-            {
-                ledger.failed += 1;
-            }
-            Ok(Err(_)) | Err(_) => {
-                ledger.unknown.insert(id);
-            }
-        }
-        (open, at) = (None, 1 - at);
-    }
-    ledger
+/// The application, which knows both addresses, writes.
+async fn goes_on(application: &Writing) -> anyhow::Result<()> {
+    writes_are_back(application, Instant::now()).await
 }
 
 /// `stolonctl migrate` with its progress, so that it can be killed in the middle.
@@ -198,6 +142,11 @@ impl Running {
         }
     }
 
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid as i32)).context("it has ended")?;
+        kill_process(pid, signal).context("it cannot be signalled")
+    }
+
     async fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("it cannot be killed")
     }
@@ -215,26 +164,30 @@ impl Running {
 }
 
 async fn migrate(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Value> {
-    let mut all = vec!["migrate"];
-    all.extend(arguments);
-    all.extend(["--output", "json"]);
-    let said = cluster.stolonctl_ok(&all, "").await?;
-    // A question before it, and warnings, come first.
-    let begins = said.find('{').context("no JSON")?;
-    Ok(serde_json::from_str(&said[begins..])?)
+    cluster.migrate(arguments, PATIENCE).await
 }
 
-/// Start a migration and wait until the cluster follows.
+/// Start the cluster and a migration, and wait until the cluster follows.
 async fn started(cluster: &mut Cluster, legacy: &Legacy, more: &[&str]) -> anyhow::Result<()> {
     cluster.start_services()?;
-    let mut spec = short_timings();
-    spec.as_object_mut().context("no object")?.remove("initMode");
-    let (spec, program) =
-        (spec.to_string(), cluster.layout.pg_bin.join("pg_basebackup").display().to_string());
-    let mut arguments = vec!["start", "--yes", "--source", &legacy.source, "--pg-basebackup", &program];
-    arguments.extend(more);
-    arguments.push(&spec);
-    migrate(cluster, &arguments).await.map(drop)
+    cluster.migrate_start(&legacy.server, more, PATIENCE).await.map(drop)
+}
+
+/// Both sides have the same, while the application writes.
+async fn holds(cluster: &Cluster) -> anyhow::Result<()> {
+    let answer = migrate(cluster, &["verify"]).await?;
+    ensure!(answer["holds"] == json!(true) && answer["following"] == json!(true), "verify found {answer:#}");
+    Ok(())
+}
+
+/// Hand the primary over to the other keeper, once that one is fit.
+async fn switch_over(cluster: &Cluster) -> anyhow::Result<()> {
+    wait_for("a standby that is fit", PATIENCE, async || {
+        cluster.stolonctl_ok(&["switchover", "--dry-run"], "").await.map(Some)
+    })
+    .await?;
+    cluster.stolonctl_ok(&["switchover"], "").await?;
+    cluster.wait_writable(PATIENCE).await
 }
 
 /// What the application was promised is there, once, and nothing else.
@@ -244,6 +197,7 @@ async fn nothing_is_lost(ledger: &Ledger, target: &Target, since: Instant) -> an
     eprintln!("{} rows promised, nothing acknowledged for {:.2} s", verdict.acknowledged, gap.as_secs_f64());
     ensure!(verdict.lost.is_empty(), "{} promised rows are lost", verdict.lost.len());
     ensure!(verdict.unexpected.is_empty(), "{} rows from nowhere", verdict.unexpected.len());
+    ensure!(verdict.doubled.is_empty(), "{} rows came twice", verdict.doubled.len());
     ensure!(verdict.acknowledged > 100, "only {} rows were promised", verdict.acknowledged);
     Ok(())
 }
@@ -252,8 +206,9 @@ async fn nothing_is_lost(ledger: &Ledger, target: &Target, since: Instant) -> an
 fn a_live_database_moves_in() {
     on_prepared(Plan::new(2).uninitialised(), async |cluster| {
         let mut legacy = Legacy::create(cluster, "").await?;
-        let application = Application::start([legacy.target(), cluster.proxy()]);
-        application.writes().await?;
+        legacy.server.run("create table notes (id serial primary key, note text)").await?;
+        let application = legacy.server.application(&[cluster.proxy()], 1).await?;
+        goes_on(&application).await?;
         let since = Instant::now();
         started(cluster, &legacy, &[]).await?;
         let status = migrate(cluster, &["status"]).await?;
@@ -262,17 +217,18 @@ fn a_live_database_moves_in() {
         // The legacy server restarts, and the cluster goes on following.
         legacy.server.stop().await?;
         legacy.server.start_again().await?;
-        application.writes().await?;
+        goes_on(&application).await?;
+        holds(cluster).await?;
         let dry = migrate(cluster, &["switch", "--dry-run"]).await?;
         ensure!(dry["obstacles"] == json!([]), "a dry run found {dry}");
-        application.writes().await?;
+        goes_on(&application).await?;
 
         let switched = migrate(cluster, &["switch"]).await?;
         ensure!(switched["figures"]["downtime_seconds"].is_f64(), "it measured nothing: {switched}");
         eprintln!("stolonctl measured {switched}");
-        application.writes().await?;
+        goes_on(&application).await?;
         legacy.is_closed().await?;
-        nothing_is_lost(&application.stop().await?, &cluster.proxy(), since).await?;
+        nothing_is_lost(&application.stop().await, &cluster.proxy(), since).await?;
         cluster.wait_streaming(1, PATIENCE).await?;
 
         // Also after a restart, and after what was made there is gone.
@@ -287,8 +243,32 @@ fn a_live_database_moves_in() {
             Ok(status["way_back_lag_bytes"].is_u64().then_some(()))
         })
         .await?;
+        let session = cluster.session().await?;
+        session.rows("insert into notes (note) values ('of the cluster')", QUERY).await?;
+        holds(cluster).await?;
+
+        // The way back ends with the primary, and is not believed when the slot that was left there serves again.
+        let first = cluster.primary().await?;
+        for back in [false, true] {
+            switch_over(cluster).await?;
+            ensure!((cluster.primary().await? == first) == back, "no switchover");
+            let status = migrate(cluster, &["status"]).await?;
+            let (problems, undo) = (status["problems"].to_string(), status["undo"].to_string());
+            ensure!(problems.contains("has failed over") && undo.contains("no way back"), "it says {status}");
+        }
+        let left = "select count(*) from pg_replication_slots where slot_type = 'logical'";
+        let left = cluster.session().await?.value(left, QUERY).await?;
+        ensure!(left == "1", "{left} slots are left: nothing was tested");
+        let refused = cluster.stolonctl(&["migrate", "rollback"], "").await?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains("has failed over"), "rollback says {said}");
+        switch_over(cluster).await?;
         migrate(cluster, &["finish"]).await?;
         legacy.is_closed().await?;
+        let standby = cluster.instance(first).connect(QUERY).await?;
+        let kept =
+            standby.value("select count(*) from pg_replication_slots where slot_type = 'logical'", QUERY);
+        ensure!(kept.await? == "0", "a slot is left on the former primary");
         for left in ["pg_replication_slots", "pg_subscription", "pg_publication"] {
             let count = format!("select count(*) from {left}");
             let on_legacy = legacy.past_fence(&count).await?;
@@ -310,8 +290,8 @@ fn a_live_database_moves_in() {
 fn whoever_switches_may_die_in_each_stage() {
     on_prepared(Plan::new(2).uninitialised(), async |cluster| {
         let legacy = Legacy::create(cluster, "").await?;
-        let application = Application::start([legacy.target(), cluster.proxy()]);
-        application.writes().await?;
+        let application = legacy.server.application(&[cluster.proxy()], 1).await?;
+        goes_on(&application).await?;
         let since = Instant::now();
         started(cluster, &legacy, &[]).await?;
         for stage in ["is up to date", "lets nobody in", "sessions are ended"] {
@@ -328,14 +308,12 @@ fn whoever_switches_may_die_in_each_stage() {
             switch.until(stage).await?;
             switch.kill().await?;
             receivers.iter().try_for_each(|receiver| kill_process(*receiver, Signal::CONT))?;
-            let head = cluster.instance(cluster.primary().await?).connect(QUERY).await?;
-            let in_recovery = head.value("select pg_is_in_recovery()", QUERY).await?;
-            ensure!(in_recovery == "t", "promoted at {stage:?}");
+            follows(cluster).await.with_context(|| format!("killed at {stage:?}"))?;
             let status = migrate(cluster, &["status"]).await?;
             ensure!(status["stage"] == "switching", "killed at {stage:?}, status says {status}");
             // Taken back: the application goes on where it was.
             migrate(cluster, &["rollback"]).await?;
-            application.writes().await?;
+            goes_on(&application).await?;
             ensure!(migrate(cluster, &["status"]).await?["stage"] == "following", "it does not follow");
         }
         // Left half-way, and gone on with.
@@ -347,12 +325,95 @@ fn whoever_switches_may_die_in_each_stage() {
         switch.until("is being promoted").await?;
         switch.kill().await?;
         // The cluster goes on by itself, and the next command waits along.
-        application.writes().await?;
+        goes_on(&application).await?;
         legacy.is_closed().await?;
         let (done, said) = Running::start(cluster, &["switch"])?.end().await?;
         ensure!(done, "{said}");
-        nothing_is_lost(&application.stop().await?, &cluster.proxy(), since).await?;
+        nothing_is_lost(&application.stop().await, &cluster.proxy(), since).await?;
         migrate(cluster, &["finish"]).await.map(drop)
+    });
+}
+
+/// A switch that has just closed the legacy server, and waits for a transaction there.
+async fn closed(cluster: &Cluster, legacy: &Legacy) -> anyhow::Result<(Running, Session)> {
+    let busy = legacy.target().connect(QUERY).await?;
+    busy.rows("begin; insert into acknowledged_writes values (-1)", QUERY).await?;
+    let mut switch = Running::start(cluster, &["switch", "--grace", "4s"])?;
+    switch.until("lets nobody in").await?;
+    Ok((switch, busy))
+}
+
+/// The head follows, so it takes no writes.
+async fn follows(cluster: &Cluster) -> anyhow::Result<()> {
+    let head = cluster.instance(cluster.primary().await?).connect(QUERY).await?;
+    let in_recovery = head.value("select pg_is_in_recovery()", QUERY).await?;
+    ensure!(in_recovery == "t", "the head is promoted");
+    Ok(())
+}
+
+/// The others die in a switch, or sleep: in the end one side takes writes, and never both.
+#[test]
+fn whatever_dies_in_a_switch_one_side_takes_writes() {
+    on_prepared(Plan::new(2).uninitialised(), async |cluster| {
+        let mut legacy = Legacy::create(cluster, "").await?;
+        let application = legacy.server.application(&[cluster.proxy()], 1).await?;
+        goes_on(&application).await?;
+        let since = Instant::now();
+        started(cluster, &legacy, &[]).await?;
+
+        // A laptop that sleeps: what another one has opened stays open when it wakes up.
+        let (switch, _busy) = closed(cluster, &legacy).await?;
+        switch.signal(Signal::STOP)?;
+        migrate(cluster, &["rollback"]).await?;
+        goes_on(&application).await?;
+        switch.signal(Signal::CONT)?;
+        let (done, said) = switch.end().await?;
+        ensure!(!done, "the one that slept has switched: {said}");
+        goes_on(&application).await?;
+
+        // The keeper of the head, with its PostgreSQL.
+        let head = cluster.primary().await?;
+        let (switch, _busy) = closed(cluster, &legacy).await?;
+        cluster.kill_keeper_and_postgres(head).await?;
+        let (done, said) = switch.end().await?;
+        ensure!(!done && said.contains("taken back"), "without a head it says {said}");
+        goes_on(&application).await?;
+        cluster.start_service(&format!("keeper{head}"))?;
+        wait_for("the cluster to follow again", PATIENCE, async || {
+            migrate(cluster, &["switch", "--dry-run"]).await.map(Some)
+        })
+        .await?;
+
+        // The legacy server: its fence is there when it is back.
+        let (switch, _busy) = closed(cluster, &legacy).await?;
+        legacy.server.kill().await?;
+        let (done, said) = switch.end().await?;
+        ensure!(!done && said.contains("may stay closed"), "without the legacy server it says {said}");
+        follows(cluster).await?;
+        legacy.restart().await?;
+        legacy.is_closed().await?;
+        migrate(cluster, &["rollback"]).await?;
+        goes_on(&application).await?;
+        follows(cluster).await?;
+        wait_for("the cluster to follow the server that was restarted", PATIENCE, async || {
+            migrate(cluster, &["switch", "--dry-run"]).await.map(Some)
+        })
+        .await?;
+
+        // Whoever promotes, and whoever lets clients in: nobody takes writes until they are back.
+        let (mut switch, _busy) = closed(cluster, &legacy).await?;
+        cluster.kill_service("proxy1").await?;
+        cluster.kill_service("sentinel1").await?;
+        switch.until("is being promoted").await?;
+        legacy.is_closed().await?;
+        follows(cluster).await?;
+        cluster.start_service("sentinel1")?;
+        cluster.start_service("proxy1")?;
+        let (done, said) = switch.end().await?;
+        ensure!(done, "{said}");
+        goes_on(&application).await?;
+        legacy.is_closed().await?;
+        nothing_is_lost(&application.stop().await, &cluster.proxy(), since).await
     });
 }
 
@@ -361,15 +422,15 @@ fn whoever_switches_may_die_in_each_stage() {
 #[test]
 fn a_database_moves_back() {
     on_prepared(Plan::new(2).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster, "").await?;
+        let mut legacy = Legacy::create(cluster, "").await?;
         legacy
             .server
             .run("create table notes (id serial, note text); insert into notes (note) values ('of before')")
             .await?;
         legacy.server.run("create database \"Other One\"").await?;
         let before = legacy.as_it_is().await?;
-        let application = Application::start([legacy.target(), cluster.proxy()]);
-        application.writes().await?;
+        let application = legacy.server.application(&[cluster.proxy()], 1).await?;
+        goes_on(&application).await?;
         let since = Instant::now();
         started(cluster, &legacy, &[]).await?;
         let switched = migrate(cluster, &["switch"]).await?;
@@ -377,12 +438,24 @@ fn a_database_moves_back() {
             switched["undo"].as_str().is_some_and(|undo| undo.contains("rollback")),
             "no way back: {switched}"
         );
-        application.writes().await?;
+        goes_on(&application).await?;
         let session = cluster.session().await?;
         session.rows("insert into notes (note) values ('new'), ('gone')", QUERY).await?;
         session.rows("update notes set note = 'changed' where id = 1", QUERY).await?;
         session.rows("delete from notes where note = 'gone'", QUERY).await?;
         drop(session);
+
+        // The legacy server dies before it has taken everything: the cluster goes on serving.
+        let takers = legacy.server.backends("logical replication worker")?;
+        takers.iter().try_for_each(|taker| kill_process(*taker, Signal::STOP))?;
+        let mut rollback = Running::start(cluster, &["rollback", "--max-downtime", "5s"])?;
+        rollback.until("lets no client in").await?;
+        legacy.server.kill().await?;
+        takers.iter().try_for_each(|taker| kill_process(*taker, Signal::KILL))?;
+        let (done, said) = rollback.end().await?;
+        ensure!(!done && said.contains("taken back"), "without the legacy server it says {said}");
+        goes_on(&application).await?;
+        legacy.restart().await?;
 
         let mut rollback = Running::start(cluster, &["rollback"])?;
         rollback.until("lets no client in").await?;
@@ -390,8 +463,8 @@ fn a_database_moves_back() {
         legacy.is_closed().await?;
         let (done, said) = Running::start(cluster, &["rollback"])?.end().await?;
         ensure!(done, "{said}");
-        application.writes().await?;
-        nothing_is_lost(&application.stop().await?, &legacy.target(), since).await?;
+        goes_on(&application).await?;
+        nothing_is_lost(&application.stop().await, &legacy.target(), since).await?;
         let session = legacy.target().connect(QUERY).await?;
         let notes = "select string_agg(id || ' ' || note, ', ' order by id) from notes";
         ensure!(session.value(notes, QUERY).await? == "1 changed, 2 new", "other notes");
@@ -417,7 +490,7 @@ fn what_is_given_up_leaves_the_legacy_server_as_it_was() {
         legacy.server.run("alter system set default_transaction_read_only = off").await?;
         legacy.restart().await?;
         let before = legacy.as_it_is().await?;
-        let application = Application::start([legacy.target(), legacy.target()]);
+        let application = legacy.server.application(&[], 1).await?;
         started(cluster, &legacy, &[]).await?;
         ensure!(legacy.as_it_is().await? != before, "there is no slot to be removed");
 
@@ -426,10 +499,10 @@ fn what_is_given_up_leaves_the_legacy_server_as_it_was() {
         switch.kill().await?;
         legacy.is_closed().await?;
         migrate(cluster, &["abort"]).await?;
-        application.writes().await?;
+        goes_on(&application).await?;
         let after = legacy.as_it_is().await?;
         ensure!(after == before, "before: {before:#?}, after: {after:#?}");
-        nothing_is_lost(&application.stop().await?, &legacy.target(), Instant::now()).await?;
+        nothing_is_lost(&application.stop().await, &legacy.target(), Instant::now()).await?;
 
         // Once more, and the record is lost meanwhile.
         started(cluster, &legacy, &[]).await?;
@@ -437,7 +510,7 @@ fn what_is_given_up_leaves_the_legacy_server_as_it_was() {
         switch.until("lets nobody in").await?;
         switch.kill().await?;
         cluster.stolonctl_ok(&["init", "--yes", &short_timings().to_string()], "").await?;
-        migrate(cluster, &["abort", "--source", &legacy.source]).await?;
+        migrate(cluster, &["abort", "--source", &legacy.server.source()]).await?;
         ensure!(legacy.as_it_is().await? == before, "without a record something is left");
         Ok(())
     });
@@ -449,8 +522,8 @@ fn what_is_given_up_leaves_the_legacy_server_as_it_was() {
 fn a_switch_that_would_take_too_long_is_taken_back() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
         let legacy = Legacy::create(cluster, "").await?;
-        let application = Application::start([legacy.target(), cluster.proxy()]);
-        application.writes().await?;
+        let application = legacy.server.application(&[cluster.proxy()], 1).await?;
+        goes_on(&application).await?;
         let since = Instant::now();
         started(cluster, &legacy, &[]).await?;
 
@@ -467,7 +540,7 @@ fn a_switch_that_would_take_too_long_is_taken_back() {
             "it says {said}"
         );
         kill_process(receivers[0], Signal::CONT)?;
-        application.writes().await?;
+        goes_on(&application).await?;
         let session = legacy.target().connect(QUERY).await?;
         session.rows("insert into acknowledged_writes values (-2)", QUERY).await?;
         session.rows("delete from acknowledged_writes where id < 0", QUERY).await?;
@@ -480,18 +553,19 @@ fn a_switch_that_would_take_too_long_is_taken_back() {
         ensure!(!done && said.contains("is under way"), "the second one says {said}");
         let (done, said) = switch.end().await?;
         ensure!(done, "{said}");
-        application.writes().await?;
+        goes_on(&application).await?;
         legacy.is_closed().await?;
-        nothing_is_lost(&application.stop().await?, &cluster.proxy(), since).await
+        nothing_is_lost(&application.stop().await, &cluster.proxy(), since).await
     });
 }
 
-/// What cannot be kept out is said beforehand, and a password on the command line is refused.
+/// What cannot be kept out is said beforehand, and a password on the command line is refused. A full server is closed like any other.
 #[test]
 fn what_is_in_the_way_is_said_before_anything_is_closed() {
+    const CONNECTIONS: usize = 20;
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster, "").await?;
-        let with_password = format!("{} password=secret", legacy.source);
+        let legacy = Legacy::create(cluster, &format!("max_connections = {CONNECTIONS}\n")).await?;
+        let with_password = format!("{} password=secret", legacy.server.source());
         let refused =
             cluster.stolonctl(&["migrate", "start", "--yes", "--source", &with_password], "").await?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -503,23 +577,54 @@ fn what_is_in_the_way_is_said_before_anything_is_closed() {
         let refused = cluster.stolonctl(&["migrate", "switch"], "").await?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(!refused.status.success() && said.contains("role postgres"), "it says {said}");
-        legacy.target().connect(QUERY).await?.rows("create table t ()", QUERY).await.map(drop)
+        legacy.server.run("create table t (); alter role postgres reset session_preload_libraries").await?;
+
+        // Clients that take all connections but one, superusers too, keep nobody from closing it.
+        let mut clients = Vec::new();
+        wait_for("a server without a free connection", PATIENCE, async || {
+            while let Ok(client) = legacy.target().connect(QUERY).await {
+                clients.push(client);
+            }
+            ensure!(clients.len() == CONNECTIONS, "{} connections", clients.len());
+            Ok(Some(()))
+        })
+        .await?;
+        clients[0].rows("begin; insert into t default values", QUERY).await?;
+        clients.pop();
+        migrate(cluster, &["switch", "--no-way-back"]).await?;
+        legacy.is_closed().await?;
+        migrate(cluster, &["finish"]).await.map(drop)
     });
 }
 
-/// A rehearsal makes nothing on the legacy server, and leaves it open.
+/// A rehearsal makes nothing on the legacy server, and leaves it open. It begins with a backup that is older than what the server has of WAL.
 #[test]
 fn a_rehearsal_leaves_the_legacy_server_alone() {
     on_prepared(Plan::new(1).uninitialised(), async |cluster| {
-        let legacy = Legacy::create(cluster, "").await?;
+        let archive = cluster.layout.directory.join("archive");
+        let settings = format!(
+            "archive_mode = on\narchive_command = 'cp %p {0}/%f'\nwal_keep_size = 0\n",
+            archive.display()
+        );
+        cluster.layout.account.make_directory(&archive)?;
+        let legacy = Legacy::create(cluster, &settings).await?;
         let before = legacy.as_it_is().await?;
-        let application = Application::start([legacy.target(), legacy.target()]);
-        started(cluster, &legacy, &["--rehearsal"]).await?;
+        let application = legacy.server.application(&[], 1).await?;
+        let backup = legacy.back_up().await?;
+        // Once the server has no such WAL any more.
+        for _ in 0..3 {
+            goes_on(&application).await?;
+            legacy.server.run("select pg_switch_wal(); checkpoint").await?;
+        }
+        let restore = format!("cp -a {}/. %d", backup.display());
+        let fetch = format!("cp {}/%f %p", archive.display());
+        let begin = ["--rehearsal", "--restore-command", &restore, "--fetch-wal", &fetch];
+        started(cluster, &legacy, &begin).await?;
         migrate(cluster, &["switch"]).await?;
-        application.writes().await?;
+        goes_on(&application).await?;
         cluster.wait_writable(PATIENCE).await?;
         migrate(cluster, &["finish"]).await?;
         ensure!(legacy.as_it_is().await? == before, "something is left on the legacy server");
-        nothing_is_lost(&application.stop().await?, &legacy.target(), Instant::now()).await
+        nothing_is_lost(&application.stop().await, &legacy.target(), Instant::now()).await
     });
 }

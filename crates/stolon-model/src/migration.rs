@@ -38,6 +38,8 @@ document! {
         opened: Option<Timestamp> = "openedAt", omit;
         /// Whether what the cluster writes goes back to the legacy server, or is to.
         way_back: bool = "wayBack", omit;
+        /// The timeline on which the slots of the way back were made: on another one they are not there, or not to be trusted.
+        way_back_timeline: Timeline = "wayBackTimelineID", omit;
         /// `pgHBA` of the cluster before it was closed for the way back.
         former_pg_hba: Option<Vec<String>> = "formerPgHBA", omit;
     }

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stolon_model::{FileSystemReport, KeeperActivity, KeeperReport, PostgresVersion};
+use stolon_model::{
+    FileSystemReport, Instance, InstanceUid, KeeperActivity, KeeperReport, Migration, MigrationStage,
+    PostgresVersion,
+};
 use stolon_testkit::postgres::{PostgresConfig, PostgresServer};
 use stolon_testkit::programs_of_major;
 
@@ -260,6 +263,36 @@ async fn a_server_at_its_connection_limit_lets_a_superuser_look() {
     let run = ctl.run(&["migrate", "check", "--source", &source]);
     assert_eq!(run.code, Some(3), "{run:?}");
     assert!(run.stdout.contains("remaining connection slots are reserved"), "{run:?}");
+}
+
+/// The switch closes the server by ALTER SYSTEM, so it has to be known before anything is closed.
+#[tokio::test]
+async fn a_server_that_forbids_alter_system_is_not_switched_away_from() {
+    let source = Source::start(18, &[("allow_alter_system", "off")], &[]);
+    let ctl = Ctl::sqlite();
+    keeper(&ctl, 18).await;
+    let answer = json(&source.check(&ctl, &["--output", "json"]));
+    let (level, said) = of(&answer, "alterSystem");
+    assert_eq!(level, "blocks", "{said}");
+
+    ctl.done(&["init", "--yes"]);
+    let mut document = ctl.document();
+    let mut head = Instance { uid: "i".into(), ..Instance::default() };
+    head.spec.keeper_uid = "keeper0".into();
+    head.status.healthy = true;
+    document.instances = Some([(InstanceUid::from("i"), head)].into());
+    let status = &mut document.cluster.as_mut().unwrap().status;
+    status.primary = Some("i".into());
+    status.migration = Some(Migration {
+        uid: "m1".to_owned(),
+        stage: Some(MigrationStage::Following),
+        source: source.conninfo("postgres"),
+        ..Migration::default()
+    });
+    ctl.store().put_cluster_document(&document).await.unwrap();
+    let run = ctl.run(&["migrate", "switch", "--dry-run", "--output", "json"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("allow_alter_system of the legacy server is off"), "{run:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::facts::{Facts, Slot};
 use super::legacy::{Legacy, SourceArgs, trouble};
+use super::wait::{Seen, until};
 use super::worker::{self, Worker};
 use super::{Outcome, OutputArgs, fence, record};
 use crate::stored_cluster::{StoredCluster, cannot_get};
@@ -121,20 +122,18 @@ pub async fn drop_slot(session: &ForeignSession, legacy: &Legacy, slot: &str) ->
     let remove = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {name} AND NOT active"
     );
-    let deadline = Instant::now() + PATIENCE;
-    while Slot::look(session, legacy, slot).await.map_err(cannot)? != Slot::Absent {
+    until(POLL, Instant::now() + PATIENCE, async || {
+        if Slot::look(session, legacy, slot).await.map_err(cannot)? == Slot::Absent {
+            return Ok(Seen::Done(()));
+        }
         session.rows(&end, &legacy.question()).await.map_err(cannot)?;
         // Somebody may take it at the same moment: then it is tried again.
-        let removed = session.rows(&remove, &legacy.question()).await;
-        if removed.is_err() && Instant::now() >= deadline {
-            removed.map_err(cannot)?;
-        }
-        if Instant::now() >= deadline {
-            return Err(Failure::new(format!("somebody keeps streaming from the slot {slot}")).into());
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(())
+        Ok(Seen::not_yet(match session.rows(&remove, &legacy.question()).await {
+            Ok(_) => Failure::new(format!("somebody keeps streaming from the slot {slot}")),
+            Err(problem) => cannot(problem),
+        }))
+    })
+    .await
 }
 
 /// The record was lost: what is on the legacy server says what to undo, and the cluster whether that may be done.

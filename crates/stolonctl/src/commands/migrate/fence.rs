@@ -11,7 +11,8 @@ use stolon_postgres::quote::sql_literal;
 use stolon_runtime::Failure;
 use tokio::time::Instant;
 
-use super::legacy::{Legacy, trouble};
+use super::legacy::{Legacy, TOO_MANY_CONNECTIONS, trouble};
+use super::wait::{Seen, until};
 
 /// Ends every session that loads it.
 const LIBRARIES: &str = "session_preload_libraries";
@@ -19,6 +20,8 @@ const LIBRARIES: &str = "session_preload_libraries";
 const READ_ONLY: &str = "default_transaction_read_only";
 /// What the library's name begins with.
 const PREFIX: &str = "stolon_migration_";
+/// Whether `ALTER SYSTEM` is allowed at all, from 17 on.
+const ALLOWED: &str = "allow_alter_system";
 /// SQLSTATE `undefined_file`.
 const UNDEFINED_FILE: &str = "58P01";
 /// Between two looks.
@@ -109,7 +112,7 @@ pub async fn settings(session: &ForeignSession, legacy: &Legacy) -> Result<Setti
     Ok(settings)
 }
 
-/// Close the legacy server: nobody gets in any more once a prober was refused.
+/// Close the legacy server: nobody gets in any more once a prober was refused. Transactions may go on until `patience` is over.
 ///
 /// # Errors
 /// It does not answer, or still lets somebody in at the deadline.
@@ -117,6 +120,7 @@ pub async fn close(
     session: &ForeignSession,
     legacy: &Legacy,
     uid: &str,
+    patience: Instant,
     deadline: Instant,
 ) -> anyhow::Result<()> {
     let cannot = |problem: ForeignProblem| trouble("the legacy server cannot be closed", &problem);
@@ -124,12 +128,19 @@ pub async fn close(
     for sql in [&fenced.set_libraries(), &fenced.set_read_only(), "SELECT pg_reload_conf()"] {
         session.rows(sql, &legacy.question()).await.map_err(cannot)?;
     }
-    loop {
-        if !lets_in(session, legacy).await.map_err(cannot)? {
-            return Ok(());
-        }
-        in_time(deadline, "the legacy server still lets clients in").await?;
-    }
+    until(POLL, deadline, async || {
+        let why = match probe(session, legacy).await.map_err(cannot)? {
+            Probe::Refused => return Ok(Seen::Done(())),
+            Probe::LetIn => "the legacy server still lets clients in",
+            Probe::NoRoom => {
+                // Whoever comes back meanwhile is ended once more, when the prober was refused.
+                end_some(session, legacy, Side::Legacy, patience).await.map_err(cannot)?;
+                "the legacy server is at its connection limit, so nothing shows that it lets nobody in"
+            }
+        };
+        Ok(Seen::not_yet(Failure::new(why)))
+    })
+    .await
 }
 
 /// Open the legacy server as it was before, and see that it lets clients in.
@@ -143,33 +154,58 @@ pub async fn open(session: &ForeignSession, legacy: &Legacy, deadline: Instant) 
     for sql in [&before.set_read_only(), &before.set_libraries(), "SELECT pg_reload_conf()"] {
         session.rows(sql, &legacy.question()).await.map_err(cannot)?;
     }
-    while !lets_in(session, legacy).await.map_err(cannot)? {
-        in_time(deadline, "the legacy server does not let clients in yet").await?;
-    }
-    Ok(())
+    until(POLL, deadline, async || {
+        Ok(match probe(session, legacy).await.map_err(cannot)? {
+            Probe::LetIn | Probe::NoRoom => Seen::Done(()),
+            Probe::Refused => Seen::not_yet(Failure::new("the legacy server does not let clients in yet")),
+        })
+    })
+    .await
 }
 
-/// Whether a client as any other gets in. Refused for another reason counts as let in: it proves nothing.
-async fn lets_in(session: &ForeignSession, legacy: &Legacy) -> Result<bool, ForeignProblem> {
+/// How a client as any other fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    /// Refused by the fence.
+    Refused,
+    /// It got in, or was refused for a reason that proves nothing.
+    LetIn,
+    /// No connection is left, so it was not told what would become of it.
+    NoRoom,
+}
+
+async fn probe(session: &ForeignSession, legacy: &Legacy) -> Result<Probe, ForeignProblem> {
     let place = session.place();
     let door = Door { place, password_of: place, database: None, entry: Entry::Ordinary };
     match foreign::enter(&legacy.conninfo, door, &legacy.question()).await {
-        Err(problem) if problem.code() == Some(UNDEFINED_FILE) => Ok(false),
-        Ok(_) | Err(ForeignProblem::Refused { .. }) => Ok(true),
+        Err(problem) if problem.code() == Some(UNDEFINED_FILE) => Ok(Probe::Refused),
+        Err(problem) if problem.code() == Some(TOO_MANY_CONNECTIONS) => Ok(Probe::NoRoom),
+        Ok(_) | Err(ForeignProblem::Refused { .. }) => Ok(Probe::LetIn),
         Err(problem) => Err(problem),
     }
 }
 
-async fn in_time(deadline: Instant, what: &str) -> Result<(), Failure> {
-    if Instant::now() >= deadline {
-        return Err(Failure::new(what));
+/// Why the fence could not be put up, or would not keep everybody out.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn obstacles(session: &ForeignSession, legacy: &Legacy) -> Result<Vec<String>, ForeignProblem> {
+    let mut found = Vec::new();
+    let allowed = format!("SELECT current_setting('{ALLOWED}', true)");
+    if session.value(&allowed, &legacy.question()).await?.as_deref() == Some("off") {
+        found.push(format!("{ALLOWED} of the legacy server is off, so it could not be closed"));
     }
-    tokio::time::sleep(POLL).await;
-    Ok(())
+    let holes = holes(session, legacy).await?.into_iter();
+    found.extend(
+        holes.map(|hole| {
+            format!("{hole} has a {LIBRARIES} of its own, so its sessions could not be kept out")
+        }),
+    );
+    Ok(found)
 }
 
 /// Roles and databases that name session libraries of their own: their sessions would slip through the fence.
-pub async fn holes(session: &ForeignSession, legacy: &Legacy) -> Result<Vec<String>, ForeignProblem> {
+async fn holes(session: &ForeignSession, legacy: &Legacy) -> Result<Vec<String>, ForeignProblem> {
     let sql = format!(
         "SELECT concat_ws(' in ', CASE WHEN setrole = 0 THEN NULL ELSE 'role ' || pg_get_userbyid(setrole) END, \
          'database ' || (SELECT datname FROM pg_database d WHERE d.oid = setdatabase)) \
@@ -216,7 +252,7 @@ pub async fn clients(
     Ok((number(0), number(1)))
 }
 
-/// End the sessions of clients: at once those that are idle, at the end of the grace the others.
+/// End the sessions of clients: at once those that are idle, the others once `patience` is over.
 ///
 /// # Errors
 /// The server does not answer, or a session is still there at the deadline.
@@ -224,20 +260,30 @@ pub async fn end_sessions(
     session: &ForeignSession,
     legacy: &Legacy,
     side: Side,
-    grace: Duration,
+    patience: Instant,
     deadline: Instant,
 ) -> anyhow::Result<()> {
-    let patience = Instant::now() + grace;
-    loop {
-        let which = if Instant::now() < patience { "AND xact_start IS NULL" } else { "" };
-        let end = format!("SELECT count(pg_terminate_backend(pid)) {} {which}", side.clients());
-        let cannot = |problem: ForeignProblem| trouble("sessions cannot be ended", &problem);
-        session.rows(&end, &legacy.question()).await.map_err(cannot)?;
-        if clients(session, legacy, side).await.map_err(cannot)?.0 == 0 {
-            return Ok(());
-        }
-        in_time(deadline, "a session does not end").await?;
-    }
+    let cannot = |problem: ForeignProblem| trouble("sessions cannot be ended", &problem);
+    until(POLL, deadline, async || {
+        end_some(session, legacy, side, patience).await.map_err(cannot)?;
+        Ok(match clients(session, legacy, side).await.map_err(cannot)?.0 {
+            0 => Seen::Done(()),
+            _ => Seen::not_yet(Failure::new("a session does not end")),
+        })
+    })
+    .await
+}
+
+/// Tell those sessions to end that may be told so now.
+async fn end_some(
+    session: &ForeignSession,
+    legacy: &Legacy,
+    side: Side,
+    patience: Instant,
+) -> Result<(), ForeignProblem> {
+    let which = if Instant::now() < patience { "AND xact_start IS NULL" } else { "" };
+    let end = format!("SELECT count(pg_terminate_backend(pid)) {} {which}", side.clients());
+    session.rows(&end, &legacy.question()).await.map(drop)
 }
 
 /// Have everything that was written go to disk, and say where it ends.

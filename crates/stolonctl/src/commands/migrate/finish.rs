@@ -1,15 +1,16 @@
 //! `stolonctl migrate finish`: what was made on the legacy server goes, once the cluster has taken over.
 
 use stolon_model::{ClusterData, ClusterDocument, MigrationStage, Role};
-use stolon_runtime::{CommonArgs, Failure, Shutdown};
+use stolon_runtime::{CommonArgs, Failure, Shutdown, explained};
 
 use super::abort::drop_slot;
 use super::head::Head;
 use super::legacy::SourceArgs;
+use super::underway::Underway;
 use super::way_back::{WayBack, remove_from_legacy};
 use super::worker::Worker;
 use super::{Outcome, OutputArgs, record};
-use crate::stored_cluster::StoredCluster;
+use crate::output;
 
 /// Flags of `migrate finish`.
 #[derive(Debug, clap::Args)]
@@ -27,10 +28,7 @@ pub struct Args {
 /// The cluster has not taken over, or the store or the legacy server does not answer.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<()> {
     let format = args.output.format()?;
-    let cluster = StoredCluster::open(common)?;
-    let document = cluster.workable_document().await?.value;
-    let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
-    let legacy = args.source.legacy(Some(&migration), &shutdown.token())?;
+    let Underway { cluster, migration, legacy, .. } = Underway::open(common, &args.source, shutdown).await?;
     let worker = Worker::claim(&cluster, "migrate finish", begin).await?;
     let mut outcome = Outcome::new(
         "shut the legacy server down for good; set up backups and monitoring of the cluster",
@@ -44,10 +42,17 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     if migration.way_back {
         let session = worker.session(&legacy).await?;
         remove_from_legacy(&legacy, &migration.uid).await?;
-        let head = Head::of(&ClusterData::try_from(cluster.workable_document().await?.value)?)?;
+        let data = ClusterData::try_from(cluster.workable_document().await?.value)?;
+        let head = Head::of(&data)?;
         let place = session.place().clone();
-        let way_back = WayBack { legacy: &legacy, place: &place, head: &head, uid: &migration.uid };
+        let way_back = WayBack::of(&migration, &legacy, &place, &head);
         way_back.remove_from_cluster().await?;
+        for other in Head::others(&data) {
+            if let Err(error) = WayBack::of(&migration, &legacy, &place, &other).drop_slots().await {
+                let why = explained(&error).sentence;
+                output::note(&format!("slots of the way back may be left on keeper {}: {why}", other.keeper));
+            }
+        }
         outcome.did("what was made for the way back is gone from both");
     }
     worker.change(record::forget).await?;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, InstanceUid, KeeperUid, Lsn, Role};
+use stolon_model::{ClusterData, Instance, InstanceUid, KeeperUid, Lsn, Role};
 use stolon_postgres::conninfo::Place;
 use stolon_postgres::foreign::{self, Door, Entry, ForeignProblem, ForeignSession};
 use stolon_runtime::Failure;
 use tokio::time::Instant;
 
-use super::legacy::Legacy;
+use super::legacy::{Legacy, trouble};
+use super::wait::{Seen, until};
 use crate::stored_cluster::StoredCluster;
 
 /// Between two looks.
@@ -40,12 +41,23 @@ impl Head {
             return Err(Failure::new(format!("PostgreSQL of keeper {} does not work", head.spec.keeper_uid))
                 .hint("stolonctl status shows what is going on"));
         }
-        Ok(Head {
-            keeper: head.spec.keeper_uid.clone(),
-            instance: head.uid.clone(),
-            place: Place { host: head.status.listen_address.clone(), port: head.status.port.clone() },
-            system_identifier: head.status.system_identifier.clone(),
-        })
+        Ok(Head::at(head))
+    }
+
+    /// All other instances that have said where they listen: one of them may have been the head before.
+    pub fn others(data: &ClusterData) -> Vec<Head> {
+        let head = data.primary().map(|head| &head.uid);
+        let others = data.instances.values().filter(|instance| Some(&instance.uid) != head);
+        others.filter(|instance| !instance.status.listen_address.is_empty()).map(Head::at).collect()
+    }
+
+    fn at(instance: &Instance) -> Head {
+        Head {
+            keeper: instance.spec.keeper_uid.clone(),
+            instance: instance.uid.clone(),
+            place: Place { host: instance.status.listen_address.clone(), port: instance.status.port.clone() },
+            system_identifier: instance.status.system_identifier.clone(),
+        }
     }
 
     /// Whether its data are a copy of a server with this system identifier.
@@ -85,18 +97,15 @@ pub async fn until_applied(
     deadline: Instant,
 ) -> anyhow::Result<()> {
     let sql = format!("SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= '{end}'");
-    loop {
+    until(POLL, deadline, async || {
         let applied = head.value(&sql, &legacy.question()).await;
-        let applied =
-            applied.map_err(|problem| super::legacy::trouble("the cluster cannot be asked", &problem))?;
-        if applied.as_deref() == Some("t") {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(Failure::new("the cluster has not received everything in time").into());
-        }
-        tokio::time::sleep(POLL).await;
-    }
+        let applied = applied.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
+        Ok(match applied.as_deref() {
+            Some("t") => Seen::Done(()),
+            _ => Seen::not_yet(Failure::new("the cluster has not received everything in time")),
+        })
+    })
+    .await
 }
 
 /// Until the elected instance has been promoted, and answers: a session with it.
@@ -115,38 +124,34 @@ pub async fn until_promoted(
         let in_recovery = session.value("SELECT pg_is_in_recovery()", &legacy.question()).await?;
         anyhow::Ok((in_recovery.as_deref() == Some("f")).then_some(head))
     };
-    loop {
+    until(POLL, deadline, async || {
         // A head that does not answer now may in a moment, or another one is elected.
-        let last = match promoted().await {
-            Ok(Some(head)) => return Ok(head),
-            Ok(None) => Failure::new("the cluster is not promoted yet").into(),
-            Err(error) => error,
-        };
-        if Instant::now() >= deadline {
-            return Err(last);
-        }
-        tokio::time::sleep(POLL).await;
-    }
+        Ok(match promoted().await {
+            Ok(Some(head)) => Seen::Done(head),
+            Ok(None) => Seen::not_yet(Failure::new("the cluster is not promoted yet")),
+            Err(error) => Seen::NotYet(error),
+        })
+    })
+    .await
 }
 
 /// Until the store says that the elected instance works as a primary and proxies are sent there.
 ///
 /// # Errors
 /// It does not by the deadline.
-pub async fn until_writable(cluster: &StoredCluster, deadline: Instant) -> Result<(), Failure> {
-    loop {
+pub async fn until_writable(cluster: &StoredCluster, deadline: Instant) -> anyhow::Result<()> {
+    until(POLL, deadline, async || {
         if let Ok(Some(found)) = cluster.document().await
             && let Ok(data) = ClusterData::try_from(found.value)
             && is_writable(&data)
         {
-            return Ok(());
+            return Ok(Seen::Done(()));
         }
-        if Instant::now() >= deadline {
-            return Err(Failure::new("the cluster does not take writes yet")
-                .hint("its promotion goes on; stolonctl status shows what is going on, stolonctl migrate switch waits again"));
-        }
-        tokio::time::sleep(POLL).await;
-    }
+        Ok(Seen::not_yet(Failure::new("the cluster does not take writes yet").hint(
+            "its promotion goes on; stolonctl status shows what is going on, stolonctl migrate switch waits again",
+        )))
+    })
+    .await
 }
 
 fn is_writable(data: &ClusterData) -> bool {

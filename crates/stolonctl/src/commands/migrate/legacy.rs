@@ -7,10 +7,19 @@ use stolon_postgres::conninfo::{Conninfo, Place};
 use stolon_postgres::foreign::{self, Entry, ForeignProblem, ForeignSession};
 use stolon_postgres::limit::Limit;
 use stolon_runtime::{Failure, UsageError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::wait::{Seen, until};
 
 /// SQLSTATE `insufficient_privilege`.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// SQLSTATE `too_many_connections`.
+pub const TOO_MANY_CONNECTIONS: &str = "53300";
+/// How long one of the connections may take to become free on a server at its limit.
+const ROOM: Duration = Duration::from_secs(3);
+/// Between two attempts to get one.
+const ATTEMPTS: Duration = Duration::from_millis(50);
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(10);
 
@@ -75,7 +84,18 @@ impl Legacy {
     /// # Errors
     /// No server that the connection string names is a primary and lets us in.
     pub async fn connect(&self, database: Option<&str>) -> Result<ForeignSession, ForeignProblem> {
-        foreign::connect_primary(&self.conninfo, database, Entry::Ordinary, &self.question()).await
+        self.enter(database, Entry::Ordinary).await
+    }
+
+    /// On a server at its connection limit clients come and go.
+    async fn enter(&self, database: Option<&str>, entry: Entry) -> Result<ForeignSession, ForeignProblem> {
+        until(ATTEMPTS, Instant::now() + ROOM, async || {
+            match foreign::connect_primary(&self.conninfo, database, entry, &self.question()).await {
+                Err(problem) if problem.code() == Some(TOO_MANY_CONNECTIONS) => Ok(Seen::NotYet(problem)),
+                entered => entered.map(Seen::Done),
+            }
+        })
+        .await
     }
 
     /// A session that changes nothing: past the fence where that is possible.
@@ -101,7 +121,7 @@ impl Legacy {
     /// # Errors
     /// As [`Legacy::connect`]; or the user is no superuser.
     pub async fn connect_past_fence(&self) -> Result<ForeignSession, ForeignProblem> {
-        foreign::connect_primary(&self.conninfo, None, Entry::PastLibraries, &self.question()).await
+        self.enter(None, Entry::PastLibraries).await
     }
 
     /// [`Legacy::connect_past_fence`] to one of its databases.
@@ -109,7 +129,7 @@ impl Legacy {
     /// # Errors
     /// The same.
     pub async fn database_past_fence(&self, database: &str) -> Result<ForeignSession, ForeignProblem> {
-        foreign::connect_primary(&self.conninfo, Some(database), Entry::PastLibraries, &self.question()).await
+        self.enter(Some(database), Entry::PastLibraries).await
     }
 }
 

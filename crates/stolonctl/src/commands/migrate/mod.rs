@@ -15,7 +15,9 @@ mod rollback;
 mod start;
 mod status;
 mod switch;
+mod underway;
 mod verify;
+mod wait;
 mod way_back;
 mod worker;
 

@@ -12,6 +12,8 @@ use super::fence::Side;
 use super::head::Head;
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::switch::reopen;
+use super::underway::Underway;
+use super::wait::{Seen, until};
 use super::way_back::WayBack;
 use super::worker::Worker;
 use super::{Outcome, OutputArgs, fence, record};
@@ -48,11 +50,8 @@ pub struct Args {
 /// There is nothing to take back, or no way back, or the store or one of the servers does not answer.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<()> {
     let format = args.output.format()?;
-    let cluster = StoredCluster::open(common)?;
-    let document = cluster.workable_document().await?.value;
-    let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
-    let stop = shutdown.token();
-    let legacy = args.source.legacy(Some(&migration), &stop)?;
+    let Underway { cluster, migration, legacy, stop, .. } =
+        Underway::open(common, &args.source, shutdown).await?;
     let through =
         [MigrationStage::Switched, MigrationStage::RollingBack, MigrationStage::RolledBack].map(Some);
     if through.contains(&migration.stage) {
@@ -126,7 +125,7 @@ impl Rollback<'_> {
         stop: &tokio_util::sync::CancellationToken,
     ) -> anyhow::Result<(Worker, Instant)> {
         let place = self.legacy.connect_past_fence().await.map_err(cannot_ask)?.place().clone();
-        let way_back = WayBack { legacy: self.legacy, place: &place, head, uid: &self.migration.uid };
+        let way_back = WayBack::of(self.migration, self.legacy, &place, head);
         way_back.until_near(NEAR, Instant::now() + APPROACH).await?;
         let hba = self.hba();
         let worker =
@@ -162,7 +161,9 @@ impl Rollback<'_> {
         output::note("the cluster lets no client in any more");
         let session = way_back.head.connect(self.legacy, way_back.place, None).await.map_err(cannot_ask)?;
         loop {
-            fence::end_sessions(&session, self.legacy, Side::Cluster, Duration::ZERO, deadline).await?;
+            // Proxies have let go of clients already.
+            let patience = Instant::now();
+            fence::end_sessions(&session, self.legacy, Side::Cluster, patience, deadline).await?;
             let end = position(&session, self.legacy).await?;
             way_back.until_taken(&session, end, deadline).await?;
             if fence::clients(&session, self.legacy, Side::Cluster).await.map_err(cannot_ask)?.0 == 0 {
@@ -179,20 +180,18 @@ impl Rollback<'_> {
 
     /// The keeper of the primary has let go of what `pgHBA` allowed before.
     async fn until_closed(&self, hba: &[String], deadline: Instant) -> anyhow::Result<()> {
-        loop {
+        until(POLL, deadline, async || {
             let data = ClusterData::try_from(self.cluster.workable_document().await?.value)?;
             let is_closed = data.primary().is_some_and(|primary| {
                 primary.spec.pg_hba.as_deref().is_some_and(|lines| lines == hba)
                     && primary.status.current_generation == primary.generation
             });
-            if is_closed && data.proxy.spec.primary.is_none() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(Failure::new("the cluster is not closed for clients in time").into());
-            }
-            tokio::time::sleep(POLL).await;
-        }
+            Ok(match is_closed && data.proxy.spec.primary.is_none() {
+                true => Seen::Done(()),
+                false => Seen::not_yet(Failure::new("the cluster is not closed for clients in time")),
+            })
+        })
+        .await
     }
 
     /// After its point of no return, also for one who goes on with it.

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use stolon_model::{
-    ByteCount, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Document, InitMode, Migration,
-    MigrationMethod, MigrationStage, PitrConfig, Role, StandbyConfig, StandbySettings, Timestamp,
+    ArchiveRecoverySettings, ByteCount, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, Document,
+    InitMode, Migration, MigrationMethod, MigrationStage, PitrConfig, Role, StandbyConfig, StandbySettings,
+    Timestamp,
 };
 use stolon_postgres::conninfo::Conninfo;
 use stolon_postgres::foreign::{ForeignSession, NO_LIBRARIES};
@@ -41,6 +42,14 @@ pub struct Args {
     /// The program that makes the copy, on the keepers' hosts; of the legacy server's major version
     #[arg(long, default_value = "pg_basebackup", value_name = "PROGRAM")]
     pg_basebackup: String,
+
+    /// Instead of a copy of the running server: what restores a backup of it on the keepers' hosts. %d is the directory to fill
+    #[arg(long, value_name = "COMMAND", conflicts_with = "pg_basebackup")]
+    restore_command: Option<String>,
+
+    /// What fetches archived WAL that the legacy server does not have any more: %f is the file, %p where it goes
+    #[arg(long, value_name = "COMMAND")]
+    fetch_wal: Option<String>,
 
     /// Into a cluster beside: nothing is made on the legacy server, and it stays open when the cluster is promoted
     #[arg(long)]
@@ -205,12 +214,18 @@ fn spec(args: &Args, migration: &Migration) -> anyhow::Result<ClusterSpec> {
     let mut pg_parameters = given.pg_parameters.clone().unwrap_or_default();
     // For the way back.
     pg_parameters.entry("wal_level".to_owned()).or_insert_with(|| "logical".to_owned());
+    let archive = args.fetch_wal.clone().map(|restore_command| ArchiveRecoverySettings { restore_command });
+    let data_restore_command = match &args.restore_command {
+        Some(command) => command.clone(),
+        None => copy_command(&args.pg_basebackup, migration),
+    };
     let spec = ClusterSpec {
         pg_parameters: Some(pg_parameters),
         init_mode: Some(InitMode::PointInTimeRecovery),
         role: Some(Role::Standby),
         pitr_config: Some(PitrConfig {
-            data_restore_command: copy_command(&args.pg_basebackup, migration),
+            data_restore_command,
+            archive_recovery_settings: archive.clone(),
             ..PitrConfig::default()
         }),
         standby_config: Some(StandbyConfig {
@@ -219,7 +234,7 @@ fn spec(args: &Args, migration: &Migration) -> anyhow::Result<ClusterSpec> {
                 primary_slot_name: migration.slot.clone(),
                 ..StandbySettings::default()
             }),
-            ..StandbyConfig::default()
+            archive_recovery_settings: archive,
         }),
         ..given
     };

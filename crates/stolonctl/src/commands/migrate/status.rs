@@ -72,6 +72,9 @@ pub struct Picture {
     is_copied: bool,
 }
 
+/// What `undo` says where there is none.
+const NO_WAY_BACK: &str = "there is no way back";
+
 /// A cluster that is less far behind follows.
 const NEAR: u64 = 16 << 20;
 
@@ -232,7 +235,7 @@ async fn by_the_way_back(
     let asked = async {
         let head = Head::of(&ClusterData::try_from(document.clone())?)?;
         let place = legacy.first_place();
-        let way_back = WayBack { legacy, place: &place, head: &head, uid: &record.uid };
+        let way_back = WayBack::of(record, legacy, &place, &head);
         anyhow::Ok(way_back.lag().await?)
     };
     match asked.await {
@@ -240,9 +243,12 @@ async fn by_the_way_back(
         Ok(Lag::Idle) => picture.problems.push(
             "the legacy server takes nothing from the cluster now; its log says why, if it lasts".to_owned(),
         ),
-        Ok(Lag::Gone) => picture
-            .problems
-            .push("the way back is gone: the cluster has failed over since the switch".to_owned()),
+        Ok(Lag::Gone) => {
+            picture
+                .problems
+                .push("the way back is gone: the cluster has failed over since the switch".to_owned());
+            NO_WAY_BACK.clone_into(&mut picture.undo);
+        }
         Err(error) => picture.problems.push(explained(&error).sentence),
     }
 }
@@ -280,7 +286,7 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
     match record.stage {
         None => text("stolonctl migrate start goes on with it", "stolonctl migrate abort"),
         Some(MigrationStage::Following) if data.cluster.spec.effective().role == Role::Primary => {
-            text("the cluster was promoted by other means: stolonctl migrate finish", "there is no way back")
+            text("the cluster was promoted by other means: stolonctl migrate finish", NO_WAY_BACK)
         }
         Some(MigrationStage::Following) if copies => text("wait for the copy", "stolonctl migrate abort"),
         Some(MigrationStage::Following) => {
@@ -306,7 +312,7 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
             "stolonctl migrate rollback: the legacy server takes over again",
         ),
         Some(MigrationStage::Switched | MigrationStage::Finishing) => {
-            text("stolonctl migrate finish, when you trust the result", "there is no way back")
+            text("stolonctl migrate finish, when you trust the result", NO_WAY_BACK)
         }
         Some(MigrationStage::RollingBack) => {
             text("stolonctl migrate rollback goes on with it, if whoever began it died", "it is being undone")

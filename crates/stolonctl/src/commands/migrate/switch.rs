@@ -4,7 +4,9 @@ mod look;
 
 use std::time::Duration;
 
-use stolon_model::{ClusterDocument, Lsn, Migration, MigrationStage, MigrationWorker, Role, Timestamp};
+use stolon_model::{
+    ClusterDocument, Lsn, Migration, MigrationStage, MigrationWorker, Role, Timeline, Timestamp,
+};
 use stolon_postgres::foreign::ForeignSession;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, explained, go_duration};
 use tokio::time::Instant;
@@ -13,6 +15,7 @@ use super::facts::Facts;
 use super::fence::Side;
 use super::head::{Head, until_applied, until_promoted, until_writable};
 use super::legacy::{Legacy, SourceArgs, trouble};
+use super::underway::Underway;
 use super::way_back::{WayBack, Wish, remove_from_legacy};
 use super::worker::{Worker, stands_still};
 use super::{Outcome, OutputArgs, fence, record};
@@ -83,11 +86,8 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             .hint(format!("the grace and {} s for the promotion must fit into it", PROMOTION.as_secs()))
             .into());
     }
-    let stop = shutdown.token();
-    let cluster = StoredCluster::open(common)?;
-    let document = cluster.workable_document().await?.value;
-    let migration = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
-    let legacy = args.source.legacy(Some(&migration), &stop)?;
+    let Underway { cluster, document, migration, legacy, stop } =
+        Underway::open(common, &args.source, shutdown).await?;
     let switch = Switch { cluster: &cluster, legacy: &legacy, migration: &migration, args };
     match &migration.stage {
         Some(MigrationStage::Following | MigrationStage::Switching) => {}
@@ -137,6 +137,17 @@ struct Closed {
     time: Timestamp,
     end: Lsn,
     facts: Facts,
+}
+
+/// Whether what the cluster writes is kept for the legacy server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prepared {
+    /// The legacy server is left behind.
+    Not,
+    /// An earlier command has seen to it.
+    Before,
+    /// From now on, as long as the cluster stays on this timeline.
+    On(Timeline),
 }
 
 impl Switch<'_> {
@@ -219,9 +230,10 @@ impl Switch<'_> {
         deadline: Instant,
     ) -> anyhow::Result<Lsn> {
         let (legacy, args) = (self.legacy, self.args);
-        fence::close(session, legacy, &self.migration.uid, deadline).await?;
+        let patience = Instant::now() + args.grace;
+        fence::close(session, legacy, &self.migration.uid, patience, deadline).await?;
         output::note("the legacy server lets nobody in any more");
-        fence::end_sessions(session, legacy, Side::Legacy, args.grace, deadline).await?;
+        fence::end_sessions(session, legacy, Side::Legacy, patience, deadline).await?;
         output::note("all its sessions are ended");
         loop {
             let end = fence::end_of_wal(session, legacy).await?;
@@ -231,7 +243,7 @@ impl Switch<'_> {
             if clients.map_err(|problem| trouble("the legacy server cannot be asked", &problem))?.0 == 0 {
                 return Ok(end);
             }
-            fence::end_sessions(session, legacy, Side::Legacy, Duration::ZERO, deadline).await?;
+            fence::end_sessions(session, legacy, Side::Legacy, patience, deadline).await?;
         }
     }
 
@@ -242,16 +254,16 @@ impl Switch<'_> {
         let wants_way_back = self.wants_way_back_still().await?;
         // The legacy server may be away by now.
         let place = legacy.first_place();
-        let mut way_back = false;
         let head = match wants_way_back {
             true => Some(until_promoted(self.cluster, legacy, &place, deadline).await?),
             false => None,
         };
-        let made =
-            head.as_ref().map(|head| WayBack { legacy, place: &place, head, uid: &self.migration.uid });
-        if let Some(made) = &made {
-            way_back = self.prepare_way_back(made).await;
-        }
+        let made = head.as_ref().map(|head| WayBack::of(self.migration, legacy, &place, head));
+        let prepared = match &made {
+            Some(made) => self.prepare_way_back(made).await,
+            None => Prepared::Not,
+        };
+        let mut way_back = prepared != Prepared::Not;
         worker
             .change(|document| {
                 // Once clients were let in, rows may be missing on the way back.
@@ -260,6 +272,9 @@ impl Switch<'_> {
                 if migration.stage == Some(MigrationStage::Promoting) {
                     migration.stage = Some(MigrationStage::Switched);
                     migration.way_back = way_back && !is_late;
+                    if let Prepared::On(timeline) = prepared {
+                        migration.way_back_timeline = timeline;
+                    }
                 }
                 way_back = migration.way_back;
                 Ok(Edit::Write)
@@ -294,25 +309,25 @@ impl Switch<'_> {
     }
 
     /// Whether what the cluster writes from now on is kept for the legacy server. A switch does not fail for want of it.
-    async fn prepare_way_back(&self, made: &WayBack<'_>) -> bool {
+    async fn prepare_way_back(&self, made: &WayBack<'_>) -> Prepared {
         let document = self.cluster.workable_document().await.map(|found| found.value);
         let stage = document.as_ref().ok().and_then(record::of).and_then(|migration| migration.stage.clone());
         if stage == Some(MigrationStage::Switched) {
-            return true;
+            return Prepared::Before;
         }
         if document.is_ok_and(|document| record::lets_clients_in(&document)) {
             output::note("there will be no way back: clients were let in before it was made");
-            return false;
+            return Prepared::Not;
         }
         let prepared = async {
             made.remove_from_cluster().await?;
             made.prepare().await
         };
         match prepared.await {
-            Ok(()) => true,
+            Ok(timeline) => Prepared::On(timeline),
             Err(error) => {
                 output::note(&format!("there will be no way back: {}", explained(&error).sentence));
-                false
+                Prepared::Not
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use stolon_model::{ByteCount, Lsn};
+use stolon_model::{ByteCount, Lsn, Migration, Timeline};
 use stolon_postgres::conninfo::Place;
 use stolon_postgres::foreign::{self, ForeignProblem, ForeignSession};
 use stolon_postgres::quote::{self, sql_identifier, sql_literal};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::head::Head;
 use super::legacy::{Legacy, trouble};
+use super::wait::{Seen, until};
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
@@ -45,6 +46,8 @@ pub struct WayBack<'a> {
     pub head: &'a Head,
     /// Uid of the migration.
     pub uid: &'a str,
+    /// The timeline of the cluster on which it was made; none: it was not yet, or is not known.
+    timeline: Option<Timeline>,
 }
 
 /// How far the legacy server is behind the cluster.
@@ -54,7 +57,8 @@ pub enum Lag {
     Bytes(u64),
     /// It does not take anything now.
     Idle,
-    /// The slots are gone, with what they kept for it.
+    /// The slots are gone, with what they kept for it; or they are left over from before a failover: meanwhile nobody has kept the catalog
+    /// rows that decoding needs.
     Gone,
 }
 
@@ -63,13 +67,22 @@ fn gone() -> Failure {
         .hint("stolonctl migrate finish removes what is left of it")
 }
 
+/// The timeline that a primary writes.
+const TIMELINE: &str = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
+
 /// A database, and the number that its slot has in its name.
 struct Database {
     oid: String,
     name: String,
 }
 
-impl WayBack<'_> {
+impl<'a> WayBack<'a> {
+    /// That of a migration, as its record says.
+    pub fn of(migration: &'a Migration, legacy: &'a Legacy, place: &'a Place, head: &'a Head) -> WayBack<'a> {
+        let timeline = Some(migration.way_back_timeline).filter(|timeline| *timeline != Timeline::default());
+        WayBack { legacy, place, head, uid: &migration.uid, timeline }
+    }
+
     fn name(&self) -> String {
         name(self.uid)
     }
@@ -78,15 +91,30 @@ impl WayBack<'_> {
         format!("{}_{}", self.name(), database.oid)
     }
 
+    /// Which slots are its own, and good.
+    fn own_slots(&self) -> String {
+        let names = self.named_slots();
+        match self.timeline {
+            None => names,
+            Some(Timeline(timeline)) => format!("{names} AND {TIMELINE} = {timeline}"),
+        }
+    }
+
+    /// Which slots have its name.
+    fn named_slots(&self) -> String {
+        format!("slot_name LIKE '{}\\_%'", self.name().replace('_', "\\_"))
+    }
+
     async fn in_cluster(&self, database: Option<&str>) -> Result<ForeignSession, ForeignProblem> {
         self.head.connect(self.legacy, self.place, database).await
     }
 
-    /// On the promoted head, before any client writes: what is written from then on is kept for the legacy server.
+    /// On the promoted head, before any client writes: what is written from then on is kept for the legacy server. Returns the timeline
+    /// on which it is.
     ///
     /// # Errors
     /// The head does not answer, or has no room for the slots.
-    pub async fn prepare(&self) -> anyhow::Result<()> {
+    pub async fn prepare(&self) -> anyhow::Result<Timeline> {
         let cannot =
             |problem: ForeignProblem| trouble("the way back cannot be made on the cluster", &problem);
         let (limit, name) = (self.legacy.question(), sql_identifier(&self.name()));
@@ -107,7 +135,10 @@ impl WayBack<'_> {
             let sql = format!("SELECT pg_create_logical_replication_slot({slot}, 'pgoutput')");
             session.rows(&sql, &limit).await.map_err(cannot)?;
         }
-        Ok(())
+        // In the session from before: a failover meanwhile would have ended it.
+        let timeline = session.value(&format!("SELECT {TIMELINE}"), &limit).await.map_err(cannot)?;
+        let timeline = timeline.and_then(|text| text.parse().ok()).map(Timeline);
+        timeline.ok_or_else(|| Failure::new("the cluster does not say which timeline it writes").into())
     }
 
     /// On the legacy server, behind its fence: have it take what the cluster writes.
@@ -168,8 +199,8 @@ impl WayBack<'_> {
     pub async fn lag(&self) -> Result<Lag, ForeignProblem> {
         let sql = format!(
             "SELECT count(*), bool_and(active), max(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn))::bigint \
-             FROM pg_replication_slots WHERE slot_name LIKE '{}\\_%'",
-            self.name().replace('_', "\\_")
+             FROM pg_replication_slots WHERE {}",
+            self.own_slots()
         );
         let session = self.in_cluster(None).await?;
         let rows = session.rows(&sql, &self.legacy.question()).await?;
@@ -186,25 +217,25 @@ impl WayBack<'_> {
     /// # Errors
     /// The head does not answer, the slots are gone, or it has not by the deadline.
     pub async fn until_near(&self, near: u64, deadline: Instant) -> anyhow::Result<()> {
-        loop {
+        until(POLL, deadline, async || {
             let lag = self.lag().await.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
-            match lag {
-                Lag::Bytes(lag) if lag <= near => return Ok(()),
+            Ok(match lag {
+                Lag::Bytes(lag) if lag <= near => Seen::Done(()),
                 Lag::Gone => return Err(gone().into()),
-                Lag::Bytes(_) | Lag::Idle if Instant::now() < deadline => tokio::time::sleep(POLL).await,
                 Lag::Bytes(lag) => {
                     let lag = ByteCount(lag);
-                    return Err(Failure::new(format!("the legacy server is {lag} behind"))
-                        .hint("nothing was changed; stolonctl migrate status shows how far it is")
-                        .into());
+                    Seen::not_yet(
+                        Failure::new(format!("the legacy server is {lag} behind"))
+                            .hint("nothing was changed; stolonctl migrate status shows how far it is"),
+                    )
                 }
-                Lag::Idle => {
-                    return Err(Failure::new("the legacy server takes nothing from the cluster now")
-                        .hint("nothing was changed; the log of the legacy server says why")
-                        .into());
-                }
-            }
-        }
+                Lag::Idle => Seen::not_yet(
+                    Failure::new("the legacy server takes nothing from the cluster now")
+                        .hint("nothing was changed; the log of the legacy server says why"),
+                ),
+            })
+        })
+        .await
     }
 
     /// Until the legacy server has taken everything before a position of the cluster.
@@ -219,25 +250,22 @@ impl WayBack<'_> {
     ) -> anyhow::Result<()> {
         let sql = format!(
             "SELECT count(*), count(*) FILTER (WHERE confirmed_flush_lsn >= '{end}') FROM pg_replication_slots \
-             WHERE slot_name LIKE '{}\\_%'",
-            self.name().replace('_', "\\_")
+             WHERE {}",
+            self.own_slots()
         );
-        loop {
+        until(POLL, deadline, async || {
             let rows = session.rows(&sql, &self.legacy.question()).await;
             let rows = rows.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
             let counts = rows.first().map(|row| (row.get(0).unwrap_or("0"), row.get(1).unwrap_or("0")));
             match counts {
-                Some(("0", _)) | None => {
-                    return Err(gone().into());
+                Some(("0", _)) | None => Err(gone().into()),
+                Some((all, taken)) if all == taken => Ok(Seen::Done(())),
+                Some(_) => {
+                    Ok(Seen::not_yet(Failure::new("the legacy server has not taken everything in time")))
                 }
-                Some((all, taken)) if all == taken => return Ok(()),
-                Some(_) => {}
             }
-            if Instant::now() >= deadline {
-                return Err(Failure::new("the legacy server has not taken everything in time").into());
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        })
+        .await
     }
 
     /// Sequences are not replicated: the legacy server's go on where those of the cluster are.
@@ -272,6 +300,21 @@ impl WayBack<'_> {
         Ok(())
     }
 
+    /// Remove its slots from the head alone: a former primary would keep WAL for them for ever.
+    ///
+    /// # Errors
+    /// The head does not answer.
+    pub async fn drop_slots(&self) -> anyhow::Result<()> {
+        let cannot =
+            |problem: ForeignProblem| trouble("the way back cannot be removed from the cluster", &problem);
+        let session = self.in_cluster(None).await.map_err(cannot)?;
+        let sql = format!("SELECT slot_name FROM pg_replication_slots WHERE {}", self.named_slots());
+        for slot in column(&session.rows(&sql, &self.legacy.question()).await.map_err(cannot)?) {
+            super::abort::drop_slot(&session, self.legacy, &slot).await?;
+        }
+        Ok(())
+    }
+
     /// Remove what was made for it on the cluster.
     ///
     /// # Errors
@@ -279,11 +322,11 @@ impl WayBack<'_> {
     pub async fn remove_from_cluster(&self) -> anyhow::Result<()> {
         let cannot =
             |problem: ForeignProblem| trouble("the way back cannot be removed from the cluster", &problem);
+        self.drop_slots().await?;
         let limit = self.legacy.question();
         let session = self.in_cluster(None).await.map_err(cannot)?;
         let name = self.name();
         for database in databases(&session, self.legacy).await.map_err(cannot)? {
-            super::abort::drop_slot(&session, self.legacy, &self.slot(&database)).await?;
             let session = self.in_cluster(Some(&database.name)).await.map_err(cannot)?;
             let remark = format!(
                 "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = {}",

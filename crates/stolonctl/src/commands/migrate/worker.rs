@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::legacy::{Legacy, trouble};
 use super::record;
+use super::wait::{Seen, until};
 use crate::operator;
 use crate::stored_cluster::{Edit, StoredCluster};
 
@@ -143,24 +144,22 @@ pub async fn alone(legacy: &Legacy) -> anyhow::Result<ForeignSession> {
         "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND classid = {high} \
          AND objid = {low} AND objsubid = 2 AND granted AND pid <> pg_backend_pid()"
     );
-    let deadline = Instant::now() + SESSION_ENDS;
     let mut has_lock = false;
-    loop {
+    until(POLL, Instant::now() + SESSION_ENDS, async || {
         if !has_lock {
             has_lock =
                 session.value(&take, &legacy.question()).await.map_err(cannot)?.as_deref() == Some("t");
         }
         let ended = session.value(&others, &legacy.question()).await.map_err(cannot)?;
-        if has_lock && ended.as_deref() == Some("0") {
-            return Ok(session);
-        }
-        if Instant::now() >= deadline {
-            return Err(
-                Failure::new("the session of another stolonctl on the legacy server does not end").into()
-            );
-        }
-        tokio::time::sleep(POLL).await;
-    }
+        anyhow::Ok(match has_lock && ended.as_deref() == Some("0") {
+            true => Seen::Done(()),
+            false => Seen::not_yet(Failure::new(
+                "the session of another stolonctl on the legacy server does not end",
+            )),
+        })
+    })
+    .await?;
+    Ok(session)
 }
 
 /// The worker that the record names, once it is known that it gives no sign of life.

@@ -69,10 +69,8 @@ impl Look {
         if facts.timeline != migration.timeline {
             obstacles.push("the legacy server has failed over since the migration began".to_owned());
         }
-        for hole in fence::holes(&session, legacy).await.map_err(cannot)? {
-            obstacles.push(format!(
-                "{hole} has a session_preload_libraries of its own, so its sessions could not be kept out"
-            ));
+        if !migration.rehearsal {
+            obstacles.extend(fence::obstacles(&session, legacy).await.map_err(cannot)?);
         }
         if !matches!(cluster.store.leader().await, Ok(Some(_))) {
             obstacles.push("no sentinel leads now, so nobody would promote the cluster".to_owned());

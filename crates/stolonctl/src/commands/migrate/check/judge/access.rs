@@ -65,7 +65,8 @@ pub fn method(
 /// Privileges, address, WAL, and the room among what is limited.
 pub fn findings(legacy: &Inventory, method: Method) -> Vec<Finding> {
     let limits = [senders(legacy, method), slots(legacy, method), connections(legacy)];
-    [privileges(legacy), reachability(legacy), wal_level(legacy, method)].into_iter().chain(limits).collect()
+    let first = [privileges(legacy), alter_system(legacy), reachability(legacy), wal_level(legacy, method)];
+    first.into_iter().chain(limits).collect()
 }
 
 fn privileges(legacy: &Inventory) -> Finding {
@@ -77,6 +78,18 @@ fn privileges(legacy: &Inventory) -> Finding {
             format!("{name} is no superuser: what is copied, and how writes are stopped for the switch, takes one"),
         )
         .hint(format!("name a superuser in --source, or ALTER ROLE {name} SUPERUSER; much of this report could not be read")),
+    }
+}
+
+/// PostgreSQL manual, `allow_alter_system`, from 17 on.
+fn alter_system(legacy: &Inventory) -> Finding {
+    match legacy.setting("allow_alter_system") {
+        "off" => Finding::blocks(
+            Subject::AlterSystem,
+            "allow_alter_system is off: the switch could not close the legacy, and would be refused",
+        )
+        .hint("set allow_alter_system = on in postgresql.conf there until the migration is finished, and reload"),
+        _ => Finding::ok(Subject::AlterSystem, "it is allowed, as the switch needs it to close the legacy"),
     }
 }
 

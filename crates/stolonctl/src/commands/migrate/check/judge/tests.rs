@@ -75,6 +75,20 @@ const TABLE: &[(&str, Change, Method, Level, Subject)] = &[
     ("newer keepers", |_, d| d.keepers[0].version.major = 17, Physical, Blocks, Subject::Method),
     ("newer keepers, by rows", |_, d| d.keepers[0].version.major = 17, Logical, Fine, Subject::Method),
     ("older keepers", |_, d| d.keepers[0].version.major = 14, Logical, Blocks, Subject::Method),
+    (
+        "nobody may change settings",
+        |l, _| configure(l, "allow_alter_system", "off", Source::Elsewhere),
+        Physical,
+        Blocks,
+        Subject::AlterSystem,
+    ),
+    (
+        "everybody may",
+        |l, _| configure(l, "allow_alter_system", "on", Source::Default),
+        Logical,
+        Fine,
+        Subject::AlterSystem,
+    ),
     ("no keepers", |_, d| d.keepers.clear(), Physical, Warning, Subject::Method),
     (
         "two majors",
