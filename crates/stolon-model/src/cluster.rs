@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::challenge::Challenge;
 use crate::effective::InvalidSpec;
+use crate::former::FormerPrimary;
 use crate::history::HistoryEntry;
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
@@ -230,6 +231,8 @@ document! {
         switchover: Option<Switchover> = "switchover", omit;
         /// Ours, unknown to Stolon, which drops it: a migration of a database into this cluster.
         migration: Option<Migration> = "migration", omit;
+        /// Ours, unknown to Stolon, which drops it: former primaries whose data their keepers may still hold, the last one last.
+        formers: Option<Vec<FormerPrimary>> = "formerMasters", omit;
     }
 }
 

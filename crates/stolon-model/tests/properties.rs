@@ -390,6 +390,15 @@ prop_compose! {
                     uid: ChallengeUid::from(word.as_str()),
                     instance: InstanceUid::from(word),
                 }),
+                formers: words[1].clone().map(|word| {
+                    vec![FormerPrimary {
+                        instance: InstanceUid::from(word),
+                        replaced_at: times[0],
+                        complete: overwrite_data,
+                        given_up_from: epoch.map(Lsn),
+                        ..FormerPrimary::default()
+                    }]
+                }),
                 switchover: epoch.map(|epoch| Switchover {
                     uid: "s1".to_owned(),
                     from: words[1].clone().map(InstanceUid::from),

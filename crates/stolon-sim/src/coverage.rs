@@ -83,13 +83,15 @@ pub enum Point {
     Vouched,
     /// A promotion waited for the end of a pledge.
     PledgeAwaited,
+    /// A former primary came back by itself, since its successor was lost.
+    FormerReturned,
     /// The cluster was whole again at the end.
     Converged,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 40] = [
+    pub const ALL: [Point; 41] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -129,6 +131,7 @@ impl Point {
         Point::Pledged,
         Point::Vouched,
         Point::PledgeAwaited,
+        Point::FormerReturned,
         Point::Converged,
     ];
 }

@@ -565,6 +565,9 @@ impl World {
                 last.instances.get(old).is_some_and(|primary| primary.spec.synchronous_replication);
             let handed_over = Self::is_handed_over(&last, &next);
             // A planned change keeps the promises of synchronous mode.
+            if last.cluster.status.formers.iter().flatten().any(|former| former.instance == *new) {
+                self.coverage.reached(Point::FormerReturned);
+            }
             self.check_election(synchronous || handed_over);
             if handed_over {
                 self.check_handed_over();

@@ -8,7 +8,7 @@ use stolon_core::keeper::{Answer, HbaLine, Reports};
 use stolon_core::sentinel::Reading;
 use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn, Switchover};
 
-use crate::scenario::{Direction, Fault, Program, Scenario, Spec, What};
+use crate::scenario::{Direction, Fault, Placement, Program, Scenario, Spec, What};
 use crate::sentinel::reading;
 use crate::store::Everything;
 use crate::world::World;
@@ -54,11 +54,13 @@ pub enum Guard {
     PledgeNote,
     /// A voucher ends with the pledges that it counts on.
     VoucherEnds,
+    /// A former primary comes back by itself only while nobody else can have acknowledged a commit.
+    FormerIsComplete,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 19] = [
+    pub const ALL: [Guard; 20] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -78,6 +80,7 @@ impl Guard {
         Guard::Pledge,
         Guard::PledgeNote,
         Guard::VoucherEnds,
+        Guard::FormerIsComplete,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -99,6 +102,7 @@ impl Guard {
             Guard::OnlyRefusals => &[10, 11, 14],
             Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
             Guard::DeposedOnHungDisk => return Self::hung_disks(seed),
+            Guard::FormerIsComplete => return Scenario::lost_successors(seed, 0),
             Guard::Pledge | Guard::PledgeNote | Guard::VoucherEnds => return self.store_for_some(seed),
         };
         let synchronous = match self {
@@ -249,6 +253,14 @@ impl World {
                     }
                 }
             }
+            Guard::FormerIsComplete => {
+                if let Some((document, _)) = &mut seen.document
+                    && let Some(cluster) = &mut Rc::make_mut(document).cluster
+                {
+                    let formers = cluster.status.formers.iter_mut().flatten();
+                    formers.for_each(|former| former.complete = true);
+                }
+            }
             Guard::Answer => {
                 let Some(last) = &self.sentinels[usize::from(sentinel)].last else {
                     return Rc::clone(everything);
@@ -366,6 +378,25 @@ impl World {
 }
 
 impl Scenario {
+    /// Synchronous mode, two keepers, and at least `minimum` standbys that commits wait for: one host loses its power, and when the other one
+    /// has taken over for some seconds, so does that one, for long; the first one is back meanwhile. Then the other way round.
+    pub fn lost_successors(seed: u64, minimum: u16) -> Scenario {
+        let scenario = Scenario::focused(seed, Duration::from_secs(330), &[], Some((minimum, 1)));
+        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
+        let synchronous = Some((minimum, 1));
+        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, synchronous, ..scenario.spec.clone() };
+        let losses = (0..2).flat_map(|keeper: u8| {
+            let at = 45_000 + u64::from(keeper) * 150_000 + seed % 997;
+            let lost = at + 10_000 + seed % 7 * 1_000;
+            [
+                Fault { at, lasts: 25_000, what: What::PowerLoss(keeper) },
+                Fault { at: lost, lasts: 60_000, what: What::PowerLoss(1 - keeper) },
+            ]
+        });
+        let faults = losses.collect();
+        Scenario { keepers: 2, placement: Placement::Apart, spec, faults, ..scenario }
+    }
+
     /// A scenario with faults of a few kinds only, close together, and at least two keepers.
     fn focused(seed: u64, active: Duration, kinds: &[u64], synchronous: Option<(u16, u16)>) -> Scenario {
         let mut scenario = Scenario::draw(seed, active);

@@ -57,6 +57,20 @@ fn a_slice_of_the_everyday_campaign_breaks_nothing() {
     }
 }
 
+/// Where commits wait for a standby the successor has acknowledged nothing; where they need none it has, and nobody may come back.
+#[test]
+fn a_former_primary_comes_back_when_its_successor_is_lost() {
+    for (minimum, returns) in [(1, true), (0, false)] {
+        let mut returned = 0;
+        for seed in 1..=10 {
+            let outcome = run(&Scenario::lost_successors(seed, minimum), Trace::Off);
+            assert_eq!(outcome.violation, None, "seed {seed}, minimum {minimum}");
+            returned += outcome.coverage.count(Point::FormerReturned);
+        }
+        assert_eq!(returned > 0, returns, "{returned} came back, minimum {minimum}");
+    }
+}
+
 /// A report that hangs when the store comes back is given up early enough, also where `failInterval` is short.
 #[test]
 fn an_outage_of_the_store_alone_replaces_nobody() {

@@ -48,4 +48,5 @@ teeth! {
     the_note_of_a_pledge_is_missed: PledgeNote;
     the_end_of_a_voucher_is_missed: VoucherEnds;
     the_end_of_a_deposed_primary_whose_disk_hangs_is_missed: DeposedOnHungDisk;
+    the_proof_that_nothing_was_acknowledged_is_missed: FormerIsComplete;
 }

@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, promote, register,
-    reinit, removekeeper, restart, settle, spec, status, switchover, update, version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, promote, recover,
+    register, reinit, removekeeper, restart, settle, spec, status, switchover, update, version,
 };
 use crate::playground;
 
@@ -64,6 +64,8 @@ pub enum Command {
     Pause(pause::Args),
     /// End a pause
     Resume(pause::ResumeArgs),
+    /// Go on from what a keeper holds when the primary is lost and nobody takes over
+    Recover(recover::Args),
     /// Choose what to go on from after the store went back in time
     Settle(settle::Args),
     /// Read or write the whole cluster data document

@@ -10,6 +10,7 @@ use stolon_model::{FollowConfig, FollowType, Instance, InstanceUid, Lsn, Role};
 
 use super::draft::NewPrimary;
 use super::eligibility::{Question, disk_trouble};
+use super::formers::Returning;
 use super::memory::{Handover, Life};
 use super::proxy::Awaited;
 use super::round::Round;
@@ -36,14 +37,19 @@ impl Round<'_> {
     /// Replace the primary if a standby may take its place and nothing is lost by it.
     pub fn replace(&mut self, primary: &Instance, because: PrimaryFault) -> Replacement {
         let (mut candidates, rejected) = self.candidates(primary);
-        if candidates.is_empty() {
-            self.memory.handover = None;
-            let hold = Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected };
-            let wake = self.let_request_go(&hold);
-            self.hold(hold);
-            return Replacement::Awaited(wake);
-        }
-        let successor = candidates.swap_remove(0);
+        let returning = if candidates.is_empty() { self.returning(primary) } else { None };
+        let successor = match &returning {
+            Some(returning) => returning.former.instance.clone(),
+            None if candidates.is_empty() => {
+                self.memory.handover = None;
+                let hold = Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected };
+                let wake = self.let_request_go(&hold);
+                self.hold(hold);
+                self.show_ways_out(primary);
+                return Replacement::Awaited(wake);
+            }
+            None => candidates.swap_remove(0),
+        };
         if !primary.spec.synchronous_replication
             && let Promotion::Held(hold, wake) = self.fence(primary, &successor, &because)
         {
@@ -51,6 +57,9 @@ impl Round<'_> {
             return Replacement::Awaited(wake);
         }
         self.remember_demotion(&because);
+        if let Some(Returning { former, served }) = &returning {
+            self.draft.put_back(former, *served);
+        }
         self.elect(primary, &successor, because);
         Replacement::Elected(successor)
     }
@@ -194,6 +203,7 @@ impl Round<'_> {
         self.memory.handover = None;
         self.fulfil_request(successor);
         self.close_proxies(&because);
+        self.remember_former(old, successor, &because);
         let role = self.seen.spec.role.clone();
         let follow = match role {
             Role::Standby => Some(self.outside_primary()),

@@ -23,6 +23,7 @@ pub(super) fn record(next: &mut ClusterData, sentinel: &SentinelUid, changes: &[
             }
             Change::StandbyClusterPromoted { .. } => "promoted",
             Change::PauseLapsed { .. } => "resumed",
+            Change::GivenUp { .. } => "given up",
             _ => continue,
         };
         let details = vec![change.to_string()];

@@ -13,6 +13,7 @@ mod eligibility;
 mod errand;
 mod event;
 mod followers;
+mod formers;
 mod health;
 mod heartbeat;
 mod history;
@@ -25,6 +26,8 @@ mod pause;
 mod proxy;
 mod readiness;
 mod reasons;
+mod recover;
+mod recover_reasons;
 mod removal;
 mod request;
 mod round;
@@ -60,6 +63,8 @@ pub use memory::{
 pub use pause::PauseSighting;
 pub use readiness::{Impediment, Leadership, Loss, Readiness, Successor, readiness};
 pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
+pub use recover::{CannotRecover, held, recover};
+pub use recover_reasons::{Held, Was, WouldBeLost};
 use round::Round;
 use seen::Seen;
 pub use settle::{CannotSettle, accept_loss, newest, take_newest};
@@ -188,6 +193,7 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
     if round.is_broken() {
         return round.only_watched(wake);
     }
+    round.keep_formers();
     round.draft.copy_specification(seen.spec);
     round.draft.count_generations();
     round.decided(wake)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::ahead::Ahead;
 use super::challenge::Unanswered;
+use super::recover_reasons::{self, Held};
 use super::switchover_reasons::{SwitchoverChange, SwitchoverWait, Unfit, Wish};
 use crate::evidence::Evidence;
 use stolon_model::{
@@ -68,6 +69,8 @@ pub enum Change {
     PauseLapsed { pause: Pause },
     /// A planned change of the primary goes on, or has ended.
     Switchover(SwitchoverChange),
+    /// A former primary is back that holds what an operator has given up.
+    GivenUp { instance: InstanceUid, keeper: KeeperUid, timeline: Timeline, from: Lsn, to: Lsn },
 }
 
 /// Why a keeper counts as failed.
@@ -125,6 +128,8 @@ pub enum RemovalReason {
     Surplus,
     /// An operator wants its data to be made anew.
     Requested,
+    /// Its keeper still holds a former primary, and goes on with that.
+    FormerDataKept,
 }
 
 /// Why an instance cannot be elected.
@@ -217,6 +222,8 @@ pub enum Hold {
     NotReplaced { primary: InstanceUid, because: PrimaryFault },
     /// A planned change of the primary waits.
     Switchover(SwitchoverWait),
+    /// Nobody may take over by itself, and an operator could go on from what this keeper holds.
+    WayOut(Held),
 }
 
 /// What is wrong with a document.
@@ -335,6 +342,9 @@ impl Display for Change {
                 write!(f, "commits on db {primary} no longer block: there are enough synchronous standbys")
             }
             Self::Switchover(change) => change.fmt(f),
+            Self::GivenUp { instance, keeper, timeline, from, to } => {
+                recover_reasons::given_up(f, instance, keeper, *timeline, *from, *to)
+            }
             Self::SynchronousReplicationOff { primary } => {
                 write!(f, "commits on db {primary} no longer wait for standbys")
             }
@@ -399,6 +409,9 @@ impl Display for RemovalReason {
             Self::NotNeeded => "its PostgreSQL does not work and there are enough standbys without it",
             Self::Surplus => "there are more standbys than maxStandbysPerSender",
             Self::Requested => "the operator asked for a fresh copy (stolonctl reinit)",
+            Self::FormerDataKept => {
+                "its keeper still holds the db that was the primary before, and goes on with that"
+            }
         })
     }
 }
@@ -575,6 +588,7 @@ impl Display for Hold {
                 List(standbys)
             ),
             Self::Switchover(wait) => wait.fmt(f),
+            Self::WayOut(held) => held.as_way_out(f),
             Self::NoFreeKeeper => f.write_str(
                 "there is no standby and no free keeper that could make one: start another keeper",
             ),

@@ -76,7 +76,7 @@ fn newest_of(candidates: &BTreeMap<KeeperUid, Served>) -> Option<(&KeeperUid, &S
     if follows_another { standby } else { primary }
 }
 
-fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
+pub(super) fn make_primary(next: &mut ClusterData, keeper: &KeeperUid, served: &Served) {
     let effective = next.cluster.spec.effective();
     let synchronous = effective.synchronous_replication && effective.role == Role::Primary;
     // The head of a standby cluster follows the primary outside.
@@ -192,7 +192,7 @@ pub fn newest(
 ///
 /// Clients go nowhere until every proxy has let go of where it is, and which standbys have caught up is found out anew: the document
 /// does not know what was acknowledged since.
-fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> ClusterData {
+pub(super) fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> ClusterData {
     let mut next = data.clone();
     let known = data.cluster.epoch.unwrap_or(0).max(witnesses.highest_epoch(data));
     let epoch = leap(known, wall);
@@ -213,6 +213,10 @@ fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timestamp) -> Clu
     }
     next.proxy.generation = above(next.proxy.generation);
     next.proxy.spec.primary = None;
+    // What anybody was told of meanwhile is not known either.
+    for former in next.cluster.status.formers.iter_mut().flatten() {
+        former.complete = false;
+    }
     // Whoever plays a part in it does so by what was known before.
     if let Some(record) = next.cluster.status.switchover.as_mut().filter(|record| record.is_open()) {
         record.conclude(SwitchoverOutcome::Canceled, "the store had gone back in time".to_owned(), wall);
@@ -239,7 +243,7 @@ fn remake_former_primaries(next: &mut ClusterData, data: &ClusterData, witnesses
     }
 }
 
-fn registered(keeper: &KeeperUid, boot: &BootUuid) -> Keeper {
+pub(super) fn registered(keeper: &KeeperUid, boot: &BootUuid) -> Keeper {
     let mut registered =
         Keeper { uid: keeper.clone(), generation: 1, spec: Some(Empty {}), ..Keeper::default() };
     registered.status.healthy = true;

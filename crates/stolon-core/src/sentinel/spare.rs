@@ -29,22 +29,34 @@ pub fn spare(
     keeper: &KeeperUid,
 ) -> Result<(), CannotSpare> {
     let data = cluster.data();
-    let (Some(primary), Some(instance)) = (data.primary(), data.instance_of(keeper)) else { return Ok(()) };
-    if primary.uid == instance.uid {
+    let Some(primary) = data.primary() else { return Ok(()) };
+    let instance = data.instance_of(keeper);
+    if instance.is_some_and(|instance| instance.uid == primary.uid) {
         return Err(CannotSpare::Primary);
     }
-    let primary_keeper = &primary.spec.keeper_uid;
-    let keeper_works = data.keepers.get(primary_keeper).is_some_and(|keeper| keeper.status.healthy);
-    let primary_works = keeper_works && primary.status.healthy && reports.contains_key(primary_keeper);
     let another_can = || {
         let others = eligibility(cluster, reports);
         others.iter().any(|other| other.keeper != *keeper && other.rejection.is_none())
     };
-    let may_be_copy = || Question::about(primary, data, cluster.spec()).may_hold_everything(instance);
-    match !primary_works && may_be_copy() && !another_can() {
-        true => Err(CannotSpare::LastCopy { primary: primary_keeper.clone() }),
+    let mut formers = data.cluster.status.formers.iter().flatten();
+    let is_former = formers.any(|former| former.keeper == *keeper && former.complete);
+    let question = Question::about(primary, data, cluster.spec());
+    let may_be_copy = || is_former || instance.is_some_and(|it| question.may_hold_everything(it));
+    match !primary_works(cluster, reports) && may_be_copy() && !another_can() {
+        true => Err(CannotSpare::LastCopy { primary: primary.spec.keeper_uid.clone() }),
         false => Ok(()),
     }
+}
+
+/// Whether the primary works. The document calls a keeper healthy for as long as `failInterval` after its death, or for ever where no
+/// sentinel leads; its report ends sooner.
+pub(super) fn primary_works(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, KeeperReport>) -> bool {
+    let data = cluster.data();
+    data.primary().is_some_and(|primary| {
+        let uid = &primary.spec.keeper_uid;
+        let keeper_works = data.keepers.get(uid).is_some_and(|keeper| keeper.status.healthy);
+        keeper_works && primary.status.healthy && reports.contains_key(uid)
+    })
 }
 
 #[cfg(test)]

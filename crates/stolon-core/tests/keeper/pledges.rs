@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use stolon_core::keeper::*;
-use stolon_model::{ClusterData, GoDuration, InstanceInitMode as Init, Keeper, Pledge, PledgeRequest, Role};
+use stolon_model::{
+    ClusterData, FormerPrimary, GoDuration, InstanceInitMode as Init, Keeper, Pledge, PledgeRequest, Role,
+};
 
 use crate::given::*;
 use crate::world::{Store, World, seconds, serving};
@@ -143,7 +145,11 @@ fn a_pledge_counts_from_before_it_was_asked_for() {
 
 #[test]
 fn who_cannot_be_sure_of_all_others_vouches_for_nothing() {
-    let cases: [(&str, fn(&mut ClusterData)); 5] = [
+    let cases: [(&str, fn(&mut ClusterData)); 6] = [
+        ("a former primary may come back", |cluster| {
+            let former = FormerPrimary { instance: "ff".into(), complete: true, ..FormerPrimary::default() };
+            cluster.cluster.status.formers = Some(vec![former]);
+        }),
         ("proxies are sent elsewhere", |cluster| cluster.proxy.spec.primary = None),
         ("another one was elected", |cluster| is_deposed(cluster)),
         ("a keeper cannot be asked", |cluster| {
@@ -269,12 +275,18 @@ fn the_next_keeper_keeps_what_this_one_may_have_pledged() {
     for (pledged, waits) in [(TERM, 1), (Duration::ZERO, 0)] {
         let mut cluster = standby();
         elect_us(&mut cluster);
-        let beginning = Beginning { pledged, ..beginning(complete("us")) };
-        let mut world = World::begun(beginning, cluster, present(DataKind::Standby));
+        let beginning = || Beginning { pledged, ..beginning(complete("us")) };
+        let mut world = World::begun(beginning(), cluster.clone(), present(DataKind::Standby));
         world.run(seconds(14));
         assert_eq!(promotions(&world), 1 - waits, "{pledged:?}");
         world.run(seconds(2));
         assert_eq!(promotions(&world), 1);
+        // What was a primary before needs no promotion.
+        let mut world = World::begun(beginning(), cluster, present(DataKind::Primary));
+        world.run(seconds(14));
+        assert_eq!(world.reported().0, waits == 0, "{pledged:?}");
+        world.run(seconds(2));
+        assert!(world.reported().0);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod init;
 pub mod migrate;
 pub mod pause;
 pub mod promote;
+pub mod recover;
 pub mod register;
 pub mod reinit;
 pub mod removekeeper;
@@ -50,6 +51,7 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Pause(args)) => pause::run(common, args).await,
         Some(Command::Resume(args)) => pause::resume(common, &args).await,
         Some(Command::Reinit(args)) => reinit::run(common, &args).await,
+        Some(Command::Recover(args)) => recover::run(common, &args).await,
         Some(Command::Settle(args)) => settle::run(common, &args).await,
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),

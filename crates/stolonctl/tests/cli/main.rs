@@ -11,6 +11,7 @@ mod keepers;
 mod migrate_check;
 mod migrate_verify;
 mod more_commands;
+mod recover;
 mod register;
 mod settle;
 mod status;

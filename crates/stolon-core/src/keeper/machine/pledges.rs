@@ -145,6 +145,11 @@ impl Machine {
     /// Until when our instance cannot be replaced, since no other one can be promoted.
     pub(super) fn vouched(&self) -> Option<Vouched> {
         let (goal, term) = (self.serves_proxies()?, self.pledge_term()?);
+        let mut formers = self.orders.data()?.cluster.status.formers.iter().flatten();
+        if formers.any(|former| former.complete) {
+            // It may come back without a promotion, and nobody asks its keeper for a pledge.
+            return None;
+        }
         let mut until = self.now + counted_on(term);
         for (other, _) in self.others(&goal.uid) {
             until = until.min(*self.pledges.held.get(&other)?);
@@ -296,9 +301,12 @@ impl Machine {
         }
     }
 
-    /// Whether a pledge forbids the promotion of our instance.
-    pub(super) fn is_bound(&self) -> bool {
-        self.now < self.pledges.bound
+    /// Whether a pledge forbids a step: one that makes a primary of what is here, be it by promotion or by the start of what was one
+    /// before.
+    pub(super) fn pledge_forbids(&self, step: &Step) -> bool {
+        let Pursuit::Course(course) = &self.pursuit else { return false };
+        let takes_over = matches!(step, Step::Promote | Step::Start(_)) && course.makes_primary(step);
+        takes_over && self.now < self.pledges.bound
     }
 
     /// The promotion is planned again when the pledge is over.

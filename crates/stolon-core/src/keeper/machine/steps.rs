@@ -37,7 +37,7 @@ impl Machine {
             Finding::Newer(ahead) => return self.troubled(&testimony::complaint(&ahead)),
         }
         match step {
-            Step::Promote if self.is_bound() => self.await_end_of_pledge(),
+            step if self.pledge_forbids(&step) => self.await_end_of_pledge(),
             Step::Reobserve => self.plan_again(),
             Step::SetGate(gate) => self.server.gate = gate,
             Step::TakeAsRewound => self.making.attempt.reached(Stage::Rewound),

@@ -122,6 +122,8 @@ impl Draft<'_> {
         spec.synchronous_replication = new.waits_for.is_some();
         spec.external_synchronous_standbys = new.waits_for.as_ref().map(|_| fake_standby(new.blocks));
         spec.synchronous_standbys = new.waits_for;
+        // One that was the primary before may know who had everything then. Its successor may have shown more since.
+        instance.status.synchronous_standbys = None;
         let (keeper, lsn) = (spec.keeper_uid.clone(), instance.status.lsn);
         self.note(Change::PrimaryElected { from: from.clone(), to: to.clone(), keeper, lsn, because });
     }

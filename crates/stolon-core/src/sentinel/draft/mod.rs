@@ -2,6 +2,7 @@
 //! notes the change that operators are told.
 
 mod finish;
+mod formers;
 mod instances;
 mod keepers;
 mod proxies;
@@ -14,6 +15,7 @@ use stolon_model::{ClusterData, Timestamp};
 
 use super::Change;
 
+pub(super) use formers::Holding;
 pub(super) use instances::{FoundParameters, NewPrimary};
 pub(super) use synchronous::Commits;
 

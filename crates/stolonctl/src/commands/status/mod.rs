@@ -22,6 +22,7 @@ use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 
 use gather::Status;
+pub(super) use instances::rounded;
 use style::Style;
 
 /// Flags of `status`.
