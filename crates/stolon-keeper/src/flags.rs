@@ -8,7 +8,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use stolon_core::keeper::StoreCommands;
 use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
-use stolon_runtime::{CommonArgs, UsageError, go_bool, go_duration};
+use stolon_runtime::{
+    CommonArgs, UsageError, go_bool, go_duration, host, host_and_port, hosts, postgres_port,
+};
 
 use crate::allowed_commands::allowed_commands;
 use crate::directory_access::close_to_others;
@@ -36,19 +38,37 @@ pub struct Flags {
     data_dir: String,
 
     /// PostgreSQL listen_addresses
-    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "ADDRESS",
+        hide_default_value = true,
+        value_parser = hosts
+    )]
     pg_listen_address: String,
 
     /// Address that the others use to reach this PostgreSQL (default: the listen address)
-    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "ADDRESS",
+        hide_default_value = true,
+        value_parser = host
+    )]
     pg_advertise_address: String,
 
     /// PostgreSQL port
-    #[arg(long, default_value = "5432", value_name = "PORT")]
+    #[arg(long, default_value = "5432", value_name = "PORT", value_parser = postgres_port)]
     pg_port: String,
 
     /// Port that the others use to reach this PostgreSQL (default: --pg-port)
-    #[arg(long, default_value = "", value_name = "PORT", hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "PORT",
+        hide_default_value = true,
+        value_parser = postgres_port
+    )]
     pg_advertise_port: String,
 
     /// Directory of postgres, initdb, pg_basebackup and so on (default: PATH)
@@ -124,7 +144,13 @@ pub struct Flags {
 
     /// Address on which to answer health checks of load balancers and orchestrators, and other keepers and proxies when the store is away
     /// (default: none)
-    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "ADDRESS",
+        hide_default_value = true,
+        value_parser = host_and_port
+    )]
     http_listen_address: String,
 
     /// How long a keeper with the primary that is told to end waits for another one to take it over; 0: not at all
@@ -150,7 +176,7 @@ pub enum Locking {
 pub struct KeeperOptions {
     /// `--uid`; `None`: the saved one or a new one.
     pub uid: Option<String>,
-    /// `--data-dir`, which exists.
+    /// `--data-dir`.
     pub data_dir: PathBuf,
     /// `--pg-bin-path`; `None`: PATH.
     pub bin_path: Option<PathBuf>,
@@ -186,8 +212,19 @@ pub struct KeeperOptions {
     pub locking: Locking,
 }
 
+impl KeeperOptions {
+    /// Make the data directory where it is missing, and close it to others.
+    ///
+    /// # Errors
+    /// It cannot be made, or others can write into it.
+    pub fn prepare_data_directory(&self) -> Result<(), UsageError> {
+        make_data_directory(&self.data_dir)?;
+        close_to_others(&self.data_dir)
+    }
+}
+
 impl Flags {
-    /// Check everything that can be checked before anything is touched but the data directory, which is made.
+    /// Check everything that can be checked before anything is touched.
     ///
     /// # Errors
     /// The first thing that is wrong, in the order that Stolon checks in.
@@ -196,10 +233,7 @@ impl Flags {
         if self.data_dir.is_empty() {
             return Err(UsageError::new("data dir required").hint("name a directory with --data-dir"));
         }
-        // The store's own flags come before the data directory is touched.
         self.common.store_options_of_reporter()?;
-        make_data_directory(Path::new(&self.data_dir))?;
-        close_to_others(Path::new(&self.data_dir))?;
         if self.pg_listen_address.is_empty() {
             return Err(UsageError::new("--pg-listen-address is required")
                 .hint("name the address of this machine that the other keepers and the proxies can reach"));
@@ -207,11 +241,14 @@ impl Flags {
         let advertise_address =
             non_empty(&self.pg_advertise_address).unwrap_or(&self.pg_listen_address).to_owned();
         self.warn_about_address(&advertise_address);
+        self.check_port()?;
         let repl_auth = auth_method("--pg-repl-auth-method", &self.pg_repl_auth_method)?;
         if self.pg_repl_username.is_empty() {
             return Err(UsageError::new("--pg-repl-username is required")
                 .hint("name the replication user; the keeper makes it in a new cluster"));
         }
+        check_user_name("--pg-repl-username", &self.pg_repl_username)?;
+        check_user_name("--pg-su-username", &su_name)?;
         let repl = PasswordSource {
             role: "repl",
             auth: repl_auth,
@@ -259,7 +296,7 @@ impl Flags {
         Ok(KeeperOptions {
             uid: self.checked_uid()?,
             data_dir: self.absolute_data_directory()?,
-            bin_path: non_empty(&self.pg_bin_path).map(PathBuf::from),
+            bin_path: self.checked_bin_path()?,
             listen_address: self.pg_listen_address.clone(),
             port: self.pg_port.clone(),
             advertise_address,
@@ -294,6 +331,23 @@ impl Flags {
         }
     }
 
+    /// What is left of PORT without a value is nothing to listen on.
+    fn check_port(&self) -> Result<(), UsageError> {
+        match self.pg_port.is_empty() {
+            true => Err(UsageError::new("--pg-port is empty").hint("leave it out for 5432")),
+            false => Ok(()),
+        }
+    }
+
+    fn checked_bin_path(&self) -> Result<Option<PathBuf>, UsageError> {
+        let Some(path) = non_empty(&self.pg_bin_path).map(PathBuf::from) else { return Ok(None) };
+        match path.is_dir() {
+            true => Ok(Some(path)),
+            false => Err(UsageError::new(format!("--pg-bin-path {} is not a directory", path.display()))
+                .hint("name the one that holds postgres, initdb and pg_basebackup, such as /usr/lib/postgresql/17/bin")),
+        }
+    }
+
     fn superuser_name(&self) -> Result<String, UsageError> {
         if let Some(name) = non_empty(&self.pg_su_username) {
             return Ok(name.to_owned());
@@ -308,6 +362,10 @@ impl Flags {
 
     fn checked_uid(&self) -> Result<Option<String>, UsageError> {
         let Some(uid) = non_empty(&self.uid).or_else(|| non_empty(&self.id)) else { return Ok(None) };
+        if uid.len() > LONGEST_UID {
+            return Err(UsageError::new(format!("keeper uid is longer than {LONGEST_UID} bytes"))
+                .hint("for example keeper1"));
+        }
         if uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
             return Ok(Some(uid.to_owned()));
         }
@@ -354,6 +412,24 @@ fn non_empty(text: &str) -> Option<&str> {
 fn user_name() -> Option<String> {
     let from_database = uzers::get_effective_username().and_then(|name| name.into_string().ok());
     from_database.or_else(|| std::env::var("USER").ok().filter(|name| !name.is_empty()))
+}
+
+/// It becomes a part of keys in the store.
+const LONGEST_UID: usize = 255;
+
+/// PostgreSQL cuts longer names off (PostgreSQL manual: "Identifiers and Key Words", NAMEDATALEN).
+const LONGEST_ROLE: usize = 63;
+
+fn check_user_name(flag: &str, name: &str) -> Result<(), UsageError> {
+    if name.len() > LONGEST_ROLE {
+        return Err(UsageError::new(format!("{flag} is longer than {LONGEST_ROLE} bytes"))
+            .hint("PostgreSQL would cut the name off: choose a shorter one"));
+    }
+    match name.contains(char::is_control) {
+        true => Err(UsageError::new(format!("{flag} holds a control character: {name:?}"))
+            .hint("choose a name that can be typed")),
+        false => Ok(()),
+    }
 }
 
 fn make_data_directory(path: &Path) -> Result<(), UsageError> {
@@ -443,6 +519,13 @@ impl PasswordSource<'_> {
     }
 
     fn strip(&self, user: &str, password: String) -> Result<SecretString, UsageError> {
+        if password.is_empty() && self.has_file() {
+            return Err(UsageError::new(format!(
+                "the {user} password file {} is empty",
+                self.file.display()
+            ))
+            .hint("write the password into the file"));
+        }
         let stripped = without_line_end(&password);
         if stripped.len() < password.len() {
             tracing::warn!("{user} password contain trailing new line, removing");

@@ -55,17 +55,18 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
     let _log = stolon_runtime::queue_log();
     let options = flags.check()?;
-    refuse_root()?;
     stolon_runtime::forbid_core_files();
+    let cluster_store = stolon_store::open(&flags.common.store_options_of_reporter()?).map_err(|error| {
+        UsageError::because("cannot create keeper: cannot create store: cannot create kv store", &error)
+    })?;
+    refuse_root()?;
+    options.prepare_data_directory()?;
     let _lock = match options.locking {
         Locking::Exclusive => Some(DataDirectoryLock::take(&options.data_dir)?),
         Locking::Disabled => None,
     };
     let registry = &mut new_registry(Program::Keeper, &flags.common.cluster_name);
     let metrics = metrics::Metrics::new(registry);
-    let cluster_store = stolon_store::open(&flags.common.store_options_of_reporter()?).map_err(|error| {
-        UsageError::because("cannot create keeper: cannot create store: cannot create kv store", &error)
-    })?;
     stolon_runtime::register_store_requests(registry, std::sync::Arc::clone(&cluster_store));
     let directory = KeeperDirectory::new(&options.data_dir);
     let postgres = LocalPostgres::new(Options {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use secrecy::{ExposeSecret as _, SecretString};
 use stolon_postgres::{AuthMethod, ClientCertificate, PeerTls, SslMode};
 use stolon_runtime::UsageError;
 
@@ -54,7 +55,7 @@ impl PeerFlags {
                 )
                 .hint(format!("it is {:?}", self.pg_ssl_mode))
             })?;
-        let ca_file = file("--pg-ssl-ca-file", &self.pg_ssl_ca_file)?;
+        let ca_file = file("--pg-ssl-ca-file", &self.pg_ssl_ca_file, Holds::Certificates)?;
         match (mode.verifies(), &ca_file) {
             (true, None) => {
                 return Err(UsageError::new(format!(
@@ -97,8 +98,8 @@ impl User<'_> {
     fn certificate(&self, mode: SslMode) -> Result<Option<ClientCertificate>, UsageError> {
         let role = self.role;
         let names = [format!("--pg-{role}-cert-file"), format!("--pg-{role}-key")];
-        let certificate = file(&names[0], self.files[0])?;
-        let key = file(&names[1], self.files[1])?;
+        let certificate = file(&names[0], self.files[0], Holds::Certificates)?;
+        let key = file(&names[1], self.files[1], Holds::Key)?;
         if self.auth == AuthMethod::Cert && !mode.requires_tls() {
             return Err(UsageError::new(format!(
                 "--pg-{role}-auth-method cert needs --pg-ssl-mode require, verify-ca or verify-full"
@@ -120,8 +121,33 @@ impl User<'_> {
     }
 }
 
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Certificates,
+    Key,
+}
+
+impl Holds {
+    /// OpenSSL reads several kinds of each (openssl-format-options(1)); all of their labels end so (RFC 7468, section 4).
+    fn is_in(self, text: &str) -> bool {
+        let end = match self {
+            Holds::Certificates => "CERTIFICATE-----",
+            Holds::Key => "PRIVATE KEY-----",
+        };
+        text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(end))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Holds::Certificates => "certificate",
+            Holds::Key => "private key",
+        }
+    }
+}
+
 /// PostgreSQL reads the file as well, from another directory.
-fn file(flag: &str, path: &str) -> Result<Option<PathBuf>, UsageError> {
+fn file(flag: &str, path: &str, holds: Holds) -> Result<Option<PathBuf>, UsageError> {
     if path.is_empty() {
         return Ok(None);
     }
@@ -130,7 +156,11 @@ fn file(flag: &str, path: &str) -> Result<Option<PathBuf>, UsageError> {
             .hint("it must name a file that the user of this keeper may read")
     };
     let absolute = std::path::absolute(path).map_err(refuse)?;
-    std::fs::File::open(&absolute).map_err(refuse)?;
+    let text = SecretString::from(std::fs::read_to_string(&absolute).map_err(refuse)?);
+    if !holds.is_in(text.expose_secret()) {
+        return Err(UsageError::new(format!("{flag}: {path} holds no {}", holds.name()))
+            .hint("the file must be in the PEM format, with lines such as -----BEGIN CERTIFICATE-----"));
+    }
     Ok(Some(absolute))
 }
 

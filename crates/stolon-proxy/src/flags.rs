@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::Parser;
 use socket2::TcpKeepalive;
 use stolon_core::proxy::OnSilence;
-use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer};
+use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer, host};
 
 use crate::client_address::ClientAddress;
 use crate::proxy::ProxyOptions;
+use crate::resolve::port_number;
 use crate::socket::SocketOptions;
 
 /// Sends PostgreSQL clients to the primary of a cluster.
@@ -19,7 +20,7 @@ pub struct Flags {
     pub common: CommonArgs,
 
     /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS", value_parser = host)]
     pub listen_address: String,
 
     /// Port to listen on: a number or the name of a service
@@ -90,6 +91,10 @@ impl Flags {
     /// # Errors
     /// A number is out of range.
     pub fn proxy_options(&self) -> Result<ProxyOptions, UsageError> {
+        port_number(&self.port).map_err(|cause| {
+            UsageError::new(format!("--port: {cause}"))
+                .hint("give a number from 0 to 65535, or a name of /etc/services")
+        })?;
         let idle = keepalive_value("idle", self.tcp_keepalive_idle, 32_767)?;
         let count = keepalive_value("count", self.tcp_keepalive_count, 127)?;
         let interval = keepalive_value("interval", self.tcp_keepalive_interval, 32_767)?;

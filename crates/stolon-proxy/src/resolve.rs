@@ -9,7 +9,8 @@ pub(crate) async fn resolve(host: &str, port: &str) -> io::Result<Vec<SocketAddr
     Ok(tokio::net::lookup_host((host, port)).await?.collect())
 }
 
-fn port_number(port: &str) -> io::Result<u16> {
+/// A number, or the name of a service in `/etc/services`.
+pub(crate) fn port_number(port: &str) -> io::Result<u16> {
     if let Ok(number) = port.parse() {
         return Ok(number);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use stolon_model::Advise as _;
 use stolon_store::{Backend, StoreOptions, TlsVerification};
 
+use crate::addresses::host_and_port;
 use crate::logging::{LogColor, LogLevel, init_logging};
 use crate::usage::UsageError;
 use crate::values::go_duration;
@@ -70,7 +71,13 @@ pub struct CommonArgs {
     pub kube_namespace: String,
 
     /// Serve /metrics, /healthz and /readyz at this host:port
-    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "ADDRESS",
+        hide_default_value = true,
+        value_parser = host_and_port
+    )]
     pub metrics_listen_address: String,
 
     /// Lowest level of the log lines that are written: debug, info, warn or error
@@ -94,6 +101,9 @@ impl CommonArgs {
     pub fn store_options(&self) -> Result<StoreOptions, UsageError> {
         if self.cluster_name.is_empty() {
             return Err(UsageError::new("cluster name required").hint("name the cluster with --cluster-name"));
+        }
+        for (flag, name) in [("--cluster-name", &self.cluster_name), ("--store-prefix", &self.store_prefix)] {
+            check_part_of_key(flag, name)?;
         }
         if self.store_backend.is_empty() {
             return Err(UsageError::new("store backend type required").hint(
@@ -203,6 +213,20 @@ fn is_open(endpoint: &str) -> bool {
     };
     let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback());
     !is_here
+}
+
+/// No store has longer keys in mind, and nobody can see what has no shape.
+fn check_part_of_key(flag: &str, text: &str) -> Result<(), UsageError> {
+    const LONGEST: usize = 255;
+    if text.len() > LONGEST {
+        return Err(UsageError::new(format!("{flag} is longer than {LONGEST} bytes"))
+            .hint("it becomes a part of each key in the store: give it a short name"));
+    }
+    if text.contains(char::is_control) {
+        return Err(UsageError::new(format!("{flag} holds a control character: {text:?}"))
+            .hint("it becomes a part of each key in the store: use letters, digits and hyphens"));
+    }
+    Ok(())
 }
 
 fn variable(name: &str) -> Option<String> {

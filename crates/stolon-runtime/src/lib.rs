@@ -28,6 +28,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+mod addresses;
 mod command_line;
 mod common_args;
 mod http_client;
@@ -44,6 +45,7 @@ mod shutdown;
 mod usage;
 mod values;
 
+pub use addresses::{host, host_and_port, hosts, postgres_port};
 pub use command_line::{Stop, command, help_text, parse, try_parse_from};
 pub use common_args::{COMMON_OPTIONS, CommonArgs};
 pub use http_client::{HttpAnswer, ask_http};

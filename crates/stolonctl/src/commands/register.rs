@@ -93,6 +93,15 @@ impl Args {
             .map_err(|error| UsageError::because("cannot reach a catalogue", &error))
     }
 
+    /// Between two rounds.
+    fn pause(&self) -> Result<Duration, UsageError> {
+        match u64::try_from(self.sleep_interval) {
+            Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+            _ => Err(UsageError::new("--sleep-interval must be from 1 to 86400 seconds")
+                .hint("leave it out for 10")),
+        }
+    }
+
     fn tags(&self, role: Option<&Role>) -> Vec<String> {
         let list = if role == Some(&Role::Primary) { &self.tag_master_as } else { &self.tag_slave_as };
         list.split(',').map(str::to_owned).collect()
@@ -134,7 +143,7 @@ impl Args {
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     let cluster = StoredCluster::open(common)?;
     let catalogue = args.catalogue(cluster.timeout)?;
-    let pause = Duration::from_secs(u64::try_from(args.sleep_interval).unwrap_or(0).max(1));
+    let pause = args.pause()?;
     let stop = shutdown.token();
     let rounds = async {
         loop {

@@ -49,7 +49,9 @@ impl Home {
             (None, None) => std::env::temp_dir().join(format!("stolon-playground-{}", new_uid8())),
         };
         let account = Account::for_postgresql().map_err(|error| Failure::from(explained(&error)))?;
-        account.make_directory(&directory)?;
+        account.make_directory(&directory).map_err(|error| {
+            UsageError::new(format!("{error:#}")).hint("name a directory that can be made with --data-dir")
+        })?;
         std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .with_context(|| format!("{} is not ours", directory.display()))?;
         if let Account::Other { name, .. } = &account {
