@@ -36,6 +36,8 @@ pub(crate) struct PeerFlags {
     pg_su_key: String,
 }
 
+const CA_FILE: &str = "--pg-ssl-ca-file";
+
 /// What was given, checked.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -55,7 +57,7 @@ impl PeerFlags {
                 )
                 .hint(format!("it is {:?}", self.pg_ssl_mode))
             })?;
-        let ca_file = file("--pg-ssl-ca-file", &self.pg_ssl_ca_file, Holds::Certificates)?;
+        let ca_file = file(CA_FILE, &self.pg_ssl_ca_file)?;
         match (mode.verifies(), &ca_file) {
             (true, None) => {
                 return Err(UsageError::new(format!(
@@ -75,7 +77,8 @@ impl PeerFlags {
                     "use verify-full, or verify-ca where certificates do not name the servers' addresses",
                 ));
             }
-            _ => {}
+            (true, Some(file)) => Holds::Certificates.check(CA_FILE, file)?,
+            (false, None) => {}
         }
         let repl =
             User { role: "repl", auth: replication, files: [&self.pg_repl_cert_file, &self.pg_repl_key] };
@@ -98,8 +101,8 @@ impl User<'_> {
     fn certificate(&self, mode: SslMode) -> Result<Option<ClientCertificate>, UsageError> {
         let role = self.role;
         let names = [format!("--pg-{role}-cert-file"), format!("--pg-{role}-key")];
-        let certificate = file(&names[0], self.files[0], Holds::Certificates)?;
-        let key = file(&names[1], self.files[1], Holds::Key)?;
+        let certificate = file(&names[0], self.files[0])?;
+        let key = file(&names[1], self.files[1])?;
         if self.auth == AuthMethod::Cert && !mode.requires_tls() {
             return Err(UsageError::new(format!(
                 "--pg-{role}-auth-method cert needs --pg-ssl-mode require, verify-ca or verify-full"
@@ -109,6 +112,8 @@ impl User<'_> {
         match (certificate, key) {
             (Some(certificate), Some(key)) => {
                 warn_of_open_key(&key);
+                Holds::Certificates.check(&names[0], &certificate)?;
+                Holds::Key.check(&names[1], &key)?;
                 Ok(Some(ClientCertificate { certificate, key }))
             }
             (None, None) if self.auth != AuthMethod::Cert => Ok(None),
@@ -138,16 +143,22 @@ impl Holds {
         text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(end))
     }
 
-    fn name(self) -> &'static str {
-        match self {
+    fn check(self, flag: &str, path: &Path) -> Result<(), UsageError> {
+        let text = std::fs::read_to_string(path).map(SecretString::from).unwrap_or_default();
+        if self.is_in(text.expose_secret()) {
+            return Ok(());
+        }
+        let what = match self {
             Holds::Certificates => "certificate",
             Holds::Key => "private key",
-        }
+        };
+        Err(UsageError::new(format!("{flag}: {} holds no {what}", path.display()))
+            .hint("the file must be in the PEM format, with lines such as -----BEGIN CERTIFICATE-----"))
     }
 }
 
 /// PostgreSQL reads the file as well, from another directory.
-fn file(flag: &str, path: &str, holds: Holds) -> Result<Option<PathBuf>, UsageError> {
+fn file(flag: &str, path: &str) -> Result<Option<PathBuf>, UsageError> {
     if path.is_empty() {
         return Ok(None);
     }
@@ -156,11 +167,7 @@ fn file(flag: &str, path: &str, holds: Holds) -> Result<Option<PathBuf>, UsageEr
             .hint("it must name a file that the user of this keeper may read")
     };
     let absolute = std::path::absolute(path).map_err(refuse)?;
-    let text = SecretString::from(std::fs::read_to_string(&absolute).map_err(refuse)?);
-    if !holds.is_in(text.expose_secret()) {
-        return Err(UsageError::new(format!("{flag}: {path} holds no {}", holds.name()))
-            .hint("the file must be in the PEM format, with lines such as -----BEGIN CERTIFICATE-----"));
-    }
+    std::fs::File::open(&absolute).map_err(refuse)?;
     Ok(Some(absolute))
 }
 

@@ -58,7 +58,6 @@ fn bad_flags_are_refused_with_their_message() {
         (&[("--cluster-name", None)], "cluster name required"),
         (&[("--store-backend", None)], "store backend type required"),
         (&[("--store-backend", Some("paper"))], "Unknown store backend: \"paper\""),
-        (&[("--data-dir", Some("/dev/null/x"))], "cannot create data dir"),
         (&[("--pg-listen-address", None)], "--pg-listen-address is required"),
         (
             &[("--pg-repl-auth-method", Some("ident"))],
@@ -181,10 +180,16 @@ fn a_data_directory_that_everybody_may_write_to_is_closed() {
         let data = directory.path().join("data");
         std::fs::create_dir(&data).unwrap();
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let text = refused(directory.path(), &[("--pg-repl-username", None)]);
+        let open = || std::fs::metadata(&data).unwrap().permissions().mode() & 0o777;
+        refused(directory.path(), &[("--pg-repl-username", None)]);
+        assert_eq!(open(), 0o777, "a refused start changes nothing");
+        // This is found after the directory was closed.
+        std::fs::write(data.join("keeperstate"), "[]").unwrap();
+        let (_, text) = attempt(directory.path(), &[]);
         assert!(text.contains("every user of this machine could write in data dir"), "{text}");
-        assert!(text.contains("--pg-repl-username is required"), "{text}");
-        assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o775);
+        assert_eq!(open(), 0o775);
+        let text = refused(directory.path(), &[("--data-dir", Some("/dev/null/x"))]);
+        assert!(text.contains("cannot create data dir"), "{text}");
         let text = refused(directory.path(), &[("--data-dir", Some("/tmp"))]);
         assert!(
             text.contains("cannot use data dir /tmp: every user of this machine may write there"),
