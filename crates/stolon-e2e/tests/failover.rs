@@ -78,29 +78,6 @@ fn a_dead_postmaster_is_restarted_in_place() {
 }
 
 #[test]
-fn a_keeper_that_returns_takes_its_orphan_over() {
-    on_cluster(Plan::new(2), async |cluster| {
-        let standby = 3 - cluster.primary().await?;
-        let name = format!("keeper{standby}");
-        let orphan = cluster.postmaster(standby)?;
-        cluster.kill_service(&name).await?;
-        ensure!(cluster.processes().contains(&orphan), "the test needs an orphan");
-        cluster.start_service(&name)?;
-        cluster.wait_streaming(1, PATIENCE).await?;
-        wait_for("a postmaster of the new keeper", PATIENCE, async || {
-            Ok((cluster.postmaster(standby)? != orphan && !cluster.processes().contains(&orphan))
-                .then_some(()))
-        })
-        .await?;
-        cluster.wait_streaming(1, PATIENCE).await?;
-        cluster.stop_service(&name).await?;
-        let data = cluster.layout.keeper_directory(standby);
-        ensure!(stolon_testkit::local::running_in(&data).is_empty(), "the keeper left PostgreSQL behind");
-        Ok(())
-    });
-}
-
-#[test]
 fn a_frozen_primary_is_replaced_and_gets_no_client_when_it_wakes() {
     on_cluster(Plan::new(2), async |cluster| {
         let old = cluster.primary().await?;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use stolon_core::keeper::{
-    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Instance, Look, Machine, Measure, Picture,
-    Progress, Reports, ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
+    Beginning, ClusterRead, Effect, Event, Exit, FailureKind, Found, Instance, Look, Machine, Measure,
+    Picture, Progress, Reports, ServerDeath, ServerLook, StateFile, Step, StepFailure, StepOutcome,
 };
 use stolon_model::{
     Advise as _, ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster,
 };
-use stolon_postgres::ServerState;
+use stolon_postgres::{ServerState, end_of_process};
 use stolon_runtime::{Readiness, UsageError, new_uid8, redact};
 use stolon_store::{BootInstant, ClusterStore, DocumentFeed, Seen, StoreError};
 use tokio::sync::{mpsc, watch};
@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::pledges::{self, Asked, Question};
 use crate::state_files::KeeperDirectory;
 use crate::voice;
-use crate::witness::{end_of, knock};
+use crate::witness::knock;
 
 /// Between looks at how far a long step is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -67,6 +67,8 @@ pub(crate) struct Summons {
     pub(crate) patience: Duration,
     /// Nothing is waited for any more.
     pub(crate) at_once: CancellationToken,
+    /// PostgreSQL is left to the next keeper.
+    pub(crate) depart: CancellationToken,
 }
 
 /// How the keeper came to its end.
@@ -76,6 +78,8 @@ pub(crate) enum Ending {
     InOrder,
     /// The second summons came while it waited for somebody to take over.
     CutShort,
+    /// It leaves PostgreSQL to the next keeper.
+    Departure,
 }
 
 /// Runs until it is told to end, or until the machine ends by itself. The step under way has ended then.
@@ -85,6 +89,7 @@ pub(crate) enum Ending {
 pub(crate) async fn run<I: Instance>(
     hands: &Hands<I>,
     beginning: Beginning,
+    found: Found,
     questions: mpsc::Receiver<Question>,
     summons: &Summons,
 ) -> anyhow::Result<Ending> {
@@ -102,7 +107,7 @@ pub(crate) async fn run<I: Instance>(
         ended: Ok(Ending::InOrder),
     };
     let mut machine = Machine::new(beginning);
-    let mut event = Event::Started;
+    let mut event = Event::Started(found);
     loop {
         for effect in machine.handle(now(), event) {
             keeper.begin(effect);
@@ -173,6 +178,11 @@ impl<'a, I: Instance> Loop<'a, I> {
                 self.stage = Stage::Leaving;
                 Event::EndRequested { patience: summons.patience }
             }
+            () = summons.depart.cancelled(), if self.stage == Stage::AtWork => {
+                self.hands.metrics.shutdown_now();
+                self.ended = Ok(Ending::Departure);
+                Event::DepartureRequested
+            }
             () = summons.at_once.cancelled(), if self.stage == Stage::Leaving => {
                 self.stage = Stage::Stopping;
                 self.ended = Ok(Ending::CutShort);
@@ -216,7 +226,7 @@ impl<'a, I: Instance> Loop<'a, I> {
                 Event::ReportsRead(reports.map_err(|error| in_full(&error))).into()
             })),
             Effect::WatchReceiver { process } => self.activities.push(Box::pin(async move {
-                end_of(process).await;
+                end_of_process(process).await;
                 Event::ReceiverEnded { process }.into()
             })),
             Effect::Knock { address, port, within } => self

@@ -105,6 +105,7 @@ struct Kept {
     cluster: ClusterData,
     stop: CancellationToken,
     at_once: CancellationToken,
+    depart: CancellationToken,
     ended: JoinHandle<anyhow::Result<Ending>>,
     _directory: tempfile::TempDir,
 }
@@ -125,17 +126,17 @@ impl Kept {
             metrics: Metrics::default(),
             readiness: Readiness::default(),
         };
-        let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
+        let [stop, at_once, depart] = [(); 3].map(|()| CancellationToken::new());
+        let patience = Duration::from_secs(600);
         let summons =
-            Summons { end: stop.clone(), patience: Duration::from_secs(600), at_once: at_once.clone() };
+            Summons { end: stop.clone(), patience, at_once: at_once.clone(), depart: depart.clone() };
         let beginning = given::beginning(local);
-        let ended =
-            tokio::task::spawn_local(
-                async move { run(&hands, beginning, pledges::channel().1, &summons).await },
-            );
+        let ended = tokio::task::spawn_local(async move {
+            run(&hands, beginning, Found::Nothing, pledges::channel().1, &summons).await
+        });
         let store = KvClusterStore::new(memory, "c");
-        let kept =
-            Kept { instance, server, store, away, cluster, stop, at_once, ended, _directory: directory };
+        let _directory = directory;
+        let kept = Kept { instance, server, store, away, cluster, stop, at_once, depart, ended, _directory };
         kept.publish().await;
         kept
     }
@@ -425,5 +426,35 @@ fn a_second_summons_ends_the_waiting() {
         begin_to_relieve(&mut kept).await;
         kept.at_once.cancel();
         assert_eq!(kept.end().await.unwrap(), Ending::CutShort);
+    });
+}
+
+/// What is half-way is ended, and what takes long is left to the next keeper to begin again.
+#[test]
+fn a_keeper_that_departs_leaves_no_step_half_way() {
+    scenario(async || {
+        let mut kept = Kept::serving(Role::Standby, DataKind::Standby).await;
+        kept.instance.change().hanging.insert("promote".into());
+        kept.change(|cluster| {
+            given::ours(cluster).spec.role = Some(Role::Primary);
+            cluster.cluster.status.primary = Some("us".into());
+        })
+        .await;
+        kept.begun("promote", 1).await;
+        kept.depart.cancel();
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut kept.ended).await;
+        assert!(early.is_err(), "a promotion is waited for");
+        kept.instance.let_go();
+        let instance = kept.instance.clone();
+        assert_eq!(kept.end().await.unwrap(), Ending::Departure);
+        assert!(!instance.postgres().in_recovery && instance.postgres().running);
+
+        let instance = FakeInstance::with(given::present(DataKind::Primary));
+        instance.change().hanging.insert("copy".into());
+        let cluster = given::asked(Role::Standby, InstanceInitMode::Resync);
+        let kept = Kept::new(cluster, given::complete("other"), instance).await;
+        kept.begun("copy", 1).await;
+        kept.depart.cancel();
+        assert_eq!(kept.end().await.unwrap(), Ending::Departure);
     });
 }

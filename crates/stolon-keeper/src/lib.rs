@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod allowed_commands;
+mod departure;
 mod directory_access;
 mod flags;
 mod http;
@@ -23,12 +24,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Advertised, Beginning, Identity, LocalState, Picture, RewindCredentials, StateFile, Transport, User,
+    Advertised, Beginning, Found, Identity, LocalState, Picture, RewindCredentials, StateFile, Transport,
+    User,
 };
 use stolon_model::{Advise as _, BootUuid, KeeperState, KeeperUid};
 use stolon_postgres::instance::{FAST_STOP_PATIENCE, STOP_LIMIT};
 use stolon_postgres::{
-    AuthMethod, Credentials, Limit, LocalInstance, LocalPostgres, LogSink, Options, OrphanOutcome, StopMode,
+    AuthMethod, Credentials, FoundData, Limit, LocalInstance, LocalPostgres, LogSink, Options, OrphanOutcome,
+    StopMode,
 };
 use stolon_runtime::{
     Failure, Program, Readiness, Shutdown, UsageError, new_boot_uuid, new_registry, new_uid8,
@@ -47,13 +50,15 @@ use state_files::{DataDirectoryLock, KeeperDirectory};
 /// How long a keeper that ends tries to take its report along.
 const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Runs a keeper until it is told to stop; a primary is handed over before, where that can be. PostgreSQL does not outlive it.
+/// Runs a keeper until it is told to stop; a primary is handed over before, where that can be. PostgreSQL does not outlive it, unless it is
+/// told by SIGUSR1 to leave it to the next keeper.
 ///
 /// # Errors
 /// Bad flags, a data directory in use, unreadable state files; or PostgreSQL could not be stopped.
 pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     flags.common.init_logging();
     let _log = stolon_runtime::queue_log();
+    let departure = departure::follow_signals()?;
     let options = flags.check()?;
     stolon_runtime::forbid_core_files();
     let cluster_store = stolon_store::open(&flags.common.store_options_of_reporter()?).map_err(|error| {
@@ -87,7 +92,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     tracing::info!(uid = %beginning.identity.keeper, "keeper uid");
     let readiness = Readiness::default();
     let _metrics_server = serve_metrics(&flags.common.metrics_listen_address, registry, &readiness).await;
-    stop_orphan(&postgres, &shutdown).await?;
+    let found = take_over(&postgres, &beginning.local, &shutdown).await?;
 
     let uid = beginning.identity.keeper.clone();
     let (pictures, picture) = watch::channel(Picture::default());
@@ -109,13 +114,21 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     };
     let followed = password_files::follow(options.password_files, postgres.clone(), shutdown.token());
     let followed = tokio::spawn(followed);
-    let summons =
-        Summons { end: shutdown.token(), patience: options.handover_timeout, at_once: shutdown.escalated() };
-    let kept = keeper::run(&hands, beginning, questions, &summons).await;
+    let summons = Summons {
+        end: shutdown.token(),
+        patience: options.handover_timeout,
+        at_once: shutdown.escalated(),
+        depart: departure,
+    };
+    let kept = keeper::run(&hands, beginning, found, questions, &summons).await;
     followed.abort();
     let hurry = match kept {
+        Ok(Ending::Departure) if !shutdown.token().is_cancelled() => {
+            tracing::info!("keeper exits, postgres is left to the next keeper as it is");
+            return Ok(ExitCode::SUCCESS);
+        }
         Ok(Ending::CutShort) => shutdown.insisted(),
-        Ok(Ending::InOrder) | Err(_) => shutdown.escalated(),
+        Ok(Ending::InOrder | Ending::Departure) | Err(_) => shutdown.escalated(),
     };
     let stopped = stop_for_good(&postgres, &hurry).await;
     if kept.is_ok() {
@@ -251,14 +264,27 @@ async fn serve_metrics(
     }
 }
 
-/// A keeper that was killed leaves its PostgreSQL running. Nobody may be its parent any more, so it is stopped.
-async fn stop_orphan(postgres: &LocalPostgres, shutdown: &Shutdown) -> anyhow::Result<()> {
+/// A keeper that was killed, or told to, leaves its PostgreSQL running. It goes on in our charge, or is stopped
+/// (docs/design/011-keeper-upgrade.md).
+async fn take_over(
+    postgres: &LocalPostgres,
+    local: &LocalState,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Found> {
     let limit = Limit::within(STOP_LIMIT, &shutdown.escalated());
-    match postgres.stop_orphan(&limit).await {
-        Ok(OrphanOutcome::None) => Ok(()),
+    let data = match local.uid.is_empty() || local.initializing {
+        true => FoundData::Other,
+        false => FoundData::Complete,
+    };
+    match postgres.take_over(data, &limit).await {
+        Ok(OrphanOutcome::None) => Ok(Found::Nothing),
+        Ok(OrphanOutcome::TakenOver { pid, found }) => {
+            tracing::info!(pid, "took over the postgres instance that the previous keeper left running");
+            Ok(Found::Server(found))
+        }
         Ok(OrphanOutcome::Stopped { pid }) => {
             tracing::info!(pid, "stopped the postgres instance that the previous keeper left running");
-            Ok(())
+            Ok(Found::Nothing)
         }
         Err(error) => Err(Failure::new(format!(
             "cannot stop the PostgreSQL that the previous keeper left running: {error}"

@@ -84,6 +84,12 @@ impl Service {
         &self.log
     }
 
+    /// The same from another file.
+    pub fn run_from(mut self, program: &Path) -> Service {
+        self.program = program.to_owned();
+        self
+    }
+
     /// The same with another argument, `--name=value`: also a flag that needs no value takes this one.
     pub fn with(mut self, flag: &str, value: impl AsRef<Path>) -> Service {
         let mut argument = OsString::from(flag);

@@ -56,13 +56,13 @@ enum Rung {
 }
 
 impl LocalPostgres {
-    /// Ends our child and returns when it is gone, with all processes of its own. No child: nothing. With [`StopMode::Fast`] it
+    /// Ends our server and returns when it is gone, with all processes of its own. No server: nothing. With [`StopMode::Fast`] it
     /// may take `patience` for the checkpoint of an orderly shutdown, as long as it hears; one that hangs is ended in seconds.
     ///
     /// # Errors
     /// The limit ended. A process that even SIGKILL does not end waits for a disk.
     pub async fn stop(&self, mode: StopMode, patience: Duration, limit: &Limit) -> Result<()> {
-        let ServerState::Running { pid } = *self.inner.state.borrow() else {
+        if !self.inner.state.borrow().is_running() {
             self.inner.state.send_if_modified(|state| {
                 let died = matches!(state, ServerState::Died { .. });
                 if died {
@@ -71,13 +71,13 @@ impl LocalPostgres {
                 died
             });
             return Ok(());
-        };
+        }
         self.inner.stopping.store(true, Ordering::SeqCst);
         self.disconnect();
-        if let Some(postmaster) = Held::of(pid) {
+        if let Some(postmaster) = self.postmaster() {
             self.end(&postmaster, mode, patience, limit).await?;
         }
-        // It is reaped the moment it ends.
+        // Its end is noticed the moment it comes.
         let mut state = self.server();
         let reaped = state.wait_for(|state| !state.is_running());
         let _ = limit.guard("stopping PostgreSQL", reaped).await?;
@@ -181,8 +181,16 @@ impl LocalPostgres {
     /// Ends a server that runs in PGDATA and is not our child (left by a killed keeper). To be called first of all; it also kills the
     /// tools, removes the secrets and ends the exchange of data directories that a killed keeper left.
     pub async fn stop_orphan(&self, limit: &Limit) -> Result<OrphanOutcome> {
+        match self.orphan(limit).await? {
+            Some((pid, postmaster)) => self.end_orphan(pid, &postmaster, limit).await,
+            None => Ok(OrphanOutcome::None),
+        }
+    }
+
+    /// The postmaster that runs in PGDATA and is not ours, after everything else that a killed keeper left was tidied up.
+    pub(crate) async fn orphan(&self, limit: &Limit) -> Result<Option<(u32, Held)>> {
         if self.inner.state.borrow().is_running() {
-            return Ok(OrphanOutcome::None);
+            return Ok(None);
         }
         self.kill_leftover_tools(limit).await?;
         let server = self.clone();
@@ -192,11 +200,17 @@ impl LocalPostgres {
             server.live_orphan()
         };
         let orphan = self.on_disk("tidying up after the previous keeper", limit, tidy_up).await?;
-        let Some(pid) = orphan else { return Ok(OrphanOutcome::None) };
-        if let Some(orphan) = Held::of(pid) {
-            let patience = limit.remaining().map_or(ORPHAN_PATIENCE, |all| all / 3);
-            self.end(&orphan, StopMode::Fast, patience, limit).await?;
-        }
+        Ok(orphan.and_then(|pid| Some((pid, Held::of(pid)?))))
+    }
+
+    pub(crate) async fn end_orphan(
+        &self,
+        pid: u32,
+        postmaster: &Held,
+        limit: &Limit,
+    ) -> Result<OrphanOutcome> {
+        let patience = limit.remaining().map_or(ORPHAN_PATIENCE, |all| all / 3);
+        self.end(postmaster, StopMode::Fast, patience, limit).await?;
         Ok(OrphanOutcome::Stopped { pid })
     }
 

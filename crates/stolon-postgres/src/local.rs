@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
-use stolon_core::keeper::{Config, ConfigMerge, Data, OldData, Progress, Upstream};
+use stolon_core::keeper::{Config, ConfigMerge, Data, FoundServer, OldData, Progress, Upstream};
 use stolon_core::postgres::Version;
 use stolon_model::Timeline;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use crate::files::{Written, remove_if_there, write_atomically};
 use crate::limit::Limit;
 use crate::log_sink::LogSink;
 use crate::process::{TOOL_OF, Tool};
+use crate::process_table::Held;
 use crate::quote::{self, PgpassHost};
 use crate::server::ServerState;
 use crate::tablespaces::TablespaceMapping;
@@ -63,6 +64,8 @@ pub struct LocalPostgres {
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) state: watch::Sender<ServerState>,
+    /// The postmaster while it runs, and the last one afterwards.
+    pub(crate) postmaster: Mutex<Option<Arc<Held>>>,
     /// Its end, when it comes, is our own will.
     pub(crate) stopping: AtomicBool,
     pub(crate) log_tail: Mutex<VecDeque<String>>,
@@ -111,6 +114,13 @@ pub enum OrphanOutcome {
         /// Of the postmaster.
         pid: u32,
     },
+    /// It runs on, in our charge ([`LocalPostgres::take_over`]).
+    TakenOver {
+        /// Of the postmaster.
+        pid: u32,
+        /// What it is.
+        found: FoundServer,
+    },
 }
 
 impl LocalPostgres {
@@ -120,6 +130,7 @@ impl LocalPostgres {
         let inner = Inner {
             options,
             state,
+            postmaster: Mutex::new(None),
             stopping: AtomicBool::new(false),
             log_tail: Mutex::new(VecDeque::new()),
             version: Mutex::new(None),

@@ -54,6 +54,8 @@ impl LockFile {
 /// What `postmaster.pid` says.
 pub(crate) struct PidFile {
     pub(crate) pid: u32,
+    /// What it listens on.
+    pub(crate) port: String,
     /// Connections are accepted.
     pub(crate) ready: bool,
     /// Connections are not accepted yet.
@@ -68,6 +70,7 @@ impl PidFile {
         let status = text.lines().nth(7).unwrap_or_default().trim();
         Some(Self {
             pid,
+            port: text.lines().nth(3).unwrap_or_default().trim().to_owned(),
             ready: matches!(status, "ready" | "standby"),
             starting: status == "starting",
             stopping: status == "stopping",
@@ -92,7 +95,7 @@ impl LocalPostgres {
         }
     }
 
-    /// The postmaster that runs in PGDATA without being our child.
+    /// The postmaster that runs in PGDATA, whoever started it.
     pub(crate) fn live_orphan(&self) -> Result<Option<u32>> {
         let directory = self.data_directory();
         let named = self.pid_file()?.map(|file| file.pid);

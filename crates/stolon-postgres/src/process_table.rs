@@ -58,6 +58,7 @@ fn processes() -> impl Iterator<Item = Process> {
 }
 
 /// A process that is held by a descriptor (pidfd_open(2)), so that its number cannot become another's before it is signalled.
+#[derive(Debug)]
 pub(crate) struct Held {
     pid: i32,
     /// Clock ticks since the boot of the machine: with the number, the identity of a process.
@@ -78,6 +79,11 @@ impl Held {
         };
         let started = Process::new(pid).and_then(|process| process.stat()).ok()?.starttime;
         Some(Self { pid, started, handle })
+    }
+
+    /// Of its own, for those who wait for its end.
+    pub(crate) fn descriptor(&self) -> Option<OwnedFd> {
+        self.handle.as_ref().and_then(|handle| handle.try_clone().ok())
     }
 
     /// Best effort: it may have ended.

@@ -1,16 +1,20 @@
-//! The server process: our child, reaped at once, its last words kept.
+//! The server process: our child, or one that an earlier keeper left; its end noticed at once, its last words kept.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use stolon_core::Backoff;
 use stolon_core::keeper::{ConfigFile, ConfigMerge, LineProblem};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config;
@@ -20,19 +24,21 @@ use crate::explain;
 use crate::limit::Limit;
 use crate::local::LocalPostgres;
 use crate::process::{push_tail, read_lines, status_in_words};
+use crate::process_table::Held;
 use crate::quote;
+use crate::server_log::{self, LogEnds};
 
 /// What is known of the server process without asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerState {
     /// None of ours runs, by our own will.
     Stopped,
-    /// Our child runs. It may not accept connections yet.
+    /// Ours runs: our child, or one that was taken over. It may not accept connections yet.
     Running {
         /// Of the postmaster.
         pid: u32,
     },
-    /// Our child ended without being asked to.
+    /// It ended without being asked to.
     Died {
         /// Exit code or signal in words.
         status: String,
@@ -44,7 +50,7 @@ pub enum ServerState {
 }
 
 impl ServerState {
-    /// True while our child runs.
+    /// True while ours runs.
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. })
     }
@@ -63,7 +69,16 @@ const LAST_WORDS_ON_DISK: Duration = Duration::from_secs(1);
 /// Between nudges of a promotion: at first, and of one that hangs, which would fill the server's log.
 const NUDGE_INTERVALS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 const PROMOTION_POLL: Duration = Duration::from_millis(3);
-const PIPE_BYTES: usize = 1 << 20;
+/// What the kernel tells nobody but the parent of a process.
+const UNKNOWN_STATUS: &str = "exit status unknown: an earlier keeper had started it";
+
+/// How the end of a server is learned.
+enum Bond {
+    /// As its parent.
+    Child(Child),
+    /// An earlier keeper was that.
+    Adopted(Arc<Held>),
+}
 
 impl LocalPostgres {
     /// The server process as its parent sees it; changes at once when it ends.
@@ -92,11 +107,12 @@ impl LocalPostgres {
             let prepare = move || {
                 config::disable_alter_system(&server.data_directory())?;
                 server.forget_stale_pid_file()?;
-                Ok((server.prepare_sockets()?, server.program("postgres")))
+                let arguments = server.arguments(merge, &server.prepare_sockets()?);
+                Ok((server.program("postgres"), arguments, server.open_log()?))
             };
-            let (sockets, program) =
+            let (program, arguments, log) =
                 self.on_disk("preparing the start of PostgreSQL", limit, prepare).await?;
-            let pid = self.spawn(&program, merge, &sockets, limit).await?;
+            let pid = self.spawn(&program, &arguments, log, limit).await?;
             match self.wait_for_pid_file(pid, limit).await {
                 Err(PostgresError::ServerExited { tail, .. }) if previous_server_lingers(&tail) => {
                     // Backends of a killed postmaster notice within milliseconds that they are orphans.
@@ -107,20 +123,14 @@ impl LocalPostgres {
         }
     }
 
-    async fn spawn(
-        &self,
-        program: &Path,
-        merge: ConfigMerge,
-        sockets: &[PathBuf],
-        limit: &Limit,
-    ) -> Result<u32> {
+    /// The command line of a server.
+    pub(crate) fn arguments(&self, merge: ConfigMerge, sockets: &[PathBuf]) -> Vec<OsString> {
         let directory = self.data_directory();
-        let mut command = Command::new(program);
-        command.arg("-D").arg(&directory);
-        let mut set = |name: &str, value: &std::path::Path| {
-            let mut setting = std::ffi::OsString::from(format!("{name}="));
+        let mut arguments = vec!["-D".into(), directory.clone().into_os_string()];
+        let mut set = |name: &str, value: &Path| {
+            let mut setting = OsString::from(format!("{name}="));
             setting.push(value);
-            command.arg("-c").arg(setting);
+            arguments.extend(["-c".into(), setting]);
         };
         set("unix_socket_directories", quote::directory_list(sockets).as_ref());
         // A configuration file that came with the data may name the places of another machine.
@@ -129,29 +139,53 @@ impl LocalPostgres {
         set("ident_file", &directory.join("pg_ident.conf"));
         if merge == ConfigMerge::WithExisting {
             set("config_file", &directory.join(config::MERGED_FILE));
-            set("external_pid_file", std::path::Path::new(""));
-            set("logging_collector", std::path::Path::new("off"));
+            set("external_pid_file", Path::new(""));
+            set("logging_collector", Path::new("off"));
         }
+        arguments
+    }
+
+    async fn spawn(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        log: LogEnds,
+        limit: &Limit,
+    ) -> Result<u32> {
+        let mut command = Command::new(program);
+        command.args(arguments);
         prepare_environment(&mut command, Environment::Clean);
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stderr(Stdio::from(log.server));
+        let log = server_log::receiver(log.keeper)?;
         self.inner.log_tail.lock().clear();
-        self.inner.stopping.store(false, Ordering::SeqCst);
-        let (mut child, mut group) = crate::process::spawn(command, program, limit).await?;
+        let (child, mut group) = crate::process::spawn(command, program, limit).await?;
         group.release();
         let pid = child.id().unwrap_or_default();
-        if let Some(stderr) = &child.stderr {
-            // A frozen keeper must not soon freeze its server's log. Best effort: the system may set a lower limit.
-            let _ = rustix::pipe::fcntl_setpipe_size(stderr, PIPE_BYTES);
-        }
+        self.takes_charge(pid, Held::of(pid).map(Arc::new));
+        self.watch_over(Bond::Child(child), Some(log));
+        Ok(pid)
+    }
+
+    /// From now on this is our server.
+    pub(crate) fn takes_charge(&self, pid: u32, postmaster: Option<Arc<Held>>) {
+        self.inner.stopping.store(false, Ordering::SeqCst);
+        *self.inner.postmaster.lock() = postmaster;
         self.inner.state.send_replace(ServerState::Running { pid });
-        let stderr = child.stderr.take();
+    }
+
+    /// The end of a server that an earlier keeper started is noticed, and what it says is heard.
+    pub(crate) fn watch_over_adopted(&self, postmaster: Arc<Held>, log: Option<Receiver>) {
+        self.inner.log_tail.lock().clear();
+        self.watch_over(Bond::Adopted(postmaster), log);
+    }
+
+    fn watch_over(&self, bond: Bond, log: Option<Receiver>) {
         let server = self.clone();
         let listener = tokio::spawn(async move {
-            read_lines(stderr, |line| server.hear(line)).await;
+            read_lines(log, |line| server.hear(line)).await;
         });
-        tokio::spawn(self.clone().supervise(child, listener));
+        tokio::spawn(self.clone().supervise(bond, listener));
         tokio::spawn(self.clone().keep_record());
-        Ok(pid)
     }
 
     fn hear(&self, line: &str) {
@@ -160,11 +194,23 @@ impl LocalPostgres {
         push_tail(&mut self.inner.log_tail.lock(), line.into_owned());
     }
 
-    /// Reaps the server the moment it ends, and says so.
-    async fn supervise(self, mut child: Child, listener: tokio::task::JoinHandle<()>) {
-        let status = child.wait().await;
-        let status = status.map_or_else(|error| error.to_string(), status_in_words);
-        let _ = tokio::time::timeout(LAST_WORDS, listener).await;
+    /// Notices the end of the server the moment it comes, and says so.
+    async fn supervise(self, bond: Bond, mut listener: JoinHandle<()>) {
+        let status = match bond {
+            Bond::Child(mut child) => {
+                let status = child.wait().await;
+                status.map_or_else(|error| error.to_string(), status_in_words)
+            }
+            Bond::Adopted(postmaster) => {
+                postmaster.ended().await;
+                UNKNOWN_STATUS.to_owned()
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS, &mut listener).await.is_err() {
+            // What outlives the postmaster may write yet, and is read with the words of the next one.
+            listener.abort();
+            let _ = listener.await;
+        }
         self.disconnect();
         let state = if self.inner.stopping.load(Ordering::SeqCst) {
             ServerState::Stopped
@@ -392,12 +438,15 @@ impl LocalPostgres {
     }
 
     pub(crate) fn signal_server(&self, signal: Signal) -> Result<()> {
-        let pid = self.still_running()?;
-        let pid = crate::process::pid(pid).ok_or_else(|| PostgresError::NotRunning)?;
-        rustix::process::kill_process(pid, signal).map_err(|error| PostgresError::Io {
-            what: "cannot signal PostgreSQL".to_owned(),
-            source: error.into(),
-        })
+        self.still_running()?;
+        let postmaster = self.postmaster().ok_or(PostgresError::NotRunning)?;
+        postmaster.signal(signal);
+        Ok(())
+    }
+
+    /// The process of the server that runs.
+    pub(crate) fn postmaster(&self) -> Option<Arc<Held>> {
+        self.inner.postmaster.lock().clone()
     }
 }
 

@@ -69,6 +69,10 @@ pub enum Point {
     RelievedBeforeItsEnd,
     /// It waited in vain.
     EndedWithoutRelief,
+    /// A keeper took over what an earlier one had left running.
+    TakenOver,
+    /// A keeper was told to end and to leave its server.
+    Departed,
     /// An operator paused the cluster.
     Paused,
     /// Data were removed under a keeper.
@@ -91,7 +95,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 41] = [
+    pub const ALL: [Point; 43] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -124,6 +128,8 @@ impl Point {
         Point::SwitchoverTakenBackLate,
         Point::RelievedBeforeItsEnd,
         Point::EndedWithoutRelief,
+        Point::TakenOver,
+        Point::Departed,
         Point::Paused,
         Point::DataLost,
         Point::Challenged,

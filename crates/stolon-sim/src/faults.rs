@@ -127,6 +127,12 @@ impl World {
                     self.after(Duration::ZERO, told);
                 }
             }
+            What::ToldToDepart(keeper) => {
+                if let Some(run) = self.run_of(Program::Keeper(*keeper)) {
+                    let told = Event::Keeper(*keeper, run, KeeperEvent::ToldToDepart);
+                    self.after(Duration::ZERO, told);
+                }
+            }
             What::StoreSeenBy(keeper) => self.cut_store_but_for(*keeper, Switch::Cut),
             cut => self.change_links(cut, Switch::Cut),
         }
@@ -173,6 +179,7 @@ impl World {
             | What::Load(_)
             | What::WaitsCancelled(_)
             | What::ToldToEnd(_)
+            | What::ToldToDepart(_)
             | What::Operator(_) => {}
             What::StoreSeenBy(keeper) => self.cut_store_but_for(*keeper, Switch::Mend),
             cut => self.change_links(cut, Switch::Mend),

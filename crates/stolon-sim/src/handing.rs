@@ -13,6 +13,7 @@ use crate::invariants::Invariant;
 use crate::keeper::KeeperEvent;
 use crate::scenario::Program;
 use crate::store::Changed;
+use crate::taken_over::Will;
 use crate::world::{Event, World};
 
 /// The default of `stolonctl switchover --timeout`.
@@ -56,7 +57,8 @@ impl World {
         });
     }
 
-    /// A keeper ends in good order: the step under way first, then PostgreSQL, and its report goes with it.
+    /// A keeper ends by its own will: the step under way first, then, unless it is left to the next one, PostgreSQL, and its report goes with
+    /// it.
     pub(crate) fn keeper_ends(&mut self, index: u8, since: Time) {
         let program = Program::Keeper(index);
         let Some(run) = self.run_of(program) else { return };
@@ -64,8 +66,11 @@ impl World {
         if self.keeper(index).step.is_some() {
             return self.after(POLL, again);
         }
-        self.stop_server(index);
-        if self.postgres[usize::from(index)].server.is_some() {
+        let leaves = self.keeper(index).will == Will::Leaves;
+        if !leaves {
+            self.stop_server(index);
+        }
+        if !leaves && self.postgres[usize::from(index)].server.is_some() {
             if self.now - since > STOP_LIMIT {
                 self.end_what_does_not_end(index);
             }
@@ -73,7 +78,7 @@ impl World {
         }
         self.log.say(self.now, &format!("k{index}"), || "has ended".to_owned());
         self.kill_program(program);
-        if self.store_troubles.down == 0 {
+        if !leaves && self.store_troubles.down == 0 {
             let uid = self.keeper(index).uid().clone();
             self.store.remove_keeper_report(&uid);
             self.notify(Changed::Report);

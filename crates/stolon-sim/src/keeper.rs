@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Identity, Knocked,
-    LocalState, Machine, Picture, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile,
+    Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Found, Identity,
+    Knocked, LocalState, Machine, Picture, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile,
     StepOutcome, StoreCommands, Transport, User,
 };
 use stolon_model::{
@@ -21,10 +21,13 @@ use crate::random::Random;
 use crate::restored::SetBack;
 use crate::scenario::Program;
 use crate::store::{Reply, Request};
+use crate::taken_over::{Trust, Will};
 use crate::world::{Answered, Event, World};
 
 /// A supervisor starts a keeper that ended again after so long.
 const SUPERVISOR: Duration = Duration::from_secs(2);
+/// Of a hundred keepers that begin so many were given another port, or the like.
+const OTHER_SETTINGS: u64 = 20;
 /// Between looks whether what an earlier keeper left running has ended.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -55,7 +58,9 @@ pub(crate) enum KeeperEvent {
     Saved(Box<StateFile>),
     /// SIGTERM.
     ToldToEnd,
-    /// It ends since then, in good order.
+    /// SIGUSR1.
+    ToldToDepart,
+    /// It ends since then, by its own will.
     Ends { since: crate::Time },
 }
 
@@ -87,6 +92,8 @@ pub(crate) struct Keeper {
     /// Since when it knows that another instance than its own is the primary.
     pub(crate) deposed_since: Option<crate::Time>,
     pub(crate) questions: Questions,
+    pub(crate) trust: Trust,
+    pub(crate) will: Will,
     /// The highest epoch of a document that it has read.
     newest: u64,
     /// When a report of it was last taken by the store.
@@ -111,6 +118,8 @@ impl Keeper {
             armed: None,
             deposed_since: None,
             questions: Questions::default(),
+            trust: Trust::default(),
+            will: Will::default(),
             newest: 0,
             reported_at: None,
             set_back: None,
@@ -146,12 +155,13 @@ impl World {
 
     pub(crate) fn start_keeper(&mut self, index: u8, run: u32) {
         self.log.say(self.now, &format!("k{index}"), || "starts".to_owned());
-        self.stop_server(index);
         let it = self.keeper(index);
         it.step = None;
         it.machine = None;
         it.deposed_since = None;
         it.questions = Questions::default();
+        it.trust = if it.random.chance(OTHER_SETTINGS) { Trust::Nothing } else { Trust::Healthy };
+        it.will = Will::Stops;
         it.armed = None;
         self.after(Duration::from_millis(20), Event::Keeper(index, run, KeeperEvent::Begins));
     }
@@ -178,9 +188,9 @@ impl World {
 
     fn begin_keeper(&mut self, index: u8) {
         let run = self.run_of(Program::Keeper(index)).unwrap_or_default();
-        if self.postgres[usize::from(index)].server.is_some() {
-            // A server that does not end is killed, with everything that belongs to it.
-            self.end_what_does_not_end(index);
+        let found = self.found(index);
+        if found == Found::Nothing && self.postgres[usize::from(index)].server.is_some() {
+            self.end_what_was_left(index);
             return self.after(POLL, Event::Keeper(index, run, KeeperEvent::Begins));
         }
         self.keeper_finds_data(index);
@@ -212,7 +222,7 @@ impl World {
             predecessor: files.boot.map_or(Predecessor::None, Predecessor::Boot),
             pledged,
         }));
-        self.tell_keeper(index, MachineEvent::Started);
+        self.tell_keeper(index, MachineEvent::Started(found));
     }
 
     pub(crate) fn keeper_event(&mut self, index: u8, event: KeeperEvent) {
@@ -257,6 +267,7 @@ impl World {
             KeeperEvent::Message(message) => self.message(index, message),
             KeeperEvent::Saved(file) => self.save(index, *file),
             KeeperEvent::ToldToEnd => self.keeper_is_told_to_end(index),
+            KeeperEvent::ToldToDepart => self.keeper_is_told_to_depart(index),
             KeeperEvent::Ends { since } => self.keeper_ends(index, since),
         }
     }

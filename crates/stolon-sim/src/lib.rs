@@ -28,6 +28,7 @@ mod scenario;
 mod sentinel;
 mod settle;
 mod store;
+mod taken_over;
 mod trace;
 mod world;
 

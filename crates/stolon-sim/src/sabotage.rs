@@ -56,11 +56,13 @@ pub enum Guard {
     VoucherEnds,
     /// A former primary comes back by itself only while nobody else can have acknowledged a commit.
     FormerIsComplete,
+    /// A keeper that takes a server over knows whether its clients are locked out.
+    FoundGate,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 20] = [
+    pub const ALL: [Guard; 21] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -81,6 +83,7 @@ impl Guard {
         Guard::PledgeNote,
         Guard::VoucherEnds,
         Guard::FormerIsComplete,
+        Guard::FoundGate,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -96,6 +99,7 @@ impl Guard {
             Guard::GapCompensation => &[23],
             Guard::DestroyWarrant => &[0],
             Guard::StartGate => &[6, 17],
+            Guard::FoundGate => &[0, 0, 6, 17],
             Guard::Rollback => &[11, 40],
             Guard::Pause => &[11, 43],
             Guard::Answer => &[27, 36],
@@ -106,7 +110,7 @@ impl Guard {
             Guard::Pledge | Guard::PledgeNote | Guard::VoucherEnds => return self.store_for_some(seed),
         };
         let synchronous = match self {
-            Guard::AdmissionGate | Guard::StartGate | Guard::Rollback => Some((1, 1)),
+            Guard::AdmissionGate | Guard::StartGate | Guard::FoundGate | Guard::Rollback => Some((1, 1)),
             Guard::FenceBeforePromote
             | Guard::HighestPosition
             | Guard::DeposedPrimary

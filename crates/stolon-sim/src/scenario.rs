@@ -182,6 +182,8 @@ pub enum What {
     WaitsCancelled(u8),
     /// SIGTERM to a keeper, which ends in good order, and is started again some time later.
     ToldToEnd(u8),
+    /// SIGUSR1 to a keeper, which ends and leaves its server, and is started again some time later.
+    ToldToDepart(u8),
     /// An operator does something.
     Operator(Command),
 }
@@ -274,7 +276,7 @@ impl Scenario {
         }
     }
 
-    const KINDS: u64 = 47;
+    const KINDS: u64 = 48;
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> What {
         let keeper = random.below(self.keepers.into()) as u8;
@@ -327,6 +329,7 @@ impl Scenario {
             43 => What::Operator(self.draw_command(random)),
             44 => What::Operator(Command::Switchover(random.chance(30).then_some(keeper))),
             45 => What::ToldToEnd(keeper),
+            46 => What::ToldToDepart(keeper),
             _ => What::StoreSeenBy(keeper),
         }
     }
@@ -362,7 +365,7 @@ impl Scenario {
             | What::WaitsCancelled(_) => 0,
             What::Operator(Command::RemoveKeeper(_)) => random.between(2_000, 60_000),
             // As long as it may take until the keeper is back.
-            What::ToldToEnd(_) => 50_000,
+            What::ToldToEnd(_) | What::ToldToDepart(_) => 50_000,
             What::Operator(_) => 0,
             What::RewindFails(_) | What::BackupFails(_) | What::ClockRate(..) | What::WatchesLate(_) => {
                 random.between(30_000, 200_000)

@@ -300,6 +300,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Run one program from another file, from its next start on.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn replace_program(&mut self, name: &str, program: &Path) -> anyhow::Result<()> {
+        let service = self.services.remove(name).with_context(|| format!("no service {name}"))?;
+        self.services.insert(name.to_owned(), service.run_from(program));
+        Ok(())
+    }
+
     /// Replace the password files of the keepers, and use the new passwords from here on.
     ///
     /// # Errors

@@ -263,19 +263,21 @@ fn changes(seen: &Observation, config: &Config) -> Vec<Reason> {
     changes
 }
 
-/// Standby settings that differ and that only a start brings into force: by their kind, or because the server does
-/// not come up with those that it has.
+/// Standby settings that differ and that only a start brings into force: by their kind, because the server does not come up with those that
+/// it has, or because the server says so. It says so of what an earlier keeper gave it.
 fn restart_only_differences<'a>(
     seen: &'a Observation,
-    live: Option<&Live>,
+    live: Option<&'a Live>,
     config: &'a Config,
 ) -> Vec<&'a str> {
-    let Some(applied) = &seen.applied else { return Vec::new() };
+    let pending = live.iter().flat_map(|live| &live.pending_restart).map(String::as_str);
+    let mut names: Vec<&str> = pending.filter(|name| is_recovery_parameter(name)).collect();
+    let Some(applied) = &seen.applied else { return names };
     if applied.recovery.mode != RecoveryMode::Standby {
         return vec!["standby mode"];
     }
-    let mut names = config.recovery.differences(&applied.recovery);
-    names.retain(|name| live.is_none() || !seen.version.reloads_recovery_parameter(name));
+    let differences = config.recovery.differences(&applied.recovery).into_iter();
+    names.extend(differences.filter(|name| live.is_none() || !seen.version.reloads_recovery_parameter(name)));
     names
 }
 

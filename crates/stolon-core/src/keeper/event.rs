@@ -10,7 +10,7 @@ use stolon_model::{
 };
 
 use super::look::Look;
-use super::observation::DataKind;
+use super::observation::{DataKind, Gate};
 use super::outcome::{ServerDeath, StepOutcome};
 use super::room::Room;
 use super::say::Saying;
@@ -19,8 +19,8 @@ use super::step::Step;
 /// Something happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The first event. The keeper stopped before it what an earlier one left running.
-    Started,
+    /// The first event. The keeper took over before it what an earlier one left running, or stopped it.
+    Started(Found),
     /// The look that [`Effect::Look`] asked for.
     Looked(Box<Look>),
     /// The server ended without being asked to; told at once, also while a step runs, and before that step's end.
@@ -78,8 +78,29 @@ pub enum Event {
         /// No longer than this is waited for it.
         patience: Duration,
     },
+    /// The keeper is to end and leave its server running, answered by [`Effect::End`]. The step under way is ended first; what takes long is
+    /// called off.
+    DepartureRequested,
     /// The keeper is to end at once: nothing is begun any more.
     StopRequested,
+}
+
+/// What runs when a keeper begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No server.
+    Nothing,
+    /// A server that an earlier keeper left: of the instance that our data directory holds, complete, healthy, started as we would have.
+    Server(FoundServer),
+}
+
+/// What is known of a server that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundServer {
+    /// Whether it replays WAL.
+    pub role: DataKind,
+    /// Whether the rules of access let clients in, as their file has them. What is in force may be what the file had before.
+    pub gate: Gate,
 }
 
 /// What became of a connection that was only begun to see whether there is somebody.
@@ -193,7 +214,7 @@ pub enum Effect {
     Say(Box<Saying>),
     /// Something to be counted.
     Measure(Measure),
-    /// End, as [`Event::EndRequested`] asked for: nothing is waited for any more.
+    /// End, as [`Event::EndRequested`] or [`Event::DepartureRequested`] asked for: nothing is waited for any more.
     End,
     /// End, without having been asked to.
     Exit(Exit),

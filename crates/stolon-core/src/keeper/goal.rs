@@ -72,6 +72,11 @@ pub enum LeaveAlone {
     /// The sentinel has not registered us yet.
     #[error("our keeper data is not available, waiting for it to appear")]
     KeeperUnknown,
+    /// An earlier keeper left a server that is wanted as it is.
+    #[error(
+        "the server that was taken over goes on as it is until the sentinel has seen that this keeper was started anew"
+    )]
+    BootNotAcknowledged,
     /// The document asks for something that makes no sense.
     #[error("the cluster data asks for something impossible: {0}")]
     Impossible(String),
@@ -136,6 +141,9 @@ pub enum StopReason {
     /// The sentinel still sees our previous process.
     #[error("waiting for the sentinel to see that this keeper was started anew")]
     BootNotAcknowledged,
+    /// An earlier keeper left a primary, and nobody can be asked about it.
+    #[error("the primary that was taken over may have been replaced, and no cluster data can be read")]
+    NothingKnown,
     /// Another instance is to be the primary.
     #[error("handing over to another db: PostgreSQL is stopped in order, so that nothing is lost")]
     HandsOver,

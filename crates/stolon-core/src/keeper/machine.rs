@@ -20,7 +20,7 @@
 //! * [`Effect::WakeAt`] replaces the time that was asked for before. [`Event::TimePassed`] may come at any time.
 //! * [`Event::EndRequested`] is answered by [`Effect::End`] in the end. After that, and after [`Event::StopRequested`], the machine has called
 //!   off what is under way and asks for nothing more. Stopping PostgreSQL for good is the program's last act, once all that was under way
-//!   has ended.
+//!   has ended; after [`Event::DepartureRequested`] it is left as it is.
 //!
 //! # Looks and steps
 //!
@@ -51,6 +51,7 @@ mod served;
 mod standby_admission;
 mod steps;
 mod stragglers;
+mod survivor;
 mod testimony;
 mod voice;
 mod witness;
@@ -228,12 +229,14 @@ impl Machine {
         }
         let time_passed = matches!(event, Event::TimePassed);
         match event {
-            Event::Started => {
+            Event::Started(found) => {
+                self.found(found);
                 self.pledges.begins(self.now);
                 self.measure(Measure::SleepInterval(self.orders.pace().sleep));
             }
             Event::Looked(look) => {
                 self.note_replayed_limits(&look);
+                self.survivor_looked(&look);
                 self.looked(*look);
             }
             Event::ServerDied(death) => self.server_died(&death),
@@ -252,11 +255,13 @@ impl Machine {
             Event::Saved(kind, outcome) => self.saved(kind, outcome),
             Event::TimePassed => {}
             Event::EndRequested { patience } => self.end_requested(patience),
+            Event::DepartureRequested => self.departure_requested(),
             Event::StopRequested => self.stop(),
         }
         self.leave_when_done();
         if !self.stopping {
             self.writes_may_be_late();
+            self.give_up_survivor_when_due();
             self.kill_what_must_not_serve_and_hangs();
             self.pursue();
             self.knock_when_due();
@@ -295,6 +300,7 @@ impl Machine {
         self.server.sync.reset();
         self.server.stragglers.reset();
         self.server.disks.server_ended();
+        self.survivor_ended();
         if self.pursuit.is_starting() {
             return;
         }
@@ -372,6 +378,7 @@ impl Machine {
             self.publication_wake(),
             self.disk.files.wake(),
             self.leaving_wake(),
+            self.orders.survivor_is_forlorn_at(),
         ];
         if let Some(time) = times.into_iter().flatten().min() {
             self.ask_for(Effect::WakeAt(time));

@@ -27,8 +27,8 @@ mod store_commands;
 mod warrant;
 
 pub use event::{
-    ClusterRead, Effect, Event, Exit, Health, Knocked, Measure, Position, Progress, Reports, StandbyLag,
-    StateFile, StateFileKind,
+    ClusterRead, Effect, Event, Exit, Found, FoundServer, Health, Knocked, Measure, Position, Progress,
+    Reports, StandbyLag, StateFile, StateFileKind,
 };
 pub use goal::{
     DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,

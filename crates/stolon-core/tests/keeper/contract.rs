@@ -43,7 +43,7 @@ fn a_reading_of_the_cluster_data_begins_no_second_step() {
         as_of: Duration::from_secs(1000),
     };
     let mut begun = Vec::new();
-    for event in [Event::Started, read(), look(), read(), read(), look(), read()] {
+    for event in [Event::Started(Found::Nothing), read(), look(), read(), read(), look(), read()] {
         now += Duration::from_millis(10);
         let effects = machine.handle(now, event);
         begun.extend(steps(&effects).into_iter().cloned());
@@ -65,7 +65,13 @@ fn the_time_that_a_step_gets_is_that_of_the_last_reading() {
         Event::ClusterRead { read: ClusterRead::Usable(Arc::new(cluster)), as_of }
     };
     let mut given = Vec::new();
-    for event in [Event::Started, read(7, now), look(), read(45, now), Event::StepEnded(StepOutcome::DONE)] {
+    for event in [
+        Event::Started(Found::Nothing),
+        read(7, now),
+        look(),
+        read(45, now),
+        Event::StepEnded(StepOutcome::DONE),
+    ] {
         now += Duration::from_millis(10);
         given.extend(machine.handle(now, event).into_iter().filter_map(|effect| match effect {
             Effect::Take { request_timeout, .. } => Some(request_timeout.as_secs()),

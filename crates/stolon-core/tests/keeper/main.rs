@@ -21,5 +21,6 @@ mod served;
 mod slots;
 mod store;
 mod switchover;
+mod taken_over;
 mod witness;
 mod world;

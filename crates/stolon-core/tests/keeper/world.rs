@@ -154,10 +154,33 @@ impl World {
 
     /// The same, whatever it begins with.
     pub fn begun(beginning: Beginning, cluster: ClusterData, data: Data) -> Self {
+        World::found(beginning, cluster, FakeInstance::with(data), Found::Nothing)
+    }
+
+    /// The keeper is killed, and the next one takes its server over. No sentinel has seen that one.
+    pub fn taken_over(self) -> Self {
+        let mut beginning = beginning(self.dbstate());
+        beginning.identity.boot = "anew".into();
+        let postgres = self.postgres();
+        let found = Found::Server(FoundServer {
+            role: if postgres.in_recovery { DataKind::Standby } else { DataKind::Primary },
+            gate: if postgres.admits_clients() { Gate::Open } else { Gate::Closed },
+        });
+        World::found(beginning, self.cluster.clone(), self.instance.clone(), found)
+    }
+
+    /// A sentinel sees the keeper that was begun by [`World::taken_over`].
+    pub fn acknowledge(&mut self) {
+        self.change(|cluster| {
+            cluster.keepers.get_mut(&"k1".into()).expect("our keeper").status.boot_uuid = "anew".into();
+        });
+    }
+
+    fn found(beginning: Beginning, cluster: ClusterData, instance: FakeInstance, found: Found) -> Self {
         let mut world = World {
             machine: Machine::new(beginning),
             now: Duration::ZERO,
-            instance: FakeInstance::with(data),
+            instance,
             cluster,
             store: Store::Answers,
             namesake: None,
@@ -188,7 +211,7 @@ impl World {
             exit: None,
             ended: false,
         };
-        world.tell(Event::Started);
+        world.tell(Event::Started(found));
         world
     }
 

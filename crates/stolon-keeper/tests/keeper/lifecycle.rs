@@ -153,28 +153,6 @@ fn a_killed_postmaster_is_restarted_by_the_same_keeper() {
 }
 
 #[test]
-fn a_killed_keepers_postgresql_is_stopped_and_started_by_the_next() {
-    scenario("lifecycle::a_killed_keepers_postgresql_is_stopped_and_started_by_the_next", async || {
-        let mut world = World::new();
-        let mut keeper = world.keeper("k1").await;
-        world.primary(&keeper).await;
-        let orphan = keeper.postmaster().unwrap();
-        keeper.signal(Signal::KILL);
-        keeper.ended().await;
-        assert_eq!(keeper.postmaster(), Some(orphan));
-        keeper.start();
-        world
-            .eventually("the orphan to be gone", async |_| {
-                rustix::process::test_kill_process(orphan).is_err().then_some(())
-            })
-            .await;
-        assert_eq!(keeper.postmaster(), None, "a boot that the sentinel has not seen starts nothing");
-        world.acknowledge(&keeper).await;
-        world.healthy(&keeper, "aa", 2).await;
-    });
-}
-
-#[test]
 fn a_standby_is_promoted_and_another_one_follows_it_without_a_restart() {
     scenario("lifecycle::a_standby_is_promoted_and_another_one_follows_it_without_a_restart", async || {
         let mut world = World::new();

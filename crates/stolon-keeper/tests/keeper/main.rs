@@ -6,4 +6,5 @@ mod lifecycle;
 mod making;
 mod parameters;
 mod start_up;
+mod taking_over;
 mod world;

@@ -129,6 +129,11 @@ impl DataDirectory {
         self.config = config;
     }
 
+    /// Whether the rules of access, as they are written, let clients in.
+    pub fn admits_clients(&self) -> bool {
+        self.config.hba.iter().any(admits_everybody)
+    }
+
     /// What survives a loss of power.
     pub fn durable(&self) -> Position {
         Position { branch: self.written.branch, lsn: self.flushed }

@@ -515,7 +515,9 @@ fn config_without_refusals(goal: &Goal, seen: &Observation) -> Option<Box<crate:
 impl Course {
     fn of(goal: Goal, plan: Plan, seen: &Observation) -> Self {
         let unusable = match &goal {
-            Goal::LeaveAlone(LeaveAlone::KeeperUnknown | LeaveAlone::NoClusterData) => None,
+            Goal::LeaveAlone(
+                LeaveAlone::KeeperUnknown | LeaveAlone::NoClusterData | LeaveAlone::BootNotAcknowledged,
+            ) => None,
             Goal::LeaveAlone(LeaveAlone::NotAllowed(refused)) => Some(refused.explained()),
             Goal::LeaveAlone(why) => Some(Explained::new(why.to_string())),
             Goal::Stop(_) | Goal::Reach(_) => None,

@@ -8,6 +8,7 @@ use super::Machine;
 use crate::keeper::event::Effect;
 use crate::keeper::goal::{Goal, StopReason};
 use crate::keeper::say::{NoHandOver, Parting, Saying};
+use crate::keeper::step::Step;
 
 /// A sentinel that is at work answers a request within this.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -122,6 +123,17 @@ impl Machine {
         let leaving = self.leaving.as_ref()?;
         let patience = if leaving.under_way { leaving.patience } else { leaving.patience.min(ANSWER) };
         Some(leaving.told + patience)
+    }
+
+    /// The keeper is to end, and leaves its server to the next one (docs: design/011-keeper-upgrade.md). A promotion, a start or a stop is not
+    /// left half-way; what takes long is begun again by the next keeper.
+    pub(super) fn departure_requested(&mut self) {
+        self.stopping = true;
+        let step = self.pursuit.step_under_way();
+        if step.is_some_and(|step| step.takes_long() || matches!(step, Step::InitDb(_))) {
+            self.ask_for(Effect::CallOff);
+        }
+        self.ask_for(Effect::End);
     }
 
     fn end(&mut self) {

@@ -7,9 +7,12 @@ use stolon_model::{ClusterData, ClusterUid, EffectiveSpec, Parameters, UsableClu
 
 use super::patience::RestartUnderWay;
 use super::served::ServedMark;
+use super::survivor::Survivor;
 use crate::Backoff;
 use crate::keeper::event::ClusterRead;
-use crate::keeper::goal::{Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, RestartPolicy};
+use crate::keeper::goal::{
+    Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, RestartPolicy, StopReason,
+};
 use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
 use crate::keeper::part::Part;
 
@@ -46,6 +49,8 @@ pub(super) struct Orders {
     pace: Pace,
     reading: Reading,
     retries: Backoff,
+    /// A server that was taken over, until it is decided what becomes of it.
+    survivor: Option<Survivor>,
 }
 
 /// When the cluster data were read.
@@ -125,6 +130,7 @@ impl Orders {
             pace: Pace::default(),
             reading: Reading::default(),
             retries: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
+            survivor: None,
         }
     }
 
@@ -194,12 +200,63 @@ impl Orders {
         self.part = Part::of(cluster.data(), &us.keeper);
         self.epoch = cluster.data().cluster.epoch;
         self.specified = cluster.spec().pg_parameters.clone().unwrap_or_default();
-        Goal::of(cluster, us)
+        let Some(survivor) = self.survivor.take() else { return Goal::of(cluster, us) };
+        let (goal, undecided) = survivor.judged(cluster, us);
+        self.survivor = undecided;
+        goal
     }
 
     fn nothing_asked(&mut self, why: LeaveAlone) -> Goal {
         self.part = None;
-        Goal::LeaveAlone(why)
+        self.condemned().map_or(Goal::LeaveAlone(why), Goal::Stop)
+    }
+
+    /// Why a server that was taken over is stopped, if that is decided.
+    fn condemned(&self) -> Option<StopReason> {
+        self.survivor.as_ref().and_then(Survivor::condemned)
+    }
+
+    /// A server runs that an earlier keeper left.
+    pub(super) fn takes_over(&mut self, survivor: Survivor) {
+        self.survivor = Some(survivor);
+    }
+
+    /// It takes writes. True if that is news.
+    pub(super) fn survivor_is_primary(&mut self) -> bool {
+        self.survivor.as_mut().is_some_and(Survivor::is_primary)
+    }
+
+    /// It runs no more.
+    pub(super) fn survivor_ended(&mut self) -> Change {
+        if self.survivor.take().is_none() {
+            return Change::Nothing;
+        }
+        match &self.goal {
+            Goal::LeaveAlone(LeaveAlone::BootNotAcknowledged) => {
+                self.goal = Goal::Stop(StopReason::BootNotAcknowledged);
+            }
+            Goal::Stop(StopReason::NothingKnown) => self.goal = Goal::LeaveAlone(LeaveAlone::NoClusterData),
+            _ => {}
+        }
+        Change::Goal
+    }
+
+    /// When it is given up if no cluster data can be worked with until then.
+    pub(super) fn survivor_is_forlorn_at(&self) -> Option<Duration> {
+        let survivor = self.survivor.as_ref().filter(|_| self.usable.is_none())?;
+        survivor.is_forlorn_at(self.pace.fail)
+    }
+
+    /// Gives it up when that time has come.
+    pub(super) fn survivor_may_be_forlorn(&mut self, now: Duration) -> Change {
+        let is_forlorn = self.survivor_is_forlorn_at().is_some_and(|at| now >= at);
+        match self.survivor.as_mut().filter(|_| is_forlorn) {
+            Some(survivor) => {
+                self.goal = Goal::Stop(survivor.condemn());
+                Change::Goal
+            }
+            None => Change::Nothing,
+        }
     }
 
     /// Our part in a planned change of the primary, as it was last known.
@@ -254,6 +311,7 @@ impl Orders {
     pub(super) fn goal_for(&self, seen: &Observation, restart: RestartUnderWay) -> Goal {
         match (&self.doubt, &self.goal) {
             (None, goal) => goal.clone(),
+            (Some(_), goal) if self.condemned().is_some() => goal.clone(),
             (Some(_), Goal::Reach(goal)) if is_harmless(goal, seen, restart) => {
                 let mut goal = goal.clone();
                 if let InstanceRole::Primary(_) = goal.role {

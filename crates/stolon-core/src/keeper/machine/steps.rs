@@ -255,6 +255,7 @@ impl Machine {
                     self.server.restart.under_way = RestartUnderWay::Yes;
                 }
                 self.server.disks.server_ended();
+                self.survivor_ended();
             }
             Step::Wipe(_) => self.making.attempt.reached(Stage::Nothing),
             Step::Restore(_) => self.making.attempt.reached(Stage::Restored),
