@@ -122,6 +122,17 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     };
     let kept = keeper::run(&hands, beginning, found, questions, &summons).await;
     followed.abort();
+    end(kept, &postgres, &*cluster_store, &uid, &shutdown).await
+}
+
+/// The last acts of a keeper: PostgreSQL is stopped for good, and its report withdrawn; or both are left to the next one.
+async fn end(
+    kept: anyhow::Result<Ending>,
+    postgres: &LocalPostgres,
+    store: &dyn ClusterStore,
+    uid: &KeeperUid,
+    shutdown: &Shutdown,
+) -> anyhow::Result<ExitCode> {
     let hurry = match kept {
         Ok(Ending::Departure) if !shutdown.token().is_cancelled() => {
             tracing::info!("keeper exits, postgres is left to the next keeper as it is");
@@ -130,9 +141,9 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         Ok(Ending::CutShort) => shutdown.insisted(),
         Ok(Ending::InOrder | Ending::Departure) | Err(_) => shutdown.escalated(),
     };
-    let stopped = stop_for_good(&postgres, &hurry).await;
+    let stopped = stop_for_good(postgres, &hurry).await;
     if kept.is_ok() {
-        withdraw_report(&*cluster_store, &uid).await;
+        withdraw_report(store, uid).await;
     }
     kept.and(stopped)
 }
