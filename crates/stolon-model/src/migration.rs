@@ -18,6 +18,9 @@ document! {
         source: String = "source", omit;
         /// How the keepers do.
         keeper_source: String = "keeperSource", omit;
+        /// How the cluster's PostgreSQL is entered, by the logical method: its users are not those of the legacy server. A connection
+        /// string without a password, whose host names the line of the password file; empty: as the legacy server.
+        target: String = "target", omit;
         /// The replication slot on the legacy server; empty: none.
         slot: String = "slot", omit;
         /// System identifier of the legacy server, in decimal.
@@ -32,6 +35,8 @@ document! {
         end: Option<Lsn> = "end", omit;
         /// The timeline of that position.
         timeline: Timeline = "timelineID", omit;
+        /// The cluster's timeline when it began to take rows by the logical method; 0: by another method.
+        cluster_timeline: Timeline = "clusterTimelineID", omit;
         /// When the legacy server took its last write.
         fenced: Option<Timestamp> = "fencedAt", omit;
         /// When the cluster took writes.
@@ -40,7 +45,7 @@ document! {
         way_back: bool = "wayBack", omit;
         /// The timeline on which the slots of the way back were made: on another one they are not there, or not to be trusted.
         way_back_timeline: Timeline = "wayBackTimelineID", omit;
-        /// `pgHBA` of the cluster before it was closed for the way back.
+        /// `pgHBA` of the cluster before it was closed for clients.
         former_pg_hba: Option<Vec<String>> = "formerPgHBA", omit;
     }
 }
@@ -97,6 +102,17 @@ impl Migration {
     /// Whether no client may write to the cluster any more, since the legacy server takes over again or has.
     pub fn closes_cluster(&self) -> bool {
         matches!(self.stage, Some(MigrationStage::RollingBack | MigrationStage::RolledBack))
+    }
+
+    /// Whether the rows come by logical replication.
+    pub fn is_logical(&self) -> bool {
+        self.method == Some(MigrationMethod::Logical)
+    }
+
+    /// Whether no client may write to the cluster yet, which is a primary already and takes what the legacy server writes.
+    pub fn fills_cluster(&self) -> bool {
+        use MigrationStage::{Aborting, Following, Switching, TakingBack};
+        self.is_logical() && matches!(self.stage, None | Some(Following | Switching | TakingBack | Aborting))
     }
 
     /// Whether no client may write to the cluster yet, so that no row is missed on the way back.

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal};
 use stolon_local::{Credentials, Process, Server};
 
 use crate::cluster::{Cluster, PATIENCE, QUERY, backends};
+use crate::majors::reachable_programs_of_major;
 
 /// A server of the cluster's PostgreSQL, with the cluster's users. Its files lie below those of the cluster, and it ends with it.
 pub struct Foreign {
@@ -24,10 +25,35 @@ impl Foreign {
     /// # Errors
     /// `initdb` fails, or the machine refuses something.
     pub async fn create(cluster: &mut Cluster, name: &str, settings: &str) -> anyhow::Result<Foreign> {
+        let programs = cluster.layout.pg_bin.clone();
+        Foreign::of_programs(cluster, programs, name, settings).await
+    }
+
+    /// [`Foreign::create`] of another major of PostgreSQL than the cluster's.
+    ///
+    /// # Errors
+    /// The same; or that major is not there.
+    pub async fn of_major(
+        cluster: &mut Cluster,
+        major: u16,
+        name: &str,
+        settings: &str,
+    ) -> anyhow::Result<Foreign> {
+        let layout = &cluster.layout;
+        let programs = reachable_programs_of_major(major, &layout.account, &layout.directory).await?;
+        Foreign::of_programs(cluster, programs, name, settings).await
+    }
+
+    async fn of_programs(
+        cluster: &mut Cluster,
+        pg_bin: PathBuf,
+        name: &str,
+        settings: &str,
+    ) -> anyhow::Result<Foreign> {
         let layout = &cluster.layout;
         let directory = layout.directory.join(name);
         let server = Server {
-            pg_bin: layout.pg_bin.clone(),
+            pg_bin,
             account: layout.account.clone(),
             port: cluster.ports.take()?,
             password: "foreign".to_owned(),

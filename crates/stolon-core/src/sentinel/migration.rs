@@ -1,5 +1,5 @@
 //! What a migration asks of the sentinel (docs: design/010-migration.md): clients wait while the way back is made, and stay out of a
-//! cluster that the legacy server has taken over from again.
+//! cluster that still takes what the legacy server writes, or that the legacy server has taken over from again.
 
 use std::time::Duration;
 
@@ -16,6 +16,10 @@ impl Round<'_> {
         let migration = self.seen.document().cluster.status.migration.as_ref()?;
         if migration.closes_cluster() {
             self.hold(Hold::MovedBack);
+            return Some(Wake::NEVER);
+        }
+        if migration.fills_cluster() {
+            self.hold(Hold::MovingIn);
             return Some(Wake::NEVER);
         }
         if !migration.prepares_way_back() {

@@ -206,6 +206,8 @@ pub enum Hold {
     NotOpened { primary: InstanceUid },
     /// Clients wait until it is made sure that what they write goes back to the legacy server of a migration.
     AwaitingWayBack,
+    /// What is written to the legacy server of a migration still comes here, and nobody else may write.
+    MovingIn,
     /// The legacy server of a migration has taken over again, or is about to.
     MovedBack,
     /// Clients are not sent to the primary before these proxies have cut the connections to the one before.
@@ -566,6 +568,9 @@ impl Display for Hold {
             Self::AwaitingWayBack => {
                 f.write_str("proxies stay closed for a moment, while the way back of the migration is made")
             }
+            Self::MovingIn => f.write_str(
+                "proxies stay closed until the migration is switched: the legacy server takes the writes",
+            ),
             Self::MovedBack => f.write_str(
                 "proxies stay closed: the database has moved back to the legacy server of the migration",
             ),

@@ -241,6 +241,37 @@ fn a_proxy_that_stays_where_it_is_is_waited_for_as_long_as_it_reports() {
     }
 }
 
+/// A cluster that takes the rows of a legacy server is a primary already, and stays closed until the switch, however long that takes.
+#[test]
+fn a_cluster_that_is_being_filled_stays_closed() {
+    use MigrationMethod::{Logical, Physical};
+    use MigrationStage::{Aborting, Following, Promoting, Switched, Switching, TakingBack};
+    for (method, stage, opens) in [
+        (Logical, None, false),
+        (Logical, Some(Following), false),
+        (Logical, Some(Switching), false),
+        (Logical, Some(TakingBack), false),
+        (Logical, Some(Aborting), false),
+        (Logical, Some(Promoting), true),
+        (Logical, Some(Switched), true),
+        (Physical, Some(Following), true),
+    ] {
+        let mut world = World::normal(1, 1).given(|world| {
+            world.data.proxy.spec.primary = None;
+            world.data.cluster.status.migration = Some(Migration {
+                method: Some(method.clone()),
+                stage: stage.clone(),
+                ..Migration::default()
+            });
+        });
+        world.round();
+        for _ in 0..100 {
+            world.later(1000).round();
+        }
+        assert_eq!(world.data.proxy.spec.primary.is_some(), opens, "{method:?}, {stage:?}");
+    }
+}
+
 /// Clients wait for the way back of a migration, but not for ever; a cluster that was moved away from again stays closed.
 #[test]
 fn a_migration_keeps_proxies_closed() {

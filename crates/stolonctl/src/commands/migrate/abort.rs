@@ -13,7 +13,7 @@ use super::facts::{Facts, Slot};
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::wait::{Seen, until};
 use super::worker::{self, Worker};
-use super::{Outcome, OutputArgs, fence, record};
+use super::{Outcome, OutputArgs, fence, logical, record};
 use crate::stored_cluster::{StoredCluster, cannot_get};
 
 /// How long the legacy server may take to open, and a slot to be let go.
@@ -54,8 +54,15 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     if !migration.rehearsal {
         let session = worker.session(&legacy).await?;
         open(&session, &legacy, &mut outcome).await?;
-        drop_slot(&session, &legacy, &migration.slot).await?;
-        outcome.did(format!("replication slot {} is gone from the legacy server", migration.slot));
+        if migration.is_logical() {
+            logical::remove(&legacy, cluster.workable_document().await?.value, &migration.uid).await?;
+            outcome.did(
+                "publications, slots and replica identities of the migration are gone from the legacy server",
+            );
+        } else {
+            drop_slot(&session, &legacy, &migration.slot).await?;
+            outcome.did(format!("replication slot {} is gone from the legacy server", migration.slot));
+        }
     }
     worker.change(record::forget).await?;
     outcome.did("the cluster does not follow the legacy server any more");
@@ -63,7 +70,9 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
 }
 
 fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
-    refuse_promoted(document)?;
+    if record::of(document).is_none_or(|migration| !migration.is_logical()) {
+        refuse_promoted(document)?;
+    }
     let migration = record::to_change(document)?;
     let too_late = [
         MigrationStage::Promoting,
@@ -77,6 +86,9 @@ fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
         return Err(taken_over().into());
     }
     migration.stage = Some(MigrationStage::Aborting);
+    if migration.is_logical() {
+        return Ok(());
+    }
     let spec = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut());
     if let Some(spec) = spec {
         spec.standby_config = Some(StandbyConfig::default());
@@ -145,6 +157,10 @@ async fn without_record(
 ) -> anyhow::Result<()> {
     let session = worker::alone(legacy).await?;
     let facts = Facts::ask(&session, legacy).await?;
+    let filling = logical::found(&session, legacy).await?;
+    if !filling.is_empty() && logical::is_closed(&session, legacy).await? {
+        logical::must_be_closed(document.as_ref())?;
+    }
     if let Some(document) = document {
         let data = ClusterData::try_from(document.clone())?;
         let is_copy =
@@ -171,6 +187,10 @@ async fn without_record(
     for slot in slots.iter().filter_map(|row| row.get(0)) {
         drop_slot(&session, legacy, slot).await?;
         outcome.did(format!("replication slot {slot} is gone from the legacy server"));
+    }
+    for uid in filling {
+        logical::withdraw(legacy, &uid, None).await?;
+        outcome.did(format!("what migration {uid} had made is gone from the legacy server"));
     }
     if outcome.did.is_empty() {
         outcome.did("nothing of a migration was found on the legacy server");

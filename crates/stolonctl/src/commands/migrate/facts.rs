@@ -2,6 +2,7 @@
 
 use stolon_model::{Lsn, Timeline};
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
+use stolon_postgres::limit::Limit;
 use stolon_runtime::Failure;
 
 use super::legacy::{Legacy, trouble};
@@ -27,12 +28,20 @@ impl Facts {
     /// # Errors
     /// It does not answer, or not in a way that makes sense.
     pub async fn ask(session: &ForeignSession, legacy: &Legacy) -> anyhow::Result<Facts> {
+        Facts::ask_of(session, &legacy.question(), "the legacy server").await
+    }
+
+    /// [`Facts::ask`] of another primary, which `name` is for people.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn ask_of(session: &ForeignSession, limit: &Limit, name: &str) -> anyhow::Result<Facts> {
         const SQL: &str = "SELECT s.system_identifier, current_setting('server_version_num')::int / 10000, r.rolsuper, \
             current_setting('wal_level'), ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int \
             FROM pg_control_system() s, pg_roles r WHERE r.rolname = current_user";
-        let asked = session.rows(SQL, &legacy.question()).await;
-        let rows = asked.map_err(|problem| trouble("the legacy server does not say what it is", &problem))?;
-        let strange = || Failure::new("the legacy server does not say what it is");
+        let what = format!("{name} does not say what it is");
+        let rows = session.rows(SQL, limit).await.map_err(|problem| trouble(&what, &problem))?;
+        let strange = || Failure::new(what.clone());
         let row = rows.first().ok_or_else(strange)?;
         let text = |at| row.get(at).unwrap_or_default();
         Ok(Facts {

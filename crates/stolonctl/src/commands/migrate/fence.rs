@@ -77,8 +77,8 @@ impl Settings {
     }
 }
 
-/// What a list of libraries in a configuration file holds: names separated by commas, in double quotes where they need them.
-fn library_list(text: &str) -> Vec<String> {
+/// What a list of libraries or other names in a configuration holds: names separated by commas, in double quotes where they need them.
+pub fn library_list(text: &str) -> Vec<String> {
     let (mut list, mut name, mut is_quoted) = (Vec::new(), String::new(), false);
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {

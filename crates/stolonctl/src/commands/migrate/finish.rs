@@ -9,7 +9,7 @@ use super::legacy::SourceArgs;
 use super::underway::Underway;
 use super::way_back::{WayBack, remove_from_legacy};
 use super::worker::Worker;
-use super::{Outcome, OutputArgs, record};
+use super::{Outcome, OutputArgs, logical, record};
 use crate::output;
 
 /// Flags of `migrate finish`.
@@ -39,6 +39,11 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         drop_slot(&session, &legacy, &migration.slot).await?;
         outcome.did(format!("replication slot {} is gone from the legacy server", migration.slot));
     }
+    if migration.is_logical() {
+        let _session = worker.session(&legacy).await?;
+        logical::remove(&legacy, cluster.workable_document().await?.value, &migration.uid).await?;
+        outcome.did("what had been made to fill the cluster is gone from the legacy server");
+    }
     if migration.way_back {
         let session = worker.session(&legacy).await?;
         remove_from_legacy(&legacy, &migration.uid).await?;
@@ -47,7 +52,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         let place = session.place().clone();
         let way_back = WayBack::of(&migration, &legacy, &place, &head);
         way_back.remove_from_cluster().await?;
-        for other in Head::others(&data) {
+        for other in Head::others(&data)? {
             if let Err(error) = WayBack::of(&migration, &legacy, &place, &other).drop_slots().await {
                 let why = explained(&error).sentence;
                 output::note(&format!("slots of the way back may be left on keeper {}: {why}", other.keeper));
@@ -73,7 +78,7 @@ fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
         Some(MigrationStage::Finishing) => {}
         Some(MigrationStage::Switched) if migration.opened.is_some() => {}
         // By `stolonctl promote`: the legacy server was not closed.
-        Some(MigrationStage::Following) if is_promoted => {}
+        Some(MigrationStage::Following) if is_promoted && !migration.is_logical() => {}
         Some(MigrationStage::Promoting | MigrationStage::Switched) => {
             return Err(Failure::new("the cluster does not take writes yet")
                 .hint("stolonctl migrate switch waits until it does")

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, Instance, InstanceUid, KeeperUid, Lsn, Role};
-use stolon_postgres::conninfo::Place;
+use stolon_model::{ClusterData, Instance, InstanceUid, KeeperUid, Lsn, Role, Timeline};
+use stolon_postgres::conninfo::{Conninfo, Place};
 use stolon_postgres::foreign::{self, Door, Entry, ForeignProblem, ForeignSession};
 use stolon_runtime::Failure;
 use tokio::time::Instant;
@@ -24,6 +24,9 @@ pub struct Head {
     pub instance: InstanceUid,
     place: Place,
     system_identifier: String,
+    timeline: Timeline,
+    /// How its PostgreSQL is entered, where that is not as the legacy server is.
+    own: Option<Conninfo>,
 }
 
 impl Head {
@@ -41,23 +44,46 @@ impl Head {
             return Err(Failure::new(format!("PostgreSQL of keeper {} does not work", head.spec.keeper_uid))
                 .hint("stolonctl status shows what is going on"));
         }
-        Ok(Head::at(head))
+        Head::at(head, data)
     }
 
     /// All other instances that have said where they listen: one of them may have been the head before.
-    pub fn others(data: &ClusterData) -> Vec<Head> {
+    ///
+    /// # Errors
+    /// The record does not say how they are entered.
+    pub fn others(data: &ClusterData) -> Result<Vec<Head>, Failure> {
         let head = data.primary().map(|head| &head.uid);
         let others = data.instances.values().filter(|instance| Some(&instance.uid) != head);
-        others.filter(|instance| !instance.status.listen_address.is_empty()).map(Head::at).collect()
+        let others = others.filter(|instance| !instance.status.listen_address.is_empty());
+        others.map(|instance| Head::at(instance, data)).collect()
     }
 
-    fn at(instance: &Instance) -> Head {
-        Head {
+    fn at(instance: &Instance, data: &ClusterData) -> Result<Head, Failure> {
+        let target = data.cluster.status.migration.as_ref().map_or("", |record| record.target.as_str());
+        let own = match target {
+            "" => None,
+            target => Some(Conninfo::parse(target).map_err(|bad| {
+                Failure::because("the migration does not say how the cluster is entered", &bad)
+            })?),
+        };
+        Ok(Head {
+            own,
             keeper: instance.spec.keeper_uid.clone(),
             instance: instance.uid.clone(),
             place: Place { host: instance.status.listen_address.clone(), port: instance.status.port.clone() },
             system_identifier: instance.status.system_identifier.clone(),
-        }
+            timeline: instance.status.timeline,
+        })
+    }
+
+    /// Of its data, in decimal.
+    pub fn system_identifier(&self) -> &str {
+        &self.system_identifier
+    }
+
+    /// Its timeline.
+    pub fn timeline(&self) -> Timeline {
+        self.timeline
     }
 
     /// Whether its data are a copy of a server with this system identifier.
@@ -65,7 +91,16 @@ impl Head {
         self.system_identifier == system_identifier
     }
 
-    /// A session with it. Its users are those of the legacy server. `database`: none for the usual one.
+    /// As whom its PostgreSQL is entered, and by which server's line in the password file. The users of a copy are those of the legacy
+    /// server, which listens at `legacy_place`.
+    pub fn entered_as<'a>(&'a self, legacy: &'a Legacy, legacy_place: &Place) -> (&'a Conninfo, Place) {
+        match &self.own {
+            None => (&legacy.conninfo, legacy_place.clone()),
+            Some(own) => (own, own.places().into_iter().next().unwrap_or_else(|| self.place.clone())),
+        }
+    }
+
+    /// A session with it. `database`: none for the usual one.
     ///
     /// # Errors
     /// It does not let us in.
@@ -75,9 +110,10 @@ impl Head {
         legacy_place: &Place,
         database: Option<&str>,
     ) -> Result<ForeignSession, ForeignProblem> {
+        let (who, password_of) = self.entered_as(legacy, legacy_place);
         let door =
-            Door { place: &self.place, password_of: legacy_place, database, entry: Entry::PastLibraries };
-        foreign::enter(&legacy.conninfo, door, &legacy.question()).await
+            Door { place: &self.place, password_of: &password_of, database, entry: Entry::PastLibraries };
+        foreign::enter(who, door, &legacy.question()).await
     }
 
     /// Where it listens.

@@ -70,7 +70,12 @@ pub struct Legacy {
 impl Legacy {
     /// Time for one question, which a signal cuts short.
     pub fn question(&self) -> Limit {
-        Limit::within(QUESTION, &self.cancel)
+        self.within(QUESTION)
+    }
+
+    /// So much time, which a signal cuts short.
+    pub fn within(&self, duration: Duration) -> Limit {
+        Limit::within(duration, &self.cancel)
     }
 
     /// The first of its servers, for whose password others are entered that are copies of it.

@@ -5,11 +5,16 @@
 
 mod abort;
 mod check;
+mod closing;
 mod facts;
 mod fence;
 mod finish;
+mod flow;
+mod follower;
 mod head;
+mod identities;
 mod legacy;
+mod logical;
 mod record;
 mod rollback;
 mod start;

@@ -26,11 +26,20 @@ pub fn to_change(document: &mut ClusterDocument) -> Result<&mut Migration, Failu
 
 /// Send clients nowhere for a moment: proxies let go of them, and hold new ones.
 pub fn hold_clients(document: &mut ClusterDocument) {
+    send_nowhere(document, Some(ProxyHandover { grace: GoDuration(0), hold: GoDuration::from(HOLD) }));
+}
+
+/// Send clients nowhere, until further notice: proxies let go of them, and of new ones.
+pub fn turn_clients_away(document: &mut ClusterDocument) {
+    send_nowhere(document, None);
+}
+
+/// Also where they are sent nowhere already: the time that a sentinel gives whoever is at work begins with the new generation.
+fn send_nowhere(document: &mut ClusterDocument, handover: Option<ProxyHandover>) {
     let proxy = document.proxy.get_or_insert_default();
-    if proxy.spec.primary.take().is_some() {
-        proxy.generation += 1;
-        proxy.spec.handover = Some(ProxyHandover { grace: GoDuration(0), hold: GoDuration::from(HOLD) });
-    }
+    proxy.spec.primary = None;
+    proxy.generation += 1;
+    proxy.spec.handover = handover;
 }
 
 /// Whether clients are sent to the cluster.

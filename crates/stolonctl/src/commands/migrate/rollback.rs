@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use stolon_model::{ClusterData, ClusterDocument, Lsn, Migration, MigrationStage};
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
-use stolon_postgres::quote::hba_name;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, explained, go_duration};
 use tokio::time::Instant;
 
@@ -13,10 +12,9 @@ use super::head::Head;
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::switch::reopen;
 use super::underway::Underway;
-use super::wait::{Seen, until};
 use super::way_back::WayBack;
 use super::worker::Worker;
-use super::{Outcome, OutputArgs, fence, record};
+use super::{Outcome, OutputArgs, closing, fence, logical, record};
 use crate::output::{self, Format};
 use crate::stored_cluster::{Edit, StoredCluster};
 
@@ -26,8 +24,6 @@ const OPENING: Duration = Duration::from_secs(30);
 const APPROACH: Duration = Duration::from_secs(30);
 /// So much may be left to be taken when the cluster is closed.
 const NEAR: u64 = 16 << 20;
-/// Between two looks.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Flags of `migrate rollback`.
 #[derive(Debug, clap::Args)]
@@ -127,7 +123,7 @@ impl Rollback<'_> {
         let place = self.legacy.connect_past_fence().await.map_err(cannot_ask)?.place().clone();
         let way_back = WayBack::of(self.migration, self.legacy, &place, head);
         way_back.until_near(NEAR, Instant::now() + APPROACH).await?;
-        let hba = self.hba();
+        let hba = closing::lines(head.entered_as(self.legacy, &place).0.get("user").unwrap_or_default());
         let worker =
             Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba))
                 .await?;
@@ -144,12 +140,6 @@ impl Rollback<'_> {
         }
     }
 
-    /// Nobody but us: the keepers' own users get in by lines that come before these.
-    fn hba(&self) -> Vec<String> {
-        let user = hba_name(self.legacy.conninfo.get("user").unwrap_or_default()).into_owned();
-        ["0.0.0.0/0", "::/0"].map(|address| format!("host all {user} {address} md5")).to_vec()
-    }
-
     async fn drain(
         &self,
         way_back: &WayBack<'_>,
@@ -157,7 +147,7 @@ impl Rollback<'_> {
         hba: &[String],
         deadline: Instant,
     ) -> anyhow::Result<()> {
-        self.until_closed(hba, deadline).await?;
+        closing::until_closed(self.cluster, hba, deadline).await?;
         output::note("the cluster lets no client in any more");
         let session = way_back.head.connect(self.legacy, way_back.place, None).await.map_err(cannot_ask)?;
         loop {
@@ -176,22 +166,6 @@ impl Rollback<'_> {
             return Err(Failure::new("there is not enough time left").into());
         }
         worker.note(|migration| migration.stage = Some(MigrationStage::RolledBack)).await
-    }
-
-    /// The keeper of the primary has let go of what `pgHBA` allowed before.
-    async fn until_closed(&self, hba: &[String], deadline: Instant) -> anyhow::Result<()> {
-        until(POLL, deadline, async || {
-            let data = ClusterData::try_from(self.cluster.workable_document().await?.value)?;
-            let is_closed = data.primary().is_some_and(|primary| {
-                primary.spec.pg_hba.as_deref().is_some_and(|lines| lines == hba)
-                    && primary.status.current_generation == primary.generation
-            });
-            Ok(match is_closed && data.proxy.spec.primary.is_none() {
-                true => Seen::Done(()),
-                false => Seen::not_yet(Failure::new("the cluster is not closed for clients in time")),
-            })
-        })
-        .await
     }
 
     /// After its point of no return, also for one who goes on with it.
@@ -215,7 +189,10 @@ impl Rollback<'_> {
             outcome.figure("downtime_seconds", downtime);
         }
         super::way_back::remove_from_legacy(&legacy, &self.migration.uid).await?;
-        super::abort::drop_slot(&session, &legacy, &self.migration.slot).await?;
+        match self.migration.is_logical() {
+            true => logical::withdraw(&legacy, &self.migration.uid, None).await?,
+            false => super::abort::drop_slot(&session, &legacy, &self.migration.slot).await?,
+        }
         outcome.did("what was made on the legacy server is gone");
         worker.note(|migration| migration.worker = None).await?;
         outcome.show(format)
@@ -235,7 +212,7 @@ async fn position(session: &ForeignSession, legacy: &Legacy) -> anyhow::Result<L
 }
 
 fn close_for_clients(document: &mut ClusterDocument, hba: &[String]) -> anyhow::Result<()> {
-    let former = document.cluster.as_ref().and_then(|cluster| cluster.spec.as_ref()?.pg_hba.clone());
+    let former = closing::admitted(document);
     let migration = record::to_change(document)?;
     match migration.stage {
         // One who died has written down what there was.
@@ -249,9 +226,7 @@ fn close_for_clients(document: &mut ClusterDocument, hba: &[String]) -> anyhow::
     }
     migration.stage = Some(MigrationStage::RollingBack);
     record::hold_clients(document);
-    if let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) {
-        spec.pg_hba = Some(hba.to_vec());
-    }
+    closing::admit(document, Some(hba.to_vec()));
     Ok(())
 }
 
@@ -266,9 +241,7 @@ async fn take_back(worker: &Worker, why: anyhow::Error) -> anyhow::Error {
         migration.stage = Some(MigrationStage::Switched);
         migration.worker = None;
         let former = migration.former_pg_hba.take();
-        if let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) {
-            spec.pg_hba = former;
-        }
+        closing::admit(document, former);
         Ok(Edit::Write)
     });
     match taken.await {

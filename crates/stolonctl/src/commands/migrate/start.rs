@@ -15,10 +15,11 @@ use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, go_duration, new
 use stolon_store::{Expected, StoreError};
 use tokio::time::Instant;
 
+use super::check::Method;
 use super::facts::{Facts, Slot};
 use super::legacy::{Legacy, SourceArgs, parse, trouble};
 use super::status::{self, Picture, Steps};
-use super::{Outcome, OutputArgs, record};
+use super::{Outcome, OutputArgs, logical, record};
 use crate::confirm::{self, Answer};
 use crate::input::Text;
 use crate::output;
@@ -50,6 +51,13 @@ pub struct Args {
     /// What fetches archived WAL that the legacy server does not have any more: %f is the file, %p where it goes
     #[arg(long, value_name = "COMMAND")]
     fetch_wal: Option<String>,
+    /// How the data come over: physical, a copy of the same major version into a cluster that is made anew; logical, rows into an
+    /// empty cluster of the same or a newer one that exists
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+
+    #[command(flatten)]
+    logical: logical::start::LogicalArgs,
 
     /// Into a cluster beside: nothing is made on the legacy server, and it stays open when the cluster is promoted
     #[arg(long)]
@@ -91,8 +99,24 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let session = session.map_err(|problem| trouble("the legacy server cannot be used", &problem))?;
     let facts = Facts::ask(&session, &legacy).await?;
     let began = Instant::now();
+    let recorded = recorded.map(|migration| continued(migration, &facts)).transpose()?;
+    if is_logical(args, recorded.as_ref())? {
+        if recorded.is_none() && !args.yes && !agreed_to_close().await? {
+            return Ok(());
+        }
+        let start = logical::start::Start {
+            cluster: &cluster,
+            legacy: &legacy,
+            facts: &facts,
+            args: &args.logical,
+            keeper_source: args.keeper_source.as_deref(),
+            stop: &stop,
+            patience: args.timeout,
+        };
+        return start.run(session, recorded).await?.show(format);
+    }
     let migration = match recorded {
-        Some(migration) => continued(migration, &facts)?,
+        Some(migration) => migration,
         None => {
             let wanted = wanted(args, &legacy.conninfo, &facts)?;
             let spec = spec(args, &wanted)?;
@@ -124,6 +148,26 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
 
 fn is_over(migration: &Migration) -> bool {
     migration.stage == Some(MigrationStage::RolledBack)
+}
+
+/// Which method is meant. One that was begun before keeps its own.
+fn is_logical(args: &Args, recorded: Option<&Migration>) -> Result<bool, UsageError> {
+    let asked = args.method.map(|method| method == Method::Logical);
+    let begun = recorded.map(Migration::is_logical);
+    if let (Some(asked), Some(begun)) = (asked, begun)
+        && asked != begun
+    {
+        return Err(UsageError::new("this migration was begun by the other method")
+            .hint("leave out --method, or give the migration up: stolonctl migrate abort"));
+    }
+    let is_logical = begun.or(asked).unwrap_or(false);
+    if is_logical && (args.rehearsal || args.spec.is_some() || args.file.is_some()) {
+        return Err(UsageError::new(
+            "the logical method fills a cluster that exists, and makes things on the legacy server",
+        )
+        .hint("leave out --rehearsal and the specification"));
+    }
+    Ok(is_logical)
 }
 
 /// A migration that was begun before.
@@ -251,6 +295,11 @@ fn copy_command(program: &str, migration: &Migration) -> String {
         slot => format!(" -S {slot}"),
     };
     format!("{} -D %d -d {} -P -X stream{slot} -c fast", quoted(program), quoted(&migration.keeper_source))
+}
+
+async fn agreed_to_close() -> Result<bool, Failure> {
+    output::remark("WARNING: The cluster admits no client until the migration is switched.\n");
+    Ok(confirm::ask().await? == Answer::Yes)
 }
 
 async fn agreed(replaces: bool) -> Result<bool, Failure> {

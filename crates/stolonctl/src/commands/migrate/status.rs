@@ -12,10 +12,12 @@ use stolon_runtime::{CommonArgs, Shutdown, explained};
 
 use super::OutputArgs;
 use super::facts::Slot;
+use super::flow::Lag;
 use super::head::Head;
 use super::legacy::{Legacy, SourceArgs, trouble};
-use super::record;
-use super::way_back::{Lag, WayBack};
+use super::logical::progress::{self, Depth, Table};
+use super::way_back::WayBack;
+use super::{logical, record};
 use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::{StoredCluster, cannot_get};
@@ -64,6 +66,15 @@ pub struct Picture {
     way_back_lag_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<String>,
+    /// Logical method: tables that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tables_ready: Option<u64>,
+    /// Logical method: all tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tables_total: Option<u64>,
+    /// Logical method: tables that do not follow yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tables: Vec<Table>,
     problems: Vec<String>,
     next: String,
     undo: String,
@@ -74,6 +85,9 @@ pub struct Picture {
 
 /// What `undo` says where there is none.
 const NO_WAY_BACK: &str = "there is no way back";
+
+/// How many tables that do not follow yet people are shown.
+const TABLES: usize = 10;
 
 /// A cluster that is less far behind follows.
 const NEAR: u64 = 16 << 20;
@@ -153,7 +167,10 @@ pub async fn look(
     }
     if !record.closes_cluster() && record.stage != Some(MigrationStage::Switched) {
         let received = reported(&reports, &picture.keeper);
-        by_the_legacy(&mut picture, &legacy, &record, received).await;
+        match record.is_logical() {
+            true => by_rows(&mut picture, &legacy, &record, &document).await,
+            false => by_the_legacy(&mut picture, &legacy, &record, received).await,
+        }
     }
     Ok(picture)
 }
@@ -225,6 +242,37 @@ async fn by_the_legacy(picture: &mut Picture, legacy: &Legacy, record: &Migratio
     }
 }
 
+/// How far the cluster is that takes rows.
+async fn by_rows(picture: &mut Picture, legacy: &Legacy, record: &Migration, document: &ClusterDocument) {
+    let asked = async {
+        let head = Head::of(&ClusterData::try_from(document.clone())?)?;
+        let place = legacy.first_place();
+        let flow = logical::inflow(legacy, &head, &place, &record.uid);
+        let progress = progress::read(&flow, Depth::Definitions).await?;
+        anyhow::Ok((progress, flow.lag().await?))
+    };
+    match asked.await {
+        Ok((progress, lag)) => {
+            picture.lag_bytes = lag.bytes();
+            (picture.tables_ready, picture.tables_total) = (Some(progress.ready), Some(progress.total));
+            if !progress.is_copied() {
+                (picture.copied_bytes, picture.total_bytes) = (Some(progress.copied), Some(progress.bytes));
+            }
+            if record.stage == Some(MigrationStage::Following) && !progress.is_complete() {
+                let next = if progress.is_copied() {
+                    "stolonctl migrate start makes indexes and the like"
+                } else {
+                    "wait for the copy"
+                };
+                next.clone_into(&mut picture.next);
+            }
+            picture.tables = progress.tables;
+            picture.problems.extend(progress.problems.into_iter().chain(progress.changes));
+        }
+        Err(error) => picture.problems.push(explained(&error).sentence),
+    }
+}
+
 /// How far behind the legacy server is, which takes what the cluster writes.
 async fn by_the_way_back(
     picture: &mut Picture,
@@ -285,7 +333,9 @@ fn next_and_undo(record: &Migration, data: &ClusterData) -> (String, String) {
     let copies = data.cluster.status.phase != Some(Phase::Normal);
     match record.stage {
         None => text("stolonctl migrate start goes on with it", "stolonctl migrate abort"),
-        Some(MigrationStage::Following) if data.cluster.spec.effective().role == Role::Primary => {
+        Some(MigrationStage::Following)
+            if !record.is_logical() && data.cluster.spec.effective().role == Role::Primary =>
+        {
             text("the cluster was promoted by other means: stolonctl migrate finish", NO_WAY_BACK)
         }
         Some(MigrationStage::Following) if copies => text("wait for the copy", "stolonctl migrate abort"),
@@ -348,6 +398,13 @@ fn shown(picture: &Picture, format: Format) -> String {
             rate.unwrap_or_default(),
             to_go.unwrap_or_default()
         ));
+    }
+    if let (Some(ready), Some(total)) = (picture.tables_ready, picture.tables_total) {
+        lines.push(format!("tables:  {ready} of {total} follow"));
+        let shown = picture.tables.iter().take(TABLES);
+        lines.extend(shown.map(|it| {
+            format!("         {} of {} {}, {}", it.table, it.database, it.state, ByteCount(it.bytes))
+        }));
     }
     if let Some(lag) = picture.lag_bytes {
         lines.push(format!("lag:     {}", ByteCount(lag)));

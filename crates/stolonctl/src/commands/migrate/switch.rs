@@ -13,12 +13,13 @@ use tokio::time::Instant;
 
 use super::facts::Facts;
 use super::fence::Side;
-use super::head::{Head, until_applied, until_promoted, until_writable};
+use super::follower::Follower;
+use super::head::{Head, until_promoted, until_writable};
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::underway::Underway;
 use super::way_back::{WayBack, Wish, remove_from_legacy};
 use super::worker::{Worker, stands_still};
-use super::{Outcome, OutputArgs, fence, record};
+use super::{Outcome, OutputArgs, fence, logical, record};
 use crate::output::{self, Format};
 use crate::stored_cluster::{Edit, StoredCluster};
 use look::Look;
@@ -192,25 +193,25 @@ impl Switch<'_> {
     async fn close_and_promote(&self, worker: &Worker, head: &Head) -> anyhow::Result<Closed> {
         let (legacy, args) = (self.legacy, self.args);
         let session = worker.session(legacy).await?;
-        let in_cluster = head.connect(legacy, session.place(), None).await;
-        let in_cluster =
-            in_cluster.map_err(|problem| trouble("the head of the cluster does not let us in", &problem))?;
+        let place = session.place().clone();
+        let follower = Follower::of(self.migration, legacy, head, &place).await?;
         let near = fence::end_of_wal(&session, legacy).await?;
-        until_applied(&in_cluster, legacy, near, Instant::now() + APPROACH).await?;
+        follower.until_has(&session, near, Instant::now() + APPROACH).await?;
         output::note(&format!("keeper {} is up to date", head.keeper));
 
         let (at, time) = (Instant::now(), Timestamp::utc(jiff::Timestamp::now()));
         let deadline = at + args.max_downtime - PROMOTION;
         let end = match self.migration.rehearsal {
             true => fence::end_of_wal(&session, legacy).await?,
-            false => self.close(&session, &in_cluster, deadline).await?,
+            false => self.close(&session, &follower, deadline).await?,
         };
-        until_applied(&in_cluster, legacy, end, deadline).await?;
+        follower.until_has(&session, end, deadline).await?;
         output::note(&format!("keeper {} has applied everything up to {end}", head.keeper));
         let facts = Facts::ask(&session, legacy).await?;
         if facts.timeline != self.migration.timeline {
             return Err(Failure::new("the legacy server has failed over meanwhile").into());
         }
+        follower.carry_over(&session).await?;
         let closed = Closed { at, time, end, facts };
         // From here on the time could be over before the promotion is.
         if Instant::now() >= deadline {
@@ -226,7 +227,7 @@ impl Switch<'_> {
     async fn close(
         &self,
         session: &ForeignSession,
-        in_cluster: &ForeignSession,
+        follower: &Follower<'_>,
         deadline: Instant,
     ) -> anyhow::Result<Lsn> {
         let (legacy, args) = (self.legacy, self.args);
@@ -237,7 +238,7 @@ impl Switch<'_> {
         output::note("all its sessions are ended");
         loop {
             let end = fence::end_of_wal(session, legacy).await?;
-            until_applied(in_cluster, legacy, end, deadline).await?;
+            follower.until_has(session, end, deadline).await?;
             // A session that had begun before the fence, and was not ready when the others were ended.
             let clients = fence::clients(session, legacy, Side::Legacy).await;
             if clients.map_err(|problem| trouble("the legacy server cannot be asked", &problem))?.0 == 0 {
@@ -254,11 +255,15 @@ impl Switch<'_> {
         let wants_way_back = self.wants_way_back_still().await?;
         // The legacy server may be away by now.
         let place = legacy.first_place();
-        let head = match wants_way_back {
+        let head = match wants_way_back || self.migration.is_logical() {
             true => Some(until_promoted(self.cluster, legacy, &place, deadline).await?),
             false => None,
         };
-        let made = head.as_ref().map(|head| WayBack::of(self.migration, legacy, &place, head));
+        if let Some(head) = head.as_ref().filter(|_| self.migration.is_logical()) {
+            logical::stop_following(legacy, head, &place, &self.migration.uid).await?;
+        }
+        let made = head.as_ref().filter(|_| wants_way_back);
+        let made = made.map(|head| WayBack::of(self.migration, legacy, &place, head));
         let prepared = match &made {
             Some(made) => self.prepare_way_back(made).await,
             None => Prepared::Not,
@@ -291,6 +296,7 @@ impl Switch<'_> {
         if let Some(made) = made.as_ref().filter(|_| way_back) {
             way_back = subscribe(made).await;
         }
+        self.remove_what_filled(head.as_ref()).await;
         worker
             .note(|migration| {
                 migration.opened = Some(now);
@@ -300,6 +306,16 @@ impl Switch<'_> {
             .await?;
         let wish = if way_back { Wish::WayBack } else { Wish::NoWayBack };
         self.show(downtime, wish, format)
+    }
+
+    /// What was made to fill the cluster is of no use any more, and keeps WAL on the legacy server. What stays is removed later.
+    async fn remove_what_filled(&self, head: Option<&Head>) {
+        if self.migration.is_logical()
+            && let Err(error) =
+                logical::withdraw(self.legacy, &self.migration.uid, head.map(Head::system_identifier)).await
+        {
+            output::note(&explained(&error).sentence);
+        }
     }
 
     /// By what the record says now.
@@ -390,6 +406,10 @@ fn no_return(
     migration.timeline = closed.facts.timeline;
     migration.fenced = Some(closed.time);
     migration.way_back = wish == Wish::WayBack;
+    let (is_logical, former) = (migration.is_logical(), migration.former_pg_hba.take());
+    if is_logical {
+        logical::open(document, former);
+    }
     if wish == Wish::WayBack {
         record::hold_clients(document);
     }

@@ -18,7 +18,7 @@ use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 
 use finding::{Finding, Level};
-use inventory::Method;
+pub use inventory::Method;
 
 /// Flags of `migrate check`.
 #[derive(Debug, clap::Args)]

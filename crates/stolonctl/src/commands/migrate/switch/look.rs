@@ -8,10 +8,11 @@ use stolon_runtime::Failure;
 
 use super::super::facts::Facts;
 use super::super::fence::Side;
+use super::super::flow::Lag;
 use super::super::head::Head;
 use super::super::legacy::{Legacy, trouble};
 use super::super::way_back::Wish;
-use super::super::{fence, status, way_back};
+use super::super::{fence, logical, status, way_back};
 use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::{StoredCluster, cannot_get};
@@ -57,13 +58,17 @@ impl Look {
         let session = legacy.connect_past_fence().await.map_err(cannot)?;
         let facts = Facts::ask(&session, legacy).await?;
         let mut obstacles = Vec::new();
-        if data.cluster.spec.effective().role != Role::Standby {
+        let place = session.place().clone();
+        let flow = migration.is_logical().then(|| logical::inflow(legacy, &head, &place, &migration.uid));
+        if let Some(flow) = &flow {
+            obstacles.extend(logical::obstacles(flow, &head, migration).await?);
+        } else if data.cluster.spec.effective().role != Role::Standby {
             obstacles.push("the cluster was promoted by other means".to_owned());
         }
         if facts.system_identifier != migration.system_identifier {
             obstacles.push("another server answers in the place of the legacy server".to_owned());
         }
-        if !head.is_copy_of(&facts.system_identifier) {
+        if flow.is_none() && !head.is_copy_of(&facts.system_identifier) {
             obstacles.push(format!("keeper {} does not hold a copy of the legacy server", head.keeper));
         }
         if facts.timeline != migration.timeline {
@@ -77,7 +82,10 @@ impl Look {
         }
         let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
         let reported = status::reported(&reports, head.keeper.as_str());
-        let lag = status::lag(&session, legacy, migration, reported).await.map_err(cannot)?;
+        let lag = match &flow {
+            Some(flow) => flow.lag().await.map(Lag::bytes).map_err(cannot)?,
+            None => status::lag(&session, legacy, migration, reported).await.map_err(cannot)?,
+        };
         match lag {
             None => {
                 obstacles.push("the cluster does not receive anything from the legacy server now".to_owned())
@@ -86,6 +94,11 @@ impl Look {
             Some(_) => {}
         }
         if wish == Wish::WayBack {
+            if let Some(flow) = &flow
+                && let Some(why) = logical::no_way_back(flow).await?
+            {
+                obstacles.push(format!("no way back, which --no-way-back does without: {why}"));
+            }
             for why in way_back::obstacles(&session, legacy).await.map_err(cannot)? {
                 obstacles.push(format!("no way back, which --no-way-back does without: {why}"));
             }

@@ -23,6 +23,7 @@ use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
 use crate::stored_cluster::StoredCluster;
 
+pub use objects::definitions_of_database;
 use outcome::{Compared, Outcome};
 use pair::{Following, Pair};
 use side::{Side, Which};
@@ -64,14 +65,14 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let format = args.output.format()?;
     let cluster = StoredCluster::open(common)?;
     let stop = shutdown.token();
-    let (following, compared) = tokio::select! {
+    let (following, how, compared) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Failure::new("interrupted").hint("nothing was changed").into()),
         compared = compare(&cluster, args, &stop) => compared?,
     };
     let holds = !compared.is_empty() && compared.iter().all(|row| row.outcome.is_good());
     output::result(&match format {
-        Format::Text => text(&following, holds, &compared),
+        Format::Text => text(&how, holds, &compared),
         Format::Json => {
             let following = following != Following::AtRest;
             format!("{}\n", to_tabbed_json(&Answer { holds, following, compared: &compared }))
@@ -84,7 +85,7 @@ async fn compare(
     cluster: &StoredCluster,
     args: &Args,
     stop: &CancellationToken,
-) -> anyhow::Result<(Following, Vec<Compared>)> {
+) -> anyhow::Result<(Following, String, Vec<Compared>)> {
     let document = cluster.workable_document().await?.value;
     let record = document.cluster.as_ref().and_then(|it| it.status.migration.clone());
     let source = args.source.legacy(record.as_ref(), stop)?;
@@ -99,36 +100,63 @@ async fn compare(
     let new = match &args.target {
         Some(text) => side("the cluster", &legacy::parse(text, "--target")?, Which::First),
         None => {
-            let which = Which::CopyOf { place: head(&data)?, origin: source.first_place() };
-            side("the cluster", &source.conninfo, which)
+            let entered = match record.as_ref().map_or("", |record| record.target.as_str()) {
+                "" => source.conninfo.clone(),
+                target => legacy::parse(target, "the record's target")?,
+            };
+            let origin = entered.places().into_iter().next().unwrap_or_else(|| source.first_place());
+            side("the cluster", &entered, Which::CopyOf { place: head(&data)?, origin })
         }
     };
-    let following = following(&new, record.as_ref()).await?;
-    let (leader, follower) = match following {
-        Following::Subscription { .. } => (&new, &old),
-        Following::Standby | Following::AtRest => (&old, &new),
+    let (following, leads) = following(&old, &new, record.as_ref()).await?;
+    let (leader, follower) = match leads {
+        Leads::Cluster => (&new, &old),
+        Leads::Legacy => (&old, &new),
     };
     let sides = Sides { leader, follower, jobs: usize::from(args.jobs) };
-    compare_servers(&sides, following, record.as_ref()).await
+    let compared = compare_servers(&sides, &following, record.as_ref()).await?;
+    let how = match following {
+        Following::Standby | Following::Subscription { .. } => {
+            format!("while {} follows {}", follower.name, leader.name)
+        }
+        Following::AtRest => "without the one following the other: both as they were".to_owned(),
+    };
+    Ok((following, how, compared))
+}
+
+/// Which side is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    Legacy,
+    Cluster,
 }
 
 /// Whether the cluster follows the legacy server, or that follows the cluster on the way back after the switch.
-async fn following(cluster: &Side, record: Option<&Migration>) -> anyhow::Result<Following> {
+async fn following(
+    legacy: &Side,
+    cluster: &Side,
+    record: Option<&Migration>,
+) -> anyhow::Result<(Following, Leads)> {
     let session = cluster.connect("postgres").await?;
     if session.value("SELECT pg_is_in_recovery()").await? == "t" {
-        return Ok(Following::Standby);
+        return Ok((Following::Standby, Leads::Legacy));
     }
-    let Some(record) = record.filter(|record| !record.uid.is_empty()) else { return Ok(Following::AtRest) };
+    let at_rest = (Following::AtRest, Leads::Legacy);
+    let Some(record) = record.filter(|record| !record.uid.is_empty()) else { return Ok(at_rest) };
     let slots = format!("migration_{}_", record.uid);
     let known = format!(
         "SELECT count(*) > 0 FROM pg_replication_slots WHERE left(slot_name, {}) = {}",
         slots.chars().count(),
         sql_literal(&slots)
     );
-    Ok(match session.value(&known).await?.as_str() {
-        "t" => Following::Subscription { slots },
-        _ => Following::AtRest,
-    })
+    if session.value(&known).await? == "t" {
+        return Ok((Following::Subscription { slots }, Leads::Cluster));
+    }
+    // Rows that come into the cluster do so by slots that have the same names, on the other side.
+    if record.is_logical() && legacy.connect("postgres").await?.value(&known).await? == "t" {
+        return Ok((Following::Subscription { slots }, Leads::Legacy));
+    }
+    Ok(at_rest)
 }
 
 /// The PostgreSQL that takes writes, or is to.
@@ -144,13 +172,13 @@ fn head(data: &ClusterData) -> Result<Place, Failure> {
 
 async fn compare_servers(
     sides: &Sides<'_>,
-    following: Following,
+    following: &Following,
     record: Option<&Migration>,
-) -> anyhow::Result<(Following, Vec<Compared>)> {
+) -> anyhow::Result<Vec<Compared>> {
     const DATABASES: &str =
         "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0' ORDER BY 1";
-    let first = Pair::open(sides.leader, sides.follower, "postgres", &following).await?;
-    if following == Following::Standby {
+    let first = Pair::open(sides.leader, sides.follower, "postgres", following).await?;
+    if *following == Following::Standby {
         first.is_a_copy().await?;
     }
     let mut compared = objects::of_server(&first).await?;
@@ -163,7 +191,7 @@ async fn compare_servers(
         if !theirs.iter().any(|other| other.get(0) == Some(database)) {
             continue;
         }
-        let pair = Pair::open(sides.leader, sides.follower, database, &following).await?;
+        let pair = Pair::open(sides.leader, sides.follower, database, following).await?;
         compared.extend(tables::compare(&pair, sides).await?);
         compared.extend(objects::of_database(&pair).await?);
         compared.extend(amcheck::compare(&pair).await?);
@@ -172,19 +200,19 @@ async fn compare_servers(
         record.and_then(|record| record.stage.as_ref()),
         Some(MigrationStage::Promoting | MigrationStage::Switched | MigrationStage::Finishing)
     );
-    if is_written && following == Following::AtRest {
+    if is_written && *following == Following::AtRest {
         let why =
             "the cluster takes writes since the switch: a table that differs may only have been written";
         compared.push(Compared::of("", "moment", Outcome::Noted, why));
     }
-    Ok((following, compared))
+    Ok(compared)
 }
 
 /// How many differences of one row people are shown.
 const SHOWN: usize = 10;
 
 /// Tables that hold are counted, everything else has a line.
-fn text(following: &Following, holds: bool, compared: &[Compared]) -> String {
+fn text(how: &str, holds: bool, compared: &[Compared]) -> String {
     let mut lines = Vec::new();
     let is_table = |row: &&Compared| row.kind == "table" && row.outcome == Outcome::Holds;
     let mut databases: Vec<&str> = compared.iter().map(|row| row.database.as_str()).collect();
@@ -209,11 +237,6 @@ fn text(following: &Following, holds: bool, compared: &[Compared]) -> String {
             }
         }
     }
-    let how = match following {
-        Following::Standby => "while the cluster follows the legacy server",
-        Following::Subscription { .. } => "while the legacy server follows the cluster",
-        Following::AtRest => "without the one following the other: both as they were",
-    };
     lines.push(match holds {
         true => format!("\nEverything holds, {how}."),
         false => format!("\nNot everything holds, {how}."),

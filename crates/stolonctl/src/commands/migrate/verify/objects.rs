@@ -112,6 +112,11 @@ const OF_SERVER: &[Kind] = &[
     openly("tablespaces", "SELECT spcname, pg_get_userbyid(spcowner) FROM pg_tablespace"),
 ];
 
+/// What a database is made of: for each kind of thing a query for names and definitions.
+pub fn definitions_of_database() -> impl Iterator<Item = (&'static str, String)> {
+    OF_DATABASE.iter().map(|kind| (kind.name, kind.query.replace("{USERS}", USERS)))
+}
+
 /// Everything of a database but the content of its tables.
 ///
 /// # Errors
@@ -184,7 +189,7 @@ fn judged(database: &str, kind: &Kind, ours: &Definitions, theirs: &Definitions)
 /// A standby is told of a sequence 32 values ahead (PostgreSQL source, sequence.c, `SEQ_LOG_VALS`), so the follower's may be further; behind it must never be.
 async fn sequences(pair: &Pair) -> anyhow::Result<Compared> {
     if matches!(pair.following, Following::Subscription { .. }) {
-        let why = "not replicated: a rollback sets them";
+        let why = "not replicated: the switch or a rollback sets them";
         return Ok(Compared::of(&pair.database, "sequences", Outcome::Noted, why));
     }
     const VALUES: &str = "SELECT format('%I.%I', n.nspname, c.relname), pg_sequence_last_value(c.oid), s.seqincrement > 0 \
