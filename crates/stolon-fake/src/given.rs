@@ -47,6 +47,8 @@ pub fn beginning(local: LocalState) -> Beginning {
             http_address: "10.0.0.1:8008".into(),
             can_be_primary: true,
             can_be_synchronous_replica: true,
+            failover_priority: 1,
+            zone: String::new(),
         },
         cluster: ClusterUid::default(),
         local,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use stolon_core::keeper::StoreCommands;
+use stolon_model::DEFAULT_PRIORITY;
 use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
 use stolon_runtime::{
     CommonArgs, UsageError, go_bool, go_duration, host, host_and_port, hosts, postgres_port,
@@ -142,6 +143,15 @@ pub struct Flags {
           value_name = "BOOL", value_parser = go_bool)]
     can_be_synchronous_replica: bool,
 
+    /// Among standbys that are equally fit the one with the highest number becomes the primary; 0: never
+    #[arg(long, default_value_t = DEFAULT_PRIORITY, value_name = "NUMBER")]
+    failover_priority: u32,
+
+    /// Where this keeper stands, a data centre or a rack for example: commits preferably wait for a standby in another zone than the
+    /// primary's
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    zone: String,
+
     /// Address on which to answer health checks of load balancers and orchestrators, and other keepers and proxies when the store is away
     /// (default: none)
     #[arg(
@@ -204,6 +214,10 @@ pub struct KeeperOptions {
     pub can_be_primary: bool,
     /// `--can-be-synchronous-replica`.
     pub can_be_synchronous_replica: bool,
+    /// `--failover-priority`.
+    pub failover_priority: u32,
+    /// `--zone`; empty: none is named.
+    pub zone: String,
     /// `--http-listen-address`; empty: none.
     pub http_listen_address: String,
     /// `--handover-timeout`; zero: nothing is handed over.
@@ -309,6 +323,8 @@ impl Flags {
             tls: peers.tls,
             can_be_primary: self.can_be_master,
             can_be_synchronous_replica: self.can_be_synchronous_replica,
+            failover_priority: self.failover_priority,
+            zone: self.zone.trim().to_owned(),
             http_listen_address: self.http_listen_address.clone(),
             handover_timeout: self.handover_timeout,
             locking: match self.disable_data_dir_locking {

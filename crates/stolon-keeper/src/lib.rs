@@ -166,6 +166,8 @@ fn beginning(
             http_address: String::new(),
             can_be_primary: options.can_be_primary,
             can_be_synchronous_replica: options.can_be_synchronous_replica,
+            failover_priority: options.failover_priority,
+            zone: options.zone.clone(),
         },
         cluster: state.cluster_uid,
         local: LocalState {

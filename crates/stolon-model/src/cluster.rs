@@ -273,6 +273,33 @@ document! {
         can_be_primary: Option<bool> = "canBeMaster", omit;
         /// Whether the keeper's instance may be a synchronous standby; absent counts as true.
         can_be_synchronous_replica: Option<bool> = "canBeSynchronousReplica", omit;
+        /// Ours, unknown to Stolon, which drops it: where the keeper stands, by its flag; empty: it does not say.
+        zone: String = "zone", omit;
+        /// Ours, unknown to Stolon, which drops it: who is preferred among those that are equally fit to be the primary, by the keeper's
+        /// flag; absent: [`DEFAULT_PRIORITY`].
+        failover_priority: Option<u32> = "failoverPriority", omit;
+        /// Ours, unknown to Stolon, which drops it: what an operator has chosen in its place.
+        chosen_priority: Option<u32> = "chosenPriority", omit;
+    }
+}
+
+/// The priority of a keeper that says nothing else. A keeper of priority 0 never gets the primary.
+pub const DEFAULT_PRIORITY: u32 = 1;
+
+impl KeeperStatus {
+    /// Who is preferred among those that are equally fit to be the primary: the higher; 0: never.
+    pub fn priority(&self) -> u32 {
+        self.chosen_priority.or(self.failover_priority).unwrap_or(DEFAULT_PRIORITY)
+    }
+
+    /// Whether the keeper's instance may ever be elected.
+    pub fn may_be_primary(&self) -> bool {
+        self.can_be_primary != Some(false) && self.priority() != 0
+    }
+
+    /// Whether both keepers say where they stand, and it is not the same zone.
+    pub fn stands_elsewhere_than(&self, other: &KeeperStatus) -> bool {
+        !self.zone.is_empty() && !other.zone.is_empty() && self.zone != other.zone
     }
 }
 

@@ -122,6 +122,10 @@ document! {
         leaving: bool = "leaving", omit;
         /// The answer to the planned change of the primary that is under way.
         switchover: Option<SwitchoverReport> = "switchover", omit;
+        /// Where the keeper stands; empty: it does not say.
+        zone: String = "zone", omit;
+        /// Who is preferred among those that are equally fit to be the primary; absent: as by default.
+        failover_priority: Option<u32> = "failoverPriority", omit;
     }
 }
 
@@ -368,6 +372,8 @@ impl KeeperActivity {
             hands_over,
             leaving,
             switchover,
+            zone,
+            failover_priority,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
@@ -380,6 +386,7 @@ impl KeeperActivity {
             && *disk == other.disk
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
+            && (zone, failover_priority) == (&other.zone, &other.failover_priority)
             && both(served, &other.served, Served::says_the_same_as)
     }
 }

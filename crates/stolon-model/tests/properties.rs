@@ -353,6 +353,9 @@ prop_compose! {
                 can_be_primary: flags.2,
                 can_be_synchronous_replica: flags.3,
                 http_address: String::new(),
+                zone: String::new(),
+                failover_priority: flags.2.map(u32::from),
+                chosen_priority: flags.3.map(u32::from),
             },
         }
     }

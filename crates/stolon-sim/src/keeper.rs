@@ -214,6 +214,8 @@ impl World {
                 http_address: format!("k{index}:{PORT}"),
                 can_be_primary: true,
                 can_be_synchronous_replica: true,
+                failover_priority: 1,
+                zone: String::new(),
             },
             cluster: files.keeper.cluster_uid,
             local,

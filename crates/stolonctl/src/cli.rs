@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use stolon_runtime::CommonArgs;
 
 use crate::commands::{
-    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, promote, recover,
-    register, reinit, removekeeper, restart, settle, spec, status, switchover, update, version,
+    clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, priority, promote,
+    recover, register, reinit, removekeeper, restart, settle, spec, status, switchover, update, version,
 };
 use crate::playground;
 
@@ -52,6 +52,8 @@ pub enum Command {
     Switchover(switchover::Args),
     /// Have a live database move into the cluster, with seconds of write downtime
     Migrate(migrate::Args),
+    /// Choose whom to prefer among those that are equally fit to be the primary
+    Priority(priority::Args),
     /// Treat a keeper as failed once, so that another one takes over
     Failkeeper(failkeeper::Args),
     /// Have the data of a standby copied anew

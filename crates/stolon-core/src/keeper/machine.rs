@@ -124,6 +124,10 @@ pub struct Advertised {
     pub can_be_primary: bool,
     /// `--can-be-synchronous-replica`.
     pub can_be_synchronous_replica: bool,
+    /// `--failover-priority`.
+    pub failover_priority: u32,
+    /// `--zone`; empty: none is named.
+    pub zone: String,
 }
 
 /// A keeper.

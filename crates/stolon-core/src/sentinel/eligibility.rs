@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{
-    ClusterData, EffectiveSpec, Instance, InstanceUid, KeeperReport, KeeperUid, UsableCluster,
+    ClusterData, DEFAULT_PRIORITY, EffectiveSpec, Instance, InstanceUid, KeeperReport, KeeperUid,
+    UsableCluster,
 };
 
 use super::Rejection;
@@ -54,11 +55,13 @@ impl<'a> Question<'a> {
         Question { primary, data, spec, holders: synchronous_holders(primary) }
     }
 
-    /// Where a candidate stands among others, the best first: who is furthest ahead, and among equals who is known to hold everything.
+    /// Where a candidate stands among others, the best first: who is furthest ahead, among equals who is known to hold everything, and
+    /// only then who is preferred by its priority.
     pub fn rank(&self, instance: &Instance) -> impl Ord + use<> {
         let status = &instance.status;
         let is_holder = self.holders.contains(&instance.uid);
-        (Reverse((status.timeline, status.lsn)), !is_holder, instance.uid.clone())
+        let priority = priority(self.data, instance);
+        (Reverse((status.timeline, status.lsn)), !is_holder, Reverse(priority), instance.uid.clone())
     }
 
     /// Why an instance may not, by the document alone.
@@ -92,6 +95,9 @@ impl<'a> Question<'a> {
         if keeper.and_then(|keeper| keeper.status.can_be_primary) == Some(false) {
             return Some(Rejection::Forbidden);
         }
+        if priority(self.data, instance) == 0 {
+            return Some(Rejection::PriorityZero);
+        }
         if self.primary.spec.synchronous_replication {
             return (!returns && !self.holders.contains(&instance.uid)).then_some(Rejection::NotSynchronous);
         }
@@ -124,6 +130,12 @@ impl<'a> Question<'a> {
         let restarts = unexpected_restarts(report);
         (restarts > self.spec.max_restarts_per_minute).then_some(Rejection::KeepsCrashing { restarts })
     }
+}
+
+/// The priority of an instance's keeper.
+pub(super) fn priority(data: &ClusterData, instance: &Instance) -> u32 {
+    let keeper = data.keepers.get(&instance.spec.keeper_uid);
+    keeper.map_or(DEFAULT_PRIORITY, |keeper| keeper.status.priority())
 }
 
 /// A server whose disk is full cannot even write the end of its recovery, and one whose disk hangs never comes to it.

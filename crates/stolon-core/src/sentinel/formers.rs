@@ -44,7 +44,7 @@ impl Round<'_> {
         let is_fit = keeper.status.healthy
             && works
             && is_alive
-            && keeper.status.can_be_primary != Some(false)
+            && keeper.status.may_be_primary()
             && disk_trouble(Some(report)).is_none()
             && unexpected_restarts(Some(report)) <= self.seen.spec.max_restarts_per_minute;
         is_fit.then(|| Returning { former: former.clone(), served })

@@ -1,5 +1,7 @@
 //! The first instance of a cluster.
 
+use std::cmp::Reverse;
+
 use stolon_model::{InitMode, Instance, InstanceInitMode, InstanceSpec, Keeper, KeeperUid, Role};
 
 use super::draft::FoundParameters;
@@ -59,13 +61,19 @@ impl Round<'_> {
         self.draft.choose_first(uids.instance_uid(), spec, init_mode);
     }
 
-    /// Of the keepers that work and may be primary the first by uid; then those that work; then any. One that failed to
+    /// Of the keepers that work and may be primary the one with the highest priority, of these the first by uid; then those that work; then any. One that failed to
     /// make the first instance comes after those like it that have not.
     fn best_keeper(&self) -> Option<KeeperUid> {
         let rank = |keeper: &&Keeper| {
             let status = &keeper.status;
             let failed = self.memory.given_up.iter().position(|uid| *uid == keeper.uid);
-            (!status.healthy, status.can_be_primary == Some(false), failed, keeper.uid.clone())
+            (
+                !status.healthy,
+                !status.may_be_primary(),
+                failed,
+                Reverse(status.priority()),
+                keeper.uid.clone(),
+            )
         };
         self.draft.keepers.values().min_by_key(rank).map(|keeper| keeper.uid.clone())
     }

@@ -153,6 +153,8 @@ pub enum Rejection {
     Lag { bytes: i64, limit: u32 },
     /// Its keeper was started with `--can-be-master=false`.
     Forbidden,
+    /// The priority of its keeper is 0.
+    PriorityZero,
     /// It is not known to hold every acknowledged commit.
     NotSynchronous,
     /// It follows nothing that this cluster knows.
@@ -436,6 +438,9 @@ impl Display for Rejection {
                 write!(f, "it is {bytes} bytes behind, more than maxStandbyLag ({limit})")
             }
             Self::Forbidden => f.write_str("its keeper was started with --can-be-master=false"),
+            Self::PriorityZero => {
+                f.write_str("its keeper has the priority 0 (--failover-priority, stolonctl priority)")
+            }
             Self::NotSynchronous => f.write_str("it is not known to hold every acknowledged commit"),
             Self::FollowsNothing => f.write_str("the cluster data do not say what it follows"),
             Self::WentBack { own, before } => {

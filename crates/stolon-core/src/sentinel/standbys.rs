@@ -94,7 +94,7 @@ impl Round<'_> {
     fn free_keepers(&self) -> Vec<KeeperUid> {
         let mut free = self.keepers_without_instance();
         free.retain(|keeper| keeper.status.healthy);
-        free.sort_by_key(|keeper| (keeper.status.can_be_primary == Some(false), &keeper.uid));
+        free.sort_by_key(|keeper| (!keeper.status.may_be_primary(), &keeper.uid));
         free.into_iter().map(|keeper| keeper.uid.clone()).collect()
     }
 }

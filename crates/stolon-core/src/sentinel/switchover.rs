@@ -4,6 +4,7 @@
 //! checkpoint begins, and the successor holds more than that. Until then everything can go back. The record in the document holds all
 //! that the next sentinel needs to go on.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use stolon_model::{
     SwitchoverOutcome, SwitchoverReport, SwitchoverStage, UsableCluster,
 };
 
-use super::eligibility::{Eligibility, Question};
+use super::eligibility::{Eligibility, Question, priority};
 use super::memory::{Life, SwitchoverSighting};
 use super::request::SHOWN;
 use super::round::{Kind, Round};
@@ -65,7 +66,8 @@ pub fn fitness(
         let Some(instance) = data.instances.get(&candidate.instance) else { continue };
         let unfit = unfit(instance, reports.get(&candidate.keeper), to).map(Rejection::CannotHandOver);
         match candidate.rejection.clone().or(unfit) {
-            None => fit.push((std::cmp::Reverse(instance.status.lsn), candidate)),
+            // Whoever is chosen receives everything before it is elected: who is preferred comes before who is ahead.
+            None => fit.push(((Reverse(priority(data, instance)), Reverse(instance.status.lsn)), candidate)),
             Some(why) => rejected.push((candidate.instance, why)),
         }
     }
@@ -311,7 +313,11 @@ impl Round<'_> {
             (keeper, instance.map(|instance| &instance.uid))
         });
         hindered(self.seen.spec.role.clone(), primary, self.last_report(&primary.spec.keeper_uid), instance)?;
-        let (fit, mut rejected) = self.candidates(primary);
+        let (mut fit, mut rejected) = self.candidates(primary);
+        // As in `fitness`.
+        let preference =
+            |uid: &InstanceUid| self.draft.instances.get(uid).map(|it| priority(&self.draft, it));
+        fit.sort_by_key(|uid| Reverse(preference(uid)));
         for uid in fit {
             let Some(candidate) = self.draft.instances.get(&uid) else { continue };
             match self.unfit_now(candidate, record.to.as_ref()) {

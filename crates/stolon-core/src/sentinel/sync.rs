@@ -182,10 +182,17 @@ impl Round<'_> {
         let lsn = |uid: &InstanceUid| self.draft.instances.get(uid).map(|instance| instance.status.lsn);
         let mut kept: Vec<&InstanceUid> =
             previous.iter().filter(exists).filter(|uid| good.contains(*uid)).collect();
-        // The one that is furthest ahead first.
-        kept.sort_by_key(|uid| (Reverse(lsn(uid)), (*uid).clone()));
+        // Those in another zone first, of these the one that is furthest ahead.
+        kept.sort_by_key(|uid| (!self.stands_elsewhere(primary, uid), Reverse(lsn(uid)), (*uid).clone()));
         kept.truncate(limits.maximum);
-        let mut next: BTreeSet<InstanceUid> = kept.into_iter().cloned().collect();
+        let mut next: BTreeSet<InstanceUid> = kept.iter().copied().cloned().collect();
+        if limits.several
+            && kept.len() == limits.maximum
+            && let Some((leaves, comes)) = self.exchange_for_zone(primary, &kept, previous, good)
+        {
+            next.remove(&leaves);
+            next.insert(comes);
+        }
         for newcomer in self.newcomers(primary, good) {
             if next.len() < limits.maximum {
                 next.insert(newcomer);
@@ -204,7 +211,35 @@ impl Round<'_> {
         next
     }
 
-    /// Who could be waited for, the one that is furthest ahead first.
+    /// A zone that is lost takes all with it that stand in it: one of those that commits wait for is to stand elsewhere than the primary. Where
+    /// none does, the last of `kept` makes room for one that does, and that certainly keeps up.
+    fn exchange_for_zone(
+        &self,
+        primary: &Instance,
+        kept: &[&InstanceUid],
+        previous: &BTreeSet<InstanceUid>,
+        good: &BTreeSet<InstanceUid>,
+    ) -> Option<(InstanceUid, InstanceUid)> {
+        if kept.iter().any(|uid| self.stands_elsewhere(primary, uid)) {
+            return None;
+        }
+        let mut newcomers = self.newcomers(primary, good).into_iter();
+        let comes = newcomers.find(|uid| {
+            !previous.contains(uid)
+                && self.stands_elsewhere(primary, uid)
+                && self.pace_of(primary, uid) == Some(&StandbyPace::InStep)
+        })?;
+        Some(((*kept.last()?).clone(), comes))
+    }
+
+    /// Whether an instance stands in another zone than the primary, by what both keepers say.
+    fn stands_elsewhere(&self, primary: &Instance, uid: &InstanceUid) -> bool {
+        let keeper = self.draft.instances.get(uid).and_then(|instance| self.keeper_of(instance));
+        let own = self.keeper_of(primary);
+        own.zip(keeper).is_some_and(|(own, other)| own.status.stands_elsewhere_than(&other.status))
+    }
+
+    /// Who could be waited for: those in another zone that keep up, then the one that is furthest ahead.
     fn newcomers(&self, primary: &Instance, good: &BTreeSet<InstanceUid>) -> Vec<InstanceUid> {
         let mut newcomers: Vec<&Instance> = good
             .iter()
@@ -215,7 +250,13 @@ impl Round<'_> {
                     != Some(false)
             })
             .collect();
-        newcomers.sort_by_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
+        let is_preferred = |uid: &InstanceUid| {
+            let lags = matches!(self.pace_of(primary, uid), Some(StandbyPace::Behind | StandbyPace::Stalled));
+            self.stands_elsewhere(primary, uid) && !lags
+        };
+        newcomers.sort_by_key(|instance| {
+            (!is_preferred(&instance.uid), Reverse(instance.status.lsn), instance.uid.clone())
+        });
         newcomers.into_iter().map(|instance| instance.uid.clone()).collect()
     }
 

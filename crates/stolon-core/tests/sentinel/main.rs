@@ -16,6 +16,7 @@ mod initialise;
 mod machine;
 mod more;
 mod pause;
+mod preferences;
 mod properties;
 mod proxies;
 mod readiness;

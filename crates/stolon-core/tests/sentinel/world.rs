@@ -220,6 +220,8 @@ impl World {
                     // A keeper looks more often than it reports.
                     activity: Some(KeeperActivity {
                         looks: self.publication * 2,
+                        zone: status.zone.clone(),
+                        failover_priority: status.failover_priority,
                         standby_pace: self
                             .data
                             .instance_of(&keeper.uid)

@@ -9,6 +9,7 @@ pub mod history;
 pub mod init;
 pub mod migrate;
 pub mod pause;
+pub mod priority;
 pub mod promote;
 pub mod recover;
 pub mod register;
@@ -46,6 +47,7 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::History(args)) => history::run(common, &args).await,
         Some(Command::Dsn(args)) => dsn::run(common, &args).await,
         Some(Command::Promote(args)) => promote::run(common, &args).await,
+        Some(Command::Priority(args)) => priority::run(common, &args).await,
         Some(Command::Failkeeper(args)) => failkeeper::run(common, &args).await,
         Some(Command::Removekeeper(args)) => removekeeper::run(common, &args).await,
         Some(Command::Pause(args)) => pause::run(common, args).await,

@@ -255,3 +255,30 @@ fn what_may_not_be_restarted_or_made_anew_is_refused_before_anything_is_written(
         assert!(refused.stderr.starts_with("the cluster is paused until "), "{}", refused.stderr);
     }
 }
+
+#[test]
+fn a_priority_is_chosen_shown_and_taken_back() {
+    let ctl = two_keepers();
+    let (primary, other) = keepers(&ctl);
+    let shown = || ctl.done(&["priority"]);
+    assert!(shown().contains(&format!("{other}: 1, by its flag\n")), "{}", shown());
+    ctl.done(&["priority", other.as_str(), "7"]);
+    assert!(shown().contains(&format!("{other}: 7, chosen by an operator\n")), "{}", shown());
+    assert!(ctl.done(&["status", "-f", "json"]).contains("\"failover_priority\": 7"));
+    ctl.done(&["priority", primary.as_str(), "0"]);
+    assert!(
+        shown().contains(&format!("{primary}: 0, chosen by an operator, never the master\n")),
+        "{}",
+        shown()
+    );
+    for keeper in [&primary, &other] {
+        ctl.done(&["priority", keeper.as_str(), "default"]);
+    }
+    assert_eq!(shown().matches(": 1, by its flag\n").count(), 2, "{}", shown());
+    assert!(!ctl.done(&["status"]).contains("PRIORITY"), "nothing is preferred, nothing is shown");
+    for word in ["-1", "high", "4294967296"] {
+        assert_eq!(ctl.run(&["priority", other.as_str(), "--", word]).code, Some(2), "{word}");
+    }
+    assert_eq!(ctl.run(&["priority", other.as_str()]).code, Some(2));
+    assert_eq!(ctl.run(&["priority", "nobody", "1"]).code, Some(1));
+}

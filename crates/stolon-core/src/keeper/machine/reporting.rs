@@ -283,7 +283,8 @@ impl Machine {
                 port: advertised.port.clone(),
                 ..state
             }),
-            can_be_primary: Some(advertised.can_be_primary),
+            // Sentinels of Stolon know no priorities.
+            can_be_primary: Some(advertised.can_be_primary && advertised.failover_priority != 0),
             can_be_synchronous_replica: Some(advertised.can_be_synchronous_replica),
             activity: Some(self.activity()),
         }
@@ -319,6 +320,8 @@ impl Machine {
             hands_over: true,
             leaving: self.leaving.is_some(),
             switchover: self.handing.report(),
+            zone: self.reporting.advertised.zone.clone(),
+            failover_priority: Some(self.reporting.advertised.failover_priority),
         }
     }
 

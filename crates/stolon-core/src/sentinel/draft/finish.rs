@@ -169,6 +169,9 @@ fn is_same_keeper(keeper: &Keeper, before: &Keeper) -> bool {
         can_be_primary,
         can_be_synchronous_replica,
         http_address,
+        zone,
+        failover_priority,
+        chosen_priority,
     } = status;
     let then = &before.status;
     *uid == before.uid
@@ -183,6 +186,9 @@ fn is_same_keeper(keeper: &Keeper, before: &Keeper) -> bool {
         && *can_be_primary == then.can_be_primary
         && *can_be_synchronous_replica == then.can_be_synchronous_replica
         && *http_address == then.http_address
+        && *zone == then.zone
+        && *failover_priority == then.failover_priority
+        && *chosen_priority == then.chosen_priority
 }
 
 /// The same but for the position and the WAL that is still there. Every other field is named, so that no new one is forgotten.

@@ -104,5 +104,8 @@ fn copy_abilities(status: &mut KeeperStatus, report: &KeeperReport) {
     status.can_be_primary = report.can_be_primary;
     status.can_be_synchronous_replica = report.can_be_synchronous_replica;
     status.postgres_binary_version = report.postgres_binary_version.clone();
-    status.http_address = report.activity.as_ref().map(|it| it.http_address.clone()).unwrap_or_default();
+    let activity = report.activity.as_ref();
+    status.http_address = activity.map(|it| it.http_address.clone()).unwrap_or_default();
+    status.zone = activity.map(|it| it.zone.clone()).unwrap_or_default();
+    status.failover_priority = activity.and_then(|it| it.failover_priority);
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use stolon_model::{ClusterData, Instance, KeeperReport, KeeperUid, Lsn, PostgresVersion, Timestamp};
+use stolon_model::{
+    ClusterData, DEFAULT_PRIORITY, Instance, KeeperReport, KeeperStatus, KeeperUid, Lsn, PostgresVersion,
+    Timestamp,
+};
 
 /// What Stolon's `status` does not tell of an instance. Absent is what nobody knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,6 +30,12 @@ pub struct InstanceLine {
     /// Of PostgreSQL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Where the keeper stands.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// Whether it is preferred, where any keeper is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_priority: Option<u32>,
     /// When PostgreSQL was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
@@ -67,8 +76,12 @@ pub fn line_of(
 ) -> InstanceLine {
     let report = reports.get(keeper);
     let version = report.map(|report| &report.postgres_binary_version).and_then(version);
+    let status = data.keepers.get(keeper).map(|keeper| &keeper.status);
+    let zone = status.map(|status| status.zone.clone()).unwrap_or_default();
+    let has_choice = data.keepers.values().any(|keeper| keeper.status.priority() != DEFAULT_PRIORITY);
+    let failover_priority = status.filter(|_| has_choice).map(KeeperStatus::priority);
     let Some(instance) = data.instance_of(keeper) else {
-        return InstanceLine { version, ..InstanceLine::default() };
+        return InstanceLine { version, zone, failover_priority, ..InstanceLine::default() };
     };
     let primary = data.primary();
     let is_primary = primary.is_some_and(|primary| primary.uid == instance.uid);
@@ -87,6 +100,8 @@ pub fn line_of(
         position: position.map(|lsn| lsn.to_string()),
         lag_bytes: primary.filter(|_| !is_primary).and_then(behind),
         version,
+        zone,
+        failover_priority,
         started_at: started.map(|started| started.instant().to_string()),
         uptime: age.map(|age| Duration::try_from(age).unwrap_or_default()),
     }

@@ -1,6 +1,6 @@
 //! The text of `status`, byte for byte as scripts know it; what is ours comes after it, but for a pause, which comes first.
 
-use stolon_model::ByteCount;
+use stolon_model::{ByteCount, DEFAULT_PRIORITY};
 
 use super::gather::{KeeperLine, Status};
 use super::instances::rounded;
@@ -51,6 +51,8 @@ const KEEPER_HEADER: [&str; 6] =
     ["UID", "HEALTHY", "PG LISTENADDRESS", "PG HEALTHY", "PG WANTEDGENERATION", "PG CURRENTGENERATION"];
 const INSTANCE_HEADER: [&str; 9] =
     ["KEEPER", "ROLE", "STATE", "REPLICATION", "TIMELINE", "POSITION", "LAG", "VERSION", "UPTIME"];
+/// Only where a keeper says where it stands, or is preferred.
+const PLACE_HEADER: [&str; 2] = ["ZONE", "PRIORITY"];
 
 fn keeper_row(line: &KeeperLine) -> Vec<String> {
     vec![
@@ -97,6 +99,12 @@ fn instance_row(line: &KeeperLine) -> Vec<String> {
     ]
 }
 
+fn place(line: &KeeperLine) -> [String; 2] {
+    let of = &line.instance;
+    let zone = if of.zone.is_empty() { "-".to_owned() } else { of.zone.clone() };
+    [zone, of.failover_priority.unwrap_or(DEFAULT_PRIORITY).to_string()]
+}
+
 struct Page {
     out: String,
     style: Style,
@@ -121,8 +129,16 @@ impl Page {
             return;
         }
         self.title("=== Instances ===");
-        let rows: Vec<Vec<String>> = lines.iter().map(|line| instance_row(line)).collect();
-        let made = table(&INSTANCE_HEADER, &rows, RowEnd::Free, Alignment::AllRows);
+        let has_places = lines
+            .iter()
+            .any(|line| !line.instance.zone.is_empty() || line.instance.failover_priority.is_some());
+        let mut header = INSTANCE_HEADER.to_vec();
+        let mut rows: Vec<Vec<String>> = lines.iter().map(|line| instance_row(line)).collect();
+        if has_places {
+            header.extend(PLACE_HEADER);
+            rows.iter_mut().zip(&lines).for_each(|(row, line)| row.extend(place(line)));
+        }
+        let made = table(&header, &rows, RowEnd::Free, Alignment::AllRows);
         let tones = lines.iter().map(|line| Some(state(line).1));
         for (row, tone) in made.lines().zip(std::iter::once(None).chain(tones)) {
             let row = tone.map_or_else(|| row.to_owned(), |tone| self.style.line(tone, row));
