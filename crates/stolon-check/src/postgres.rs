@@ -168,6 +168,7 @@ impl Postgres {
             wal_level: WalLevel::default(),
             ended: None,
             checkpoint_tried: None,
+            reloaded: None,
             server: if self.running { Server::Running(Some(live)) } else { Server::Stopped },
             applied: self.config.as_deref().cloned(),
             gate: match self.gate {

@@ -131,3 +131,25 @@ fn the_data_of_a_standby_are_copied_anew_on_request_and_those_of_the_primary_are
         Ok(())
     });
 }
+
+/// What stands in files beside the configuration, a certificate for example, is read only when somebody says so.
+#[test]
+fn postgresql_reads_its_files_again_on_request() {
+    on_cluster(Plan::new(2), async |cluster| {
+        let read_at = async |cluster: &Cluster, number: usize| {
+            let session = cluster.instance(number).connect(QUERY).await?;
+            session.value("select pg_conf_load_time()", QUERY).await
+        };
+        let primary = cluster.primary().await?;
+        let before = [read_at(cluster, 1).await?, read_at(cluster, 2).await?];
+        let one = cluster.stolonctl(&["reload", &format!("keeper{primary}")], "").await?;
+        ensure!(one.status.success(), "{one:?}");
+        ensure!(read_at(cluster, primary).await? != before[primary - 1]);
+        ensure!(read_at(cluster, 3 - primary).await? == before[2 - primary], "only the one that was named");
+        let all = cluster.stolonctl(&["reload", "--all"], "").await?;
+        let told = String::from_utf8_lossy(&all.stderr).into_owned();
+        ensure!(all.status.success() && told.matches("has read its files").count() == 2, "{told}");
+        ensure!(read_at(cluster, 3 - primary).await? != before[2 - primary]);
+        Ok(())
+    });
+}

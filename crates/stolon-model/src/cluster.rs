@@ -267,7 +267,7 @@ document! {
         http_address: String = "httpAddress", omit;
         /// Set by `stolonctl failkeeper`, consumed by the leader.
         force_fail: bool = "forceFail", omit;
-        /// Ours, absent in Stolon's documents: what the last request about the keeper (`stolonctl failkeeper`, `reinit`, `restart`) was made for, and what became of it.
+        /// Ours, absent in Stolon's documents: what the last request about the keeper (`stolonctl failkeeper`, `reinit`, `restart`, `reload`) was made for, and what became of it.
         fail_request: Option<FailRequest> = "failRequest", omit;
         /// Whether the keeper's instance may be elected; absent counts as true.
         can_be_primary: Option<bool> = "canBeMaster", omit;
@@ -334,6 +334,8 @@ text_enum! {
         Reinit => "reinit",
         /// That it restarts its PostgreSQL.
         Restart => "restart",
+        /// That its PostgreSQL reads its files again.
+        Reload => "reload",
     }
 }
 

@@ -122,6 +122,8 @@ document! {
         leaving: bool = "leaving", omit;
         /// The answer to the planned change of the primary that is under way.
         switchover: Option<SwitchoverReport> = "switchover", omit;
+        /// The last request to have PostgreSQL read its files again that was carried out; empty: there was none.
+        reloaded: String = "reloaded", omit;
         /// Where the keeper stands; empty: it does not say.
         zone: String = "zone", omit;
         /// Who is preferred among those that are equally fit to be the primary; absent: as by default.
@@ -372,6 +374,7 @@ impl KeeperActivity {
             hands_over,
             leaving,
             switchover,
+            reloaded,
             zone,
             failover_priority,
         } = self;
@@ -386,7 +389,7 @@ impl KeeperActivity {
             && *disk == other.disk
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
-            && (zone, failover_priority) == (&other.zone, &other.failover_priority)
+            && (zone, failover_priority, reloaded) == (&other.zone, &other.failover_priority, &other.reloaded)
             && both(served, &other.served, Served::says_the_same_as)
     }
 }

@@ -5,7 +5,8 @@ use stolon_runtime::CommonArgs;
 
 use crate::commands::{
     clusterdata, completion, dsn, edit_spec, failkeeper, history, init, migrate, pause, priority, promote,
-    recover, register, reinit, removekeeper, restart, settle, spec, status, switchover, update, version,
+    recover, register, reinit, reload, removekeeper, restart, settle, spec, status, switchover, update,
+    version,
 };
 use crate::playground;
 
@@ -60,6 +61,8 @@ pub enum Command {
     Reinit(reinit::Args),
     /// Restart the PostgreSQL of a keeper, or of all, one at a time
     Restart(restart::Args),
+    /// Have the PostgreSQL of a keeper, or of all, read its files again
+    Reload(reload::Args),
     /// Forget a keeper that does not come back
     Removekeeper(removekeeper::Args),
     /// Elect nobody and remove nothing for a while

@@ -313,6 +313,11 @@ fn restart_or_commit(
         RestartPolicy::AfterStandbys => seen.restart_patience == Patience::Spent,
     };
     if pending.is_empty() && !asked || !now || plan.next_look == NextLook::Soon {
+        let is_asked = goal.reload_asked.is_some() && goal.reload_asked != seen.reloaded;
+        if is_asked && !plan.steps.contains(&Step::Reload) {
+            plan.because.push(Reason::ReloadAsked);
+            plan.steps.push(Step::Reload);
+        }
         plan.steps.push(Step::Commit(goal.generation));
         return plan;
     }

@@ -183,6 +183,8 @@ pub struct InstanceGoal {
     pub restart: RestartPolicy,
     /// An operator wants the server to be restarted that was started then.
     pub restart_asked: Option<Timestamp>,
+    /// The request of an operator that the server read its files again.
+    pub reload_asked: Option<String>,
     /// `dbWaitReadyTimeout`; none = for ever.
     pub ready_timeout: Option<Duration>,
     /// `syncTimeout`; none = for ever.
@@ -449,6 +451,7 @@ fn instance_goal(
         member_slots: member_slots(uid, instance),
         restart: restart_policy(cluster, spec, &role, instance),
         restart_asked: restart_asked(cluster, us, uid),
+        reload_asked: reload_asked(cluster, us, uid),
         role,
         ready_timeout: unless_zero(spec.db_wait_ready_timeout),
         sync_timeout: unless_zero(spec.sync_timeout),
@@ -462,6 +465,13 @@ fn restart_asked(cluster: &ClusterData, us: &Identity, uid: &InstanceUid) -> Opt
     let is_open = request.outcome.is_none() && cluster.cluster.pause.is_none();
     let is_meant = request.kind == Some(RequestKind::Restart) && request.instance == *uid;
     request.started.filter(|_| is_open && is_meant)
+}
+
+/// The request that the server read its files again.
+fn reload_asked(cluster: &ClusterData, us: &Identity, uid: &InstanceUid) -> Option<String> {
+    let request = cluster.keepers.get(&us.keeper)?.status.fail_request.as_ref()?;
+    let is_meant = request.kind == Some(RequestKind::Reload) && request.instance == *uid;
+    (request.outcome.is_none() && is_meant).then(|| request.uid.clone())
 }
 
 /// Zero is no limit.

@@ -170,6 +170,8 @@ struct ServerMemory {
     /// What slots may hold.
     room: RoomForSlots,
     disks: Disks,
+    /// The last request that it read its files again that was carried out.
+    reloaded: Option<String>,
 }
 
 /// What is in the data directory beside PostgreSQL.
@@ -212,6 +214,7 @@ impl Machine {
                 haste: Haste::default(),
                 room: RoomForSlots::default(),
                 disks: Disks::default(),
+                reloaded: None,
             },
             blame: Blame::new(proven),
             looks: Looks::default(),

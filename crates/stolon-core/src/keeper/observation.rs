@@ -32,6 +32,8 @@ pub struct Observation {
     pub ended: Option<OrderlyEnd>,
     /// The planned change of the primary for which a checkpoint was tried already.
     pub checkpoint_tried: Option<String>,
+    /// The last request that the server read its files again that was carried out.
+    pub reloaded: Option<String>,
     /// What the running server works with; none when that is not known.
     pub applied: Option<Config>,
     /// The start gate of synchronous replication.

@@ -352,6 +352,9 @@ pub enum Reason {
     /// An operator asked for it.
     #[error("restarting postgres instance, since the operator asked for it (stolonctl restart)")]
     RestartAsked,
+    /// An operator asked for it.
+    #[error("reloading postgres instance, since the operator asked for it (stolonctl reload)")]
+    ReloadAsked,
 }
 
 /// What keeps an instance from its goal: one sentence.

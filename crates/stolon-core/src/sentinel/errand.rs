@@ -1,4 +1,4 @@
-//! Requests that change no role: `stolonctl restart`, which a keeper carries out, and `stolonctl reinit`.
+//! Requests that change no role: `stolonctl restart` and `reload`, which a keeper carries out, and `stolonctl reinit`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use super::round::{Kind, Round};
 /// A keeper begins a restart at once. One that has not after this does something else, or is not there.
 const RESTART_PATIENCE: Duration = Duration::from_secs(300);
 
+/// A reload takes moments. Keepers of Stolon know of none.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
+
 impl Round<'_> {
     /// A request to restart is over when the keeper reports another server, and lapses when nobody carries it out; one to make data anew is
     /// carried out beside a primary that works, or lapses.
@@ -21,6 +24,11 @@ impl Round<'_> {
             }
             RequestKind::Restart if self.age(request.made_for) <= RESTART_PATIENCE => return,
             RequestKind::Restart => (FailOutcome::Lapsed, "its keeper did not carry it out"),
+            RequestKind::Reload if self.has_reloaded(uid, request) => {
+                (FailOutcome::Counted, "its PostgreSQL has read its files")
+            }
+            RequestKind::Reload if self.age(request.made_for) <= RELOAD_PATIENCE => return,
+            RequestKind::Reload => (FailOutcome::Lapsed, "its keeper did not carry it out"),
             RequestKind::Reinit => match self.lapse(request) {
                 Some(why) => (FailOutcome::Lapsed, why),
                 None => return,
@@ -37,6 +45,11 @@ impl Round<'_> {
         let report = self.seen.fresh.get(uid);
         let started = report.and_then(|report| report.activity.as_ref()?.started);
         started.is_some() && started != request.started
+    }
+
+    fn has_reloaded(&self, uid: &KeeperUid, request: &FailRequest) -> bool {
+        let report = self.seen.fresh.get(uid);
+        report.and_then(|report| report.activity.as_ref()).is_some_and(|it| it.reloaded == request.uid)
     }
 
     /// The keepers whose data an operator wants to be made anew.

@@ -42,6 +42,7 @@ pub fn nothing() -> Observation {
         wal_level: WalLevel::default(),
         ended: None,
         checkpoint_tried: None,
+        reloaded: None,
         server: Server::Stopped,
         applied: None,
         gate: Gate::Open,

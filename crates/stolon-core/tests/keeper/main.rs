@@ -16,6 +16,7 @@ mod matrix;
 mod pledges;
 mod promotion;
 mod properties;
+mod reload;
 mod sequences;
 mod served;
 mod slots;

@@ -113,3 +113,18 @@ fn a_restart_is_over_when_another_server_runs_and_lapses_when_nobody_does_it() {
     lost.round();
     assert_eq!(request(&mut lost, 2).outcome, Some(FailOutcome::Lapsed));
 }
+
+#[test]
+fn a_reload_is_over_when_its_keeper_says_so_and_lapses_when_it_does_not() {
+    let mut world = World::normal(2, 2).given(|world| ask(world, 2, RequestKind::Reload));
+    for (told, outcome) in [("", None), ("another", None), ("r1", Some(FailOutcome::Counted))] {
+        let mut reports = world.later(500).current_reports();
+        reports.get_mut(&keeper_uid(2)).unwrap().activity.as_mut().unwrap().reloaded = told.to_owned();
+        world.round_on(&reports);
+        assert_eq!(request(&mut world, 2).outcome, outcome, "{told:?}");
+    }
+    let mut lost = World::normal(2, 2).given(|world| ask(world, 2, RequestKind::Reload));
+    lost.wall_seconds = 61;
+    lost.round();
+    assert_eq!(request(&mut lost, 2).outcome, Some(FailOutcome::Lapsed));
+}

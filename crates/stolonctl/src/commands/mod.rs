@@ -14,6 +14,7 @@ pub mod promote;
 pub mod recover;
 pub mod register;
 pub mod reinit;
+pub mod reload;
 pub mod removekeeper;
 mod request;
 pub mod restart;
@@ -54,6 +55,7 @@ pub async fn run(common: &CommonArgs, command: Option<Command>) -> anyhow::Resul
         Some(Command::Resume(args)) => pause::resume(common, &args).await,
         Some(Command::Reinit(args)) => reinit::run(common, &args).await,
         Some(Command::Recover(args)) => recover::run(common, &args).await,
+        Some(Command::Reload(args)) => reload::run(common, &args).await,
         Some(Command::Settle(args)) => settle::run(common, &args).await,
         Some(Command::Clusterdata(args)) => clusterdata::run(common, args).await,
         Some(Command::Version(args)) => version::run(&args),

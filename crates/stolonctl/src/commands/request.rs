@@ -1,4 +1,4 @@
-//! Requests about the PostgreSQL of one keeper, as `restart` and `reinit` make them.
+//! Requests about the PostgreSQL of one keeper, as `restart`, `reload` and `reinit` make them.
 
 use std::time::Duration;
 
@@ -92,6 +92,11 @@ fn no_instance(data: &ClusterData, keeper: &KeeperUid) -> Failure {
 }
 
 impl Placed {
+    /// By which keepers say that they have carried it out.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
     /// Wait until `is_done` by what is seen of the keeper.
     ///
     /// # Errors

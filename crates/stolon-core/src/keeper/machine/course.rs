@@ -437,6 +437,7 @@ impl Machine {
             },
             ended: look.ended,
             checkpoint_tried: self.handing.checkpoint_tried(),
+            reloaded: self.server.reloaded.clone(),
             applied: self.blame.applied().cloned(),
             gate: self.server.gate,
             refusals: self.blame.refusals().clone(),

@@ -320,6 +320,7 @@ impl Machine {
             hands_over: true,
             leaving: self.leaving.is_some(),
             switchover: self.handing.report(),
+            reloaded: self.server.reloaded.clone().unwrap_or_default(),
             zone: self.reporting.advertised.zone.clone(),
             failover_priority: Some(self.reporting.advertised.failover_priority),
         }

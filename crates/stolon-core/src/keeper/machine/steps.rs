@@ -276,6 +276,14 @@ impl Machine {
                 // It has read everything, also what an earlier reload did not take.
                 self.measure(Measure::NeedsReload(false));
             }
+            // Whatever it was for: the files were read after the request.
+            Step::Reload => {
+                if let Pursuit::Course(course) = &self.pursuit
+                    && let Goal::Reach(goal) = &course.goal
+                {
+                    self.server.reloaded = goal.reload_asked.clone().or(self.server.reloaded.take());
+                }
+            }
             Step::Promote => {
                 self.server.sync.reset();
                 self.server.stragglers.reset();
