@@ -261,7 +261,10 @@ fn what_cannot_be_met_is_refused() {
 #[test]
 fn a_migration_there_and_back_runs_without_a_question_and_holds() {
     run(async {
-        let landmarks = ["migrate start", "migrate switch", "migrate rollback", "migrate switch", "kill -9"];
+        let (there, here) = ("checksums through the proxy", "checksums on the legacy server");
+        let (follows, copied, verify) = ("follows the legacy", "second keeper", "stolonctl migrate verify");
+        let move_in = [follows, copied, verify, there, verify];
+        let landmarks = [&move_in[..], &[here], &move_in[..], &["minSynchronous", "comes back"]].concat();
         migration_holds(&["migration", "--scale", "1"], &landmarks).await
     });
 }

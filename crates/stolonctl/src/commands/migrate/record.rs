@@ -29,7 +29,7 @@ pub fn hold_clients(document: &mut ClusterDocument) {
     send_nowhere(document, Some(ProxyHandover { grace: GoDuration(0), hold: GoDuration::from(HOLD) }));
 }
 
-/// Send clients nowhere, until further notice: proxies let go of them, and of new ones.
+/// Send clients nowhere, until further notice: proxies let go of them and refuse new ones, so that they try the other address that they know.
 pub fn turn_clients_away(document: &mut ClusterDocument) {
     send_nowhere(document, None);
 }

@@ -225,7 +225,7 @@ fn close_for_clients(document: &mut ClusterDocument, hba: &[String]) -> anyhow::
         }
     }
     migration.stage = Some(MigrationStage::RollingBack);
-    record::hold_clients(document);
+    record::turn_clients_away(document);
     closing::admit(document, Some(hba.to_vec()));
     Ok(())
 }

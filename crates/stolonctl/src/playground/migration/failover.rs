@@ -18,9 +18,11 @@ use crate::playground::live::Playground;
 use crate::playground::view::View;
 
 /// Let commits wait for a standby, so that a failover can lose nothing. With `minSynchronousStandbys` 0 the cluster
-/// goes on with the one keeper that is left when the other one is lost.
+/// goes on with the one keeper that is left when the other one is lost. The primary that was lost is rewound: a keeper that was moved away
+/// from by a rollback could not be, since a head that was copied anew has no WAL of before.
 pub async fn make_synchronous(playground: &mut Playground, steps: &mut Steps) -> anyhow::Result<()> {
-    let patch = json!({ "synchronousReplication": true, "minSynchronousStandbys": 0 }).to_string();
+    let patch = json!({ "synchronousReplication": true, "minSynchronousStandbys": 0, "usePgrewind": true });
+    let patch = patch.to_string();
     steps.begin(&format!("stolonctl update --patch '{patch}'"));
     steps::stolonctl(&playground.layout, &["update", "--patch", &patch]).await?;
     let store = playground.store.clone();

@@ -155,7 +155,6 @@ fn timings_and_parameters(args: &Args) -> serde_json::Value {
         "failInterval": "5s",
         "proxyCheckInterval": "1s",
         "proxyTimeout": "3s",
-        "usePgrewind": true,
     });
     if !args.no_parameters {
         spec["pgParameters"] = json!({

@@ -81,7 +81,8 @@ async fn initialise(
     steps::stolonctl(&playground.layout, &["init", "--yes", &spec.to_string()]).await?;
     steps.end("done");
 
-    let patch = timings_and_parameters(args);
+    let mut patch = timings_and_parameters(args);
+    patch["usePgrewind"] = json!(true);
     steps.begin(&format!("stolonctl update --patch '{patch}'"));
     steps::stolonctl(&playground.layout, &["update", "--patch", &patch.to_string()]).await?;
     steps.end("done");
