@@ -1,9 +1,11 @@
 //! Former primaries whose successor is lost: as long as their data are there and nobody else can have acknowledged a commit since, they come
 //! back by themselves (docs: design/013-recover.md).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_model::{FAKE_STANDBY, FormerPrimary, Instance, InstanceUid, KeeperReport, KeeperUid, Lsn, Role};
+use stolon_model::{
+    FAKE_STANDBY, FormerPrimary, Instance, InstanceUid, Keeper, KeeperReport, KeeperUid, Lsn, Role,
+};
 
 use super::PrimaryFault;
 use super::draft::Holding;
@@ -56,8 +58,8 @@ impl Round<'_> {
         if self.draft.cluster.status.formers.is_none() {
             return;
         }
-        let may_acknowledge = self.draft.primary().is_none_or(|primary| self.may_acknowledge(primary));
-        if may_acknowledge {
+        let is_known = |primary| self.may_acknowledge(primary) || self.may_have_shown(primary);
+        if self.draft.primary().is_none_or(is_known) {
             self.draft.void_formers();
         }
         self.name_given_up();
@@ -70,6 +72,18 @@ impl Round<'_> {
             let is_there = fresh.get(&former.keeper).is_none_or(|report| may_hold(former, report));
             is_there && registered.contains(&former.keeper) && elected.as_ref() != Some(&former.instance)
         });
+    }
+
+    /// Whether a primary may have shown commits that nobody acknowledged: one that was started again shows those that waited when it ended
+    /// (PostgreSQL manual, "Synchronous Replication"), and a reader counts on what it saw. Its keeper tells how often it ended, and not
+    /// what was before the keeper began.
+    fn may_have_shown(&self, primary: &Instance) -> bool {
+        let keeper = &primary.spec.keeper_uid;
+        let boot = |keepers: &BTreeMap<KeeperUid, Keeper>| {
+            keepers.get(keeper).map(|keeper| keeper.status.boot_uuid.clone())
+        };
+        let is_anew = boot(&self.seen.document().keepers) != boot(&self.draft.keepers);
+        is_anew || unexpected_restarts(self.seen.fresh.get(keeper).copied()) > 0
     }
 
     /// A former primary is back whose last writes an operator has given up: they are named, since nobody will see them again.
