@@ -134,7 +134,8 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
     }
     if plan.because.is_empty() && seen.gate == Gate::Closed {
         match &wanted.synchronous {
-            Some(standbys) if &live.in_sync != standbys => {
+            // A restarted server shows what it had flushed, also what nobody has acknowledged.
+            Some(standbys) if &live.in_sync != standbys || !wanted.may_return.is_empty() => {
                 plan.because.push(Reason::Gated);
                 plan.next_look = NextLook::Soon;
             }

@@ -205,6 +205,8 @@ pub enum InstanceRole {
 pub struct PrimaryGoal {
     /// Its commits wait; these instances must be in sync before clients are let in after a start.
     pub synchronous: Option<BTreeSet<InstanceUid>>,
+    /// Former primaries that may come back in its place: what was flushed here before a crash and acknowledged by nobody must not be shown.
+    pub may_return: BTreeSet<InstanceUid>,
     /// Another instance was elected: no client may write here any more.
     pub deposed_by: Option<InstanceUid>,
     /// How far it was by the cluster data, and so by what it was elected for.
@@ -411,6 +413,7 @@ fn instance_goal(
     let role = match &wanted.role {
         Some(Role::Primary) => InstanceRole::Primary(PrimaryGoal {
             synchronous: wanted.synchronous_replication.then(|| standbys.iter().cloned().collect()),
+            may_return: may_return(cluster, uid),
             deposed_by: deposed_by(cluster, uid),
             was_at: Mark::of(&instance.status),
             checkpoint_for: match Part::of(cluster, &us.keeper) {
@@ -477,6 +480,12 @@ fn reload_asked(cluster: &ClusterData, us: &Identity, uid: &InstanceUid) -> Opti
 /// Zero is no limit.
 fn unless_zero(timeout: Duration) -> Option<Duration> {
     (!timeout.is_zero()).then_some(timeout)
+}
+
+fn may_return(cluster: &ClusterData, us: &InstanceUid) -> BTreeSet<InstanceUid> {
+    let formers = cluster.cluster.status.formers.iter().flatten();
+    let others = formers.filter(|former| former.complete && former.instance != *us);
+    others.map(|former| former.instance.clone()).collect()
 }
 
 /// The election of another is known to us before the sentinel takes our role away: stop taking writes at once.

@@ -204,6 +204,10 @@ impl Round<'_> {
         self.fulfil_request(successor);
         self.close_proxies(&because);
         self.remember_former(old, successor, &because);
+        if self.seen.spec.role == Role::Primary && self.is_head(successor) {
+            // It shows what it had flushed itself: nobody comes back in its place.
+            self.draft.void_formers();
+        }
         let role = self.seen.spec.role.clone();
         let follow = match role {
             Role::Standby => Some(self.outside_primary()),

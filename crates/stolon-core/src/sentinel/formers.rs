@@ -103,6 +103,11 @@ impl Round<'_> {
         }
     }
 
+    /// Whether an instance was a primary before.
+    pub fn is_head(&self, uid: &InstanceUid) -> bool {
+        self.draft.instances.get(uid).is_some_and(|instance| Kind::of(instance) == Kind::Head)
+    }
+
     /// Whether a primary may tell a client that it has committed, by the document. Commits wait for every name on the list: none is
     /// acknowledged while one of them is nobody's, or is that of a former primary, which follows nobody. The head of a standby
     /// cluster takes no writes.
