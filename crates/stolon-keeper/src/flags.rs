@@ -261,8 +261,9 @@ impl Flags {
             return Err(UsageError::new("--pg-repl-username is required")
                 .hint("name the replication user; the keeper makes it in a new cluster"));
         }
-        check_user_name("--pg-repl-username", &self.pg_repl_username)?;
-        check_user_name("--pg-su-username", &su_name)?;
+        check_name("--pg-repl-username", &self.pg_repl_username)?;
+        check_name("--pg-su-username", &su_name)?;
+        check_name("--zone", &self.zone)?;
         let repl = PasswordSource {
             role: "repl",
             auth: repl_auth,
@@ -433,13 +434,13 @@ fn user_name() -> Option<String> {
 /// It becomes a part of keys in the store.
 const LONGEST_UID: usize = 255;
 
-/// PostgreSQL cuts longer names off (PostgreSQL manual: "Identifiers and Key Words", NAMEDATALEN).
-const LONGEST_ROLE: usize = 63;
+/// PostgreSQL cuts longer names of its users off (PostgreSQL manual: "Identifiers and Key Words", NAMEDATALEN).
+const LONGEST_NAME: usize = 63;
 
-fn check_user_name(flag: &str, name: &str) -> Result<(), UsageError> {
-    if name.len() > LONGEST_ROLE {
-        return Err(UsageError::new(format!("{flag} is longer than {LONGEST_ROLE} bytes"))
-            .hint("PostgreSQL would cut the name off: choose a shorter one"));
+fn check_name(flag: &str, name: &str) -> Result<(), UsageError> {
+    if name.len() > LONGEST_NAME {
+        return Err(UsageError::new(format!("{flag} is longer than {LONGEST_NAME} bytes"))
+            .hint("choose a shorter name"));
     }
     match name.contains(char::is_control) {
         true => Err(UsageError::new(format!("{flag} holds a control character: {name:?}"))

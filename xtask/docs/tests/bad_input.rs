@@ -25,6 +25,8 @@ const FREE: &[(&str, &str)] = &[
     ("--target", "libpq reads it: stolonctl/tests/cli/migrate_check.rs"),
     ("--keeper-source", "libpq reads it: stolonctl/tests/cli/migrate_check.rs"),
     ("--pg-basebackup", "it lies on another host"),
+    ("--restore-command", "it is run on another host"),
+    ("--fetch-wal", "it is run on another host"),
     (
         "--to",
         "whether the cluster has that keeper is asked of the store: stolonctl/tests/cli/more_commands.rs",
@@ -146,7 +148,9 @@ impl Choice {
             // stolon-keeper/tests/keeper/start_up.rs: root is sent away before.
             (Program::Keeper, "--data-dir") => true,
             // stolon-e2e/tests/migrate.rs: without a cluster nothing can be migrated.
-            (Program::Ctl, "--file") => self.words.first().is_some_and(|word| word == "migrate"),
+            (Program::Ctl, "--file" | "--pg-bin-path") => {
+                self.words.first().is_some_and(|word| word == "migrate")
+            }
             _ => false,
         }
     }
