@@ -271,8 +271,9 @@ impl Round<'_> {
 
     /// It is over, and the old primary stays. One that was stopped is given its time to start.
     fn end_switchover(&mut self, outcome: SwitchoverOutcome, obstacle: &Obstacle, primary: &Instance) {
-        let stage = self.draft.cluster.status.switchover.as_ref().and_then(|record| record.stage.clone());
-        if stage == Some(SwitchoverStage::Stopping)
+        // One that is over keeps its last stage, and says nothing of a primary that fails later.
+        let open = self.draft.cluster.status.switchover.as_ref().filter(|record| record.is_open());
+        if open.is_some_and(|record| record.stage == Some(SwitchoverStage::Stopping))
             && let Some(trouble) = self.memory.trouble.get_mut(&primary.uid)
         {
             *trouble = self.seen.now.monotonic;

@@ -107,6 +107,28 @@ fn the_successor_is_elected_when_it_has_more_than_the_end_of_the_old_primary_in_
     }
 }
 
+/// A planned change that is over says nothing of a primary that fails later. The old one waits, stopped, for as long as this one is healthy.
+#[test]
+fn a_successor_that_fails_later_stays_failed() {
+    let (mut world, mut answers) = stopping(World::normal(2, 2));
+    says(&mut answers, 1, |answer| (answer.end, answer.checkpointed) = (Some(Lsn(1100)), false));
+    says(&mut answers, 2, |answer| answer.received = Some(Lsn(1220)));
+    round(&mut world, &answers);
+    assert_eq!(record(&world).outcome, Some(SwitchoverOutcome::Done));
+    world.down.insert(uid(2));
+    let has_failed = |world: &mut World| !world.db(2).status.healthy;
+    for _ in 0..200 {
+        if !has_failed(&mut world) {
+            round(&mut world, &answers);
+        }
+    }
+    assert!(has_failed(&mut world));
+    for _ in 0..50 {
+        round(&mut world, &answers);
+        assert!(has_failed(&mut world), "it does not work again: {:?}", world.data.cluster.status);
+    }
+}
+
 #[test]
 fn proxies_are_waited_for_and_told_to_be_gentle() {
     let mut world = World::normal(2, 2);
