@@ -21,9 +21,11 @@ fn files_with(directory: &Path, text: &str, but: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
-        if entry.file_type().unwrap().is_dir() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
             found.extend(files_with(&path, text, but));
-        } else if path != but
+        } else if kind.is_file() // The FIFO of the log has a reader already.
+            && path != but
             && std::fs::read(&path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
         {
             found.push(path.display().to_string());
