@@ -104,7 +104,7 @@ fn connection_strings_name_every_address_the_primary_first() {
 #[test]
 fn commands_of_other_tools_get_an_answer() {
     let ctl = Ctl::sqlite();
-    for command in ["reload", "list", "topology", "handover", "failover", "maintenance", "edit-config"] {
+    for command in ["list", "topology", "handover", "failover", "maintenance", "edit-config"] {
         let run = ctl.run(&[command, "whatever"]);
         assert_eq!(run.code, Some(2), "{command}: {run:?}");
         let (sentence, hint) = run.stderr.split_once("\nhint: ").unwrap();
