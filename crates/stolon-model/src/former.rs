@@ -1,5 +1,6 @@
 //! A primary in whose place another one was elected, as the cluster data remember it (docs: design/013-recover.md).
 
+use crate::cluster::{ClusterStatus, Instance};
 use crate::json::document;
 use crate::lsn::{Lsn, Timeline};
 use crate::time::Timestamp;
@@ -28,5 +29,32 @@ document! {
         complete: bool = "complete", omit;
         /// From here on an operator has given up what it holds on its timeline.
         given_up_from: Option<Lsn> = "givenUpFrom", omit;
+    }
+}
+
+impl FormerPrimary {
+    /// A primary in whose place `successor` was elected at `moment`; it does not count as complete.
+    pub fn of(primary: &Instance, successor: &InstanceUid, moment: Timestamp) -> FormerPrimary {
+        FormerPrimary {
+            instance: primary.uid.clone(),
+            keeper: primary.spec.keeper_uid.clone(),
+            generation: primary.generation,
+            system_identifier: primary.status.system_identifier.clone(),
+            timeline: primary.status.timeline,
+            lsn: primary.status.lsn,
+            replaced_at: moment,
+            replaced_by: successor.clone(),
+            complete: false,
+            given_up_from: None,
+        }
+    }
+}
+
+impl ClusterStatus {
+    /// Somebody else may acknowledge commits: no former primary holds everything any more.
+    pub fn void_formers(&mut self) {
+        for former in self.formers.iter_mut().flatten() {
+            former.complete = false;
+        }
     }
 }

@@ -61,8 +61,8 @@ impl Round<'_> {
         self.draft.choose_first(uids.instance_uid(), spec, init_mode);
     }
 
-    /// Of the keepers that work and may be primary the one with the highest priority, of these the first by uid; then those that work; then any. One that failed to
-    /// make the first instance comes after those like it that have not.
+    /// Of the keepers that work and may be primary the one with the highest priority, of these the first by uid; then those that
+    /// work; then any. One that failed to make the first instance comes after those like it that have not.
     fn best_keeper(&self) -> Option<KeeperUid> {
         let rank = |keeper: &&Keeper| {
             let status = &keeper.status;

@@ -1,7 +1,5 @@
 //! What an operator decides when the primary is lost and nobody may take its place by itself (docs: design/013-recover.md).
 
-use std::collections::BTreeMap;
-
 use stolon_model::{
     ClusterData, FormerPrimary, Instance, InstanceStatus, InstanceUid, KeeperReport, KeeperUid, Phase,
     PostgresState, Served, SwitchoverOutcome, Timestamp, UsableCluster,
@@ -40,12 +38,14 @@ pub fn held<'a>(data: &ClusterData, report_of: impl Fn(&KeeperUid) -> Option<&'a
     let Some(primary) = data.primary() else { return Vec::new() };
     let others = data.keepers.keys().filter(|keeper| **keeper != primary.spec.keeper_uid);
     let reports = others.filter_map(|keeper| report_of(keeper));
-    let mut held: Vec<Held> = reports.filter_map(|report| held_by(data, primary, report)).collect();
+    let found = reports.filter_map(|report| held_by(data, primary, report));
+    let mut held: Vec<Held> = found.map(|(held, _)| held).collect();
     held.sort_by(|one, other| (other.timeline, other.lsn).cmp(&(one.timeline, one.lsn)));
     held
 }
 
-fn held_by(data: &ClusterData, primary: &Instance, report: &KeeperReport) -> Option<Held> {
+/// What a keeper holds, and what it has served with it.
+fn held_by(data: &ClusterData, primary: &Instance, report: &KeeperReport) -> Option<(Held, Served)> {
     let state = report.postgres_state.as_ref()?;
     let served = served_with(data, report, state)?;
     let former = former_of(data, &state.uid);
@@ -67,7 +67,8 @@ fn held_by(data: &ClusterData, primary: &Instance, report: &KeeperReport) -> Opt
     let until = former.map_or(Timestamp::ZERO, |former| former.replaced_at);
     let was = if was_primary { Was::Primary { until } } else { Was::Standby };
     let (keeper, instance) = (report.uid.clone(), state.uid.clone());
-    Some(Held { keeper, instance, was, timeline: at.timeline, lsn: at.lsn, loss })
+    let held = Held { keeper, instance, was, timeline: at.timeline, lsn: at.lsn, loss };
+    Some((held, Served { timeline: at.timeline, lsn: at.lsn, ..served }))
 }
 
 fn former_of<'d>(data: &'d ClusterData, instance: &InstanceUid) -> Option<&'d FormerPrimary> {
@@ -132,10 +133,7 @@ pub fn recover(
         return Err(CannotRecover::AnotherCan(another.keeper));
     }
     let report = reports.get(keeper).ok_or(CannotRecover::Silent)?;
-    let held = held_by(data, primary, report).ok_or(CannotRecover::HoldsNothing)?;
-    let state = report.postgres_state.as_ref().ok_or(CannotRecover::HoldsNothing)?;
-    let served = served_with(data, report, state).ok_or(CannotRecover::HoldsNothing)?;
-    let served = Served { timeline: held.timeline, lsn: held.lsn, ..served };
+    let (held, served) = held_by(data, primary, report).ok_or(CannotRecover::HoldsNothing)?;
     let mut data = data.clone();
     if let Some(record) = &mut data.cluster.status.switchover {
         record.conclude(SwitchoverOutcome::Failed, "an operator has given the primary up".to_owned(), wall);
@@ -163,25 +161,16 @@ fn give_up(next: &mut ClusterData, primary: &Instance, held: &Held, wall: Timest
     let formers = next.cluster.status.formers.get_or_insert_default();
     formers.retain(|former| former.keeper != held.keeper && former.keeper != primary.spec.keeper_uid);
     formers.push(FormerPrimary {
-        instance: primary.uid.clone(),
-        keeper: primary.spec.keeper_uid.clone(),
-        generation: primary.generation,
-        system_identifier: primary.status.system_identifier.clone(),
-        timeline: primary.status.timeline,
-        lsn: primary.status.lsn,
-        replaced_at: wall,
-        replaced_by: held.instance.clone(),
-        complete: false,
         given_up_from: held.loss.from(),
+        ..FormerPrimary::of(primary, &held.instance, wall)
     });
-    formers.iter_mut().for_each(|former| former.complete = false);
 }
 
 impl Round<'_> {
     /// Nobody may take the place of `primary`: say what there is that an operator could go on from. Who may be about to become fit is no
     /// way out.
     pub fn show_ways_out(&mut self, primary: &Instance) {
-        let reports: BTreeMap<&KeeperUid, &KeeperReport> = self.seen.fresh.clone();
+        let reports = &self.seen.fresh;
         let question = Question::about(primary, &self.draft, self.seen.spec);
         let is_lasting = |held: &Held| match self.draft.instances.get(&held.instance) {
             Some(instance) if Kind::of(instance) == Kind::Standby => matches!(

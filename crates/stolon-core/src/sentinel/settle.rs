@@ -214,9 +214,7 @@ pub(super) fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timest
     next.proxy.generation = above(next.proxy.generation);
     next.proxy.spec.primary = None;
     // What anybody was told of meanwhile is not known either.
-    for former in next.cluster.status.formers.iter_mut().flatten() {
-        former.complete = false;
-    }
+    next.cluster.status.void_formers();
     // Whoever plays a part in it does so by what was known before.
     if let Some(record) = next.cluster.status.switchover.as_mut().filter(|record| record.is_open()) {
         record.conclude(SwitchoverOutcome::Canceled, "the store had gone back in time".to_owned(), wall);

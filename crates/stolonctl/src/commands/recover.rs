@@ -1,4 +1,4 @@
-//! `stolonctl recover`: go on from what a keeper holds when the primary is lost and nobody may take its place by himself.
+//! `stolonctl recover`: go on from what a keeper holds when the primary is lost and nobody may take its place by itself.
 
 use std::fmt::Write as _;
 

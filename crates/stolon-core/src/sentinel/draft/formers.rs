@@ -23,16 +23,8 @@ impl Draft<'_> {
     /// Remember a primary in whose place `successor` is elected, and no longer the successor as a former one.
     pub fn remember_former(&mut self, old: &Instance, successor: &InstanceUid, holding: Holding) {
         let former = FormerPrimary {
-            instance: old.uid.clone(),
-            keeper: old.spec.keeper_uid.clone(),
-            generation: old.generation,
-            system_identifier: old.status.system_identifier.clone(),
-            timeline: old.status.timeline,
-            lsn: old.status.lsn,
-            replaced_at: self.wall,
-            replaced_by: successor.clone(),
             complete: holding == Holding::Everything,
-            given_up_from: None,
+            ..FormerPrimary::of(old, successor, self.wall)
         };
         let keeper = self.instances.get(successor).map(|instance| instance.spec.keeper_uid.clone());
         let formers = self.data.cluster.status.formers.get_or_insert_default();
@@ -44,9 +36,7 @@ impl Draft<'_> {
 
     /// From this document on somebody else may acknowledge commits: no former primary holds everything any more.
     pub fn void_formers(&mut self) {
-        for former in self.data.cluster.status.formers.iter_mut().flatten() {
-            former.complete = false;
-        }
+        self.data.cluster.status.void_formers();
     }
 
     /// Forget the former primaries that are not worth remembering any more.
