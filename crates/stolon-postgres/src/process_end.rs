@@ -3,8 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,15 +13,8 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Returns when the process with this number has ended, at once if there is none.
 pub async fn end_of_process(process: u32) {
-    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return };
-    let is_told = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-        Ok(descriptor) => is_over(descriptor).await,
-        Err(Errno::SRCH) => true,
-        // The kernel is older than 5.3, or a filter of system calls refuses it.
-        Err(_) => false,
-    };
-    if !is_told {
-        poll_end_of(process).await;
+    if let Some(process) = Held::of(process) {
+        process.ended().await;
     }
 }
 
@@ -35,6 +26,11 @@ impl Held {
         {
             return;
         }
+        self.poll_end().await;
+    }
+
+    /// The same where the kernel is older than 5.3, or a filter of system calls refuses a descriptor.
+    async fn poll_end(&self) {
         while !self.is_over() {
             tokio::time::sleep(POLL).await;
         }
@@ -57,14 +53,6 @@ fn when_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
-async fn poll_end_of(process: u32) {
-    if let Some(held) = Held::of(process) {
-        while !held.is_over() {
-            tokio::time::sleep(POLL).await;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -81,7 +69,7 @@ mod tests {
         let early = tokio::time::timeout(Duration::from_millis(50), &mut ends).await;
         assert!(early.is_err(), "it runs");
         rustix::process::kill_process(
-            Pid::from_raw(child.id().cast_signed()).unwrap(),
+            rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap(),
             rustix::process::Signal::KILL,
         )
         .unwrap();
@@ -89,6 +77,6 @@ mod tests {
         tokio::time::timeout(LIMIT, held.ended()).await.expect("a zombie has ended, too");
         child.wait().unwrap();
         tokio::time::timeout(LIMIT, end_of_process(child.id())).await.expect("there is none");
-        tokio::time::timeout(LIMIT, poll_end_of(child.id())).await.expect("there is none");
+        tokio::time::timeout(LIMIT, held.poll_end()).await.expect("it is seen without a descriptor, too");
     }
 }
