@@ -10,7 +10,7 @@ use stolon_core::keeper::StoreCommands;
 use stolon_model::DEFAULT_PRIORITY;
 use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
 use stolon_runtime::{
-    CommonArgs, UsageError, go_bool, go_duration, host, host_and_port, hosts, postgres_port,
+    CommonArgs, UsageError, check_name, go_bool, go_duration, host, host_and_port, hosts, postgres_port,
 };
 
 use crate::allowed_commands::allowed_commands;
@@ -261,9 +261,9 @@ impl Flags {
             return Err(UsageError::new("--pg-repl-username is required")
                 .hint("name the replication user; the keeper makes it in a new cluster"));
         }
-        check_name("--pg-repl-username", &self.pg_repl_username)?;
-        check_name("--pg-su-username", &su_name)?;
-        check_name("--zone", &self.zone)?;
+        check_name("--pg-repl-username", &self.pg_repl_username, LONGEST_NAME)?;
+        check_name("--pg-su-username", &su_name, LONGEST_NAME)?;
+        check_name("--zone", &self.zone, LONGEST_NAME)?;
         let repl = PasswordSource {
             role: "repl",
             auth: repl_auth,
@@ -348,7 +348,7 @@ impl Flags {
         }
     }
 
-    /// What is left of PORT without a value is nothing to listen on.
+    /// An empty value is none, which the parser lets pass for the flags that may be left out.
     fn check_port(&self) -> Result<(), UsageError> {
         match self.pg_port.is_empty() {
             true => Err(UsageError::new("--pg-port is empty").hint("leave it out for 5432")),
@@ -379,10 +379,7 @@ impl Flags {
 
     fn checked_uid(&self) -> Result<Option<String>, UsageError> {
         let Some(uid) = non_empty(&self.uid).or_else(|| non_empty(&self.id)) else { return Ok(None) };
-        if uid.len() > LONGEST_UID {
-            return Err(UsageError::new(format!("keeper uid is longer than {LONGEST_UID} bytes"))
-                .hint("for example keeper1"));
-        }
+        check_name("--uid", uid, LONGEST_UID)?;
         if uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
             return Ok(Some(uid.to_owned()));
         }
@@ -436,18 +433,6 @@ const LONGEST_UID: usize = 255;
 
 /// PostgreSQL cuts longer names of its users off (PostgreSQL manual: "Identifiers and Key Words", NAMEDATALEN).
 const LONGEST_NAME: usize = 63;
-
-fn check_name(flag: &str, name: &str) -> Result<(), UsageError> {
-    if name.len() > LONGEST_NAME {
-        return Err(UsageError::new(format!("{flag} is longer than {LONGEST_NAME} bytes"))
-            .hint("choose a shorter name"));
-    }
-    match name.contains(char::is_control) {
-        true => Err(UsageError::new(format!("{flag} holds a control character: {name:?}"))
-            .hint("choose a name that can be typed")),
-        false => Ok(()),
-    }
-}
 
 fn make_data_directory(path: &Path) -> Result<(), UsageError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {

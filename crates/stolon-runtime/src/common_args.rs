@@ -8,8 +8,11 @@ use stolon_store::{Backend, StoreOptions, TlsVerification};
 
 use crate::addresses::host_and_port;
 use crate::logging::{LogColor, LogLevel, init_logging};
-use crate::usage::UsageError;
+use crate::usage::{UsageError, check_name};
 use crate::values::go_duration;
+
+/// No store has longer keys in mind than some of these make.
+const LONGEST_PART_OF_KEY: usize = 255;
 
 /// The heading of the flags that all programs share.
 pub const COMMON_OPTIONS: &str = "Common options";
@@ -103,7 +106,7 @@ impl CommonArgs {
             return Err(UsageError::new("cluster name required").hint("name the cluster with --cluster-name"));
         }
         for (flag, name) in [("--cluster-name", &self.cluster_name), ("--store-prefix", &self.store_prefix)] {
-            check_part_of_key(flag, name)?;
+            check_name(flag, name, LONGEST_PART_OF_KEY)?;
         }
         if self.store_backend.is_empty() {
             return Err(UsageError::new("store backend type required").hint(
@@ -213,20 +216,6 @@ fn is_open(endpoint: &str) -> bool {
     };
     let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback());
     !is_here
-}
-
-/// No store has longer keys in mind, and nobody can see what has no shape.
-fn check_part_of_key(flag: &str, text: &str) -> Result<(), UsageError> {
-    const LONGEST: usize = 255;
-    if text.len() > LONGEST {
-        return Err(UsageError::new(format!("{flag} is longer than {LONGEST} bytes"))
-            .hint("it becomes a part of each key in the store: give it a short name"));
-    }
-    if text.contains(char::is_control) {
-        return Err(UsageError::new(format!("{flag} holds a control character: {text:?}"))
-            .hint("it becomes a part of each key in the store: use letters, digits and hyphens"));
-    }
-    Ok(())
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -60,5 +60,5 @@ pub use program::{Program, version};
 pub use prometheus_client::registry::Registry;
 pub use shutdown::{Shutdown, run};
 pub use stolon_store::BootInstant;
-pub use usage::{Failure, UsageError, explained};
+pub use usage::{Failure, UsageError, check_name, explained};
 pub use values::{go_bool, go_duration, go_integer};

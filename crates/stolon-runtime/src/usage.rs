@@ -22,6 +22,23 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
+/// Check a name that `flag` gives: nobody can see what has no shape, and it has to fit where it is used.
+///
+/// # Errors
+/// It holds a control character, or has more than so many bytes.
+pub fn check_name(flag: &str, name: &str, longest: usize) -> Result<(), UsageError> {
+    if name.len() > longest {
+        return Err(
+            UsageError::new(format!("{flag} is longer than {longest} bytes")).hint("choose a shorter name")
+        );
+    }
+    match name.contains(char::is_control) {
+        true => Err(UsageError::new(format!("{flag} holds a control character: {name:?}"))
+            .hint("choose a name that can be typed")),
+        false => Ok(()),
+    }
+}
+
 macro_rules! sentence_with_hint {
     ($name:ident) => {
         impl $name {
