@@ -22,6 +22,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long what waits for workers of the server may take.
 const WORKERS_END: Duration = Duration::from_secs(60);
 
+/// For a transaction whose statements hold what passwords are, or are derived from: no log of the server shows them.
+pub const UNLOGGED: &str = "SET LOCAL log_statement = none; SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_error_statement = panic; ";
+
 /// The timeline that a primary writes.
 pub const TIMELINE: &str = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
 
@@ -249,10 +252,9 @@ impl Flow<'_> {
         };
         let (conninfo, slot) = (sql_literal(&conninfo), sql_literal(&self.slot(database)));
         let (name, copies) = (sql_identifier(&name), begin == Begin::Copying);
-        // The connection string holds the password: no log of the server shows it.
+        // The connection string holds the password.
         let sql = format!(
-            "SET LOCAL log_statement = none; SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_error_statement = panic; \
-             CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {name} \
+            "{UNLOGGED}CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {name} \
              WITH (create_slot = false, slot_name = {slot}, copy_data = {copies})"
         );
         session.rows(&sql, &limit).await.map(drop)
@@ -370,7 +372,15 @@ fn set_sequence(name: &str, last: &str, is_called: bool, margin: u32) -> String 
     )
 }
 
-/// Whether this database subscribes to what a migration publishes. The catalog is shared by all databases.
+/// Which row of `pg_subscription s` is that of this name in this database. The catalog is shared by all databases.
+pub fn own_subscription(name: &str) -> String {
+    format!(
+        "s.subname = {} AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        sql_literal(name)
+    )
+}
+
+/// Whether this database subscribes to what a migration publishes.
 ///
 /// # Errors
 /// The server does not answer.
@@ -379,11 +389,7 @@ pub async fn is_subscribed(
     limit: &Limit,
     name: &str,
 ) -> Result<bool, ForeignProblem> {
-    let known = format!(
-        "SELECT count(*) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
-         WHERE d.datname = current_database() AND s.subname = {}",
-        sql_literal(name)
-    );
+    let known = format!("SELECT count(*) FROM pg_subscription s WHERE {}", own_subscription(name));
     Ok(session.value(&known, limit).await?.as_deref() != Some("0"))
 }
 

@@ -70,8 +70,24 @@ pub fn remark(publication: &str, identities: &[Identity]) -> String {
     format!("COMMENT ON PUBLICATION {publication} IS {}", sql_literal(&text))
 }
 
+/// The tables that have another identity because of a publication; none: there is no such publication.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn of_publication(
+    session: &ForeignSession,
+    limit: &Limit,
+    publication: &str,
+) -> Result<Option<Vec<Identity>>, ForeignProblem> {
+    let sql = format!(
+        "SELECT coalesce(obj_description(oid, 'pg_publication'), '') FROM pg_publication WHERE pubname = {}",
+        sql_literal(publication)
+    );
+    Ok(session.value(&sql, limit).await?.map(|text| remarked(&text)))
+}
+
 /// What such a remark says. Another one says nothing.
-pub fn remarked(text: &str) -> Vec<Identity> {
+fn remarked(text: &str) -> Vec<Identity> {
     serde_json::from_str(text).unwrap_or_default()
 }
 

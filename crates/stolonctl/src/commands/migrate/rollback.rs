@@ -122,7 +122,7 @@ impl Rollback<'_> {
     ) -> anyhow::Result<(Worker, Instant)> {
         let place = self.legacy.connect_past_fence().await.map_err(cannot_ask)?.place().clone();
         let way_back = WayBack::of(self.migration, self.legacy, &place, head);
-        way_back.until_near(NEAR, Instant::now() + APPROACH).await?;
+        way_back.flow().until_near(NEAR, Instant::now() + APPROACH).await?;
         let hba = closing::lines(head.entered_as(self.legacy, &place).0.get("user").unwrap_or_default());
         let worker =
             Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba))
@@ -155,13 +155,13 @@ impl Rollback<'_> {
             let patience = Instant::now();
             fence::end_sessions(&session, self.legacy, Side::Cluster, patience, deadline).await?;
             let end = position(&session, self.legacy).await?;
-            way_back.until_taken(&session, end, deadline).await?;
+            way_back.flow().until_taken(&session, end, deadline).await?;
             if fence::clients(&session, self.legacy, Side::Cluster).await.map_err(cannot_ask)?.0 == 0 {
                 break;
             }
         }
         output::note("the legacy server has taken everything");
-        way_back.carry_sequences().await?;
+        way_back.flow().carry_sequences(0).await?;
         if Instant::now() >= deadline {
             return Err(Failure::new("there is not enough time left").into());
         }

@@ -284,7 +284,7 @@ async fn by_the_way_back(
         let head = Head::of(&ClusterData::try_from(document.clone())?)?;
         let place = legacy.first_place();
         let way_back = WayBack::of(record, legacy, &place, &head);
-        anyhow::Ok(way_back.lag().await?)
+        anyhow::Ok(way_back.flow().lag().await?)
     };
     match asked.await {
         Ok(Lag::Bytes(lag)) => picture.way_back_lag_bytes = Some(lag),

@@ -19,7 +19,7 @@ use super::legacy::{Legacy, SourceArgs, trouble};
 use super::underway::Underway;
 use super::way_back::{WayBack, Wish, remove_from_legacy};
 use super::worker::{Worker, stands_still};
-use super::{Outcome, OutputArgs, fence, logical, record};
+use super::{Outcome, OutputArgs, closing, fence, logical, record};
 use crate::output::{self, Format};
 use crate::stored_cluster::{Edit, StoredCluster};
 use look::Look;
@@ -408,7 +408,7 @@ fn no_return(
     migration.way_back = wish == Wish::WayBack;
     let (is_logical, former) = (migration.is_logical(), migration.former_pg_hba.take());
     if is_logical {
-        logical::open(document, former);
+        closing::admit(document, former);
     }
     if wish == Wish::WayBack {
         record::hold_clients(document);

@@ -1,14 +1,13 @@
 //! The way back: from the switch on, what is written to the cluster goes to the legacy server too, by logical replication,
 //! so that it can take over again.
 
-use stolon_model::{Lsn, Migration, Timeline};
+use stolon_model::{Migration, Timeline};
 use stolon_postgres::conninfo::Place;
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_postgres::quote::{sql_identifier, sql_literal};
 use stolon_runtime::Failure;
-use tokio::time::Instant;
 
-use super::flow::{self, Begin, End, Flow, Lag, TIMELINE, column, databases};
+use super::flow::{self, Begin, End, Flow, TIMELINE, column, databases};
 use super::head::Head;
 use super::identities;
 use super::legacy::{Legacy, trouble};
@@ -43,7 +42,8 @@ impl<'a> WayBack<'a> {
         WayBack { legacy, place, head, uid: &migration.uid, timeline }
     }
 
-    fn flow(&self) -> Flow<'_> {
+    /// What flows on it.
+    pub fn flow(&self) -> Flow<'_> {
         let from = End::Cluster { head: self.head, legacy: self.legacy, place: self.place };
         Flow { from, to: End::Legacy(self.legacy), uid: self.uid, timeline: self.timeline }
     }
@@ -91,43 +91,6 @@ impl<'a> WayBack<'a> {
         Ok(())
     }
 
-    /// How far the legacy server is behind.
-    ///
-    /// # Errors
-    /// The head does not answer.
-    pub async fn lag(&self) -> Result<Lag, ForeignProblem> {
-        self.flow().lag().await
-    }
-
-    /// Until the legacy server takes what the cluster writes, and has taken most of it.
-    ///
-    /// # Errors
-    /// The head does not answer, the slots are gone, or it has not by the deadline.
-    pub async fn until_near(&self, near: u64, deadline: Instant) -> anyhow::Result<()> {
-        self.flow().until_near(near, deadline).await
-    }
-
-    /// Until the legacy server has taken everything before a position of the cluster.
-    ///
-    /// # Errors
-    /// The head does not answer, a slot is gone, or it has not by the deadline.
-    pub async fn until_taken(
-        &self,
-        session: &ForeignSession,
-        end: Lsn,
-        deadline: Instant,
-    ) -> anyhow::Result<()> {
-        self.flow().until_taken(session, end, deadline).await
-    }
-
-    /// The legacy server's sequences go on where those of the cluster are.
-    ///
-    /// # Errors
-    /// Either side does not answer.
-    pub async fn carry_sequences(&self) -> anyhow::Result<()> {
-        self.flow().carry_sequences(0).await
-    }
-
     /// Remove its slots from the head alone: a former primary would keep WAL for them for ever.
     ///
     /// # Errors
@@ -157,13 +120,8 @@ impl<'a> WayBack<'a> {
         let name = flow.name();
         for database in databases(&session, &limit).await.map_err(cannot)? {
             let session = flow.from.enter(Some(&database.name)).await.map_err(cannot)?;
-            let remark = format!(
-                "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = {}",
-                sql_literal(&name)
-            );
-            let rows = session.rows(&remark, &limit).await.map_err(cannot)?;
-            let Some(row) = rows.first() else { continue };
-            let changed = identities::remarked(row.get(0).unwrap_or_default());
+            let changed = identities::of_publication(&session, &limit, &name).await.map_err(cannot)?;
+            let Some(changed) = changed else { continue };
             let mut sql: String = changed.iter().map(identities::Identity::give_back).collect();
             sql.push_str(&format!("DROP PUBLICATION {}", sql_identifier(&name)));
             session.rows(&sql, &limit).await.map_err(cannot)?;

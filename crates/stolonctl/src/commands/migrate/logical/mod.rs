@@ -80,11 +80,6 @@ pub async fn carry_over(flow: &Flow<'_>, session: &ForeignSession) -> anyhow::Re
     Ok(())
 }
 
-/// The point of no return: the cluster admits clients as before.
-pub fn open(document: &mut ClusterDocument, former: Option<Vec<String>>) {
-    closing::admit(document, former);
-}
-
 /// The cluster follows the legacy server no more: what goes back to that must not come again.
 ///
 /// # Errors

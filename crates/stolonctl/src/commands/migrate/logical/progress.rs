@@ -4,7 +4,7 @@ use serde::Serialize;
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_postgres::quote::sql_literal;
 
-use super::super::flow::{Database, Flow, databases};
+use super::super::flow::{Database, Flow, databases, own_subscription};
 use super::super::legacy::trouble;
 use super::definitions;
 
@@ -102,9 +102,7 @@ async fn of_database(
     to: &ForeignSession,
 ) -> Result<(), ForeignProblem> {
     let (limit, name) = (flow.from.question(), sql_literal(&flow.name()));
-    let ours = format!(
-        "s.subname = {name} AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    );
+    let ours = own_subscription(&flow.name());
     let state = format!(
         "SELECT (SELECT count(*) FROM pg_subscription s WHERE {ours}), (SELECT count(*) FROM pg_namespace WHERE nspname = {name}), \
          current_setting('server_version_num')::int / 10000"
@@ -169,9 +167,8 @@ pub async fn changes(
 ) -> Result<Vec<String>, ForeignProblem> {
     let limit = flow.from.question();
     let sql = format!(
-        "SELECT obj_description(s.oid, 'pg_subscription') FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
-         WHERE d.datname = current_database() AND s.subname = {}",
-        sql_literal(&flow.name())
+        "SELECT obj_description(s.oid, 'pg_subscription') FROM pg_subscription s WHERE {}",
+        own_subscription(&flow.name())
     );
     let known = to.value(&sql, &limit).await?.and_then(|text| definitions::remarked(&text));
     let Some(known) = known else { return Ok(Vec::new()) };

@@ -15,6 +15,7 @@ use super::super::facts::Slot;
 use super::super::flow::{Database, Flow, column, databases, name};
 use super::super::identities::{self, Identity};
 use super::super::legacy::{Legacy, trouble};
+use super::super::wait::{Seen, until};
 use crate::output;
 
 /// SQLSTATE `lock_not_available`: `lock_timeout` passed.
@@ -43,7 +44,7 @@ pub async fn publish(flow: &Flow<'_>, legacy: &Legacy, database: &Database) -> a
     let limit = legacy.question();
     let session = flow.from.enter(Some(&database.name)).await.map_err(cannot)?;
     let publication = sql_identifier(&flow.name());
-    let identities = match remark(&session, legacy, &flow.name()).await.map_err(cannot)? {
+    let identities = match identities::of_publication(&session, &limit, &flow.name()).await.map_err(cannot)? {
         Some(identities) => identities,
         None => {
             let needed = identities::needed(&session, &limit).await.map_err(cannot)?;
@@ -71,20 +72,6 @@ pub async fn publish(flow: &Flow<'_>, legacy: &Legacy, database: &Database) -> a
     Ok(())
 }
 
-/// The tables that have another identity because of the publication; none: there is no publication.
-async fn remark(
-    session: &ForeignSession,
-    legacy: &Legacy,
-    publication: &str,
-) -> Result<Option<Vec<Identity>>, ForeignProblem> {
-    let sql = format!(
-        "SELECT coalesce(obj_description(oid, 'pg_publication'), '') FROM pg_publication WHERE pubname = {}",
-        sql_literal(publication)
-    );
-    let found = session.value(&sql, &legacy.question()).await?;
-    Ok(found.map(|text| identities::remarked(&text)))
-}
-
 /// Change a table for which everybody has to wait: no attempt waits for long, since others queue behind it.
 async fn gently(
     session: &ForeignSession,
@@ -92,20 +79,14 @@ async fn gently(
     identity: &Identity,
     sql: &str,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
     let sql = format!("SET LOCAL lock_timeout = '{LOCKING}'; {sql}");
-    loop {
-        match session.rows(&sql, &legacy.question()).await {
-            Ok(_) => return Ok(()),
-            Err(problem) if problem.code() == Some(NOT_AVAILABLE) && Instant::now() < deadline => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(problem) => {
-                let what = format!("the replica identity of table {} cannot be changed", identity.table);
-                return Err(trouble(&what, &problem).into());
-            }
-        }
-    }
+    let what = format!("the replica identity of table {} cannot be changed", identity.table);
+    until(PAUSE, Instant::now() + PATIENCE, async || match session.rows(&sql, &legacy.question()).await {
+        Ok(_) => Ok(Seen::Done(())),
+        Err(problem) if problem.code() == Some(NOT_AVAILABLE) => Ok(Seen::not_yet(trouble(&what, &problem))),
+        Err(problem) => Err(trouble(&what, &problem).into()),
+    })
+    .await
 }
 
 /// Remove from the legacy server what was made there to fill the cluster. Nothing was: nothing is done. `subscriber`: the system identifier
@@ -126,7 +107,8 @@ pub async fn withdraw(legacy: &Legacy, uid: &str, subscriber: Option<&str>) -> a
     let publication = sql_identifier(&name);
     for database in databases(&session, &limit).await.map_err(cannot)? {
         let session = legacy.database_past_fence(&database.name).await.map_err(cannot)?;
-        let Some(identities) = remark(&session, legacy, &name).await.map_err(cannot)? else { continue };
+        let changed = identities::of_publication(&session, &limit, &name).await.map_err(cannot)?;
+        let Some(identities) = changed else { continue };
         let published = format!(
             "SELECT prrelid::regclass FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = {}",
             sql_literal(&name)

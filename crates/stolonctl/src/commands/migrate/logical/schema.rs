@@ -9,7 +9,7 @@ use stolon_postgres::quote::{sql_identifier, sql_literal};
 use stolon_runtime::Failure;
 
 use super::super::fence::library_list;
-use super::super::flow::{Database, End, Flow, column, is_subscribed};
+use super::super::flow::{Database, End, Flow, UNLOGGED, column, is_subscribed};
 use super::super::legacy::trouble;
 use super::definitions::{self, Definitions};
 use super::programs::{Entry, Programs};
@@ -41,9 +41,6 @@ const LISTS: &[&str] = &[
     "temp_tablespaces",
     "unix_socket_directories",
 ];
-/// So that no log of the server shows what passwords are derived from.
-const UNLOGGED: &str = "SET LOCAL log_statement = none; SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_error_statement = panic; ";
-
 /// Roles, each as a statement; those of PostgreSQL itself are everywhere.
 const ROLES: &str = "SELECT rolname, format('ALTER ROLE %I %s %s %s %s %s %s %s CONNECTION LIMIT %s PASSWORD %s%s', rolname, \
     CASE WHEN rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END, \
@@ -72,7 +69,7 @@ pub struct Schema<'a> {
     /// From the legacy server to the cluster.
     pub flow: Flow<'a>,
     /// `pg_dump` and the like.
-    pub programs: &'a Programs,
+    pub programs: Programs,
     /// Major version of the legacy server.
     pub legacy_major: u32,
     /// Major version of the cluster.
@@ -143,7 +140,7 @@ impl Schema<'_> {
     /// A server does not answer or refuses it, or the dump fails.
     pub async fn first_half(&self, database: &Database) -> anyhow::Result<()> {
         let to = self.enter(self.cluster(), database).await?;
-        if self.is_marked(&to, database).await? || self.is_subscribed(&to, database).await? {
+        if self.mark(&to, database).await?.is_some() || self.is_subscribed(&to, database).await? {
             return Ok(());
         }
         let (statements, definitions) = self.statements(database, Half::First).await?;
@@ -185,10 +182,6 @@ impl Schema<'_> {
         let found = session.value(&sql, &self.cluster().question()).await;
         let found = found.map_err(|problem| refused(self.cluster(), database, &problem))?;
         Ok(found.map(|text| definitions::remarked(&text).unwrap_or_default()))
-    }
-
-    async fn is_marked(&self, session: &ForeignSession, database: &Database) -> anyhow::Result<bool> {
-        Ok(self.mark(session, database).await?.is_some())
     }
 
     async fn is_subscribed(&self, session: &ForeignSession, database: &Database) -> anyhow::Result<bool> {

@@ -19,6 +19,7 @@ use super::super::fence::{self, Side};
 use super::super::flow::{Begin, Database, Flow, column, databases};
 use super::super::head::Head;
 use super::super::legacy::{Legacy, parse, trouble};
+use super::super::wait::{Seen, until};
 use super::super::worker::Worker;
 use super::super::{Outcome, closing, record};
 use super::programs::Programs;
@@ -150,10 +151,7 @@ impl Start<'_> {
         let cluster =
             flow.to.enter(None).await.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
         fence::end_sessions(&cluster, self.legacy, Side::Cluster, Instant::now(), closed).await?;
-        let theirs = Facts::ask_of(&cluster, &flow.to.question(), "the cluster").await?;
-        let programs = Programs::find(self.args.pg_bin_path.as_deref(), theirs.major, self.stop).await?;
-        let schema =
-            Schema { flow, programs: &programs, legacy_major: self.facts.major, cluster_major: theirs.major };
+        let (schema, theirs) = self.schema(flow, &cluster).await?;
         schema.roles_and_databases(&self.own_roles(&cluster, &flow).await?).await?;
         output::note("roles and databases are made on the cluster");
         for database in self.databases(&session).await? {
@@ -168,6 +166,18 @@ impl Start<'_> {
                 migration.worker = None;
             })
             .await
+    }
+
+    /// What makes definitions on the cluster, which a session is with, and what that says about itself.
+    async fn schema<'f>(
+        &self,
+        flow: Flow<'f>,
+        cluster: &ForeignSession,
+    ) -> anyhow::Result<(Schema<'f>, Facts)> {
+        let theirs = Facts::ask_of(cluster, &flow.to.question(), "the cluster").await?;
+        let programs = Programs::find(self.args.pg_bin_path.as_deref(), theirs.major, self.stop).await?;
+        let (legacy_major, cluster_major) = (self.facts.major, theirs.major);
+        Ok((Schema { flow, programs, legacy_major, cluster_major }, theirs))
     }
 
     /// The cluster's own roles, which keepers and we use, are left alone. Those that came before a death are complete, for they came in one
@@ -208,16 +218,15 @@ impl Start<'_> {
 
     /// Until every table follows, with its progress on stderr.
     async fn until_copied(&self, migration: &Migration) -> anyhow::Result<Progress> {
-        let deadline = Instant::now() + self.patience;
         let mut said = String::new();
-        loop {
+        until(POLL, Instant::now() + self.patience, async || {
             if self.stop.is_cancelled() {
                 return Err(still_copying("interrupted").into());
             }
             // What cannot be told now is asked again.
             if let Ok(progress) = self.progress(migration).await {
                 if progress.is_copied() {
-                    return Ok(progress);
+                    return Ok(Seen::Done(progress));
                 }
                 let line =
                     progress.problems.first().cloned().unwrap_or_else(|| progress::sentence(&progress));
@@ -226,11 +235,9 @@ impl Start<'_> {
                     said = line;
                 }
             }
-            if Instant::now() >= deadline {
-                return Err(still_copying("the time to wait is over").into());
-            }
-            tokio::time::sleep(POLL).await;
-        }
+            Ok(Seen::not_yet(still_copying("the time to wait is over")))
+        })
+        .await
     }
 
     async fn progress(&self, migration: &Migration) -> anyhow::Result<Progress> {
@@ -257,10 +264,7 @@ impl Start<'_> {
         let flow = inflow(self.legacy, &head, &place, &migration.uid);
         let cluster =
             flow.to.enter(None).await.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
-        let theirs = Facts::ask_of(&cluster, &flow.to.question(), "the cluster").await?;
-        let programs = Programs::find(self.args.pg_bin_path.as_deref(), theirs.major, self.stop).await?;
-        let schema =
-            Schema { flow, programs: &programs, legacy_major: self.facts.major, cluster_major: theirs.major };
+        let (schema, _) = self.schema(flow, &cluster).await?;
         for database in self.databases(&session).await? {
             schema.second_half(&database).await?;
         }
