@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use stolon_testkit::local::Target;
-use stolon_testkit::local::writes::{Ledger, Writing};
-use stolon_testkit::{Cluster, Foreign, PATIENCE, Plan, QUERY, on_cluster, wait_for, writes_are_back};
+use stolon_testkit::local::writes::Writing;
+use stolon_testkit::{
+    Cluster, Foreign, PATIENCE, Plan, QUERY, nothing_is_lost, on_cluster, wait_for, writes_are_back,
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
@@ -227,18 +229,6 @@ fn a_cluster_of_a_newer_major_follows_and_is_given_up() {
         ensure!(after == before, "settings: {before:#?}, after: {after:#?}");
         session.rows("update keyless set note = 'still writable'", QUERY).await.map(drop)
     });
-}
-
-/// What the application was promised is there, once, and nothing else.
-async fn nothing_is_lost(ledger: &Ledger, target: &Target, since: Instant) -> anyhow::Result<()> {
-    let verdict = ledger.check(target).await?;
-    let gap = ledger.longest_gap(since).map(|(before, after)| after - before).unwrap_or_default();
-    eprintln!("{} rows promised, nothing acknowledged for {:.2} s", verdict.acknowledged, gap.as_secs_f64());
-    ensure!(verdict.lost.is_empty(), "{} promised rows are lost", verdict.lost.len());
-    ensure!(verdict.unexpected.is_empty(), "{} rows from nowhere", verdict.unexpected.len());
-    ensure!(verdict.doubled.is_empty(), "{} rows came twice", verdict.doubled.len());
-    ensure!(verdict.acknowledged > 100, "only {} rows were promised", verdict.acknowledged);
-    Ok(())
 }
 
 /// `stolonctl migrate`, which is killed once it says something with these words.

@@ -255,6 +255,11 @@ impl Ledger {
         let gaps = times.windows(2).map(|pair| (pair[0], pair[1])).filter(|(_, after)| *after > since);
         gaps.max_by_key(|(before, after)| *after - *before)
     }
+
+    /// How long that was; zero where there was none.
+    pub fn longest_pause(&self, since: Instant) -> Duration {
+        self.longest_gap(since).map_or(Duration::ZERO, |(before, after)| after - before)
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod wait;
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, short_timings};
 pub use daemon::{free_ports, http, signal_all};
 pub use foreign::Foreign;
-pub use load::{start_writing, writes_are_back};
+pub use load::{nothing_is_lost, start_writing, writes_are_back};
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use metrics::Metrics;
 pub use scenario::{on_cluster, on_prepared};

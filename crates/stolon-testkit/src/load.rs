@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use stolon_local::writes::{Writes, Writing};
+use stolon_local::Target;
+use stolon_local::writes::{Ledger, Writes, Writing};
 
 use crate::{Cluster, PATIENCE, wait_for};
 
@@ -40,4 +41,19 @@ pub async fn writes_are_back(writing: &Writing, since: Instant) -> anyhow::Resul
         Ok((writing.acknowledged() > before + SOME).then_some(()))
     })
     .await
+}
+
+/// What clients were promised is there, once, and nothing else.
+///
+/// # Errors
+/// It is not, or the server does not answer.
+pub async fn nothing_is_lost(ledger: &Ledger, target: &Target, since: Instant) -> anyhow::Result<()> {
+    let verdict = ledger.check(target).await?;
+    let gap = ledger.longest_pause(since);
+    eprintln!("{} rows promised, nothing acknowledged for {:.2} s", verdict.acknowledged, gap.as_secs_f64());
+    ensure!(verdict.lost.is_empty(), "{} promised rows are lost", verdict.lost.len());
+    ensure!(verdict.unexpected.is_empty(), "{} rows from nowhere", verdict.unexpected.len());
+    ensure!(verdict.doubled.is_empty(), "{} rows came twice", verdict.doubled.len());
+    ensure!(verdict.acknowledged > 100, "only {} rows were promised", verdict.acknowledged);
+    Ok(())
 }

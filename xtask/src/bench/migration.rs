@@ -80,7 +80,7 @@ async fn run(cluster: &mut Cluster, size: u64) -> anyhow::Result<()> {
     cluster.start_services()?;
     copy(cluster, &legacy, bare).await?;
     verify(cluster, &target).await?;
-    println!("  longest pause of a writer so far   {}", seconds(pause(&writing, since)));
+    println!("  longest pause of a writer so far   {}", seconds(writing.ledger().longest_pause(since)));
 
     switch(cluster, &writing, "switch").await?;
     tokio::time::sleep(BETWEEN).await;
@@ -196,15 +196,10 @@ async fn switch(cluster: &Cluster, writing: &Writing, command: &str) -> anyhow::
     println!(
         "  {command:<8}, nobody could write       {}   the writers saw {}, the whole command took {}",
         seconds(Duration::from_secs_f64(measured)),
-        seconds(pause(writing, asked)),
+        seconds(writing.ledger().longest_pause(asked)),
         seconds(asked.elapsed()),
     );
     Ok(())
-}
-
-/// The longest time without an acknowledged row that ended after a moment.
-fn pause(writing: &Writing, since: Instant) -> Duration {
-    writing.ledger().longest_gap(since).map(|(before, after)| after - before).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -165,7 +165,7 @@ async fn round(cluster: &mut Cluster, dice: &mut Dice, promised: &mut Ledger) ->
     .await;
     back.with_context(|| format!("the last failure: {}", writing.last_failure()))?;
     let ledger = writing.stop().await;
-    let gap = ledger.longest_gap(began).map_or(Duration::ZERO, |(before, after)| after - before);
+    let gap = ledger.longest_pause(began);
     promised.acknowledged.extend(&ledger.acknowledged);
     promised.unknown.extend(&ledger.unknown);
     let verdict = promised.check(&target).await?;

@@ -216,25 +216,10 @@ fn a_synchronous_primary_that_locks_its_clients_out_goes_on_doing_so() {
         world.primary(&first).await;
         world.standby(&second).await;
         first.value("CREATE ROLE app LOGIN PASSWORD 'app'").await;
-        world
-            .change("aa", |aa| {
-                aa.spec.synchronous_replication = true;
-                aa.spec.synchronous_standbys = Some(vec!["bb".into()]);
-            })
-            .await;
-        world
-            .eventually("bb in sync", async |world| {
-                let state = world.report(&first).await?.postgres_state?;
-                (state.synchronous_standbys? == ["bb".into()]).then_some(())
-            })
-            .await;
+        world.synchronous(&first).await;
         assert!(second.stop().await.success());
         rustix::process::kill_process(first.postmaster().unwrap(), Signal::KILL).unwrap();
-        let refused = async |first: &KeeperProcess| {
-            let error = first.connect_as("app", "app").await.err()?;
-            error.as_db_error()?.message().contains("no pg_hba.conf entry").then_some(())
-        };
-        world.eventually("clients to be refused", async |_| refused(&first).await).await;
+        world.eventually("clients to be refused", async |_| first.locks_app_out().await).await;
         let before = first.postmaster().unwrap();
         first.signal(Signal::KILL);
         first.ended().await;
@@ -243,7 +228,7 @@ fn a_synchronous_primary_that_locks_its_clients_out_goes_on_doing_so() {
         let generation = world.instance("aa").generation + 1;
         world.change("aa", |_| ()).await;
         world.healthy(&first, "aa", generation - 1).await;
-        world.eventually("clients to be refused still", async |_| refused(&first).await).await;
+        world.eventually("clients to be refused still", async |_| first.locks_app_out().await).await;
         second.start();
         world.acknowledge(&second).await;
         world.eventually("clients to be let in", async |_| first.connect_as("app", "app").await.ok()).await;

@@ -129,6 +129,20 @@ impl World {
         self.healthy(keeper, "bb", 1).await
     }
 
+    /// Commits of `aa` wait for `bb`, which is in sync.
+    pub async fn synchronous(&mut self, primary: &KeeperProcess) {
+        self.change("aa", |aa| {
+            aa.spec.synchronous_replication = true;
+            aa.spec.synchronous_standbys = Some(vec!["bb".into()]);
+        })
+        .await;
+        self.eventually("bb in sync", async |world| {
+            let state = world.report(primary).await?.postgres_state?;
+            (state.synchronous_standbys? == ["bb".into()]).then_some(())
+        })
+        .await;
+    }
+
     pub async fn assign_standby(&mut self, keeper: &KeeperProcess, uid: &str) {
         let instance = self.assign(uid, keeper, InstanceInitMode::Resync, Role::Standby);
         instance.spec.follow_config = Some(FollowConfig::internal("aa".into()));
@@ -312,6 +326,12 @@ impl KeeperProcess {
             }
         }
         found
+    }
+
+    /// The role `app` is refused by `pg_hba.conf`, which is told by no code of its own.
+    pub async fn locks_app_out(&self) -> Option<()> {
+        let error = self.connect_as("app", "app").await.err()?;
+        error.as_db_error()?.message().contains("no pg_hba.conf entry").then_some(())
     }
 
     pub async fn connect_as(

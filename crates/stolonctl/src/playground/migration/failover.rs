@@ -67,7 +67,7 @@ pub async fn lose_primary(
     steps.say(&format!("writes are back, clients go on for {} s", WRITING.as_secs()));
     tokio::time::sleep(WRITING).await;
     let ledger = writing.stop().await;
-    let gap = ledger.longest_gap(died).map_or(Duration::ZERO, |(before, after)| after - before);
+    let gap = ledger.longest_pause(died);
     steps.end(&format!("{:.1} s without writes", gap.as_secs_f64()));
 
     let verdict = ledger.check(&target).await?;

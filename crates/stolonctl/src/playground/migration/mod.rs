@@ -20,7 +20,8 @@ use stolon_local::writes::{Writes, Writing};
 use stolon_local::{Server, Session, Target};
 use stolon_runtime::{Shutdown, UsageError};
 
-use self::checks::Checks;
+use self::checks::{Checks, Fingerprint};
+use self::legacy::Legacy;
 use self::steps::Steps;
 use super::live::Playground;
 use super::view::View;
@@ -164,6 +165,21 @@ fn timings_and_parameters(args: &Args) -> serde_json::Value {
         });
     }
     spec
+}
+
+/// A server with data, which runs until `running` is dropped, and what it holds.
+async fn start_legacy<'r>(
+    playground: &Playground,
+    args: &Args,
+    steps: &mut Steps,
+    running: &'r mut Option<Legacy>,
+) -> anyhow::Result<(&'r Legacy, Fingerprint)> {
+    steps.begin(&format!("legacy PostgreSQL with pgbench data, scale {}", args.scale));
+    let legacy = running.insert(Legacy::start(&playground.layout).await?);
+    legacy.fill(&playground.layout, args.scale).await?;
+    let holds = Fingerprint::take(&legacy.application()).await?;
+    steps.end(&format!("{}, {}", holds.summary(), legacy.describe().await?));
+    Ok((legacy, holds))
 }
 
 async fn start_programs(playground: &mut Playground, steps: &mut Steps) -> anyhow::Result<()> {

@@ -10,8 +10,8 @@ use super::checks::{Checks, Fingerprint};
 use super::legacy::Legacy;
 use super::steps::{self, Steps};
 use super::{
-    Args, LIMIT, QUERY, WITHOUT_WRITES, WRITING, check_settings, clients, failover, legacy, start_programs,
-    timings_and_parameters, until_acknowledged, until_streaming, within,
+    Args, LIMIT, QUERY, WITHOUT_WRITES, WRITING, check_settings, clients, failover, legacy, start_legacy,
+    start_programs, timings_and_parameters, until_acknowledged, until_streaming, within,
 };
 use crate::playground::live::Playground;
 
@@ -47,12 +47,8 @@ pub async fn migrate(
     running: &mut Option<Legacy>,
 ) -> anyhow::Result<()> {
     let mut steps = Steps::new(&playground.layout.logs());
-    steps.begin(&format!("legacy PostgreSQL with pgbench data, scale {}", args.scale));
-    let legacy = running.insert(Legacy::start(&playground.layout).await?);
-    legacy.fill(&playground.layout, args.scale).await?;
+    let (legacy, first) = start_legacy(playground, args, &mut steps, running).await?;
     let source = legacy.source(&playground.layout)?;
-    let first = Fingerprint::take(&legacy.application()).await?;
-    steps.end(&format!("{}, {}", first.summary(), legacy.describe().await?));
 
     steps.begin("clients write, from now on until the end");
     let server = legacy.server.target();
@@ -140,12 +136,7 @@ impl Journey<'_> {
         self.step(&[command]).await?;
         let writes = until_acknowledged(&self.writing, Instant::now()).await;
         self.checks.if_late(which, writes)?;
-        let gap = self
-            .writing
-            .ledger()
-            .longest_gap(asked)
-            .map(|(before, after)| after - before)
-            .unwrap_or_default();
+        let gap = self.writing.ledger().longest_pause(asked);
         let found = format!("the writers saw a pause of {:.1} s", gap.as_secs_f64());
         self.steps.say(&found);
         self.checks.note(which, &found, gap <= WITHOUT_WRITES);

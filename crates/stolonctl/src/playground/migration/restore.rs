@@ -7,8 +7,8 @@ use super::legacy::Legacy;
 use super::progress::Progress;
 use super::steps::{self, Steps};
 use super::{
-    Args, LIMIT, check_settings, clients, failover, legacy, start_programs, timings_and_parameters,
-    until_streaming, within,
+    Args, LIMIT, check_settings, clients, failover, legacy, start_legacy, start_programs,
+    timings_and_parameters, until_streaming, within,
 };
 use crate::playground::live::{Playground, until_writable};
 
@@ -23,14 +23,8 @@ pub async fn migrate(
     running: &mut Option<Legacy>,
 ) -> anyhow::Result<()> {
     let mut steps = Steps::new(&playground.layout.logs());
-    steps.begin(&format!("legacy PostgreSQL with pgbench data, scale {}", args.scale));
-    let legacy = running.insert(Legacy::start(&playground.layout).await?);
-    legacy.fill(&playground.layout, args.scale).await?;
-    let before = Fingerprint::take(&legacy.application()).await?;
-    steps.end(&format!("{}, {}", before.summary(), legacy.describe().await?));
-
+    let (legacy, before) = start_legacy(playground, args, &mut steps, running).await?;
     start_programs(playground, &mut steps).await?;
-
     initialise(playground, args, legacy, &mut steps).await?;
 
     steps.begin("copying");
