@@ -1,5 +1,7 @@
 //! The rules of the machine, one by one.
 
+mod names;
+mod stopping;
 mod vouched;
 
 use std::net::SocketAddr;
@@ -473,78 +475,6 @@ fn a_raised_timeout_holds_only_when_the_sentinel_knows_of_it() {
 }
 
 #[test]
-fn a_name_server_that_fails_cuts_nobody() {
-    let held = Held { host: "db.example", ..Held::open() };
-    let mut proxy = Proxy::forwarding(&held);
-    for _ in 0..100 {
-        let effects = proxy.check();
-        assert_eq!((closed(&effects), opened(&effects).len()), (Vec::new(), 0));
-        for effect in effects {
-            match effect {
-                Effect::ReadDocument { .. } => _ = proxy.read(&held),
-                Effect::Publish { .. } => _ = proxy.handle(Event::ReportTaken),
-                Effect::Resolve { name, .. } => {
-                    let effects = proxy.handle(Event::ResolveFailed(name));
-                    let keeps = Some(SocketAddr::from(([10, 0, 0, 1], 5432)));
-                    assert!(
-                        effects.iter().any(|effect| matches!(
-                            effect,
-                            Effect::Say(Notice::LookupFailed { keeps: kept, .. }) if *kept == keeps
-                        )),
-                        "{effects:?}"
-                    );
-                }
-                _ => {}
-            }
-        }
-    }
-    assert!(proxy.now > Duration::from_secs(1009));
-}
-
-#[test]
-fn a_lookup_that_hangs_delays_no_check() {
-    let held = Held { host: "db.example", ..Held::open() };
-    let mut proxy = Proxy::forwarding(&held);
-    proxy.name_server = NameServer::Silent;
-    for _ in 0..10 {
-        let effects = proxy.check();
-        let effects = proxy.run(&held, effects);
-        assert_eq!(closed(&effects), []);
-    }
-}
-
-#[test]
-fn a_name_without_an_address_opens_when_it_has_one() {
-    let held = Held { host: "db.example", ..Held::open() };
-    let mut proxy = Proxy::new();
-    proxy.name_server = NameServer::Silent;
-    let first = proxy.handle(Event::TimePassed);
-    let effects = proxy.run(&held, first);
-    assert_eq!((opened(&effects).len(), claims(&effects)), (0, vec![(5, 3)]), "{effects:?}");
-    let name = PrimaryAddress { host: "db.example".to_owned(), port: "5432".to_owned() };
-    let effects = proxy.handle(Event::Resolved(name, vec![SocketAddr::from(([10, 0, 0, 9], 5432))]));
-    assert_eq!(opened(&effects), ["a"], "{effects:?}");
-}
-
-#[test]
-fn a_name_with_another_address_moves_its_clients() {
-    let held = Held { host: "db.example", ..Held::open() };
-    let mut proxy = Proxy::forwarding(&held);
-    let effects = proxy.check();
-    let Some(Effect::Resolve { name, .. }) =
-        effects.iter().find(|effect| matches!(effect, Effect::Resolve { .. })).cloned()
-    else {
-        panic!("{effects:?}")
-    };
-    proxy.read(&held);
-    proxy.handle(Event::ReportTaken);
-    let effects = proxy.handle(Event::Resolved(name, vec![SocketAddr::from(([10, 0, 0, 9], 5432))]));
-    assert_eq!(closed(&effects), [ClosedBecause::Moved]);
-    let effects = proxy.handle(Event::Closed);
-    assert_eq!(opened(&effects), ["a"]);
-}
-
-#[test]
 fn older_cluster_data_open_nothing_and_close_nothing() {
     for (newer, older) in [
         (Held::open(), Held { primary: Some("b"), generation: 4, ..Held::open() }),
@@ -625,79 +555,4 @@ fn a_port_that_is_taken_is_tried_again_and_delays_no_acknowledgement() {
     let effects = proxy.check();
     let effects = proxy.run(&Held::closed(5), effects);
     assert!(effects.contains(&Effect::Listen));
-}
-
-#[test]
-fn a_stop_drains_and_withdraws_the_report_last() {
-    let mut proxy = Proxy::forwarding(&Held::open());
-    let effects = proxy.handle(Event::StopRequested);
-    let limit = Duration::from_secs(10);
-    assert_eq!(effects, [Effect::StopListening, Effect::Say(Notice::Draining(limit))]);
-    let effects = proxy.check();
-    let effects = proxy.run(&Held::open(), effects);
-    assert!(proxy.deadline(&effects).is_some(), "checks go on meanwhile");
-    let effects = proxy.handle(Event::ConnectionsEnded);
-    assert_eq!(closed(&effects), [ClosedBecause::Stopping]);
-    let effects = proxy.handle(Event::Closed);
-    assert_eq!(effects, [Effect::Withdraw { limit: FAREWELL }]);
-    assert_eq!(proxy.handle(Event::Withdrawn), [Effect::Exit]);
-    assert_eq!(proxy.handle(Event::ClusterChanged), []);
-}
-
-#[test]
-fn a_drain_ends_by_its_limit_by_a_second_request_and_with_the_primary() {
-    let limit = |proxy: &mut Proxy| {
-        let mut effects = Vec::new();
-        while effects.last() != Some(&Effect::Exit) {
-            let next = proxy.check();
-            effects.extend(proxy.run(&Held::open(), next));
-        }
-        effects
-    };
-    let second_request = |proxy: &mut Proxy| {
-        let effects = proxy.handle(Event::StopRequested);
-        proxy.run(&Held::open(), effects)
-    };
-    let primary = |proxy: &mut Proxy| proxy.tick(&Held::closed(6));
-    let endings: [(&str, &dyn Fn(&mut Proxy) -> Vec<Effect>); 3] =
-        [("limit", &limit), ("second request", &second_request), ("primary", &primary)];
-    for (what, ending) in endings {
-        let mut proxy = Proxy::forwarding(&Held::open());
-        let start = proxy.now;
-        proxy.handle(Event::StopRequested);
-        let effects = ending(&mut proxy);
-        assert!(effects.contains(&Effect::Withdraw { limit: FAREWELL }), "{what}: {effects:?}");
-        assert_eq!(effects.last(), Some(&Effect::Exit), "{what}");
-        assert!(proxy.now - start <= Duration::from_secs(10), "{what}");
-    }
-}
-
-#[test]
-fn a_publication_under_way_is_waited_for_before_the_withdrawal() {
-    let mut proxy = Proxy::forwarding(&Held::open());
-    proxy.check();
-    proxy.handle(Event::StopRequested);
-    proxy.handle(Event::StopRequested);
-    assert_eq!(proxy.handle(Event::Closed), []);
-    assert_eq!(proxy.handle(Event::ReportTaken), [Effect::Withdraw { limit: FAREWELL }]);
-
-    let mut proxy = Proxy::forwarding(&Held::open());
-    proxy.check();
-    proxy.handle(Event::StopRequested);
-    proxy.handle(Event::StopRequested);
-    proxy.handle(Event::Closed);
-    assert_eq!(
-        proxy.after(2000, Event::TimePassed),
-        [Effect::Withdraw { limit: FAREWELL }],
-        "but not for ever"
-    );
-}
-
-#[test]
-fn a_stop_while_the_listener_opens_leaves_none() {
-    let mut proxy = Proxy::new();
-    proxy.handle(Event::TimePassed);
-    proxy.read(&Held::closed(5));
-    assert!(proxy.handle(Event::StopRequested).contains(&Effect::StopListening));
-    assert!(proxy.handle(Event::Listening).contains(&Effect::StopListening));
 }
