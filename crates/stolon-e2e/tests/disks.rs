@@ -111,7 +111,7 @@ fn a_primary_whose_disk_hangs_is_replaced_and_acknowledges_nothing_afterwards() 
         // From here on what comes back from the disk comes back to nobody.
         wait_for("the old primary to be killed", PATIENCE, async || {
             let log = cluster.log(&format!("keeper{old}"));
-            Ok(log.contains("ending the postmaster and all its processes at once").then_some(()))
+            Ok(log.contains("SIGKILL sent to the postmaster and all its processes").then_some(()))
         })
         .await?;
         disks[old - 1].thaw()?;

@@ -87,7 +87,6 @@ impl LocalPostgres {
 
     async fn end(&self, postmaster: &Held, mode: StopMode, patience: Duration, limit: &Limit) -> Result<()> {
         if mode == StopMode::Kill {
-            tracing::warn!("ending the postmaster and all its processes at once");
             return kill_family(postmaster, limit).await;
         }
         if mode == StopMode::Fast {
@@ -98,7 +97,7 @@ impl LocalPostgres {
                     "PostgreSQL did not stop within {patience:?} after a fast shutdown request"
                 ),
                 Rung::Unheard => {
-                    tracing::warn!("the postmaster hangs: ending it and all its processes");
+                    tracing::warn!("the postmaster hangs: killing it and all its processes");
                     return kill_family(postmaster, limit).await;
                 }
             }
@@ -108,7 +107,7 @@ impl LocalPostgres {
             return Ok(());
         }
         tracing::warn!(
-            "PostgreSQL did not stop after an immediate shutdown request: ending it and all its processes"
+            "PostgreSQL did not stop after an immediate shutdown request: killing it and all its processes"
         );
         kill_family(postmaster, limit).await
     }
@@ -238,6 +237,8 @@ async fn kill_family(postmaster: &Held, limit: &Limit) -> Result<()> {
     let family = family_of(postmaster);
     postmaster.signal(Signal::KILL);
     family.iter().for_each(|member| member.signal(Signal::KILL));
+    // Said when it is true: whoever reads it may rely on no process of this server coming back from a disk that hangs.
+    tracing::warn!(processes = family.len() + 1, "SIGKILL sent to the postmaster and all its processes");
     while !postmaster.is_over() || !family.iter().all(Held::is_over) {
         limit.pause("ending the processes of PostgreSQL", EXIT_POLL).await?;
     }
