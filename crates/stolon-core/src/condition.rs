@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use stolon_model::{
-    ByteCount, DiskFault, DiskReport, FileSystemReport, Instance, InstanceUid, KeeperReport, KeeperUid,
-    Pause, Role, SentinelUid, SlotReport, StandbyPace, Timestamp, UsableCluster,
+    ArchiverFault, ArchiverReport, ByteCount, DiskFault, DiskReport, FileSystemReport, Instance, InstanceUid,
+    KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport, StandbyPace, Timestamp, UsableCluster,
 };
 
 use crate::sentinel::{eligibility, violations};
@@ -92,6 +92,8 @@ pub enum Finding {
         /// What is left.
         free: ByteCount,
     },
+    /// The WAL of this keeper's PostgreSQL does not get to the archive.
+    Archiving(KeeperUid, ArchiverReport),
     /// A slot holds more than half of the WAL that it may hold.
     SlotNearBound {
         /// The keeper of the server that keeps the WAL.
@@ -132,6 +134,7 @@ impl Finding {
             | Self::Paused(_)
             | Self::StandbyDisk(..)
             | Self::LittleRoom { .. }
+            | Self::Archiving(..)
             | Self::SlotNearBound { .. }
             | Self::BrokenRule(_)
             | Self::Trouble(..) => Condition::Degraded,
@@ -181,6 +184,7 @@ impl fmt::Display for Finding {
             Self::LittleRoom { keeper, place, free } => {
                 write!(f, "the file system of {keeper} for {place} has only {free} left")
             }
+            Self::Archiving(keeper, archiver) => write!(f, "keeper {keeper}: {}", ArchiverWords(archiver)),
             Self::SlotNearBound { keeper, slot, of, held, left } => {
                 write!(
                     f,
@@ -220,6 +224,7 @@ pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
     findings.extend(data.cluster.pause.iter().cloned().map(Finding::Paused));
     findings.extend(violations(data).iter().map(|rule| Finding::BrokenRule(rule.to_string())));
     findings.extend(evidence.disks());
+    findings.extend(evidence.archivers());
     findings.extend(evidence.slots_near_bound());
     findings.extend(evidence.troubles());
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));
@@ -316,6 +321,15 @@ impl Evidence<'_> {
         self.keepers.iter().flat_map(of_report).collect()
     }
 
+    /// Whose WAL does not get to the archive.
+    fn archivers(&self) -> Vec<Finding> {
+        let told = |(keeper, report): (&KeeperUid, &KeeperReport)| {
+            let archiver = report.activity.as_ref()?.archiver.clone()?;
+            archiver.fault.is_some().then(|| Finding::Archiving(keeper.clone(), archiver))
+        };
+        self.keepers.iter().filter_map(told).collect()
+    }
+
     /// While the bound is far nothing is wrong: a standby that restarts is behind for a moment.
     fn slots_near_bound(&self) -> Vec<Finding> {
         let data = self.cluster.data();
@@ -370,200 +384,33 @@ impl fmt::Display for DiskWords<'_> {
     }
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use stolon_model::{ClusterDocument, Document, KeeperActivity};
+/// What is wrong with the archiving of WAL, since when, and what to do about it, in words.
+#[derive(Clone, Copy, Debug)]
+pub struct ArchiverWords<'a>(pub &'a ArchiverReport);
 
-    use super::*;
-
-    const DOCUMENT: &str = r#"{"formatVersion":1,"changeTime":"2026-01-02T03:04:05Z","cluster":{"uid":"c","generation":1,"changeTime":"0001-01-01T00:00:00Z","spec":{"initMode":"new"},"status":{"phase":"normal","master":"aa"}},
-"keepers":{"k1":{"uid":"k1","status":{"healthy":true}},"k2":{"uid":"k2","status":{"healthy":true}}},
-"dbs":{"aa":{"uid":"aa","generation":3,"spec":{"keeperUID":"k1","role":"master","initMode":"none","followers":["bb"]},"status":{"healthy":true,"currentGeneration":3,"systemdID":"7","timelineID":1}},
-"bb":{"uid":"bb","generation":2,"spec":{"keeperUID":"k2","role":"standby","initMode":"none","followConfig":{"type":"internal","dbuid":"aa"}},"status":{"healthy":true,"currentGeneration":2,"systemdID":"7","timelineID":1}}},
-"proxy":{"generation":1,"spec":{"masterDBUID":"aa"}}}"#;
-
-    /// The findings in words, with a leader.
-    fn judged(change: impl FnOnce(&mut ClusterDocument), reports: &[KeeperReport]) -> Vec<String> {
-        let mut document = ClusterDocument::from_json(DOCUMENT).unwrap();
-        change(&mut document);
-        let cluster = UsableCluster::try_from(document).unwrap();
-        let keepers = reports.iter().map(|report| (report.uid.clone(), report.clone())).collect();
-        let leader = SentinelUid::from("s");
-        let sentinels = [leader.clone()];
-        let evidence =
-            Evidence { cluster: &cluster, keepers: &keepers, sentinels: &sentinels, leader: Some(&leader) };
-        findings(evidence).iter().map(|it| format!("{}: {it}", it.condition())).collect()
-    }
-
-    fn primary_of(document: &mut ClusterDocument) -> &mut Instance {
-        document.instances.as_mut().unwrap().get_mut(&InstanceUid::from("aa")).unwrap()
-    }
-
-    fn synchronous(standbys: &[&str]) -> impl FnOnce(&mut ClusterDocument) {
-        let standbys = standbys.iter().map(|uid| InstanceUid::from(*uid)).collect();
-        move |document| {
-            let primary = primary_of(document);
-            primary.spec.synchronous_replication = true;
-            primary.spec.synchronous_standbys = Some(standbys);
-            primary.status.synchronous_standbys = primary.spec.synchronous_standbys.clone();
+impl fmt::Display for ArchiverWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ArchiverReport { fault, waiting_files, first_waiting, waiting_since, last_failed, .. } = self.0;
+        write!(f, "WAL is not archived: {first_waiting} has waited")?;
+        if let Some(since) = waiting_since {
+            write!(f, " since {since}")?;
         }
-    }
-
-    fn report(in_sync: &[&str]) -> KeeperReport {
-        let mut state = stolon_model::PostgresState::default();
-        state.synchronous_standbys = Some(in_sync.iter().map(|uid| InstanceUid::from(*uid)).collect());
-        KeeperReport { uid: "k1".into(), postgres_state: Some(state), ..KeeperReport::default() }
-    }
-
-    #[test]
-    fn a_cluster_in_which_everything_works_is_well() {
-        assert_eq!(judged(|_| {}, &[]), Vec::<String>::new());
-        assert_eq!(judged(synchronous(&["bb"]), &[report(&["bb"])]), Vec::<String>::new());
-        assert_eq!(condition(&[]), Condition::Well);
-    }
-
-    #[test]
-    fn a_standby_in_sync_that_confirms_nothing_holds_commits_up() {
-        let mut stalled = report(&["bb"]);
-        let pace = |pace| Some([("bb".into(), pace), ("cc".into(), StandbyPace::Stalled)].into());
-        let activity = |pace| Some(KeeperActivity { standby_pace: pace, ..KeeperActivity::default() });
-        stalled.activity = activity(pace(StandbyPace::Stalled));
-        assert_eq!(
-            judged(synchronous(&["bb"]), &[stalled.clone()]),
-            ["no writes: commits wait for standbys that have confirmed nothing for seconds: k2"]
-        );
-        stalled.activity = activity(pace(StandbyPace::Behind));
-        assert_eq!(judged(synchronous(&["bb"]), &[stalled]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn commits_that_wait_come_first() {
-        assert_eq!(
-            judged(synchronous(&["bb"]), &[report(&[])]),
-            ["no writes: commits wait for standbys that are not in sync: k2"]
-        );
-        assert_eq!(
-            judged(synchronous(&[]), &[report(&[])]),
-            [
-                "no writes: commits wait: no standby can acknowledge them, and minSynchronousStandbys is 1",
-                "degraded: no standby could take over now"
-            ]
-        );
-        let nobody_needed = |document: &mut ClusterDocument| {
-            synchronous(&[])(document);
-            let spec = document.cluster.as_mut().unwrap().spec.as_mut().unwrap();
-            spec.min_synchronous_standbys = Some(0);
-        };
-        assert_eq!(judged(nobody_needed, &[report(&[])]), ["degraded: no standby could take over now"]);
-        // What the primary's keeper has not looked at is not known.
-        assert_eq!(judged(synchronous(&["bb"]), &[]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn each_failure_has_its_sentence() {
-        let keeper = |document: &mut ClusterDocument, uid: &str| {
-            document.keepers.as_mut().unwrap().get_mut(&KeeperUid::from(uid)).unwrap().status.healthy = false;
-        };
-        let takes_over = "degraded: no standby could take over now";
-        assert_eq!(judged(|it| keeper(it, "k1"), &[]), ["no writes: the master keeper k1 does not report"]);
-        assert_eq!(judged(|it| keeper(it, "k2"), &[]), ["degraded: keeper k2 does not report", takes_over]);
-        assert_eq!(
-            judged(|it| primary_of(it).status.healthy = false, &[]),
-            ["no writes: PostgreSQL of the master keeper k1 does not work"]
-        );
-        let closed = |it: &mut ClusterDocument| it.proxy.as_mut().unwrap().spec.primary = None;
-        assert_eq!(judged(closed, &[]), ["no writes: the proxies are closed"]);
-        let mut troubled = report(&[]);
-        troubled.activity = Some(stolon_model::KeeperActivity {
-            problem: "no space\nleft".to_owned(),
-            ..stolon_model::KeeperActivity::default()
-        });
-        assert_eq!(judged(|_| {}, &[troubled]), ["degraded: k1: no space left"]);
-    }
-
-    #[test]
-    fn a_disk_that_takes_nothing_is_named_and_the_primary_s_means_no_writes() {
-        let on = |keeper: &str, activity| KeeperReport {
-            uid: keeper.into(),
-            activity: Some(activity),
-            ..report(&[])
-        };
-        let with = |fault| stolon_model::KeeperActivity {
-            disk: Some(DiskReport {
-                fault: Some(fault),
-                place: "wal".into(),
-                words: "EIO".into(),
-                lasting: false,
-            }),
-            ..stolon_model::KeeperActivity::default()
-        };
-        assert_eq!(
-            judged(|_| {}, &[on("k1", with(DiskFault::Full)), on("k2", with(DiskFault::Hangs))]),
-            [
-                "no writes: the master keeper k1: the disk for wal is full",
-                "degraded: no standby could take over now",
-                "degraded: keeper k2: the disk for wal hangs: what is written does not arrive",
-            ]
-        );
-        let fails = "no writes: the master keeper k1: the disk for wal takes nothing: EIO";
-        assert_eq!(judged(|_| {}, &[on("k1", with(DiskFault::Fails))]), [fails]);
-        let room = |free| stolon_model::KeeperActivity {
-            file_systems: Some(vec![FileSystemReport {
-                uses: Some(vec!["data".into(), "wal".into()]),
-                total_bytes: 10 << 30,
-                free_bytes: free,
-            }]),
-            ..stolon_model::KeeperActivity::default()
-        };
-        let nearly = "degraded: the file system of k2 for data, wal has only 500.0 MiB left";
-        assert_eq!(judged(|_| {}, &[on("k2", room(500 << 20))]), [nearly]);
-        assert_eq!(judged(|_| {}, &[on("k2", room(513 << 20))]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn slots_that_are_about_to_be_let_go_are_named_with_whom_they_are_for() {
-        let slot = |name: &str, held: u64, left| SlotReport {
-            name: name.to_owned(),
-            held_bytes: Some(held << 20),
-            left_bytes: left,
-            ..SlotReport::default()
-        };
-        let mut holding = report(&[]);
-        holding.activity = Some(stolon_model::KeeperActivity {
-            slots: Some(vec![
-                slot("stolon_bb", 65, Some(64 << 20)),
-                slot("backup", 100, Some(0)),
-                slot("stolon_far", 64, Some(64 << 20)),
-                slot("unbounded", 1 << 30, None),
-            ]),
-            ..stolon_model::KeeperActivity::default()
-        });
-        assert_eq!(
-            judged(|_| {}, &[holding]),
-            [
-                "degraded: the replication slot stolon_bb of k1 holds 65.0 MiB of WAL: after another 64.0 MiB k2 lacks WAL, and is \
-                 copied anew when it is back",
-                "degraded: the replication slot backup of k1 holds 100.0 MiB of WAL: after another 0 B whoever uses it lacks WAL"
-            ]
-        );
-    }
-
-    #[test]
-    fn nobody_decides_without_a_sentinel_that_leads() {
-        let cluster = UsableCluster::try_from(ClusterDocument::from_json(DOCUMENT).unwrap()).unwrap();
-        let changed = "the cluster data were changed last at 2026-01-02T03:04:05Z";
-        for (sentinels, expected) in [
-            (&[][..], "no sentinel runs, so nothing is decided: start stolon-sentinel"),
-            (&["a".into()][..], "the only sentinel does not lead, so nothing is decided"),
-            (&["a".into(), "b".into()][..], "none of 2 sentinels leads, so nothing is decided"),
-        ] {
-            let evidence = Evidence { cluster: &cluster, keepers: &BTreeMap::new(), sentinels, leader: None };
-            let found = findings(evidence);
-            assert_eq!(
-                found.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                [format!("{expected}; {changed}")]
-            );
+        match waiting_files {
+            0 | 1 => {}
+            2 => f.write_str(", and 1 file after it")?,
+            files => write!(f, ", and {} files after it", files - 1)?,
         }
+        match fault {
+            Some(ArchiverFault::Fails) => {
+                write!(f, "; archive_command or archive_library failed last for {last_failed}: see PostgreSQL's log, and mend it")?;
+            }
+            _ => f.write_str("; archive_command or archive_library hangs, does not keep up, or is not set: look at what it waits for")?,
+        }
+        f.write_str("; until then pg_wal grows, and recovery to a point in time ends before this file")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+#[path = "condition_tests.rs"]
+mod tests;

@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_core::keeper::{
-    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, Demands, FailureKind, HbaLine,
-    HbaUser, Learned, Look, OrderlyEnd, RejectedSetting, ReplicationRow, Room, ServerDeath, ServerLook,
-    SlotChanges, SlotRow, Step, StepFailure, StepOutcome, WalReceiver,
+    AlterSystem, Answer, Archiver, Config, ControlLook, Data, DataKind, DeathCause, Demands, FailureKind,
+    HbaLine, HbaUser, Learned, Look, OrderlyEnd, RejectedSetting, ReplicationRow, Room, ServerDeath,
+    ServerLook, SlotChanges, SlotRow, Step, StepFailure, StepOutcome, WalReceiver,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, Timeline};
@@ -43,6 +43,8 @@ pub struct FakePostgres {
     pub replication: Vec<ReplicationRow>,
     /// `pg_replication_slots`.
     pub slots: Vec<SlotRow>,
+    /// How the archiving of WAL goes.
+    pub archiver: Option<Archiver>,
     /// Room on the file systems.
     pub room: Room,
     /// Written.
@@ -78,6 +80,7 @@ impl FakePostgres {
             receiver_process: None,
             replication: Vec::new(),
             slots: Vec::new(),
+            archiver: None,
             room: Room::default(),
             config: None,
             in_force: None,
@@ -144,6 +147,7 @@ impl FakePostgres {
             receiver_process: self.receiver_process,
             replication: self.replication.clone(),
             slots: self.slots.clone(),
+            archiver: self.archiver.clone(),
             pending_restart: self.pending_restart(),
             synchronous_standby_names: self.in_force.as_ref().and_then(names).unwrap_or_default(),
             ..Answer::default()

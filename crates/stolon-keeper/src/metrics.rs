@@ -8,9 +8,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use stolon_core::keeper::{
-    DataKind, FailureKind, Health, Measure, Position, Progress, Room, Step, StepFailure, StepOutcome,
+    Archiver, DataKind, FailureKind, Health, Measure, Position, Progress, Room, Step, StepFailure,
+    StepOutcome,
 };
-use stolon_model::{DiskFault, SlotReport};
+use stolon_model::{ArchiverFault, DiskFault, SlotReport};
 
 type Number = Gauge<i64, AtomicI64>;
 type Labels = Vec<(&'static str, &'static str)>;
@@ -35,6 +36,9 @@ const REASONS: [(&str, Health); 7] = [
 /// What is wrong with a disk, by label.
 const DISK_FAULTS: [(&str, DiskFault); 3] =
     [("full", DiskFault::Full), ("hangs", DiskFault::Hangs), ("fails", DiskFault::Fails)];
+/// What is wrong with the archiving of WAL, by label.
+const ARCHIVER_FAULTS: [(&str, ArchiverFault); 2] =
+    [("fails", ArchiverFault::Fails), ("waits", ArchiverFault::Waits)];
 /// How an instance is brought to the data of another one, or of a backup.
 const METHODS: [&str; 3] = ["base_backup", "rewind", "restore"];
 
@@ -60,7 +64,52 @@ pub(crate) struct Metrics {
     free: Named,
     size: Named,
     disk_fault: Flags,
+    archiver: Archiving,
     resync: Resync,
+}
+
+/// How the archiving of WAL goes.
+#[derive(Clone, Debug, Default)]
+struct Archiving {
+    waiting: Number,
+    age: Number,
+    failures: Number,
+    fault: Flags,
+}
+
+impl Archiving {
+    fn register(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, gauge: &Number| registry.register(name, help, gauge.clone());
+        add("stolon_keeper_archive_waiting_files", "WAL files that are ready to be archived", &self.waiting);
+        add(
+            "stolon_keeper_archive_waiting_seconds",
+            "For how long the first of them has been ready, 0 when none waits",
+            &self.age,
+        );
+        add(
+            "stolon_keeper_archive_failures",
+            "How often archiving failed since the statistics of Postgres began",
+            &self.failures,
+        );
+        registry.register(
+            "stolon_keeper_archive_fault",
+            "Set to 1 for what keeps WAL from the archive",
+            self.fault.clone(),
+        );
+        self.measure(None);
+    }
+
+    /// None: the server archives nothing.
+    fn measure(&self, archiver: Option<&Archiver>) {
+        let backlog = archiver.and_then(|archiver| archiver.backlog.as_ref());
+        self.waiting.set(number(backlog.map_or(0, |backlog| backlog.files)));
+        self.age.set(number(backlog.map_or(0, |backlog| backlog.age.as_secs())));
+        self.failures.set(number(archiver.map_or(0, |archiver| archiver.failures)));
+        let fault = archiver.and_then(Archiver::fault);
+        for (label, of) in ARCHIVER_FAULTS {
+            self.fault.get_or_create(&vec![("fault", label)]).set(i64::from(Some(&of) == fault.as_ref()));
+        }
+    }
 }
 
 /// What a copy, a rewind or a restore is at.
@@ -167,6 +216,7 @@ impl Metrics {
         add("stolon_keeper_healthy", "Set to 1 if the last look at Postgres succeeded", m.healthy);
         metrics.register_server(registry);
         metrics.register_disks(registry);
+        metrics.archiver.register(registry);
         metrics.resync.register(registry);
         registry.register("stolon_keeper_target_role", "Keeper last requested target role", m.target_role);
         registry.register("stolon_keeper_local_role", "Keeper current local role", m.local_role);
@@ -323,6 +373,7 @@ impl Metrics {
             Measure::Slots(slots) => self.slots(&slots),
             Measure::Room(room) => self.room(&room),
             Measure::Disk(fault) => self.disk(fault),
+            Measure::Archiver(archiver) => self.archiver.measure(archiver.as_ref()),
             Measure::Ready => {}
         }
     }

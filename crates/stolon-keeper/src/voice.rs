@@ -1,6 +1,6 @@
 //! What the machine says, in words: levels, fields and sentences of the log.
 
-use stolon_core::condition::DiskWords;
+use stolon_core::condition::{ArchiverWords, DiskWords};
 use stolon_core::keeper::{Ground, NoHandOver, Parting, Reason, RoleChange, Saying, ServerDeath, Step};
 use stolon_model::GoDuration;
 use stolon_runtime::Readiness;
@@ -57,6 +57,8 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
         Saying::NoAnswer(error) => tracing::warn!(%error, "cannot get pg state, reporting it as unhealthy"),
         Saying::DiskTrouble(disk) => tracing::error!("{}", DiskWords(disk)),
         Saying::DiskWorksAgain => tracing::info!("the disk takes what is written again"),
+        Saying::ArchiverTrouble(archiver) => tracing::error!("{}", ArchiverWords(archiver)),
+        Saying::ArchiverWorksAgain => tracing::info!("WAL gets to the archive again"),
         Saying::AnswersAgain => tracing::info!("postgres answers again"),
         Saying::LookTakesLong => tracing::warn!("postgres takes long to answer, reporting it as unhealthy"),
         Saying::VersionUnknown(error) => {

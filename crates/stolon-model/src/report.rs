@@ -103,6 +103,8 @@ document! {
         slots: Option<Vec<SlotReport>> = "slots", omit;
         /// What is wrong with its disks.
         disk: Option<DiskReport> = "disk", omit;
+        /// How the archiving of WAL goes; absent where the server archives none.
+        archiver: Option<ArchiverReport> = "archiver", omit;
         /// The file systems that PostgreSQL uses.
         file_systems: Option<Vec<FileSystemReport>> = "fileSystems", omit;
         /// The newest cluster data that this keeper ever served under, from its own disk. A sentinel that reads older cluster data
@@ -178,6 +180,36 @@ text_enum! {
         Hangs => "hangs",
         /// What is written fails.
         Fails => "fails",
+    }
+}
+
+document! {
+    /// How the archiving of WAL goes.
+    pub struct ArchiverReport {
+        /// What is wrong.
+        fault: Option<ArchiverFault> = "fault", omit;
+        /// Files that are ready and not archived, as far as they were counted: 10000 stands for more, too.
+        waiting_files: u64 = "waitingFiles", omit;
+        /// Which of them comes first; empty: none waits.
+        first_waiting: String = "firstWaiting", omit;
+        /// Since when that one has been ready.
+        waiting_since: Option<Timestamp> = "waitingSince", omit;
+        /// How often archiving failed since PostgreSQL's statistics began.
+        failures: u64 = "failures", omit;
+        /// The file for which it failed last; empty: it never did.
+        last_failed: String = "lastFailed", omit;
+        /// When a file was archived last; absent: none since the statistics began.
+        last_archived_at: Option<Timestamp> = "lastArchivedAt", omit;
+    }
+}
+
+text_enum! {
+    /// What is wrong with the archiving of WAL.
+    pub enum ArchiverFault {
+        /// It fails.
+        Fails => "fails",
+        /// A file has waited for minutes, and nothing failed: the command hangs, is slow, or is not set.
+        Waits => "waits",
     }
 }
 
@@ -365,6 +397,7 @@ impl KeeperActivity {
             holds_primary_data,
             slots,
             disk,
+            archiver,
             file_systems: _,
             served,
             witness,
@@ -387,6 +420,7 @@ impl KeeperActivity {
             && stalled(standby_pace) == stalled(&other.standby_pace)
             && *pending_parameters == other.pending_parameters
             && *disk == other.disk
+            && archiver_fault(archiver) == archiver_fault(&other.archiver)
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && (zone, failover_priority, reloaded) == (&other.zone, &other.failover_priority, &other.reloaded)
@@ -398,6 +432,11 @@ impl KeeperActivity {
 fn stalled(paces: &Option<BTreeMap<InstanceUid, StandbyPace>>) -> Vec<&InstanceUid> {
     let stalled = paces.iter().flatten().filter(|(_, pace)| **pace == StandbyPace::Stalled);
     stalled.map(|(uid, _)| uid).collect()
+}
+
+/// What waits for the archive moves all the time; that it waits in vain is news.
+fn archiver_fault(archiver: &Option<ArchiverReport>) -> Option<&ArchiverFault> {
+    archiver.as_ref()?.fault.as_ref()
 }
 
 /// What the slots hold moves all the time.
@@ -453,8 +492,14 @@ mod tests {
         let slots = activity.slots.as_mut().unwrap();
         (slots[0].held_bytes, slots[0].left_bytes) = (Some(7), Some(8));
         slots.reverse();
+        activity.archiver =
+            Some(ArchiverReport { waiting_files: 7, failures: 1, ..ArchiverReport::default() });
         assert!(before.says_the_same_as(&report));
-        let changes: [fn(&mut KeeperReport); 8] = [
+        let changes: [fn(&mut KeeperReport); 9] = [
+            |report| {
+                let archiver = &mut report.activity.as_mut().unwrap().archiver;
+                archiver.as_mut().unwrap().fault = Some(ArchiverFault::Fails);
+            },
             |report| report.boot_uuid = "another".into(),
             |report| report.postgres_state = None,
             |report| report.postgres_state.as_mut().unwrap().healthy = true,

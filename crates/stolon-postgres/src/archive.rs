@@ -5,7 +5,10 @@
 //! its first segment has another one (`NAME.partial`, or its own timeline's). So nothing is overwritten, whatever lies beyond the fork.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use stolon_core::keeper::Backlog;
+use stolon_model::Timestamp;
 
 use crate::environment::Environment;
 use crate::error::{PostgresError, Result};
@@ -24,34 +27,59 @@ const FAILURES: usize = 3;
 /// How many names a line of the log holds.
 const NAMED: usize = 10;
 
+/// A backlog of more files than these is not counted to its end: each look counts it.
+const COUNTED: usize = 10_000;
+
 /// Where the marks are.
-struct Marks {
+pub(crate) struct Marks {
     wal: PathBuf,
     status: PathBuf,
 }
 
 impl Marks {
-    fn of(data: &Path) -> Self {
+    pub(crate) fn of(data: &Path) -> Self {
         let wal = wal_directory(data);
         Marks { status: wal.join("archive_status"), wal }
     }
 
-    /// What has yet to be archived, in PostgreSQL's order: histories first, then by name.
-    fn ready(&self) -> Vec<String> {
+    /// What is marked, in no order.
+    fn marked(&self) -> impl Iterator<Item = String> + use<> {
         let entries = std::fs::read_dir(&self.status).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut ready: Vec<String> = names
-            .filter_map(|name| name.strip_suffix(".ready").map(str::to_owned))
-            .filter(|name| self.wal.join(name).is_file())
-            .collect();
-        ready.sort_by_key(|name| (!name.ends_with(".history"), name.clone()));
+        names.filter_map(|name| name.strip_suffix(".ready").map(str::to_owned))
+    }
+
+    /// What has yet to be archived, in PostgreSQL's order.
+    fn ready(&self) -> Vec<String> {
+        let mut ready: Vec<String> = self.marked().filter(|name| self.wal.join(name).is_file()).collect();
+        ready.sort_by_key(|name| turn(name));
         ready
+    }
+
+    /// What waits while the server runs, at `now`; none: nothing does.
+    pub(crate) fn backlog(&self, now: SystemTime) -> Option<Backlog> {
+        let marked: Vec<String> = self.marked().take(COUNTED).collect();
+        let files = marked.len() as u64;
+        let first = marked.into_iter().min_by_key(|name| turn(name))?;
+        // Gone: it was archived just now, and the next look finds what comes after it.
+        let ready = std::fs::metadata(self.status.join(format!("{first}.ready"))).ok()?.modified().ok()?;
+        Some(Backlog {
+            files,
+            first,
+            since: Timestamp::utc(jiff::Timestamp::try_from(ready).ok()?),
+            age: now.duration_since(ready).unwrap_or_default(),
+        })
     }
 
     fn archived(&self, name: &str) -> std::io::Result<()> {
         let mark = |suffix: &str| self.status.join(format!("{name}.{suffix}"));
         std::fs::rename(mark("ready"), mark("done"))
     }
+}
+
+/// PostgreSQL's order: histories first, then by name.
+fn turn(name: &str) -> (bool, String) {
+    (!name.ends_with(".history"), name.to_owned())
 }
 
 impl LocalPostgres {
@@ -200,6 +228,14 @@ mod tests {
         assert_eq!(
             marks.ready(),
             ["00000002.history", "000000010000000000000001", "000000010000000000000002"]
+        );
+        let backlog = marks.backlog(SystemTime::now()).unwrap();
+        assert_eq!((backlog.files, backlog.first.as_str()), (4, "00000002.history"));
+        assert!(backlog.age < Duration::from_secs(3600));
+        assert_eq!(
+            marks.backlog(SystemTime::UNIX_EPOCH).unwrap().age,
+            Duration::ZERO,
+            "a clock was set back"
         );
         marks.archived("00000002.history").unwrap();
         assert_eq!(marks.ready(), ["000000010000000000000001", "000000010000000000000002"]);

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use stolon_core::keeper::{Answer, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver};
+use stolon_core::keeper::{
+    Answer, Archiver, LastRun, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver,
+};
 use stolon_core::postgres::{Version, is_recovery_parameter};
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 
+use crate::archive::Marks;
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
 use crate::local::{LocalPostgres, Options};
@@ -39,6 +42,12 @@ fn slots(version: Version) -> String {
     )
 }
 
+/// One row of a server that archives: a standby does so with `always` alone (PostgreSQL manual, `archive_mode`).
+const ARCHIVER: &str = "SELECT failed_count, last_failed_wal, extract(epoch FROM last_archived_time)::bigint, \
+     coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) FROM pg_stat_archiver \
+     WHERE current_setting('archive_mode') = 'always' \
+     OR (current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery())";
+
 /// Last, so that the position is read after everything else.
 const POSITION: &str = "SELECT pg_is_in_recovery(), \
      (SELECT system_identifier FROM pg_control_system()), \
@@ -67,9 +76,11 @@ impl LocalPostgres {
         let Options { superuser, replication, .. } = &self.inner.options;
         let passwords = stored_passwords([&superuser.username, &replication.username]);
         let slots = slots(self.version(limit).await?);
-        let sql = format!("{SETTINGS}; {REPLICATION}; {passwords}; {slots}; {POSITION}");
+        let sql = format!("{SETTINGS}; {REPLICATION}; {passwords}; {slots}; {ARCHIVER}; {POSITION}");
         let answers = self.query_anew("look at the state of PostgreSQL", &sql, limit).await?;
-        let [settings, pending, replication, names, passwords, slots, position] = answers.as_slice() else {
+        let [settings, pending, replication, names, passwords, slots, archiver, position] =
+            answers.as_slice()
+        else {
             return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
         };
         let Some(position) = position.first() else { return Err(unexpected("its position")) };
@@ -80,8 +91,15 @@ impl LocalPostgres {
             primary_position(position)?
         };
         let directory = self.data_directory();
-        let read = move || Ok((timeline_history(&directory, timeline)?, older_wal_file(&directory)));
-        let (history, older_wal_file) = self.look_at_disk("reading pg_wal", limit, read).await?;
+        let archiver = archiver.first().map(archiver_row);
+        let read = move || {
+            let archiver = archiver.map(|archiver| Archiver {
+                backlog: Marks::of(&directory).backlog(SystemTime::now()),
+                ..archiver
+            });
+            Ok((timeline_history(&directory, timeline)?, older_wal_file(&directory), archiver))
+        };
+        let (history, older_wal_file, archiver) = self.look_at_disk("reading pg_wal", limit, read).await?;
         let mut pending_restart = pairs(pending);
         if !in_recovery {
             // They vanish from the file at a promotion, and the server then waits for a restart that changes nothing.
@@ -106,8 +124,9 @@ impl LocalPostgres {
             replication: replication.iter().map(replication_row).collect(),
             slots: slots.iter().map(slot_row).collect(),
             pending_restart,
-            started: position.get(6).and_then(start_time).unwrap_or_default(),
+            started: position.get(6).and_then(instant).unwrap_or_default(),
             synchronous_standby_names: column(names).pop().unwrap_or_default(),
+            archiver,
             older_wal_file: older_wal_file.unwrap_or_else(|error| {
                 tracing::warn!("{error}");
                 String::new()
@@ -161,7 +180,7 @@ pub(crate) fn unexpected(what: &str) -> PostgresError {
 }
 
 /// From the seconds of the Unix epoch.
-fn start_time(seconds: &str) -> Option<Timestamp> {
+fn instant(seconds: &str) -> Option<Timestamp> {
     let instant = jiff::Timestamp::from_second(seconds.parse().ok()?).ok()?;
     Some(Timestamp::utc(instant))
 }
@@ -192,6 +211,17 @@ fn slot_row(row: &SimpleQueryRow) -> SlotRow {
         restart_lsn: row.get(3).and_then(|lsn| lsn.parse().ok()),
         wal_status: row.get(4).map(str::to_owned),
         safe_wal_size: row.get(5).and_then(|size| size.parse().ok()),
+    }
+}
+
+/// Without what waits.
+fn archiver_row(row: &SimpleQueryRow) -> Archiver {
+    Archiver {
+        failures: row.get(0).and_then(|count| count.parse().ok()).unwrap_or_default(),
+        last_failed: row.get(1).unwrap_or_default().to_owned(),
+        last_run: if row.get(3) == Some("t") { LastRun::Failed } else { LastRun::Succeeded },
+        last_archived_at: row.get(2).and_then(instant),
+        backlog: None,
     }
 }
 

@@ -7,6 +7,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use stolon_core::keeper::{Archiver, LastRun};
+
 use support::*;
 
 fn names(directory: &Path) -> BTreeSet<String> {
@@ -43,4 +45,51 @@ instance_test!(what_a_dead_server_had_left_is_archived_as_far_as_that_succeeds, 
     assert_eq!(names(&archive), left);
     assert_eq!(ready(&a), [first.clone()].into(), "what is there is not overwritten");
     assert_eq!(std::fs::read(archive.join(first)).unwrap(), b"another one's");
+});
+
+async fn archiver(a: &Instance) -> Option<Archiver> {
+    a.postgres.sample(&limit()).await.unwrap().archiver
+}
+
+async fn archiver_shows(a: &Instance, what: &str, is_it: impl Fn(&Archiver) -> bool) -> Archiver {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        let seen = archiver(a).await.unwrap();
+        if is_it(&seen) {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what}: {seen:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+instance_test!(a_look_shows_an_archive_that_takes_nothing_and_what_waits_for_it, || async {
+    let a = Instance::new("a", &Passwords::default());
+    let archive = a.directory.path().join("archive");
+    let command = format!("test ! -f {0}/%f && cp %p {0}/%f", archive.display());
+    a.create(&[("archive_mode", "on"), ("archive_command", &command)]).await;
+    a.run("SELECT pg_logical_emit_message(true, 'x', 'y')").await;
+    a.run("SELECT pg_switch_wal()").await;
+    let failing =
+        archiver_shows(&a, "a failure", |it| it.last_run == LastRun::Failed && it.backlog.is_some()).await;
+    let backlog = failing.backlog.unwrap();
+    assert!(
+        failing.failures > 0 && failing.last_failed == backlog.first && failing.last_archived_at.is_none()
+    );
+    assert_eq!(backlog.files, ready(&a).len() as u64);
+    assert!(backlog.age <= DEADLINE, "{backlog:?}");
+
+    std::fs::create_dir(&archive).unwrap();
+    // The archiver has slept after its third failure for a minute at most; a new file wakes it.
+    a.run("SELECT pg_logical_emit_message(true, 'x', 'y')").await;
+    a.run("SELECT pg_switch_wal()").await;
+    let works =
+        archiver_shows(&a, "success", |it| it.last_run == LastRun::Succeeded && it.backlog.is_none()).await;
+    assert!(works.last_archived_at.is_some() && works.failures >= failing.failures);
+});
+
+instance_test!(a_server_that_archives_nothing_shows_nothing_of_it, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[("archive_mode", "off")]).await;
+    assert_eq!(archiver(&a).await, None);
 });

@@ -9,6 +9,7 @@ use stolon_model::{
     Pledge, PledgeRequest, SentinelReport, SentinelUid, Served, SlotReport, Timeline, UsableCluster,
 };
 
+use super::archiver::Archiver;
 use super::look::Look;
 use super::observation::{DataKind, Gate};
 use super::outcome::{ServerDeath, StepOutcome};
@@ -306,6 +307,8 @@ pub enum Measure {
     Position(Box<Position>),
     /// The slots of the server in the same look.
     Slots(Vec<SlotReport>),
+    /// How the archiving of WAL goes; none where the server archives none.
+    Archiver(Option<Archiver>),
     /// Room on the file systems, where it is known.
     Room(Room),
     /// What is wrong with the disks, by what was written there.

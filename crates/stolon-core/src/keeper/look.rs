@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 
+use super::archiver::Archiver;
 use super::observation::{AlterSystem, Data};
 use super::parameters::Demands;
 use super::recovery::PasswordProtocol;
@@ -116,6 +117,8 @@ pub struct Answer {
     pub pending_restart: BTreeMap<String, String>,
     /// `pg_postmaster_start_time()`.
     pub started: Timestamp,
+    /// How the archiving of WAL goes; none where the server archives none.
+    pub archiver: Option<Archiver>,
     /// Name of the oldest WAL file; empty when segments are not 16 MiB.
     pub older_wal_file: String,
 }

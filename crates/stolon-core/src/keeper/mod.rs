@@ -3,6 +3,7 @@
 //! [`Machine`] is the whole keeper without its hands: [`Goal::of`] reads the cluster data, [`plan()`] compares the goal with an
 //! [`Observation`]. Doing the steps, and looking again, is the business of the program.
 
+mod archiver;
 mod configuration;
 mod converge;
 mod event;
@@ -26,6 +27,7 @@ mod step;
 mod store_commands;
 mod warrant;
 
+pub use archiver::{Archiver, Backlog, LastRun};
 pub use event::{
     ClusterRead, Effect, Event, Exit, Found, FoundServer, Health, Knocked, Measure, Position, Progress,
     Reports, StandbyLag, StateFile, StateFileKind,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{DiskReport, InstanceUid};
+use stolon_model::{ArchiverReport, DiskReport, InstanceUid};
 
 use super::outcome::{RoleChange, ServerDeath, StepFailure};
 use super::step::{Reason, Step};
@@ -70,6 +70,10 @@ pub enum Saying {
     DiskTrouble(DiskReport),
     /// Disks take what is written again.
     DiskWorksAgain,
+    /// WAL does not get to the archive.
+    ArchiverTrouble(ArchiverReport),
+    /// WAL gets to the archive again.
+    ArchiverWorksAgain,
     /// It answers again.
     AnswersAgain,
     /// A look takes longer than the interval.

@@ -85,3 +85,19 @@ fn an_asynchronous_primary_without_room_is_replaced_once_its_successor_has_every
     round(&mut world, &[(1, full(true))]);
     assert_eq!(world.data.cluster.status.primary, Some(uid(2)));
 }
+
+/// A successor would meet the same archive, and what waits for it lies on the primary alone.
+#[test]
+fn an_archive_that_takes_nothing_is_no_reason_to_replace_a_primary() {
+    for fault in [ArchiverFault::Fails, ArchiverFault::Waits] {
+        let mut world = World::normal(2, 2);
+        let mut reports = world.current_reports();
+        let activity = &mut reports.get_mut(&keeper_uid(1)).unwrap().activity;
+        let archiver = ArchiverReport { fault: Some(fault), failures: 1000, ..ArchiverReport::default() };
+        activity.get_or_insert_default().archiver = Some(archiver);
+        for _ in 0..4 {
+            let decision = world.round_on(&reports);
+            assert_eq!((decision.changes, decision.holds), (Vec::new(), Vec::new()));
+        }
+    }
+}

@@ -150,6 +150,7 @@ impl World {
             synchronous_standby_names: parameter("synchronous_standby_names"),
             pending_restart: BTreeMap::new(),
             started: Timestamp::ZERO,
+            archiver: None,
             older_wal_file: wal_file(self.histories.timeline(branch).0, data.oldest_wal()),
         };
         self.as_keepers_see_it(&mut answer);

@@ -8,6 +8,7 @@ use stolon_model::{
     PostgresState, PostgresVersion, Served, SlotReport, StandbyLagReport, Timestamp,
 };
 
+use crate::keeper::archiver::Archiver;
 use crate::keeper::event::{Effect, Health, Measure, Position, Progress, StandbyLag, StateFile};
 use crate::keeper::goal::{Goal, InstanceRole};
 use crate::keeper::inquiry::Server;
@@ -46,6 +47,7 @@ pub(super) struct Reporting {
     /// Nothing runs, and nothing is left of the instance's data.
     data_is_gone: bool,
     ailments: Ailments,
+    archiver: Option<Archiver>,
     /// By the last plan: a standby is wanted, and a primary's data are here.
     pub(super) holds_primary_data: bool,
     pub(super) pending_restart: bool,
@@ -100,6 +102,7 @@ impl Reporting {
             state: None,
             data_is_gone: false,
             ailments: Ailments::default(),
+            archiver: None,
             holds_primary_data: false,
             pending_restart: false,
             running: None,
@@ -125,6 +128,23 @@ impl Reporting {
         if let Some(state) = &mut self.state {
             state.healthy = false;
         }
+    }
+
+    /// Returns what is news about the archiver. What it was holds on while the server does not answer.
+    fn note_archiver(&mut self, server: &ServerLook) -> Option<Saying> {
+        let found = match server {
+            ServerLook::Answering(answer) => answer.archiver.clone(),
+            ServerLook::Stopped => None,
+            ServerLook::Starting | ServerLook::Silent(_) | ServerLook::Stranger(_) => return None,
+        };
+        let before = std::mem::replace(&mut self.archiver, found);
+        let fault = |archiver: &Option<Archiver>| archiver.as_ref().and_then(Archiver::fault);
+        let is_news = fault(&before) != fault(&self.archiver);
+        let archiver = self.archiver.as_ref().filter(|_| is_news)?;
+        Some(match archiver.fault() {
+            Some(_) => Saying::ArchiverTrouble(archiver.report()),
+            None => Saying::ArchiverWorksAgain,
+        })
     }
 
     /// Returns what is wrong with the version, if that is news.
@@ -154,6 +174,8 @@ impl Machine {
         self.reporting.data_is_gone = look.data == Data::Absent && !look.server.is_running();
         let upstream = self.orders.goal().upstream_in_words();
         let patience = self.orders.pace().sleep * 2;
+        let said = self.reporting.note_archiver(&look.server);
+        self.say_all(said.into_iter().collect());
         let said = self.reporting.ailments.looked(self.now, &look.server, upstream.as_deref(), patience);
         self.say_all(said);
         let answer = look.instance_answer();
@@ -188,6 +210,7 @@ impl Machine {
         self.measure(Measure::Health(health));
         self.measure(Measure::Room(look.room.clone()));
         self.measure(Measure::Disk(self.server.disks.fault()));
+        self.measure(Measure::Archiver(self.reporting.archiver.clone()));
         if let Some(answer) = look.server.answer() {
             self.measure(Measure::Position(Box::new(position_of(answer))));
             self.measure(Measure::Slots(self.slots_of(answer)));
@@ -311,6 +334,7 @@ impl Machine {
             holds_primary_data: self.reporting.holds_primary_data,
             slots: running.map(|running| running.slots.clone()).filter(|slots| !slots.is_empty()),
             disk: self.server.disks.report(self.now, self.orders.pace().fail),
+            archiver: self.reporting.archiver.as_ref().map(Archiver::report),
             file_systems: Some(self.reporting.file_systems.clone()).filter(|it| !it.is_empty()),
             served: self.disk.served.highest().cloned(),
             witness: Some(self.witness.report()),

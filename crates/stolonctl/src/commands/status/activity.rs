@@ -181,6 +181,7 @@ fn is_told_here(finding: &Finding) -> bool {
             | Finding::PrimaryDisk(..)
             | Finding::StandbyDisk(..)
             | Finding::LittleRoom { .. }
+            | Finding::Archiving(..)
             | Finding::SlotNearBound { .. }
     )
 }
