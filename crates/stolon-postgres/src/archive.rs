@@ -98,7 +98,7 @@ impl LocalPostgres {
         if ready.is_empty() {
             return Ok(());
         }
-        let command = match self.archive_command(limit).await {
+        let command = match self.command_at_start("archive_command", limit).await {
             Ok(command) if command.is_empty() => {
                 missing(&ready, "archive_command is not set");
                 return Ok(());
@@ -158,9 +158,9 @@ impl LocalPostgres {
         self.on_disk("marking WAL as archived", limit, mark).await
     }
 
-    /// The value that the server would start with.
-    async fn archive_command(&self, limit: &Limit) -> Result<String> {
-        let tool = self.tool("postgres").arg("-D").arg(self.data_directory()).args(["-C", "archive_command"]);
+    /// The command that a parameter names, as the server, which must not run, would start with it; empty: none.
+    pub(crate) async fn command_at_start(&self, parameter: &str, limit: &Limit) -> Result<String> {
+        let tool = self.tool("postgres").arg("-D").arg(self.data_directory()).args(["-C", parameter]);
         let told = tool.output(&limit.at_most(PATIENCE)).await?.success("postgres")?.stdout;
         let told = told.trim_end_matches('\n');
         // What PostgreSQL shows for a command while archiving is off.

@@ -130,7 +130,7 @@ impl LocalPostgres {
     }
 
     /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must
-    /// have been stopped in order, later versions recover it first. Its configuration files are the source's afterwards.
+    /// have been stopped in order, later versions recover it first, and fetch WAL that is gone by the server's `restore_command`. Its configuration files are the source's afterwards.
     pub async fn rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         self.must_be_stopped(limit).await?;
         self.must_have("pg_rewind", limit).await?;
@@ -163,8 +163,11 @@ impl LocalPostgres {
         let more = [&[("dbname", "postgres")], &TOOL_CONNECTION[..]].concat();
         let version = self.version(limit).await?;
         let conninfo = self.conninfo(source, who, version, &more);
+        let has_archive = version.rewinds_from_archive()
+            && !self.command_at_start("restore_command", limit).await.unwrap_or_default().trim().is_empty();
         let tool = self
             .tool("pg_rewind")
+            .args(has_archive.then_some("--restore-target-wal"))
             .arg("--progress")
             .arg("-D")
             .arg(self.data_directory())

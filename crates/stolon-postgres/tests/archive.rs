@@ -7,7 +7,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use stolon_core::keeper::{Archiver, LastRun};
+use stolon_core::keeper::{Archiver, ConfigMerge, LastRun};
+use stolon_postgres::*;
 
 use support::*;
 
@@ -92,4 +93,45 @@ instance_test!(a_server_that_archives_nothing_shows_nothing_of_it, || async {
     let a = Instance::new("a", &Passwords::default());
     a.create(&[("archive_mode", "off")]).await;
     assert_eq!(archiver(&a).await, None);
+});
+
+// What pg_rewind has to read of the old server lies in the archive alone.
+instance_test!(a_rewind_fetches_from_the_archive_what_is_gone, || async {
+    let (a, b) = (Instance::new("a", &Passwords::default()), Instance::new("b", &Passwords::default()));
+    let archive = a.directory.path().join("archive");
+    std::fs::create_dir(&archive).unwrap();
+    a.create(&[]).await;
+    b.follow(&a, &[]).await;
+    b.run("SELECT pg_promote()").await;
+    b.run("CREATE TABLE of_b ()").await;
+    for _ in 0..3 {
+        a.run("CREATE TABLE IF NOT EXISTS of_a AS SELECT 1").await;
+        a.run("SELECT pg_switch_wal()").await;
+    }
+    a.stop().await;
+    let mut segments: Vec<String> =
+        names(&a.data().join("pg_wal")).into_iter().filter(|name| name.len() == 24).collect();
+    segments.sort();
+    // The last one has the checkpoint that the server ended with.
+    let control = a.postgres.control_data(&limit()).await.unwrap();
+    let end = control.orderly_end().unwrap();
+    let at = end.checkpoint.0;
+    let last = format!("{:08X}{:08X}{:08X}", end.timeline.0, at >> 32, at >> 24 & 0xFF);
+    for name in segments.iter().filter(|name| **name < last) {
+        std::fs::rename(a.data().join("pg_wal").join(name), archive.join(name)).unwrap();
+    }
+    let refused = a.postgres.rewind(&b.source_for(&a), &progress(), &limit()).await;
+    assert!(matches!(refused, Err(PostgresError::Tool { .. })), "{refused:?}");
+
+    let fetch = format!("cp '{}/%f' %p", archive.display());
+    let files = a.standby_files(&b, &[("restore_command", &fetch)]);
+    a.postgres.write_config(&files, ConfigMerge::Replace, &limit()).await.unwrap();
+    a.postgres.rewind(&b.source_for(&a), &progress(), &limit()).await.unwrap();
+    b.postgres.refresh_slots(&[a.slot()].into(), &limit()).await.unwrap();
+    a.start(&a.standby_files(&b, &[])).await;
+    eventually("the table of the new primary", || async {
+        a.sql().await.batch_execute("SELECT FROM of_b").await.is_ok()
+    })
+    .await;
+    assert!(a.sql().await.batch_execute("SELECT FROM of_a").await.is_err(), "it was left");
 });

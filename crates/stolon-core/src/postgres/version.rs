@@ -116,6 +116,11 @@ impl Version {
         self.major >= 15
     }
 
+    /// `pg_rewind` fetches WAL by the target's `restore_command`: `--restore-target-wal` (release notes 13).
+    pub fn rewinds_from_archive(self) -> bool {
+        self.major >= 13
+    }
+
     /// `pg_replication_slots.wal_status` exists (release notes 13).
     pub fn has_wal_status(self) -> bool {
         self.major >= 13
