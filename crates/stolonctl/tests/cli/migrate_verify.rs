@@ -28,6 +28,10 @@ create function twice(i int) returns int language sql as 'select i * 2';
 create function touched() returns trigger language plpgsql as 'begin return new; end';
 create trigger "On 'touch" before update on busy for each row execute procedure touched();
 create index "By 'v" on busy (v);
+create table across as select 'left' as a, 'right' as b, 7 as c, 8 as d;
+create table down as select i as a, 10 * i as b, 'text ' || i as c from generate_series(1, 2) i;
+create table nothing as select null::text as a, ''::bytea as b, 'x'::char(8) as c;
+create table doubled as select i % 2 as a from generate_series(1, 6) i;
 create role clerk login password 'hidden';
 grant select on busy to clerk;
 "#;
@@ -224,6 +228,14 @@ const ROUNDS: &[&[(&str, &str, &str)]] = &[
     &[
         (r#"update "My ""Sch"."Ta'ble" set note = note || ' ' where id = 700"#, "table", "Ta'ble"),
         ("update parts set v = 1.0000000000000002 where id = 7", "table", "parts1"),
+        ("update across set a = b, b = a", "table", "public.across"),
+        ("update down set a = 3 - a", "table", "public.down"),
+        ("update nothing set a = ''", "table", "public.nothing"),
+        (
+            "update doubled set a = 0 where ctid in (select ctid from doubled where a = 1 limit 2)",
+            "table",
+            "public.doubled",
+        ),
         ("drop table dropped", "table", "it is missing"),
         ("create table surplus ()", "table", "only the follower has it"),
         ("alter table empty add column more int", "table", "other columns"),
@@ -250,16 +262,26 @@ const ROUNDS: &[&[(&str, &str, &str)]] = &[
         ),
     ],
     &[(r#"update "My ""Sch"."Ta'ble" set note = null where id = 700"#, "table", "with another content")],
+    &[
+        ("update across set c = d, d = c", "table", "public.across"),
+        ("update down set c = 'text ' || (3 - a)", "table", "public.down"),
+        ("update nothing set b = null", "table", "public.nothing"),
+    ],
     &[(r#"delete from "My ""Sch"."Ta'ble" where id = 700"#, "table", "2000 rows, and 1999 on the follower")],
 ];
 
 /// Values whose text depends on the major, the session, the database or the role.
-const DELICATE: &str = r"
-create table delicate (id int primary key, f4 float4, f8 float8, fs float8[], p point, n numeric, m money, b bytea, t timestamptz, i interval, d date, a text[], u uuid);
+const DELICATE: &str = r#"
+create type mood as enum ('sad', 'ok', '');
+create type triple as (i int, f float8, t text);
+create domain year as int check (value > 0);
+create table delicate (id int primary key, f4 float4, f8 float8, fs float8[], p point, n numeric, m money, b bytea, t timestamptz, i interval, d date, a text[], u uuid,
+    c char(8), m2 mood, pair triple, j jsonb, js json, y year, bits varbit, ip inet, "ch|ar" "char");
 insert into delicate select i, i / 7.0, pi() / i, array[i / 3.0::float8, '-0', 'NaN', 'Infinity']::float8[], point(i / 7.0, 1e-300), i / 7.0, i, ('\x00ff' || lpad(to_hex(i), 4, '0'))::bytea,
-    timestamptz '1999-12-31 23:59:59.999999+00' + i * interval '37 min', i * interval '1 month 3 days 0.5 s', date '0044-03-15 BC' + i, array['a\b', null, '{', i::text], md5(i::text)::uuid
+    timestamptz '1999-12-31 23:59:59.999999+00' + i * interval '37 min', i * interval '1 month 3 days 0.5 s', date '0044-03-15 BC' + i, array['a\b', null, '{', i::text], md5(i::text)::uuid,
+    'x', (enum_range(null::mood))[i % 4], (i, null, 'a|b')::triple, json_build_object('a|', i, 'n', 1.10), '{"b": 1.0}', i, b'', '10.0.0.1/8', '|'
     from generate_series(1, 500) i;
-";
+"#;
 
 #[tokio::test]
 async fn rows_are_the_same_on_majors_that_write_them_differently() {

@@ -104,7 +104,10 @@ impl Pair {
             tokio::try_join!(leader.connect(database), follower.connect(database), leader.connect(database))?;
         let (leader_abilities, follower_abilities) = tokio::try_join!(one.abilities(), other.abilities())?;
         let method = Method::of(&leader_abilities, &follower_abilities);
-        tokio::try_join!(one.agree(method), other.agree(method))?;
+        tokio::try_join!(
+            one.agree(method, leader_abilities.major),
+            other.agree(method, follower_abilities.major)
+        )?;
         let following = match following {
             // Templates, for example, are not published.
             Following::Subscription { slots }

@@ -11,7 +11,7 @@ use tokio_postgres::SimpleQueryRow;
 use tokio_util::sync::CancellationToken;
 
 use super::super::legacy::trouble;
-use super::checksum::{Abilities, Method};
+use super::checksum::{Abilities, EXTENDED_PROBE, EXTENDED_SINCE, Method, PAIR_PROBE};
 
 /// How long a server may take to admit us.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -199,18 +199,19 @@ impl Session {
         let rows = self.rows(sql).await?;
         let row = rows.first().context("an answer without a row")?;
         let major: u16 = row.get(0).unwrap_or_default().parse()?;
-        let probe = match major >= 11 {
-            true => Some(self.value("SELECT hashtextextended('stolon' COLLATE \"C\", 0)").await?),
+        let extended = match major >= EXTENDED_SINCE {
+            true => Some(self.value(EXTENDED_PROBE).await?),
             false => None,
         };
-        Ok(Abilities { major, encoding: row.get(1).unwrap_or_default().to_owned(), probe })
+        let pair = self.value(PAIR_PROBE).await?;
+        Ok(Abilities { major, encoding: row.get(1).unwrap_or_default().to_owned(), pair, extended })
     }
 
-    /// Rows are written as text the same way on both sides.
+    /// Values are written as text the same way on both sides. `major`: of this one.
     ///
     /// # Errors
     /// As [`Session::rows`].
-    pub async fn agree(&self, method: Method) -> anyhow::Result<()> {
-        self.rows(&method.session()).await.map(drop)
+    pub async fn agree(&self, method: Method, major: u16) -> anyhow::Result<()> {
+        self.rows(&method.session(major)).await.map(drop)
     }
 }

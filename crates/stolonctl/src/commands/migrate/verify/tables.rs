@@ -29,12 +29,13 @@ pub struct Sides<'a> {
     pub jobs: usize,
 }
 
-/// Tables, partitions and materialised views of users, with the base types of their columns. What is temporary or of an extension is nobody's to compare.
+/// Tables, partitions and materialised views of users, with the base types of their columns where those are PostgreSQL's own. What is temporary or of an extension is nobody's to compare.
 const TABLES: &str = "SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence, c.relkind, \
     pg_relation_size(c.oid) / current_setting('block_size')::int, a.attname, \
-    CASE WHEN t.typtype = 'd' THEN (WITH RECURSIVE base(oid) AS (SELECT t.oid UNION ALL \
+    (WITH RECURSIVE base(oid) AS (SELECT t.oid UNION ALL \
     SELECT y.typbasetype FROM base b JOIN pg_type y ON y.oid = b.oid WHERE y.typtype = 'd') \
-    SELECT y.typname FROM base b JOIN pg_type y ON y.oid = b.oid WHERE y.typtype <> 'd') ELSE t.typname END \
+    SELECT CASE WHEN y.typnamespace = 'pg_catalog'::regnamespace THEN y.typname::text ELSE '' END \
+    FROM base b JOIN pg_type y ON y.oid = b.oid WHERE y.typtype <> 'd') \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
     LEFT JOIN pg_type t ON t.oid = a.atttypid \
@@ -231,13 +232,16 @@ struct Work {
 
 impl Workers {
     async fn open(pair: &Pair, sides: &Sides<'_>) -> anyhow::Result<Workers> {
-        let connect = async |side: &Side| {
+        let connect = async |side: &Side, major| {
             let session = side.connect(&pair.database).await?;
-            session.agree(pair.method).await?;
+            session.agree(pair.method, major).await?;
             anyhow::Ok(session)
         };
-        let several = async |side| try_join_all((0..sides.jobs).map(|_| connect(side))).await;
-        let (leader, follower) = tokio::try_join!(several(sides.leader), several(sides.follower))?;
+        let several = async |side, major| try_join_all((0..sides.jobs).map(|_| connect(side, major))).await;
+        let (leader, follower) = tokio::try_join!(
+            several(sides.leader, pair.leader_abilities.major),
+            several(sides.follower, pair.follower_abilities.major)
+        )?;
         Ok(Workers { leader, follower })
     }
 
