@@ -196,7 +196,7 @@ impl FakePostgres {
                 self.in_recovery = self.data == present(DataKind::Standby);
                 (self.in_force, self.started_with) = (self.config.clone(), self.config.clone());
             }
-            Step::WaitReady(_) | Step::WaitRecoveryEnd(_) if !self.running => {
+            Step::WaitReady(_) | Step::WaitFollowing(_) | Step::WaitRecoveryEnd(_) if !self.running => {
                 return failed(
                     FailureKind::ServerExited(self.dies()),
                     format!("{word}: the server has ended"),

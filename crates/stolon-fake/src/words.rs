@@ -28,6 +28,7 @@ pub fn word(step: &Step) -> Option<String> {
         }
         Step::Start(_) => "start".into(),
         Step::WaitReady(_) => "ready".into(),
+        Step::WaitFollowing(_) => "follows".into(),
         Step::WaitRecoveryEnd(_) => "recovered".into(),
         Step::CaptureParameters => "capture".into(),
         Step::SetUpRoles => "roles".into(),

@@ -45,6 +45,12 @@ pub enum PostgresError {
     /// could follow nobody any more.
     #[error("a standby that did not end in order cannot be rewound")]
     StandbyCrashed,
+    /// What was rewound has to replay WAL before it is consistent that its source has not any more.
+    #[error("what was rewound cannot follow its source: {words}")]
+    LacksWal {
+        /// What the server said.
+        words: String,
+    },
     /// A child tool ended with a failure.
     #[error("{tool} failed: {explanation}")]
     Tool {

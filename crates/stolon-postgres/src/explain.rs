@@ -104,6 +104,13 @@ pub(crate) fn replication_failure(tail: &[String]) -> Option<String> {
     tail.iter().rev().find(is_one).map(|line| message_of(line).to_owned())
 }
 
+/// What a server said of WAL that the one that it streams from has not any more (PostgreSQL source, walsender.c).
+pub(crate) fn lacking_wal(tail: &[String]) -> Option<String> {
+    let says_so =
+        |line: &&String| line.contains("requested WAL segment") && line.contains("has already been removed");
+    tail.iter().rev().find(says_so).map(|line| message_of(line).to_owned())
+}
+
 struct Cause {
     /// All of these stand in one line.
     needles: &'static [&'static str],

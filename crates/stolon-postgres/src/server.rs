@@ -311,6 +311,16 @@ impl LocalPostgres {
         }
     }
 
+    /// Ends only when the server has said that whom it streams from has not any more what it asks for.
+    pub async fn until_it_lacks_wal(&self) -> PostgresError {
+        loop {
+            if let Some(words) = explain::lacking_wal(&self.log_tail()) {
+                return PostgresError::LacksWal { words };
+            }
+            tokio::time::sleep(READY_ASK).await;
+        }
+    }
+
     /// A session that is kept would go on answering where nobody new is let in.
     async fn asks_as_a_client(&self, limit: &Limit) -> Result<()> {
         self.query_anew("ask it anything", "SELECT 1", limit).await.map(|_| ())

@@ -242,26 +242,49 @@ fn remove_wal(of: &Instance) {
     }
 }
 
+/// Copies what `a` holds to `b`, as a backup that is not consistent before so many segments of WAL were replayed, none of which is there.
+async fn backup_without_wal(a: &Instance, b: &Instance, segments: usize) -> String {
+    let sql = a.sql().await;
+    sql.batch_execute("SELECT pg_backup_start('slow', true)").await.unwrap();
+    let copied = std::process::Command::new("cp").args(["-a"]).arg(a.data()).arg(b.data()).status().unwrap();
+    assert!(copied.success());
+    for _ in 0..segments {
+        let segment = "SELECT pg_logical_emit_message(false, 'x', 'x'); SELECT pg_switch_wal()";
+        sql.batch_execute(segment).await.unwrap();
+    }
+    let row = sql.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await.unwrap();
+    let label: String = row.get(0);
+    std::fs::write(b.data().join("backup_label"), &label).unwrap();
+    for stale in ["postmaster.pid", "postmaster.opts"] {
+        std::fs::remove_file(b.data().join(stale)).unwrap();
+    }
+    remove_wal(b);
+    label
+}
+
+instance_test!(a_server_whose_source_has_not_the_wal_that_it_needs_is_given_up_at_once, || async {
+    let a = Instance::new("a", &Passwords::default());
+    a.create(&[("wal_keep_size", "0"), ("min_wal_size", "32MB")]).await;
+    let b = Instance::new("b", &Passwords::default());
+    backup_without_wal(&a, &b, 8).await;
+    a.sql().await.batch_execute("CHECKPOINT; CHECKPOINT").await.unwrap();
+    a.postgres.refresh_slots(&[b.slot()].into(), &limit()).await.unwrap();
+    let it = instance(&b);
+    let config = Box::new(b.standby_files(&a, &[]));
+    done(&it, Step::Configure { config, merge: ConfigMerge::Replace }).await;
+    done(&it, Step::Start(ConfigMerge::Replace)).await;
+    assert_eq!(failure(&it, Step::WaitFollowing(None)).await, FailureKind::LacksWal);
+    done(&it, Step::Stop).await;
+    a.stop().await;
+});
+
 instance_test!(a_recovery_that_makes_progress_is_waited_for, || async {
     const SEGMENTS: usize = 8;
     let a = Instance::new("a", &Passwords::default());
     a.create(&[]).await;
     let b = Instance::new("b", &Passwords::default());
     // A backup that needs eight segments of WAL before it can be read, fetched one by one.
-    let sql = a.sql().await;
-    sql.batch_execute("SELECT pg_backup_start('slow', true)").await.unwrap();
-    let copied = std::process::Command::new("cp").args(["-a"]).arg(a.data()).arg(b.data()).status().unwrap();
-    assert!(copied.success());
-    for _ in 0..SEGMENTS {
-        let segment = "SELECT pg_logical_emit_message(false, 'x', 'x'); SELECT pg_switch_wal()";
-        sql.batch_execute(segment).await.unwrap();
-    }
-    let row = sql.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await.unwrap();
-    std::fs::write(b.data().join("backup_label"), row.get::<_, String>(0)).unwrap();
-    for stale in ["postmaster.pid", "postmaster.opts"] {
-        std::fs::remove_file(b.data().join(stale)).unwrap();
-    }
-    remove_wal(&b);
+    let label = backup_without_wal(&a, &b, SEGMENTS).await;
     let it = instance(&b);
     let fetching = |command: String| {
         let mut config = b.files(&[]);
@@ -278,7 +301,7 @@ instance_test!(a_recovery_that_makes_progress_is_waited_for, || async {
 
     // One that stands still is not.
     done(&it, Step::Stop).await;
-    std::fs::write(b.data().join("backup_label"), row.get::<_, String>(0)).unwrap();
+    std::fs::write(b.data().join("backup_label"), label).unwrap();
     done(&it, fetching("sleep 60".to_owned())).await;
     remove_wal(&b);
     done(&it, Step::Start(ConfigMerge::Replace)).await;

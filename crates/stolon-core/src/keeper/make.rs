@@ -327,7 +327,7 @@ fn start_copy(goal: &InstanceGoal, seen: &Observation, source: &Peer, stage: Sta
         steps.extend([Step::Configure { config: Box::new(config), merge }, Step::Start(merge)]);
     }
     match stage {
-        Stage::Rewound => steps.push(Step::WaitReady(goal.ready_timeout)),
+        Stage::Rewound => steps.push(Step::WaitFollowing(goal.ready_timeout)),
         _ => steps.push(Step::Finish(goal.uid.clone())),
     }
     steps.push(Step::Reobserve);

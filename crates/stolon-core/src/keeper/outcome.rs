@@ -70,6 +70,8 @@ pub enum FailureKind {
     NoProgram,
     /// These data cannot be rewound, however often it is tried; nothing here was touched.
     NotRewindable,
+    /// What was rewound needs WAL that its source has not any more.
+    LacksWal,
     /// Everything else: a file operation, a tool, a query.
     Other,
 }

@@ -162,6 +162,9 @@ pub enum Step {
     Start(ConfigMerge),
     /// Until it accepts connections. It is given up when it has shown no progress of its recovery for this long; none = never.
     WaitReady(Option<Duration>),
+    /// The same for what was rewound. It is given up at once when its source has not any more what it needs to become consistent: no
+    /// patience brings that back.
+    WaitFollowing(Option<Duration>),
     /// Until recovery has ended; none = for ever.
     WaitRecoveryEnd(Option<Duration>),
     /// Remember the configured parameters.
@@ -234,13 +237,17 @@ impl Step {
                 | Step::Rewind { .. }
                 | Step::WaitRecoveryEnd(_)
                 | Step::WaitReady(_)
+                | Step::WaitFollowing(_)
                 | Step::Checkpoint(_)
         )
     }
 
     /// True for what brings a server up, and fails when it ends.
     pub fn is_start(&self) -> bool {
-        matches!(self, Step::Start(_) | Step::WaitReady(_) | Step::WaitRecoveryEnd(_))
+        matches!(
+            self,
+            Step::Start(_) | Step::WaitReady(_) | Step::WaitFollowing(_) | Step::WaitRecoveryEnd(_)
+        )
     }
 
     /// In words, for people who wait for it; none for what takes no time.
@@ -257,7 +264,7 @@ impl Step {
             Step::BaseBackup { .. } => "base backup",
             Step::Rewind { .. } => "rewinding",
             Step::Start(_) => "starting PostgreSQL",
-            Step::WaitReady(_) => "waiting for PostgreSQL to accept connections",
+            Step::WaitReady(_) | Step::WaitFollowing(_) => "waiting for PostgreSQL to accept connections",
             Step::WaitRecoveryEnd(_) => "recovering",
             Step::Promote => "promoting",
             Step::Checkpoint(_) => "writing a checkpoint",

@@ -72,6 +72,19 @@ fn without_pg_rewind_everything_is_copied_at_once() {
     }
 }
 
+/// The source was copied after the two had parted: it has no WAL of before that, and nobody waits for it to come.
+#[test]
+fn what_was_rewound_and_lacks_wal_is_copied_at_once() {
+    let mut cluster = asked(Role::Standby, Init::Resync);
+    ours(&mut cluster).spec.use_pg_rewind = true;
+    let mut world = World::new(cluster, complete("old"), present(DataKind::Primary));
+    world.postgres_mut().failures.insert("follows".into(), FailureKind::LacksWal);
+    world.run(seconds(5));
+    let steps = world.steps_since(0);
+    assert_eq!((steps.matches("rewind").count(), steps.matches("follows").count()), (1, 1), "{steps}");
+    assert!(steps.contains("copy"), "{steps}");
+}
+
 #[test]
 fn without_pg_controldata_a_standby_is_started_all_the_same() {
     let mut world = World::with(asked(Role::Standby, Init::None), DataKind::Standby);

@@ -106,7 +106,7 @@ fn rewound_data_has_to_come_up_on_the_right_branch() {
         ..Default::default()
     }]);
     let mut seen = half_made(Stage::Rewound, present(DataKind::Standby));
-    assert_eq!(words(&plan(&goal(&cluster), &seen)), "configure:standby start ready again");
+    assert_eq!(words(&plan(&goal(&cluster), &seen)), "configure:standby start follows again");
 
     let answer = |lsn| Live { in_recovery: true, timeline: Timeline(1), lsn: Lsn(lsn), ..Live::default() };
     seen.server = Server::Running(Some(answer(1000)));

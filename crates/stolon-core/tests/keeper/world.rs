@@ -354,7 +354,7 @@ impl World {
                 let takes = match *step {
                     Step::BaseBackup { .. } => BASE_BACKUP,
                     Step::Stop => self.stop_takes,
-                    Step::WaitReady(_) => self.ready_takes,
+                    Step::WaitReady(_) | Step::WaitFollowing(_) => self.ready_takes,
                     _ => MOMENT,
                 };
                 (takes, Activity::Step(Work::step(self.instance.clone(), *step, request_timeout)))

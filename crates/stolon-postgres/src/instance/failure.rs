@@ -31,6 +31,7 @@ fn kind(error: &PostgresError) -> FailureKind {
             FailureKind::NoProgram
         }
         PostgresError::StandbyCrashed => FailureKind::NotRewindable,
+        PostgresError::LacksWal { .. } => FailureKind::LacksWal,
         PostgresError::Source(problem) => FailureKind::Source(trouble(problem)),
         _ => FailureKind::Other,
     }

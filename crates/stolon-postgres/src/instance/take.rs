@@ -75,6 +75,11 @@ impl LocalInstance {
             }
             Step::Start(merge) => postgres.start(*merge, &within(START_LIMIT)).await?,
             Step::WaitReady(patience) => self.wait_ready(*patience, &unlimited).await?,
+            Step::WaitFollowing(patience) => tokio::select! {
+                biased;
+                lacking = postgres.until_it_lacks_wal() => return Err(lacking),
+                ready = self.wait_ready(*patience, &unlimited) => ready?,
+            },
             Step::WaitRecoveryEnd(timeout) => postgres.wait_recovery_end(&unless_none(*timeout)).await?,
             Step::CaptureParameters => {
                 return Ok(Learned::Configured(postgres.configured_parameters(&request).await?));

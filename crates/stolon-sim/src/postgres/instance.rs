@@ -272,7 +272,7 @@ impl World {
                 true => Poll::Ended(StepOutcome::DONE),
                 false => exited("it ended at once"),
             },
-            Step::WaitReady(limit) => self.wait_ready(keeper, waited, *limit),
+            Step::WaitReady(limit) | Step::WaitFollowing(limit) => self.wait_ready(keeper, waited, *limit),
             Step::CaptureParameters => {
                 let data = self.postgres[usize::from(keeper)].data.as_ref();
                 let parameters = data.map(|data| data.config.parameters.clone()).unwrap_or_default();
