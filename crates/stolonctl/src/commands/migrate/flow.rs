@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use secrecy::ExposeSecret;
 use stolon_model::{ByteCount, Lsn, Timeline};
 use stolon_postgres::conninfo::{Conninfo, Place};
@@ -21,6 +22,11 @@ use super::wait::{Seen, until};
 const POLL: Duration = Duration::from_millis(50);
 /// How long what waits for workers of the server may take.
 const WORKERS_END: Duration = Duration::from_secs(60);
+
+/// So many databases are worked on at the same time: each takes a session on both sides.
+const AT_ONCE: usize = 8;
+/// So many sequences are asked for in one statement: each takes a lock, and there is room for some thousand (`max_locks_per_transaction`).
+const SEQUENCES: usize = 500;
 
 /// For a transaction whose statements hold what passwords are, or are derived from: no log of the server shows them.
 pub const UNLOGGED: &str = "SET LOCAL log_statement = none; SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_error_statement = panic; ";
@@ -123,9 +129,23 @@ pub struct Database {
 pub async fn databases(session: &ForeignSession, limit: &Limit) -> Result<Vec<Database>, ForeignProblem> {
     const SQL: &str =
         "SELECT oid, datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid";
-    let rows = session.rows(SQL, limit).await?;
+    Ok(as_databases(&session.rows(SQL, limit).await?))
+}
+
+fn as_databases(rows: &[tokio_postgres::SimpleQueryRow]) -> Vec<Database> {
     let text = |row: &tokio_postgres::SimpleQueryRow, at| row.get(at).unwrap_or_default().to_owned();
-    Ok(rows.iter().map(|row| Database { oid: text(row, 0), name: text(row, 1) }).collect())
+    rows.iter().map(|row| Database { oid: text(row, 0), name: text(row, 1) }).collect()
+}
+
+/// Do the same in each database, in several at the same time.
+///
+/// # Errors
+/// That of one of them. Those that are under way then are broken off, so that each must be something that can be repeated.
+pub async fn each<'d, T, E>(
+    databases: &'d [Database],
+    work: impl AsyncFn(&'d Database) -> Result<T, E>,
+) -> Result<Vec<T>, E> {
+    stream::iter(databases.iter().map(|database| work(database))).buffered(AT_ONCE).try_collect().await
 }
 
 /// The name of what is made for a migration.
@@ -332,32 +352,51 @@ impl Flow<'_> {
     /// # Errors
     /// Either side does not answer.
     pub async fn carry_sequences(&self, margin: u32) -> anyhow::Result<()> {
+        let session = self.from.enter(None).await.map_err(cannot_carry)?;
+        let databases = databases(&session, &self.from.question()).await.map_err(cannot_carry)?;
+        drop(session);
+        each(&databases, async |database| {
+            let from = self.from.enter(Some(&database.name)).await.map_err(cannot_carry)?;
+            let to = self.to.enter(Some(&database.name)).await.map_err(cannot_carry)?;
+            self.carry_sequences_of(&from, &to, margin).await
+        })
+        .await
+        .map(drop)
+    }
+
+    /// The same in one database, which sessions on both sides are with.
+    ///
+    /// # Errors
+    /// Either side does not answer.
+    pub async fn carry_sequences_of(
+        &self,
+        from: &ForeignSession,
+        to: &ForeignSession,
+        margin: u32,
+    ) -> anyhow::Result<()> {
         const LIST: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n \
-            ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND c.relpersistence = 'p'";
-        let cannot = |problem: ForeignProblem| trouble("sequences cannot be carried over", &problem);
+            ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND c.relpersistence = 'p' ORDER BY 1";
         let limit = self.from.question();
-        let session = self.from.enter(None).await.map_err(cannot)?;
-        for database in databases(&session, &limit).await.map_err(cannot)? {
-            let from = self.from.enter(Some(&database.name)).await.map_err(cannot)?;
-            let names = column(&from.rows(LIST, &limit).await.map_err(cannot)?);
-            if names.is_empty() {
-                continue;
-            }
+        let names = column(&from.rows(LIST, &limit).await.map_err(cannot_carry)?);
+        for names in names.chunks(SEQUENCES) {
             let each = names.iter().map(|name| {
                 format!("SELECT {} AS name, last_value, is_called FROM {name}", sql_literal(name))
             });
             let each = each.collect::<Vec<_>>().join(" UNION ALL ");
-            let rows = from.rows(&each, &limit).await.map_err(cannot)?;
+            let rows = from.rows(&each, &self.from.question()).await.map_err(cannot_carry)?;
             let set = rows.iter().map(|row| {
                 let text = |at| row.get(at).unwrap_or_default();
                 set_sequence(text(0), text(1), text(2) == "t", margin)
             });
             let set = set.collect::<Vec<_>>().join("; ");
-            let to = self.to.enter(Some(&database.name)).await.map_err(cannot)?;
-            to.rows(&set, &limit).await.map_err(cannot)?;
+            to.rows(&set, &self.from.question()).await.map_err(cannot_carry)?;
         }
         Ok(())
     }
+}
+
+fn cannot_carry(problem: ForeignProblem) -> Failure {
+    trouble("sequences cannot be carried over", &problem)
 }
 
 /// Has a sequence go on where another one is. One that gave no value yet gives its first one.
@@ -393,31 +432,49 @@ pub async fn is_subscribed(
     Ok(session.value(&known, limit).await?.as_deref() != Some("0"))
 }
 
+/// Have the subscriptions of a migration on a side take nothing any more. There are none: nothing is done.
+///
+/// # Errors
+/// The side does not answer.
+pub async fn stop_taking(end: End<'_>, uid: &str) -> anyhow::Result<()> {
+    let name = sql_identifier(&name(uid));
+    in_subscriptions(end, uid, &[format!("ALTER SUBSCRIPTION {name} DISABLE")]).await
+}
+
 /// Remove the subscriptions of a migration from a side. There are none: nothing is done. The slots stay.
 ///
 /// # Errors
 /// The side does not answer.
 pub async fn unsubscribe(end: End<'_>, uid: &str) -> anyhow::Result<()> {
-    let what = format!("subscriptions cannot be removed from {}", end.name());
+    let name = sql_identifier(&name(uid));
+    let statements = [
+        format!("ALTER SUBSCRIPTION {name} DISABLE"),
+        format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"),
+        format!("DROP SUBSCRIPTION {name}"),
+    ];
+    in_subscriptions(end, uid, &statements).await
+}
+
+/// In each database of a side that has a subscription of a migration.
+async fn in_subscriptions(end: End<'_>, uid: &str, statements: &[String]) -> anyhow::Result<()> {
+    let what = format!("subscriptions of {} cannot be changed", end.name());
     let cannot = |problem: ForeignProblem| trouble(&what, &problem);
     let limit = end.legacy().within(WORKERS_END);
     let session = end.enter(None).await.map_err(cannot)?;
     let where_it_is = format!(
-        "SELECT d.datname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE s.subname = {}",
+        "SELECT d.oid, d.datname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE s.subname = {}",
         sql_literal(&name(uid))
     );
-    let name = sql_identifier(&name(uid));
-    for database in column(&session.rows(&where_it_is, &limit).await.map_err(cannot)?) {
-        let session = end.enter(Some(&database)).await.map_err(cannot)?;
-        for sql in [
-            format!("ALTER SUBSCRIPTION {name} DISABLE"),
-            format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"),
-            format!("DROP SUBSCRIPTION {name}"),
-        ] {
-            session.rows(&sql, &limit).await.map_err(cannot)?;
+    let databases = as_databases(&session.rows(&where_it_is, &limit).await.map_err(cannot)?);
+    drop(session);
+    let changed = each(&databases, async |database| {
+        let session = end.enter(Some(&database.name)).await?;
+        for sql in statements {
+            session.rows(sql, &end.legacy().within(WORKERS_END)).await?;
         }
-    }
-    Ok(())
+        Ok::<(), ForeignProblem>(())
+    });
+    Ok(changed.await.map(drop).map_err(cannot)?)
 }
 
 /// The first column.

@@ -6,6 +6,7 @@
 mod abort;
 mod check;
 mod closing;
+mod downtime;
 mod facts;
 mod fence;
 mod finish;

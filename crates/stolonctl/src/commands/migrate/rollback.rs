@@ -7,6 +7,7 @@ use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_runtime::{CommonArgs, Failure, Shutdown, explained, go_duration};
 use tokio::time::Instant;
 
+use super::downtime::{Downtime, Part};
 use super::fence::Side;
 use super::head::Head;
 use super::legacy::{Legacy, SourceArgs, trouble};
@@ -102,15 +103,15 @@ impl Rollback<'_> {
         }
         let is_over = self.migration.stage == Some(MigrationStage::RolledBack);
         let head = Head::of(&ClusterData::try_from(self.cluster.workable_document().await?.value)?);
-        let (worker, began) = match (is_over, head) {
+        let (worker, downtime) = match (is_over, head) {
             (true, _) => (Worker::claim(self.cluster, "migrate rollback", |_| Ok(())).await?, None),
             (false, Err(failure)) => return Err(failure.into()),
             (false, Ok(head)) => {
-                let (worker, began) = self.close_cluster(&head, max_downtime, stop).await?;
-                (worker, Some(began))
+                let (worker, downtime) = self.close_cluster(&head, max_downtime, stop).await?;
+                (worker, Some(downtime))
             }
         };
-        self.open_legacy(&worker, began, format).await
+        self.open_legacy(&worker, downtime, format).await
     }
 
     /// Up to its point of no return: the cluster is closed, and the legacy server has everything.
@@ -119,7 +120,7 @@ impl Rollback<'_> {
         head: &Head,
         max_downtime: Duration,
         stop: &tokio_util::sync::CancellationToken,
-    ) -> anyhow::Result<(Worker, Instant)> {
+    ) -> anyhow::Result<(Worker, Downtime)> {
         let place = self.legacy.connect_past_fence().await.map_err(cannot_ask)?.place().clone();
         let way_back = WayBack::of(self.migration, self.legacy, &place, head);
         way_back.flow().until_near(NEAR, Instant::now() + APPROACH).await?;
@@ -127,15 +128,15 @@ impl Rollback<'_> {
         let worker =
             Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba))
                 .await?;
-        let began = Instant::now();
-        let deadline = began + max_downtime;
+        let mut downtime = Downtime::begin();
+        let deadline = downtime.began + max_downtime;
         let attempt = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Failure::new("interrupted").into()),
-            attempt = self.drain(&way_back, &worker, &hba, deadline) => attempt,
+            attempt = self.drain(&way_back, &worker, &hba, deadline, &mut downtime) => attempt,
         };
         match attempt {
-            Ok(()) => Ok((worker, began)),
+            Ok(()) => Ok((worker, downtime)),
             Err(error) => Err(take_back(&worker, error).await),
         }
     }
@@ -146,9 +147,11 @@ impl Rollback<'_> {
         worker: &Worker,
         hba: &[String],
         deadline: Instant,
+        downtime: &mut Downtime,
     ) -> anyhow::Result<()> {
         closing::until_closed(self.cluster, hba, deadline).await?;
         output::note("the cluster lets no client in any more");
+        downtime.mark(Part::Closing);
         let session = way_back.head.connect(self.legacy, way_back.place, None).await.map_err(cannot_ask)?;
         loop {
             // Proxies have let go of clients already.
@@ -161,7 +164,9 @@ impl Rollback<'_> {
             }
         }
         output::note("the legacy server has taken everything");
+        downtime.mark(Part::Arriving);
         way_back.flow().carry_sequences(0).await?;
+        downtime.mark(Part::Carrying);
         if Instant::now() >= deadline {
             return Err(Failure::new("there is not enough time left").into());
         }
@@ -172,7 +177,7 @@ impl Rollback<'_> {
     async fn open_legacy(
         &self,
         worker: &Worker,
-        began: Option<Instant>,
+        downtime: Option<Downtime>,
         format: Format,
     ) -> anyhow::Result<()> {
         let legacy = self.legacy.uninterrupted();
@@ -183,10 +188,9 @@ impl Rollback<'_> {
             "stolonctl migrate start",
         );
         outcome.did("the legacy server takes writes again; the cluster stays closed");
-        if let Some(began) = began {
-            let downtime = began.elapsed().as_secs_f64();
-            outcome.did(format!("nobody could write for {downtime:.2} s"));
-            outcome.figure("downtime_seconds", downtime);
+        if let Some(mut downtime) = downtime {
+            downtime.mark(Part::Opening);
+            downtime.tell(&mut outcome);
         }
         super::way_back::remove_from_legacy(&legacy, &self.migration.uid).await?;
         match self.migration.is_logical() {

@@ -11,6 +11,7 @@ use stolon_postgres::foreign::ForeignSession;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, explained, go_duration};
 use tokio::time::Instant;
 
+use super::downtime::{Downtime, Part};
 use super::facts::Facts;
 use super::fence::Side;
 use super::follower::Follower;
@@ -134,7 +135,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
 
 /// When the legacy server was closed, and where it ended.
 struct Closed {
-    at: Instant,
+    downtime: Downtime,
     time: Timestamp,
     end: Lsn,
     facts: Facts,
@@ -178,7 +179,7 @@ impl Switch<'_> {
             attempt = self.close_and_promote(&worker, head) => attempt,
         };
         let began = match attempt {
-            Ok(closed) => Some(closed.at),
+            Ok(closed) => Some(closed.downtime),
             Err(error) => {
                 // What was interrupted must not interrupt the way back.
                 let legacy = self.legacy.uninterrupted();
@@ -199,11 +200,11 @@ impl Switch<'_> {
         follower.until_has(&session, near, Instant::now() + APPROACH).await?;
         output::note(&format!("keeper {} is up to date", head.keeper));
 
-        let (at, time) = (Instant::now(), Timestamp::utc(jiff::Timestamp::now()));
-        let deadline = at + args.max_downtime - PROMOTION;
+        let (mut downtime, time) = (Downtime::begin(), Timestamp::utc(jiff::Timestamp::now()));
+        let deadline = downtime.began + args.max_downtime - PROMOTION;
         let end = match self.migration.rehearsal {
             true => fence::end_of_wal(&session, legacy).await?,
-            false => self.close(&session, &follower, deadline).await?,
+            false => self.close(&session, &follower, deadline, &mut downtime).await?,
         };
         follower.until_has(&session, end, deadline).await?;
         output::note(&format!("keeper {} has applied everything up to {end}", head.keeper));
@@ -211,8 +212,10 @@ impl Switch<'_> {
         if facts.timeline != self.migration.timeline {
             return Err(Failure::new("the legacy server has failed over meanwhile").into());
         }
+        downtime.mark(Part::Arriving);
         follower.carry_over(&session).await?;
-        let closed = Closed { at, time, end, facts };
+        downtime.mark(Part::Carrying);
+        let closed = Closed { downtime, time, end, facts };
         // From here on the time could be over before the promotion is.
         if Instant::now() >= deadline {
             return Err(Failure::new("there is not enough time left for the promotion").into());
@@ -229,6 +232,7 @@ impl Switch<'_> {
         session: &ForeignSession,
         follower: &Follower<'_>,
         deadline: Instant,
+        downtime: &mut Downtime,
     ) -> anyhow::Result<Lsn> {
         let (legacy, args) = (self.legacy, self.args);
         let patience = Instant::now() + args.grace;
@@ -236,6 +240,7 @@ impl Switch<'_> {
         output::note("the legacy server lets nobody in any more");
         fence::end_sessions(session, legacy, Side::Legacy, patience, deadline).await?;
         output::note("all its sessions are ended");
+        downtime.mark(Part::Closing);
         loop {
             let end = fence::end_of_wal(session, legacy).await?;
             follower.until_has(session, end, deadline).await?;
@@ -250,7 +255,12 @@ impl Switch<'_> {
 
     /// The cluster is told to take over: make the way back, let clients in, and say so. Each part may have been done before, by
     /// somebody who died.
-    async fn complete(&self, worker: &Worker, began: Option<Instant>, format: Format) -> anyhow::Result<()> {
+    async fn complete(
+        &self,
+        worker: &Worker,
+        mut downtime: Option<Downtime>,
+        format: Format,
+    ) -> anyhow::Result<()> {
         let (deadline, legacy) = (Instant::now() + OPENING, self.legacy);
         let wants_way_back = self.wants_way_back_still().await?;
         // The legacy server may be away by now.
@@ -260,14 +270,16 @@ impl Switch<'_> {
             false => None,
         };
         if let Some(head) = head.as_ref().filter(|_| self.migration.is_logical()) {
-            logical::stop_following(legacy, head, &place, &self.migration.uid).await?;
+            logical::stop_taking(legacy, head, &place, &self.migration.uid).await?;
         }
+        mark(&mut downtime, Part::TakingOver);
         let made = head.as_ref().filter(|_| wants_way_back);
         let made = made.map(|head| WayBack::of(self.migration, legacy, &place, head));
         let prepared = match &made {
             Some(made) => self.prepare_way_back(made).await,
             None => Prepared::Not,
         };
+        mark(&mut downtime, Part::WayBack);
         let mut way_back = prepared != Prepared::Not;
         worker
             .change(|document| {
@@ -291,8 +303,12 @@ impl Switch<'_> {
             output::note(&explained(&error).sentence);
         }
         until_writable(self.cluster, deadline).await?;
-        let downtime = began.map(|began| began.elapsed());
+        mark(&mut downtime, Part::Opening);
         let now = Timestamp::utc(jiff::Timestamp::now());
+        // What goes back must not come again.
+        if let Some(head) = head.as_ref().filter(|_| self.migration.is_logical()) {
+            logical::stop_following(legacy, head, &place, &self.migration.uid).await?;
+        }
         if let Some(made) = made.as_ref().filter(|_| way_back) {
             way_back = subscribe(made).await;
         }
@@ -335,11 +351,7 @@ impl Switch<'_> {
             output::note("there will be no way back: clients were let in before it was made");
             return Prepared::Not;
         }
-        let prepared = async {
-            made.remove_from_cluster().await?;
-            made.prepare().await
-        };
-        match prepared.await {
+        match made.prepare().await {
             Ok(timeline) => Prepared::On(timeline),
             Err(error) => {
                 output::note(&format!("there will be no way back: {}", explained(&error).sentence));
@@ -355,26 +367,31 @@ impl Switch<'_> {
         self.complete(&worker, None, format).await
     }
 
-    fn show(&self, downtime: Option<Duration>, made: Wish, format: Format) -> anyhow::Result<()> {
+    fn show(&self, downtime: Option<Downtime>, made: Wish, format: Format) -> anyhow::Result<()> {
         let undo = match made {
             Wish::WayBack => "stolonctl migrate rollback: the legacy server takes over again",
             Wish::NoWayBack => "there is no way back",
         };
         let mut outcome = Outcome::new("stolonctl migrate finish, when you trust the result", undo);
-        match (self.migration.rehearsal, downtime) {
-            (true, _) => {
+        match self.migration.rehearsal {
+            true => {
                 outcome.did("the cluster takes writes; the legacy server stays open, for it was a rehearsal")
             }
-            (false, _) => outcome.did("the cluster takes writes; the legacy server stays closed"),
+            false => outcome.did("the cluster takes writes; the legacy server stays closed"),
         }
         if made == Wish::WayBack {
             outcome.did("what it writes goes back to the legacy server");
         }
         if let Some(downtime) = downtime {
-            outcome.did(format!("nobody could write for {:.2} s", downtime.as_secs_f64()));
-            outcome.figure("downtime_seconds", downtime.as_secs_f64());
+            downtime.tell(&mut outcome);
         }
         outcome.show(format)
+    }
+}
+
+fn mark(downtime: &mut Option<Downtime>, part: Part) {
+    if let Some(downtime) = downtime {
+        downtime.mark(part);
     }
 }
 

@@ -7,7 +7,7 @@ use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_postgres::quote::{sql_identifier, sql_literal};
 use stolon_runtime::Failure;
 
-use super::flow::{self, Begin, End, Flow, TIMELINE, column, databases};
+use super::flow::{self, Begin, Database, End, Flow, TIMELINE, column, databases, each};
 use super::head::Head;
 use super::identities;
 use super::legacy::{Legacy, trouble};
@@ -57,23 +57,47 @@ impl<'a> WayBack<'a> {
         let cannot =
             |problem: ForeignProblem| trouble("the way back cannot be made on the cluster", &problem);
         let (flow, limit) = (self.flow(), self.legacy.question());
-        let name = sql_identifier(&flow.name());
+        self.drop_slots().await?;
         let session = flow.from.enter(None).await.map_err(cannot)?;
-        for database in databases(&session, &limit).await.map_err(cannot)? {
-            let session = flow.from.enter(Some(&database.name)).await.map_err(cannot)?;
-            let needed = identities::needed(&session, &limit).await.map_err(cannot)?;
-            let mut sql: String = needed.iter().map(identities::Identity::take_whole_rows).collect();
-            sql.push_str(&format!("CREATE PUBLICATION {name} FOR ALL TABLES; "));
-            sql.push_str(&identities::remark(&name, &needed));
-            session.rows(&sql, &limit).await.map_err(cannot)?;
-            let slot = sql_literal(&flow.slot(&database));
-            let sql = format!("SELECT pg_create_logical_replication_slot({slot}, 'pgoutput')");
-            session.rows(&sql, &limit).await.map_err(cannot)?;
-        }
+        let databases = databases(&session, &limit).await.map_err(cannot)?;
+        each(&databases, async |database| self.publish(database).await).await.map_err(cannot)?;
+        // A slot waits for the transactions that run when it is made, so all of those come first.
+        each(&databases, async |database| self.keep(database).await).await.map_err(cannot)?;
         // In the session from before: a failover meanwhile would have ended it.
         let timeline = session.value(&format!("SELECT {TIMELINE}"), &limit).await.map_err(cannot)?;
         let timeline = timeline.and_then(|text| text.parse().ok()).map(Timeline);
         timeline.ok_or_else(|| Failure::new("the cluster does not say which timeline it writes").into())
+    }
+
+    /// Publish a database of the head, in the place of what an earlier attempt may have left.
+    async fn publish(&self, database: &Database) -> Result<(), ForeignProblem> {
+        let (flow, limit) = (self.flow(), self.legacy.question());
+        let session = flow.from.enter(Some(&database.name)).await?;
+        self.unpublish(&session).await?;
+        let needed = identities::needed(&session, &limit).await?;
+        let name = sql_identifier(&flow.name());
+        let mut sql: String = needed.iter().map(identities::Identity::take_whole_rows).collect();
+        sql.push_str(&format!("CREATE PUBLICATION {name} FOR ALL TABLES; "));
+        sql.push_str(&identities::remark(&name, &needed));
+        session.rows(&sql, &limit).await.map(drop)
+    }
+
+    /// Remove what [`WayBack::publish`] made, from the database that a session is with.
+    async fn unpublish(&self, session: &ForeignSession) -> Result<(), ForeignProblem> {
+        let (name, limit) = (self.flow().name(), self.legacy.question());
+        let Some(changed) = identities::of_publication(session, &limit, &name).await? else { return Ok(()) };
+        let mut sql: String = changed.iter().map(identities::Identity::give_back).collect();
+        sql.push_str(&format!("DROP PUBLICATION {}", sql_identifier(&name)));
+        session.rows(&sql, &limit).await.map(drop)
+    }
+
+    /// Keep what is written to a database of the head from now on.
+    async fn keep(&self, database: &Database) -> Result<(), ForeignProblem> {
+        let flow = self.flow();
+        let session = flow.from.enter(Some(&database.name)).await?;
+        let slot = sql_literal(&flow.slot(database));
+        let sql = format!("SELECT pg_create_logical_replication_slot({slot}, 'pgoutput')");
+        session.rows(&sql, &self.legacy.question()).await.map(drop)
     }
 
     /// On the legacy server, behind its fence: have it take what the cluster writes.
@@ -85,10 +109,11 @@ impl<'a> WayBack<'a> {
             |problem: ForeignProblem| trouble("the way back cannot be made on the legacy server", &problem);
         let flow = self.flow();
         let session = flow.from.enter(None).await.map_err(cannot)?;
-        for database in databases(&session, &self.legacy.question()).await.map_err(cannot)? {
-            flow.subscribe(&database, self.head.place(), Begin::Level, None).await.map_err(cannot)?;
-        }
-        Ok(())
+        let databases = databases(&session, &self.legacy.question()).await.map_err(cannot)?;
+        let subscribed = each(&databases, async |database| {
+            flow.subscribe(database, self.head.place(), Begin::Level, None).await
+        });
+        Ok(subscribed.await.map(drop).map_err(cannot)?)
     }
 
     /// Remove its slots from the head alone: a former primary would keep WAL for them for ever.
@@ -117,16 +142,11 @@ impl<'a> WayBack<'a> {
         self.drop_slots().await?;
         let (flow, limit) = (self.flow(), self.legacy.question());
         let session = flow.from.enter(None).await.map_err(cannot)?;
-        let name = flow.name();
-        for database in databases(&session, &limit).await.map_err(cannot)? {
-            let session = flow.from.enter(Some(&database.name)).await.map_err(cannot)?;
-            let changed = identities::of_publication(&session, &limit, &name).await.map_err(cannot)?;
-            let Some(changed) = changed else { continue };
-            let mut sql: String = changed.iter().map(identities::Identity::give_back).collect();
-            sql.push_str(&format!("DROP PUBLICATION {}", sql_identifier(&name)));
-            session.rows(&sql, &limit).await.map_err(cannot)?;
-        }
-        Ok(())
+        let databases = databases(&session, &limit).await.map_err(cannot)?;
+        let removed = each(&databases, async |database| {
+            self.unpublish(&flow.from.enter(Some(&database.name)).await?).await
+        });
+        Ok(removed.await.map(drop).map_err(cannot)?)
     }
 }
 

@@ -17,7 +17,7 @@ use stolon_postgres::conninfo::Place;
 use stolon_postgres::foreign::ForeignSession;
 use stolon_runtime::{Failure, explained};
 
-use super::flow::{self, End, Flow, databases};
+use super::flow::{self, End, Flow, databases, each};
 use super::head::Head;
 use super::legacy::{Legacy, trouble};
 use super::{closing, fence};
@@ -67,17 +67,27 @@ pub async fn no_way_back(flow: &Flow<'_>) -> anyhow::Result<Option<String>> {
 /// A server does not answer, or something was defined anew on the legacy server meanwhile.
 pub async fn carry_over(flow: &Flow<'_>, session: &ForeignSession) -> anyhow::Result<()> {
     let cannot = |problem| trouble("definitions cannot be compared", &problem);
-    for database in databases(session, &flow.from.question()).await.map_err(cannot)? {
+    let databases = databases(session, &flow.from.question()).await.map_err(cannot)?;
+    each(&databases, async |database| {
         let from = flow.from.enter(Some(&database.name)).await.map_err(cannot)?;
         let to = flow.to.enter(Some(&database.name)).await.map_err(cannot)?;
         let changes = progress::changes(flow, &from, &to).await.map_err(cannot)?;
         if !changes.is_empty() {
-            return Err(schema::changed(&database, &changes).into());
+            return Err(anyhow::Error::from(schema::changed(database, &changes)));
         }
-    }
-    flow.carry_sequences(MARGIN).await?;
+        flow.carry_sequences_of(&from, &to, MARGIN).await
+    })
+    .await?;
     output::note("sequences go on where those of the legacy server are");
     Ok(())
+}
+
+/// The cluster takes nothing from the legacy server any more.
+///
+/// # Errors
+/// The cluster does not answer.
+pub async fn stop_taking(legacy: &Legacy, head: &Head, place: &Place, uid: &str) -> anyhow::Result<()> {
+    flow::stop_taking(End::Cluster { head, legacy, place }, uid).await
 }
 
 /// The cluster follows the legacy server no more: what goes back to that must not come again.

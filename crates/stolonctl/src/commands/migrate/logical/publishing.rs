@@ -3,6 +3,7 @@
 //! The order is such that no update fails meanwhile: an empty publication whose remark says which tables had another replica identity, those
 //! tables one by one, each with a lock that nobody waits for long, then all tables into the publication. It goes in the other direction.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
@@ -55,7 +56,8 @@ pub async fn publish(flow: &Flow<'_>, legacy: &Legacy, database: &Database) -> a
         }
     };
     let missing = identities::needed(&session, &limit).await.map_err(cannot)?;
-    for identity in identities.iter().filter(|identity| missing.contains(identity)) {
+    let missing: BTreeSet<&str> = missing.iter().map(|identity| identity.table.as_str()).collect();
+    for identity in identities.iter().filter(|identity| missing.contains(identity.table.as_str())) {
         gently(&session, legacy, identity, &identity.take_whole_rows()).await?;
     }
     let tables = column(&session.rows(TABLES, &limit).await.map_err(cannot)?);
