@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use stolon_core::keeper::StoreCommands;
-use stolon_model::DEFAULT_PRIORITY;
+use stolon_model::{DEFAULT_PRIORITY, KeeperUid};
 use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
 use stolon_runtime::{
     CommonArgs, UsageError, check_name, go_bool, go_duration, host, host_and_port, hosts, postgres_port,
@@ -380,7 +380,7 @@ impl Flags {
     fn checked_uid(&self) -> Result<Option<String>, UsageError> {
         let Some(uid) = non_empty(&self.uid).or_else(|| non_empty(&self.id)) else { return Ok(None) };
         check_name("--uid", uid, LONGEST_UID)?;
-        if uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+        if KeeperUid::is_legal(uid) {
             return Ok(Some(uid.to_owned()));
         }
         Err(UsageError::new(format!(

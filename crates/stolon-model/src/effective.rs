@@ -90,8 +90,10 @@ impl Advise for InvalidSpec {
             Self::NoInitMode => {
                 "give initMode \"new\", \"existing\" or \"pitr\"; a full replacement must repeat the stored one"
             }
-            Self::SlotName(_) => "a slot name consists of a-z, 0-9 and _",
-            Self::ReservedSlotName(_) => "give the name without stolon_: the prefix is added to it",
+            Self::SlotName(_) => "a name in additionalMasterReplicationSlots consists of a-z, 0-9 and _",
+            Self::ReservedSlotName(_) => {
+                "give the name in additionalMasterReplicationSlots without stolon_: the prefix is added to it"
+            }
             Self::Size { .. } => "give a whole number with its unit, such as 10GB, or auto, or unlimited",
             Self::HbaNewline => "write each line as an entry of its own",
             Self::NewStandbyCluster => "a standby cluster is made with initMode \"pitr\"",
@@ -100,7 +102,10 @@ impl Advise for InvalidSpec {
             Self::UnknownRole(_) => "role is \"master\" or \"standby\"",
             Self::NoStandbyConfig => "standbyConfig may be {} when only archived WAL is read",
             Self::RecoveryTargetOfStandbyCluster => "remove pitrConfig.recoveryTargetSettings",
-            Self::BelowOne(_) | Self::ConfigMissing { .. } | Self::ConfigFieldEmpty(_) => return None,
+            Self::BelowOne(_) => "leave the field out for its default: stolonctl spec --defaults shows it",
+            Self::ConfigMissing { .. } | Self::ConfigFieldEmpty(_) => {
+                "add it, or choose another initMode: docs/cluster-specification.md has each field"
+            }
         };
         Some(hint.into())
     }

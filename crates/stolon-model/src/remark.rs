@@ -25,12 +25,23 @@ pub enum SpecRemark {
         /// The line.
         line: String,
     },
+    /// An entry of `pgHBA` that PostgreSQL cannot read.
+    NoHbaRecord {
+        /// The line.
+        line: String,
+    },
 }
 
 impl SpecRemark {
     /// True if it was hardly meant; false if it may well be, and does no harm.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::NoSleep | Self::AdoptionInStandbyCluster | Self::TrustsTheWorld { .. })
+        matches!(
+            self,
+            Self::NoSleep
+                | Self::AdoptionInStandbyCluster
+                | Self::TrustsTheWorld { .. }
+                | Self::NoHbaRecord { .. }
+        )
     }
 }
 
@@ -49,6 +60,13 @@ impl std::fmt::Display for SpecRemark {
             }
             Self::TrustsTheWorld { line } => {
                 return write!(f, "the line {line:?} of pgHBA lets in everybody who can reach PostgreSQL, without any proof");
+            }
+            Self::NoHbaRecord { line } => {
+                return write!(
+                    f,
+                    "the entry {line:?} of pgHBA is no line of pg_hba.conf and keepers will leave it out: a line begins with local, \
+                     host, hostssl, hostnossl, hostgssenc or hostnogssenc, then come database, user, address (not with local) and method"
+                );
             }
             Self::SynchronousStandbyCluster => "synchronousReplication is ignored while role is \"standby\"",
             Self::NoSynchronousStandbyNeeded => {
@@ -72,6 +90,9 @@ impl ClusterSpec {
         for line in self.pg_hba.iter().flatten().filter(|line| trusts_the_world(line)) {
             add_if(true, SpecRemark::TrustsTheWorld { line: line.clone() });
         }
+        for line in self.pg_hba.iter().flatten().filter(|line| !is_hba_record(line)) {
+            add_if(true, SpecRemark::NoHbaRecord { line: line.clone() });
+        }
         for (field, read_with) in self.fields_without_effect() {
             add_if(true, SpecRemark::FieldWithoutEffect { field, read_with });
         }
@@ -79,6 +100,20 @@ impl ClusterSpec {
         add_if(synchronous && spec.role == Role::Standby, SpecRemark::SynchronousStandbyCluster);
         add_if(synchronous && spec.min_synchronous_standbys == 0, SpecRemark::NoSynchronousStandbyNeeded);
         remarks
+    }
+}
+
+/// Whether PostgreSQL could take it for a line at all; in doubt it could (PostgreSQL manual, "The pg_hba.conf File").
+fn is_hba_record(line: &str) -> bool {
+    let text = line.trim();
+    let words = text.split_whitespace().count();
+    match text.split_whitespace().next().map(|word| word.trim_matches('"')) {
+        None => true,
+        Some(word) if word.starts_with('#') => true,
+        Some("local") => words >= 4,
+        Some("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc") => words >= 5,
+        Some("include" | "include_if_exists" | "include_dir") => words >= 2,
+        Some(_) => false,
     }
 }
 

@@ -96,13 +96,17 @@ pub(crate) const AT_LEAST_MIN_SYNCHRONOUS_STANDBYS: Rule<u16> = Rule {
     },
 };
 
+/// PostgreSQL manual, "Replication Slots". How long it may be is not asked here, since Stolon does not.
+pub(crate) fn is_slot_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
 pub(crate) const SLOT_NAMES: Rule<Vec<String>> = Rule {
     words: "names of `a`-`z`, `0`-`9` and `_` that do not begin with `stolon_`",
     stage: Stage::Lists,
     check: |_, given, _| {
         for slot in given.into_iter().flatten() {
-            let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
-            if slot.is_empty() || !slot.bytes().all(legal) {
+            if !is_slot_name(slot) {
                 return Err(InvalidSpec::SlotName(slot.clone()));
             }
             if slot.starts_with(STOLON_PREFIX) {
@@ -157,7 +161,8 @@ pub(crate) const fn seconds(seconds: i64) -> GoDuration {
     GoDuration::from_seconds(seconds)
 }
 
-const LONGEST_SPAN: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+/// Programs count with no longer ones.
+pub(crate) const LONGEST_SPAN: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// A wire type with what programs work with in its place.
 pub trait Value: Clone {

@@ -89,6 +89,13 @@ uid! {
     ChallengeUid;
 }
 
+impl KeeperUid {
+    /// Whether a keeper can be called this: `^[a-z0-9_]+$`.
+    pub fn is_legal(text: &str) -> bool {
+        !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    }
+}
+
 /// The name that a standby's replication slot and its `application_name` carry.
 pub fn replication_name(instance: &InstanceUid) -> String {
     format!("{STOLON_PREFIX}{instance}")

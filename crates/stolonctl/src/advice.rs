@@ -60,6 +60,18 @@ pub fn give(advice: &[Advice], strictness: Strictness) -> Result<(), UsageError>
     }
 }
 
+/// Refuses what could never be done, and is not stored already: a specification from before keeps its other fields changeable.
+///
+/// # Errors
+/// The first such thing.
+pub fn refuse_impossible(what: &str, old: &ClusterSpec, new: &ClusterSpec) -> Result<(), UsageError> {
+    let known = old.impossibilities();
+    match new.impossibilities().into_iter().find(|found| !known.contains(found)) {
+        Some(found) => Err(UsageError::because(what, &found)),
+        None => Ok(()),
+    }
+}
+
 /// Keys that nobody reads.
 pub fn about_unknown(fields: &[UnknownField]) -> Vec<Advice> {
     let told = |field: &UnknownField| match belongs_in_parameters(field) {

@@ -47,7 +47,10 @@ impl DecodeError {
                 unexpected_hint(before.trim_end().chars().next_back(), rest, *wanted)
             }
             Kind::Duration(bad) => Some(duration_hint(rest, bad)),
-            Kind::WrongType { wanted, .. } => type_hint(rest, *wanted),
+            Kind::WrongType { wanted, .. } => Some(type_hint(rest, *wanted)),
+            Kind::OutOfRange { .. } => {
+                Some("write a number within this range, without a fraction".to_owned())
+            }
             _ => None,
         }
     }
@@ -148,6 +151,9 @@ fn unexpected_hint(previous: Option<char>, rest: &str, wanted: Token) -> Option<
         _ if wants_comma && !word.is_empty() => {
             return Some("is a comma or a double quote missing before it?".to_owned());
         }
+        control if control.is_control() => {
+            "remove this character, which no text has: is it a file of another kind?".to_owned()
+        }
         _ if word.is_empty() => return None,
         _ => match word.to_ascii_lowercase().as_str() {
             lower @ ("true" | "false" | "null") => format!("write {lower} in lower case"),
@@ -176,25 +182,28 @@ fn duration_hint(rest: &str, bad: &BadDuration) -> String {
     }
 }
 
-fn type_hint(rest: &str, wanted: Wanted) -> Option<String> {
+fn type_hint(rest: &str, wanted: Wanted) -> String {
     let token = token(rest);
     let bare = token.trim_matches('"');
     let is_quoted = token.starts_with('"');
     match wanted {
-        Wanted::Integer if is_number(bare) && is_quoted => Some(format!("write {bare} without quotes")),
+        Wanted::Integer if is_number(bare) && is_quoted => format!("write {bare} without quotes"),
+        Wanted::Integer => "write a number such as 5".to_owned(),
         Wanted::Text if !token.is_empty() && !token.starts_with(['{', '[']) => {
-            Some(format!("write it in double quotes: \"{bare}\""))
+            format!("write it in double quotes: \"{bare}\"")
         }
+        Wanted::Text => "write one text in double quotes: \"…\"".to_owned(),
         Wanted::Bool => match bare.to_ascii_lowercase().as_str() {
-            "true" | "on" | "yes" | "1" => Some("write true, without quotes".to_owned()),
-            "false" | "off" | "no" | "0" => Some("write false, without quotes".to_owned()),
-            _ => None,
+            "true" | "on" | "yes" | "1" => "write true, without quotes".to_owned(),
+            "false" | "off" | "no" | "0" => "write false, without quotes".to_owned(),
+            _ => "write true or false, without quotes".to_owned(),
         },
         Wanted::List if is_quoted => {
-            Some("put it in square brackets, also when it is the only one: [\"…\"]".to_owned())
+            "put it in square brackets, also when it is the only one: [\"…\"]".to_owned()
         }
-        Wanted::Object => Some("an object is written {\"name\":\"value\"}".to_owned()),
-        _ => None,
+        Wanted::List => "write a list: [\"…\", \"…\"]".to_owned(),
+        Wanted::Object => "an object is written {\"name\":\"value\"}".to_owned(),
+        Wanted::Timestamp => "write a time such as \"2026-01-31T12:00:00Z\"".to_owned(),
     }
 }
 

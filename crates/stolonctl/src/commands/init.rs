@@ -98,5 +98,6 @@ fn parse(text: &Text) -> Result<(ClusterSpec, Vec<UnknownField>), UsageError> {
     let spec = ClusterSpec::from_json(&text.text).map_err(wrong)?;
     let unknown = unknown_fields(&text.text).map_err(wrong)?;
     spec.validate().map_err(|invalid| UsageError::because("invalid cluster spec", &invalid))?;
+    advice::refuse_impossible("invalid cluster spec", &ClusterSpec::default(), &spec)?;
     Ok((spec, unknown))
 }

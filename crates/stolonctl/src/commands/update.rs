@@ -31,6 +31,8 @@ pub struct Args {
     spec: Vec<String>,
 }
 
+const CANNOT_UPDATE: &str = "Cannot update cluster spec";
+
 /// What is done with the stored specification.
 pub(super) enum Change {
     Replace { spec: Box<ClusterSpec>, unknown: Vec<UnknownField> },
@@ -99,8 +101,8 @@ impl Change {
             Change::Replace { spec, .. } => (**spec).clone(),
             Change::Patch(patch) => patch.apply(old).map_err(|error| error.explained())?,
         };
-        old.check_update(&new)
-            .map_err(|refused| UsageError::because("Cannot update cluster spec", &refused))?;
+        old.check_update(&new).map_err(|refused| UsageError::because(CANNOT_UPDATE, &refused))?;
+        advice::refuse_impossible(CANNOT_UPDATE, old, &new)?;
         Ok(new)
     }
 }

@@ -127,7 +127,8 @@ fn a_wrong_specification_is_refused_before_the_question() {
         ("null", no_init_mode),
         (
             r#"{"initMode":"pitr"}"#,
-            "invalid cluster spec: pitrConfig undefined. Required when initMode is \"pitr\"\n",
+            "invalid cluster spec: pitrConfig undefined. Required when initMode is \"pitr\"\n\
+             hint: add it, or choose another initMode: docs/cluster-specification.md has each field\n",
         ),
         (
             r#"{"initMode":"new","role":"standby"}"#,

@@ -3,6 +3,7 @@
 // A test that meets an unexpected value fails; that is what unwrap does.
 #![allow(clippy::unwrap_used)]
 
+mod bad_specification;
 mod clusterdata;
 mod command_line;
 mod harness;
