@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use stolon_core::keeper::{
-    AlterSystem, Attempt, Config, Data, DataKind, Gate, HbaLine, HbaUser, Live, LocalState, Observation,
-    Patience, Present, RecoveryMode, Refusals, Server, Stage, Step, WalLevel,
+    AlterSystem, Attempt, Config, Data, DataKind, Gate, HbaLine, HbaUser, Lease, Live, LocalState,
+    Observation, Patience, Present, RecoveryMode, Refusals, Server, Stage, Step, WalLevel,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{InstanceUid, Lsn, Timeline, TimelineHistoryEntry};
@@ -175,6 +175,7 @@ impl Postgres {
                 Openness::Open => Gate::Open,
                 Openness::Closed => Gate::Closed,
             },
+            lease: Lease::Unlimited,
             refusals: Refusals::new(),
             refused_hba: Default::default(),
             slots_on_disk: BTreeSet::new(),

@@ -103,6 +103,9 @@ fn status(shown: &Shown, picture: &Picture) -> Map<String, Value> {
         add("pause", orders.paused.into());
         add("cluster_data_seconds_ago", now.saturating_sub(orders.as_of).as_secs_f64().into());
     }
+    if let Some(end) = picture.lease_ends {
+        add("lease_seconds_left", end.saturating_sub(now).as_secs_f64().into());
+    }
     add("pending_restart", picture.pending_restart.into());
     add("stolon", json!({ "version": version(), "scope": shown.cluster, "name": shown.keeper.as_str() }));
     status
@@ -164,6 +167,7 @@ mod tests {
             orders: Some(orders),
             pending_restart: false,
             vouched: None,
+            lease_ends: None,
         }
     }
 

@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     target_role: Flags,
     local_role: Flags,
     needs_reload: Number,
+    lease_over: Number,
     needs_restart: Number,
     last_sync_success: Number,
     sleep_interval: Number,
@@ -201,6 +202,11 @@ impl Metrics {
             m.last_valid_update,
         );
         add("stolon_keeper_needs_reload", "Set to 1 if Postgres requires reload", m.needs_reload);
+        add(
+            "stolon_keeper_lease_over",
+            "Set to 1 while clients are locked out of the primary here because its lease is over",
+            m.lease_over,
+        );
         add("stolon_keeper_needs_restart", "Set to 1 if Postgres requires restart", m.needs_restart);
         add(
             "stolon_keeper_last_sync_success_seconds",
@@ -368,6 +374,7 @@ impl Metrics {
             Measure::LocalRole(role) => set_role(&self.local_role, role),
             Measure::NeedsReload(set) => flag(&self.needs_reload, set),
             Measure::NeedsRestart(set) => flag(&self.needs_restart, set),
+            Measure::LeaseOver(set) => flag(&self.lease_over, set),
             Measure::Health(health) => self.health(health),
             Measure::Position(position) => self.position(&position),
             Measure::Slots(slots) => self.slots(&slots),

@@ -122,6 +122,14 @@ impl EffectiveSpec {
         Some(self.primary_lease.min(self.fail_interval)).filter(|term| !term.is_zero())
     }
 
+    /// How long a primary serves ordinary clients after its keeper has read the cluster data; `None`: for ever. It is over before a silent primary
+    /// is replaced, and long enough for several readings.
+    pub fn lease_term(&self) -> Option<Duration> {
+        let term = self.primary_lease.min(self.fail_interval * 3 / 4);
+        let is_engaged = self.fence_without_lease && !term.is_zero() && term >= self.sleep_interval * 3;
+        is_engaged.then_some(term)
+    }
+
     pub(crate) fn check_init_mode(&self) -> Result<(), InvalidSpec> {
         match &self.init_mode {
             InitMode::New if self.role == Role::Standby => Err(InvalidSpec::NewStandbyCluster),

@@ -77,6 +77,10 @@ specification! {
     /// How long a standby binds itself not to be promoted when no keeper can read the store, so that proxies go on to the primary; at most
     /// `failInterval` counts; `0s`: proxies close when the store is away.
     primary_lease: GoDuration = "primaryLease", omit, default(seconds(15)), rules [NOT_NEGATIVE];
+    /// A primary whose keeper has neither read the cluster data within `primaryLease` nor the pledges of all others locks out everybody but the
+    /// superuser and the replication user: nobody knows then whether another one was elected. Counts where all keepers can be asked, and
+    /// where three quarters of `failInterval` are not less than three times `sleepInterval`. `false`: who comes to it directly is served on.
+    fence_without_lease: bool = "fenceWithoutLease", omit, default(true);
     /// A keeper without an instance that has been silent for this long is forgotten.
     dead_keeper_removal_interval: GoDuration = "deadKeeperRemovalInterval", omit, default(seconds(48 * 3600)),
         rules [NOT_NEGATIVE];

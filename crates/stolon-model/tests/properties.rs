@@ -206,6 +206,7 @@ prop_compose! {
             db_wait_ready_timeout: durations[5],
             fail_interval: durations[6],
             primary_lease: durations[10],
+            fence_without_lease: flags[1],
             dead_keeper_removal_interval: durations[7],
             proxy_check_interval: durations[8],
             proxy_timeout: durations[9],

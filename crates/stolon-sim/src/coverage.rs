@@ -87,6 +87,8 @@ pub enum Point {
     Vouched,
     /// A promotion waited for the end of a pledge.
     PledgeAwaited,
+    /// A primary locked its clients out because its lease was over.
+    LeaseOver,
     /// A former primary came back by itself, since its successor was lost.
     FormerReturned,
     /// The cluster was whole again at the end.
@@ -95,7 +97,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 43] = [
+    pub const ALL: [Point; 44] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -137,6 +139,7 @@ impl Point {
         Point::Pledged,
         Point::Vouched,
         Point::PledgeAwaited,
+        Point::LeaseOver,
         Point::FormerReturned,
         Point::Converged,
     ];

@@ -6,6 +6,7 @@ use stolon_model::{ClusterData, InstanceUid, KeeperUid, Lsn};
 
 use crate::coverage::Point;
 use crate::invariants::Invariant;
+use crate::lease::Successor;
 use crate::postgres::Position;
 use crate::scenario::Program;
 use crate::world::{Life, World};
@@ -95,9 +96,9 @@ impl World {
             let beyond = Position { branch: *branch, lsn: Lsn(lsn.0 + 1) };
             *branch != here.branch && !histories.contains(here, beyond)
         });
-        let Some((_, promoted)) = self.ledger.promoted else { return };
+        let Some(Successor { branch: promoted, .. }) = self.ledger.promoted else { return };
         if !self.histories.contains(here, Position { branch: promoted, lsn: Lsn(0) }) {
-            self.ledger.promoted = Some((keeper, here.branch));
+            self.ledger.promoted = Some(Successor { keeper, branch: here.branch, at: self.now });
             if !self.ledger.synchronous {
                 self.ledger.left_at.insert(promoted, Lsn(0));
                 self.give_up_asynchronously(here);

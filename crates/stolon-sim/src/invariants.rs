@@ -8,6 +8,7 @@ use stolon_model::{ClusterData, ClusterDocument, InstanceUid, Lsn, ProxyReport};
 
 use crate::Time;
 use crate::coverage::Point;
+use crate::lease::Successor;
 use crate::pause::LastPause;
 use crate::postgres::{BranchId, Condition, Histories, Position};
 use crate::world::World;
@@ -47,6 +48,8 @@ pub enum Invariant {
     I18Quiescence,
     /// Who takes over by a planned change holds everything that clients were told of, in asynchronous mode, too.
     SwitchoverLosesNothing,
+    /// A primary acknowledges nothing for longer than its lease after another one was promoted, also to those who go to it directly.
+    LeaseIsKept,
     /// While an operator's pause holds nobody is elected and nothing is removed.
     PauseIsKept,
     /// A machine keeps its contract with the program around it.
@@ -95,7 +98,7 @@ pub(crate) struct Ledger {
     /// When a client was last told of a commit that came through a proxy.
     pub(crate) last_commit: Option<Time>,
     /// The last server that was promoted in the place of another one.
-    pub(crate) promoted: Option<(u8, BranchId)>,
+    pub(crate) promoted: Option<Successor>,
     /// Where branches were left in asynchronous mode. What is written beyond that nobody ever promised to keep, whatever the mode is later.
     pub(crate) left_at: BTreeMap<BranchId, Lsn>,
 }
@@ -278,10 +281,11 @@ impl World {
     /// I3: a server acknowledges a commit.
     pub(crate) fn acknowledged_by(&mut self, keeper: u8, position: Position) {
         self.check_deposed(keeper);
+        self.check_lease(keeper, position);
         if !self.ledger.synchronous || self.was_left(position) {
             return;
         }
-        if let Some((other, branch)) = self.ledger.promoted
+        if let Some(Successor { keeper: other, branch, .. }) = self.ledger.promoted
             && other != keeper
             && branch != position.branch
             && !self.histories.contains(position, Position { branch, lsn: Lsn(0) })
@@ -458,7 +462,7 @@ impl World {
         }
         if let Some(branch) = self.postgres[usize::from(keeper)].data.as_ref().map(|data| data.written.branch)
         {
-            self.ledger.promoted = Some((keeper, branch));
+            self.ledger.promoted = Some(Successor { keeper, branch, at: self.now });
         }
         let deposed = (0..self.scenario.keepers).any(|other| {
             let server = self.postgres[usize::from(other)].server.as_ref();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use stolon_core::keeper::{
     Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Found, Identity,
-    Knocked, LocalState, Machine, Picture, Predecessor, RewindCredentials, Saying, ServerDeath, StateFile,
-    StepOutcome, StoreCommands, Transport, User,
+    Knocked, LocalState, Machine, Measure, Picture, Predecessor, RewindCredentials, Saying, ServerDeath,
+    StateFile, StepOutcome, StoreCommands, Transport, User,
 };
 use stolon_model::{
     BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid,
@@ -349,6 +349,7 @@ impl World {
             Effect::End => {
                 self.after(Duration::ZERO, Event::Keeper(index, run, KeeperEvent::Ends { since: self.now }))
             }
+            Effect::Measure(Measure::LeaseOver(is_over)) => self.note_lease(is_over),
             Effect::Measure(_) => {}
             Effect::Exit(why) => self.keeper_exits(index, &why),
         }

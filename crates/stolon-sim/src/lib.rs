@@ -17,6 +17,7 @@ mod handing;
 mod host;
 mod invariants;
 mod keeper;
+mod lease;
 mod pause;
 mod pledges;
 mod postgres;

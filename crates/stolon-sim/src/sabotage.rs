@@ -54,6 +54,8 @@ pub enum Guard {
     PledgeNote,
     /// A voucher ends with the pledges that it counts on.
     VoucherEnds,
+    /// A primary serves ordinary clients only while it has a lease.
+    Lease,
     /// A former primary comes back by itself only while nobody else can have acknowledged a commit.
     FormerIsComplete,
     /// A keeper that takes a server over knows whether its clients are locked out.
@@ -62,7 +64,7 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 21] = [
+    pub const ALL: [Guard; 22] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -82,6 +84,7 @@ impl Guard {
         Guard::Pledge,
         Guard::PledgeNote,
         Guard::VoucherEnds,
+        Guard::Lease,
         Guard::FormerIsComplete,
         Guard::FoundGate,
     ];
@@ -106,6 +109,7 @@ impl Guard {
             Guard::OnlyRefusals => &[10, 11, 14],
             Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
             Guard::DeposedOnHungDisk => return Self::hung_disks(seed),
+            Guard::Lease => return Scenario::cut_off_primaries(seed),
             Guard::FormerIsComplete => return Scenario::lost_successors(seed, 0),
             Guard::Pledge | Guard::PledgeNote | Guard::VoucherEnds => return self.store_for_some(seed),
         };
@@ -341,6 +345,9 @@ impl World {
 
     /// What a keeper reads.
     pub(crate) fn as_keepers_read_it(&self, keeper: u8, data: &mut ClusterData) {
+        if self.lacks(Guard::Lease) {
+            data.cluster.spec.fence_without_lease = Some(false);
+        }
         if !self.lacks(Guard::DeposedPrimary) {
             return;
         }
@@ -402,7 +409,12 @@ impl Scenario {
     }
 
     /// A scenario with faults of a few kinds only, close together, and at least two keepers.
-    fn focused(seed: u64, active: Duration, kinds: &[u64], synchronous: Option<(u16, u16)>) -> Scenario {
+    pub(crate) fn focused(
+        seed: u64,
+        active: Duration,
+        kinds: &[u64],
+        synchronous: Option<(u16, u16)>,
+    ) -> Scenario {
         let mut scenario = Scenario::draw(seed, active);
         scenario.keepers = scenario.keepers.clamp(2, 3);
         scenario.sentinels = scenario.sentinels.max(2);

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stolon_sim::campaign::{ACTIVE, Campaign, play};
-use stolon_sim::{Guard, Point, Scenario, Trace, run};
+use stolon_sim::{Fault, Guard, Point, Scenario, Trace, What, run};
 
 /// Seeds of the slice that every test run plays.
 const SLICE: u64 = 60;
@@ -78,6 +78,29 @@ fn an_outage_of_the_store_alone_replaces_nobody() {
         let mut scenario = Guard::GapCompensation.scenario(seed);
         (scenario.spec.sleep, scenario.spec.fail) = (1_000, 6_000);
         assert_eq!(run(&scenario, Trace::Off).violation, None, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_primary_that_is_cut_off_locks_out_who_comes_to_it_directly() {
+    let mut locked_out = 0;
+    for seed in 1..=20 {
+        let outcome = run(&Scenario::cut_off_primaries(seed), Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        locked_out += outcome.coverage.count(Point::LeaseOver);
+    }
+    assert!(locked_out > 0);
+}
+
+/// All pledge.
+#[test]
+fn who_goes_to_a_primary_directly_is_not_locked_out_when_only_the_store_is_away() {
+    for seed in 1..=20 {
+        let mut scenario = Scenario::cut_off_primaries(seed);
+        scenario.faults = vec![Fault { at: 45_000, lasts: 120_000, what: What::StoreDown }];
+        let outcome = run(&scenario, Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::LeaseOver), 0, "seed {seed}");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::configuration::{config, upstream, usable};
 use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
-use super::observation::{AlterSystem, Config, DataKind, Gate, Live, Observation, Patience, Server};
+use super::observation::{AlterSystem, Config, DataKind, Gate, Lease, Live, Observation, Patience, Server};
 
 use super::recovery::{RecoveryMode, RecoverySettings};
 use super::slots::to_let_go;
@@ -15,23 +15,48 @@ use crate::timeline::Mark;
 /// The parameter that names the standbys that commits wait for.
 const SYNCHRONOUS_NAMES: &str = "synchronous_standby_names";
 
+/// Why no ordinary client may be on a primary, whatever else is asked of it: another one was elected, or may have been.
+fn shut(wanted: &PrimaryGoal, seen: &Observation) -> Option<Reason> {
+    match (&wanted.deposed_by, seen.lease) {
+        (Some(elected), _) => Some(Reason::Deposed(elected.clone())),
+        (None, Lease::Over) => Some(Reason::LeaseOver),
+        (None, Lease::Unlimited | Lease::Read | Lease::Pledged) => None,
+    }
+}
+
+/// A primary that is shut because its lease is over opens as one that was started: in synchronous mode it shows what nobody has acknowledged
+/// only when its standbys follow.
+fn close_gate(wanted: &PrimaryGoal, seen: &Observation) -> Option<Step> {
+    let is_fenced = wanted.deposed_by.is_none() && seen.lease == Lease::Over;
+    (is_fenced && seen.gate == Gate::Open).then_some(Step::SetGate(Gate::Closed))
+}
+
+/// Whether a primary that is started lets clients in at once. Pledges are looked at again when it works.
+fn gate_at_start(wanted: &PrimaryGoal, seen: &Observation) -> Gate {
+    match seen.lease {
+        Lease::Pledged | Lease::Over => Gate::Closed,
+        Lease::Unlimited | Lease::Read if wanted.synchronous.is_some() => Gate::Closed,
+        Lease::Unlimited | Lease::Read => Gate::Open,
+    }
+}
+
 /// The next steps of a primary.
 pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation) -> Plan {
-    let deposed = wanted.deposed_by.iter().cloned().map(Reason::Deposed);
+    let shut = shut(wanted, seen);
     if let Err(trouble) = usable(goal, seen) {
         // Its clients cannot be locked out of what cannot be configured.
-        let stop = (wanted.deposed_by.is_some() && seen.is_running()).then_some(Step::Stop);
-        let (because, steps) = (deposed.collect(), stop.into_iter().collect());
+        let stop = (shut.is_some() && seen.is_running()).then_some(Step::Stop);
+        let (because, steps) = (shut.into_iter().collect(), stop.into_iter().collect());
         return Plan { because, steps, ..Plan::stuck(trouble) };
     }
-    let admission = match (&wanted.deposed_by, seen.gate) {
+    let admission = match (&shut, seen.gate) {
         (None, Gate::Open) => Admission::Everybody,
         _ => Admission::OnlyInternal,
     };
     let ready = Step::WaitReady(goal.ready_timeout);
     match &seen.server {
         Server::Stopped => {
-            let gate = if wanted.synchronous.is_some() { Gate::Closed } else { Gate::Open };
+            let gate = gate_at_start(wanted, seen);
             let admission = if gate == Gate::Closed { Admission::OnlyInternal } else { admission };
             let config = config(goal, seen, RecoverySettings::default(), admission);
             let mut steps = vec![Step::SetGate(gate)];
@@ -40,17 +65,18 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
             Plan::of(Reason::NotRunning, steps).with_problems(&config)
         }
         // Whoever does not answer us may still answer the clients that it has.
-        Server::Running(None) if wanted.deposed_by.is_some() => {
+        Server::Running(None) if shut.is_some() => {
             let config = config(goal, seen, RecoverySettings::default(), admission);
             let configure = Step::Configure { config: Box::new(config.clone()), merge: ConfigMerge::Replace };
-            let steps = vec![configure, Step::TerminateClients, ready, Step::Reobserve];
-            let at_failure = AtFailure::Stop;
-            Plan { because: deposed.collect(), steps, at_failure, ..Plan::default() }.with_problems(&config)
+            let close = close_gate(wanted, seen).into_iter();
+            let steps = close.chain([configure, Step::TerminateClients, ready, Step::Reobserve]).collect();
+            let (because, at_failure) = (shut.into_iter().collect(), AtFailure::Stop);
+            Plan { because, steps, at_failure, ..Plan::default() }.with_problems(&config)
         }
         Server::Running(None) => Plan::of(Reason::NotReady, vec![ready, Step::Reobserve]),
         // Another one was elected before this one was promoted: one primary is enough.
         Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => {
-            Plan { because: deposed.collect(), ..Plan::default() }
+            Plan { because: shut.into_iter().collect(), ..Plan::default() }
         }
         Server::Running(Some(live)) if live.in_recovery => promote(goal, wanted, seen, live, admission),
         Server::Running(Some(live)) => {
@@ -111,21 +137,24 @@ fn until_promoted(goal: &InstanceGoal, seen: &Observation, admission: Admission)
 /// A primary that runs.
 fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &Live, config: Config) -> Plan {
     let mut plan = Plan::default().with_problems(&config);
-    if let Some(elected) = &wanted.deposed_by {
-        plan.because.push(Reason::Deposed(elected.clone()));
+    let shut = shut(wanted, seen);
+    if let Some(why) = shut.clone() {
+        plan.trouble = (why == Reason::LeaseOver).then_some(Trouble::LeaseOver);
+        plan.because.push(why);
         plan.at_failure = AtFailure::Stop;
     }
     // Slots first: standbys wait for them, and lists of synchronous standbys name who needs them. But nothing may
     // keep clients from being locked out.
-    if wanted.deposed_by.is_none() {
-        plan.steps.extend(slots(goal, seen, live));
+    match &shut {
+        None => plan.steps.extend(slots(goal, seen, live)),
+        Some(_) => plan.steps.extend(close_gate(wanted, seen)),
     }
     let changes = changes(seen, &config);
     if !changes.is_empty() {
         plan.because.extend(changes);
         plan.steps.extend(reload(&config));
     }
-    if wanted.deposed_by.is_some() {
+    if shut.is_some() {
         // Whether the server has taken its files is waited for only once its clients are out.
         let reload = plan.steps.pop_if(|step| matches!(step, Step::Reload));
         plan.steps.push(Step::TerminateClients);
@@ -139,14 +168,17 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
                 plan.because.push(Reason::Gated);
                 plan.next_look = NextLook::Soon;
             }
-            _ => {
-                plan.because.push(Reason::GateOpens);
+            synchronous => {
+                plan.because.push(match synchronous {
+                    Some(_) => Reason::GateOpens,
+                    None => Reason::LetIn,
+                });
                 plan.steps.extend([Step::SetGate(Gate::Open), Step::Reobserve]);
                 return plan;
             }
         }
     }
-    if seen.gate == Gate::Closed && wanted.deposed_by.is_none() {
+    if seen.gate == Gate::Closed && shut.is_none() {
         plan.next_look = NextLook::Soon;
     }
     let mut plan = restart_or_commit(goal, seen, live, config, plan, wanted.synchronous.is_some());

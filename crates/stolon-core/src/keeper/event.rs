@@ -301,6 +301,8 @@ pub enum Measure {
     NeedsReload(bool),
     /// Whether parameters wait for a restart.
     NeedsRestart(bool),
+    /// Whether the lease of the primary here is over, so that ordinary clients are locked out.
+    LeaseOver(bool),
     /// What the last look found of the server.
     Health(Health),
     /// What the server said in the last look that it answered.

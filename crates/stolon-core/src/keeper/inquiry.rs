@@ -114,6 +114,8 @@ pub struct Picture {
     pub pending_restart: bool,
     /// Until when the instance cannot be replaced as the primary, whatever the store holds; `None`: that is not known.
     pub vouched: Option<Vouched>,
+    /// Until when a primary serves ordinary clients by what is known, by the machine's clock; `None`: no lease limits that.
+    pub lease_ends: Option<Duration>,
 }
 
 /// Nobody else can be promoted for a while.
@@ -195,6 +197,11 @@ pub enum No {
     /// It takes writes, and clients are not sent to it.
     #[error("clients are not sent to it now")]
     Closed,
+    /// Nobody knows whether another one was elected.
+    #[error(
+        "clients are locked out: its lease is over, since the store could not be read and not all other keepers have pledged"
+    )]
+    LeaseOver,
     /// It is too far behind, or how far is not known.
     #[error("it is too far behind")]
     TooFarBehind,
@@ -257,6 +264,9 @@ impl Picture {
         let server = self.working(now)?;
         if server.in_recovery {
             return Err(No::OtherRole);
+        }
+        if self.lease_ends.is_some_and(|end| now >= end) {
+            return Err(No::LeaseOver);
         }
         let office = match self.voucher(now) {
             // Nobody can take its place, whatever the store holds.
@@ -359,6 +369,7 @@ mod tests {
             }),
             pending_restart: false,
             vouched: None,
+            lease_ends: None,
         }
     }
 

@@ -37,6 +37,7 @@ mod deaths;
 mod disks;
 mod files;
 mod handing;
+mod lease;
 mod leaving;
 mod limits;
 mod looks;
@@ -68,11 +69,12 @@ use super::room::RoomForSlots;
 use super::say::Saying;
 
 use blame::Blame;
-use course::{Making, Pursuit};
+use course::{Making, Pursuit, Reaction};
 use deaths::Deaths;
 use disks::Disks;
 use files::Files;
 use handing::{Casting, Handing};
+use lease::LeaseWatch;
 use leaving::Leaving;
 use looks::Looks;
 pub use namesake::Predecessor;
@@ -150,6 +152,7 @@ pub struct Machine {
     handing: Handing,
     leaving: Option<Leaving>,
     pledges: Pledges,
+    lease: LeaseWatch,
     voice: Voice,
 }
 
@@ -224,6 +227,7 @@ impl Machine {
             handing: Handing::default(),
             leaving: None,
             pledges: Pledges::after(pledged),
+            lease: LeaseWatch::default(),
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }
@@ -269,7 +273,9 @@ impl Machine {
         if !self.stopping {
             self.writes_may_be_late();
             self.give_up_survivor_when_due();
+            self.answer_who_waits();
             self.kill_what_must_not_serve_and_hangs();
+            self.watch_lease();
             self.pursue();
             self.knock_when_due();
             self.ask_for_pledges_when_due();
@@ -368,7 +374,12 @@ impl Machine {
             self.voice.troubles.try_at_once();
             self.server.haste.over();
         }
-        if self.pursuit.orders_came(change, self.orders.goal()) == course::Reaction::CallOff {
+        let reaction = self.pursuit.orders_came(change, self.orders.goal());
+        self.call_off_if_asked(reaction);
+    }
+
+    fn call_off_if_asked(&mut self, reaction: Reaction) {
+        if reaction == Reaction::CallOff {
             self.say(Saying::CallingOff);
             self.ask_for(Effect::CallOff);
         }
@@ -381,6 +392,7 @@ impl Machine {
             self.looks.wake(self.orders.pace().sleep),
             self.knock_wake(),
             self.pledge_wake(),
+            self.lease_wake(),
             self.orders.due(),
             self.publication_wake(),
             self.disk.files.wake(),

@@ -44,8 +44,8 @@ pub use instance::Instance;
 pub use look::{Answer, ControlLook, Look, OrderlyEnd, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};
 pub use observation::{
-    AlterSystem, Attempt, Config, Data, DataKind, Gate, Live, LocalState, Observation, Patience, Present,
-    Server, Stage,
+    AlterSystem, Attempt, Config, Data, DataKind, Gate, Lease, Live, LocalState, Observation, Patience,
+    Present, Server, Stage,
 };
 pub use outcome::{
     ConfigFile, DeathCause, FailureKind, Learned, LineProblem, Origin, RejectedSetting, RoleChange,

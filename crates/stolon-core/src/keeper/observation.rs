@@ -36,8 +36,10 @@ pub struct Observation {
     pub reloaded: Option<String>,
     /// What the running server works with; none when that is not known.
     pub applied: Option<Config>,
-    /// The start gate of synchronous replication.
+    /// Whether ordinary clients were let in: the start gate of synchronous replication, and the fence of a primary whose lease was over.
     pub gate: Gate,
+    /// Whether a primary may serve ordinary clients.
+    pub lease: Lease,
     /// Settings that the real PostgreSQL refused.
     pub refusals: Refusals,
     /// Lines of `pgHBA` that the real PostgreSQL refused, with its words.
@@ -143,6 +145,20 @@ pub enum Gate {
     Open,
     /// They are not.
     Closed,
+}
+
+/// Whether a primary may serve ordinary clients (docs: design/012-lease.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lease {
+    /// As far as a lease goes, always: the cluster has none, or not all keepers can be asked.
+    #[default]
+    Unlimited,
+    /// The cluster data that name it were read within the term.
+    Read,
+    /// They were not, and the keepers of all other instances have pledged not to promote theirs.
+    Pledged,
+    /// Neither: another one may have been elected.
+    Over,
 }
 
 /// Whether `ALTER SYSTEM` can work. Its file is a link to `/dev/null`, which a server with `fsync = off` replaces by a file.

@@ -347,12 +347,18 @@ pub enum Reason {
     /// Standby settings differ in what only a start takes.
     #[error("following settings changed ({0}), restarting postgres instance")]
     FollowChangedRestart(String),
+    /// Nobody knows whether another instance was elected.
+    #[error("the lease of this primary is over: clients are locked out here")]
+    LeaseOver,
     /// Clients stay out until the standbys are in sync.
     #[error("clients are locked out until the synchronous standbys are in sync")]
     Gated,
     /// They are in sync.
     #[error("synchronous standbys are in sync, clients are let in")]
     GateOpens,
+    /// Nothing keeps clients out any more, in asynchronous mode.
+    #[error("clients are let in")]
+    LetIn,
     /// A changed parameter needs a restart.
     #[error("restarting postgres instance for {0}")]
     RestartFor(String),
@@ -403,6 +409,11 @@ pub enum Trouble {
     /// A primary cannot become a standby without being made anew.
     #[error("cannot go from master to standby: waiting for the sentinel to have this db made anew")]
     CannotDemote,
+    /// A primary that cannot know whether it still is one.
+    #[error(
+        "clients are locked out: the cluster data could not be read within the lease of this primary, and the keepers of other dbs that could take its place have not all pledged to wait"
+    )]
+    LeaseOver,
     /// It holds less than what it was elected for.
     #[error("db {instance} is not promoted: it is at {own} but was at {before} when it was elected")]
     WentBack {
@@ -442,6 +453,7 @@ impl Advise for Trouble {
                 format!("restore data of PostgreSQL {binaries}, or point --pg-bin-path at PostgreSQL {data}").into()
             }
             Self::WentBack { .. } => "it is promoted once it has replayed that; if its host was set back to an earlier state, another standby that holds everything is elected, or the former primary returns".into(),
+            Self::LeaseOver => "clients are let in by themselves when this keeper reads the store again, or when it reaches the keepers of all other dbs".into(),
             Self::NotAllowed(refused) => return refused.hint(),
             Self::NoRestoreCommand => "without an archive, `/bin/false` will do for a complete backup".into(),
             _ => return None,

@@ -46,6 +46,7 @@ pub fn nothing() -> Observation {
         server: Server::Stopped,
         applied: None,
         gate: Gate::Open,
+        lease: Lease::Unlimited,
         refusals: Refusals::new(),
         refused_hba: Default::default(),
         slots_on_disk: Default::default(),

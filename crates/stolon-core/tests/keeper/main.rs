@@ -10,6 +10,7 @@ mod contract;
 mod deposed;
 mod disk;
 mod given;
+mod lease;
 mod leaving;
 mod machine;
 mod matrix;

@@ -23,7 +23,7 @@ fn can_be_asked(cluster: &mut ClusterData, keeper: &str) {
 }
 
 /// We are the primary that proxies go to, and two others could take our place: `pp` of `k2` and `bb` of `k3`.
-fn primary() -> ClusterData {
+pub fn primary() -> ClusterData {
     let mut cluster = asked(Role::Primary, Init::None);
     add(&mut cluster, "bb", "k3", Role::Standby, Init::None);
     for keeper in ["k2", "k3"] {
@@ -34,7 +34,7 @@ fn primary() -> ClusterData {
 }
 
 /// We are a standby of `pp`, to which proxies go.
-fn standby() -> ClusterData {
+pub fn standby() -> ClusterData {
     let mut cluster = asked(Role::Standby, Init::None);
     cluster.proxy.spec.primary = Some("pp".into());
     cluster

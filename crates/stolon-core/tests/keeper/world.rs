@@ -105,6 +105,8 @@ pub struct World {
     /// How long a stop takes, and how long a server takes until it lets somebody in.
     pub stop_takes: Duration,
     pub ready_takes: Duration,
+    /// How long a question to the store takes.
+    pub reading_takes: Duration,
     under_way: Vec<(Duration, Activity)>,
     wake: Option<Duration>,
     /// So many looks were asked for.
@@ -191,6 +193,7 @@ impl World {
             look_takes: MOMENT,
             stop_takes: MOMENT,
             ready_takes: MOMENT,
+            reading_takes: MOMENT,
             under_way: Vec::new(),
             wake: None,
             looks: 0,
@@ -241,6 +244,11 @@ impl World {
     pub fn vouched(&self) -> Duration {
         let voucher = self.machine.picture().voucher(self.now);
         voucher.map(|voucher| voucher.remaining.to_std()).unwrap_or_default()
+    }
+
+    /// What is answered when somebody asks whether it is the primary.
+    pub fn is_primary(&self) -> Result<(), No> {
+        self.machine.picture().answer(Inquiry::Primary, self.now)
     }
 
     /// The server ends by itself.
@@ -376,7 +384,7 @@ impl World {
                 self.questions += usize::from(young.is_none());
                 match young.filter(|_| self.store == Store::Refuses) {
                     Some(as_of) => (MOMENT, Activity::RecallCluster(as_of)),
-                    None => (MOMENT, Activity::ReadCluster(self.now)),
+                    None => (self.reading_takes, Activity::ReadCluster(self.now)),
                 }
             }
             Effect::ReadOwnReport => (MOMENT, Activity::ReadOwnReport),

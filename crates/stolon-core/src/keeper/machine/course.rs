@@ -8,7 +8,7 @@ use stolon_model::{Advise, Explained, Parameters};
 use crate::keeper::event::{Effect, Health, Measure, StateFile};
 use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole, LeaveAlone};
 use crate::keeper::look::{ControlLook, Look, ServerLook};
-use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Live, Observation, Server, Stage};
+use crate::keeper::observation::{Attempt, Data, DataKind, Gate, Lease, Live, Observation, Server, Stage};
 use crate::keeper::parameters::{Demands, Refusals, WalLevel};
 use crate::keeper::plan::plan;
 use crate::keeper::say::Saying;
@@ -169,6 +169,21 @@ impl Pursuit {
 }
 
 impl Pursuit {
+    /// Clients are to be locked out at once: nothing is waited for that takes long.
+    pub(super) fn shut(&mut self) -> Reaction {
+        self.plan_anew();
+        match self {
+            Pursuit::Course(course) => {
+                let long = matches!(&course.awaits, Awaits::Step(step) if step.takes_long());
+                match long && !course.making && !std::mem::replace(&mut course.called_off, true) {
+                    true => Reaction::CallOff,
+                    false => Reaction::Nothing,
+                }
+            }
+            Pursuit::Rest { .. } | Pursuit::Look => Reaction::Nothing,
+        }
+    }
+
     /// Nothing matters but that the server is killed.
     pub(super) fn kill(&mut self, goal: &Goal) -> Reaction {
         match self {
@@ -440,6 +455,7 @@ impl Machine {
             reloaded: self.server.reloaded.clone(),
             applied: self.blame.applied().cloned(),
             gate: self.server.gate,
+            lease: self.lease(),
             refusals: self.blame.refusals().clone(),
             refused_hba: self.blame.refused_hba().clone(),
             slots_on_disk: look.slots_on_disk.clone(),
@@ -496,7 +512,9 @@ impl Machine {
         let opens = *step == Step::SetGate(Gate::Open) && self.server.gate == Gate::Closed;
         let risky = course.makes_primary(step)
             || opens && matches!(&course.goal, Goal::Reach(goal) if is_primary(goal));
-        risky && self.orders.freshness(self.now) == Freshness::Stale
+        // Where nobody else can be promoted, nothing newer is to be known.
+        let is_pledged = opens && self.lease() == Lease::Pledged;
+        risky && !is_pledged && self.orders.freshness(self.now) == Freshness::Stale
     }
 }
 

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use stolon_model::{DiskFault, DiskReport};
 
-use crate::keeper::event::Effect;
 use crate::keeper::goal::Goal;
 use crate::keeper::room::{DiskUse, Probed, Room};
 use crate::keeper::say::Saying;
 
 use super::Machine;
-use super::course::Reaction;
 
 /// A disk that takes longer than this for a few bytes hangs, however short `sleepInterval` is: one that writes back much takes seconds.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
@@ -88,6 +86,11 @@ impl Disks {
         self.hang() && self.server == Fate::MayRun
     }
 
+    /// Whether there may be a server.
+    pub(super) fn server_may_run(&self) -> bool {
+        self.server == Fate::MayRun
+    }
+
     pub(super) fn server_ended(&mut self) {
         self.server = Fate::Ended;
     }
@@ -105,10 +108,13 @@ impl Machine {
         if !self.must_not_serve() || !self.server.disks.hold_up_a_server() {
             return;
         }
-        if self.pursuit.kill(self.orders.goal()) == Reaction::CallOff {
-            self.say(Saying::CallingOff);
-            self.ask_for(Effect::CallOff);
-        }
+        self.kill();
+    }
+
+    /// The server is killed, whatever else is under way.
+    pub(super) fn kill(&mut self) {
+        let reaction = self.pursuit.kill(self.orders.goal());
+        self.call_off_if_asked(reaction);
     }
 
     fn must_not_serve(&self) -> bool {

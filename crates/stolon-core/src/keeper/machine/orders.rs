@@ -13,7 +13,7 @@ use crate::keeper::event::ClusterRead;
 use crate::keeper::goal::{
     Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, RestartPolicy, StopReason,
 };
-use crate::keeper::observation::{Data, DataKind, Gate, Observation, Server};
+use crate::keeper::observation::{Data, DataKind, Gate, Lease, Observation, Server};
 use crate::keeper::part::Part;
 
 /// The store must not be flooded when somebody sets an interval to nothing.
@@ -370,7 +370,8 @@ pub(super) enum Freshness {
 
 /// Nobody is harmed by a standby, nor by a primary that runs already and goes on. One that starts in synchronous mode opens its gate
 /// only when the standbys that acknowledged its commits follow it again, which they do not once another one was elected. One that was
-/// stopped only to be started again would run, too, if it had not been.
+/// stopped only to be started again would run, too, if it had not been; and so may one that nobody can replace, since all others have pledged.
+/// A lease decides by itself whether clients come to it.
 fn is_harmless(goal: &InstanceGoal, seen: &Observation, restart: RestartUnderWay) -> bool {
     if seen.local.uid != goal.uid || seen.local.initializing {
         return false;
@@ -384,12 +385,14 @@ fn is_harmless(goal: &InstanceGoal, seen: &Observation, restart: RestartUnderWay
     let is_deposed = primary.deposed_by.is_some();
     match &seen.server {
         Server::Stopped => {
-            let comes_back = has_standbys || restart == RestartUnderWay::Yes;
+            let is_pledged = seen.lease == Lease::Pledged;
+            let comes_back = has_standbys || is_pledged || restart == RestartUnderWay::Yes;
             comes_back && !is_deposed && present.kind == DataKind::Primary
         }
         Server::Running(None) => present.kind == DataKind::Primary,
         Server::Running(Some(live)) => {
-            !live.in_recovery && (is_deposed || has_standbys || seen.gate == Gate::Open)
+            let is_leased = seen.lease != Lease::Unlimited;
+            !live.in_recovery && (is_deposed || has_standbys || is_leased || seen.gate == Gate::Open)
         }
     }
 }

@@ -27,6 +27,7 @@ impl Machine {
             orders: self.orders_in_short(),
             pending_restart,
             vouched: self.vouched(),
+            lease_ends: self.lease_ends(),
         }
     }
 

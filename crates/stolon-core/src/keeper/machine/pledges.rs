@@ -19,6 +19,9 @@ use crate::keeper::step::Step;
 
 /// The cluster data are confirmed in a rhythm. When that is so late nobody has answered.
 const LATE: Duration = Duration::from_millis(500);
+/// A store that does not answer a question that was asked for a pledge's sake is waited for no longer than a twentieth of the term, and no longer
+/// than this: the primary that wants the pledge has little time left.
+const HESITATION: Duration = Duration::from_millis(700);
 /// What has not answered within this is asked again.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So often is a pledge renewed within its term, but not more often than `SHORTEST_PAUSE`, nor less often than `LONGEST_PAUSE`.
@@ -105,7 +108,7 @@ impl Pledges {
 }
 
 /// So much of a pledge is counted on by whom it was given to: no clock is more than a tenth too fast or too slow.
-fn counted_on(term: Duration) -> Duration {
+pub(super) fn counted_on(term: Duration) -> Duration {
     term * 3 / 4
 }
 
@@ -113,8 +116,14 @@ impl Machine {
     /// Whether the store has not answered lately: it did not the last time, or its answer is overdue.
     fn store_is_silent(&self) -> bool {
         let Some((_, as_of)) = self.orders.known() else { return false };
-        let overdue = self.orders.pace().oldest_reading() + LATE;
-        self.orders.doubt().is_some() || self.now.saturating_sub(as_of) >= overdue
+        self.orders.doubt().is_some() || self.now.saturating_sub(as_of) >= self.overdue()
+    }
+
+    /// How old the cluster data are when their confirmation is overdue. A lease leaves less time: three fifths of what is counted on of it.
+    fn overdue(&self) -> Duration {
+        let usual = self.orders.pace().oldest_reading() + LATE;
+        let lease = self.orders.known().and_then(|(cluster, _)| cluster.spec().lease_term());
+        lease.map_or(usual, |term| usual.min(counted_on(term) * 3 / 5))
     }
 
     /// How long a pledge holds in this cluster; none: nobody gives any.
@@ -131,7 +140,7 @@ impl Machine {
     }
 
     /// All other instances, each with the address at which its keeper can be asked, if it has one.
-    fn others(&self, own: &InstanceUid) -> Vec<(InstanceUid, Option<String>)> {
+    pub(super) fn others(&self, own: &InstanceUid) -> Vec<(InstanceUid, Option<String>)> {
         let Some(data) = self.orders.data() else { return Vec::new() };
         let others = data.instances.iter().filter(|(uid, _)| *uid != own);
         let address = |keeper| data.keepers.get(keeper).map(|keeper| keeper.status.http_address.clone());
@@ -208,16 +217,25 @@ impl Machine {
 
     /// When somebody is to be asked, or told.
     pub(super) fn pledge_wake(&self) -> Option<Duration> {
+        let waiting = self.pledges.waiting.iter().map(|it| it.since + self.hesitation());
+        waiting.filter(|end| *end > self.now).chain(self.asking_wake()).min()
+    }
+
+    fn asking_wake(&self) -> Option<Duration> {
         self.serves_proxies()?;
         self.pledge_term()?;
         let (_, as_of) = self.orders.known()?;
         let silent_at = match self.orders.doubt() {
             Some(_) => self.now,
-            None => as_of + self.orders.pace().oldest_reading() + LATE,
+            None => as_of + self.overdue(),
         };
         let due = self.pledges.due.max(silent_at);
         // What is due already and not done yet waits for those who were asked.
         (due > self.now).then_some(due)
+    }
+
+    fn hesitation(&self) -> Duration {
+        self.pledge_term().map_or(HESITATION, |term| (term / 20).min(HESITATION))
     }
 
     /// The keeper of a primary asks. Perhaps we do not know yet that the store is away: then it is read first.
@@ -248,8 +266,12 @@ impl Machine {
         if self.now.saturating_sub(question.since) >= PATIENCE {
             return Reply::Now(None);
         }
-        if !self.store_is_silent() {
-            return if self.orders.is_being_read() { Reply::Later } else { Reply::Now(None) };
+        let hesitates = self.now.saturating_sub(question.since) < self.hesitation();
+        match (self.store_is_silent(), self.orders.is_being_read()) {
+            (false, true) if hesitates => return Reply::Later,
+            (false, false) => return Reply::Now(None),
+            // A store that takes so long has not answered. To pledge costs time, and never safety.
+            (true, _) | (false, true) => {}
         }
         match self.pledges.note {
             Note::Term(noted) if noted >= term => {}

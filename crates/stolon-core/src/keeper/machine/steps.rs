@@ -4,7 +4,7 @@ use stolon_model::{Explained, InstanceState};
 
 use crate::keeper::event::{Effect, Measure, Progress, StateFile, StateFileKind};
 use crate::keeper::goal::Goal;
-use crate::keeper::observation::{LocalState, Stage};
+use crate::keeper::observation::{Gate, LocalState, Stage};
 use crate::keeper::outcome::{FailureKind, Learned, StepFailure, StepOutcome};
 use crate::keeper::parameters::captured_parameters;
 use crate::keeper::say::Saying;
@@ -268,7 +268,11 @@ impl Machine {
             }
             Step::CommentOut(_) => self.plan_again(),
             Step::Configure { config, .. } => self.blame.written(config),
+            Step::TerminateClients => self.lease.shut(),
             Step::Start(_) => {
+                if self.server.gate == Gate::Closed {
+                    self.lease.shut();
+                }
                 self.server.sync.reset();
                 self.server.stragglers.reset();
                 self.server.deaths.started(self.now);
