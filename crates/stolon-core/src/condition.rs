@@ -245,7 +245,8 @@ impl Evidence<'_> {
             return vec![Finding::PrimaryFailed(keeper)];
         }
         let mut findings: Vec<Finding> = self.commits_wait(primary).into_iter().collect();
-        if self.cluster.data().proxy.spec.primary.is_none() {
+        let data = self.cluster.data();
+        if data.proxy.spec.primary.is_none() && data.legacy_for_clients().is_none() {
             findings.push(Finding::ProxiesClosed);
         }
         findings

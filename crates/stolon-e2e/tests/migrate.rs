@@ -332,6 +332,19 @@ async fn closed(cluster: &Cluster, legacy: &Legacy) -> anyhow::Result<(Running, 
     Ok((switch, busy))
 }
 
+/// It stands still, and not with the lock of the store's file in its hand: that would be another test.
+async fn fall_asleep(cluster: &Cluster, running: &Running) -> anyhow::Result<()> {
+    wait_for("a moment without the lock of the store", PATIENCE, async || {
+        running.signal(Signal::STOP)?;
+        let answer = tokio::time::timeout(Duration::from_millis(500), cluster.data()).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            running.signal(Signal::CONT)?;
+        }
+        answer?.map(|_| Some(()))
+    })
+    .await
+}
+
 /// The head follows, so it takes no writes.
 async fn follows(cluster: &Cluster) -> anyhow::Result<()> {
     let head = cluster.instance(cluster.primary().await?).connect(QUERY).await?;
@@ -352,7 +365,7 @@ fn whatever_dies_in_a_switch_one_side_takes_writes() {
 
         // A laptop that sleeps: what another one has opened stays open when it wakes up.
         let (switch, _busy) = closed(cluster, &legacy).await?;
-        switch.signal(Signal::STOP)?;
+        fall_asleep(cluster, &switch).await?;
         migrate(cluster, &["rollback"]).await?;
         goes_on(&application).await?;
         switch.signal(Signal::CONT)?;
@@ -391,6 +404,11 @@ fn whatever_dies_in_a_switch_one_side_takes_writes() {
 
         // Whoever promotes, and whoever lets clients in: nobody takes writes until they are back.
         let (mut switch, _busy) = closed(cluster, &legacy).await?;
+        wait_for("the sentinel to say that no proxy forwards", PATIENCE, async || {
+            let migration = cluster.data().await?.cluster.status.migration.context("no record")?;
+            Ok(migration.proxies_away.map(drop))
+        })
+        .await?;
         cluster.kill_service("proxy1").await?;
         cluster.kill_service("sentinel1").await?;
         switch.until("is being promoted").await?;
@@ -421,7 +439,8 @@ fn a_database_moves_back() {
         let application = legacy.server.application(&[cluster.proxy()], 1).await?;
         goes_on(&application).await?;
         let since = Instant::now();
-        started(cluster, &legacy, &[]).await?;
+        // The application knows both addresses, and each is what it is.
+        started(cluster, &legacy, &["--proxies", "cluster"]).await?;
         let switched = migrate(cluster, &["switch"]).await?;
         ensure!(
             switched["undo"].as_str().is_some_and(|undo| undo.contains("rollback")),

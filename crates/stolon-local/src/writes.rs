@@ -74,13 +74,21 @@ impl Writes {
     /// # Errors
     /// The table cannot be made.
     pub async fn start(self) -> anyhow::Result<Writing> {
+        self.go_on(Ledger::default()).await
+    }
+
+    /// [`Writes::start`] for an application that has written before, perhaps to other addresses, and remembers what it was told.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn go_on(self, ledger: Ledger) -> anyhow::Result<Writing> {
         let first = self.doors.first().context("there is no address to write to")?;
         let session = first.connect(self.limit).await?;
         session.rows(TABLE, self.limit).await.context("the table of the checker cannot be made")?;
         let highest = "select coalesce(max(id), 0) from acknowledged_writes";
         let highest: i64 = session.value(highest, self.limit).await?.parse().context("no number")?;
         let (stop, stopping) = watch::channel(false);
-        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let ledger = Arc::new(Mutex::new(ledger));
         let writes = Arc::new(self);
         let clients = (0..writes.clients)
             .map(|client| {

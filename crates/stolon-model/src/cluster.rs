@@ -9,7 +9,7 @@ use crate::former::FormerPrimary;
 use crate::history::HistoryEntry;
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
-use crate::migration::Migration;
+use crate::migration::{ClientsGo, Migration, ServerAddress};
 use crate::pause::Pause;
 use crate::spec::{
     ArchiveRecoverySettings, ClusterSpec, NewConfig, Parameters, PitrConfig, Role, StandbySettings,
@@ -196,6 +196,19 @@ impl ClusterData {
     pub fn keeper_of_slot(&self, slot: &str) -> Option<&KeeperUid> {
         let instance = self.instances.get(&InstanceUid::from(slot.strip_prefix(STOLON_PREFIX)?))?;
         Some(&instance.spec.keeper_uid)
+    }
+
+    /// Where a migration has proxies send clients.
+    pub fn clients_go(&self) -> ClientsGo<'_> {
+        let role = self.cluster.spec.role.as_ref().unwrap_or(&Role::Primary);
+        let migration = self.cluster.status.migration.as_ref();
+        migration.map_or(ClientsGo::ToCluster, |migration| migration.clients_go(role))
+    }
+
+    /// The legacy server that proxies send clients to: both the proxy section and the record of the migration say so.
+    pub fn legacy_for_clients(&self) -> Option<&ServerAddress> {
+        let told = self.proxy.spec.legacy.as_ref().filter(|_| self.proxy.spec.primary.is_none())?;
+        (self.clients_go() == ClientsGo::ToLegacy(told)).then_some(told)
     }
 
     /// The elected primary, if there is one and the document holds it.
@@ -554,5 +567,7 @@ document! {
         enabled_proxies: Option<Vec<ProxyUid>> = "enabledProxies", omit;
         /// Ours, unknown to Stolon: clients are sent nowhere for a moment, since the primary is relieved.
         handover: Option<ProxyHandover> = "handOver", omit;
+        /// Ours, unknown to Stolon, which drops it: clients are sent to the legacy server of a migration there, and to no instance.
+        legacy: Option<ServerAddress> = "legacy", omit;
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
+use crate::spec::Role;
 use crate::time::Timestamp;
 
 document! {
@@ -47,7 +48,45 @@ document! {
         way_back_timeline: Timeline = "wayBackTimelineID", omit;
         /// `pgHBA` of the cluster before it was closed for clients.
         former_pg_hba: Option<Vec<String>> = "formerPgHBA", omit;
+        /// Where proxies reach the legacy server, to which they send clients for as long as it serves; absent: they never do.
+        legacy_address: Option<ServerAddress> = "legacyAddress", omit;
+        /// The generation of the proxy section that sends clients nowhere, once no proxy can be forwarding any more. It says nothing about
+        /// another generation.
+        proxies_away: Option<i64> = "proxiesAway", omit;
+        /// When the legacy server took over again.
+        reopened: Option<Timestamp> = "reopenedAt", omit;
     }
+}
+
+document! {
+    /// Where a server listens.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct ServerAddress {
+        /// Host name or address, without brackets.
+        host: String = "host", keep;
+        /// Port number.
+        port: String = "port", keep;
+    }
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Where a migration has proxies send clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientsGo<'a> {
+    /// To the legacy server, which serves.
+    ToLegacy(&'a ServerAddress),
+    /// Nowhere: one side is being closed, and the other one is not open yet.
+    Nowhere,
+    /// Where they would go without a migration, as far as it allows that.
+    ToCluster,
 }
 
 text_enum! {
@@ -102,6 +141,28 @@ impl Migration {
     /// Whether no client may write to the cluster any more, since the legacy server takes over again or has.
     pub fn closes_cluster(&self) -> bool {
         matches!(self.stage, Some(MigrationStage::RollingBack | MigrationStage::RolledBack))
+    }
+
+    /// Where proxies send clients in a cluster of this role. Whatever this build does not know is a reason to send them nowhere.
+    pub fn clients_go(&self, role: &Role) -> ClientsGo<'_> {
+        use MigrationStage::{
+            Aborting, Finishing, Following, Promoting, RolledBack, RollingBack, Switched, Switching,
+            TakingBack, Unknown,
+        };
+        let Some(address) = self.legacy_address.as_ref().filter(|_| !self.rehearsal) else {
+            return ClientsGo::ToCluster;
+        };
+        // By other means than the switch: the cluster takes writes, and so does the legacy server.
+        let was_promoted = !self.is_logical() && *role == Role::Primary;
+        match &self.stage {
+            None | Some(Following) if was_promoted => ClientsGo::Nowhere,
+            None | Some(Following) => ClientsGo::ToLegacy(address),
+            Some(RolledBack) if self.reopened.is_some() => ClientsGo::ToLegacy(address),
+            Some(Switching | TakingBack | RollingBack | RolledBack | Aborting | Unknown(_)) => {
+                ClientsGo::Nowhere
+            }
+            Some(Promoting | Switched | Finishing) => ClientsGo::ToCluster,
+        }
     }
 
     /// Whether the rows come by logical replication.

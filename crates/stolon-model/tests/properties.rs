@@ -427,6 +427,10 @@ prop_compose! {
                     }),
                     end: Some(Lsn(epoch)),
                     fenced: Some(times[0]),
+                    legacy_address: words[1]
+                        .clone()
+                        .map(|host| ServerAddress { host, port: "5432".to_owned() }),
+                    proxies_away: Some(generations.2),
                     ..Migration::default()
                 }),
             },
@@ -450,6 +454,7 @@ prop_compose! {
                     grace: GoDuration::from_seconds(1),
                     hold: GoDuration::from_seconds(15),
                 }),
+                legacy: words[0].clone().map(|host| ServerAddress { host, port: "5432".to_owned() }),
             },
             status: Empty {},
         };

@@ -331,7 +331,7 @@ impl Proxy {
             self.trouble.as_ref().map(|trouble| trouble.explained().on_one_line()).unwrap_or_default();
         match notice {
             Notice::Forwarding(destination) => {
-                tracing::info!("forwarding to the primary at {}", destination.address);
+                tracing::info!("forwarding to {} at {}", destination.to.name(), destination.address);
             }
             Notice::SentNowhere(why) => {
                 let why = sentences::closed(why);

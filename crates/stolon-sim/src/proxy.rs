@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stolon_core::proxy::{
-    Claim, Destination, Effect, Event as MachineEvent, Machine, Notice, OnSilence, Policy, PrimaryAddress,
+    Claim, Destination, Effect, Event as MachineEvent, Machine, Notice, OnSilence, Policy,
 };
-use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid, Voucher};
+use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid, ServerAddress, Voucher};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// Every keeper has one address, which is told by its name.
-    fn resolve(&mut self, index: u8, name: PrimaryAddress, limit: Duration) {
+    fn resolve(&mut self, index: u8, name: ServerAddress, limit: Duration) {
         let keeper = self.keeper_at(&name.host).filter(|_| !self.proxies[usize::from(index)].names_fail);
         match keeper {
             Some(keeper) => {

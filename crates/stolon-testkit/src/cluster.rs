@@ -403,6 +403,11 @@ impl Cluster {
         self.layout.target(self.proxy_ports[0])
     }
 
+    /// How to connect through each proxy.
+    pub fn proxies(&self) -> Vec<Target> {
+        self.proxy_ports.iter().map(|port| self.layout.target(*port)).collect()
+    }
+
     /// A session through the first proxy, with a primary behind it.
     ///
     /// # Errors

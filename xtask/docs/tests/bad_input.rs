@@ -122,7 +122,9 @@ impl Site {
             (_, "ADDRESS") => owned(&["a b", "x:99999", "::::", "a\n"]),
             (_, "FILE") => files,
             (_, "DIRECTORY") => vec![self.text("password"), self.text("password/below")],
-            (_, "KIND" | "METHOD" | "MODE" | "LEVEL" | "FORMAT") => owned(&["paper", "0", "Sqlite "]),
+            (_, "KIND" | "METHOD" | "MODE" | "LEVEL" | "FORMAT" | "WHERE") => {
+                owned(&["paper", "0", "Sqlite "])
+            }
             (_, "UID") => vec!["A-B".to_owned(), "a b".to_owned(), "../x".to_owned(), long],
             (_, "NAME") => vec![long, "a\nb".to_owned()],
             (_, "URL") => owned(&["nonsense", "ftp://x"]),

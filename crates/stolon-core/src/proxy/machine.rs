@@ -356,17 +356,17 @@ impl Machine {
             self.timings = timings;
         }
         let target = match &verdict.route {
-            Route::Open { primary, address, .. } => {
-                if self.destination().is_some_and(|open| open.primary != *primary || open.name != *address) {
+            Route::Open { to, address, .. } => {
+                if self.destination().is_some_and(|open| open.to != *to || open.name != *address) {
                     self.close(ClosedBecause::Moved, out);
                 }
-                Some(Target { primary: primary.clone(), name: address.clone() })
+                Some(Target { to: to.clone(), name: address.clone() })
             }
             // Who goes on by a voucher is taken for dead after a while, and admitted again.
-            Route::Closed { why: ClosedBecause::NotEnabled { primary, address }, .. }
-                if self.goes_on_to(now, primary, address) =>
+            Route::Closed { why: ClosedBecause::NotEnabled { to, address }, .. }
+                if self.goes_on_to(now, to, address) =>
             {
-                Some(Target { primary: primary.clone(), name: address.clone() })
+                Some(Target { to: to.clone(), name: address.clone() })
             }
             Route::Closed { why, .. } => {
                 self.close(why.clone(), out);
@@ -491,8 +491,8 @@ impl Machine {
         else {
             return;
         };
-        let Route::Open { primary, address: name, .. } = &reading.verdict.route else { return };
-        let destination = Destination { primary: primary.clone(), name: name.clone(), address };
+        let Route::Open { to, address: name, .. } = &reading.verdict.route else { return };
+        let destination = Destination { to: to.clone(), name: name.clone(), address };
         self.passage = Passage::Open { destination: destination.clone(), deadline };
         out.push(Effect::Open { destination: destination.clone(), deadline });
         self.announce(Notice::Forwarding(destination), out);

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use stolon_model::{ClusterDocument, InstanceUid, Voucher};
+use stolon_model::{ClusterDocument, ServerAddress, Voucher};
 
-use super::{ClosedBecause, PrimaryAddress, Version};
+use super::{ClosedBecause, Upstream, Version};
 
 /// What the flags ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,9 +41,9 @@ pub enum Event {
     /// The other answer to [`Effect::Publish`]: an error, or none within the limit. The report may be in the store all the same.
     ReportRefused,
     /// The answer to [`Effect::Resolve`]: every address of the name.
-    Resolved(PrimaryAddress, Vec<SocketAddr>),
+    Resolved(ServerAddress, Vec<SocketAddr>),
     /// The other answer to [`Effect::Resolve`]: an error, or none within the limit.
-    ResolveFailed(PrimaryAddress),
+    ResolveFailed(ServerAddress),
     /// The answer to [`Effect::AskVoucher`]; `None`: there is none, or no answer within the limit.
     Vouched(Option<Voucher>),
     /// The answer to [`Effect::Listen`].
@@ -81,7 +81,7 @@ pub enum Effect {
     /// Look up the addresses of a name, within the limit.
     Resolve {
         /// Host and port.
-        name: PrimaryAddress,
+        name: ServerAddress,
         /// How long to wait.
         limit: Duration,
     },
@@ -98,7 +98,7 @@ pub enum Effect {
     StopListening,
     /// Send clients there, until the deadline.
     Open {
-        /// The primary.
+        /// Which server.
         destination: Destination,
         /// From then on nothing may be forwarded, unless [`Effect::MoveDeadline`] comes before.
         deadline: Duration,
@@ -125,13 +125,13 @@ pub enum Effect {
     Exit,
 }
 
-/// A primary that clients are sent to.
+/// Where clients are sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
-    /// Uid of the instance.
-    pub primary: InstanceUid,
+    /// Which server it is.
+    pub to: Upstream,
     /// Its address in the cluster data.
-    pub name: PrimaryAddress,
+    pub name: ServerAddress,
     /// What the address was resolved to.
     pub address: SocketAddr,
 }
@@ -167,7 +167,7 @@ pub enum Notice {
     /// A name could not be resolved.
     LookupFailed {
         /// The name.
-        name: PrimaryAddress,
+        name: ServerAddress,
         /// The address that stays in use.
         keeps: Option<SocketAddr>,
         /// The pause before the next attempt.

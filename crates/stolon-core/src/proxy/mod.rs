@@ -28,4 +28,4 @@ pub use messages::{
     Check, Claim, Destination, Effect, Event, Measurement, NOTHING, Notice, OnSilence, Policy,
 };
 pub use newest::Version;
-pub use route::{ClosedBecause, Handover, PrimaryAddress, Route, Timings, Verdict, route};
+pub use route::{ClosedBecause, Handover, Route, Timings, Upstream, Verdict, route};

@@ -1,21 +1,21 @@
-//! The address behind the name of the primary. A name server that fails takes no address away.
+//! The address behind the name of the server that clients are sent to. A name server that fails takes no address away.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use stolon_model::InstanceUid;
+use stolon_model::ServerAddress;
 
 use super::pauses::pause_after;
-use super::{Effect, Notice, PrimaryAddress};
+use super::{Effect, Notice, Upstream};
 
 /// How long a lookup may take. It runs beside the checks: nothing waits for it but a destination without an address.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A primary and the name of its address.
+/// A server and the name of its address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Target {
-    pub primary: InstanceUid,
-    pub name: PrimaryAddress,
+    pub to: Upstream,
+    pub name: ServerAddress,
 }
 
 /// What is known of the wanted target's address.
@@ -23,14 +23,14 @@ pub(super) struct Target {
 pub(super) struct Names {
     wanted: Option<Target>,
     address: Option<SocketAddr>,
-    asking: Option<PrimaryAddress>,
+    asking: Option<ServerAddress>,
     failures: u32,
     /// When to ask; `None`: not before the address is wanted.
     next: Option<Duration>,
 }
 
 /// The address, if the name is numeric.
-fn literal(name: &PrimaryAddress) -> Option<SocketAddr> {
+fn literal(name: &ServerAddress) -> Option<SocketAddr> {
     Some(SocketAddr::new(name.host.parse::<IpAddr>().ok()?, name.port.parse().ok()?))
 }
 
@@ -81,7 +81,7 @@ impl Names {
     pub fn resolved(
         &mut self,
         now: Duration,
-        name: &PrimaryAddress,
+        name: &ServerAddress,
         addresses: &[SocketAddr],
         longest: Duration,
     ) -> Option<Notice> {
@@ -95,7 +95,7 @@ impl Names {
     }
 
     /// The name could not be resolved: an address that is in use goes on.
-    pub fn failed(&mut self, now: Duration, name: &PrimaryAddress, longest: Duration) -> Option<Notice> {
+    pub fn failed(&mut self, now: Duration, name: &ServerAddress, longest: Duration) -> Option<Notice> {
         if !self.is_answer(name) {
             return None;
         }
@@ -106,7 +106,7 @@ impl Names {
     }
 
     /// True if the answer is to the last question and still needed.
-    fn is_answer(&mut self, name: &PrimaryAddress) -> bool {
+    fn is_answer(&mut self, name: &ServerAddress) -> bool {
         if self.asking.as_ref() != Some(name) {
             return false;
         }
@@ -122,12 +122,12 @@ mod tests {
     const NOW: Duration = Duration::from_secs(100);
     const LONGEST: Duration = Duration::from_secs(5);
 
-    fn name(host: &str) -> PrimaryAddress {
-        PrimaryAddress { host: host.to_owned(), port: "5432".to_owned() }
+    fn name(host: &str) -> ServerAddress {
+        ServerAddress { host: host.to_owned(), port: "5432".to_owned() }
     }
 
     fn target(primary: &str, host: &str) -> Target {
-        Target { primary: primary.into(), name: name(host) }
+        Target { to: Upstream::Primary(primary.into()), name: name(host) }
     }
 
     fn address(last: u8) -> SocketAddr {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use stolon_model::{
-    BadClusterData, ClusterData, ClusterDocument, InstanceUid, ProxyHandover, ProxyUid, UsableCluster,
+    BadClusterData, ClusterData, ClusterDocument, InstanceUid, ProxyHandover, ProxyUid, ServerAddress,
+    UsableCluster,
 };
 
 use super::Version;
@@ -11,15 +12,15 @@ use super::Version;
 /// Where clients go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
-    /// To the primary.
+    /// To a server that takes writes, or would.
     Open {
-        /// Uid of the instance.
-        primary: InstanceUid,
+        /// Which one.
+        to: Upstream,
         /// Its advertised address.
-        address: PrimaryAddress,
+        address: ServerAddress,
         /// The generation of the proxy section that says so; to be acknowledged before a client is let through.
         generation: i64,
-        /// Where its keeper can be asked for a voucher, `host:port`; `None`: nowhere.
+        /// Where its keeper can be asked for a voucher, `host:port`; `None`: nowhere. A legacy server has no keeper.
         vouched_at: Option<String>,
     },
     /// No client is let through.
@@ -31,20 +32,26 @@ pub enum Route {
     },
 }
 
-/// The advertised address of a primary, as its keeper gave it: names are not resolved.
+/// Whom clients are sent to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PrimaryAddress {
-    /// Host name or address, without brackets.
-    pub host: String,
-    /// Port number (or the name of a service).
-    pub port: String,
+pub enum Upstream {
+    /// An instance of the cluster.
+    Primary(InstanceUid),
+    /// The legacy server of a migration, which serves until the cluster takes over.
+    Legacy,
 }
 
-impl std::fmt::Display for PrimaryAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
+impl Upstream {
+    /// Whether it is this instance. A voucher for an instance says nothing of a legacy server.
+    pub fn is_instance(&self, instance: &InstanceUid) -> bool {
+        matches!(self, Upstream::Primary(primary) if primary == instance)
+    }
+
+    /// For people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Upstream::Primary(_) => "the primary",
+            Upstream::Legacy => "the legacy server",
         }
     }
 }
@@ -85,10 +92,10 @@ pub enum ClosedBecause {
     NoAddress(InstanceUid),
     /// The sentinel has not admitted this proxy yet, or believed it to be dead.
     NotEnabled {
-        /// The primary that the others send clients to.
-        primary: InstanceUid,
+        /// Whom the others send clients to.
+        to: Upstream,
         /// Its address.
-        address: PrimaryAddress,
+        address: ServerAddress,
     },
     /// The cluster data name another primary, or the primary has another address.
     Moved,
@@ -157,7 +164,16 @@ fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
     let generation = cluster.proxy.generation;
     let closed = |why| Route::Closed { why, generation: Some(generation) };
     let spec = &cluster.proxy.spec;
+    let is_enabled = spec.enabled_proxies.iter().flatten().any(|proxy| proxy == own);
+    let not_enabled = |to, address| closed(ClosedBecause::NotEnabled { to, address });
     let Some(uid) = spec.primary.as_ref().filter(|uid| !uid.is_empty()) else {
+        if let Some(address) = cluster.legacy_for_clients().cloned() {
+            let to = Upstream::Legacy;
+            return match is_enabled {
+                true => Route::Open { to, address, generation, vouched_at: None },
+                false => not_enabled(to, address),
+            };
+        }
         return closed(match &spec.handover {
             Some(handover) => ClosedBecause::HandingOver(Handover::of(handover)),
             None => ClosedBecause::NoPrimary,
@@ -170,13 +186,14 @@ fn route_of(cluster: &ClusterData, own: &ProxyUid) -> Route {
     if status.listen_address.is_empty() || status.port.is_empty() {
         return closed(ClosedBecause::NoAddress(uid.clone()));
     }
-    let address = PrimaryAddress { host: status.listen_address.clone(), port: status.port.clone() };
-    if !spec.enabled_proxies.iter().flatten().any(|proxy| proxy == own) {
-        return closed(ClosedBecause::NotEnabled { primary: uid.clone(), address });
+    let address = ServerAddress { host: status.listen_address.clone(), port: status.port.clone() };
+    let to = Upstream::Primary(uid.clone());
+    if !is_enabled {
+        return not_enabled(to, address);
     }
     let keeper = cluster.keepers.get(&primary.spec.keeper_uid).map(|keeper| &keeper.status.http_address);
     let vouched_at = keeper.filter(|address| !address.is_empty()).cloned();
-    Route::Open { primary: uid.clone(), address, generation, vouched_at }
+    Route::Open { to, address, generation, vouched_at }
 }
 
 #[cfg(test)]
@@ -229,15 +246,15 @@ mod tests {
 
     #[test]
     fn the_table_of_routes() {
-        let address = PrimaryAddress { host: "10.0.0.1".to_owned(), port: "5433".to_owned() };
+        let address = ServerAddress { host: "10.0.0.1".to_owned(), port: "5433".to_owned() };
+        let primary = Upstream::Primary(InstanceUid::from("db1"));
         let unknown = ClosedBecause::UnknownPrimary(InstanceUid::from("db2"));
-        let not_enabled =
-            || ClosedBecause::NotEnabled { primary: InstanceUid::from("db1"), address: address.clone() };
+        let not_enabled = || ClosedBecause::NotEnabled { to: primary.clone(), address: address.clone() };
         for (document, expected) in [
             (
                 document(Some("db1"), Some(&["other", OWN]), "10.0.0.1"),
                 Route::Open {
-                    primary: InstanceUid::from("db1"),
+                    to: primary.clone(),
                     address: address.clone(),
                     generation: 7,
                     vouched_at: None,
@@ -292,7 +309,7 @@ mod tests {
 
     #[test]
     fn addresses_of_ipv6_are_shown_in_brackets() {
-        let address = PrimaryAddress { host: "::1".to_owned(), port: "5432".to_owned() };
+        let address = ServerAddress { host: "::1".to_owned(), port: "5432".to_owned() };
         assert_eq!(address.to_string(), "[::1]:5432");
     }
 }

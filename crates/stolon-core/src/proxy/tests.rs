@@ -1,5 +1,6 @@
 //! The rules of the machine, one by one.
 
+mod legacy;
 mod names;
 mod stopping;
 mod vouched;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use stolon_model::{
     ClusterData, ClusterDocument, ClusterSpec, ClusterUid, GoDuration, InitMode, Instance, InstanceStatus,
-    InstanceUid, Keeper, KeeperUid, ProxyUid, Timestamp,
+    InstanceUid, Keeper, KeeperUid, ProxyUid, ServerAddress, Timestamp,
 };
 
 use super::*;
@@ -173,13 +174,16 @@ impl Proxy {
 }
 
 fn not_enabled() -> ClosedBecause {
-    let address = PrimaryAddress { host: "10.0.0.1".into(), port: "5432".into() };
-    ClosedBecause::NotEnabled { primary: InstanceUid::from("a"), address }
+    let address = ServerAddress { host: "10.0.0.1".into(), port: "5432".into() };
+    ClosedBecause::NotEnabled { to: Upstream::Primary("a".into()), address }
 }
 
 fn opened(effects: &[Effect]) -> Vec<String> {
     let open = |effect: &Effect| match effect {
-        Effect::Open { destination, .. } => Some(destination.primary.to_string()),
+        Effect::Open { destination, .. } => Some(match &destination.to {
+            Upstream::Primary(primary) => primary.to_string(),
+            Upstream::Legacy => "legacy".to_owned(),
+        }),
         _ => None,
     };
     effects.iter().filter_map(open).collect()

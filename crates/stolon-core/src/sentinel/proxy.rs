@@ -132,6 +132,9 @@ impl Round<'_> {
 
     /// The primary stays: send clients to it, once no client can be sent to another one any more and once it is ready.
     pub fn guide_proxies(&mut self, primary: &Instance) -> Wake {
+        if self.legacy_comes_first() {
+            return Wake::NEVER;
+        }
         match &self.draft.proxy.spec.primary {
             Some(current) if *current == primary.uid => {
                 self.memory.closed = None;

@@ -11,7 +11,8 @@ use super::recover_reasons::{self, Held};
 use super::switchover_reasons::{SwitchoverChange, SwitchoverWait, Unfit, Wish};
 use crate::evidence::Evidence;
 use stolon_model::{
-    DiskFault, Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, Timeline,
+    DiskFault, Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, ServerAddress,
+    Timeline,
 };
 
 /// One thing that a round changed.
@@ -47,6 +48,8 @@ pub enum Change {
     ProxiesClosed { generation: i64, because: PrimaryFault },
     /// Clients are sent to the primary.
     ProxiesOpened { to: InstanceUid, generation: i64 },
+    /// Proxies send clients to the legacy server of a migration, which serves.
+    ProxiesOpenedToLegacy { address: ServerAddress, generation: i64 },
     /// The set of proxies that may forward changes.
     EnabledProxiesChanged { enabled: Vec<ProxyUid>, generation: i64 },
     /// A keeper was given a standby to make.
@@ -212,6 +215,8 @@ pub enum Hold {
     MovingIn,
     /// The legacy server of a migration has taken over again, or is about to.
     MovedBack,
+    /// Clients are sent neither to the legacy server of a migration nor to the cluster, since one of them is being closed.
+    BetweenServers,
     /// Clients are not sent to the primary before these proxies have cut the connections to the one before.
     AwaitingProxies { proxies: Vec<ProxyUid>, stays: Vec<ProxyUid>, generation: i64 },
     /// The set of synchronous standbys does not change until these hold every acknowledged commit.
@@ -319,6 +324,9 @@ impl Display for Change {
             }
             Self::ProxiesOpened { to, generation } => {
                 write!(f, "proxies send clients to db {to} (generation {generation})")
+            }
+            Self::ProxiesOpenedToLegacy { address, generation } => {
+                write!(f, "proxies send clients to the legacy server at {address} (generation {generation})")
             }
             Self::EnabledProxiesChanged { enabled, generation } => {
                 write!(f, "enabled proxies (generation {generation}): {}", List(enabled))
@@ -578,6 +586,9 @@ impl Display for Hold {
             ),
             Self::MovedBack => f.write_str(
                 "proxies stay closed: the database has moved back to the legacy server of the migration",
+            ),
+            Self::BetweenServers => f.write_str(
+                "proxies stay closed while the migration goes from one side to the other, or is given up",
             ),
             Self::AwaitingProxies { proxies, stays, generation } => {
                 write!(

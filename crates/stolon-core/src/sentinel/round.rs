@@ -107,7 +107,8 @@ impl<'a> Round<'a> {
 
     /// What is to be done depends on how far the cluster is.
     pub fn follow_phase(&mut self, uids: &mut dyn UidSource) -> Wake {
-        match self.draft.cluster.status.phase.clone() {
+        let wake = self.guide_proxies_of_migration();
+        let phase = match self.draft.cluster.status.phase.clone() {
             Some(Phase::Initializing) => self.initialise(uids),
             Some(Phase::Normal) => self.keep_steady(uids),
             phase => {
@@ -115,7 +116,8 @@ impl<'a> Round<'a> {
                 self.hold(Hold::BrokenDocument { what: BrokenDocument::Phase { phase } });
                 Wake::NEVER
             }
-        }
+        };
+        wake.or(phase)
     }
 
     pub fn keeper_of(&self, instance: &Instance) -> Option<&Keeper> {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stolon_model::{
-    GoDuration, Instance, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyHandover, Role, Switchover,
-    SwitchoverOutcome, SwitchoverReport, SwitchoverStage, UsableCluster,
+    ClientsGo, ClusterData, GoDuration, Instance, InstanceUid, KeeperReport, KeeperUid, Lsn, ProxyHandover,
+    Role, Switchover, SwitchoverOutcome, SwitchoverReport, SwitchoverStage, UsableCluster,
 };
 
 use super::eligibility::{Eligibility, Question, priority};
@@ -60,7 +60,7 @@ pub fn fitness(
         return Err(Obstacle::PrimaryNotReady);
     }
     let instance = to.map(|keeper| (keeper, data.instance_of(keeper).map(|instance| &instance.uid)));
-    hindered(cluster.spec().role.clone(), primary, reports.get(&primary.spec.keeper_uid), instance)?;
+    hindered(data, cluster.spec().role.clone(), primary, reports.get(&primary.spec.keeper_uid), instance)?;
     let (mut fit, mut rejected) = (Vec::new(), Vec::new());
     for candidate in super::eligibility(cluster, reports) {
         let Some(instance) = data.instances.get(&candidate.instance) else { continue };
@@ -78,6 +78,7 @@ pub fn fitness(
 
 /// What keeps anybody from relieving this primary.
 fn hindered(
+    data: &ClusterData,
     role: Role,
     primary: &Instance,
     report: Option<&KeeperReport>,
@@ -85,6 +86,9 @@ fn hindered(
 ) -> Result<(), Obstacle> {
     if role != Role::Primary {
         return Err(Obstacle::StandbyCluster);
+    }
+    if data.clients_go() != ClientsGo::ToCluster {
+        return Err(Obstacle::Migration);
     }
     match to {
         Some((keeper, None)) => return Err(Obstacle::NoInstance(keeper.clone())),
@@ -313,7 +317,8 @@ impl Round<'_> {
             let instance = self.draft.instance_of(keeper);
             (keeper, instance.map(|instance| &instance.uid))
         });
-        hindered(self.seen.spec.role.clone(), primary, self.last_report(&primary.spec.keeper_uid), instance)?;
+        let (role, report) = (self.seen.spec.role.clone(), self.last_report(&primary.spec.keeper_uid));
+        hindered(&self.draft, role, primary, report, instance)?;
         let (mut fit, mut rejected) = self.candidates(primary);
         // As in `fitness`.
         let preference =

@@ -48,6 +48,8 @@ pub enum Obstacle {
     UnknownStage(String),
     /// The head of a standby cluster takes no writes.
     StandbyCluster,
+    /// Clients go to the legacy server of a migration, or nowhere.
+    Migration,
     /// The primary does not work, or has not reached its generation.
     PrimaryNotReady,
     /// The primary's keeper does not report.
@@ -132,6 +134,9 @@ impl Display for Obstacle {
             }
             Self::UnknownStage(word) => write!(f, "this sentinel does not know the stage \"{word}\""),
             Self::StandbyCluster => f.write_str("a standby cluster has no primary that takes writes"),
+            Self::Migration => {
+                f.write_str("a migration into this cluster is under way, and the cluster serves no clients")
+            }
             Self::PrimaryNotReady => {
                 f.write_str("the primary does not work, or has not reached its generation")
             }

@@ -13,6 +13,7 @@ mod evidence;
 mod failover;
 mod formers;
 mod initialise;
+mod legacy;
 mod machine;
 mod more;
 mod pause;

@@ -1,7 +1,7 @@
 //! `stolonctl promote`
 
-use stolon_model::Role;
-use stolon_runtime::{CommonArgs, UsageError};
+use stolon_model::{ClusterData, Role};
+use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::refuse_surplus;
 use crate::confirm::{self, Answer};
@@ -32,6 +32,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     cluster.cluster_data().await?;
     cluster
         .change("promote", |document| {
+            if let Some(legacy) = ClusterData::try_from(document.clone())?.legacy_for_clients() {
+                return Err(Failure::new(format!("proxies send clients to the legacy server of a migration at {legacy}, which would stay open"))
+                    .hint("stolonctl migrate switch closes it first; stolonctl migrate abort gives the migration up")
+                    .into());
+            }
             let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
             let old = cluster.spec.take().unwrap_or_default();
             if old.effective().role == Role::Primary {

@@ -121,6 +121,7 @@ fn refused(obstacle: Obstacle) -> Failure {
         Obstacle::PrimaryNotReady | Obstacle::PrimarySilent => failure.hint(
             "a primary that does not work is replaced by itself after failInterval; stolonctl status shows what is going on",
         ),
+        Obstacle::Migration => failure.hint("stolonctl migrate status shows how far it is"),
         Obstacle::StandbyCluster => failure.hint("stolonctl promote makes a standby cluster take writes"),
         _ => failure.hint("nothing was changed; stolonctl status shows all keepers"),
     }

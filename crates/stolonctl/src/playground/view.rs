@@ -140,6 +140,9 @@ impl View {
         let proxies = self.proxies.len();
         let open = data.proxy.spec.enabled_proxies.iter().flatten().count();
         let route = match self.route() {
+            None if data.legacy_for_clients().is_some() => {
+                format!("{open} of {proxies} proxies forward to the legacy server")
+            }
             Some(keeper) => format!("{open} of {proxies} proxies forward to {keeper}"),
             None => "proxies are closed".to_owned(),
         };

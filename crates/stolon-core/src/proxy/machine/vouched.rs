@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use stolon_model::{InstanceUid, Voucher};
+use stolon_model::{InstanceUid, ServerAddress, Voucher};
 
-use super::super::{Destination, Effect, Notice, PrimaryAddress, Route};
+use super::super::{Destination, Effect, Notice, Route, Upstream};
 use super::{Machine, Passage};
 
 /// What has not answered within this is asked again.
@@ -36,7 +36,7 @@ impl Machine {
     /// Until when somebody vouches for the primary that clients are sent to.
     pub(super) fn vouched_until(&self) -> Option<Duration> {
         let held = self.vouchers.held.as_ref()?;
-        (held.instance == self.destination()?.primary).then_some(held.until)
+        self.destination()?.to.is_instance(&held.instance).then_some(held.until)
     }
 
     /// Until when clients may be forwarded: by the store's word, or by a voucher.
@@ -45,8 +45,8 @@ impl Machine {
     }
 
     /// Whether clients go to this primary already, and somebody vouches for it now.
-    pub(super) fn goes_on_to(&self, now: Duration, primary: &InstanceUid, address: &PrimaryAddress) -> bool {
-        let is_there = |open: &Destination| open.primary == *primary && open.name == *address;
+    pub(super) fn goes_on_to(&self, now: Duration, to: &Upstream, address: &ServerAddress) -> bool {
+        let is_there = |open: &Destination| open.to == *to && open.name == *address;
         self.destination().is_some_and(is_there) && self.vouched_until().is_some_and(|until| now < until)
     }
 
@@ -59,8 +59,8 @@ impl Machine {
     /// Where the keeper of the primary is asked; none while there is no reason to.
     fn asks_at(&self) -> Option<&String> {
         let reading = self.reading.as_ref().filter(|_| self.failures > 0 && self.vouchers.asked.is_none())?;
-        let Route::Open { primary, vouched_at, .. } = &reading.verdict.route else { return None };
-        vouched_at.as_ref().filter(|_| self.destination().is_some_and(|open| open.primary == *primary))
+        let Route::Open { to, vouched_at, .. } = &reading.verdict.route else { return None };
+        vouched_at.as_ref().filter(|_| self.destination().is_some_and(|open| open.to == *to))
     }
 
     /// Ask while checks fail.

@@ -51,7 +51,7 @@ fn a_name_without_an_address_opens_when_it_has_one() {
     let first = proxy.handle(Event::TimePassed);
     let effects = proxy.run(&held, first);
     assert_eq!((opened(&effects).len(), claims(&effects)), (0, vec![(5, 3)]), "{effects:?}");
-    let name = PrimaryAddress { host: "db.example".to_owned(), port: "5432".to_owned() };
+    let name = ServerAddress { host: "db.example".to_owned(), port: "5432".to_owned() };
     let effects = proxy.handle(Event::Resolved(name, vec![SocketAddr::from(([10, 0, 0, 9], 5432))]));
     assert_eq!(opened(&effects), ["a"], "{effects:?}");
 }

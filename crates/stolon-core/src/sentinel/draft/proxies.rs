@@ -1,6 +1,6 @@
 //! Changes of where proxies send clients.
 
-use stolon_model::{InstanceUid, ProxyUid};
+use stolon_model::{InstanceUid, ProxyUid, ServerAddress};
 
 use super::Draft;
 use crate::sentinel::{Change, PrimaryFault};
@@ -20,12 +20,34 @@ impl Draft<'_> {
     pub fn send_nowhere(&mut self) {
         self.data.proxy.spec.primary = None;
         self.data.proxy.spec.handover = None;
+        self.data.proxy.spec.legacy = None;
         self.data.proxy.generation += 1;
+    }
+
+    /// Send clients to the legacy server of a migration, through these proxies.
+    pub fn open_to_legacy(&mut self, address: &ServerAddress, enabled: Vec<ProxyUid>) {
+        self.data.proxy.spec.legacy = Some(address.clone());
+        self.data.proxy.spec.handover = None;
+        self.data.proxy.generation += 1;
+        self.enable(enabled);
+        let generation = self.proxy.generation;
+        self.note(Change::ProxiesOpenedToLegacy { address: address.clone(), generation });
+    }
+
+    /// No proxy can be forwarding any more: whoever switches may go on.
+    pub fn note_proxies_away(&mut self) {
+        let generation = Some(self.proxy.generation);
+        if let Some(record) = &mut self.data.cluster.status.migration
+            && record.proxies_away != generation
+        {
+            record.proxies_away = generation;
+        }
     }
 
     /// Send clients to `primary`, through these proxies.
     pub fn open_proxies(&mut self, primary: &InstanceUid, enabled: Vec<ProxyUid>) {
         self.data.proxy.spec.primary = Some(primary.clone());
+        self.data.proxy.spec.legacy = None;
         self.data.proxy.spec.handover = None;
         self.data.proxy.generation += 1;
         self.enable(enabled);

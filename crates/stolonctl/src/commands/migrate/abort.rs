@@ -13,7 +13,7 @@ use super::facts::{Facts, Slot};
 use super::legacy::{Legacy, SourceArgs, trouble};
 use super::wait::{Seen, until};
 use super::worker::{self, Worker};
-use super::{Outcome, OutputArgs, fence, logical, record};
+use super::{Outcome, OutputArgs, fence, front, logical, record};
 use crate::stored_cluster::{StoredCluster, cannot_get};
 
 /// How long the legacy server may take to open, and a slot to be let go.
@@ -65,6 +65,9 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         }
     }
     worker.change(record::forget).await?;
+    if migration.legacy_address.is_some() {
+        outcome.did("proxies do not send clients to the legacy server any more");
+    }
     outcome.did("the cluster does not follow the legacy server any more");
     outcome.show(format)
 }
@@ -86,7 +89,11 @@ fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {
         return Err(taken_over().into());
     }
     migration.stage = Some(MigrationStage::Aborting);
-    if migration.is_logical() {
+    let is_logical = migration.is_logical();
+    if front::is_wanted(document) {
+        record::turn_clients_away(document);
+    }
+    if is_logical {
         return Ok(());
     }
     let spec = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut());

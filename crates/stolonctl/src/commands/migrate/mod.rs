@@ -12,6 +12,7 @@ mod fence;
 mod finish;
 mod flow;
 mod follower;
+mod front;
 mod head;
 mod identities;
 mod legacy;

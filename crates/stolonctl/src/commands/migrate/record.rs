@@ -1,14 +1,9 @@
 //! The record of a migration in the cluster data.
 
-use std::time::Duration;
-
-use stolon_model::{ClusterDocument, GoDuration, Migration, MigrationMethod, MigrationStage, ProxyHandover};
+use stolon_model::{ClusterDocument, Migration, MigrationMethod, MigrationStage, ProxyHandover};
 use stolon_runtime::Failure;
 
 use crate::stored_cluster::Edit;
-
-/// So long proxies hold new clients, which are to find an open primary by then.
-const HOLD: Duration = Duration::from_secs(15);
 
 /// The migration that is under way.
 pub fn of(document: &ClusterDocument) -> Option<&Migration> {
@@ -25,8 +20,8 @@ pub fn to_change(document: &mut ClusterDocument) -> Result<&mut Migration, Failu
 }
 
 /// Send clients nowhere for a moment: proxies let go of them, and hold new ones.
-pub fn hold_clients(document: &mut ClusterDocument) {
-    send_nowhere(document, Some(ProxyHandover { grace: GoDuration(0), hold: GoDuration::from(HOLD) }));
+pub fn hold_clients(document: &mut ClusterDocument, handover: ProxyHandover) {
+    send_nowhere(document, Some(handover));
 }
 
 /// Send clients nowhere, until further notice: proxies let go of them and refuse new ones, so that they try the other address that they know.
@@ -38,6 +33,7 @@ pub fn turn_clients_away(document: &mut ClusterDocument) {
 fn send_nowhere(document: &mut ClusterDocument, handover: Option<ProxyHandover>) {
     let proxy = document.proxy.get_or_insert_default();
     proxy.spec.primary = None;
+    proxy.spec.legacy = None;
     proxy.generation += 1;
     proxy.spec.handover = handover;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, ClusterDocument, Lsn, Migration, MigrationStage};
+use stolon_model::{ClusterData, ClusterDocument, Lsn, Migration, MigrationStage, Timestamp};
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_runtime::{CommonArgs, Failure, Shutdown, explained, go_duration};
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use super::switch::reopen;
 use super::underway::Underway;
 use super::way_back::WayBack;
 use super::worker::Worker;
-use super::{Outcome, OutputArgs, closing, fence, logical, record};
+use super::{Outcome, OutputArgs, closing, fence, front, logical, record};
 use crate::output::{self, Format};
 use crate::stored_cluster::{Edit, StoredCluster};
 
@@ -23,6 +23,8 @@ use crate::stored_cluster::{Edit, StoredCluster};
 const OPENING: Duration = Duration::from_secs(30);
 /// How long to wait until the legacy server is near enough, before anything is closed.
 const APPROACH: Duration = Duration::from_secs(30);
+/// How long transactions that come through the proxies may go on.
+const GRACE: Duration = Duration::from_secs(1);
 /// So much may be left to be taken when the cluster is closed.
 const NEAR: u64 = 16 << 20;
 
@@ -125,9 +127,10 @@ impl Rollback<'_> {
         let way_back = WayBack::of(self.migration, self.legacy, &place, head);
         way_back.flow().until_near(NEAR, Instant::now() + APPROACH).await?;
         let hba = closing::lines(head.entered_as(self.legacy, &place).0.get("user").unwrap_or_default());
-        let worker =
-            Worker::claim(self.cluster, "migrate rollback", |document| close_for_clients(document, &hba))
-                .await?;
+        let worker = Worker::claim(self.cluster, "migrate rollback", |document| {
+            close_for_clients(document, &hba, max_downtime)
+        })
+        .await?;
         let mut downtime = Downtime::begin();
         let deadline = downtime.began + max_downtime;
         let attempt = tokio::select! {
@@ -149,13 +152,16 @@ impl Rollback<'_> {
         deadline: Instant,
         downtime: &mut Downtime,
     ) -> anyhow::Result<()> {
+        // Proxies have let go of clients, or do so when their time is over.
+        let patience = match self.migration.legacy_address {
+            Some(_) => Instant::now() + GRACE,
+            None => Instant::now(),
+        };
         closing::until_closed(self.cluster, hba, deadline).await?;
         output::note("the cluster lets no client in any more");
         downtime.mark(Part::Closing);
         let session = way_back.head.connect(self.legacy, way_back.place, None).await.map_err(cannot_ask)?;
         loop {
-            // Proxies have let go of clients already.
-            let patience = Instant::now();
             fence::end_sessions(&session, self.legacy, Side::Cluster, patience, deadline).await?;
             let end = position(&session, self.legacy).await?;
             way_back.flow().until_taken(&session, end, deadline).await?;
@@ -167,10 +173,17 @@ impl Rollback<'_> {
         downtime.mark(Part::Arriving);
         way_back.flow().carry_sequences(0).await?;
         downtime.mark(Part::Carrying);
+        front::until_away(self.cluster, deadline).await?;
         if Instant::now() >= deadline {
             return Err(Failure::new("there is not enough time left").into());
         }
-        worker.note(|migration| migration.stage = Some(MigrationStage::RolledBack)).await
+        worker
+            .change(|document| {
+                front::must_be_away(document)?;
+                record::to_change(document)?.stage = Some(MigrationStage::RolledBack);
+                Ok(Edit::Write)
+            })
+            .await
     }
 
     /// After its point of no return, also for one who goes on with it.
@@ -183,6 +196,9 @@ impl Rollback<'_> {
         let legacy = self.legacy.uninterrupted();
         let session = worker.session(&legacy).await?;
         fence::open(&session, &legacy, Instant::now() + OPENING).await?;
+        let now = Timestamp::utc(jiff::Timestamp::now());
+        worker.note(|migration| migration.reopened = Some(now)).await?;
+        front::until_forwarding(self.cluster, Instant::now() + OPENING).await?;
         let mut outcome = Outcome::new(
             "stolonctl migrate start begins anew, stolonctl init makes another cluster",
             "stolonctl migrate start",
@@ -215,7 +231,11 @@ async fn position(session: &ForeignSession, legacy: &Legacy) -> anyhow::Result<L
         .ok_or_else(|| Failure::new("the cluster does not say where its WAL ends").into())
 }
 
-fn close_for_clients(document: &mut ClusterDocument, hba: &[String]) -> anyhow::Result<()> {
+fn close_for_clients(
+    document: &mut ClusterDocument,
+    hba: &[String],
+    max_downtime: Duration,
+) -> anyhow::Result<()> {
     let former = closing::admitted(document);
     let migration = record::to_change(document)?;
     match migration.stage {
@@ -229,7 +249,10 @@ fn close_for_clients(document: &mut ClusterDocument, hba: &[String]) -> anyhow::
         }
     }
     migration.stage = Some(MigrationStage::RollingBack);
-    record::turn_clients_away(document);
+    match front::is_wanted(document) {
+        true => front::hold_clients(document, GRACE, max_downtime),
+        false => record::turn_clients_away(document),
+    }
     closing::admit(document, Some(hba.to_vec()));
     Ok(())
 }

@@ -8,7 +8,7 @@ use stolon_model::{
     InitMode, Migration, MigrationMethod, MigrationStage, PitrConfig, Role, StandbyConfig, StandbySettings,
     Timestamp,
 };
-use stolon_postgres::conninfo::Conninfo;
+use stolon_postgres::conninfo::{Conninfo, Place};
 use stolon_postgres::foreign::{ForeignSession, NO_LIBRARIES};
 use stolon_postgres::quote::sql_literal;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, UsageError, go_duration, new_uid8};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::check::Method;
 use super::facts::{Facts, Slot};
+use super::front::{self, FrontArgs, Purpose};
 use super::legacy::{Legacy, SourceArgs, parse, trouble};
 use super::status::{self, Picture, Steps};
 use super::{Outcome, OutputArgs, logical, record};
@@ -59,6 +60,9 @@ pub struct Args {
     #[command(flatten)]
     logical: logical::start::LogicalArgs,
 
+    #[command(flatten)]
+    front: FrontArgs,
+
     /// Into a cluster beside: nothing is made on the legacy server, and it stays open when the cluster is promoted
     #[arg(long)]
     rehearsal: bool,
@@ -99,7 +103,11 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let session = session.map_err(|problem| trouble("the legacy server cannot be used", &problem))?;
     let facts = Facts::ask(&session, &legacy).await?;
     let began = Instant::now();
-    let recorded = recorded.map(|migration| continued(migration, &facts)).transpose()?;
+    let mut recorded = recorded.map(|migration| continued(migration, &facts)).transpose()?;
+    if let Some(migration) = &mut recorded {
+        migration.legacy_address = args.front.renewed(migration, &legacy.conninfo, session.place())?;
+        front::renew(&cluster, &migration.uid, migration.legacy_address.as_ref()).await?;
+    }
     if is_logical(args, recorded.as_ref())? {
         if recorded.is_none() && !args.yes && !agreed_to_close().await? {
             return Ok(());
@@ -109,6 +117,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
             legacy: &legacy,
             facts: &facts,
             args: &args.logical,
+            front: &args.front,
             keeper_source: args.keeper_source.as_deref(),
             stop: &stop,
             patience: args.timeout,
@@ -118,7 +127,7 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let migration = match recorded {
         Some(migration) => migration,
         None => {
-            let wanted = wanted(args, &legacy.conninfo, &facts)?;
+            let wanted = wanted(args, &legacy.conninfo, session.place(), &facts)?;
             let spec = spec(args, &wanted)?;
             if !args.yes && !agreed(found.is_some()).await? {
                 return Ok(());
@@ -189,7 +198,9 @@ fn continued(migration: Migration, facts: &Facts) -> anyhow::Result<Migration> {
 }
 
 /// The record of a new migration.
-fn wanted(args: &Args, source: &Conninfo, facts: &Facts) -> anyhow::Result<Migration> {
+fn wanted(args: &Args, source: &Conninfo, place: &Place, facts: &Facts) -> anyhow::Result<Migration> {
+    let purpose = if args.rehearsal { Purpose::Rehearsal } else { Purpose::Migration };
+    let legacy_address = args.front.wanted(place, purpose)?;
     if !facts.is_superuser && !args.rehearsal {
         return Err(Failure::new(
             "the user on the legacy server is no superuser, and could not close it at the switch",
@@ -217,6 +228,7 @@ fn wanted(args: &Args, source: &Conninfo, facts: &Facts) -> anyhow::Result<Migra
         keeper_source: keeper_source.to_string(),
         system_identifier: facts.system_identifier.clone(),
         timeline: facts.timeline,
+        legacy_address,
         began: Timestamp::utc(jiff::Timestamp::now()),
         ..Migration::default()
     })
@@ -322,14 +334,18 @@ async fn initialise(
     let mut data = ClusterData::initial(ClusterUid::from(new_uid8()), spec.clone(), now);
     data.cluster.overwrite_data = true;
     data.cluster.status.migration = Some(migration.clone());
-    let mut document = ClusterDocument::from(data);
-    enter(&mut document, "migrate start", Vec::new());
+    let mut fresh = ClusterDocument::from(data);
+    enter(&mut fresh, "migrate start", Vec::new());
     for _ in 0..ATTEMPTS {
         let found = cluster.document().await?;
         if found.as_ref().and_then(|found| record::of(&found.value)).is_some_and(|it| !is_over(it)) {
             return Err(Failure::new("another migrate start was quicker")
                 .hint("stolonctl migrate status shows how far it is")
                 .into());
+        }
+        let mut document = fresh.clone();
+        if let Some(found) = &found {
+            front::keep_clients(&found.value, &mut document);
         }
         let expected = found.map_or(Expected::Absent, |found| Expected::Revision(found.revision));
         match cluster.store.compare_and_put_cluster_document(&document, expected).await {

@@ -75,6 +75,8 @@ pub struct Picture {
     /// Logical method: tables that do not follow yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tables: Vec<Table>,
+    /// Where the proxies are told to send clients.
+    clients: String,
     problems: Vec<String>,
     next: String,
     undo: String,
@@ -184,6 +186,7 @@ fn by_the_store(
     let data = ClusterData::try_from(document)?;
     let stage = record.stage.as_ref();
     let mut picture = Picture {
+        clients: clients(&data),
         stage: stage.map_or("preparing", MigrationStage::as_str).to_owned(),
         what: record::stage_in_words(stage),
         method: record::method(record).to_owned(),
@@ -219,6 +222,27 @@ fn by_the_store(
     }
     (picture.next, picture.undo) = next_and_undo(record, &data);
     Ok(picture)
+}
+
+/// Where the proxies are told to send clients, in words.
+fn clients(data: &ClusterData) -> String {
+    let proxies = data.proxy.spec.enabled_proxies.as_ref().map_or(0, Vec::len);
+    if let Some(address) = data.legacy_for_clients() {
+        return format!("{} to the legacy server at {address}", counted(proxies));
+    }
+    let primary = data.proxy.spec.primary.as_ref().and_then(|uid| data.instances.get(uid));
+    match primary {
+        Some(primary) => format!("{} to keeper {}", counted(proxies), primary.spec.keeper_uid),
+        None => "nowhere for the moment".to_owned(),
+    }
+}
+
+fn counted(proxies: usize) -> String {
+    match proxies {
+        0 => "no proxy runs; they would go".to_owned(),
+        1 => "one proxy sends them".to_owned(),
+        more => format!("{more} proxies send them"),
+    }
 }
 
 /// Bytes a second since the beginning; none when no time has passed.
@@ -384,6 +408,7 @@ fn shown(picture: &Picture, format: Format) -> String {
         format!("method:  {}{}", picture.method, if picture.rehearsal { ", a rehearsal" } else { "" }),
         format!("legacy:  {}", picture.source),
         format!("began:   {}", picture.began),
+        format!("clients: {}", picture.clients),
     ];
     if let Some(worker) = &picture.worker {
         lines.push(format!("at work: {worker}"));

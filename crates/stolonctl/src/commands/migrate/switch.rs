@@ -20,7 +20,7 @@ use super::legacy::{Legacy, SourceArgs, trouble};
 use super::underway::Underway;
 use super::way_back::{WayBack, Wish, remove_from_legacy};
 use super::worker::{Worker, stands_still};
-use super::{Outcome, OutputArgs, closing, fence, logical, record};
+use super::{Outcome, OutputArgs, closing, fence, front, logical, record};
 use crate::output::{self, Format};
 use crate::stored_cluster::{Edit, StoredCluster};
 use look::Look;
@@ -161,15 +161,9 @@ impl Switch<'_> {
         format: Format,
     ) -> anyhow::Result<()> {
         let worker = Worker::claim_from(self.cluster, "migrate switch", before, |document| {
-            let migration = record::to_change(document)?;
-            match migration.stage {
-                Some(MigrationStage::Following | MigrationStage::Switching) => {
-                    migration.stage = Some(MigrationStage::Switching);
-                    Ok(())
-                }
-                _ => Err(Failure::new("another command has moved the migration on")
-                    .hint("stolonctl migrate status shows how far it is")
-                    .into()),
+            match record::to_change(document)?.stage {
+                Some(MigrationStage::Following | MigrationStage::Switching) => Ok(()),
+                _ => Err(moved_on().into()),
             }
         })
         .await?;
@@ -198,10 +192,10 @@ impl Switch<'_> {
         let follower = Follower::of(self.migration, legacy, head, &place).await?;
         let near = fence::end_of_wal(&session, legacy).await?;
         follower.until_has(&session, near, Instant::now() + APPROACH).await?;
-        output::note(&format!("keeper {} is up to date", head.keeper));
-
         let (mut downtime, time) = (Downtime::begin(), Timestamp::utc(jiff::Timestamp::now()));
         let deadline = downtime.began + args.max_downtime - PROMOTION;
+        worker.change(|document| begin_to_close(document, args)).await?;
+        output::note(&format!("keeper {} is up to date", head.keeper));
         let end = match self.migration.rehearsal {
             true => fence::end_of_wal(&session, legacy).await?,
             false => self.close(&session, &follower, deadline, &mut downtime).await?,
@@ -215,6 +209,7 @@ impl Switch<'_> {
         downtime.mark(Part::Arriving);
         follower.carry_over(&session).await?;
         downtime.mark(Part::Carrying);
+        front::until_away(self.cluster, deadline).await?;
         let closed = Closed { downtime, time, end, facts };
         // From here on the time could be over before the promotion is.
         if Instant::now() >= deadline {
@@ -407,6 +402,26 @@ async fn subscribe(made: &WayBack<'_>) -> bool {
     false
 }
 
+fn moved_on() -> Failure {
+    Failure::new("another command has moved the migration on")
+        .hint("stolonctl migrate status shows how far it is")
+}
+
+/// From this write on the legacy server may be closed. Proxies that send clients there let go of them.
+fn begin_to_close(document: &mut ClusterDocument, args: &Args) -> anyhow::Result<Edit> {
+    let migration = record::to_change(document)?;
+    match migration.stage {
+        Some(MigrationStage::Following | MigrationStage::Switching) => {
+            migration.stage = Some(MigrationStage::Switching);
+        }
+        _ => return Err(moved_on().into()),
+    }
+    if front::is_wanted(document) {
+        front::hold_clients(document, args.grace, args.max_downtime);
+    }
+    Ok(Edit::Write)
+}
+
 /// The point of no return: the cluster becomes one of its own in the same write that says so.
 fn no_return(
     document: &mut ClusterDocument,
@@ -427,8 +442,9 @@ fn no_return(
     if is_logical {
         closing::admit(document, former);
     }
+    front::must_be_away(document)?;
     if wish == Wish::WayBack {
-        record::hold_clients(document);
+        front::hold_clients(document, Duration::ZERO, Duration::ZERO);
     }
     let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
     if cluster.status.primary.as_ref() != Some(&head.instance) {
@@ -449,15 +465,17 @@ fn no_return(
 /// Always the reason why the switch did not come about, unless it has.
 async fn take_back(worker: &Worker, legacy: &Legacy, why: anyhow::Error) -> anyhow::Result<()> {
     let reason = explained(&why).sentence;
-    let mut is_promoted = false;
+    let mut stage = None;
     let taken = worker
         .change(|document| {
             let migration = record::to_change(document)?;
-            is_promoted = migration.stage == Some(MigrationStage::Promoting);
-            if is_promoted {
-                return Ok(Edit::Unneeded);
+            stage.clone_from(&migration.stage);
+            match stage {
+                Some(MigrationStage::Promoting) => return Ok(Edit::Unneeded),
+                // Nothing was closed yet, and clients notice nothing.
+                Some(MigrationStage::Following) => migration.worker = None,
+                _ => migration.stage = Some(MigrationStage::TakingBack),
             }
-            migration.stage = Some(MigrationStage::TakingBack);
             Ok(Edit::Write)
         })
         .await;
@@ -468,8 +486,14 @@ async fn take_back(worker: &Worker, legacy: &Legacy, why: anyhow::Error) -> anyh
     if let Err(error) = taken {
         return Err(closed(&explained(&error).sentence).into());
     }
-    if is_promoted {
-        return Ok(());
+    match stage {
+        Some(MigrationStage::Promoting) => return Ok(()),
+        Some(MigrationStage::Following) => {
+            return Err(Failure::new(format!("no switch: {reason}"))
+                .hint("nothing was changed; stolonctl migrate status shows how far it is")
+                .into());
+        }
+        _ => {}
     }
     if let Err(error) = reopen(worker, legacy).await {
         return Err(closed(&explained(&error).sentence).into());

@@ -140,7 +140,7 @@ pub async fn compare_once_more(
 }
 
 /// The keeper with the primary, and its number.
-async fn primary(playground: &Playground) -> anyhow::Result<(KeeperUid, usize)> {
+pub async fn primary(playground: &Playground) -> anyhow::Result<(KeeperUid, usize)> {
     let view = View::look(&playground.store).await?;
     let keeper = view.primary_keeper().context("there is no primary")?.clone();
     let number = keeper.as_str().trim_start_matches("keeper").parse().context("an unknown keeper")?;

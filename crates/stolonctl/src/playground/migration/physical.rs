@@ -1,5 +1,5 @@
-//! The way by `stolonctl migrate`: clients write from the first second, to the legacy server or through the proxy, whichever takes it.
-//! There and back, there again, and then the primary is lost.
+//! The way by `stolonctl migrate`: clients write from the first second, to the legacy server, and through the proxy alone from the moment that
+//! it sends them there. There and back, there again, and then the primary is lost.
 
 use std::time::Instant;
 
@@ -53,21 +53,22 @@ pub async fn migrate(
     steps.begin("clients write, from now on until the end");
     let server = legacy.server.target();
     server.connect(QUERY).await?.rows(WRITTEN, QUERY).await?;
-    let writes = clients(vec![server, playground.proxy_target()]);
+    let writes = clients(vec![server]);
     let how_many = writes.clients;
     let writing = writes.start().await?;
     until_acknowledged(&writing, Instant::now()).await?;
-    steps.end(&format!(
-        "{how_many} clients know both addresses, as with host=legacy,proxy in a connection string"
-    ));
+    steps.end(&format!("{how_many} clients know the address of the legacy server"));
 
     start_programs(playground, &mut steps).await?;
     let mut journey = Journey { playground, legacy, source, writing, args, checks, steps };
     journey.check().await?;
+    journey.copy_and_follow("the first switch").await?;
+    let mut journey = journey.move_clients().await?;
     journey.there(&first, "the first switch").await?;
     let changed = journey.write_on_the_cluster().await?;
     journey.verify("on the way back").await?;
     journey.back(&changed).await?;
+    journey.copy_and_follow("the second switch").await?;
     journey.there(&changed, "the second switch").await?;
     check_settings(&journey.in_cluster(), args, journey.checks).await?;
     journey.verify("after the second switch").await?;
@@ -80,6 +81,19 @@ pub async fn migrate(
 }
 
 impl Journey<'_> {
+    /// The clients get the proxy's address, which is that of the legacy server for now, and no other one.
+    async fn move_clients(self) -> anyhow::Result<Self> {
+        let Journey { playground, legacy, source, writing, args, checks, mut steps } = self;
+        steps.begin("the clients move to the proxy, which sends them to the legacy server");
+        let proxy = playground.proxy_target();
+        let reached = within(LIMIT, "the proxy to send clients to the legacy server", until_reached(&proxy));
+        reached.await?;
+        let writing = clients(vec![proxy]).go_on(writing.stop().await).await?;
+        until_acknowledged(&writing, Instant::now()).await?;
+        steps.end("they know no other address from now on");
+        Ok(Journey { playground, legacy, source, writing, args, checks, steps })
+    }
+
     /// The application's database in the cluster.
     fn in_cluster(&self) -> Target {
         self.playground.proxy_target().database(legacy::DATABASE)
@@ -100,9 +114,8 @@ impl Journey<'_> {
         Ok(())
     }
 
-    /// Copy, follow, compare, switch.
+    /// Compare, switch, compare.
     async fn there(&mut self, before: &Fingerprint, which: &str) -> anyhow::Result<()> {
-        self.copy_and_follow(which).await?;
         self.verify(&format!("before {which}")).await?;
         self.switch("switch", which).await?;
         self.steps.begin("comparing row counts and checksums through the proxy");
@@ -119,7 +132,9 @@ impl Journey<'_> {
         self.step(&["start", "--yes", "--source", &source, "--pg-basebackup", &program, &spec]).await?;
         let standbys = usize::from(self.playground.args.keepers) - 1;
         self.steps.begin("second keeper, before anything is switched");
-        let target = self.playground.proxy_target();
+        // The proxy leads to the legacy server.
+        let (_, head) = failover::primary(self.playground).await?;
+        let target = self.playground.keeper_target(head)?;
         let streaming = within(LIMIT, "the standbys to stream", until_streaming(&target, standbys)).await;
         self.checks.await_end(
             &format!("second keeper before {which}"),
@@ -194,6 +209,13 @@ impl Journey<'_> {
         steps::stolonctl(&self.playground.layout, &all).await?;
         self.steps.end("done");
         Ok(())
+    }
+}
+
+/// Wait until it lets a client in.
+async fn until_reached(target: &Target) {
+    while target.connect(QUERY).await.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::facts::Facts;
 use super::super::fence::{self, Side};
 use super::super::flow::{Begin, Database, Flow, column, databases};
+use super::super::front::{FrontArgs, Purpose};
 use super::super::head::Head;
 use super::super::legacy::{Legacy, parse, trouble};
 use super::super::wait::{Seen, until};
@@ -57,6 +58,8 @@ pub struct Start<'a> {
     pub facts: &'a Facts,
     /// The flags.
     pub args: &'a LogicalArgs,
+    /// Those about the proxies.
+    pub front: &'a FrontArgs,
     /// `--keeper-source`.
     pub keeper_source: Option<&'a str>,
     /// Calls it off.
@@ -113,6 +116,7 @@ impl Start<'_> {
             keeper_source: keeper_source.as_ref().map(Conninfo::to_string).unwrap_or_default(),
             system_identifier: self.facts.system_identifier.clone(),
             timeline: self.facts.timeline,
+            legacy_address: self.front.wanted(session.place(), Purpose::Migration)?,
             began: Timestamp::utc(jiff::Timestamp::now()),
             ..Migration::default()
         };
