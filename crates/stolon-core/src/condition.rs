@@ -10,6 +10,7 @@ use stolon_model::{
     KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport, StandbyPace, Timestamp, UsableCluster,
 };
 
+use crate::logical_slots::lacking;
 use crate::sentinel::{eligibility, violations};
 
 /// How a cluster does; the worst is the greatest.
@@ -107,6 +108,8 @@ pub enum Finding {
         /// What may be written yet.
         left: ByteCount,
     },
+    /// A standby has no copy of logical slots whose users want that they survive a failover.
+    SlotsNotCopied(KeeperUid, Vec<String>),
     /// The cluster data break a rule.
     BrokenRule(String),
     /// An operator has paused the cluster: the next failure is not answered.
@@ -136,6 +139,7 @@ impl Finding {
             | Self::LittleRoom { .. }
             | Self::Archiving(..)
             | Self::SlotNearBound { .. }
+            | Self::SlotsNotCopied(..)
             | Self::BrokenRule(_)
             | Self::Trouble(..) => Condition::Degraded,
         }
@@ -195,6 +199,12 @@ impl fmt::Display for Finding {
                     None => f.write_str("whoever uses it lacks WAL"),
                 }
             }
+            Self::SlotsNotCopied(keeper, slots) => write!(
+                f,
+                "keeper {keeper} has no copy of the logical slots {}: their consumers would find none if it took over; PostgreSQL's log \
+                 there says why, and a consumer that takes nothing holds its copy up",
+                slots.join(", ")
+            ),
             Self::BrokenRule(rule) => write!(f, "the cluster data are broken: {rule}"),
             Self::Trouble(keeper, sentence) => write!(f, "{keeper}: {sentence}"),
         }
@@ -226,6 +236,7 @@ pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
     findings.extend(evidence.disks());
     findings.extend(evidence.archivers());
     findings.extend(evidence.slots_near_bound());
+    findings.extend(evidence.slots_not_copied());
     findings.extend(evidence.troubles());
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));
     findings
@@ -349,6 +360,21 @@ impl Evidence<'_> {
             slots.filter_map(near).collect()
         };
         self.keepers.iter().flat_map(of_report).collect()
+    }
+
+    fn slots_not_copied(&self) -> Vec<Finding> {
+        let data = self.cluster.data();
+        let Some(primary) = data.primary().filter(|_| self.cluster.spec().sync_logical_slots) else {
+            return Vec::new();
+        };
+        let report = self.keepers.get(&primary.spec.keeper_uid);
+        let standbys = data.instances.values().filter(|it| it.uid != primary.uid && it.status.healthy);
+        let lacks = |standby: &Instance| {
+            let keeper = &standby.spec.keeper_uid;
+            let slots = lacking(report, self.keepers.get(keeper));
+            (!slots.is_empty()).then(|| Finding::SlotsNotCopied(keeper.clone(), slots))
+        };
+        standbys.filter_map(lacks).collect()
     }
 
     fn troubles(&self) -> Vec<Finding> {

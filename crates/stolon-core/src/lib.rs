@@ -10,6 +10,7 @@ pub mod condition;
 mod evidence;
 pub mod keeper;
 mod latency;
+mod logical_slots;
 pub mod pause;
 pub mod postgres;
 pub mod proxy;

@@ -217,6 +217,11 @@ impl FakePostgres {
                 let dropped = slots.keys().cloned().collect();
                 return StepOutcome::Done(Learned::Slots(SlotChanges { dropped, ..SlotChanges::default() }));
             }
+            Step::DropStaleSlots(slots) => {
+                self.slots.retain(|slot| !slots.contains(&slot.name));
+                let dropped = slots.iter().cloned().collect();
+                return StepOutcome::Done(Learned::Slots(SlotChanges { dropped, ..SlotChanges::default() }));
+            }
             Step::EnsureSlots(_) => return StepOutcome::Done(Learned::Slots(SlotChanges::default())),
             _ => {}
         }

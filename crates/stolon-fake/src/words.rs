@@ -42,6 +42,9 @@ pub fn word(step: &Step) -> Option<String> {
         Step::DropSlots(slots) => {
             format!("drop:{}", slots.keys().cloned().collect::<Vec<_>>().join(","))
         }
+        Step::DropStaleSlots(slots) => {
+            format!("drop-stale:{}", slots.iter().cloned().collect::<Vec<_>>().join(","))
+        }
         Step::TerminateClients => "terminate".into(),
         Step::Checkpoint(_) => "checkpoint".into(),
         Step::TakeAsRewound => "as-rewound".into(),

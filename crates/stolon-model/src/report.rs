@@ -232,6 +232,10 @@ document! {
         name: String = "name", keep;
         /// Whether it is a logical one.
         logical: bool = "logical", omit;
+        /// Whether it is a logical one that survives a failover (PostgreSQL 17 and newer).
+        failover: bool = "failover", omit;
+        /// Whether it is a standby's copy of the primary's, ready to take its place.
+        synced: bool = "synced", omit;
         /// Whether somebody streams from it now.
         active: bool = "active", omit;
         /// WAL from what its user has taken to the server's present position, in bytes; absent: it reserves none.
@@ -442,7 +446,8 @@ fn archiver_fault(archiver: &Option<ArchiverReport>) -> Option<&ArchiverFault> {
 /// What the slots hold moves all the time.
 fn same_slots(ours: &[SlotReport], theirs: &[SlotReport]) -> bool {
     let said = |slots: &[SlotReport]| -> BTreeMap<String, (bool, String)> {
-        slots.iter().map(|slot| (slot.name.clone(), (slot.active, slot.wal_status.clone()))).collect()
+        let of = |slot: &SlotReport| (slot.active || slot.synced, slot.wal_status.clone());
+        slots.iter().map(|slot| (slot.name.clone(), of(slot))).collect()
     };
     said(ours) == said(theirs)
 }

@@ -112,6 +112,9 @@ specification! {
     /// How much WAL replication slots may hold: `auto` goes by the room on each server's file system, `unlimited` sets no bound, `10GB` is
     /// one; `max_slot_wal_keep_size` in `pgParameters` wins over it.
     max_slot_wal_keep_size: String = "maxSlotWalKeepSize", omit, optional, rules [SLOT_WAL_BOUND];
+    /// Logical replication slots that were made with `failover` are copied to the standbys, and outlive a failover (PostgreSQL 17 and
+    /// newer, with `wal_level` `logical` in `pgParameters`).
+    sync_logical_slots: bool = "syncLogicalSlots", omit, default(false);
     /// Bring an old primary back with `pg_rewind` instead of a full copy where that is possible.
     use_pg_rewind: bool = "usePgrewind", omit, default(false);
     /// How the first instance is made: `new` runs `initdb`, `existing` adopts the data that a keeper has, `pitr` restores a backup.

@@ -221,6 +221,7 @@ prop_compose! {
             additional_primary_replication_slots: slots,
             max_slot_wal_keep_size: words[3].clone(),
             use_pg_rewind: flags[1],
+            sync_logical_slots: flags[2],
             init_mode: words[0].as_deref().map(InitMode::from),
             merge_pg_parameters: flags[2],
             role: words[1].as_deref().map(Role::from),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::keeper::{
-    Answer, Archiver, LastRun, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver,
+    Answer, Archiver, Failover, LastRun, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver,
 };
 use stolon_core::postgres::{Version, is_recovery_parameter};
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
@@ -36,8 +36,12 @@ fn slots(version: Version) -> String {
         true => "wal_status, safe_wal_size",
         false => "NULL, NULL",
     };
+    let failover = match version.has_slot_synchronisation() {
+        true => "failover, synced",
+        false => "false, false",
+    };
     format!(
-        "SELECT slot_name, slot_type = 'logical', active, restart_lsn, {bound} FROM pg_replication_slots \
+        "SELECT slot_name, slot_type = 'logical', active, restart_lsn, {bound}, {failover} FROM pg_replication_slots \
          WHERE NOT temporary ORDER BY 1"
     )
 }
@@ -207,6 +211,11 @@ fn slot_row(row: &SimpleQueryRow) -> SlotRow {
     SlotRow {
         name: row.get(0).unwrap_or_default().to_owned(),
         kind: if row.get(1) == Some("t") { SlotKind::Logical } else { SlotKind::Physical },
+        failover: match (row.get(6), row.get(7)) {
+            (_, Some("t")) => Failover::Copied,
+            (Some("t"), _) => Failover::Wanted,
+            _ => Failover::No,
+        },
         active: row.get(2) == Some("t"),
         restart_lsn: row.get(3).and_then(|lsn| lsn.parse().ok()),
         wal_status: row.get(4).map(str::to_owned),

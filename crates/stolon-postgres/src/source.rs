@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use stolon_core::keeper::{PasswordProtocol, Upstream};
+use stolon_core::keeper::{PasswordProtocol, SLOT_DATABASE, Upstream, UpstreamSlots};
 use stolon_core::postgres::Version;
 use stolon_model::{Lsn, Timeline};
 
@@ -169,7 +169,8 @@ impl LocalPostgres {
         let who = &self.inner.options.replication;
         let file = self.replication_pass_file();
         let file = who.password_to_send().map_or("", |_| file.to_str().unwrap_or_default());
-        self.conninfo(source, who, version, &[("passfile", file)])
+        let database = if source.slots == UpstreamSlots::Copied { SLOT_DATABASE } else { "" };
+        self.conninfo(source, who, version, &[("passfile", file), ("dbname", database)])
     }
 
     /// Without a password; `more` pairs are added.

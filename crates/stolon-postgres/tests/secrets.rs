@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use stolon_core::keeper::{Config, ConfigMerge, HbaLine, PasswordProtocol, Upstream};
+use stolon_core::keeper::{Config, ConfigMerge, HbaLine, PasswordProtocol, Upstream, UpstreamSlots};
 use stolon_model::NewConfig;
 use stolon_postgres::*;
 use support::*;
@@ -141,7 +141,10 @@ async fn asker(request: &'static [u8]) -> (Upstream, tokio::task::JoinHandle<Vec
     });
     let passwords = PasswordProtocol::Scram;
     let application_name = "stolon_b".into();
-    (Upstream { host: "127.0.0.1".into(), port, application_name, passwords }, heard)
+    (
+        Upstream { host: "127.0.0.1".into(), port, application_name, passwords, slots: UpstreamSlots::Left },
+        heard,
+    )
 }
 
 instance_test!(nobody_who_is_not_proven_is_given_what_gives_a_password_away, || async {

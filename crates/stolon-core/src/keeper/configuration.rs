@@ -4,7 +4,8 @@ use super::goal::{InstanceGoal, Peer};
 use super::hba::{Admission, HbaLine, hba_lines};
 use super::observation::{Config, Data, Observation, Present};
 use super::parameters::{ParameterFacts, ParameterProblem, wanted_parameters};
-use super::recovery::{PasswordProtocol, RecoverySettings, Upstream};
+use super::recovery::{PasswordProtocol, RecoverySettings, Upstream, UpstreamSlots};
+use super::slot_sync::SlotSync;
 use super::step::Trouble;
 
 /// The whole configuration of an instance.
@@ -54,7 +55,10 @@ pub(super) fn upstream(goal: &InstanceGoal, seen: &Observation, peer: &Peer) -> 
     // Passwords that were set before the cluster's present encryption stay as they are.
     let passwords = PasswordProtocol::of(&goal.parameters.user, seen.version)
         .max(PasswordProtocol::stored_by(&peer.status));
-    Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid).with_passwords(passwords)
+    let upstream = Upstream::new(&peer.status.listen_address, &peer.status.port, &goal.uid);
+    let copies = goal.parameters.slot_sync == SlotSync::Copies && seen.version.has_slot_synchronisation();
+    let slots = if copies { UpstreamSlots::Copied } else { UpstreamSlots::Left };
+    Upstream { slots, ..upstream.with_passwords(passwords) }
 }
 
 /// The instance at PGDATA if these binaries can run it.

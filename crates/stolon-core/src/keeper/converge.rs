@@ -6,6 +6,7 @@ use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Lease, Live, Observation, Patience, Server};
 
 use super::recovery::{RecoveryMode, RecoverySettings};
+use super::slot_sync::{SYNCHRONIZED_SLOTS, stale};
 use super::slots::to_let_go;
 use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{is_recovery_parameter, is_standby_limit};
@@ -127,10 +128,13 @@ fn until_promoted(goal: &InstanceGoal, seen: &Observation, admission: Admission)
     };
     let mut wanted = of_primary(RecoverySettings::default()).parameters;
     let mut config = applied.clone();
-    match wanted.remove(SYNCHRONOUS_NAMES) {
-        Some(names) => config.parameters.insert(SYNCHRONOUS_NAMES.to_owned(), names),
-        None => config.parameters.remove(SYNCHRONOUS_NAMES),
-    };
+    // Consumers of logical slots may be connected the moment after, too.
+    for name in [SYNCHRONOUS_NAMES, SYNCHRONIZED_SLOTS] {
+        match wanted.remove(name) {
+            Some(names) => config.parameters.insert(name.to_owned(), names),
+            None => config.parameters.remove(name),
+        };
+    }
     config
 }
 
@@ -266,7 +270,9 @@ fn reload(config: &Config) -> [Step; 2] {
 fn slots(goal: &InstanceGoal, seen: &Observation, live: &Live) -> Vec<Step> {
     let let_go = to_let_go(goal, seen, live);
     let drop = (!let_go.is_empty()).then_some(Step::DropSlots(let_go));
-    drop.into_iter().chain([Step::EnsureSlots(goal.slots.clone())]).collect()
+    let stale = stale(&goal.parameters.slot_sync, live);
+    let drop_stale = (!stale.is_empty()).then_some(Step::DropStaleSlots(stale));
+    drop.into_iter().chain(drop_stale).chain([Step::EnsureSlots(goal.slots.clone())]).collect()
 }
 
 /// What differs between the configuration in force and the wanted one.

@@ -9,9 +9,10 @@ use stolon_model::{
     STOLON_PREFIX, Served, StandbySettings, Timeline, Timestamp, UsableCluster, replication_name,
 };
 
-use super::hba::{HbaGoal, User};
+use super::hba::{HbaGoal, SlotReaders, User};
 use super::parameters::{ParameterGoal, synchronous_names};
 use super::part::{Part, stop_reason};
+use super::slot_sync::SlotSync;
 use super::store_commands::{NotAllowed, StoreCommands};
 use crate::evidence::Evidence;
 use crate::timeline::Mark;
@@ -444,6 +445,7 @@ fn instance_goal(
             additional_wal_senders: wanted.additional_wal_senders,
             slot_wal_bound: spec.slot_wal_bound(),
             use_pg_rewind: wanted.use_pg_rewind,
+            slot_sync: SlotSync::of(cluster, spec, instance, &role),
             synchronous_names,
         },
         hba: hba_goal(cluster, spec, uid, instance, &role),
@@ -568,6 +570,7 @@ fn hba_goal(
             _ => AccessMode::All,
         },
         peers: others.map(|(_, other)| other.status.listen_address.clone()).collect(),
+        slot_readers: if spec.sync_logical_slots { SlotReaders::Standbys } else { SlotReaders::Nobody },
         operator_lines: instance.spec.pg_hba.as_deref().cloned(),
     }
 }

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use stolon_model::AccessMode;
 
+use super::slot_sync::DATABASE;
+
 /// One of the two users that keepers connect as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -112,8 +114,20 @@ pub struct HbaGoal {
     /// In strict mode: the advertised addresses of the other instances, if this instance is the one they
     /// connect to.
     pub peers: Vec<String>,
+    /// Who may ask for logical slots, which is done in a database, as the replication user.
+    pub slot_readers: SlotReaders,
     /// `pgHBA`; none admits everybody with a password.
     pub operator_lines: Option<Vec<String>>,
+}
+
+/// Who may ask for logical slots in order to copy them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlotReaders {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// The standbys.
+    Standbys,
 }
 
 /// Who is admitted besides superuser and replication user.
@@ -141,13 +155,17 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
         named(HbaOrigin::Local, HbaDatabase::Replication, superuser),
         named(HbaOrigin::Local, HbaDatabase::Replication, replication),
     ];
+    let mut wanted = vec![(HbaDatabase::All, superuser), (HbaDatabase::Replication, replication)];
+    if goal.slot_readers == SlotReaders::Standbys {
+        wanted.push((HbaDatabase::Named(DATABASE), replication));
+    }
     if goal.access == AccessMode::Strict {
         for origin in strict_origins(&goal.peers) {
-            lines.push(named(origin.clone(), HbaDatabase::All, superuser));
-            lines.push(named(origin, HbaDatabase::Replication, replication));
+            let of_origin = wanted.iter().cloned();
+            lines.extend(of_origin.map(|(database, user)| named(origin.clone(), database, user)));
         }
     } else {
-        for (database, user) in [(HbaDatabase::All, superuser), (HbaDatabase::Replication, replication)] {
+        for (database, user) in wanted {
             lines.push(named(HbaOrigin::AnyIpv4, database.clone(), user));
             lines.push(named(HbaOrigin::AnyIpv6, database, user));
         }
@@ -230,6 +248,7 @@ mod tests {
         let goal = HbaGoal {
             access,
             peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
+            slot_readers: SlotReaders::Nobody,
             operator_lines: operator.map(|lines| lines.iter().map(|&line| line.to_owned()).collect()),
         };
         hba_lines(&goal, &user("su", "md5"), &user("repl", "trust"), admission).iter().map(text).collect()
@@ -270,7 +289,12 @@ mod tests {
 
     #[test]
     fn a_keeper_proves_itself_by_its_account_where_it_has_one() {
-        let goal = HbaGoal { access: AccessMode::Strict, peers: vec![], operator_lines: Some(vec![]) };
+        let goal = HbaGoal {
+            access: AccessMode::Strict,
+            peers: vec![],
+            slot_readers: SlotReaders::Nobody,
+            operator_lines: Some(vec![]),
+        };
         let by_account = User { local_method: "peer map=keeper".into(), ..user("su", "md5") };
         let made = |replication: &User| -> Vec<String> {
             hba_lines(&goal, &by_account, replication, Admission::Everybody).iter().map(text).collect()
@@ -285,6 +309,7 @@ mod tests {
         let goal = HbaGoal {
             access: AccessMode::All,
             peers: vec!["10.0.0.2".into()],
+            slot_readers: SlotReaders::Nobody,
             operator_lines: Some(vec!["host app app all md5".into()]),
         };
         let over_tls = |name: &str, method: &str| User { transport: Transport::Tls, ..user(name, method) };

@@ -22,6 +22,7 @@ mod plan;
 mod recovery;
 mod room;
 mod say;
+mod slot_sync;
 mod slots;
 mod step;
 mod store_commands;
@@ -37,7 +38,8 @@ pub use goal::{
     OtherData, Peer, PrimaryGoal, RestartPolicy, Reuse, RewindCredentials, StopReason,
 };
 pub use hba::{
-    Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, Transport, User, hba_lines,
+    Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, SlotReaders, Transport, User,
+    hba_lines,
 };
 pub use inquiry::{Inquiry, Lag, No, Office, Orders, Picture, Server as ServerPicture, Vouched};
 pub use instance::Instance;
@@ -59,11 +61,13 @@ pub use parameters::{
 pub use part::Part;
 pub use plan::plan;
 pub use recovery::{
-    PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, exclusive_targets, recovery_parameters,
+    PasswordProtocol, RecoveryMode, RecoverySettings, Upstream, UpstreamSlots, exclusive_targets,
+    recovery_parameters,
 };
 pub use room::{DiskUse, FileSystem, Probed, Room};
 pub use say::{NoHandOver, Parting, Saying};
-pub use slots::{SlotKind, SlotRow};
+pub use slot_sync::{DATABASE as SLOT_DATABASE, SlotSync};
+pub use slots::{Failover, SlotKind, SlotRow};
 pub use step::{AtFailure, ConfigMerge, NextLook, OldData, PendingRestart, Plan, Reason, Step, Trouble};
 pub use store_commands::{BadCommandLine, NotAllowed, StoreCommands};
 pub use warrant::{DestroyWarrant, Ground, assigned_anew, half_made};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, SlotWalBound, replication_name};
 
+use super::slot_sync::SlotSync;
 use super::slots::bound;
 use crate::postgres::{RESTART_AFTER_CRASH, Version, WAL_RETRIEVE_RETRY_INTERVAL, is_reported, parameter};
 use crate::settings;
@@ -99,6 +100,8 @@ pub struct ParameterGoal {
     pub slot_wal_bound: SlotWalBound,
     /// `usePgrewind`.
     pub use_pg_rewind: bool,
+    /// Whether logical slots are copied to standbys.
+    pub slot_sync: SlotSync,
     /// Names for `synchronous_standby_names`; empty when commits need not wait.
     pub synchronous_names: Vec<String>,
 }
@@ -151,7 +154,11 @@ pub fn wanted_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>) -> Wan
     }
     theirs.extend(goal.user.iter().map(lowered));
     wanted.parameters = admit(theirs, facts, &mut wanted.problems);
-    let managed = managed_parameters(goal, facts, &wanted.parameters);
+    let mut managed = managed_parameters(goal, facts, &wanted.parameters);
+    match lacks_for_slots(goal, facts, &managed) {
+        None => managed.extend(goal.slot_sync.parameters()),
+        Some(lack) => wanted.problems.extend(lack),
+    }
     if facts.version.has_wal_keep_size() {
         wanted.parameters.remove("wal_keep_segments");
     }
@@ -246,6 +253,29 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
         set(ours.name, ours.own_default.unwrap_or_default().to_owned());
     }
     managed
+}
+
+/// Why logical slots cannot be copied although that is asked for; none: they can. Nothing to say where it is not asked for.
+fn lacks_for_slots(
+    goal: &ParameterGoal,
+    facts: ParameterFacts<'_>,
+    managed: &Parameters,
+) -> Option<Option<ParameterProblem>> {
+    if goal.slot_sync == SlotSync::Off {
+        return Some(None);
+    }
+    let sentence = if !facts.version.has_slot_synchronisation() {
+        format!(
+            "syncLogicalSlots is without effect: PostgreSQL {} copies no logical slots, 17 and newer do",
+            facts.version
+        )
+    } else if managed.get("wal_level").map(String::as_str) != Some("logical") {
+        "syncLogicalSlots is without effect as long as wal_level is not logical: set it in pgParameters"
+            .to_owned()
+    } else {
+        return None;
+    };
+    Some(Some(ParameterProblem { name: "syncLogicalSlots".to_owned(), sentence }))
 }
 
 fn wal_level(version: Version, theirs: &Parameters) -> String {

@@ -16,6 +16,7 @@ fn goal(user: &[(&str, &str)]) -> ParameterGoal {
         additional_wal_senders: 5,
         slot_wal_bound: SlotWalBound::default(),
         use_pg_rewind: false,
+        slot_sync: SlotSync::Off,
         synchronous_names: Vec::new(),
     }
 }

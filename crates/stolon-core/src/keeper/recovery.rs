@@ -30,6 +30,18 @@ pub struct Upstream {
     pub application_name: String,
     /// What may be answered when whoever listens there asks for a password.
     pub passwords: PasswordProtocol,
+    /// Whether logical slots are copied from there.
+    pub slots: UpstreamSlots,
+}
+
+/// Whether logical slots are copied from the instance that is streamed from, which needs a database to ask in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamSlots {
+    /// They are not.
+    #[default]
+    Left,
+    /// They are.
+    Copied,
 }
 
 impl Upstream {
@@ -40,6 +52,7 @@ impl Upstream {
             port: port.to_owned(),
             application_name: replication_name(us),
             passwords: PasswordProtocol::default(),
+            slots: UpstreamSlots::default(),
         }
     }
 

@@ -15,6 +15,8 @@ pub struct SlotRow {
     pub name: String,
     /// What it decodes.
     pub kind: SlotKind,
+    /// Whether it survives a failover.
+    pub failover: Failover,
     /// Whether somebody streams from it now.
     pub active: bool,
     /// The oldest WAL that it needs; none: it reserves none.
@@ -34,6 +36,18 @@ pub enum SlotKind {
     Logical,
 }
 
+/// Whether a logical slot is one that survives a failover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failover {
+    /// It is not, or PostgreSQL is older than 17.
+    #[default]
+    No,
+    /// Its user wants that: standbys copy it.
+    Wanted,
+    /// It is such a copy on a standby.
+    Copied,
+}
+
 impl SlotRow {
     /// WAL that it keeps a server at `position` from removing, in bytes; none: it reserves none.
     pub fn held(&self, position: Lsn) -> Option<u64> {
@@ -47,6 +61,8 @@ impl SlotRow {
         SlotReport {
             name: self.name.clone(),
             logical: self.kind == SlotKind::Logical,
+            failover: self.failover != Failover::No,
+            synced: self.failover == Failover::Copied,
             active: self.active,
             held_bytes: self.held(position),
             left_bytes: of_postgres.or_else(ours),
@@ -115,6 +131,7 @@ mod tests {
         SlotRow {
             name: name.to_owned(),
             kind: SlotKind::Physical,
+            failover: Failover::No,
             active: false,
             restart_lsn: restart.map(Lsn),
             wal_status: None,

@@ -181,6 +181,8 @@ pub enum Step {
     EnsureSlots(BTreeSet<String>),
     /// Drop these slots unless they are in use by now; each with the WAL that it holds, in bytes.
     DropSlots(BTreeMap<String, u64>),
+    /// Drop these logical slots, which are in the way of copies of the primary's.
+    DropStaleSlots(BTreeSet<String>),
     /// Write everything to the disk that is not there yet, so that a stop takes little time; for this planned change of the primary.
     Checkpoint(String),
     /// What is here needs no rewind to follow its source: take it as if it had been rewound.

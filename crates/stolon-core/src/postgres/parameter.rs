@@ -167,6 +167,9 @@ pub const PARAMETERS: &[Parameter] = &[
     of("ssl_crl_file").file(""),
     of("ssl_dh_params_file").file(""),
     of("ssl_key_file").file("server.key"),
+    // Names of slots that keepers have made change with the topology, and so does who copies slots.
+    of("sync_replication_slots").shared().unreported().made_here(),
+    of("synchronized_standby_slots").shared().unreported().made_here(),
     of("synchronous_standby_names").managed().made_here(),
     of("unix_socket_directories").managed(),
     of("wal_keep_segments").shared().unreported(),

@@ -13,6 +13,8 @@ use stolon_model::{
     Role, Switchover, SwitchoverOutcome, SwitchoverReport, SwitchoverStage, UsableCluster,
 };
 
+use crate::logical_slots::lacking;
+
 use super::eligibility::{Eligibility, Question, priority};
 use super::memory::{Life, SwitchoverSighting};
 use super::request::SHOWN;
@@ -64,7 +66,13 @@ pub fn fitness(
     let (mut fit, mut rejected) = (Vec::new(), Vec::new());
     for candidate in super::eligibility(cluster, reports) {
         let Some(instance) = data.instances.get(&candidate.instance) else { continue };
-        let unfit = unfit(instance, reports.get(&candidate.keeper), to).map(Rejection::CannotHandOver);
+        let report = reports.get(&candidate.keeper);
+        let slots = match cluster.spec().sync_logical_slots {
+            true => lacking(reports.get(&primary.spec.keeper_uid), report),
+            false => Vec::new(),
+        };
+        let lacks = (!slots.is_empty()).then_some(Unfit::LacksSlots(slots));
+        let unfit = unfit(instance, report, to).or(lacks).map(Rejection::CannotHandOver);
         match candidate.rejection.clone().or(unfit) {
             // Whoever is chosen receives everything before it is elected: who is preferred comes before who is ahead.
             None => fit.push(((Reverse(priority(data, instance)), Reverse(instance.status.lsn)), candidate)),
@@ -326,12 +334,28 @@ impl Round<'_> {
         fit.sort_by_key(|uid| Reverse(preference(uid)));
         for uid in fit {
             let Some(candidate) = self.draft.instances.get(&uid) else { continue };
-            match self.unfit_now(candidate, record.to.as_ref()) {
+            let lacks = || self.lacks_slots(record, primary, candidate);
+            match self.unfit_now(candidate, record.to.as_ref()).or_else(lacks) {
                 None => return Ok(uid),
                 Some(why) => rejected.push((uid, why)),
             }
         }
         Err(Obstacle::Nobody(rejected))
+    }
+
+    /// A keeper that is told to end does not wait for slots: it would end all the same.
+    fn lacks_slots(
+        &self,
+        record: &Switchover,
+        primary: &Instance,
+        candidate: &Instance,
+    ) -> Option<Rejection> {
+        if !self.seen.spec.sync_logical_slots || record.leaving {
+            return None;
+        }
+        let report = |instance: &Instance| self.last_report(&instance.spec.keeper_uid);
+        let slots = lacking(report(primary), report(candidate));
+        (!slots.is_empty()).then_some(Rejection::CannotHandOver(Unfit::LacksSlots(slots)))
     }
 
     fn unfit_now(&self, candidate: &Instance, to: Option<&KeeperUid>) -> Option<Rejection> {

@@ -31,6 +31,8 @@ pub enum Unfit {
     NotAStandby,
     /// The operator wants another one.
     NotWanted,
+    /// It has no copies of these logical slots, whose consumers would find none there.
+    LacksSlots(Vec<String>),
 }
 
 /// Why a planned change of the primary is not begun, or does not go on.
@@ -119,6 +121,12 @@ impl Display for Unfit {
             Self::ReceivesNothing(why) => write!(f, "it receives no WAL: {why}"),
             Self::NotAStandby => f.write_str("it was the primary before and follows nobody"),
             Self::NotWanted => f.write_str("another keeper is asked for"),
+            Self::LacksSlots(slots) => write!(
+                f,
+                "it has no copy yet of the logical slots {}, whose consumers would find none there (with syncLogicalSlots off nobody waits \
+                 for them)",
+                slots.join(", ")
+            ),
         }
     }
 }

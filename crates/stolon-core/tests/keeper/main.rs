@@ -20,6 +20,7 @@ mod properties;
 mod reload;
 mod sequences;
 mod served;
+mod slot_sync;
 mod slots;
 mod store;
 mod switchover;

@@ -14,6 +14,7 @@ const POSITION: Lsn = Lsn(1 << 30);
 /// A slot that holds so many megabytes.
 fn slot(name: &str, megabytes: u64) -> SlotRow {
     SlotRow {
+        failover: Failover::No,
         name: name.into(),
         kind: SlotKind::Physical,
         active: false,

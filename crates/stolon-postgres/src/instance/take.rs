@@ -93,6 +93,9 @@ impl LocalInstance {
             Step::DropSlots(slots) => {
                 return Ok(Learned::Slots(postgres.drop_slots(slots.keys(), &request).await?));
             }
+            Step::DropStaleSlots(slots) => {
+                return Ok(Learned::Slots(postgres.drop_slots(slots.iter(), &request).await?));
+            }
             Step::Checkpoint(_) => postgres.checkpoint(&within(CHECKPOINT_LIMIT)).await?,
             Step::TerminateClients => {
                 return Ok(Learned::SessionsEnded(postgres.terminate_clients(&request).await?));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use stolon_core::keeper::{
     Config, ConfigMerge, Data, HbaLine, OldData, PasswordProtocol, Present, Progress, RecoveryMode, Upstream,
+    UpstreamSlots,
 };
 use stolon_model::NewConfig;
 use stolon_postgres::*;
@@ -244,6 +245,7 @@ impl Instance {
             port: self.port.clone(),
             application_name: other.slot(),
             passwords: PasswordProtocol::default(),
+            slots: UpstreamSlots::Left,
         }
     }
 

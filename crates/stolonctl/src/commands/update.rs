@@ -53,6 +53,7 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let stored = cluster.workable_document().await?.value;
     let majors = advice::known_majors(&cluster, Some(&stored)).await;
     let now = stored.cluster.and_then(|cluster| cluster.spec).unwrap_or_default();
+    refuse_slot_sync(&now, &change.apply(&now)?, &majors)?;
     advice::give(&change.explain(&change.apply(&now)?, &majors), Strictness::from_flag(args.strict))?;
 
     let changed = cluster
@@ -64,6 +65,18 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
         })
         .await?;
     Ok(output::result(&lines(&changed))?)
+}
+
+/// PostgreSQL copies logical slots to standbys from version 17 on.
+fn refuse_slot_sync(now: &ClusterSpec, new: &ClusterSpec, majors: &BTreeSet<u16>) -> Result<(), UsageError> {
+    let is_asked_for = new.sync_logical_slots == Some(true) && now.sync_logical_slots != Some(true);
+    match majors.first().filter(|oldest| is_asked_for && **oldest < 17) {
+        None => Ok(()),
+        Some(oldest) => Err(UsageError::new(format!(
+            "syncLogicalSlots needs PostgreSQL 17 or newer, and a keeper runs {oldest}: it copies no logical slots to standbys"
+        ))
+        .hint("move to a newer major first (stolonctl migrate start --method logical), or leave the field out")),
+    }
 }
 
 impl Change {

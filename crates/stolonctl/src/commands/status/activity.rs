@@ -183,6 +183,7 @@ fn is_told_here(finding: &Finding) -> bool {
             | Finding::LittleRoom { .. }
             | Finding::Archiving(..)
             | Finding::SlotNearBound { .. }
+            | Finding::SlotsNotCopied(..)
     )
 }
 

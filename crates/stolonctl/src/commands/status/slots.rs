@@ -13,6 +13,12 @@ pub struct SlotLine {
     pub keeper: Option<String>,
     /// Whether somebody streams from it.
     pub active: bool,
+    /// Whether it is a logical one that survives a failover.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub failover: bool,
+    /// Whether it is a standby's copy of the primary's, ready to take its place.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub synced: bool,
     /// WAL that it keeps from being removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_bytes: Option<u64>,
@@ -36,6 +42,8 @@ fn line(data: &ClusterData, slot: &SlotReport) -> SlotLine {
         name: slot.name.clone(),
         keeper: data.keeper_of_slot(&slot.name).map(ToString::to_string),
         active: slot.active,
+        failover: slot.failover,
+        synced: slot.synced,
         held_bytes: slot.held_bytes,
         left_bytes: slot.left_bytes,
         wal_status: slot.wal_status.clone(),
@@ -51,6 +59,7 @@ pub fn row(keeper: &str, slot: &SlotLine) -> Vec<String> {
     let bytes = |count: Option<u64>| known(count.map(|count| ByteCount(count).to_string()));
     let state = match (slot.wal_status.as_str(), slot.active) {
         ("lost", _) => "lost",
+        _ if slot.synced => "copy",
         (_, true) => "streaming",
         (_, false) => "nobody streams",
     };
