@@ -14,7 +14,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 /// What a legacy server must allow.
-const LEGACY: &str = "wal_level = logical\nmax_replication_slots = 20\nmax_wal_senders = 20\n";
+const LEGACY: &str = "wal_level = logical\nmax_replication_slots = 30\nmax_wal_senders = 30\nmax_worker_processes = 40\n\
+    max_logical_replication_workers = 30\n";
 
 /// Names as nobody should choose them, partitions, generated and identity columns, a table without a key, one whose key is an index, and
 /// what comes after the copy: indexes, foreign keys, triggers, views.
@@ -109,14 +110,15 @@ impl Sides {
 }
 
 fn plan(major: u16) -> Plan {
-    let parameters = json!({
+    let mut parameters = json!({
         "wal_level": "logical",
-        "max_logical_replication_workers": "12",
-        "max_worker_processes": "24",
-        "max_replication_slots": "20",
-        "max_wal_senders": "20",
+        "max_logical_replication_workers": "30",
+        "max_worker_processes": "48",
     });
-    Plan::new(2).major(major).spec(json!({ "pgParameters": parameters }))
+    if major >= 18 {
+        parameters["max_active_replication_origins"] = json!("30");
+    }
+    Plan::new(2).major(major).spec(json!({ "pgParameters": parameters, "maxStandbys": 30 }))
 }
 
 async fn migrate(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Value> {
@@ -331,13 +333,16 @@ fn tables_hold(answer: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The oldest to the newest, with several databases: the switch dies half-way and is gone on with, and nothing is left in the end.
+/// The oldest to the newest, with twenty databases: the switch dies half-way and is gone on with, and nothing is left in the end.
 #[test]
 fn the_oldest_major_moves_to_the_newest() {
     on_cluster(plan(18), async |cluster| {
         let sides = Sides::create(cluster, 10).await?;
-        for name in ["one", "Two", "th'ree"] {
-            sides.legacy.run(&format!("create database \"{name}\"")).await?;
+        let more = (4..20).map(|number| format!("Da\"ta {number}"));
+        let names: Vec<String> =
+            ["one", "Two", "th'ree"].map(str::to_owned).into_iter().chain(more).collect();
+        for name in &names {
+            sides.legacy.run(&format!("create database \"{}\"", name.replace('"', "\"\""))).await?;
             let session = sides.legacy.server.target().database(name).connect(QUERY).await?;
             session
                 .rows(
@@ -354,9 +359,15 @@ fn the_oldest_major_moves_to_the_newest() {
         sides.is_closed().await?;
         let switched = migrate(cluster, &["switch"]).await?;
         eprintln!("stolonctl measured {switched}");
+        for part in
+            ["closing", "last_rows", "definitions_and_sequences", "taking_over", "way_back", "opening"]
+        {
+            let figure = &switched["figures"][format!("downtime_{part}_seconds")];
+            ensure!(figure.is_number(), "nobody is told how long {part} took: {switched}");
+        }
         goes_on(&application).await?;
         nothing_is_lost(&application.stop().await, &cluster.proxy(), since).await?;
-        for name in ["one", "Two", "th'ree"] {
+        for name in &names {
             let session = head(cluster).await?.database(name).connect(QUERY).await?;
             ensure!(
                 session.value("select count(*) from t", QUERY).await? == "2",

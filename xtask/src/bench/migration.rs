@@ -1,8 +1,11 @@
 //! A live database moves in while it is written, and back: how long nobody could write, what the copy costs beside a bare `pg_basebackup`
-//! of the same server, and how fast it is verified.
+//! of the same server, and how fast it is verified. The logical method is measured the same way, beside `pg_dump` and `pg_restore`.
+
+mod logical;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -29,9 +32,37 @@ shared_buffers = 256MB
 max_connections = 100
 ";
 
-/// How large the database is.
+/// Sessions on each side that `migrate verify` sums with, if nobody says otherwise.
+const JOBS: usize = 2;
+
+/// How the database moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Method {
+    /// As files, to the same major of PostgreSQL.
+    Physical,
+    /// As rows, to a newer one.
+    Logical,
+}
+
+/// How large the database is, and how it moves.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Migration {
+    /// Which method is measured
+    #[arg(long, value_enum, default_value = "physical")]
+    method: Method,
+
+    /// Logical method: the major version of the legacy server
+    #[arg(long, default_value_t = 13, value_name = "MAJOR")]
+    from: u16,
+
+    /// Logical method: the major version of the cluster
+    #[arg(long, default_value_t = 17, value_name = "MAJOR")]
+    to: u16,
+
+    /// Logical method: so many databases; all but one hold a small table and a sequence
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    databases: usize,
+
     /// Size of the legacy database, for example 1GiB; there is room for four of them on the disk
     #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = size)]
     size: u64,
@@ -55,9 +86,16 @@ fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// The cluster or the server does not work, or a row is lost.
 pub async fn measure(options: &Migration, programs: &Path) -> anyhow::Result<()> {
-    let plan = Plan { programs: Some(programs.to_path_buf()), ..Plan::new(2).uninitialised() };
+    let plan = match options.method {
+        Method::Physical => Plan::new(2).uninitialised(),
+        Method::Logical => logical::plan(options),
+    };
+    let plan = Plan { programs: Some(programs.to_path_buf()), ..plan };
     let mut cluster = Cluster::prepare(&plan).await?;
-    let outcome = run(&mut cluster, options.size).await;
+    let outcome = match options.method {
+        Method::Physical => run(&mut cluster, options.size).await,
+        Method::Logical => logical::run(&mut cluster, options).await,
+    };
     if outcome.is_err() {
         cluster.dump_logs();
     }
@@ -82,11 +120,20 @@ async fn run(cluster: &mut Cluster, size: u64) -> anyhow::Result<()> {
     verify(cluster, &target).await?;
     println!("  longest pause of a writer so far   {}", seconds(writing.ledger().longest_pause(since)));
 
-    switch(cluster, &writing, "switch").await?;
-    tokio::time::sleep(BETWEEN).await;
-    switch(cluster, &writing, "rollback").await?;
+    there_and_back(cluster, &writing).await?;
+    nothing_lost(writing, &target).await
+}
 
-    let verdict = writing.stop().await.check(&target).await?;
+/// A switch, and a rollback some seconds later.
+async fn there_and_back(cluster: &Cluster, writing: &Writing) -> anyhow::Result<()> {
+    switch(cluster, writing, "switch").await?;
+    tokio::time::sleep(BETWEEN).await;
+    switch(cluster, writing, "rollback").await
+}
+
+/// Whatever was promised to the writers is on the legacy server in the end.
+async fn nothing_lost(writing: Writing, legacy: &Target) -> anyhow::Result<()> {
+    let verdict = writing.stop().await.check(legacy).await?;
     let (lost, doubled, strange) = (verdict.lost.len(), verdict.doubled.len(), verdict.unexpected.len());
     println!(
         "  of {} promised rows: {lost} lost, {doubled} doubled, {strange} from nowhere",
@@ -153,33 +200,61 @@ async fn watch_copy(legacy: Target) -> anyhow::Result<Duration> {
     }
 }
 
-/// `migrate verify` under writes, beside a sequential read of the same tables on both sides at once.
+/// `migrate verify` under writes, beside a sequential read of the same tables on both sides at once: by one session on each side, and by as many as
+/// `migrate verify` has. A read counts the values of a column, so it makes out each row and hashes nothing.
 async fn verify(cluster: &Cluster, legacy: &Target) -> anyhow::Result<()> {
     let head = cluster.instance(cluster.primary().await?);
+    let mut reads = Vec::new();
+    for sessions in [1, JOBS] {
+        let began = Instant::now();
+        let bytes = tokio::try_join!(read(legacy, sessions), read(&head, sessions))?.0;
+        reads.push((sessions, bytes, began.elapsed()));
+    }
     let began = Instant::now();
-    let bytes = tokio::try_join!(read(legacy), read(&head))?.0;
-    let read = began.elapsed();
-    let began = Instant::now();
-    let answer = cluster.migrate(&["verify"], LONG).await?;
+    let answer = verified_by(cluster).await?;
     let verified = began.elapsed();
-    ensure!(answer["holds"] == Value::Bool(true), "verify found {answer:#}");
-    let rate = |took: Duration| ByteCount((bytes as f64 / took.as_secs_f64()) as u64);
-    println!("  sequential read of both sides      {}   {} a second", seconds(read), rate(read));
-    println!(
-        "  migrate verify                     {}   {} a second, {:.0} % of that",
-        seconds(verified),
-        rate(verified),
-        100.0 * read.as_secs_f64() / verified.as_secs_f64()
-    );
+    let compared = answer["compared"].as_array().context("verify compared nothing")?;
+    let tables = compared.iter().filter(|row| row["kind"] == "table" && row["outcome"] == "holds").count();
+    ensure!(tables as u64 > TABLES, "verify found {answer:#}");
+    let rate = |bytes: u64, took: Duration| ByteCount((bytes as f64 / took.as_secs_f64()) as u64);
+    for (sessions, bytes, took) in &reads {
+        println!(
+            "  sequential read, {sessions} session(s) a side   {}   {} a second and side",
+            seconds(*took),
+            rate(*bytes, *took)
+        );
+    }
+    println!("  migrate verify, {JOBS} sessions a side     {}", seconds(verified));
+    for (sessions, _, took) in &reads {
+        let percent = 100.0 * took.as_secs_f64() / verified.as_secs_f64();
+        println!("    {percent:.0} % of the rate of the read by {sessions} session(s) a side");
+    }
     Ok(())
 }
 
-/// Read all tables, one after the other; returns their size.
-async fn read(target: &Target) -> anyhow::Result<u64> {
+/// The answer of `migrate verify`, whose exit status also speaks of roles, which a cluster has of its own.
+async fn verified_by(cluster: &Cluster) -> anyhow::Result<Value> {
+    let mut command = cluster.layout.stolonctl();
+    command.args(["migrate", "verify", "--output", "json", "--jobs", &JOBS.to_string()]);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(LONG, output).await.context("verify does not end")??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).with_context(|| format!("verify gives no JSON: {said}"))
+}
+
+/// Read all tables, so many at the same time; returns their size.
+async fn read(target: &Target, sessions: usize) -> anyhow::Result<u64> {
+    let tables: Vec<u64> = (1..=TABLES).collect();
+    let each = tables.chunks(tables.len().div_ceil(sessions)).map(|some| read_some(target, some));
+    Ok(futures::future::try_join_all(each).await?.iter().sum())
+}
+
+/// Read some tables, one after the other.
+async fn read_some(target: &Target, tables: &[u64]) -> anyhow::Result<u64> {
     let session = target.connect(QUERY).await?;
     session.rows("set max_parallel_workers_per_gather = 0; set enable_indexonlyscan = off", QUERY).await?;
     let mut bytes = 0;
-    for table in 1..=TABLES {
+    for table in tables {
         session.rows(&format!("select count(data) from payload{table}"), LONG).await?;
         let size = session.value(&format!("select pg_table_size('payload{table}')"), QUERY).await?;
         bytes += size.parse::<u64>()?;
@@ -199,6 +274,10 @@ async fn switch(cluster: &Cluster, writing: &Writing, command: &str) -> anyhow::
         seconds(writing.ledger().longest_pause(asked)),
         seconds(asked.elapsed()),
     );
+    let parts = answer["did"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    if let Some(parts) = parts.clone().find(|line| line.starts_with("of these")) {
+        println!("    {parts}");
+    }
     Ok(())
 }
 

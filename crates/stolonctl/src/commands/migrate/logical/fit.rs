@@ -12,14 +12,19 @@ use super::publishing;
 /// Tables that PostgreSQL copies at the same time, for each database (`max_sync_workers_per_subscription`).
 const COPIES: usize = 2;
 
-/// What the cluster must allow, for so many databases: a worker that applies for each, one that starts them, and some that copy.
-fn allowed(databases: usize) -> [(&'static str, usize); 4] {
-    [
+/// What a cluster of this major must allow, for so many databases: a worker that applies for each, one that starts them, and some that copy. How far
+/// each of these is lies in a place of its own, of which there are as many as slots before 18, and 10 from then on (release notes 18).
+fn allowed(databases: usize, major: u32) -> Vec<(&'static str, usize)> {
+    let mut allowed = vec![
         ("max_logical_replication_workers", databases + COPIES),
         ("max_worker_processes", databases + COPIES + 1),
         ("max_replication_slots", databases + COPIES),
         ("max_wal_senders", databases + COPIES),
-    ]
+    ];
+    if major >= 18 {
+        allowed.push(("max_active_replication_origins", databases + COPIES));
+    }
+    allowed
 }
 
 /// Nothing is in the way.
@@ -71,7 +76,7 @@ pub async fn check(
     })?;
     let theirs = Facts::ask_of(&cluster, &flow.to.question(), "the cluster").await?;
     fits(facts, &theirs)?;
-    takes(&cluster, flow, all.len()).await?;
+    takes(&cluster, theirs.major, flow, all.len()).await?;
     is_empty(&cluster, flow, &all).await.map_err(cannot)??;
     Ok(theirs)
 }
@@ -100,8 +105,13 @@ fn fits(legacy: &Facts, cluster: &Facts) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn takes(cluster: &ForeignSession, flow: &Flow<'_>, databases: usize) -> anyhow::Result<()> {
-    for (setting, needed) in allowed(databases) {
+async fn takes(
+    cluster: &ForeignSession,
+    major: u32,
+    flow: &Flow<'_>,
+    databases: usize,
+) -> anyhow::Result<()> {
+    for (setting, needed) in allowed(databases, major) {
         let asked = cluster.value(&format!("SELECT current_setting('{setting}')"), &flow.to.question()).await;
         let value = asked.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
         let value: usize = value.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -110,12 +120,21 @@ async fn takes(cluster: &ForeignSession, flow: &Flow<'_>, databases: usize) -> a
                 "{setting} of the cluster is {value}, and {databases} databases need {needed}"
             ))
             .hint(format!(
-                "stolonctl update --patch '{{\"pgParameters\": {{\"{setting}\": \"{needed}\"}}}}', and restart its PostgreSQL"
+                "stolonctl update --patch '{}', and restart its PostgreSQL",
+                raising(setting, needed)
             ))
             .into());
         }
     }
     Ok(())
+}
+
+/// The change of the specification that raises a setting. Keepers make those of replication from `maxStandbys`, whatever `pgParameters` says.
+fn raising(setting: &str, needed: usize) -> String {
+    match setting {
+        "max_replication_slots" | "max_wal_senders" => format!("{{\"maxStandbys\": {needed}}}"),
+        _ => format!("{{\"pgParameters\": {{\"{setting}\": \"{needed}\"}}}}"),
+    }
 }
 
 async fn is_empty(
@@ -142,4 +161,16 @@ async fn is_empty(
                 .hint("stolonctl init makes an empty one"))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::raising;
+
+    #[test]
+    fn what_keepers_manage_is_raised_by_the_field_that_they_make_it_from() {
+        assert_eq!(raising("max_replication_slots", 22), r#"{"maxStandbys": 22}"#);
+        let workers = r#"{"pgParameters": {"max_worker_processes": "22"}}"#;
+        assert_eq!(raising("max_worker_processes", 22), workers);
+    }
 }
