@@ -17,8 +17,12 @@ fn archive(cluster: &Cluster) -> PathBuf {
 }
 
 fn archiving(rewinds: &str) -> Plan {
-    let command =
-        format!("test ! -f {ARCHIVE}/%f && cp %p {ARCHIVE}/%f.part && mv {ARCHIVE}/%f.part {ARCHIVE}/%f");
+    // What is there already is archived, if it is the same: a new primary may have to archive what the former one has, too
+    // (PostgreSQL manual, "Setting Up WAL Archiving").
+    let command = format!(
+        "if test -f {ARCHIVE}/%f; then cmp -s %p {ARCHIVE}/%f; \
+         else cp %p {ARCHIVE}/%f.part && mv {ARCHIVE}/%f.part {ARCHIVE}/%f; fi"
+    );
     Plan::new(2).spec(json!({
         "usePgrewind": rewinds == "rewinding",
         "pgParameters": { "archive_mode": "on", "archive_command": command },

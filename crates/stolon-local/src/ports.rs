@@ -1,9 +1,11 @@
 //! Ports that nobody uses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use anyhow::bail;
@@ -12,10 +14,24 @@ use anyhow::bail;
 /// restarts.
 const RANGE: std::ops::Range<u16> = 10_000..32_000;
 
-/// Hands out ports, none of them twice.
+/// Hands out ports, none of them twice, nor one that another process of ours has handed out: a server may take a while until it listens.
 #[derive(Debug, Default)]
 pub struct Ports {
-    taken: BTreeSet<u16>,
+    taken: BTreeMap<u16, Claim>,
+    kept: BTreeSet<u16>,
+}
+
+/// Tells our other processes on this machine that a port is spoken for, as long as it lives: a name that leaves no file behind.
+#[derive(Debug)]
+struct Claim {
+    _held: UnixListener,
+}
+
+impl Claim {
+    fn on(port: u16) -> io::Result<Claim> {
+        let name = SocketAddr::from_abstract_name(format!("stolon-port-{port}"))?;
+        Ok(Claim { _held: UnixListener::bind_addr(&name)? })
+    }
 }
 
 impl Ports {
@@ -27,7 +43,12 @@ impl Ports {
         for _ in 0..1000 {
             let random = RandomState::new().build_hasher().finish();
             let port = RANGE.start + (random % u64::from(RANGE.end - RANGE.start)) as u16;
-            if is_free(port) && self.taken.insert(port) {
+            if self.kept.contains(&port) || !is_free(port) {
+                continue;
+            }
+            // Ours, too, is taken then.
+            if let Ok(claim) = Claim::on(port) {
+                self.taken.insert(port, claim);
                 return Ok(port);
             }
         }
@@ -36,7 +57,7 @@ impl Ports {
 
     /// Keep a port from being handed out.
     pub fn keep(&mut self, port: u16) {
-        self.taken.insert(port);
+        self.kept.insert(port);
     }
 }
 
@@ -71,5 +92,14 @@ mod tests {
         assert!(!is_free(listener.local_addr().unwrap().port()));
         let mut ports = Ports::default();
         assert_ne!(ports.take().unwrap(), ports.take().unwrap());
+    }
+
+    #[test]
+    fn what_one_has_handed_out_no_other_one_does() {
+        let mut ports = Ports::default();
+        let port = ports.take().unwrap();
+        assert!(is_free(port) && Claim::on(port).is_err());
+        drop(ports);
+        Claim::on(port).unwrap();
     }
 }
