@@ -1,5 +1,5 @@
 //! What a specification asks for that no PostgreSQL and no keeper could ever do. Stolon takes it, and so does whoever reads what is stored;
-//! commands that would store it refuse (docs: "Differences").
+//! commands that would store it refuse.
 
 use std::borrow::Cow;
 

@@ -40,7 +40,9 @@ use std::time::Duration;
 pub use coverage::{Coverage, Point};
 pub use invariants::{Invariant, Violation};
 pub use sabotage::Guard;
-pub use scenario::{Command, Direction, Fault, Placement, Program, Rewind, Scenario, Settlement, Spec, What};
+pub use scenario::{
+    Command, Direction, Fault, Lease, Placement, Program, Rewind, Scenario, Settlement, Spec, What,
+};
 pub use trace::Trace;
 use world::World;
 

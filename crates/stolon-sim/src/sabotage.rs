@@ -8,7 +8,7 @@ use stolon_core::keeper::{Answer, HbaLine, Reports};
 use stolon_core::sentinel::Reading;
 use stolon_model::{ClusterData, ClusterDocument, InfoUid, Lsn, Switchover};
 
-use crate::scenario::{Direction, Fault, Placement, Program, Scenario, Spec, What};
+use crate::scenario::{Direction, Fault, Lease, Placement, Program, Scenario, Spec, What};
 use crate::sentinel::reading;
 use crate::store::Everything;
 use crate::world::World;
@@ -91,6 +91,18 @@ impl Guard {
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
     pub fn scenario(self, seed: u64) -> Scenario {
+        let scenario = self.faults(seed);
+        match self {
+            // The lease shuts the old primary in time as well, and would hide that the guard is missing.
+            Guard::FenceBeforePromote | Guard::ProxyAcknowledgement | Guard::VoucherEnds => {
+                let spec = Spec { lease: Lease::Ignored, ..scenario.spec.clone() };
+                Scenario { spec, ..scenario }
+            }
+            _ => scenario,
+        }
+    }
+
+    fn faults(self, seed: u64) -> Scenario {
         let kinds: &[u64] = match self {
             Guard::FenceBeforePromote => &[14, 16, 18],
             Guard::ProxyAcknowledgement => return Self::two_cuts(seed),

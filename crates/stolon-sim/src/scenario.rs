@@ -61,6 +61,19 @@ pub struct Spec {
     pub rewind: Rewind,
     /// `maxStandbysPerSender`.
     pub standbys: u16,
+    /// `fenceWithoutLease`.
+    #[serde(default)]
+    pub lease: Lease,
+}
+
+/// What a primary does whose lease is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lease {
+    /// It locks its clients out.
+    #[default]
+    Kept,
+    /// It goes on.
+    Ignored,
 }
 
 /// Whether `pg_rewind` is used.
@@ -415,6 +428,7 @@ impl Spec {
             rewind: if random.chance(60) { Rewind::Used } else { Rewind::Never },
             // With fewer standbys than commits must wait for, they wait for ever.
             standbys: synchronous.map_or(standbys, |(_, maximum)| standbys.max(maximum)),
+            lease: Lease::Kept,
         }
     }
 
@@ -442,6 +456,7 @@ impl Spec {
             max_synchronous_standbys: self.synchronous.map(|(_, maximum)| maximum.max(1)),
             max_standbys_per_sender: Some(self.standbys),
             use_pg_rewind: Some(self.rewind == Rewind::Used),
+            fence_without_lease: Some(self.lease == Lease::Kept),
             init_mode: Some(InitMode::New),
             merge_pg_parameters: Some(false),
             ..ClusterSpec::default()

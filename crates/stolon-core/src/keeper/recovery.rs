@@ -37,10 +37,10 @@ pub struct Upstream {
 /// Whether logical slots are copied from the instance that is streamed from, which needs a database to ask in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamSlots {
-    /// They are not.
+    /// No connection to a database is named.
     #[default]
     Left,
-    /// They are.
+    /// The standby's worker asks for them in a database.
     Copied,
 }
 
