@@ -1,6 +1,6 @@
 //! Ports that nobody uses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ const RANGE: std::ops::Range<u16> = 10_000..32_000;
 /// Hands out ports, none of them twice, nor one that another process of ours has handed out: a server may take a while until it listens.
 #[derive(Debug, Default)]
 pub struct Ports {
-    taken: BTreeMap<u16, Claim>,
+    claims: Vec<Claim>,
     kept: BTreeSet<u16>,
 }
 
@@ -48,7 +48,7 @@ impl Ports {
             }
             // Ours, too, is taken then.
             if let Ok(claim) = Claim::on(port) {
-                self.taken.insert(port, claim);
+                self.claims.push(claim);
                 return Ok(port);
             }
         }

@@ -1,11 +1,13 @@
 //! A server that a test starts, freezes, kills and starts again.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use stolon_local::Ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// No server takes longer to start or stop, on however slow a machine.
@@ -124,13 +126,11 @@ fn all_stopped(threads: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Ports that were free just now, all different.
+/// Ports that nobody uses, all different, and those of this test until its process ends.
 pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let listeners = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<Vec<_>, _>>()
-        .context("looking for free ports")?;
-    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    static HANDED_OUT: LazyLock<Mutex<Ports>> = LazyLock::new(Mutex::default);
+    let mut ports = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+    (0..count).map(|_| ports.take()).collect()
 }
 
 /// The status and the body of the answer to a request over plain http.

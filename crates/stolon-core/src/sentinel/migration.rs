@@ -7,7 +7,6 @@ use std::time::Duration;
 use stolon_model::{ClientsGo, ServerAddress};
 
 use super::Hold;
-use super::proxy::Awaited;
 use super::round::Round;
 use super::wake::Wake;
 
@@ -56,10 +55,7 @@ impl Round<'_> {
             }
             (None, None) => {
                 self.note_closed();
-                let Awaited { proxies, stays, wake } = self.open_proxies_left();
-                if !proxies.is_empty() {
-                    let generation = self.draft.proxy.generation;
-                    self.hold(Hold::AwaitingProxies { proxies, stays, generation });
+                if let Some(wake) = self.wait_for_open_proxies() {
                     return wake;
                 }
                 self.memory.closed = None;
@@ -77,14 +73,11 @@ impl Round<'_> {
     /// Whoever closes one side passes the point of no return when nobody is sent there any more.
     fn await_that_proxies_are_away(&mut self) -> Wake {
         self.note_closed();
-        let Awaited { proxies, stays, wake } = self.open_proxies_left();
-        if proxies.is_empty() {
+        let waiting = self.wait_for_open_proxies();
+        if waiting.is_none() {
             self.draft.note_proxies_away();
-            return Wake::NEVER;
         }
-        let generation = self.draft.proxy.generation;
-        self.hold(Hold::AwaitingProxies { proxies, stays, generation });
-        wake
+        waiting.unwrap_or(Wake::NEVER)
     }
 
     /// Whether a migration keeps the proxies closed, and when to look again.

@@ -160,15 +160,23 @@ impl Round<'_> {
         })
     }
 
+    /// Nobody is sent anywhere else while proxies may still be forwarding to where they were: when to look again, or none.
+    pub fn wait_for_open_proxies(&mut self) -> Option<Wake> {
+        let Awaited { proxies, stays, wake } = self.open_proxies_left();
+        if proxies.is_empty() {
+            return None;
+        }
+        let generation = self.draft.proxy.generation;
+        self.hold(Hold::AwaitingProxies { proxies, stays, generation });
+        Some(wake)
+    }
+
     fn open_proxies(&mut self, primary: &Instance) -> Wake {
         self.note_closed();
         if self.memory.handover.is_some() {
             return Wake::NEVER;
         }
-        let Awaited { proxies, stays, wake } = self.open_proxies_left();
-        if !proxies.is_empty() {
-            let generation = self.draft.proxy.generation;
-            self.hold(Hold::AwaitingProxies { proxies, stays, generation });
+        if let Some(wake) = self.wait_for_open_proxies() {
             return wake;
         }
         if let Some(wake) = self.migration_keeps_closed() {

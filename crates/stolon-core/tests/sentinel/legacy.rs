@@ -28,6 +28,17 @@ fn fronted(stage: Option<MigrationStage>) -> Migration {
     Migration { stage, legacy_address: Some(legacy("old")), ..Migration::default() }
 }
 
+/// A standby cluster that follows, whose proxy sends clients to the legacy server at `host`.
+fn following(world: World, host: &str) -> World {
+    world.given(|world| {
+        be(world, Role::Standby);
+        world.data.cluster.status.migration = Some(fronted(Some(MigrationStage::Following)));
+        world.data.proxy.spec.primary = None;
+        world.data.proxy.spec.legacy = Some(legacy(host));
+        world.proxy("p1", 1);
+    })
+}
+
 /// Proxies send clients to the legacy server while that serves, and to the cluster when it has taken over; in between nowhere.
 #[test]
 fn the_table_of_where_a_migration_sends_clients() {
@@ -175,13 +186,7 @@ fn a_legacy_server_of_no_migration_gets_no_clients() {
 /// The legacy server has failed over: its old address is left before the new one is gone to.
 #[test]
 fn another_address_of_the_legacy_server_is_gone_to_by_way_of_none() {
-    let mut world = World::normal(1, 1).given(|world| {
-        be(world, Role::Standby);
-        world.data.cluster.status.migration = Some(fronted(Some(MigrationStage::Following)));
-        world.data.proxy.spec.primary = None;
-        world.data.proxy.spec.legacy = Some(legacy("older"));
-        world.proxy("p1", 1);
-    });
+    let mut world = following(World::normal(1, 1), "older");
     world.round();
     assert_eq!(world.data.proxy.spec.legacy, None);
     world.later(100).round();
@@ -194,13 +199,7 @@ fn another_address_of_the_legacy_server_is_gone_to_by_way_of_none() {
 /// While the first instance is copied, clients are served already; and an election among those who follow does not bother them.
 #[test]
 fn clients_of_the_legacy_server_notice_nothing_of_the_cluster() {
-    let mut world = World::normal(2, 2).given(|world| {
-        be(world, Role::Standby);
-        world.data.cluster.status.migration = Some(fronted(Some(MigrationStage::Following)));
-        world.data.proxy.spec.primary = None;
-        world.data.proxy.spec.legacy = Some(legacy("old"));
-        world.proxy("p1", 1);
-    });
+    let mut world = following(World::normal(2, 2), "old");
     world.round();
     let before = world.data.proxy.clone();
     world.proxy("p1", before.generation);

@@ -47,6 +47,30 @@ enum Measured {
     Over,
 }
 
+/// By what our instance serves ordinary clients now.
+#[derive(Clone, Copy, Debug)]
+struct LeaseNow {
+    term: Duration,
+    /// By the cluster data that were read last.
+    read_until: Duration,
+    /// By the pledges of the keepers of all other instances, if they hold.
+    pledged_until: Option<Duration>,
+}
+
+impl LeaseNow {
+    fn ends(self) -> Duration {
+        self.read_until.max(self.pledged_until.unwrap_or_default())
+    }
+
+    fn lease(self, now: Duration) -> Lease {
+        match self.pledged_until {
+            _ if now < self.read_until => Lease::Read,
+            Some(_) => Lease::Pledged,
+            None => Lease::Over,
+        }
+    }
+}
+
 impl LeaseWatch {
     /// The clients of the server that runs are out, and no others come in.
     pub(super) fn shut(&mut self) {
@@ -63,9 +87,9 @@ fn grace(term: Duration) -> Duration {
 }
 
 impl Machine {
-    /// The term of the lease, and as of when it was last confirmed by the cluster data; none where our instance is no primary, has none beside it
-    /// that could be elected, or where not all keepers can be asked: then Stolon's rule holds, that nobody ends it.
-    fn lease_term(&self) -> Option<(Duration, Duration)> {
+    /// By what our instance serves ordinary clients; none where it is no primary, has none beside it that could be elected, or where not all
+    /// keepers can be asked: then Stolon's rule holds, that nobody ends it.
+    fn lease_now(&self) -> Option<LeaseNow> {
         let Goal::Reach(goal) = self.orders.goal() else { return None };
         let is_here = goal.uid == self.disk.local.uid && !self.disk.local.initializing;
         if !is_here || !self.orders.goal().is_to_serve() {
@@ -75,30 +99,29 @@ impl Machine {
         let term = cluster.spec().lease_term()?;
         let others = self.others(&goal.uid);
         let can_be_asked = !others.is_empty() && others.iter().all(|(_, address)| address.is_some());
-        can_be_asked.then_some((term, as_of))
+        can_be_asked.then(|| LeaseNow {
+            term,
+            read_until: as_of + counted_on(term),
+            pledged_until: self.vouched().map(|vouched| vouched.until),
+        })
     }
 
     /// Until when our instance serves ordinary clients, by what is known; none: for ever.
     pub(super) fn lease_ends(&self) -> Option<Duration> {
-        let (term, as_of) = self.lease_term()?;
-        let pledged = self.vouched().map_or(Duration::ZERO, |vouched| vouched.until);
-        Some(pledged.max(as_of + counted_on(term)))
+        self.lease_now().map(LeaseNow::ends)
     }
 
     /// Whether our instance may serve ordinary clients.
     pub(super) fn lease(&self) -> Lease {
-        let Some((term, as_of)) = self.lease_term() else { return Lease::Unlimited };
-        if self.now < as_of + counted_on(term) {
-            return Lease::Read;
-        }
-        if self.vouched().is_some() { Lease::Pledged } else { Lease::Over }
+        self.lease_now().map_or(Lease::Unlimited, |it| it.lease(self.now))
     }
 
     /// Has clients locked out when the lease is over, and let in when there is one again. A server whose clients cannot be locked out in time is
     /// killed, be it that its lease runs out or that another one has been elected meanwhile.
     pub(super) fn watch_lease(&mut self) {
-        let lease = self.lease();
-        self.note_held_lease();
+        let current = self.lease_now();
+        let lease = current.map_or(Lease::Unlimited, |it| it.lease(self.now));
+        self.note_held_lease(current);
         let must_shut = lease == Lease::Over || self.lease.held.is_some() && self.has_lost_its_office();
         match (self.lease.over, must_shut) {
             (None, true) => {
@@ -131,11 +154,11 @@ impl Machine {
         }
     }
 
-    fn note_held_lease(&mut self) {
-        match (self.lease_term(), self.lease_ends()) {
-            (Some((term, _)), Some(ends)) => self.lease.held = Some(Held { ends, term }),
-            _ if self.has_lost_its_office() => {}
-            _ => self.lease.held = None,
+    fn note_held_lease(&mut self, current: Option<LeaseNow>) {
+        match current {
+            Some(current) => self.lease.held = Some(Held { ends: current.ends(), term: current.term }),
+            None if self.has_lost_its_office() => {}
+            None => self.lease.held = None,
         }
     }
 

@@ -36,11 +36,9 @@ impl Draft<'_> {
 
     /// No proxy can be forwarding any more: whoever switches may go on.
     pub fn note_proxies_away(&mut self) {
-        let generation = Some(self.proxy.generation);
-        if let Some(record) = &mut self.data.cluster.status.migration
-            && record.proxies_away != generation
-        {
-            record.proxies_away = generation;
+        let generation = self.proxy.generation;
+        if let Some(record) = &mut self.data.cluster.status.migration {
+            record.proxies_away = Some(generation);
         }
     }
 

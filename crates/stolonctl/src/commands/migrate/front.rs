@@ -9,7 +9,7 @@ use stolon_model::{
     ServerAddress,
 };
 use stolon_postgres::conninfo::{Conninfo, Place};
-use stolon_runtime::{Failure, UsageError};
+use stolon_runtime::{Failure, UsageError, postgres_port};
 use tokio::time::Instant;
 
 use super::record;
@@ -45,20 +45,12 @@ pub struct FrontArgs {
 }
 
 fn address(text: &str) -> Result<ServerAddress, String> {
-    let parts = text.rsplit_once(':');
-    let (host, port) = parts.ok_or("a host and a port are needed, as in 10.0.0.7:5432")?;
-    let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-        Some(Some(host)) => host,
-        Some(None) => return Err("a bracket is not closed".to_owned()),
-        None => host,
-    };
-    let is_name = !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace);
-    match port.parse::<u16>() {
-        Ok(number) if number > 0 && is_name => {
-            Ok(ServerAddress { host: host.to_owned(), port: port.to_owned() })
-        }
-        _ => Err("a host and a port are needed, as in 10.0.0.7:5432".to_owned()),
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    let (host, port) = (stolon_runtime::host(host)?, postgres_port(port)?);
+    if host.is_empty() || port.is_empty() {
+        return Err("a host and a port are needed, as in 10.0.0.7:5432".to_owned());
     }
+    Ok(ServerAddress { host: host.trim_matches(['[', ']']).to_owned(), port })
 }
 
 /// Whether it is a rehearsal.

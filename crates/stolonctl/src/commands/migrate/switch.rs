@@ -161,10 +161,7 @@ impl Switch<'_> {
         format: Format,
     ) -> anyhow::Result<()> {
         let worker = Worker::claim_from(self.cluster, "migrate switch", before, |document| {
-            match record::to_change(document)?.stage {
-                Some(MigrationStage::Following | MigrationStage::Switching) => Ok(()),
-                _ => Err(moved_on().into()),
-            }
+            to_switch(document).map(drop)
         })
         .await?;
         let attempt = tokio::select! {
@@ -402,20 +399,20 @@ async fn subscribe(made: &WayBack<'_>) -> bool {
     false
 }
 
-fn moved_on() -> Failure {
-    Failure::new("another command has moved the migration on")
-        .hint("stolonctl migrate status shows how far it is")
+/// The record, if it can still be switched.
+fn to_switch(document: &mut ClusterDocument) -> anyhow::Result<&mut Migration> {
+    let migration = record::to_change(document)?;
+    match migration.stage {
+        Some(MigrationStage::Following | MigrationStage::Switching) => Ok(migration),
+        _ => Err(Failure::new("another command has moved the migration on")
+            .hint("stolonctl migrate status shows how far it is")
+            .into()),
+    }
 }
 
 /// From this write on the legacy server may be closed. Proxies that send clients there let go of them.
 fn begin_to_close(document: &mut ClusterDocument, args: &Args) -> anyhow::Result<Edit> {
-    let migration = record::to_change(document)?;
-    match migration.stage {
-        Some(MigrationStage::Following | MigrationStage::Switching) => {
-            migration.stage = Some(MigrationStage::Switching);
-        }
-        _ => return Err(moved_on().into()),
-    }
+    to_switch(document)?.stage = Some(MigrationStage::Switching);
     if front::is_wanted(document) {
         front::hold_clients(document, args.grace, args.max_downtime);
     }
