@@ -359,9 +359,15 @@ fn the_oldest_major_moves_to_the_newest() {
         sides.is_closed().await?;
         let switched = migrate(cluster, &["switch"]).await?;
         eprintln!("stolonctl measured {switched}");
-        for part in
-            ["closing", "last_rows", "definitions_and_sequences", "taking_over", "way_back", "opening"]
-        {
+        for part in [
+            "closing",
+            "last_rows",
+            "definitions_and_sequences",
+            "proxies",
+            "taking_over",
+            "way_back",
+            "opening",
+        ] {
             let figure = &switched["figures"][format!("downtime_{part}_seconds")];
             ensure!(figure.is_number(), "nobody is told how long {part} took: {switched}");
         }

@@ -15,16 +15,23 @@ fn room(databases: usize) -> String {
     (databases + 8).to_string()
 }
 
+/// Subscribers count what they follow by `max_active_replication_origins` since this major, and by `max_replication_slots` before
+/// (release notes 18).
+const COUNTS_ORIGINS: u16 = 18;
+
 /// A cluster that can take rows.
 pub fn plan(options: &Migration) -> Plan {
     let room = room(options.databases);
-    let parameters = json!({
+    let mut parameters = json!({
         "wal_level": "logical",
         "max_logical_replication_workers": room,
         "max_worker_processes": (options.databases + 16).to_string(),
         "max_wal_size": "4GB",
         "shared_buffers": "256MB",
     });
+    if options.to >= COUNTS_ORIGINS {
+        parameters["max_active_replication_origins"] = json!(room);
+    }
     Plan::new(2)
         .major(options.to)
         .spec(json!({ "pgParameters": parameters, "maxStandbys": options.databases + 20 }))
@@ -40,10 +47,13 @@ pub async fn run(cluster: &mut Cluster, options: &Migration) -> anyhow::Result<(
         options.to
     );
     let room = room(options.databases);
-    let settings = format!(
+    let mut settings = format!(
         "{SETTINGS}wal_level = logical\nmax_replication_slots = {room}\nmax_wal_senders = {room}\nmax_worker_processes = {room}\n\
          max_logical_replication_workers = {room}\n"
     );
+    if options.from >= COUNTS_ORIGINS {
+        settings += &format!("max_active_replication_origins = {room}\n");
+    }
     let mut legacy = Foreign::of_major(cluster, options.from, "legacy", &settings).await?;
     legacy.start().await?;
     let target = legacy.server.target();

@@ -15,6 +15,8 @@ pub enum Part {
     Arriving,
     /// Definitions are compared, and sequences set.
     Carrying,
+    /// Every proxy has let go of its clients, or has had its time.
+    Proxies,
     /// The side that takes over is told so, and gets ready.
     TakingOver,
     /// What is written from now on is kept for the other side.
@@ -29,6 +31,7 @@ impl Part {
             Part::Closing => "closing",
             Part::Arriving => "last rows",
             Part::Carrying => "definitions and sequences",
+            Part::Proxies => "proxies",
             Part::TakingOver => "taking over",
             Part::WayBack => "way back",
             Part::Opening => "opening",
@@ -40,6 +43,7 @@ impl Part {
             Part::Closing => "downtime_closing_seconds",
             Part::Arriving => "downtime_last_rows_seconds",
             Part::Carrying => "downtime_definitions_and_sequences_seconds",
+            Part::Proxies => "downtime_proxies_seconds",
             Part::TakingOver => "downtime_taking_over_seconds",
             Part::WayBack => "downtime_way_back_seconds",
             Part::Opening => "downtime_opening_seconds",

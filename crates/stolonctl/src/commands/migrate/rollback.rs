@@ -174,6 +174,7 @@ impl Rollback<'_> {
         way_back.flow().carry_sequences(0).await?;
         downtime.mark(Part::Carrying);
         front::until_away(self.cluster, deadline).await?;
+        downtime.mark(Part::Proxies);
         if Instant::now() >= deadline {
             return Err(Failure::new("there is not enough time left").into());
         }

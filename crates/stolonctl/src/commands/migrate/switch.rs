@@ -207,6 +207,7 @@ impl Switch<'_> {
         follower.carry_over(&session).await?;
         downtime.mark(Part::Carrying);
         front::until_away(self.cluster, deadline).await?;
+        downtime.mark(Part::Proxies);
         let closed = Closed { downtime, time, end, facts };
         // From here on the time could be over before the promotion is.
         if Instant::now() >= deadline {
