@@ -10,6 +10,7 @@ mod tables;
 
 use std::process::ExitCode;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use stolon_model::{ClusterData, Migration, MigrationStage};
 use stolon_postgres::conninfo::{Conninfo, Place};
@@ -113,7 +114,7 @@ async fn compare(
         Leads::Cluster => (&new, &old),
         Leads::Legacy => (&old, &new),
     };
-    let sides = Sides { leader, follower, jobs: usize::from(args.jobs) };
+    let sides = Sides::new(leader, follower, usize::from(args.jobs));
     let compared = compare_servers(&sides, &following, record.as_ref()).await?;
     let how = match following {
         Following::Standby | Following::Subscription { .. } => {
@@ -185,17 +186,12 @@ async fn compare_servers(
     let databases = first.leader.rows(DATABASES).await?;
     let theirs = first.follower.rows(DATABASES).await?;
     drop(first);
-    for row in databases {
-        let database = row.get(0).unwrap_or_default();
-        // One that is missing is named among the server's.
-        if !theirs.iter().any(|other| other.get(0) == Some(database)) {
-            continue;
-        }
-        let pair = Pair::open(sides.leader, sides.follower, database, following).await?;
-        compared.extend(tables::compare(&pair, sides).await?);
-        compared.extend(objects::of_database(&pair).await?);
-        compared.extend(amcheck::compare(&pair).await?);
-    }
+    let names = databases.iter().map(|row| row.get(0).unwrap_or_default());
+    // One that is missing is named among the server's.
+    let both = names.filter(|name| theirs.iter().any(|other| other.get(0) == Some(name)));
+    let each = both.map(|name| compare_database(sides, following, name));
+    let found: Vec<_> = stream::iter(each).buffered(DATABASES_AT_ONCE).try_collect().await?;
+    compared.extend(found.into_iter().flatten());
     let is_written = matches!(
         record.and_then(|record| record.stage.as_ref()),
         Some(MigrationStage::Promoting | MigrationStage::Switched | MigrationStage::Finishing)
@@ -205,6 +201,21 @@ async fn compare_servers(
             "the cluster takes writes since the switch: a table that differs may only have been written";
         compared.push(Compared::of("", "moment", Outcome::Noted, why));
     }
+    Ok(compared)
+}
+
+/// What a small database takes is mostly waiting, so several are looked at at the same time. Two sessions each on the side that is written to.
+const DATABASES_AT_ONCE: usize = 4;
+
+async fn compare_database(
+    sides: &Sides<'_>,
+    following: &Following,
+    database: &str,
+) -> anyhow::Result<Vec<Compared>> {
+    let pair = Pair::open(sides.leader, sides.follower, database, following).await?;
+    let mut compared = tables::compare(&pair, sides).await?;
+    compared.extend(objects::of_database(&pair).await?);
+    compared.extend(amcheck::compare(&pair).await?);
     Ok(compared)
 }
 

@@ -123,8 +123,8 @@ pub fn definitions_of_database() -> impl Iterator<Item = (&'static str, String)>
 /// A server does not answer.
 pub async fn of_database(pair: &Pair) -> anyhow::Result<Vec<Compared>> {
     pair.end().await?;
-    let mut compared = kinds(pair, OF_DATABASE, &pair.database).await?;
-    compared.push(sequences(pair).await?);
+    let (mut compared, sequences) = kinds(pair, OF_DATABASE, &pair.database).await?;
+    compared.push(judged_sequences(pair, &sequences));
     compared.extend(invalid_indexes(pair).await?);
     compared.push(collations(pair).await?);
     Ok(compared)
@@ -135,29 +135,84 @@ pub async fn of_database(pair: &Pair) -> anyhow::Result<Vec<Compared>> {
 /// # Errors
 /// A server does not answer.
 pub async fn of_server(pair: &Pair) -> anyhow::Result<Vec<Compared>> {
-    let mut compared = kinds(pair, OF_SERVER, "").await?;
+    let (mut compared, _) = kinds(pair, OF_SERVER, "").await?;
     compared.push(settings(pair).await?);
     Ok(compared)
 }
 
-async fn kinds(pair: &Pair, kinds: &[Kind], database: &str) -> anyhow::Result<Vec<Compared>> {
-    let mut compared = Vec::new();
-    for kind in kinds {
+/// What a side has: the definitions of each kind of thing, by the kind's name, and the values of its sequences.
+#[derive(Default)]
+struct Catalogue {
+    definitions: BTreeMap<String, Definitions>,
+    sequences: BTreeMap<String, Sequence>,
+}
+
+/// A sequence.
+struct Sequence {
+    /// None: no value was given out yet.
+    last: Option<i64>,
+    ascends: bool,
+}
+
+/// The kind under which sequences are asked for beside the others.
+const SEQUENCES: Kind = openly(
+    "sequences",
+    "SELECT format('%I.%I', n.nspname, c.relname), concat(s.seqincrement > 0, pg_sequence_last_value(c.oid)) \
+     FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence = 'p'",
+);
+
+/// Both sides, each asked once for everything: the leader first, then the follower when it has what was seen there.
+struct Catalogues {
+    leader: Catalogue,
+    follower: Catalogue,
+}
+
+async fn catalogues(pair: &Pair, kinds: &[Kind]) -> anyhow::Result<Catalogues> {
+    let leader = catalogue(&pair.leader, kinds).await?;
+    pair.caught_up().await?;
+    Ok(Catalogues { leader, follower: catalogue(&pair.follower, kinds).await? })
+}
+
+async fn catalogue(session: &Session, kinds: &[Kind]) -> anyhow::Result<Catalogue> {
+    let each = kinds.iter().chain([&SEQUENCES]).map(|kind| {
         let query = kind.query.replace("{USERS}", USERS);
-        let mut attempt = 1;
-        let row = loop {
-            let ours = definitions(&pair.leader, &query).await?;
-            pair.caught_up().await?;
-            let row = judged(database, kind, &ours, &definitions(&pair.follower, &query).await?);
-            // What differs may have been changed between the two looks.
-            if row.outcome == Outcome::Holds || pair.following == Following::AtRest || attempt == LOOKS {
-                break row;
-            }
-            attempt += 1;
-        };
-        compared.push(row);
+        format!("SELECT '{}', k.name::text, k.definition::text FROM ({query}) k(name, definition)", kind.name)
+    });
+    let query = each.collect::<Vec<_>>().join(" UNION ALL ");
+    let mut catalogue = Catalogue::default();
+    for row in session.rows(&query).await? {
+        let text = |column| row.get(column).unwrap_or_default().to_owned();
+        let (kind, name, definition) = (text(0), text(1), text(2));
+        if kind == SEQUENCES.name {
+            let (ascends, last) = definition.split_at_checked(1).unwrap_or_default();
+            catalogue.sequences.insert(name, Sequence { last: last.parse().ok(), ascends: ascends == "t" });
+        } else {
+            catalogue.definitions.entry(kind).or_default().insert(name, definition);
+        }
     }
-    Ok(compared)
+    Ok(catalogue)
+}
+
+async fn kinds(pair: &Pair, kinds: &[Kind], database: &str) -> anyhow::Result<(Vec<Compared>, Catalogues)> {
+    let nothing = Definitions::new();
+    let mut attempt = 1;
+    loop {
+        let seen = catalogues(pair, kinds).await?;
+        let compared: Vec<Compared> = kinds
+            .iter()
+            .map(|kind| {
+                let (ours, theirs) = (&seen.leader.definitions, &seen.follower.definitions);
+                let (ours, theirs) = (ours.get(kind.name), theirs.get(kind.name));
+                judged(database, kind, ours.unwrap_or(&nothing), theirs.unwrap_or(&nothing))
+            })
+            .collect();
+        // What differs may have been changed between the two looks.
+        let holds = compared.iter().all(|row| row.outcome == Outcome::Holds);
+        if holds || pair.following == Following::AtRest || attempt == LOOKS {
+            return Ok((compared, seen));
+        }
+        attempt += 1;
+    }
 }
 
 async fn definitions(session: &Session, query: &str) -> anyhow::Result<Definitions> {
@@ -187,45 +242,27 @@ fn judged(database: &str, kind: &Kind, ours: &Definitions, theirs: &Definitions)
 }
 
 /// A standby is told of a sequence 32 values ahead (PostgreSQL source, sequence.c, `SEQ_LOG_VALS`), so the follower's may be further; behind it must never be.
-async fn sequences(pair: &Pair) -> anyhow::Result<Compared> {
+fn judged_sequences(pair: &Pair, seen: &Catalogues) -> Compared {
     if matches!(pair.following, Following::Subscription { .. }) {
         let why = "not replicated: the switch or a rollback sets them";
-        return Ok(Compared::of(&pair.database, "sequences", Outcome::Noted, why));
+        return Compared::of(&pair.database, "sequences", Outcome::Noted, why);
     }
-    const VALUES: &str = "SELECT format('%I.%I', n.nspname, c.relname), pg_sequence_last_value(c.oid), s.seqincrement > 0 \
-        FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-        WHERE c.relpersistence = 'p'";
-    let ours = pair.leader.rows(VALUES).await?;
-    // Only values from before the moment that the follower has come to.
-    pair.caught_up().await?;
-    let theirs: BTreeMap<String, Option<i64>> = pair
-        .follower
-        .rows(VALUES)
-        .await?
+    let (ours, theirs) = (&seen.leader.sequences, &seen.follower.sequences);
+    let differences: Vec<String> = ours
         .iter()
-        .map(|row| (row.get(0).unwrap_or_default().to_owned(), row.get(1).and_then(|text| text.parse().ok())))
-        .collect();
-    let mut differences = Vec::new();
-    for row in &ours {
-        let name = row.get(0).unwrap_or_default();
-        let value: Option<i64> = row.get(1).and_then(|text| text.parse().ok());
-        let ascends = row.get(2) == Some("t");
-        match theirs.get(name) {
-            None => differences.push(format!("{name} is missing")),
-            Some(other) if is_behind(value, *other, ascends) => {
-                differences.push(format!("{name} is at {}, on the follower at {}", said(value), said(*other)))
+        .filter_map(|(name, Sequence { last, ascends })| match theirs.get(name) {
+            None => Some(format!("{name} is missing")),
+            Some(other) if is_behind(*last, other.last, *ascends) => {
+                Some(format!("{name} is at {}, on the follower at {}", said(*last), said(other.last)))
             }
-            Some(_) => {}
-        }
-    }
-    let outcome = if differences.is_empty() { Outcome::Holds } else { Outcome::Differs };
-    let found = format!("{}, none of them behind", ours.len());
-    let found = if differences.is_empty() {
-        found
-    } else {
-        format!("{} behind, of {}", differences.len(), ours.len())
+            Some(_) => None,
+        })
+        .collect();
+    let (outcome, found) = match differences.len() {
+        0 => (Outcome::Holds, format!("{}, none of them behind", ours.len())),
+        behind => (Outcome::Differs, format!("{behind} behind, of {}", ours.len())),
     };
-    Ok(Compared { differences, ..Compared::of(&pair.database, "sequences", outcome, found) })
+    Compared { differences, ..Compared::of(&pair.database, "sequences", outcome, found) }
 }
 
 fn said(value: Option<i64>) -> String {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use stolon_postgres::quote::sql_literal;
 use stolon_runtime::Failure;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::super::legacy::trouble;
@@ -52,8 +53,10 @@ pub struct Pair {
     pub leader: Session,
     /// The side that follows it, or did.
     pub follower: Session,
-    /// Another session with the leader, for locks.
-    locker: Session,
+    /// Another session with the leader, for locks, once one is needed.
+    locker: OnceCell<Session>,
+    /// How the locker is made.
+    leading: Side,
     /// What the leader can be asked for.
     pub leader_abilities: Abilities,
     /// What the follower can be asked for.
@@ -100,8 +103,7 @@ impl Pair {
         database: &str,
         following: &Following,
     ) -> anyhow::Result<Pair> {
-        let (one, other, locker) =
-            tokio::try_join!(leader.connect(database), follower.connect(database), leader.connect(database))?;
+        let (one, other) = tokio::try_join!(leader.connect(database), follower.connect(database))?;
         let (leader_abilities, follower_abilities) = tokio::try_join!(one.abilities(), other.abilities())?;
         let method = Method::of(&leader_abilities, &follower_abilities);
         tokio::try_join!(
@@ -121,7 +123,8 @@ impl Pair {
             database: database.to_owned(),
             leader: one,
             follower: other,
-            locker,
+            locker: OnceCell::new(),
+            leading: leader.clone(),
             leader_abilities,
             follower_abilities,
             method,
@@ -143,7 +146,7 @@ impl Pair {
         let found = self.snapshots(patience).await;
         if hold != Hold::Nothing {
             // Also after an error. Where this fails, the server ends the session by itself.
-            self.locker.rows("ROLLBACK").await?;
+            self.locker().await?.rows("ROLLBACK").await?;
         }
         match (found?, hold) {
             (Some(moment), _) => Ok(Found::Moment(moment)),
@@ -170,14 +173,19 @@ impl Pair {
             "BEGIN; SET LOCAL lock_timeout = '{LOCKING}'; SET LOCAL idle_in_transaction_session_timeout = '{ABANDONED}'; \
              LOCK TABLE ONLY {table} IN SHARE MODE"
         );
-        match self.locker.tried(&lock, CATCHING_UP).await {
+        let locker = self.locker().await?;
+        match locker.tried(&lock, CATCHING_UP).await {
             Ok(_) => Ok(true),
             Err(problem) if problem.code() == Some(NOT_AVAILABLE) => {
-                self.locker.rows("ROLLBACK").await?;
+                locker.rows("ROLLBACK").await?;
                 Ok(false)
             }
             Err(problem) => Err(trouble("a table cannot be kept from being written", &problem).into()),
         }
+    }
+
+    async fn locker(&self) -> anyhow::Result<&Session> {
+        self.locker.get_or_try_init(|| self.leading.connect(&self.database)).await
     }
 
     /// Wait until the follower has come to where the leader is now.
@@ -209,26 +217,29 @@ impl Pair {
     /// Wait until the follower has what the leader has written by now; false if it has not in time.
     async fn catch_up(&self, patience: Duration) -> anyhow::Result<bool> {
         let position = self.leader.value("SELECT pg_current_wal_insert_lsn()").await?;
-        let (asked, question) = match &self.following {
+        let mut questions = Vec::new();
+        match &self.following {
             Following::AtRest => return Ok(true),
-            Following::Standby => {
-                (&self.follower, format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"))
-            }
-            // What a subscriber has confirmed is committed there, and on its disk.
+            Following::Standby => questions
+                .push((&self.follower, format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"))),
             Following::Subscription { slots } => {
+                questions.push((&self.follower, applied(&position, slots)));
+                // What a subscriber has confirmed is committed there, and on its disk.
                 let taken = format!("coalesce(bool_and(confirmed_flush_lsn >= '{position}'::pg_lsn), false)");
-                (&self.leader, in_slots(&taken, slots))
+                questions.push((&self.leader, in_slots(&taken, slots)));
             }
         };
         let deadline = Instant::now() + patience;
         loop {
-            if asked.value(&question).await? == "t" {
-                return Ok(true);
+            for (asked, question) in &questions {
+                if asked.value(question).await? == "t" {
+                    return Ok(true);
+                }
             }
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            asked.pause(LOOK).await?;
+            self.leader.pause(LOOK).await?;
         }
     }
 
@@ -246,6 +257,21 @@ fn lagging() -> Failure {
     let seconds = CATCHING_UP.as_secs();
     Failure::new(format!("the follower has not come within {seconds} s to where the leader was"))
         .hint("stolonctl migrate status shows how far behind it is, and why")
+}
+
+/// Whether the subscriptions of this database have taken everything up to a position. It is not on their disk yet, which those who only look need
+/// not wait for, and which takes some 200 ms with `synchronous_commit` off, the default of a subscription. The position in the column comes with
+/// what the publisher says of itself when it has sent everything before, and is noted when that is applied (PostgreSQL source, worker.c,
+/// `LogicalRepApplyLoop`). A worker without `relid` applies, the others copy.
+fn applied(position: &str, slots: &str) -> String {
+    format!(
+        "SELECT coalesce(bool_and(coalesce((SELECT max(w.latest_end_lsn) FROM pg_stat_subscription w \
+         WHERE w.subid = s.oid AND w.relid IS NULL) >= '{position}'::pg_lsn, false)), false) FROM pg_subscription s \
+         WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND left(s.subslotname, {}) = {}",
+        slots.chars().count(),
+        sql_literal(slots)
+    )
 }
 
 /// What is said of the slots of this database whose names begin like this.

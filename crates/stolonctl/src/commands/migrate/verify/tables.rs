@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use anyhow::Context;
 use futures::future::try_join_all;
 use parking_lot::Mutex;
+use tokio::sync::{OnceCell, Semaphore};
 
-use super::checksum::{Chunk, Column, Sum, Table, chunks};
+use super::checksum::{Chunk, Column, Method, Sum, Table, chunks};
 use super::outcome::{Compared, Outcome};
 use super::pair::{Following, Found, Hold, Moment, Pair};
 use super::side::{Interrupted, Session, Side};
@@ -27,6 +28,18 @@ pub struct Sides<'a> {
     pub follower: &'a Side,
     /// `--jobs`.
     pub jobs: usize,
+    /// So many may sum on the leader now, of whatever database.
+    pub leader_turns: Semaphore,
+    /// The same for the follower.
+    pub follower_turns: Semaphore,
+}
+
+impl<'a> Sides<'a> {
+    /// Nobody sums yet.
+    pub fn new(leader: &'a Side, follower: &'a Side, jobs: usize) -> Sides<'a> {
+        let turns = || Semaphore::new(jobs);
+        Sides { leader, follower, jobs, leader_turns: turns(), follower_turns: turns() }
+    }
 }
 
 /// Tables, partitions and materialised views of users, with the base types of their columns where those are PostgreSQL's own. What is temporary or of an extension is nobody's to compare.
@@ -113,10 +126,10 @@ pub async fn compare(pair: &Pair, sides: &Sides<'_>) -> anyhow::Result<Vec<Compa
     if wanted.is_empty() {
         return Ok(compared);
     }
-    let workers = Workers::open(pair, sides).await?;
+    let workers = Workers::new(pair, sides);
     let mut unequal = Vec::new();
     for batch in batches(wanted) {
-        for (table, sums) in looked_at(pair, &workers, Hold::Nothing, batch).await?.unwrap_or_default() {
+        for (table, sums) in looked_at(&workers, Hold::Nothing, batch).await?.unwrap_or_default() {
             match sums {
                 Sums::Both(one, other) if one == other => compared.push(equal(database, &table, one)),
                 sums => unequal.push((table, sums)),
@@ -126,7 +139,7 @@ pub async fn compare(pair: &Pair, sides: &Sides<'_>) -> anyhow::Result<Vec<Compa
     for (table, sums) in unequal {
         let sums = match pair.following {
             Following::AtRest => Some(sums),
-            Following::Standby | Following::Subscription { .. } => held(pair, &workers, &table).await?,
+            Following::Standby | Following::Subscription { .. } => held(&workers, &table).await?,
         };
         compared.push(verdict(database, &table, sums));
     }
@@ -150,9 +163,9 @@ fn batches(tables: Vec<Table>) -> Vec<Vec<Table>> {
 }
 
 /// Look at one table again, kept from being written; none if that could not be had.
-async fn held(pair: &Pair, workers: &Workers, table: &Table) -> anyhow::Result<Option<Sums>> {
+async fn held(workers: &Workers<'_>, table: &Table) -> anyhow::Result<Option<Sums>> {
     for _ in 0..LOCKS {
-        let found = looked_at(pair, workers, Hold::Table(&table.name), vec![table.clone()]).await?;
+        let found = looked_at(workers, Hold::Table(&table.name), vec![table.clone()]).await?;
         if let Some((_, sums)) = found.and_then(|mut found| found.pop()) {
             return Ok(Some(sums));
         }
@@ -196,15 +209,14 @@ enum Sums {
 
 /// Sum up tables on both sides at a moment; none if no moment was found.
 async fn looked_at(
-    pair: &Pair,
-    workers: &Workers,
+    workers: &Workers<'_>,
     hold: Hold<'_>,
     tables: Vec<Table>,
 ) -> anyhow::Result<Option<Vec<(Table, Sums)>>> {
     let mut attempt = 1;
     loop {
-        let Found::Moment(moment) = pair.moment(hold).await? else { return Ok(None) };
-        match workers.sum(pair, &moment, &tables).await {
+        let Found::Moment(moment) = workers.pair.moment(hold).await? else { return Ok(None) };
+        match workers.sum(&moment, &tables).await {
             Ok(sums) => return Ok(Some(tables.into_iter().zip(sums).collect())),
             Err(Interrupted::ByReplay) if attempt < ATTEMPTS => attempt += 1,
             Err(interrupted) => return Err(interrupted.into()),
@@ -212,57 +224,60 @@ async fn looked_at(
     }
 }
 
-/// Sessions that sum.
-struct Workers {
+/// Sessions that sum: those of the pair, and as many more as `--jobs` allows once there is something for them to do.
+struct Workers<'a> {
+    pair: &'a Pair,
+    sides: &'a Sides<'a>,
+    more: OnceCell<More>,
+}
+
+/// Sessions beside those of the pair.
+#[derive(Default)]
+struct More {
     leader: Vec<Session>,
     follower: Vec<Session>,
 }
 
-/// A chunk of a table that nobody has taken yet.
-struct Piece {
-    table: usize,
-    chunk: Chunk,
-}
+/// What the session of the pair sums alone: fewer pages (32 MiB), or one piece, are not worth another connection.
+const ALONE: u64 = 4096;
 
-/// What is still to be done, and what has come.
-struct Work {
-    pieces: Mutex<VecDeque<Piece>>,
-    sums: Mutex<Vec<Result<Sum, String>>>,
-}
+impl<'a> Workers<'a> {
+    fn new(pair: &'a Pair, sides: &'a Sides<'a>) -> Workers<'a> {
+        Workers { pair, sides, more: OnceCell::new() }
+    }
 
-impl Workers {
-    async fn open(pair: &Pair, sides: &Sides<'_>) -> anyhow::Result<Workers> {
+    async fn open(&self) -> anyhow::Result<More> {
+        let (pair, sides) = (self.pair, self.sides);
         let connect = async |side: &Side, major| {
             let session = side.connect(&pair.database).await?;
             session.agree(pair.method, major).await?;
             anyhow::Ok(session)
         };
-        let several = async |side, major| try_join_all((0..sides.jobs).map(|_| connect(side, major))).await;
+        let several = async |side, major| try_join_all((1..sides.jobs).map(|_| connect(side, major))).await;
         let (leader, follower) = tokio::try_join!(
             several(sides.leader, pair.leader_abilities.major),
             several(sides.follower, pair.follower_abilities.major)
         )?;
-        Ok(Workers { leader, follower })
+        Ok(More { leader, follower })
     }
 
-    async fn sum(&self, pair: &Pair, moment: &Moment, tables: &[Table]) -> Result<Vec<Sums>, Interrupted> {
-        let work = |major| {
-            let pieces = tables.iter().enumerate().flat_map(|(index, table)| {
-                chunks(table.pages, major).into_iter().map(move |chunk| Piece { table: index, chunk })
-            });
-            Work {
-                pieces: Mutex::new(pieces.collect()),
-                sums: Mutex::new(vec![Ok(Sum::default()); tables.len()]),
-            }
+    async fn sum(&self, moment: &Moment, tables: &[Table]) -> Result<Vec<Sums>, Interrupted> {
+        let (pair, sides) = (self.pair, self.sides);
+        let ours = Work::of(tables, pair.leader_abilities.major, pair.method, &sides.leader_turns);
+        let theirs = Work::of(tables, pair.follower_abilities.major, pair.method, &sides.follower_turns);
+        let is_much = tables.iter().map(|table| table.pages).sum::<u64>() >= ALONE;
+        let nobody = More::default();
+        let more = match is_much && ours.pieces.lock().len().max(theirs.pieces.lock().len()) > 1 {
+            true => self.more.get_or_try_init(|| self.open()).await?,
+            false => &nobody,
         };
-        let ours = work(pair.leader_abilities.major);
-        let theirs = work(pair.follower_abilities.major);
-        let all = async |sessions: &[Session], work: &Work, snapshot: &str| {
-            try_join_all(sessions.iter().map(|session| labour(session, work, snapshot, pair, tables))).await
+        let all = async |own: &Session, more: &[Session], work: &Work<'_>, snapshot: &str| {
+            let others = try_join_all(more.iter().map(|session| work.beside(session, snapshot)));
+            tokio::try_join!(work.own(own), others).map(drop)
         };
         tokio::try_join!(
-            all(&self.leader, &ours, &moment.leader),
-            all(&self.follower, &theirs, &moment.follower)
+            all(&pair.leader, &more.leader, &ours, &moment.leader),
+            all(&pair.follower, &more.follower, &theirs, &moment.follower)
         )?;
         let (ours, theirs) = (ours.sums.into_inner(), theirs.sums.into_inner());
         Ok(ours
@@ -276,41 +291,76 @@ impl Workers {
     }
 }
 
-/// Take pieces until none is left.
-async fn labour(
-    session: &Session,
-    work: &Work,
-    snapshot: &str,
-    pair: &Pair,
-    tables: &[Table],
-) -> Result<(), Interrupted> {
-    let begin = format!(
-        "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
-    );
-    session.rows(&begin).await?;
-    loop {
-        let Some(piece) = work.pieces.lock().pop_front() else { break };
-        let table = &tables[piece.table];
-        match session.sum(&pair.method.query(table, piece.chunk)).await {
-            Ok(rows) => {
-                let row = rows.first().context("a sum without a row")?;
-                let number = |column: usize| row.get(column).unwrap_or_default();
-                let sum = Sum {
-                    rows: number(0).parse().context("a count that is no number")?,
-                    hash: number(1).parse().context("a sum that is no number")?,
-                };
-                if let Ok(so_far) = &mut work.sums.lock()[piece.table] {
-                    *so_far += sum;
+/// A chunk of a table that nobody has taken yet.
+struct Piece {
+    table: usize,
+    chunk: Chunk,
+}
+
+/// What is still to be done on one side, and what has come.
+struct Work<'a> {
+    tables: &'a [Table],
+    method: Method,
+    turns: &'a Semaphore,
+    pieces: Mutex<VecDeque<Piece>>,
+    sums: Mutex<Vec<Result<Sum, String>>>,
+}
+
+/// What a session goes back to after a sum that was refused: the snapshot stays.
+const SAVED: &str = "SAVEPOINT stolonctl";
+
+impl<'a> Work<'a> {
+    fn of(tables: &'a [Table], major: u16, method: Method, turns: &'a Semaphore) -> Work<'a> {
+        let pieces = tables.iter().enumerate().flat_map(|(index, table)| {
+            chunks(table.pages, major).into_iter().map(move |chunk| Piece { table: index, chunk })
+        });
+        let pieces = Mutex::new(pieces.collect());
+        Work { tables, method, turns, pieces, sums: Mutex::new(vec![Ok(Sum::default()); tables.len()]) }
+    }
+
+    /// By the session that has the snapshot.
+    async fn own(&self, session: &Session) -> Result<(), Interrupted> {
+        session.rows(SAVED).await?;
+        self.labour(session).await
+    }
+
+    /// By a session that is told of the snapshot.
+    async fn beside(&self, session: &Session, snapshot: &str) -> Result<(), Interrupted> {
+        let begin = format!(
+            "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; {SAVED}"
+        );
+        session.rows(&begin).await?;
+        self.labour(session).await?;
+        Ok(session.rows("ROLLBACK").await.map(drop)?)
+    }
+
+    /// Take pieces until none is left.
+    async fn labour(&self, session: &Session) -> Result<(), Interrupted> {
+        loop {
+            let turn = self.turns.acquire().await;
+            let _turn = turn.context("a semaphore that nobody closes")?;
+            let Some(piece) = self.pieces.lock().pop_front() else { return Ok(()) };
+            let table = &self.tables[piece.table];
+            match session.sum(&self.method.query(table, piece.chunk)).await {
+                Ok(rows) => {
+                    let row = rows.first().context("a sum without a row")?;
+                    let number = |column: usize| row.get(column).unwrap_or_default();
+                    let sum = Sum {
+                        rows: number(0).parse().context("a count that is no number")?,
+                        hash: number(1).parse().context("a sum that is no number")?,
+                    };
+                    if let Ok(so_far) = &mut self.sums.lock()[piece.table] {
+                        *so_far += sum;
+                    }
                 }
+                Err(Interrupted::Refused(why)) => {
+                    self.sums.lock()[piece.table] = Err(why);
+                    session.rows("ROLLBACK TO SAVEPOINT stolonctl").await?;
+                }
+                Err(interrupted) => return Err(interrupted),
             }
-            Err(Interrupted::Refused(why)) => {
-                work.sums.lock()[piece.table] = Err(why);
-                session.rows(&begin).await?;
-            }
-            Err(interrupted) => return Err(interrupted),
         }
     }
-    Ok(session.rows("ROLLBACK").await.map(drop)?)
 }
 
 #[cfg(test)]
