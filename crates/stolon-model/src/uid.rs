@@ -2,6 +2,7 @@
 //!
 //! A copy of an identity shares its text: documents are full of them, and are copied in every round of a sentinel.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::json::{Decode, DecodeError, Encode, Encoder, Node, Shape};
@@ -9,8 +10,24 @@ use crate::json::{Decode, DecodeError, Encode, Encoder, Node, Shape};
 macro_rules! uid {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
         pub struct $name(Arc<str>);
+
+        /// By the text. Most comparisons are of copies of one identity, which need not be read for that.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                if Arc::ptr_eq(&self.0, &other.0) {
+                    return Ordering::Equal;
+                }
+                self.0.cmp(&other.0)
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The identity as it stands on the wire.

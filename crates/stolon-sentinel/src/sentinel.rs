@@ -157,7 +157,7 @@ impl Sentinel {
                 Event::ViewRead(Box::new(Reading {
                     as_of: own_time(as_of),
                     document: document.map(|document| document.value),
-                    keepers: keepers.into_iter().map(|(uid, report)| (uid, Arc::new(report))).collect(),
+                    keepers,
                     proxies,
                     unreadable_proxies,
                     told: Told {

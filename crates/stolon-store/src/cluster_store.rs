@@ -1,6 +1,7 @@
 //! What the programs see of a store: the documents of one cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ pub struct Everything {
     /// The cluster document; a stored JSON `null` counts as absent.
     pub document: Option<Versioned<ClusterDocument>>,
     /// The reports of all keepers, by the uid inside. Reports that cannot be read are logged and left out.
-    pub keepers: BTreeMap<KeeperUid, KeeperReport>,
+    pub keepers: BTreeMap<KeeperUid, Arc<KeeperReport>>,
     /// When the report of each keeper came here. Known of what is followed; a reading by itself leaves it empty.
     pub arrivals: BTreeMap<KeeperUid, BootInstant>,
     /// The reports of all proxies, by the uid inside, that can be read.

@@ -85,10 +85,10 @@ impl Copied {
         self.entries.get(key).map(|held| &held.entry)
     }
 
-    /// An entry that was there before has not arrived again.
+    /// An entry that was there before has not arrived again. A store that was restored may give its revision to another value.
     fn hold(&mut self, entry: Entry, now: BootInstant) {
         let known = self.entries.get(entry.key.as_str());
-        if known.is_none_or(|known| known.entry.revision != entry.revision) {
+        if known.is_none_or(|known| known.entry != entry) {
             self.entries.insert(entry.key.to_string(), Held { entry, arrived: now });
         }
     }

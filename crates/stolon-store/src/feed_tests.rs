@@ -111,6 +111,8 @@ fn a_store_that_went_back_in_time_is_believed() {
     let (changes, version) = put("a", "1", 7);
     feed.absorb_changes(changes, version);
     assert_eq!(shown(&feed), "c/a=1", "and followed from there");
+    feed.absorb_look(look(&[entry("a", "9", 7)], 1, 6), at(400), feed.version());
+    assert_eq!(shown(&feed), "c/a=9", "also where it gives a revision away again");
 }
 
 #[test]

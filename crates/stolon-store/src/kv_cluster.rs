@@ -1,6 +1,6 @@
 //! A [`ClusterStore`] on top of any [`KvStore`]: the key layout and the JSON (docs: "Keys in the store").
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use stolon_model::{
     SentinelUid,
 };
 
+use crate::decoded::Decoded;
 use crate::feed::{Held, KvFeed, Weight};
 use crate::timed::{RequestLatencies, Timed};
 use crate::{
@@ -106,15 +107,17 @@ impl<K: KvStore> KvClusterStore<K> {
     }
 }
 
+/// Whose reports.
 #[derive(Clone, Copy)]
-enum Reports {
+pub(crate) enum Reports {
     Keepers,
     Sentinels,
     Proxies,
 }
 
 impl Reports {
-    fn below(self, cluster: &Key) -> Key {
+    /// The key that they are below.
+    pub(crate) fn below(self, cluster: &Key) -> Key {
         cluster.child(match self {
             Reports::Keepers => "keepers/info",
             Reports::Sentinels => "sentinels/info",
@@ -123,31 +126,17 @@ impl Reports {
     }
 }
 
-fn document_key(cluster: &Key) -> Key {
+pub(crate) fn document_key(cluster: &Key) -> Key {
     cluster.child("clusterdata")
 }
 
-fn everything_in<'a>(
+/// Everything, with what is known of when reports came.
+fn everything_held(
+    decoded: &mut Decoded,
     cluster: &Key,
-    entries: impl Iterator<Item = &'a Entry> + Clone,
+    held: &BTreeMap<String, Held>,
 ) -> Result<Everything, StoreError> {
-    let document = document_key(cluster);
-    let below = |kind: Reports| {
-        let selector = Selector::Below(kind.below(cluster));
-        entries.clone().filter(move |entry| selector.contains(entry.key.as_str()))
-    };
-    Ok(Everything {
-        document: StoredDocument::read(entries.clone().find(|entry| entry.key == document))?.present(),
-        keepers: readable_reports(below(Reports::Keepers), |report: &KeeperReport| report.uid.clone()),
-        arrivals: BTreeMap::new(),
-        proxies: readable_reports(below(Reports::Proxies), |report: &ProxyReport| report.uid.clone()),
-        unreadable_proxies: unreadable_proxies(below(Reports::Proxies)),
-    })
-}
-
-/// The same, with what is known of when reports came.
-fn everything_held(cluster: &Key, held: &BTreeMap<String, Held>) -> Result<Everything, StoreError> {
-    let mut everything = everything_in(cluster, held.values().map(|held| &held.entry))?;
+    let mut everything = decoded.everything(cluster, held.values().map(|held| &held.entry))?;
     let keepers = Reports::Keepers.below(cluster).children_prefix();
     let of_keeper = |(key, held): (&String, &Held)| Some((key.strip_prefix(&keepers)?.into(), held.arrived));
     everything.arrivals = held.iter().filter_map(of_keeper).collect();
@@ -190,7 +179,7 @@ fn both<D: Document>(old: &Entry, new: &Entry) -> Option<(D, D)> {
 /// Keeps what was made of the copy, until something else was written.
 fn remembering<K: PartialEq + Send + 'static, T: Clone + Send + 'static>(
     key: impl Fn(&BTreeMap<String, Held>) -> K + Send + 'static,
-    make: impl Fn(&BTreeMap<String, Held>) -> Result<T, StoreError> + Send + 'static,
+    mut make: impl FnMut(&BTreeMap<String, Held>) -> Result<T, StoreError> + Send + 'static,
 ) -> crate::cluster_feed::Read<T> {
     let mut made: Option<(K, Result<T, StoreError>)> = None;
     Box::new(move |copy| {
@@ -208,18 +197,18 @@ fn remembering<K: PartialEq + Send + 'static, T: Clone + Send + 'static>(
     })
 }
 
-fn revisions(entries: &BTreeMap<String, Held>) -> Vec<(String, Revision)> {
-    entries.iter().map(|(key, held)| (key.clone(), held.entry.revision)).collect()
+fn arrivals(entries: &BTreeMap<String, Held>) -> Vec<(String, Revision, BootInstant)> {
+    entries.iter().map(|(key, held)| (key.clone(), held.entry.revision, held.arrived)).collect()
 }
 
-enum StoredDocument {
+pub(crate) enum StoredDocument {
     Absent,
     Null(Revision),
     Present(Box<Versioned<ClusterDocument>>),
 }
 
 impl StoredDocument {
-    fn read(entry: Option<&Entry>) -> Result<Self, StoreError> {
+    pub(crate) fn read(entry: Option<&Entry>) -> Result<Self, StoreError> {
         let Some(entry) = entry else { return Ok(StoredDocument::Absent) };
         match std::str::from_utf8(&entry.value) {
             Ok(text) if text.trim() == "null" => Ok(StoredDocument::Null(entry.revision)),
@@ -231,7 +220,7 @@ impl StoredDocument {
         }
     }
 
-    fn present(self) -> Option<Versioned<ClusterDocument>> {
+    pub(crate) fn present(self) -> Option<Versioned<ClusterDocument>> {
         match self {
             StoredDocument::Absent | StoredDocument::Null(_) => None,
             StoredDocument::Present(document) => Some(*document),
@@ -239,14 +228,14 @@ impl StoredDocument {
     }
 }
 
-fn decode<D: Document>(entry: &Entry) -> Result<D, StoreError> {
+pub(crate) fn decode<D: Document>(entry: &Entry) -> Result<D, StoreError> {
     let refuse = |cause: String| StoreError::Decode { key: entry.key.to_string(), cause };
     let text = std::str::from_utf8(&entry.value).map_err(|error| refuse(error.to_string()))?;
     D::from_json(text).map_err(|error| refuse(error.to_string()))
 }
 
 /// One bad report must not hide the others. Empty values are reports that are just being written.
-fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
+pub(crate) fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
     if entry.value.is_empty() {
         return None;
     }
@@ -260,17 +249,7 @@ fn readable_report<R: Document>(entry: &Entry) -> Option<R> {
     }
 }
 
-/// A proxy whose report cannot be read may be forwarding, which is not the same as a proxy that has closed: its silence must not
-/// be taken for consent to another primary.
-fn unreadable_proxies<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<ProxyUid> {
-    entries
-        .filter(|entry| !entry.value.is_empty() && decode::<ProxyReport>(entry).is_err())
-        .filter_map(|entry| entry.key.as_str().rsplit('/').next())
-        .map(ProxyUid::from)
-        .collect()
-}
-
-fn readable_reports<'a, R: Document, U: Ord>(
+pub(crate) fn readable_reports<'a, R: Document, U: Ord>(
     entries: impl Iterator<Item = &'a Entry>,
     uid: impl Fn(&R) -> U,
 ) -> BTreeMap<U, R> {
@@ -285,7 +264,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
 
     async fn everything(&self) -> Result<Everything, StoreError> {
         let entries = self.store.list(&self.cluster).await?;
-        everything_in(&self.cluster, entries.iter())
+        Decoded::default().everything(&self.cluster, entries.iter())
     }
 
     async fn put_cluster_document(&self, document: &ClusterDocument) -> Result<(), StoreError> {
@@ -374,7 +353,7 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         let mut feeds = self.document_feeds.lock();
         feeds.retain(|feed| feed.strong_count() > 0);
         feeds.push(Arc::downgrade(&copy));
-        let read = remembering(revisions, move |entries| {
+        let read = remembering(arrivals, move |entries| {
             let stored = entries.get(key.as_str()).map(|held| &held.entry);
             Ok(StoredDocument::read(stored)?.present())
         });
@@ -388,7 +367,8 @@ impl<K: KvStore> ClusterStore for KvClusterStore<K> {
         let changes = self.store.changes(selector.clone());
         let (tells, copy) =
             (changes.tells(), Arc::new(KvFeed::new(self.store.clone(), selector, weigh_everything)));
-        let read = remembering(revisions, move |entries| everything_held(&cluster, entries));
+        let mut decoded = Decoded::default();
+        let read = remembering(arrivals, move |entries| everything_held(&mut decoded, &cluster, entries));
         Feed::start(copy, changes, tells, read)
     }
 

@@ -37,6 +37,7 @@ mod clock;
 mod cluster_feed;
 mod cluster_store;
 mod consul;
+mod decoded;
 mod election;
 mod endpoints;
 mod error;

@@ -245,7 +245,7 @@ fn state(instance: &Instance, rounds: u64) -> PostgresState {
         lsn: Lsn(rounds * 1_000_000),
         timelines_history: None,
         // What comes from different documents is shared by nobody.
-        pg_parameters: instance.spec.pg_parameters.as_deref().cloned().map(Arc::new),
+        pg_parameters: instance.spec.pg_parameters.clone(),
         synchronous_standbys: instance.spec.synchronous_standbys.clone(),
         stores_md5: false,
         older_wal_file: "000000010000000000000001".to_owned(),

@@ -95,7 +95,7 @@ impl<'a> Question<'a> {
         if keeper.and_then(|keeper| keeper.status.can_be_primary) == Some(false) {
             return Some(Rejection::Forbidden);
         }
-        if priority(self.data, instance) == 0 {
+        if keeper.is_some_and(|keeper| keeper.status.priority() == 0) {
             return Some(Rejection::PriorityZero);
         }
         if self.primary.spec.synchronous_replication {

@@ -117,19 +117,24 @@ impl<'a> Seen<'a> {
     /// life: only another report brings the keeper back.
     fn dismiss_reports(&self, memory: &mut Memory) {
         let (view, registered) = (self.view, &self.document().keepers);
-        for uid in memory.registered.iter().filter(|uid| !registered.contains_key(uid)) {
-            if let Some(report) = view.keepers.get(uid) {
-                memory.dismissed.insert(uid.clone(), report.info_uid.clone());
+        if !memory.registered.iter().eq(registered.keys()) {
+            for uid in memory.registered.iter().filter(|uid| !registered.contains_key(uid)) {
+                if let Some(report) = view.keepers.get(uid) {
+                    memory.dismissed.insert(uid.clone(), report.info_uid.clone());
+                }
             }
+            memory.registered = registered.keys().cloned().collect();
         }
         let is_last = |uid: &KeeperUid, last: &InfoUid| {
             view.keepers.get(uid).is_some_and(|report| report.info_uid == *last)
         };
         memory.dismissed.retain(|uid, last| is_last(uid, last));
-        if !memory.registered.iter().eq(registered.keys()) {
-            memory.registered = registered.keys().cloned().collect();
+        let silent = joined(&memory.keepers, view.keepers).filter(|(_, _, report)| report.is_none());
+        let gone: Vec<KeeperUid> =
+            silent.map(|(uid, ..)| uid).filter(|uid| !registered.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            memory.keepers.remove(&uid);
         }
-        memory.keepers.retain(|uid, _| view.keepers.contains_key(uid) || registered.contains_key(uid));
     }
 
     /// Find the fresh reports of the keepers that are in charge of instances.

@@ -1,5 +1,7 @@
 //! Two maps side by side.
 
+use std::cmp::Ordering;
+
 /// Every entry of `left` with the value that `right` has under the same key. Both must be in the order of their keys, as the iterators
 /// of maps are: so a join costs one pass, where a look-up for each key would cost a search.
 pub(super) fn joined<K: PartialOrd<Q>, Q, L, R>(
@@ -8,8 +10,13 @@ pub(super) fn joined<K: PartialOrd<Q>, Q, L, R>(
 ) -> impl Iterator<Item = (K, L, Option<R>)> {
     let mut right = right.into_iter().peekable();
     left.into_iter().map(move |(key, value)| {
-        while right.next_if(|(other, _)| key > *other).is_some() {}
-        let other = right.next_if(|(other, _)| key == *other).map(|(_, other)| other);
+        let other = loop {
+            match right.peek().and_then(|(other, _)| key.partial_cmp(other)) {
+                Some(Ordering::Greater) => drop(right.next()),
+                Some(Ordering::Equal) => break right.next().map(|(_, other)| other),
+                Some(Ordering::Less) | None => break None,
+            }
+        };
         (key, value, other)
     })
 }

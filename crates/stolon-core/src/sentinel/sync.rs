@@ -12,6 +12,7 @@ use stolon_model::{Instance, InstanceUid, StandbyPace};
 
 use super::Hold;
 use super::draft::Commits;
+use super::joined::joined;
 use super::memory::Admission;
 use super::round::Round;
 
@@ -160,8 +161,8 @@ impl Round<'_> {
         };
         let able: BTreeSet<InstanceUid> = good.iter().filter(is_able).cloned().collect();
         let members = able.intersection(previous);
-        let newcomers = self.newcomers(primary, &able);
-        let candidates: BTreeSet<&InstanceUid> = members.chain(&newcomers).collect();
+        let newcomers = self.admissible(primary, &able).map(|instance| &instance.uid);
+        let candidates: BTreeSet<&InstanceUid> = members.chain(newcomers).collect();
         if candidates.len() >= limits.minimum.max(1) {
             return able;
         }
@@ -183,17 +184,20 @@ impl Round<'_> {
         let mut kept: Vec<&InstanceUid> =
             previous.iter().filter(exists).filter(|uid| good.contains(*uid)).collect();
         // Those in another zone first, of these the one that is furthest ahead.
-        kept.sort_by_key(|uid| (!self.stands_elsewhere(primary, uid), Reverse(lsn(uid)), (*uid).clone()));
+        kept.sort_by_cached_key(|uid| {
+            (!self.stands_elsewhere(primary, uid), Reverse(lsn(uid)), (*uid).clone())
+        });
         kept.truncate(limits.maximum);
         let mut next: BTreeSet<InstanceUid> = kept.iter().copied().cloned().collect();
+        let newcomers = self.newcomers(primary, good);
         if limits.several
             && kept.len() == limits.maximum
-            && let Some((leaves, comes)) = self.exchange_for_zone(primary, &kept, previous, good)
+            && let Some((leaves, comes)) = self.exchange_for_zone(primary, &kept, previous, &newcomers)
         {
             next.remove(&leaves);
             next.insert(comes);
         }
-        for newcomer in self.newcomers(primary, good) {
+        for newcomer in newcomers {
             if next.len() < limits.maximum {
                 next.insert(newcomer);
             }
@@ -218,43 +222,52 @@ impl Round<'_> {
         primary: &Instance,
         kept: &[&InstanceUid],
         previous: &BTreeSet<InstanceUid>,
-        good: &BTreeSet<InstanceUid>,
+        newcomers: &[InstanceUid],
     ) -> Option<(InstanceUid, InstanceUid)> {
         if kept.iter().any(|uid| self.stands_elsewhere(primary, uid)) {
             return None;
         }
-        let mut newcomers = self.newcomers(primary, good).into_iter();
-        let comes = newcomers.find(|uid| {
+        let comes = newcomers.iter().find(|uid| {
             !previous.contains(uid)
                 && self.stands_elsewhere(primary, uid)
                 && self.pace_of(primary, uid) == Some(&StandbyPace::InStep)
         })?;
-        Some(((*kept.last()?).clone(), comes))
+        Some(((*kept.last()?).clone(), comes.clone()))
     }
 
     /// Whether an instance stands in another zone than the primary, by what both keepers say.
     fn stands_elsewhere(&self, primary: &Instance, uid: &InstanceUid) -> bool {
+        let Some(own) = self.keeper_of(primary).filter(|own| !own.status.zone.is_empty()) else {
+            return false;
+        };
         let keeper = self.draft.instances.get(uid).and_then(|instance| self.keeper_of(instance));
-        let own = self.keeper_of(primary);
-        own.zip(keeper).is_some_and(|(own, other)| own.status.stands_elsewhere_than(&other.status))
+        keeper.is_some_and(|other| own.status.stands_elsewhere_than(&other.status))
     }
 
-    /// Who could be waited for: those in another zone that keep up, then the one that is furthest ahead.
-    fn newcomers(&self, primary: &Instance, good: &BTreeSet<InstanceUid>) -> Vec<InstanceUid> {
-        let mut newcomers: Vec<&Instance> = good
-            .iter()
-            .filter_map(|uid| self.draft.instances.get(uid))
+    /// Who could be waited for, of these.
+    fn admissible<'a>(
+        &'a self,
+        primary: &'a Instance,
+        good: &'a BTreeSet<InstanceUid>,
+    ) -> impl Iterator<Item = &'a Instance> {
+        let instances = joined(good.iter().map(|uid| (uid, ())), &self.draft.instances);
+        instances
+            .filter_map(|(_, (), instance)| instance)
             .filter(|instance| instance.status.timeline == primary.status.timeline)
             .filter(|instance| {
                 self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_synchronous_replica)
                     != Some(false)
             })
-            .collect();
+    }
+
+    /// Who could be waited for: those in another zone that keep up, then the one that is furthest ahead.
+    fn newcomers(&self, primary: &Instance, good: &BTreeSet<InstanceUid>) -> Vec<InstanceUid> {
+        let mut newcomers: Vec<&Instance> = self.admissible(primary, good).collect();
         let is_preferred = |uid: &InstanceUid| {
             let lags = matches!(self.pace_of(primary, uid), Some(StandbyPace::Behind | StandbyPace::Stalled));
             self.stands_elsewhere(primary, uid) && !lags
         };
-        newcomers.sort_by_key(|instance| {
+        newcomers.sort_by_cached_key(|instance| {
             (!is_preferred(&instance.uid), Reverse(instance.status.lsn), instance.uid.clone())
         });
         newcomers.into_iter().map(|instance| instance.uid.clone()).collect()

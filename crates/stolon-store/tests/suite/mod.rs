@@ -4,6 +4,7 @@
 
 pub mod feeds;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -310,7 +311,9 @@ async fn documents<S: KvStore>(one: S, raw: S) {
     assert_eq!(store.proxy_reports().await.expect("read").len(), 1);
     let everything = store.everything().await.expect("all that a sentinel decides on");
     assert_eq!(everything.document, store.cluster_document().await.expect("read"));
-    assert_eq!(everything.keepers, reports);
+    let decoded: BTreeMap<_, _> =
+        everything.keepers.iter().map(|(uid, report)| (uid.clone(), (**report).clone())).collect();
+    assert_eq!(decoded, reports);
     assert!(everything.proxies.values().eq([&proxy]));
     let unclear = cluster.child("proxies/info/unclear");
     raw.put(&unclear, b"{\"UID\":7".to_vec(), None).await.expect("put a bad report");
