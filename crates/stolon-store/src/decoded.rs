@@ -103,7 +103,7 @@ fn unreadable_proxies<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<
 
 #[cfg(test)]
 mod tests {
-    use stolon_model::{ClusterData, Document, Instance, PostgresState};
+    use stolon_model::{ClusterData, ClusterSpec, Document, Instance, PostgresState, Timestamp};
 
     use super::*;
     use crate::Revision;
@@ -151,7 +151,7 @@ mod tests {
         let mut instance = Instance { uid: "i".into(), ..Instance::default() };
         instance.spec.pg_parameters = parameters("1MB");
         instance.status.pg_parameters = parameters("1MB");
-        let mut data = ClusterData::default();
+        let mut data = ClusterData::initial("c".into(), ClusterSpec::default(), Timestamp::ZERO);
         data.instances.insert(instance.uid.clone(), instance);
         let document = entry(document_key(&cluster), 1, &ClusterDocument::from(data));
         let entries = [document, entry(key("a"), 2, &report("a", "1MB"))];
@@ -165,8 +165,7 @@ mod tests {
                 assert!(Arc::ptr_eq(&parameters.expect("there"), &reported));
             }
         }
-        drop(reported);
-        decoded.everything(&cluster, entries[..0].iter()).expect("readable");
+        drop((reported, everything.keepers));
         decoded.everything(&cluster, entries[..0].iter()).expect("readable");
         assert!(decoded.parameters.is_empty(), "{:?}", decoded.parameters);
     }
