@@ -25,6 +25,8 @@ const WORKERS_END: Duration = Duration::from_secs(60);
 
 /// So many databases are worked on at the same time: each takes a session on both sides.
 const AT_ONCE: usize = 8;
+/// Databases whose definitions are dumped at the same time, each with up to three sessions on the legacy server.
+pub const GENTLY: usize = 4;
 /// So many sequences are asked for in one statement: each takes a lock, and there is room for some thousand (`max_locks_per_transaction`).
 const SEQUENCES: usize = 500;
 
@@ -145,7 +147,26 @@ pub async fn each<'d, T, E>(
     databases: &'d [Database],
     work: impl AsyncFn(&'d Database) -> Result<T, E>,
 ) -> Result<Vec<T>, E> {
-    stream::iter(databases.iter().map(|database| work(database))).buffered(AT_ONCE).try_collect().await
+    several(databases, AT_ONCE, work).await
+}
+
+/// The same for work that costs the servers something, before the switch and without hurry.
+///
+/// # Errors
+/// The same.
+pub async fn each_gently<'d, T, E>(
+    databases: &'d [Database],
+    work: impl AsyncFn(&'d Database) -> Result<T, E>,
+) -> Result<Vec<T>, E> {
+    several(databases, GENTLY, work).await
+}
+
+async fn several<'d, T, E>(
+    databases: &'d [Database],
+    at_once: usize,
+    work: impl AsyncFn(&'d Database) -> Result<T, E>,
+) -> Result<Vec<T>, E> {
+    stream::iter(databases.iter().map(|database| work(database))).buffered(at_once).try_collect().await
 }
 
 /// The name of what is made for a migration.

@@ -7,6 +7,7 @@ use super::super::facts::Facts;
 use super::super::flow::{Database, Flow, column, databases};
 use super::super::legacy::{Legacy, trouble};
 use super::super::way_back;
+use super::locks::{self, Room};
 use super::publishing;
 
 /// Tables that PostgreSQL copies at the same time, for each database (`max_sync_workers_per_subscription`).
@@ -77,6 +78,7 @@ pub async fn check(
     let theirs = Facts::ask_of(&cluster, &flow.to.question(), "the cluster").await?;
     fits(facts, &theirs)?;
     takes(&cluster, theirs.major, flow, all.len()).await?;
+    locks(legacy, session, &cluster, flow, &all).await?;
     is_empty(&cluster, flow, &all).await.map_err(cannot)??;
     Ok(theirs)
 }
@@ -127,6 +129,39 @@ async fn takes(
         }
     }
     Ok(())
+}
+
+async fn locks(
+    legacy: &Legacy,
+    session: &ForeignSession,
+    cluster: &ForeignSession,
+    flow: &Flow<'_>,
+    databases: &[Database],
+) -> anyhow::Result<()> {
+    const SETTING: &str = "max_locks_per_transaction";
+    let cannot = |problem: ForeignProblem| trouble("the legacy server cannot be asked", &problem);
+    let locks = locks::taken(legacy, databases).await.map_err(cannot)?;
+    let there = Room::of(session, &legacy.question()).await.map_err(cannot)?;
+    if let Some(needed) = there.lacking(locks.dumped) {
+        let (each, dumped) = (there.each, locks.dumped);
+        return Err(Failure::new(format!(
+            "{SETTING} of the legacy server is {each}, which is too little for pg_dump to lock {dumped} tables"
+        ))
+        .hint(format!("set {SETTING} = {needed} there, which needs a restart"))
+        .into());
+    }
+    let here = Room::of(cluster, &flow.to.question()).await;
+    let here = here.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
+    let Some(needed) = here.lacking(locks.made) else { return Ok(()) };
+    let (each, made) = (here.each, locks.made);
+    Err(Failure::new(format!(
+        "{SETTING} of the cluster is {each}, which is too little to make {made} tables and indexes"
+    ))
+    .hint(format!(
+        "stolonctl update --patch '{}', and restart its PostgreSQL",
+        raising(SETTING, usize::try_from(needed).unwrap_or(usize::MAX))
+    ))
+    .into())
 }
 
 /// The change of the specification that raises a setting. Keepers make those of replication from `maxStandbys`, whatever `pgParameters` says.

@@ -6,6 +6,7 @@
 
 mod definitions;
 mod fit;
+mod locks;
 mod programs;
 pub mod progress;
 mod publishing;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_postgres::quote::sql_literal;
 
-use super::super::flow::{Database, Flow, databases, own_subscription};
+use super::super::flow::{Database, Flow, databases, each_gently, own_subscription};
 use super::super::legacy::trouble;
 use super::definitions;
 
@@ -15,11 +15,14 @@ pub struct Table {
     pub database: String,
     /// Its name.
     pub table: String,
-    /// `waits`, `is copied`, `catches up`.
+    /// `waits`, `is copied`, `catches up`, `is there`.
     pub state: &'static str,
     /// What the cluster has of it.
     pub bytes: u64,
 }
+
+/// The state of a table whose rows are there, and that the worker of its database has not come to yet.
+const COPIED: &str = "is there";
 
 /// How far all of them are.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +53,25 @@ impl Progress {
         self.tables.is_empty() && self.unsubscribed.is_empty()
     }
 
+    /// Every row is there that was there at the beginning. A table of which that is all has no worker of its own any more, and follows as soon as
+    /// the one of its database has come to where the copy ended.
+    pub fn has_all_rows(&self) -> bool {
+        self.tables.iter().all(|table| table.state == COPIED) && self.unsubscribed.is_empty()
+    }
+
+    fn and(mut self, other: Progress) -> Progress {
+        self.tables.extend(other.tables);
+        self.ready += other.ready;
+        self.total += other.total;
+        self.copied += other.copied;
+        self.bytes += other.bytes;
+        self.unfinished.extend(other.unfinished);
+        self.unsubscribed.extend(other.unsubscribed);
+        self.problems.extend(other.problems);
+        self.changes.extend(other.changes);
+        self
+    }
+
     /// Whether nothing is to be made any more before a switch.
     pub fn is_complete(&self) -> bool {
         self.is_copied() && self.unfinished.is_empty()
@@ -71,30 +93,34 @@ pub enum Depth {
 /// One of them does not answer.
 pub async fn read(flow: &Flow<'_>, depth: Depth) -> anyhow::Result<Progress> {
     let cannot = |problem: ForeignProblem| trouble("it cannot be told how far the copy is", &problem);
-    let mut progress = Progress::default();
     let session = flow.from.enter(None).await.map_err(cannot)?;
-    for database in databases(&session, &flow.from.question()).await.map_err(cannot)? {
-        let from = flow.from.enter(Some(&database.name)).await.map_err(cannot)?;
-        let to = match flow.to.enter(Some(&database.name)).await {
-            // `invalid_catalog_name`: it was not made yet.
-            Err(problem) if problem.code() == Some("3D000") => {
-                progress.unsubscribed.push(database.name.clone());
-                continue;
-            }
-            entered => entered.map_err(cannot)?,
-        };
-        of_database(flow, &mut progress, &database, &from, &to).await.map_err(cannot)?;
-        if depth == Depth::Definitions {
-            let changes = changes(flow, &from, &to).await.map_err(cannot)?;
-            if !changes.is_empty() {
-                progress.changes.push(super::schema::changed(&database, &changes).message);
-            }
+    let databases = databases(&session, &flow.from.question()).await.map_err(cannot)?;
+    let parts = each_gently(&databases, async |database| of_database(flow, database, depth).await);
+    Ok(parts.await.map_err(cannot)?.into_iter().fold(Progress::default(), Progress::and))
+}
+
+async fn of_database(flow: &Flow<'_>, database: &Database, depth: Depth) -> Result<Progress, ForeignProblem> {
+    let mut progress = Progress::default();
+    let from = flow.from.enter(Some(&database.name)).await?;
+    let to = match flow.to.enter(Some(&database.name)).await {
+        // `invalid_catalog_name`: it was not made yet.
+        Err(problem) if problem.code() == Some("3D000") => {
+            progress.unsubscribed.push(database.name.clone());
+            return Ok(progress);
+        }
+        entered => entered?,
+    };
+    rows_of(flow, &mut progress, database, &from, &to).await?;
+    if depth == Depth::Definitions {
+        let changes = changes(flow, &from, &to).await?;
+        if !changes.is_empty() {
+            progress.changes.push(super::schema::changed(database, &changes).message);
         }
     }
     Ok(progress)
 }
 
-async fn of_database(
+async fn rows_of(
     flow: &Flow<'_>,
     progress: &mut Progress,
     database: &Database,
@@ -131,6 +157,7 @@ async fn of_database(
             }
             "i" => "waits",
             "d" => "is copied",
+            "s" => COPIED,
             _ => "catches up",
         };
         let table = row.get(0).unwrap_or_default().to_owned();

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_postgres::quote::{sql_identifier, sql_literal};
 use stolon_runtime::Failure;
 
 use super::super::fence::library_list;
-use super::super::flow::{Database, End, Flow, UNLOGGED, column, is_subscribed};
+use super::super::flow::{Database, End, Flow, GENTLY, UNLOGGED, column, is_subscribed};
 use super::super::legacy::trouble;
 use super::definitions::{self, Definitions};
 use super::programs::{Entry, Programs};
@@ -126,12 +127,14 @@ impl Schema<'_> {
     async fn databases(&self, from: &ForeignSession, to: &ForeignSession) -> Result<(), ForeignProblem> {
         let limit = self.legacy().question();
         let known = column(&to.rows("SELECT datname FROM pg_database", &limit).await?);
-        for row in from.rows(&databases_query(self.legacy_major), &limit).await? {
-            if known.iter().all(|name| Some(name.as_str()) != row.get(0)) {
-                to.rows(row.get(1).unwrap_or_default(), &limit.renewed(Duration::from_secs(120))).await?;
-            }
-        }
-        Ok(())
+        let rows = from.rows(&databases_query(self.legacy_major), &limit).await?;
+        let missing = rows.iter().filter(|row| known.iter().all(|name| Some(name.as_str()) != row.get(0)));
+        // Each is written to the disk before the next one would be.
+        let made = missing.map(async |row| {
+            let session = self.cluster().enter(None).await?;
+            session.rows(row.get(1).unwrap_or_default(), &limit.renewed(Duration::from_secs(120))).await
+        });
+        stream::iter(made).buffered(GENTLY).try_for_each(async |_| Ok(())).await
     }
 
     /// What a database's tables need to take rows. Done before: nothing is done.

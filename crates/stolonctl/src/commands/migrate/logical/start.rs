@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::facts::Facts;
 use super::super::fence::{self, Side};
-use super::super::flow::{Begin, Database, Flow, column, databases};
+use super::super::flow::{Begin, Database, Flow, column, databases, each_gently};
 use super::super::front::{FrontArgs, Purpose};
 use super::super::head::Head;
 use super::super::legacy::{Legacy, parse, trouble};
@@ -87,10 +87,10 @@ impl Start<'_> {
         if migration.stage.is_none() {
             self.make(&migration, keepers.as_ref()).await?;
         }
-        let copied = self.until_copied(&migration).await?;
-        if !copied.is_complete() {
+        if !self.until(&migration, Progress::has_all_rows).await?.unfinished.is_empty() {
             self.finish(&migration).await?;
         }
+        let copied = self.until(&migration, Progress::is_copied).await?;
         let mut outcome = Outcome::new("stolonctl migrate switch", "stolonctl migrate abort");
         outcome.did(format!(
             "the cluster follows the legacy server: {} tables, {}",
@@ -158,11 +158,12 @@ impl Start<'_> {
         let (schema, theirs) = self.schema(flow, &cluster).await?;
         schema.roles_and_databases(&self.own_roles(&cluster, &flow).await?).await?;
         output::note("roles and databases are made on the cluster");
-        for database in self.databases(&session).await? {
-            schema.first_half(&database).await?;
-            publishing::publish(&flow, self.legacy, &database).await?;
-            self.subscribe(&schema, &database, keepers).await?;
-        }
+        each_gently(&self.databases(&session).await?, async |database| {
+            schema.first_half(database).await?;
+            publishing::publish(&flow, self.legacy, database).await?;
+            self.subscribe(&schema, database, keepers).await
+        })
+        .await?;
         worker
             .note(|migration| {
                 migration.stage = Some(MigrationStage::Following);
@@ -220,8 +221,12 @@ impl Start<'_> {
         Ok(())
     }
 
-    /// Until every table follows, with its progress on stderr.
-    async fn until_copied(&self, migration: &Migration) -> anyhow::Result<Progress> {
+    /// Until the copy is so far, with its progress on stderr.
+    async fn until(
+        &self,
+        migration: &Migration,
+        is_so_far: impl Fn(&Progress) -> bool,
+    ) -> anyhow::Result<Progress> {
         let mut said = String::new();
         until(POLL, Instant::now() + self.patience, async || {
             if self.stop.is_cancelled() {
@@ -229,7 +234,7 @@ impl Start<'_> {
             }
             // What cannot be told now is asked again.
             if let Ok(progress) = self.progress(migration).await {
-                if progress.is_copied() {
+                if is_so_far(&progress) {
                     return Ok(Seen::Done(progress));
                 }
                 let line =
@@ -269,9 +274,8 @@ impl Start<'_> {
         let cluster =
             flow.to.enter(None).await.map_err(|problem| trouble("the cluster cannot be asked", &problem))?;
         let (schema, _) = self.schema(flow, &cluster).await?;
-        for database in self.databases(&session).await? {
-            schema.second_half(&database).await?;
-        }
+        let databases = self.databases(&session).await?;
+        each_gently(&databases, async |database| schema.second_half(database).await).await?;
         worker.note(|migration| migration.worker = None).await
     }
 }
