@@ -454,6 +454,9 @@ document! {
         external_synchronous_standbys: Option<Vec<String>> = "externalSynchronousStandbys", keep;
         /// Ours, absent in Stolon's documents: what its keeper has is not to be rewound, but copied. Losing it is safe.
         copy_anew: bool = "copyAnew", omit;
+        /// Ours, absent in Stolon's documents: this primary is about to be replaced, and lets its ordinary clients go before. Losing it is safe: who
+        /// was elected deposes it all the same.
+        fenced: bool = "fenced", omit;
     }
 }
 

@@ -130,6 +130,8 @@ document! {
         zone: String = "zone", omit;
         /// Who is preferred among those that are equally fit to be the primary; absent: as by default.
         failover_priority: Option<u32> = "failoverPriority", omit;
+        /// The generation of a fenced primary whose ordinary clients are out; 0: there is none. Absent in reports of keepers that know no fence.
+        fenced: Option<i64> = "fenced", omit;
     }
 }
 
@@ -414,6 +416,7 @@ impl KeeperActivity {
             reloaded,
             zone,
             failover_priority,
+            fenced,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
@@ -426,6 +429,7 @@ impl KeeperActivity {
             && *disk == other.disk
             && archiver_fault(archiver) == archiver_fault(&other.archiver)
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
+            && *fenced == other.fenced
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && (zone, failover_priority, reloaded) == (&other.zone, &other.failover_priority, &other.reloaded)
             && both(served, &other.served, Served::says_the_same_as)

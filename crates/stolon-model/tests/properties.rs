@@ -279,6 +279,7 @@ prop_compose! {
             include_previous_config: flags.2,
             synchronous_standbys: uids(1),
             copy_anew: flags.1,
+            fenced: flags.2,
             external_synchronous_standbys: lists[2].clone(),
         }
     }

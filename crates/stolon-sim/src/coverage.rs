@@ -89,6 +89,8 @@ pub enum Point {
     PledgeAwaited,
     /// A primary locked its clients out because its lease was over.
     LeaseOver,
+    /// A primary was asked to let its clients go before it was replaced.
+    ClientsOut,
     /// A former primary came back by itself, since its successor was lost.
     FormerReturned,
     /// The cluster was whole again at the end.
@@ -140,6 +142,7 @@ impl Point {
         Point::Vouched,
         Point::PledgeAwaited,
         Point::LeaseOver,
+        Point::ClientsOut,
         Point::FormerReturned,
         Point::Converged,
     ];

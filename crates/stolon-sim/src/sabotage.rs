@@ -56,6 +56,8 @@ pub enum Guard {
     VoucherEnds,
     /// A primary serves ordinary clients only while it has a lease.
     Lease,
+    /// A primary that is replaced while its keeper works has let its clients go before.
+    ClientsOut,
     /// A former primary comes back by itself only while nobody else can have acknowledged a commit.
     FormerIsComplete,
     /// A keeper that takes a server over knows whether its clients are locked out.
@@ -64,7 +66,7 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 22] = [
+    pub const ALL: [Guard; 23] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -85,6 +87,7 @@ impl Guard {
         Guard::PledgeNote,
         Guard::VoucherEnds,
         Guard::Lease,
+        Guard::ClientsOut,
         Guard::FormerIsComplete,
         Guard::FoundGate,
     ];
@@ -122,6 +125,7 @@ impl Guard {
             Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
             Guard::DeposedOnHungDisk => return Self::hung_disks(seed),
             Guard::Lease => return Scenario::cut_off_primaries(seed),
+            Guard::ClientsOut => return Scenario::replaced_by_operators(seed),
             Guard::FormerIsComplete => return Scenario::lost_successors(seed, 0),
             Guard::Pledge | Guard::PledgeNote | Guard::VoucherEnds => return self.store_for_some(seed),
         };
@@ -270,6 +274,14 @@ impl World {
                 for report in seen.keepers.values_mut() {
                     if let Some(activity) = &mut Rc::make_mut(report).activity {
                         activity.served = None;
+                    }
+                }
+            }
+            // As keepers of Stolon's report.
+            Guard::ClientsOut => {
+                for report in seen.keepers.values_mut().map(Rc::make_mut) {
+                    if let Some(activity) = &mut report.activity {
+                        activity.fenced = None;
                     }
                 }
             }

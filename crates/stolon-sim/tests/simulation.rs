@@ -92,6 +92,18 @@ fn a_primary_that_is_cut_off_locks_out_who_comes_to_it_directly() {
     assert!(locked_out > 0);
 }
 
+/// Who is replaced by an operator has let everybody go before another one is promoted.
+#[test]
+fn a_primary_that_works_is_replaced_without_two_that_acknowledge() {
+    let mut elections = 0;
+    for seed in 1..=20 {
+        let outcome = run(&Scenario::replaced_by_operators(seed), Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        elections += outcome.coverage.count(Point::ClientsOut);
+    }
+    assert!(elections > 0);
+}
+
 /// All pledge.
 #[test]
 fn who_goes_to_a_primary_directly_is_not_locked_out_when_only_the_store_is_away() {

@@ -48,6 +48,7 @@ teeth! {
     the_note_of_a_pledge_is_missed: PledgeNote;
     the_end_of_a_voucher_is_missed: VoucherEnds;
     the_lease_of_a_primary_that_is_cut_off_is_missed: Lease;
+    the_fence_of_a_primary_that_is_replaced_while_it_works_is_missed: ClientsOut;
     the_gate_of_a_server_that_is_taken_over_is_missed: FoundGate;
     the_end_of_a_deposed_primary_whose_disk_hangs_is_missed: DeposedOnHungDisk;
     the_proof_that_nothing_was_acknowledged_is_missed: FormerIsComplete;

@@ -27,7 +27,7 @@ pub use load::{nothing_is_lost, start_writing, writes_are_back};
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};
 pub use metrics::Metrics;
 pub use scenario::{on_cluster, on_prepared};
-pub use slow_road::SlowRoad;
+pub use slow_road::{Silence, SlowRoad};
 pub use stolon_local as local;
 pub use store_server::{StoreKind, StoreServer};
 pub use wait::wait_for;

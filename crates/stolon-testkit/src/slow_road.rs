@@ -1,4 +1,4 @@
-//! A slow road: a forwarder that holds every byte back for half of a round trip in each direction.
+//! A slow road: a forwarder that holds every byte back for half of a round trip in each direction, or for as long as a direction is silent.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,17 +8,44 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// So many pieces may be on the road in one direction of one connection.
 const ON_THE_ROAD: usize = 1024;
 
+/// In which direction nothing arrives any more, as if the other side had vanished: connections stand, and nobody is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// Everything arrives.
+    Nowhere,
+    /// What clients send.
+    ToServer,
+    /// What the server answers.
+    ToClient,
+    /// Nothing arrives.
+    BothWays,
+}
+
+impl Silence {
+    fn holds_back(self, direction: Silence) -> bool {
+        self == Silence::BothWays || self == direction
+    }
+}
+
+/// What holds bytes back.
+#[derive(Clone)]
+struct Rules {
+    half: Arc<AtomicU64>,
+    silence: watch::Receiver<Silence>,
+}
+
 /// A forwarder to a port of this machine. Dropping it cuts every connection.
 pub struct SlowRoad {
     port: u16,
     microseconds: Arc<AtomicU64>,
+    silence: watch::Sender<Silence>,
     _forwarding: AbortOnDropHandle<()>,
 }
 
@@ -32,8 +59,11 @@ impl SlowRoad {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("a port for a slow road")?;
         let own = listener.local_addr()?.port();
         let microseconds = Arc::new(AtomicU64::new(0));
-        let forwarding = tokio::spawn(accept(listener, port, Arc::clone(&microseconds)));
-        let road = SlowRoad { port: own, microseconds, _forwarding: AbortOnDropHandle::new(forwarding) };
+        let (silence, listening) = watch::channel(Silence::Nowhere);
+        let rules = Rules { half: Arc::clone(&microseconds), silence: listening };
+        let forwarding = tokio::spawn(accept(listener, port, rules));
+        let road =
+            SlowRoad { port: own, microseconds, silence, _forwarding: AbortOnDropHandle::new(forwarding) };
         road.set_round_trip(round_trip);
         Ok(road)
     }
@@ -48,6 +78,11 @@ impl SlowRoad {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// From now on nothing arrives there. What was held back arrives when the silence ends.
+    pub fn fall_silent(&self, silence: Silence) {
+        self.silence.send_replace(silence);
+    }
+
     /// What is sent from now on takes so long, there and back together.
     pub fn set_round_trip(&self, round_trip: Duration) {
         let half = u64::try_from(round_trip.as_micros() / 2).unwrap_or(u64::MAX);
@@ -55,32 +90,34 @@ impl SlowRoad {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, half: Arc<AtomicU64>) {
+async fn accept(listener: TcpListener, port: u16, rules: Rules) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { return };
-        connections.spawn(serve(client, port, Arc::clone(&half)));
+        connections.spawn(serve(client, port, rules.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-/// Ends when one side does, which closes the other one.
-async fn serve(client: TcpStream, port: u16, half: Arc<AtomicU64>) {
+/// Ends when one side does, which closes the other one; of that, too, nothing is heard in a direction that is silent.
+async fn serve(client: TcpStream, port: u16, rules: Rules) {
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
     // Without it the kernel would hold small pieces back on top of the delay.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
+    let silence = rules.silence.clone();
     tokio::select! {
-        () = carry(from_client, to_server, &half) => {}
-        () = carry(from_server, to_client, &half) => {}
+        () = carry(from_client, to_server, rules.clone(), Silence::ToServer) => {}
+        () = carry(from_server, to_client, rules, Silence::ToClient) => {}
     }
+    until_heard(silence, Silence::BothWays).await;
 }
 
 /// Every piece arrives later by the same time, however many are on their way.
-async fn carry(from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin, half: &AtomicU64) {
+async fn carry(from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin, rules: Rules, direction: Silence) {
     let (sender, receiver) = mpsc::channel(ON_THE_ROAD);
-    tokio::join!(pick_up(from, sender, half), deliver(to, receiver));
+    tokio::join!(pick_up(from, sender, &rules.half), deliver(to, receiver, rules.silence, direction));
 }
 
 async fn pick_up(mut from: impl AsyncRead + Unpin, road: mpsc::Sender<(Instant, Vec<u8>)>, half: &AtomicU64) {
@@ -93,11 +130,23 @@ async fn pick_up(mut from: impl AsyncRead + Unpin, road: mpsc::Sender<(Instant, 
     }
 }
 
-async fn deliver(mut to: impl AsyncWrite + Unpin, mut road: mpsc::Receiver<(Instant, Vec<u8>)>) {
+async fn deliver(
+    mut to: impl AsyncWrite + Unpin,
+    mut road: mpsc::Receiver<(Instant, Vec<u8>)>,
+    silence: watch::Receiver<Silence>,
+    direction: Silence,
+) {
     while let Some((arrival, piece)) = road.recv().await {
         tokio::time::sleep_until(arrival).await;
+        until_heard(silence.clone(), direction).await;
         if to.write_all(&piece).await.is_err() {
             return;
         }
     }
+    until_heard(silence, direction).await;
+}
+
+/// A road that is taken away is silent no more.
+async fn until_heard(mut silence: watch::Receiver<Silence>, direction: Silence) {
+    let _ = silence.wait_for(|silence| !silence.holds_back(direction)).await;
 }

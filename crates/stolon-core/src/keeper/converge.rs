@@ -1,7 +1,7 @@
 //! Bringing an instance that is here to what it is asked to be.
 
 use super::configuration::{config, upstream, usable};
-use super::goal::{Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
+use super::goal::{Deposed, Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
 use super::observation::{AlterSystem, Config, DataKind, Gate, Lease, Live, Observation, Patience, Server};
 
@@ -18,8 +18,9 @@ const SYNCHRONOUS_NAMES: &str = "synchronous_standby_names";
 
 /// Why no ordinary client may be on a primary, whatever else is asked of it: another one was elected, or may have been.
 fn shut(wanted: &PrimaryGoal, seen: &Observation) -> Option<Reason> {
-    match (&wanted.deposed_by, seen.lease) {
-        (Some(elected), _) => Some(Reason::Deposed(elected.clone())),
+    match (&wanted.deposed, seen.lease) {
+        (Some(Deposed::By(elected)), _) => Some(Reason::Deposed(elected.clone())),
+        (Some(Deposed::Beforehand), _) => Some(Reason::Fenced),
         (None, Lease::Over) => Some(Reason::LeaseOver),
         (None, Lease::Unlimited | Lease::Read | Lease::Pledged) => None,
     }
@@ -28,7 +29,7 @@ fn shut(wanted: &PrimaryGoal, seen: &Observation) -> Option<Reason> {
 /// A primary that is shut because its lease is over opens as one that was started: in synchronous mode it shows what nobody has acknowledged
 /// only when its standbys follow.
 fn close_gate(wanted: &PrimaryGoal, seen: &Observation) -> Option<Step> {
-    let is_fenced = wanted.deposed_by.is_none() && seen.lease == Lease::Over;
+    let is_fenced = wanted.deposed.is_none() && seen.lease == Lease::Over;
     (is_fenced && seen.gate == Gate::Open).then_some(Step::SetGate(Gate::Closed))
 }
 
@@ -76,7 +77,7 @@ pub(super) fn primary(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observat
         }
         Server::Running(None) => Plan::of(Reason::NotReady, vec![ready, Step::Reobserve]),
         // Another one was elected before this one was promoted: one primary is enough.
-        Server::Running(Some(live)) if live.in_recovery && wanted.deposed_by.is_some() => {
+        Server::Running(Some(live)) if live.in_recovery && wanted.deposed.is_some() => {
             Plan { because: shut.into_iter().collect(), ..Plan::default() }
         }
         Server::Running(Some(live)) if live.in_recovery => promote(goal, wanted, seen, live, admission),

@@ -208,12 +208,21 @@ pub struct PrimaryGoal {
     pub synchronous: Option<BTreeSet<InstanceUid>>,
     /// Former primaries that may come back in its place: what was flushed here before a crash and acknowledged by nobody must not be shown.
     pub may_return: BTreeSet<InstanceUid>,
-    /// Another instance was elected: no client may write here any more.
-    pub deposed_by: Option<InstanceUid>,
+    /// No client may write here any more, for this reason.
+    pub deposed: Option<Deposed>,
     /// How far it was by the cluster data, and so by what it was elected for.
     pub was_at: Mark,
     /// The planned change for which a checkpoint is to be written.
     pub checkpoint_for: Option<String>,
+}
+
+/// Why no client may write on a primary any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deposed {
+    /// This instance was elected.
+    By(InstanceUid),
+    /// Another one will be, as soon as no client can write here (docs/design/012-lease.md).
+    Beforehand,
 }
 
 /// Whom a standby follows.
@@ -351,10 +360,17 @@ impl Goal {
         }
     }
 
-    /// True for a primary beside which another instance was elected.
+    /// True for a primary beside which another instance was elected, or will be.
     pub fn is_deposed(&self) -> bool {
         let Goal::Reach(goal) = self else { return false };
-        matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed_by.is_some())
+        matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed.is_some())
+    }
+
+    /// The generation of a primary that lets its clients go before another one is elected.
+    pub fn fenced_in(&self) -> Option<i64> {
+        let Goal::Reach(goal) = self else { return None };
+        let InstanceRole::Primary(primary) = &goal.role else { return None };
+        (primary.deposed == Some(Deposed::Beforehand)).then_some(goal.generation)
     }
 
     /// True for a primary that is asked for a checkpoint for this planned change.
@@ -363,10 +379,10 @@ impl Goal {
         matches!(&goal.role, InstanceRole::Primary(primary) if primary.checkpoint_for.as_deref() == Some(change))
     }
 
-    /// True for a primary, unless another instance was elected beside it.
+    /// True for a primary, unless another instance was elected beside it, or will be.
     pub fn is_to_serve(&self) -> bool {
         let Goal::Reach(goal) = self else { return false };
-        matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed_by.is_none())
+        matches!(&goal.role, InstanceRole::Primary(primary) if primary.deposed.is_none())
     }
 
     /// True when what is being made for this goal is of no use for `now`. Cluster data that cannot be read changes
@@ -415,7 +431,7 @@ fn instance_goal(
         Some(Role::Primary) => InstanceRole::Primary(PrimaryGoal {
             synchronous: wanted.synchronous_replication.then(|| standbys.iter().cloned().collect()),
             may_return: may_return(cluster, uid),
-            deposed_by: deposed_by(cluster, uid),
+            deposed: deposed(cluster, uid, instance),
             was_at: Mark::of(&instance.status),
             checkpoint_for: match Part::of(cluster, &us.keeper) {
                 Some(Part::Checkpoint(change)) => Some(change),
@@ -491,10 +507,14 @@ fn may_return(cluster: &ClusterData, us: &InstanceUid) -> BTreeSet<InstanceUid> 
 }
 
 /// The election of another is known to us before the sentinel takes our role away: stop taking writes at once.
-fn deposed_by(cluster: &ClusterData, us: &InstanceUid) -> Option<InstanceUid> {
+fn deposed(cluster: &ClusterData, us: &InstanceUid, instance: &Instance) -> Option<Deposed> {
     let elected = cluster.cluster.status.primary.as_ref()?;
-    let normal = cluster.cluster.status.phase == Some(Phase::Normal);
-    (normal && elected != us && !elected.is_empty()).then(|| elected.clone())
+    let is_normal = cluster.cluster.status.phase == Some(Phase::Normal);
+    match is_normal && !elected.is_empty() {
+        true if elected != us => Some(Deposed::By(elected.clone())),
+        true => instance.spec.fenced.then_some(Deposed::Beforehand),
+        false => None,
+    }
 }
 
 fn follow(cluster: &ClusterData, config: Option<&FollowConfig>) -> Result<Follow, String> {

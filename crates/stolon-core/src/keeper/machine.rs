@@ -35,6 +35,7 @@ mod blame;
 mod course;
 mod deaths;
 mod disks;
+mod fence;
 mod files;
 mod handing;
 mod lease;
@@ -72,6 +73,7 @@ use blame::Blame;
 use course::{Making, Pursuit, Reaction};
 use deaths::Deaths;
 use disks::Disks;
+use fence::FenceWatch;
 use files::Files;
 use handing::{Casting, Handing};
 use lease::LeaseWatch;
@@ -153,6 +155,7 @@ pub struct Machine {
     leaving: Option<Leaving>,
     pledges: Pledges,
     lease: LeaseWatch,
+    fence: FenceWatch,
     voice: Voice,
 }
 
@@ -228,6 +231,7 @@ impl Machine {
             leaving: None,
             pledges: Pledges::after(pledged),
             lease: LeaseWatch::default(),
+            fence: FenceWatch::default(),
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }
@@ -275,6 +279,7 @@ impl Machine {
             self.give_up_survivor_when_due();
             self.answer_who_waits();
             self.kill_what_must_not_serve_and_hangs();
+            self.kill_what_is_fenced_and_silent();
             self.watch_lease();
             self.pursue();
             self.knock_when_due();
@@ -347,6 +352,7 @@ impl Machine {
         let was_primary = self.orders.goal().is_to_serve();
         let change = self.orders.read(self.now, read, as_of, &self.identity, &self.disk.served);
         self.note_challenges();
+        self.note_fence();
         if self.handing.given(self.orders.part()) == Casting::Another {
             // What a look under way finds may be of before.
             self.looks.something_happened(self.now);

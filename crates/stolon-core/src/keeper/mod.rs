@@ -34,8 +34,8 @@ pub use event::{
     Reports, StandbyLag, StateFile, StateFileKind,
 };
 pub use goal::{
-    DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make, OlderThanServed,
-    OtherData, Peer, PrimaryGoal, RestartPolicy, Reuse, RewindCredentials, StopReason,
+    Deposed, DocumentAge, Follow, Goal, Identity, InstanceGoal, InstanceRole, LeaveAlone, Make,
+    OlderThanServed, OtherData, Peer, PrimaryGoal, RestartPolicy, Reuse, RewindCredentials, StopReason,
 };
 pub use hba::{
     Admission, HbaDatabase, HbaGoal, HbaLine, HbaOrigin, HbaRule, HbaUser, SlotReaders, Transport, User,

@@ -326,6 +326,11 @@ pub enum Reason {
     /// Another instance was elected.
     #[error("db {0} was elected: clients are locked out here")]
     Deposed(InstanceUid),
+    /// Another instance is about to be elected.
+    #[error(
+        "this db is about to be replaced: its clients are locked out first, so that no two dbs take writes"
+    )]
+    Fenced,
     /// The configuration differs from the wanted one.
     #[error("postgres parameters changed, reloading postgres instance")]
     ParametersChanged,

@@ -42,6 +42,7 @@ impl Round<'_> {
             Some(returning) => returning.former.instance.clone(),
             None if candidates.is_empty() => {
                 self.memory.handover = None;
+                self.lift_fence(primary);
                 let hold = Hold::NoEligibleStandby { primary: primary.uid.clone(), because, rejected };
                 let wake = self.let_request_go(&hold);
                 self.hold(hold);
@@ -106,15 +107,18 @@ impl Round<'_> {
         }
         self.close_proxies(because);
         let Awaited { proxies, stays, wake } = self.open_proxies_left();
-        if !proxies.is_empty() {
+        let shuts = self.fence_primary(primary, because);
+        if !proxies.is_empty() || shuts.is_some() {
             // While clients can still commit, what the old primary reports is not its end.
             if let Some(Handover { from, because, .. }) = self.memory.handover.take() {
                 self.memory.handover = Some(Handover { from, ..self.handover_now(primary, &because) });
             }
-            return Promotion::Held(
-                Hold::AwaitingFence { successor: successor.clone(), proxies, stays },
-                wake,
-            );
+            let successor = successor.clone();
+            let hold = match proxies.is_empty() {
+                true => Hold::AwaitingClientsOut { successor, keeper: primary.spec.keeper_uid.clone() },
+                false => Hold::AwaitingFence { successor, proxies, stays },
+            };
+            return Promotion::Held(hold, wake.or(shuts.unwrap_or(Wake::NEVER)));
         }
         match in_order {
             true => self.catch_up(primary, successor),

@@ -50,6 +50,8 @@ pub struct Memory {
     pub admissions: BTreeMap<InstanceUid, Admission>,
     /// An orderly replacement of a working primary.
     pub handover: Option<Handover>,
+    /// A primary that was asked to let its clients go before it is replaced.
+    pub fenced: Option<Fenced>,
     /// The challenge of the primary's keeper.
     pub challenge: Option<Challenged>,
     /// The last challenge that proved nothing.
@@ -187,6 +189,15 @@ pub struct Handover {
     pub final_lsn: Option<Lsn>,
 }
 
+/// The document has a primary let its clients go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fenced {
+    /// The primary.
+    pub instance: InstanceUid,
+    /// Since when: everyone who read the document later knows it.
+    pub since: Duration,
+}
+
 /// The primary's keeper is to show that it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenged {
@@ -267,6 +278,7 @@ impl Memory {
             last_read: self.last_read,
             led: self.led,
             pause: self.pause,
+            fenced: self.fenced,
             trouble: self.trouble,
             proxies: self.proxies,
             epoch: self.epoch,

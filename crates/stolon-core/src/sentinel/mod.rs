@@ -12,6 +12,7 @@ mod election;
 mod eligibility;
 mod errand;
 mod event;
+mod fence;
 mod followers;
 mod formers;
 mod health;
@@ -57,7 +58,7 @@ pub use eligibility::{Eligibility, eligibility};
 pub use event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Told, Trouble, WriteOutcome};
 pub use machine::{Machine, Setup};
 pub use memory::{
-    Admission, Challenged, Closed, Convergence, Demotion, Handover, KeeperSighting, Life, Memory,
+    Admission, Challenged, Closed, Convergence, Demotion, Fenced, Handover, KeeperSighting, Life, Memory,
     ProxySighting, Refused, Request, Stall, SwitchoverSighting, Unproven,
 };
 pub use pause::PauseSighting;

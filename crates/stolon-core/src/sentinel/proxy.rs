@@ -173,7 +173,8 @@ impl Round<'_> {
 
     fn open_proxies(&mut self, primary: &Instance) -> Wake {
         self.note_closed();
-        if self.memory.handover.is_some() {
+        let is_fenced = self.draft.instances.get(&primary.uid).is_some_and(|it| it.spec.fenced);
+        if self.memory.handover.is_some() || is_fenced {
             return Wake::NEVER;
         }
         if let Some(wake) = self.wait_for_open_proxies() {

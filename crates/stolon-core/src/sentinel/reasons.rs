@@ -74,6 +74,10 @@ pub enum Change {
     Switchover(SwitchoverChange),
     /// A former primary is back that holds what an operator has given up.
     GivenUp { instance: InstanceUid, keeper: KeeperUid, timeline: Timeline, from: Lsn, to: Lsn },
+    /// A primary lets its ordinary clients go, because it is to be replaced.
+    Fenced { instance: InstanceUid, keeper: KeeperUid, because: PrimaryFault },
+    /// A primary that was fenced stays after all.
+    LetIn { instance: InstanceUid, keeper: KeeperUid },
 }
 
 /// Why a keeper counts as failed.
@@ -193,6 +197,8 @@ pub enum Hold {
     NoEligibleStandby { primary: InstanceUid, because: PrimaryFault, rejected: Vec<(InstanceUid, Rejection)> },
     /// The primary must be replaced; its successor is promoted once no client can reach it any more.
     AwaitingFence { successor: InstanceUid, proxies: Vec<ProxyUid>, stays: Vec<ProxyUid> },
+    /// Clients that come to the old primary directly may still be there, by what its keeper has said.
+    AwaitingClientsOut { successor: InstanceUid, keeper: KeeperUid },
     /// An operator wants another primary, which is promoted once it has everything that the old one has.
     AwaitingCatchUp { successor: InstanceUid, lsn: Option<Lsn> },
     /// A working primary does not reach its generation, and replacing it did not help before.
@@ -318,6 +324,15 @@ impl Display for Change {
                     f,
                     "db {instance} leaves its outside primary and takes writes: the cluster's role is master now"
                 )
+            }
+            Self::Fenced { instance, keeper, because } => {
+                write!(
+                    f,
+                    "db {instance} on keeper {keeper} locks its clients out before another one is elected, because {because}"
+                )
+            }
+            Self::LetIn { instance, keeper } => {
+                write!(f, "db {instance} on keeper {keeper} stays the primary and lets its clients in again")
             }
             Self::ProxiesClosed { generation, because } => {
                 write!(f, "proxies cut all connections (generation {generation}) because {because}")
@@ -504,6 +519,12 @@ impl Display for Hold {
                     List(proxies)
                 )?;
                 StillOpen(stays).fmt(f)
+            }
+            Self::AwaitingClientsOut { successor, keeper } => {
+                write!(
+                    f,
+                    "db {successor} is promoted as soon as keeper {keeper} has locked the clients of the old primary out, or its lease is over"
+                )
             }
             Self::AwaitingCatchUp { successor, lsn: Some(lsn) } => {
                 write!(

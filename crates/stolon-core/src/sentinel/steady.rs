@@ -37,6 +37,7 @@ impl Round<'_> {
         };
         let wake = match self.judge_primary(&primary) {
             Verdict::Goes(because) if self.is_paused() => {
+                self.lift_fence(&primary);
                 self.hold(Hold::NotReplaced { primary: primary.uid.clone(), because });
                 Wake::NEVER
             }
@@ -51,10 +52,14 @@ impl Round<'_> {
                 }
             }
             Verdict::Spared(hold, wake) => {
+                self.lift_fence(&primary);
                 self.hold(hold);
                 wake
             }
-            Verdict::Stays(wake) => wake,
+            Verdict::Stays(wake) => {
+                self.lift_fence(&primary);
+                wake
+            }
         };
         let wake = wake.or(under_way).or(self.keep_primary(&primary, uids));
         self.list_followers(&primary.uid, &primary.uid);

@@ -9,6 +9,7 @@ mod binaries;
 mod contract;
 mod deposed;
 mod disk;
+mod fence;
 mod given;
 mod lease;
 mod leaving;

@@ -162,7 +162,7 @@ proptest! {
                     Step::Configure { config, .. } if config.recovery.mode == RecoveryMode::None));
                 prop_assert!(!own || !as_primary);
             }
-            InstanceRole::Primary(primary) if primary.deposed_by.is_some() => {
+            InstanceRole::Primary(primary) if primary.deposed.is_some() => {
                 for step in &plan.steps {
                     if let Step::Configure { config, .. } = step {
                         prop_assert_eq!(config.hba.len(), 7);

@@ -11,6 +11,7 @@ mod durability;
 mod errands;
 mod evidence;
 mod failover;
+mod fence;
 mod formers;
 mod initialise;
 mod legacy;

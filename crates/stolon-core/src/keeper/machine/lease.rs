@@ -148,6 +148,9 @@ impl Machine {
         self.measure_lease(lease);
         if !self.server.disks.server_may_run() {
             self.lease.shut();
+            if self.pursuit.step_under_way().is_none() {
+                self.fence.shut();
+            }
         }
         if self.lease_is_outlived_at().is_some_and(|at| self.now >= at) {
             self.kill();

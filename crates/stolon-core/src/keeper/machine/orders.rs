@@ -382,7 +382,7 @@ fn is_harmless(goal: &InstanceGoal, seen: &Observation, restart: RestartUnderWay
         InstanceRole::Primary(primary) => primary,
     };
     let has_standbys = primary.synchronous.as_ref().is_some_and(|standbys| !standbys.is_empty());
-    let is_deposed = primary.deposed_by.is_some();
+    let is_deposed = primary.deposed.is_some();
     match &seen.server {
         Server::Stopped => {
             let is_pledged = seen.lease == Lease::Pledged;

@@ -172,6 +172,9 @@ impl Machine {
         let said = self.reporting.note_version(&look.version);
         self.say_all(said.into_iter().collect());
         self.reporting.data_is_gone = look.data == Data::Absent && !look.server.is_running();
+        if self.pursuit.step_under_way().is_none() {
+            self.fence.looked(self.looks.last_began(), &look.server);
+        }
         let upstream = self.orders.goal().upstream_in_words();
         let patience = self.orders.pace().sleep * 2;
         let said = self.reporting.note_archiver(&look.server);
@@ -276,7 +279,7 @@ impl Machine {
             ..Served::default()
         };
         let office = match &goal.role {
-            InstanceRole::Primary(primary) if primary.deposed_by.is_none() => Office::Elected,
+            InstanceRole::Primary(primary) if primary.deposed.is_none() => Office::Elected,
             InstanceRole::Primary(_) | InstanceRole::Standby(_) => Office::None,
         };
         self.disk.served.serves(served, office, answer);
@@ -347,6 +350,7 @@ impl Machine {
             reloaded: self.server.reloaded.clone().unwrap_or_default(),
             zone: self.reporting.advertised.zone.clone(),
             failover_priority: Some(self.reporting.advertised.failover_priority),
+            fenced: Some(self.fenced()),
         }
     }
 

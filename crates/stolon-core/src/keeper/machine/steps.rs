@@ -268,7 +268,10 @@ impl Machine {
             }
             Step::CommentOut(_) => self.plan_again(),
             Step::Configure { config, .. } => self.blame.written(config),
-            Step::TerminateClients => self.lease.shut(),
+            Step::TerminateClients => {
+                self.lease.shut();
+                self.fence.shut();
+            }
             Step::Start(_) => {
                 if self.server.gate == Gate::Closed {
                     self.lease.shut();

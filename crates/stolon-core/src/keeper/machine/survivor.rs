@@ -63,7 +63,7 @@ impl Survivor {
     fn is_wanted(&self, goal: &InstanceGoal) -> bool {
         goal.uid == self.instance
             && match &goal.role {
-                InstanceRole::Primary(primary) => primary.deposed_by.is_none(),
+                InstanceRole::Primary(primary) => primary.deposed.is_none(),
                 InstanceRole::Standby(_) => self.role == DataKind::Standby,
             }
     }

@@ -109,15 +109,37 @@ impl Draft<'_> {
         self.note(Change::ClusterInitialized { instance: instance.uid.clone(), keeper });
     }
 
+    /// Have a primary let its clients go, because it is to be replaced.
+    pub fn fence(&mut self, uid: &InstanceUid, because: &PrimaryFault) {
+        if let Some(instance) = self.data.instances.get_mut(uid)
+            && !std::mem::replace(&mut instance.spec.fenced, true)
+        {
+            let (keeper, because) = (instance.spec.keeper_uid.clone(), because.clone());
+            self.note(Change::Fenced { instance: uid.clone(), keeper, because });
+        }
+    }
+
+    /// The primary stays after all.
+    pub fn let_in(&mut self, uid: &InstanceUid) {
+        if let Some(instance) = self.data.instances.get_mut(uid)
+            && std::mem::take(&mut instance.spec.fenced)
+        {
+            let keeper = instance.spec.keeper_uid.clone();
+            self.note(Change::LetIn { instance: uid.clone(), keeper });
+        }
+    }
+
     /// Make `to` the primary in the place of `from`, which loses its followers.
     pub fn elect(&mut self, from: &InstanceUid, to: &InstanceUid, new: NewPrimary, because: PrimaryFault) {
         if let Some(instance) = self.data.instances.get_mut(from) {
             instance.spec.followers = Some(Vec::new());
+            instance.spec.fenced = false;
         }
         self.data.cluster.status.primary = Some(to.clone());
         let Some(instance) = self.data.instances.get_mut(to) else { return };
         let spec = &mut instance.spec;
         spec.role = Some(new.role);
+        spec.fenced = false;
         spec.follow_config = new.follow;
         spec.synchronous_replication = new.waits_for.is_some();
         spec.external_synchronous_standbys = new.waits_for.as_ref().map(|_| fake_standby(new.blocks));
