@@ -99,7 +99,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 44] = [
+    pub const ALL: [Point; 45] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,

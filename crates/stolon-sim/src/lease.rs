@@ -50,7 +50,7 @@ impl World {
 
     fn only_operators_replace(&self) -> bool {
         let mut faults = self.scenario.faults.iter();
-        faults.all(|fault| matches!(fault.what, What::Operator(Command::FailKeeper(_))))
+        faults.all(|fault| matches!(fault.what, What::Operator(Command::FailKeeper(_)) | What::Slow(..)))
     }
 
     /// Nobody fences a primary whose keeper is dead, stands still, was started without the store, or does not understand what the store holds.
@@ -90,14 +90,17 @@ impl Scenario {
         Scenario { keepers: 2, direct_clients: 4, spec, faults, ..scenario }
     }
 
-    /// Asynchronous mode: an operator has one primary after the other replaced, each of which works. Clients come to their servers directly all the time.
+    /// Asynchronous mode: an operator has one primary after the other replaced, each of which works, but is slow to reach: it reads late that another
+    /// one is elected. Clients come to their servers directly all the time.
     pub fn replaced_by_operators(seed: u64) -> Scenario {
         let scenario = Scenario::focused(seed, Duration::from_secs(200), &[], None);
         let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
         let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
-        let requests = (0..8).map(|number: u8| {
-            let at = 45_000 + u64::from(number) * 20_000 + seed % 997;
-            Fault { at, lasts: 1_000, what: What::Operator(Command::FailKeeper(number % 2)) }
+        let requests = (0..6).flat_map(|number: u8| {
+            let at = 45_000 + u64::from(number) * 25_000 + seed % 997;
+            let slow = What::Slow(number % 2, 700 + seed % 5 * 100);
+            let request = What::Operator(Command::FailKeeper(number % 2));
+            [Fault { at: at - 2_000, lasts: 15_000, what: slow }, Fault { at, lasts: 1_000, what: request }]
         });
         let faults = requests.collect();
         Scenario { keepers: 2, direct_clients: 6, spec, faults, ..scenario }
