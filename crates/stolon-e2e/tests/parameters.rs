@@ -39,6 +39,15 @@ fn what_postgresql_would_not_accept_is_left_out_and_said() {
             cluster.log("keeper1").contains("did you mean max_connections?"),
             "the keeper's log is silent: {status}"
         );
+        // Scripts of Stolon's users wait for these.
+        let line = |text: &str| cluster.log("keeper1").rfind(text);
+        wait_for("the log to say that nothing changes any more", PATIENCE, async || {
+            let changed = line("postgres parameters changed, reloading postgres instance");
+            Ok(changed
+                .is_some_and(|changed| line("postgres parameters not changed") > Some(changed))
+                .then_some(()))
+        })
+        .await?;
         let session = cluster.session().await?;
         ensure!(session.value("show work_mem", QUERY).await? == "4MB");
         ensure!(cluster.postmaster(1)? == postmaster, "PostgreSQL was restarted for nothing");
