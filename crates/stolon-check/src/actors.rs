@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stolon_core::keeper::{Goal, Identity, RewindCredentials, StoreCommands, Transport, User, plan};
+use stolon_core::keeper::{
+    Goal, Identity, RewindCredentials, StoreCommands, SyncAfterCrash, Transport, User, plan,
+};
 use stolon_core::proxy::{ClosedBecause, Effect, Event};
 use stolon_core::sentinel::{Now, Standing, Told, UidSource, View as SeenView, reconcile};
 use stolon_model::{
@@ -147,6 +149,7 @@ impl World {
             rewind_credentials: RewindCredentials::Absent,
             replication: user("repl"),
             commands: StoreCommands::All,
+            sync_after_crash: SyncAfterCrash::EachFile,
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stolon_core::keeper::{
     Advertised, Beginning, Data, DataKind, Identity, LocalState, Predecessor, Present, RewindCredentials,
-    StoreCommands, Transport, User,
+    StoreCommands, SyncAfterCrash, Transport, User,
 };
 use stolon_core::postgres::Version;
 use stolon_model::{
@@ -34,6 +34,7 @@ pub fn identity() -> Identity {
         rewind_credentials: RewindCredentials::Present,
         replication: user("repl"),
         commands: StoreCommands::All,
+        sync_after_crash: SyncAfterCrash::EachFile,
     }
 }
 

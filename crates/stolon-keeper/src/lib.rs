@@ -11,6 +11,7 @@ mod directory_access;
 mod flags;
 mod http;
 mod keeper;
+mod kernel;
 mod metrics;
 mod password_files;
 mod peer_flags;
@@ -207,6 +208,7 @@ fn identity(options: &KeeperOptions, keeper: KeeperUid, local_method: String) ->
         },
         replication: user(&options.replication),
         commands: options.commands.clone(),
+        sync_after_crash: kernel::sync_after_crash(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stolon_core::keeper::{
     Advertised, Beginning, ClusterRead, DeathCause, Effect, Event as MachineEvent, Exit, Found, Identity,
     Knocked, LocalState, Machine, Measure, Picture, Predecessor, RewindCredentials, Saying, ServerDeath,
-    StateFile, StepOutcome, StoreCommands, Transport, User,
+    StateFile, StepOutcome, StoreCommands, SyncAfterCrash, Transport, User,
 };
 use stolon_model::{
     BootUuid, ClusterData, ClusterDocument, InfoUid, InstanceState, InstanceUid, KeeperState, KeeperUid,
@@ -183,6 +183,7 @@ impl World {
             rewind_credentials: RewindCredentials::Present,
             replication: user("repl"),
             commands: StoreCommands::All,
+            sync_after_crash: SyncAfterCrash::EachFile,
         }
     }
 

@@ -9,7 +9,7 @@ use super::recovery::{RecoveryMode, RecoverySettings};
 use super::slot_sync::{SYNCHRONIZED_SLOTS, stale};
 use super::slots::to_let_go;
 use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
-use crate::postgres::{is_recovery_parameter, is_standby_limit};
+use crate::postgres::{RESTART_AFTER_CRASH, is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
 use crate::timeline::Mark;
 
@@ -129,8 +129,8 @@ fn until_promoted(goal: &InstanceGoal, seen: &Observation, admission: Admission)
     };
     let mut wanted = of_primary(RecoverySettings::default()).parameters;
     let mut config = applied.clone();
-    // Consumers of logical slots may be connected the moment after, too.
-    for name in [SYNCHRONOUS_NAMES, SYNCHRONIZED_SLOTS] {
+    // Consumers of logical slots may be connected the moment after, too, and a session may crash then.
+    for name in [SYNCHRONOUS_NAMES, SYNCHRONIZED_SLOTS, RESTART_AFTER_CRASH.name] {
         match wanted.remove(name) {
             Some(names) => config.parameters.insert(name.to_owned(), names),
             None => config.parameters.remove(name),
@@ -155,9 +155,13 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
         Some(_) => plan.steps.extend(close_gate(wanted, seen)),
     }
     let changes = changes(seen, &config);
+    // Whom it followed means nothing to a primary: one that was just promoted is ready without it, and clients wait for that.
+    let can_wait = shut.is_none() && changes.iter().all(|why| matches!(why, Reason::FollowChanged(_)));
+    let mut afterwards = Vec::new();
     if !changes.is_empty() {
         plan.because.extend(changes);
-        plan.steps.extend(reload(&config));
+        let steps = if can_wait { &mut afterwards } else { &mut plan.steps };
+        steps.extend(reload(&config));
     }
     if shut.is_some() {
         // Whether the server has taken its files is waited for only once its clients are out.
@@ -178,7 +182,9 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
                     Some(_) => Reason::GateOpens,
                     None => Reason::LetIn,
                 });
-                plan.steps.extend([Step::SetGate(Gate::Open), Step::Reobserve]);
+                plan.steps.push(Step::SetGate(Gate::Open));
+                plan.steps.extend(reload(&for_everybody(goal, seen)));
+                plan.steps.push(Step::Reobserve);
                 return plan;
             }
         }
@@ -192,7 +198,15 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
     {
         plan.steps.push(Step::Checkpoint(change.clone()));
     }
+    // A restart writes all files in any case.
+    if plan.steps.iter().any(|step| matches!(step, Step::Commit(_))) {
+        plan.steps.extend(afterwards);
+    }
     plan
+}
+
+fn for_everybody(goal: &InstanceGoal, seen: &Observation) -> Config {
+    config(goal, seen, RecoverySettings::default(), Admission::Everybody)
 }
 
 /// The next steps of a standby.

@@ -10,7 +10,7 @@ use stolon_model::{
 };
 
 use super::hba::{HbaGoal, SlotReaders, User};
-use super::parameters::{ParameterGoal, synchronous_names};
+use super::parameters::{ParameterGoal, SyncAfterCrash, synchronous_names};
 use super::part::{Part, stop_reason};
 use super::slot_sync::SlotSync;
 use super::store_commands::{NotAllowed, StoreCommands};
@@ -36,6 +36,8 @@ pub struct Identity {
     pub replication: User,
     /// `--allowed-commands`.
     pub commands: StoreCommands,
+    /// What the kernel of this machine allows.
+    pub sync_after_crash: SyncAfterCrash,
 }
 
 /// Whether this keeper can run `pg_rewind` at all.
@@ -463,6 +465,7 @@ fn instance_goal(
             use_pg_rewind: wanted.use_pg_rewind,
             slot_sync: SlotSync::of(cluster, spec, instance, &role),
             synchronous_names,
+            sync_after_crash: us.sync_after_crash,
         },
         hba: hba_goal(cluster, spec, uid, instance, &role),
         commands: us.commands.clone(),

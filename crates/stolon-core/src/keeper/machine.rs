@@ -353,7 +353,7 @@ impl Machine {
         let change = self.orders.read(self.now, read, as_of, &self.identity, &self.disk.served);
         self.note_challenges();
         self.note_fence();
-        if self.handing.given(self.orders.part()) == Casting::Another {
+        if self.handing.given(self.orders.part()) == Casting::ToBeSeen {
             // What a look under way finds may be of before.
             self.looks.something_happened(self.now);
         }

@@ -54,9 +54,9 @@ pub use outcome::{
     ServerDeath, SlotChanges, SourceTrouble, StepFailure, StepOutcome,
 };
 pub use parameters::{
-    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals, WalLevel,
-    WantedParameters, captured_parameters, instances_of, reported_parameters, synchronous_names,
-    wanted_parameters, with_what_was_left_out,
+    Demands, ParameterFacts, ParameterGoal, ParameterProblem, Refusal, RefusalGround, Refusals,
+    SyncAfterCrash, WalLevel, WantedParameters, captured_parameters, instances_of, reported_parameters,
+    synchronous_names, wanted_parameters, with_what_was_left_out,
 };
 pub use part::Part;
 pub use plan::plan;

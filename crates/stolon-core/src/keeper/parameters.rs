@@ -6,7 +6,10 @@ use stolon_model::{InstanceUid, Parameters, STOLON_PREFIX, SlotWalBound, replica
 
 use super::slot_sync::SlotSync;
 use super::slots::bound;
-use crate::postgres::{RESTART_AFTER_CRASH, Version, WAL_RETRIEVE_RETRY_INTERVAL, is_reported, parameter};
+use crate::postgres::{
+    RECOVERY_INIT_SYNC_METHOD, RESTART_AFTER_CRASH, Version, WAL_RETRIEVE_RETRY_INTERVAL, is_reported,
+    parameter,
+};
 use crate::settings;
 
 /// Kept for standbys even without slots: 8 segments of 16 MiB.
@@ -104,6 +107,18 @@ pub struct ParameterGoal {
     pub slot_sync: SlotSync,
     /// Names for `synchronous_standby_names`; empty when commits need not wait.
     pub synchronous_names: Vec<String>,
+    /// What has reached the disk before a server that crashed recovers.
+    pub sync_after_crash: SyncAfterCrash,
+}
+
+/// How a server that crashed makes sure, before it recovers, that what the one before it wrote is on the disk (PostgreSQL manual,
+/// `recovery_init_sync_method`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncAfterCrash {
+    /// It opens and syncs each file of the data directory, one after the other.
+    EachFile,
+    /// It has the kernel sync whole file systems. Only for kernels that say when that fails: Linux 5.8 and newer.
+    FileSystems,
 }
 
 /// What is known of the instance.
@@ -248,7 +263,10 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
     }
     set("synchronous_standby_names", synchronous_standby_names(&goal.synchronous_names));
     let restart_after_crash = (!goal.synchronous_names.is_empty()).then_some(RESTART_AFTER_CRASH);
-    let defaults = [Some(WAL_RETRIEVE_RETRY_INTERVAL), restart_after_crash];
+    let syncs_file_systems = goal.sync_after_crash == SyncAfterCrash::FileSystems;
+    let sync =
+        (syncs_file_systems && version.has_recovery_init_sync_method()).then_some(RECOVERY_INIT_SYNC_METHOD);
+    let defaults = [Some(WAL_RETRIEVE_RETRY_INTERVAL), restart_after_crash, sync];
     for ours in defaults.iter().flatten().filter(|ours| !theirs.contains_key(ours.name)) {
         set(ours.name, ours.own_default.unwrap_or_default().to_owned());
     }

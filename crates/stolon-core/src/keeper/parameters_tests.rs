@@ -18,6 +18,7 @@ fn goal(user: &[(&str, &str)]) -> ParameterGoal {
         use_pg_rewind: false,
         slot_sync: SlotSync::Off,
         synchronous_names: Vec::new(),
+        sync_after_crash: SyncAfterCrash::EachFile,
     }
 }
 
@@ -206,6 +207,26 @@ fn a_synchronous_primary_does_not_reopen_by_itself_after_a_crash() {
     assert_eq!(synchronous(&[(name, "on")]), "on");
     let reported = reported_parameters(&map(&[(name, "off")]), |_| false);
     assert!(reported.is_empty(), "it must not find its way into the specification");
+}
+
+#[test]
+fn a_server_that_crashed_syncs_whole_file_systems_where_failures_show() {
+    use SyncAfterCrash::{EachFile, FileSystems};
+    let name = "recovery_init_sync_method";
+    for (sync_after_crash, major, user, expected) in [
+        (FileSystems, 14, None, Some("syncfs")),
+        (FileSystems, 14, Some("fsync"), Some("fsync")),
+        (FileSystems, 13, None, None),
+        (EachFile, 15, None, None),
+        (EachFile, 15, Some("syncfs"), Some("syncfs")),
+    ] {
+        let user: Vec<_> = user.map(|value| (name, value)).into_iter().collect();
+        let goal = ParameterGoal { sync_after_crash, ..goal(&user) };
+        let facts = Facts { version: Version { major, minor: 0 }, ..facts() };
+        assert_eq!(value(&wanted(&goal, &facts), name).as_deref(), expected, "{sync_after_crash:?} {major}");
+    }
+    let reported = reported_parameters(&map(&[(name, "syncfs")]), |_| false);
+    assert!(reported.is_empty(), "the kernel of one machine is no wish of the operator's");
 }
 
 #[test]

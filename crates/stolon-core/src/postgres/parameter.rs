@@ -121,6 +121,10 @@ pub const WAL_RETRIEVE_RETRY_INTERVAL: Parameter = of("wal_retrieve_retry_interv
 /// in plain sight. When it ends instead, the keeper starts it anew, behind the start gate.
 pub const RESTART_AFTER_CRASH: Parameter = of("restart_after_crash").own_default("off").made_here();
 
+/// After a crash PostgreSQL opens and syncs each of its files, one after the other, before it recovers: most of the time that a restart takes.
+/// The kernel does it for a whole file system at once.
+pub const RECOVERY_INIT_SYNC_METHOD: Parameter = of("recovery_init_sync_method").own_default("syncfs");
+
 /// Every parameter that is not simply the operator's, each once.
 pub const PARAMETERS: &[Parameter] = &[
     // What it would set no specification shows, and no other keeper has.
@@ -148,6 +152,7 @@ pub const PARAMETERS: &[Parameter] = &[
     of("primary_slot_name").reserved().recovery(),
     of("promote_trigger_file").recovery(),
     of("recovery_end_command").recovery(),
+    RECOVERY_INIT_SYNC_METHOD,
     of("recovery_min_apply_delay").unreported().recovery(),
     of("recovery_target").reserved().target(),
     of("recovery_target_action").reserved().recovery(),

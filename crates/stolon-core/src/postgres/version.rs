@@ -90,6 +90,11 @@ impl Version {
         self.major >= 14
     }
 
+    /// A server that crashed can have the kernel sync whole file systems (release notes 14, `recovery_init_sync_method`).
+    pub fn has_recovery_init_sync_method(self) -> bool {
+        self.major >= 14
+    }
+
     /// libpq knows `channel_binding` (release notes 13).
     pub fn has_channel_binding(self) -> bool {
         self.major >= 13

@@ -1,5 +1,7 @@
 //! Who is promoted, and whom a primary lets in.
 
+use std::sync::Arc;
+
 use stolon_core::keeper::*;
 use stolon_model::{InstanceInitMode as Init, Lsn, Role, Timeline, WasAt};
 
@@ -73,8 +75,42 @@ fn switching_synchronous_replication_off_opens_the_gate() {
     });
     seen.applied = reloaded;
     let opening = plan(&goal(&cluster), &seen);
-    assert_eq!(words(&opening), "slots again");
+    assert_eq!(words(&opening), "slots configure:primary reload again", "clients wait for no other look");
     assert_eq!(gate_after(&opening), Some(Gate::Open));
+    let opened = opening.steps.iter().find_map(|step| match step {
+        Step::Configure { config, .. } => Some(config.hba.len()),
+        _ => None,
+    });
+    assert!(opened > Some(7), "not only superuser and replication lines");
+}
+
+/// Proxies send clients to a primary that has reached its generation, and whom it followed before is nothing to it.
+#[test]
+fn a_standby_that_was_promoted_is_ready_before_it_forgets_whom_it_followed() {
+    let standby = asked(Role::Standby, Init::None);
+    let mut cluster = asked(Role::Primary, Init::None);
+    let mut seen = running(DataKind::Standby, &goal(&standby));
+    seen.data = here(DataKind::Primary).data;
+    seen.server = Server::Running(Some(live(DataKind::Primary)));
+    assert_eq!(planned(&cluster, &seen), "slots commit:3 configure:primary reload");
+    // Whatever clients may notice comes first.
+    ours(&mut cluster).spec.pg_parameters =
+        Some(Arc::new([("work_mem".to_owned(), "8MB".to_owned())].into()));
+    assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3");
+    ours(&mut cluster).spec.pg_parameters = None;
+    ours(&mut cluster).spec.synchronous_replication = true;
+    ours(&mut cluster).spec.synchronous_standbys = Some(vec!["pp".into()]);
+    let mut promoted = running(DataKind::Standby, &goal(&standby));
+    let promotion = plan(&goal(&cluster), &promoted);
+    promoted.applied = promotion.steps.iter().find_map(|step| match step {
+        Step::Configure { config, .. } => Some((**config).clone()),
+        _ => None,
+    });
+    promoted.data = seen.data.clone();
+    promoted.server = seen.server.clone();
+    assert_eq!(planned(&cluster, &promoted), "slots commit:3 configure:primary reload");
+    cluster.cluster.status.primary = Some("pp".into());
+    assert_eq!(planned(&cluster, &promoted), "configure:primary terminate reload slots commit:3", "deposed");
 }
 
 #[test]

@@ -13,15 +13,16 @@ pub(super) struct Handing {
     answer: SwitchoverReport,
 }
 
-/// Whether the part is another one than before.
+/// Whether something is to be seen that was not asked for before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Casting {
     AsBefore,
-    Another,
+    /// What was seen before was seen for something else.
+    ToBeSeen,
 }
 
 impl Handing {
-    /// The cluster data ask for this. What was seen before was seen for something else.
+    /// The cluster data ask for this.
     pub(super) fn given(&mut self, part: Option<&Part>) -> Casting {
         if self.part.as_ref() == part {
             return Casting::AsBefore;
@@ -29,7 +30,11 @@ impl Handing {
         let uid = part.map(|part| part.uid().to_owned()).unwrap_or_default();
         self.answer = SwitchoverReport { uid, ..SwitchoverReport::default() };
         self.part = part.cloned();
-        Casting::Another
+        match part {
+            Some(Part::Stop(_) | Part::Receive(_)) => Casting::ToBeSeen,
+            // A look under way serves who is elected now as well as any.
+            Some(Part::Checkpoint(_)) | None => Casting::AsBefore,
+        }
     }
 
     /// Whether the end of what comes from the primary is waited for.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use stolon_model::{ClusterData, ClusterSpec, InitMode, Keeper, Timestamp};
 
 use super::*;
-use crate::keeper::{RewindCredentials, StoreCommands, Transport, User};
+use crate::keeper::{RewindCredentials, StoreCommands, SyncAfterCrash, Transport, User};
 
 fn us() -> Identity {
     let user = User {
@@ -20,6 +20,7 @@ fn us() -> Identity {
         rewind_credentials: RewindCredentials::Absent,
         replication: user,
         commands: StoreCommands::All,
+        sync_after_crash: SyncAfterCrash::EachFile,
     }
 }
 
