@@ -57,18 +57,19 @@ fn a_slice_of_the_everyday_campaign_breaks_nothing() {
     }
 }
 
-/// Where commits wait for a standby the successor has acknowledged nothing; where they need none it has, and nobody may come back.
+/// Where commits wait for a standby the successor has acknowledged nothing. Where they need none it has as soon as it works: there only one whose
+/// promotion never ended is replaced by who was before it.
 #[test]
 fn a_former_primary_comes_back_when_its_successor_is_lost() {
-    for (minimum, returns) in [(1, true), (0, false)] {
-        let mut returned = 0;
-        for seed in 1..=10 {
+    let returned = [1, 0].map(|minimum| {
+        let played = (1..=10).map(|seed| {
             let outcome = run(&Scenario::lost_successors(seed, minimum), Trace::Off);
             assert_eq!(outcome.violation, None, "seed {seed}, minimum {minimum}");
-            returned += outcome.coverage.count(Point::FormerReturned);
-        }
-        assert_eq!(returned > 0, returns, "{returned} came back, minimum {minimum}");
-    }
+            outcome.coverage.count(Point::FormerReturned)
+        });
+        played.sum::<u64>()
+    });
+    assert!(returned[0] > 4 * returned[1], "{returned:?} came back");
 }
 
 /// A report that hangs when the store comes back is given up early enough, also where `failInterval` is short.

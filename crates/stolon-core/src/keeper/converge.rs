@@ -155,13 +155,13 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
         Some(_) => plan.steps.extend(close_gate(wanted, seen)),
     }
     let changes = changes(seen, &config);
-    // Whom it followed means nothing to a primary: one that was just promoted is ready without it, and clients wait for that.
-    let can_wait = shut.is_none() && changes.iter().all(|why| matches!(why, Reason::FollowChanged(_)));
-    let mut afterwards = Vec::new();
-    if !changes.is_empty() {
+    // Whom it followed means nothing to a primary: one that was just promoted is ready without it. Clients wait for that, and for what is asked
+    // of it next, with which it is written.
+    let is_awaited = shut.is_none() && seen.local.generation != goal.generation;
+    let can_wait = is_awaited && changes.iter().all(|why| matches!(why, Reason::FollowChanged(_)));
+    if !changes.is_empty() && !can_wait {
         plan.because.extend(changes);
-        let steps = if can_wait { &mut afterwards } else { &mut plan.steps };
-        steps.extend(reload(&config));
+        plan.steps.extend(reload(&config));
     }
     if shut.is_some() {
         // Whether the server has taken its files is waited for only once its clients are out.
@@ -197,10 +197,6 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
         && seen.checkpoint_tried.as_ref() != Some(change)
     {
         plan.steps.push(Step::Checkpoint(change.clone()));
-    }
-    // A restart writes all files in any case.
-    if plan.steps.iter().any(|step| matches!(step, Step::Commit(_))) {
-        plan.steps.extend(afterwards);
     }
     plan
 }

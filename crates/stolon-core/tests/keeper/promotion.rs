@@ -92,7 +92,10 @@ fn a_standby_that_was_promoted_is_ready_before_it_forgets_whom_it_followed() {
     let mut seen = running(DataKind::Standby, &goal(&standby));
     seen.data = here(DataKind::Primary).data;
     seen.server = Server::Running(Some(live(DataKind::Primary)));
-    assert_eq!(planned(&cluster, &seen), "slots commit:3 configure:primary reload");
+    assert_eq!(seen.local.generation, 3);
+    assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3", "it is ready already");
+    seen.local.generation = 2;
+    assert_eq!(planned(&cluster, &seen), "slots commit:3");
     // Whatever clients may notice comes first.
     ours(&mut cluster).spec.pg_parameters =
         Some(Arc::new([("work_mem".to_owned(), "8MB".to_owned())].into()));
@@ -106,9 +109,8 @@ fn a_standby_that_was_promoted_is_ready_before_it_forgets_whom_it_followed() {
         Step::Configure { config, .. } => Some((**config).clone()),
         _ => None,
     });
-    promoted.data = seen.data.clone();
-    promoted.server = seen.server.clone();
-    assert_eq!(planned(&cluster, &promoted), "slots commit:3 configure:primary reload");
+    (promoted.local, promoted.data, promoted.server) = (seen.local, seen.data, seen.server);
+    assert_eq!(planned(&cluster, &promoted), "slots commit:3");
     cluster.cluster.status.primary = Some("pp".into());
     assert_eq!(planned(&cluster, &promoted), "configure:primary terminate reload slots commit:3", "deposed");
 }
