@@ -11,6 +11,7 @@ mod evidence;
 pub mod keeper;
 mod latency;
 mod logical_slots;
+pub mod operator;
 pub mod pause;
 pub mod postgres;
 pub mod proxy;

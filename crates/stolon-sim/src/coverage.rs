@@ -75,6 +75,34 @@ pub enum Point {
     Departed,
     /// An operator paused the cluster.
     Paused,
+    /// An operator saw that nobody could take over, and asked for nothing.
+    SwitchoverNotAsked,
+    /// An operator ended a pause.
+    Resumed,
+    /// An operator changed the specification.
+    Updated,
+    /// An operator had the data of a standby made anew.
+    ReinitAsked,
+    /// An operator had a server restarted.
+    RestartAsked,
+    /// An operator had a server read its files.
+    ReloadAsked,
+    /// An operator chose the priority of a keeper.
+    PriorityChosen,
+    /// An operator removed a keeper.
+    KeeperRemoved,
+    /// An operator removed a keeper that ran.
+    RemovedWhileItRan,
+    /// A keeper was added.
+    KeeperJoined,
+    /// An operator went on from what another keeper than that of the lost primary held.
+    Recovered,
+    /// An operator made the cluster anew.
+    MadeAnew,
+    /// A lookup of a name failed.
+    NamesFailed,
+    /// A lookup of a name took long.
+    NamesLate,
     /// Data were removed under a keeper.
     DataLost,
     /// A keeper was to show that it lives.
@@ -99,7 +127,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 45] = [
+    pub const ALL: [Point; 59] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -135,6 +163,20 @@ impl Point {
         Point::TakenOver,
         Point::Departed,
         Point::Paused,
+        Point::SwitchoverNotAsked,
+        Point::Resumed,
+        Point::Updated,
+        Point::ReinitAsked,
+        Point::RestartAsked,
+        Point::ReloadAsked,
+        Point::PriorityChosen,
+        Point::KeeperRemoved,
+        Point::RemovedWhileItRan,
+        Point::KeeperJoined,
+        Point::Recovered,
+        Point::MadeAnew,
+        Point::NamesFailed,
+        Point::NamesLate,
         Point::DataLost,
         Point::Challenged,
         Point::FailedOnEvidence,

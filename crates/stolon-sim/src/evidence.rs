@@ -56,11 +56,12 @@ impl World {
     pub(crate) fn knock(&mut self, keeper: u8, address: &str, within: Duration) {
         let Some(run) = self.run_of(Program::Keeper(keeper)) else { return };
         let within = self.host(Program::Keeper(keeper)).span(within);
-        let there = self.keeper_at(address);
+        let lookup = self.lookup(HostId(keeper));
+        let there = self.keeper_at(address).filter(|_| lookup.is_some());
         let trip = there.and_then(|there| {
             let (here, there) = (HostId(keeper), HostId(there));
             let out = self.network.latency(here, there, &mut self.random)?;
-            Some(out + self.network.latency(there, here, &mut self.random)?)
+            Some(lookup? + out + self.network.latency(there, here, &mut self.random)?)
         });
         let has_kernel = |there: u8| {
             let host = &self.hosts[usize::from(there)];

@@ -1,14 +1,12 @@
 //! Faults and operators: how each begins, and how it ends.
 
-use std::rc::Rc;
 use std::time::Duration;
-
-use stolon_model::{ClusterDocument, FailRequest, GoDuration, RequestKind};
 
 use crate::Time;
 use crate::coverage::Point;
 use crate::host::{HostId, Power};
 use crate::keeper::KeeperEvent;
+use crate::names::Names;
 use crate::postgres::{Disk, Thaw};
 use crate::scenario::{Command, Direction, Placement, Program, What};
 use crate::store::Changed;
@@ -113,13 +111,17 @@ impl World {
             What::HostRestored(keeper) => self.take_snapshot(*keeper),
             What::RewindFails(keeper) => self.troubles(*keeper).rewind_fails = true,
             What::BackupFails(keeper) => self.troubles(*keeper).backup_fails = true,
-            What::NamesFail(proxy) => self.proxies[usize::from(*proxy)].names_fail = true,
+            What::NamesFail(_) | What::NamesFailAtKeeper(_) | What::NamesFailForAll | What::NamesLate(_) => {
+                self.names_become(what, Names::Fail);
+            }
+            What::Joins(keeper) => self.keeper_joins(*keeper),
             What::ClockRate(keeper, per_mille) => self.set_clock_rate(*keeper, *per_mille),
             What::WallClockJumps(keeper, millis) => {
                 self.hosts[usize::from(*keeper)].wall_offset_ms += millis;
             }
             What::Load(mebibytes) => self.client_writes(0, mebibytes << 20),
             What::WaitsCancelled(keeper) => self.cancel_waits(*keeper),
+            What::Operator(Command::Recover) => self.watch_for_losses(),
             What::Operator(command) => self.operate(command),
             What::ToldToEnd(keeper) => {
                 if let Some(run) = self.run_of(Program::Keeper(*keeper)) {
@@ -168,11 +170,15 @@ impl World {
             What::DiskSlow(keeper, _) => self.troubles(*keeper).slow_flush = Duration::ZERO,
             What::RewindFails(keeper) => self.troubles(*keeper).rewind_fails = false,
             What::BackupFails(keeper) => self.troubles(*keeper).backup_fails = false,
-            What::NamesFail(proxy) => self.proxies[usize::from(*proxy)].names_fail = false,
+            What::NamesFail(_) | What::NamesFailAtKeeper(_) | What::NamesFailForAll | What::NamesLate(_) => {
+                self.names_become(what, Names::Work);
+            }
             What::ClockRate(keeper, _) => self.set_clock_rate(*keeper, 0),
             What::Operator(Command::RemoveKeeper(keeper)) => {
                 self.after(Duration::ZERO, Event::ProgramStarts(Program::Keeper(*keeper)));
             }
+            What::Operator(Command::Recover) => self.operator.recovering -= 1,
+            What::Operator(Command::Priority(keeper, _)) => self.operate(&Command::PriorityOfFlag(*keeper)),
             What::ServerKilled(_)
             | What::DataRemoved(_)
             | What::WallClockJumps(..)
@@ -180,6 +186,7 @@ impl World {
             | What::WaitsCancelled(_)
             | What::ToldToEnd(_)
             | What::ToldToDepart(_)
+            | What::Joins(_)
             | What::Operator(_) => {}
             What::StoreSeenBy(keeper) => self.cut_store_but_for(*keeper, Switch::Mend),
             cut => self.change_links(cut, Switch::Mend),
@@ -252,87 +259,6 @@ impl World {
             self.document_replaced();
             self.notify(Changed::Document);
         }
-    }
-
-    /// What `stolonctl` does: read, change, compare-and-put, which nobody disturbs here.
-    fn operate(&mut self, command: &Command) {
-        let Some(document) = self.store.document().cloned() else { return };
-        let mut document: ClusterDocument = (*document).clone();
-        let uid_of = |keeper: &u8| self.keepers[usize::from(*keeper)].uid().clone();
-        match command {
-            Command::FailKeeper(keeper) => {
-                let Some(entry) = document.keepers.as_mut().and_then(|all| all.get_mut(&uid_of(keeper)))
-                else {
-                    return;
-                };
-                entry.status.force_fail = true;
-                self.coverage.reached(Point::ForcedFailure);
-            }
-            Command::RemoveKeeper(keeper) => {
-                // Nobody removes the primary's keeper, nor anybody's while what the primary held is only with others.
-                if !self.elected().is_some_and(|(_, it)| it != *keeper && self.holds_everything(it)) {
-                    return;
-                }
-                let uid = uid_of(keeper);
-                if let Some(keepers) = &mut document.keepers {
-                    keepers.remove(&uid);
-                }
-                if let Some(instances) = &mut document.instances {
-                    instances.retain(|_, instance| instance.spec.keeper_uid != uid);
-                }
-                self.kill_program(Program::Keeper(*keeper));
-                self.store.remove_keeper_report(&uid);
-            }
-            Command::Switchover(to) => self.ask_for_switchover(&mut document, *to),
-            Command::Pause(millis) => self.pause(&mut document, Duration::from_millis(*millis)),
-            Command::Reinit(keeper) => {
-                let uid = uid_of(keeper);
-                let primary = document.cluster.as_ref().and_then(|cluster| cluster.status.primary.clone());
-                let mut instances = document.instances.iter().flat_map(|all| all.values());
-                let instance = instances.find(|it| it.spec.keeper_uid == uid).map(|it| it.uid.clone());
-                let made_for = self.true_wall();
-                let Some(entry) = document.keepers.as_mut().and_then(|all| all.get_mut(&uid)) else { return };
-                entry.status.fail_request = Some(FailRequest {
-                    uid: "o".to_owned(),
-                    primary,
-                    made_for,
-                    kind: Some(RequestKind::Reinit),
-                    instance: instance.unwrap_or_default(),
-                    ..FailRequest::default()
-                });
-            }
-            Command::Resume => {
-                if let Some(cluster) = &mut document.cluster {
-                    cluster.pause = None;
-                }
-            }
-            Command::Synchronous(limits) => {
-                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
-                    return;
-                };
-                spec.synchronous_replication = Some(limits.is_some());
-                spec.min_synchronous_standbys = limits.map(|(minimum, _)| minimum);
-                spec.max_synchronous_standbys = limits.map(|(_, maximum)| maximum.max(1));
-            }
-            Command::Parameters(value) => {
-                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
-                    return;
-                };
-                let parameters = spec.pg_parameters.get_or_insert_default();
-                parameters.insert("work_mem".to_owned(), format!("{}kB", 1024 + u64::from(*value)));
-            }
-            Command::ProxyTimings(timeout, interval) => {
-                let Some(spec) = document.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut()) else {
-                    return;
-                };
-                spec.proxy_timeout = Some(GoDuration::from_milliseconds(*timeout as i64));
-                spec.proxy_check_interval = Some(GoDuration::from_milliseconds(*interval as i64));
-            }
-        }
-        let document = Rc::new(document);
-        self.note_decided(&document);
-        self.store.put(self.store_time(), Some(document));
-        self.notify(Changed::Document);
     }
 }
 

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use stolon_core::keeper::{Event as MachineEvent, Parting};
-use stolon_model::{
-    ClusterData, ClusterDocument, GoDuration, Switchover, SwitchoverOutcome, SwitchoverStage,
-};
+use stolon_model::{ClusterData, Switchover, SwitchoverOutcome, SwitchoverStage};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -16,8 +14,6 @@ use crate::store::Changed;
 use crate::taken_over::Will;
 use crate::world::{Event, World};
 
-/// The default of `stolonctl switchover --timeout`.
-const OPERATORS_PATIENCE: Duration = Duration::from_secs(60);
 /// The default of `--handover-timeout`.
 const KEEPERS_PATIENCE: Duration = Duration::from_secs(10);
 /// A server that takes longer to stop is killed.
@@ -26,25 +22,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
 
 impl World {
-    /// `stolonctl switchover`, with `--to` or without.
-    pub(crate) fn ask_for_switchover(&mut self, document: &mut ClusterDocument, to: Option<u8>) {
-        let to = to.map(|keeper| self.keepers[usize::from(keeper)].uid().clone());
-        let (made_for, uid) = (self.true_wall(), format!("o{}", self.now.as_millis()));
-        let Some(cluster) = &mut document.cluster else { return };
-        if cluster.status.switchover.as_ref().is_some_and(Switchover::is_open) {
-            return;
-        }
-        cluster.status.switchover = Some(Switchover {
-            uid,
-            from: cluster.status.primary.clone(),
-            to,
-            made_for,
-            epoch: cluster.epoch,
-            timeout: GoDuration::from(OPERATORS_PATIENCE),
-            ..Switchover::default()
-        });
-    }
-
     /// SIGTERM.
     pub(crate) fn keeper_is_told_to_end(&mut self, index: u8) {
         self.tell_keeper(index, MachineEvent::EndRequested { patience: KEEPERS_PATIENCE });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Time;
+use crate::names::Names;
 use crate::random::Random;
 
 /// A machine.
@@ -19,6 +20,8 @@ pub struct Host {
     clock: Clock,
     /// How much the wall clock is ahead of the true time, in milliseconds.
     pub wall_offset_ms: i64,
+    /// What becomes of lookups of names.
+    pub names: Names,
 }
 
 /// Whether a machine has power.
@@ -46,7 +49,7 @@ impl Host {
     pub fn new(random: &mut Random) -> Self {
         let local_anchor = random.millis(1_000_000, 900_000_000);
         let clock = Clock { true_anchor: Time::ZERO, local_anchor, rate: EXACT };
-        Host { power: Power::On, frozen_until: None, clock, wall_offset_ms: 0 }
+        Host { power: Power::On, frozen_until: None, clock, wall_offset_ms: 0, names: Names::Work }
     }
 
     /// What the monotonic clock shows.

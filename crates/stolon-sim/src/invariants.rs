@@ -50,6 +50,8 @@ pub enum Invariant {
     SwitchoverLosesNothing,
     /// A primary acknowledges nothing for longer than its lease after another one was promoted, also to those who go to it directly.
     LeaseIsKept,
+    /// A lookup of a name that fails, or that takes long, ends no connection through a proxy.
+    NamesCutNothing,
     /// While an operator's pause holds nobody is elected and nothing is removed.
     PauseIsKept,
     /// A machine keeps its contract with the program around it.
@@ -149,6 +151,12 @@ impl Ledger {
         self.through.clear();
         self.past.clear();
         (self.last_through, self.promoted) = (None, None);
+    }
+
+    /// An operator made the cluster anew: what was decided of the one before counts no more.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.epoch, self.newest, self.last_pause, self.last_commit) = (0, None, None, None);
+        (self.synchronous, self.last_election) = (false, None);
     }
 
     /// Promises count only as far as somebody at `holder` has them. True when something is given up.
@@ -405,7 +413,10 @@ impl World {
                 true => known.contains(&instance.uid) && listed.contains(&instance.uid),
                 false => instance.status.timeline == primary.status.timeline,
             };
+            let keepers = document.keepers.as_ref();
+            let keeper = keepers.and_then(|keepers| keepers.get(&instance.spec.keeper_uid));
             eligible
+                && keeper.is_some_and(|keeper| keeper.status.may_be_primary())
                 && self.keeper_index(&instance.spec.keeper_uid).is_some_and(|it| self.holds_everything(it))
         })
     }

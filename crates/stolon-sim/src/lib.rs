@@ -18,6 +18,8 @@ mod host;
 mod invariants;
 mod keeper;
 mod lease;
+mod names;
+mod operators;
 mod pause;
 mod pledges;
 mod postgres;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_model::{ClusterData, ClusterDocument, Pause, Phase};
+use stolon_model::{ClusterData, Pause, Phase};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -21,13 +21,8 @@ pub(crate) struct LastPause {
 }
 
 impl World {
-    /// `stolonctl pause`
-    pub(crate) fn pause(&mut self, document: &mut ClusterDocument, span: Duration) {
-        let since = self.true_wall();
-        let until = self.true_wall_after(span);
-        if let Some(cluster) = &mut document.cluster {
-            cluster.pause = Some(Pause { since, until, operator: "o@sim".to_owned(), reason: String::new() });
-        }
+    /// An operator pauses the cluster from now on.
+    pub(crate) fn note_pause(&mut self, span: Duration) {
         self.ledger.last_pause = Some(LastPause { began: self.now, until: self.now + span });
         self.coverage.reached(Point::Paused);
     }

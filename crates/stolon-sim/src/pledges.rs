@@ -70,19 +70,20 @@ impl World {
         let silence = Message::Answered(question, self.as_silence_is_taken());
         let within = self.host(Program::Keeper(keeper)).span(within);
         self.after(within, Event::Keeper(keeper, run, KeeperEvent::Message(silence)));
-        let Some(there) = self.keeper_asked_at(address) else { return };
+        let lookup = self.lookup(HostId(keeper));
+        let Some((there, lookup)) = self.keeper_asked_at(address).zip(lookup) else { return };
         let message = Message::Asked(Asker { keeper, run, question }, request);
-        self.send_message(HostId(keeper), there, message);
+        self.send_message(HostId(keeper), lookup, there, message);
     }
 
     fn keeper_asked_at(&self, address: &str) -> Option<u8> {
         self.keeper_at(address.strip_suffix(PORT)?.strip_suffix(':')?)
     }
 
-    fn send_message(&mut self, from: HostId, there: u8, message: Message) {
+    fn send_message(&mut self, from: HostId, lookup: Duration, there: u8, message: Message) {
         let latency = self.network.latency(from, HostId(there), &mut self.random);
         if let (Some(latency), Some(run)) = (latency, self.run_of(Program::Keeper(there))) {
-            self.after(latency, Event::Keeper(there, run, KeeperEvent::Message(message)));
+            self.after(lookup + latency, Event::Keeper(there, run, KeeperEvent::Message(message)));
         }
     }
 
@@ -130,9 +131,10 @@ impl World {
         let question = self.proxies[usize::from(proxy)].questions.open(InstanceUid::default());
         let limit = self.host(Program::Proxy(proxy)).span(limit);
         self.after(limit, Event::Proxy(proxy, run, ProxyEvent::Vouched(question, None)));
-        if let Some(there) = self.keeper_asked_at(address) {
-            let from = self.host_of(Program::Proxy(proxy));
-            self.send_message(from, there, Message::VoucherAsked { proxy, run, question });
+        let from = self.host_of(Program::Proxy(proxy));
+        let lookup = self.lookup(from);
+        if let Some((there, lookup)) = self.keeper_asked_at(address).zip(lookup) {
+            self.send_message(from, lookup, there, Message::VoucherAsked { proxy, run, question });
         }
     }
 

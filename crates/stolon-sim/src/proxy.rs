@@ -1,13 +1,12 @@
 //! A proxy's program: what stands around the machine of `stolon-core`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use stolon_core::proxy::{
     Claim, Destination, Effect, Event as MachineEvent, Machine, Notice, OnSilence, Policy,
 };
-use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid, ServerAddress, Voucher};
+use stolon_model::{GoDuration, InfoUid, ProxyReport, ProxyUid, Voucher};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -48,7 +47,6 @@ pub(crate) struct Proxy {
     acknowledged: i64,
     wake_at: Time,
     armed: Option<Time>,
-    pub(crate) names_fail: bool,
     pub(crate) questions: Questions,
 }
 
@@ -71,7 +69,6 @@ impl Proxy {
             acknowledged: 0,
             wake_at: Time::ZERO,
             armed: None,
-            names_fail: false,
             questions: Questions::default(),
         }
     }
@@ -153,7 +150,7 @@ impl World {
         }
     }
 
-    fn tell_proxy_after(&mut self, index: u8, delay: Duration, event: MachineEvent) {
+    pub(crate) fn tell_proxy_after(&mut self, index: u8, delay: Duration, event: MachineEvent) {
         if let Some(run) = self.run_of(Program::Proxy(index)) {
             self.after(delay, Event::Proxy(index, run, ProxyEvent::Tell(Box::new(event))));
         }
@@ -181,6 +178,7 @@ impl World {
                 if expired {
                     self.coverage.reached(Point::ProxyExpired);
                 }
+                self.check_close(index, &why);
                 self.proxy(index).open = None;
                 self.end_sessions_of_proxy(index);
                 self.log.say(self.now, &format!("p{index}"), || format!("closes: {why:?}"));
@@ -225,19 +223,6 @@ impl World {
         };
         let request = Request::PutProxyReport(Rc::new(report), ttl);
         self.ask_within(Program::Proxy(index), PUBLISH, limit, request);
-    }
-
-    /// Every keeper has one address, which is told by its name.
-    fn resolve(&mut self, index: u8, name: ServerAddress, limit: Duration) {
-        let keeper = self.keeper_at(&name.host).filter(|_| !self.proxies[usize::from(index)].names_fail);
-        match keeper {
-            Some(keeper) => {
-                let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, keeper)), 5432);
-                let event = MachineEvent::Resolved(name, vec![address]);
-                self.tell_proxy_after(index, Duration::from_micros(500), event);
-            }
-            None => self.tell_proxy_after(index, limit, MachineEvent::ResolveFailed(name)),
-        }
     }
 
     fn open_proxy(&mut self, index: u8, destination: &Destination, deadline: Duration) {

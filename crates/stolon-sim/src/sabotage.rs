@@ -62,6 +62,8 @@ pub enum Guard {
     FormerIsComplete,
     /// A keeper that takes a server over knows whether its clients are locked out.
     FoundGate,
+    /// A lookup that fails takes no address away.
+    NameKeepsAddress,
 }
 
 impl Guard {
@@ -90,6 +92,7 @@ impl Guard {
         Guard::ClientsOut,
         Guard::FormerIsComplete,
         Guard::FoundGate,
+        Guard::NameKeepsAddress,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -124,6 +127,7 @@ impl Guard {
             Guard::OnlyRefusals => &[10, 11, 14],
             Guard::EndOfTheOldPrimary => &[17, 21, 44, 44],
             Guard::DeposedOnHungDisk => return Self::hung_disks(seed),
+            Guard::NameKeepsAddress => return Scenario::without_names(seed),
             Guard::Lease => return Scenario::cut_off_primaries(seed),
             Guard::ClientsOut => return Scenario::replaced_by_operators(seed),
             Guard::FormerIsComplete => return Scenario::lost_successors(seed, 0),

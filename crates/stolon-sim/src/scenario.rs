@@ -185,6 +185,14 @@ pub enum What {
     BackupFails(u8),
     /// Names do not resolve at a proxy.
     NamesFail(u8),
+    /// Names do not resolve on the host of a keeper.
+    NamesFailAtKeeper(u8),
+    /// Names resolve nowhere.
+    NamesFailForAll,
+    /// Names resolve after so many milliseconds, everywhere.
+    NamesLate(u64),
+    /// A keeper is added: before this it was never started.
+    Joins(u8),
     /// The monotonic clock of a keeper's host is so many parts in a thousand too fast.
     ClockRate(u8, i64),
     /// The wall clock of a keeper's host jumps by so many milliseconds.
@@ -219,6 +227,24 @@ pub enum Command {
     Switchover(Option<u8>),
     /// `removekeeper`, after the keeper was stopped; it starts again, as a new one, when the fault ends.
     RemoveKeeper(u8),
+    /// `removekeeper`, while the keeper runs.
+    RemoveKeeperThatRuns(u8),
+    /// `init`, on a cluster that there is already.
+    Init,
+    /// `restart`.
+    Restart(u8),
+    /// `reload`.
+    Reload(u8),
+    /// `priority` of a keeper; what its flag says again when the fault ends.
+    Priority(u8, u32),
+    /// `priority KEEPER default`.
+    PriorityOfFlag(u8),
+    /// `recover KEEPER --allow-data-loss`, as soon as that is taken from anybody, until the fault ends.
+    Recover,
+    /// `update --patch` of `usePgrewind`.
+    Rewind(Rewind),
+    /// `update --patch` of `maxStandbysPerSender`.
+    Standbys(u16),
     /// `pause` for so many milliseconds.
     Pause(u64),
     /// `resume`.
@@ -289,7 +315,7 @@ impl Scenario {
         }
     }
 
-    const KINDS: u64 = 48;
+    const KINDS: u64 = 53;
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> What {
         let keeper = random.below(self.keepers.into()) as u8;
@@ -343,7 +369,29 @@ impl Scenario {
             44 => What::Operator(Command::Switchover(random.chance(30).then_some(keeper))),
             45 => What::ToldToEnd(keeper),
             46 => What::ToldToDepart(keeper),
-            _ => What::StoreSeenBy(keeper),
+            47 => What::StoreSeenBy(keeper),
+            48 => match random.below(4) {
+                0 => What::NamesFailForAll,
+                1 => What::NamesFailAtKeeper(keeper),
+                2 => What::NamesFail(proxy),
+                _ => What::NamesLate(random.between(200, 12_000)),
+            },
+            49 => What::Joins(keeper),
+            50 => What::Operator(self.draw_rare_command(random)),
+            51 => What::Operator(Command::Recover),
+            _ => What::Operator(Command::Init),
+        }
+    }
+
+    fn draw_rare_command(&self, random: &mut Random) -> Command {
+        let keeper = random.below(self.keepers.into()) as u8;
+        match random.below(8) {
+            0 | 1 => Command::Restart(keeper),
+            2 => Command::Reload(keeper),
+            3 | 4 => Command::RemoveKeeperThatRuns(keeper),
+            5 => Command::Priority(keeper, random.below(3) as u32),
+            6 => Command::Rewind(if random.chance(50) { Rewind::Used } else { Rewind::Never }),
+            _ => Command::Standbys(self.spec.standbys.max(random.between(1, 4) as u16)),
         }
     }
 
@@ -375,8 +423,11 @@ impl Scenario {
             | What::DataRemoved(_)
             | What::WallClockJumps(..)
             | What::Load(_)
+            | What::Joins(_)
             | What::WaitsCancelled(_) => 0,
             What::Operator(Command::RemoveKeeper(_)) => random.between(2_000, 60_000),
+            What::Operator(Command::Recover) => random.between(60_000, 200_000),
+            What::Operator(Command::Priority(..)) => random.between(20_000, 120_000),
             // As long as it may take until the keeper is back.
             What::ToldToEnd(_) | What::ToldToDepart(_) => 50_000,
             What::Operator(_) => 0,

@@ -12,7 +12,7 @@ use stolon_model::{ClusterData, KeeperReport, KeeperUid, Lsn};
 
 use crate::coverage::Point;
 use crate::postgres::Position;
-use crate::scenario::{Program, Settlement};
+use crate::scenario::{Command, Program, Settlement};
 use crate::store::Changed;
 use crate::world::{Event, World};
 
@@ -26,6 +26,8 @@ pub(crate) struct Operator {
     settles: Option<Settlement>,
     /// The store went back so often without anybody having looked at it yet.
     pub(crate) busy: u8,
+    /// So many are ready to go on from what somebody holds when the primary is lost.
+    pub(crate) recovering: u8,
     watches: bool,
 }
 
@@ -42,6 +44,16 @@ impl World {
     pub(crate) fn call_operator(&mut self, how: Settlement) {
         self.operator.settles = Some(how);
         self.operator.busy -= 1;
+        self.have_operator_watch();
+    }
+
+    /// From now on an operator recovers what is lost, where the rules of `stolonctl recover` allow it.
+    pub(crate) fn watch_for_losses(&mut self) {
+        self.operator.recovering += 1;
+        self.have_operator_watch();
+    }
+
+    fn have_operator_watch(&mut self) {
         if !std::mem::replace(&mut self.operator.watches, true) {
             self.after(LOOK, Event::OperatorLooks);
         }
@@ -49,6 +61,9 @@ impl World {
 
     pub(crate) fn operator_looks(&mut self) {
         self.after(LOOK, Event::OperatorLooks);
+        if self.operator.recovering > 0 {
+            self.operate(&Command::Recover);
+        }
         let Some(how) = self.operator.settles.filter(|_| self.operator.busy == 0) else { return };
         match self.settlement(how) {
             None => {}
@@ -62,7 +77,7 @@ impl World {
     }
 
     /// Whoever has gone another way than the primary that is gone on from acknowledges commits until it knows: they are given up, too.
-    fn leave_other_branches(&mut self, next: &ClusterData) {
+    pub(crate) fn leave_other_branches(&mut self, next: &ClusterData) {
         let keeper = next.primary().and_then(|primary| self.keeper_index(&primary.spec.keeper_uid));
         let Some(here) = keeper.and_then(|keeper| self.durable(keeper)) else { return };
         for keeper in 0..self.scenario.keepers {

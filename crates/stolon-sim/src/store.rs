@@ -217,6 +217,11 @@ impl Store {
             .map(|(_, document)| Rc::clone(document))
     }
 
+    /// Nobody sets the store back to what was before.
+    pub fn forget_the_past(&mut self) {
+        self.past.clear();
+    }
+
     /// Everything is gone.
     pub fn wipe(&mut self) {
         let revision = self.holds.revision + 1;

@@ -17,7 +17,7 @@ use crate::postgres::{Happening, Histories, Postgres};
 use crate::proxy::{Proxy, ProxyEvent};
 use crate::random::Random;
 use crate::restored::Snapshot;
-use crate::scenario::{Placement, Program, Scenario};
+use crate::scenario::{Placement, Program, Scenario, What};
 use crate::sentinel::{Sentinel, SentinelEvent};
 use crate::store::{Changed, Everything, Reply, Request, Store};
 use crate::trace::{Log, Trace};
@@ -278,7 +278,12 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let programs: Vec<Program> = self.processes.keys().copied().collect();
+        let joins = |program: &Program| {
+            let mut faults = self.scenario.faults.iter();
+            faults.any(|fault| matches!(fault.what, What::Joins(it) if Program::Keeper(it) == *program))
+        };
+        let programs: Vec<Program> =
+            self.processes.keys().filter(|program| !joins(program)).copied().collect();
         for program in programs {
             let delay = self.random.millis(0, 2_000);
             self.after(delay, Event::ProgramStarts(program));

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stolon_sim::campaign::{ACTIVE, Campaign, play};
-use stolon_sim::{Fault, Guard, Point, Scenario, Trace, What, run};
+use stolon_sim::{Command, Fault, Guard, Point, Scenario, Trace, What, run};
 
 /// Seeds of the slice that every test run plays.
 const SLICE: u64 = 60;
@@ -114,6 +114,74 @@ fn who_goes_to_a_primary_directly_is_not_locked_out_when_only_the_store_is_away(
         let outcome = run(&scenario, Trace::Off);
         assert_eq!(outcome.violation, None, "seed {seed}");
         assert_eq!(outcome.coverage.count(Point::LeaseOver), 0, "seed {seed}");
+    }
+}
+
+/// Where commits need no standby the former primary does not come back by itself, and an operator goes on from it.
+#[test]
+fn an_operator_goes_on_from_what_the_keeper_of_a_former_primary_holds() {
+    let mut recovered = 0;
+    for seed in 1..=6 {
+        let mut scenario = Scenario::lost_successors(seed, 0);
+        scenario.faults.push(Fault { at: 50_000, lasts: 250_000, what: What::Operator(Command::Recover) });
+        let outcome = run(&scenario, Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        recovered += outcome.coverage.count(Point::Recovered);
+    }
+    assert!(recovered > 0);
+}
+
+/// What the one before promised counts no more, and what keepers hold is overwritten.
+#[test]
+fn an_operator_makes_the_cluster_anew_while_keepers_and_the_store_come_and_go() {
+    for seed in 1..=6 {
+        let mut scenario = Scenario::cut_off_primaries(seed);
+        let init = |at| Fault { at, lasts: 0, what: What::Operator(Command::Init) };
+        scenario.faults.extend([init(55_000), init(160_000), init(161_000)]);
+        let outcome = run(&scenario, Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::MadeAnew), 3, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::Converged), 1, "seed {seed}");
+    }
+}
+
+/// Keepers that are added one by one, one that is removed while it runs and registers anew, and one that was stopped for it.
+#[test]
+fn keepers_that_are_added_and_removed_keepers_that_come_back_become_standbys() {
+    for seed in 1..=6 {
+        let mut scenario = Scenario::lost_successors(seed, 1);
+        (scenario.keepers, scenario.spec.standbys) = (4, 3);
+        let joins = (1..4u8).map(|keeper| Fault {
+            at: 20_000 + u64::from(keeper) * 25_000,
+            lasts: 0,
+            what: What::Joins(keeper),
+        });
+        let runs = |at, keeper| {
+            let what = What::Operator(Command::RemoveKeeperThatRuns(keeper));
+            Fault { at, lasts: 0, what }
+        };
+        let stopped = |at, keeper| {
+            let what = What::Operator(Command::RemoveKeeper(keeper));
+            Fault { at, lasts: 20_000, what }
+        };
+        scenario.faults = joins.collect();
+        scenario.faults.extend([runs(150_000, 1), runs(190_000, 2), stopped(230_000, 3)]);
+        let outcome = run(&scenario, Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::KeeperJoined), 3, "seed {seed}");
+        assert!(outcome.coverage.count(Point::KeeperRemoved) > 0, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::Converged), 1, "seed {seed}");
+    }
+}
+
+/// No session ends, no proxy closes, nobody is replaced.
+#[test]
+fn a_name_server_that_fails_or_answers_late_changes_nothing() {
+    for seed in 1..=12 {
+        let outcome = run(&Scenario::without_names(seed), Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::Failover), 0, "seed {seed}");
+        assert!(outcome.coverage.count(Point::NamesFailed) > 0, "seed {seed}");
     }
 }
 

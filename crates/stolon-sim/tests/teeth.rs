@@ -51,5 +51,6 @@ teeth! {
     the_fence_of_a_primary_that_is_replaced_while_it_works_is_missed: ClientsOut;
     the_gate_of_a_server_that_is_taken_over_is_missed: FoundGate;
     the_end_of_a_deposed_primary_whose_disk_hangs_is_missed: DeposedOnHungDisk;
+    the_address_that_a_failing_lookup_leaves_is_missed: NameKeepsAddress;
     the_proof_that_nothing_was_acknowledged_is_missed: FormerIsComplete;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::operator;
 use stolon_core::Backoff;
+pub use stolon_core::operator::Edit;
 use stolon_model::{
     BadClusterData, ClusterData, ClusterDocument, ClusterSpec, HistoryEntry, Timestamp, UsableCluster,
     spec_changes,
@@ -15,15 +16,6 @@ use stolon_store::{ClusterStore, Expected, StoreError, StoreOptions, Versioned};
 /// How often a conditional write is begun anew after somebody else wrote. The leading sentinel writes all the time,
 /// so one collision is no reason to give up.
 const ATTEMPTS: u32 = 10;
-
-/// What an edit of the cluster data asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edit {
-    /// Write the changed document.
-    Write,
-    /// Write nothing: everything is as it should be.
-    Unneeded,
-}
 
 /// One cluster in its store.
 #[derive(Clone)]

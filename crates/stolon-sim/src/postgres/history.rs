@@ -57,6 +57,11 @@ impl Histories {
         &self.branches[id.0 as usize]
     }
 
+    /// Every branch.
+    pub fn all(&self) -> Vec<BranchId> {
+        (0..self.branches.len() as u32).map(BranchId).collect()
+    }
+
     /// The database cluster that a branch belongs to.
     pub fn system(&self, id: BranchId) -> u64 {
         self.branch(id).system

@@ -11,7 +11,7 @@ use stolon_core::keeper::{
     SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
-use stolon_model::{Lsn, STOLON_PREFIX, Timestamp};
+use stolon_model::{Lsn, STOLON_PREFIX};
 
 use super::{Condition, DataDirectory, Disk, Phase, Position};
 use crate::Time;
@@ -19,6 +19,7 @@ use crate::coverage::Point;
 use crate::host::HostId;
 use crate::invariants::Invariant;
 use crate::keeper::KeeperEvent;
+use crate::names::Names;
 use crate::sabotage::Guard;
 use crate::scenario::Program;
 use crate::world::{Event, World};
@@ -149,7 +150,7 @@ impl World {
             slots: Vec::new(),
             synchronous_standby_names: parameter("synchronous_standby_names"),
             pending_restart: BTreeMap::new(),
-            started: Timestamp::ZERO,
+            started: server.started,
             archiver: None,
             older_wal_file: wal_file(self.histories.timeline(branch).0, data.oldest_wal()),
         };
@@ -336,7 +337,9 @@ impl World {
 
     /// The keeper behind an address, if its server lets us in.
     fn source(&self, keeper: u8, upstream: &Upstream) -> Option<u8> {
-        let from = self.keeper_at(&upstream.host)?;
+        let from = self
+            .keeper_at(&upstream.host)
+            .filter(|_| self.hosts[usize::from(keeper)].names != Names::Fail)?;
         let (here, there) = (HostId(keeper), HostId(from));
         let reaches = self.network.is_open(here, there) && self.network.is_open(there, here);
         (from != keeper && reaches && self.accepts_connections(from)).then_some(from)

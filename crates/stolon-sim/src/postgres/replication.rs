@@ -39,7 +39,7 @@ impl World {
             return;
         }
         let Some((from, name, slot)) = self.upstream_of(keeper) else { return };
-        if !self.may_stream(keeper, from, slot.as_deref()) {
+        if self.lookup(HostId(keeper)).is_none() || !self.may_stream(keeper, from, slot.as_deref()) {
             let retry = self.retry_interval(keeper);
             return self.postgres_soon(keeper, retry, Happening::Connect);
         }

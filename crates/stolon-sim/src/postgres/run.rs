@@ -70,13 +70,14 @@ impl World {
 
     /// `postgres` is executed. False: it ends at once.
     pub(crate) fn start_server(&mut self, keeper: u8) -> bool {
+        let now = self.true_wall();
         let postgres = &mut self.postgres[usize::from(keeper)];
         let works = matches!(postgres.troubles.disk, Disk::Works | Disk::Hung);
         let Some(data) = postgres.data.as_mut().filter(|_| works && postgres.server.is_none()) else {
             return false;
         };
         postgres.incarnation += 1;
-        let server = Server::starting(data);
+        let server = Server::starting(data, now);
         data.ended = None;
         let locked = server.locked;
         postgres.server = Some(server);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{Config, DataKind, OrderlyEnd};
-use stolon_model::{Lsn, Parameters};
+use stolon_model::{Lsn, Parameters, Timestamp};
 
 use super::history::Position;
 use crate::Time;
@@ -177,6 +177,8 @@ pub struct Server {
     pub shutdown_checkpoint: Option<Lsn>,
     /// Everybody but internal users is locked out; as the configuration in force has it.
     pub locked: bool,
+    /// When it was started, by a clock that nothing is wrong with.
+    pub started: Timestamp,
 }
 
 /// How far the life of a server is.
@@ -292,7 +294,7 @@ impl Quorum {
 
 impl Server {
     /// A server that begins to start with what its configuration files say.
-    pub fn starting(data: &DataDirectory) -> Server {
+    pub fn starting(data: &DataDirectory, started: Timestamp) -> Server {
         let mut server = Server {
             phase: Phase::Starting,
             config: Config::default(),
@@ -305,6 +307,7 @@ impl Server {
             promoting: false,
             shutdown_checkpoint: None,
             locked: false,
+            started,
         };
         server.take(data.config.clone());
         server

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use stolon_core::operator::fail_keeper;
 use stolon_model::{
-    ClusterDocument, EffectiveSpec, FailOutcome, FailRequest, KeeperStatus, KeeperUid, Timestamp,
+    ClusterDocument, EffectiveSpec, FailOutcome, KeeperStatus, KeeperUid, Timestamp,
 };
 use stolon_runtime::{CommonArgs, Failure, new_uid8};
 use tokio::time::Instant;
@@ -47,20 +48,8 @@ fn patience(spec: &EffectiveSpec) -> Duration {
 }
 
 fn mark(document: &mut ClusterDocument, uid: &KeeperUid, request: &str) -> anyhow::Result<Edit> {
-    // Not the time of the document: one that is at rest may be a minute old, and the request would have lapsed before it was made.
-    let made_for = Timestamp::utc(jiff::Timestamp::now());
-    let primary = document.cluster.as_ref().and_then(|cluster| cluster.status.primary.clone());
-    let mut keepers = document.keepers.take().unwrap_or_default();
-    match keepers.get_mut(uid) {
-        Some(keeper) => {
-            keeper.status.force_fail = true;
-            keeper.status.fail_request =
-                Some(FailRequest { uid: request.to_owned(), primary, made_for, ..FailRequest::default() });
-        }
-        None => return Err(no_such_keeper(uid, keepers.keys()).into()),
-    }
-    document.keepers = Some(keepers);
-    Ok(Edit::Write)
+    fail_keeper(document, uid, request, Timestamp::utc(jiff::Timestamp::now()))
+        .map_err(|none| no_such_keeper(uid, none.known.iter()).into())
 }
 
 /// Until it is known what became of the request.

@@ -1,8 +1,9 @@
 //! `stolonctl init`
 
+use stolon_core::operator;
 use stolon_model::{
-    ClusterData, ClusterDocument, ClusterSpec, ClusterUid, DecodeError, Document, InitMode, Timestamp,
-    UnknownField, unknown_fields,
+    ClusterDocument, ClusterSpec, ClusterUid, DecodeError, Document, InitMode, Timestamp, UnknownField,
+    unknown_fields,
 };
 use stolon_runtime::{CommonArgs, Failure, UsageError, new_uid8};
 
@@ -60,9 +61,8 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     }
 
     let uid = ClusterUid::from(new_uid8());
-    let mut data = ClusterData::initial(uid, spec, Timestamp::utc(jiff::Timestamp::now()));
-    data.cluster.overwrite_data = true;
-    let mut document = ClusterDocument::from(data);
+    let mut document =
+        ClusterDocument::from(operator::new_cluster(uid, spec, Timestamp::utc(jiff::Timestamp::now())));
     record(&mut document, "init", Vec::new());
     // Unconditional on purpose: the leading sentinel of the old cluster writes all the time, and it is this
     // command's task to end that cluster.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use stolon_core::operator as decide;
 use stolon_core::pause::{LONGEST, USUAL};
-use stolon_model::{ClusterSection, GoDuration, Pause, Timestamp};
+use stolon_model::{GoDuration, Pause, Timestamp};
 use stolon_runtime::{CommonArgs, UsageError, go_duration};
 
 use crate::commands::refuse_surplus;
@@ -58,14 +59,7 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     let (since, until) = (Timestamp::utc(since), Timestamp::utc(until));
     let pause = Pause { since, until, operator: operator::name(), reason };
     let command = format!("pause {pause}");
-    cluster
-        .change(&command, |document| {
-            section(document).map_or(Ok(Edit::Unneeded), |section| {
-                section.pause = Some(pause.clone());
-                Ok(Edit::Write)
-            })
-        })
-        .await?;
+    cluster.change(&command, |document| Ok(decide::pause(document, &pause))).await?;
     output::note(&format!("the cluster is paused {pause}; stolonctl resume ends the pause"));
     if !matches!(cluster.store.leader().await, Ok(Some(_))) {
         output::note("no sentinel leads now, so nobody would be elected anyway");
@@ -83,7 +77,7 @@ pub async fn resume(common: &CommonArgs, args: &ResumeArgs) -> anyhow::Result<()
     let mut ended = None;
     cluster
         .change("resume", |document| {
-            ended = section(document).and_then(|section| section.pause.take());
+            ended = decide::resume(document);
             Ok(if ended.is_some() { Edit::Write } else { Edit::Unneeded })
         })
         .await?;
@@ -92,8 +86,4 @@ pub async fn resume(common: &CommonArgs, args: &ResumeArgs) -> anyhow::Result<()
         None => "the cluster is not paused".to_owned(),
     });
     Ok(())
-}
-
-fn section(document: &mut stolon_model::ClusterDocument) -> Option<&mut ClusterSection> {
-    document.cluster.as_mut()
 }

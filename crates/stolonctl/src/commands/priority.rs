@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use stolon_model::{ClusterDocument, Keeper, KeeperUid};
+use stolon_core::operator::choose_priority;
+use stolon_model::{Keeper, KeeperUid};
 use stolon_runtime::{CommonArgs, UsageError};
 
 use crate::commands::refuse_surplus;
 use crate::commands::removekeeper::no_such_keeper;
 use crate::output;
-use crate::stored_cluster::{Edit, StoredCluster};
+use crate::stored_cluster::StoredCluster;
 
 /// Takes an operator's choice back.
 const BY_FLAG: &str = "default";
@@ -43,12 +44,8 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid = KeeperUid::from(uid.as_str());
     cluster
         .change(&format!("priority {uid} {word}"), |document| {
-            let keeper = keeper_of(document, &uid)?;
-            if keeper.status.chosen_priority == chosen {
-                return Ok(Edit::Unneeded);
-            }
-            keeper.status.chosen_priority = chosen;
-            Ok(Edit::Write)
+            choose_priority(document, &uid, chosen)
+                .map_err(|none| no_such_keeper(&uid, none.known.iter()).into())
         })
         .await
         .map(drop)
@@ -63,14 +60,6 @@ fn parse(word: &str) -> Result<Option<u32>, UsageError> {
             .hint("a number of at most 4294967295, the higher the better; 0: never; default: as the keeper was started")
     };
     word.parse().map(Some).map_err(refused)
-}
-
-fn keeper_of<'d>(document: &'d mut ClusterDocument, uid: &KeeperUid) -> anyhow::Result<&'d mut Keeper> {
-    let keepers = document.keepers.get_or_insert_default();
-    if !keepers.contains_key(uid) {
-        return Err(no_such_keeper(uid, keepers.keys()).into());
-    }
-    Ok(keepers.entry(uid.clone()).or_default())
 }
 
 fn shown<'k>(keepers: impl Iterator<Item = &'k Keeper>) -> String {

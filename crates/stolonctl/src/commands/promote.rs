@@ -1,6 +1,6 @@
 //! `stolonctl promote`
 
-use stolon_model::{ClusterData, Role};
+use stolon_core::operator::{self, CannotPromote};
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::refuse_surplus;
@@ -32,26 +32,26 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     cluster.cluster_data().await?;
     cluster
         .change("promote", |document| {
-            if let Some(legacy) = ClusterData::try_from(document.clone())?.legacy_for_clients() {
-                return Err(Failure::new(format!("proxies send clients to the legacy server of a migration at {legacy}, which would stay open"))
-                    .hint("stolonctl migrate switch closes it first; stolonctl migrate abort gives the migration up")
-                    .into());
-            }
-            let Some(cluster) = document.cluster.as_mut() else { return Ok(Edit::Unneeded) };
-            let old = cluster.spec.take().unwrap_or_default();
-            if old.effective().role == Role::Primary {
+            let edit = operator::promote(document).map_err(refused)?;
+            if edit == Edit::Unneeded {
                 output::note("cluster spec role already set to master");
-                return Ok(Edit::Unneeded);
             }
-            let mut new = old.clone();
-            new.role = Some(Role::Primary);
-            old.check_update(&new).map_err(|reason| {
-                UsageError::new(format!("Cannot update cluster spec: {reason}"))
-                    .hint("stolonctl spec shows the specification, stolonctl update changes it")
-            })?;
-            cluster.spec = Some(new);
-            Ok(Edit::Write)
+            Ok(edit)
         })
         .await
         .map(drop)
+}
+
+fn refused(why: CannotPromote) -> anyhow::Error {
+    match why {
+        CannotPromote::Bad(bad) => bad.into(),
+        CannotPromote::LegacyServes(legacy) => Failure::new(format!(
+            "proxies send clients to the legacy server of a migration at {legacy}, which would stay open"
+        ))
+        .hint("stolonctl migrate switch closes it first; stolonctl migrate abort gives the migration up")
+        .into(),
+        CannotPromote::Refused(reason) => UsageError::new(format!("Cannot update cluster spec: {reason}"))
+            .hint("stolonctl spec shows the specification, stolonctl update changes it")
+            .into(),
+    }
 }

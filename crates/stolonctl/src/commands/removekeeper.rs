@@ -1,11 +1,12 @@
 //! `stolonctl removekeeper`
 
-use stolon_core::sentinel::{CannotSpare, spare};
-use stolon_model::{KeeperUid, UsableCluster};
+use stolon_core::operator::{CannotRemove, LastCopy, remove_keeper};
+use stolon_core::sentinel::CannotSpare;
+use stolon_model::KeeperUid;
 use stolon_runtime::{CommonArgs, Failure, UsageError};
 
 use crate::commands::refuse_surplus;
-use crate::stored_cluster::{Edit, StoredCluster, cannot_get};
+use crate::stored_cluster::{StoredCluster, cannot_get};
 
 /// Flags of `removekeeper`.
 #[derive(Debug, clap::Args)]
@@ -27,22 +28,11 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
     let uid = only_uid(&args.uid, "removekeeper KEEPER")?;
     let cluster = StoredCluster::open(common)?;
     cluster.cluster_data_to_change().await?;
+    let last_copy = if args.accept_data_loss { LastCopy::MayBeLost } else { LastCopy::Kept };
     let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
     cluster
         .change(&format!("removekeeper {uid}"), |document| {
-            let mut keepers = document.keepers.clone().unwrap_or_default();
-            if keepers.remove(&uid).is_none() {
-                return Err(no_such_keeper(&uid, keepers.keys()).into());
-            }
-            match spare(&UsableCluster::try_from(document.clone())?, &reports, &uid) {
-                Err(CannotSpare::LastCopy { .. }) if args.accept_data_loss => {}
-                judged => judged.map_err(|why| cannot_spare(&uid, &why))?,
-            }
-            document.keepers = Some(keepers);
-            if let Some(instances) = &mut document.instances {
-                instances.retain(|_, instance| instance.spec.keeper_uid != uid);
-            }
-            Ok(Edit::Write)
+            remove_keeper(document, &reports, &uid, last_copy).map_err(|why| refused(&uid, why))
         })
         .await?;
     // Its last report would look like a sign of life to a sentinel that is started now.
@@ -53,6 +43,14 @@ pub async fn run(common: &CommonArgs, args: &Args) -> anyhow::Result<()> {
         )
     })?;
     Ok(())
+}
+
+fn refused(uid: &KeeperUid, why: CannotRemove) -> anyhow::Error {
+    match why {
+        CannotRemove::Bad(bad) => bad.into(),
+        CannotRemove::NoSuchKeeper(none) => no_such_keeper(uid, none.known.iter()).into(),
+        CannotRemove::CannotSpare(why) => cannot_spare(uid, &why).into(),
+    }
 }
 
 fn cannot_spare(uid: &KeeperUid, why: &CannotSpare) -> Failure {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use stolon_core::operator::{self, CannotPlace, Errand, place_errand};
 use stolon_model::{
-    ClusterData, ClusterDocument, FailOutcome, FailRequest, Instance, KeeperReport, KeeperUid, RequestKind,
-    Timestamp,
+    ClusterData, FailOutcome, Instance, KeeperReport, KeeperUid, Pause, RequestKind, Timestamp,
 };
 use stolon_runtime::{Failure, new_uid8};
 use tokio::time::Instant;
 
 use crate::commands::removekeeper::no_such_keeper;
-use crate::stored_cluster::{Edit, StoredCluster};
+use crate::stored_cluster::StoredCluster;
 
 /// Between two looks at what became of a request.
 const POLL: Duration = Duration::from_millis(200);
@@ -44,30 +44,12 @@ pub async fn place(
     let command = format!("{} {keeper}", kind.as_str());
     cluster
         .change(&command, |document| {
-            let data = ClusterData::try_from(document.clone())?;
-            refuse_pause(&data)?;
-            let instance = data.instance_of(keeper).map(|instance| instance.uid.clone());
-            let request = FailRequest {
-                uid: uid.clone(),
-                primary: data.cluster.status.primary.clone(),
-                made_for: Timestamp::utc(jiff::Timestamp::now()),
-                kind: Some(kind.clone()),
-                instance: instance.ok_or_else(|| no_instance(&data, keeper))?,
-                started,
-                ..FailRequest::default()
-            };
-            set(document, keeper, request);
-            Ok(Edit::Write)
+            let errand = Errand { uid: &uid, kind: kind.clone(), started };
+            let now = Timestamp::utc(jiff::Timestamp::now());
+            place_errand(document, keeper, &errand, now).map_err(|why| refused(keeper, why))
         })
         .await?;
     Ok(Placed { uid, keeper: keeper.clone() })
-}
-
-fn set(document: &mut ClusterDocument, keeper: &KeeperUid, request: FailRequest) {
-    let found = document.keepers.as_mut().and_then(|keepers| keepers.get_mut(keeper));
-    if let Some(found) = found {
-        found.status.fail_request = Some(request);
-    }
 }
 
 /// A paused cluster is left as it is.
@@ -75,19 +57,19 @@ fn set(document: &mut ClusterDocument, keeper: &KeeperUid, request: FailRequest)
 /// # Errors
 /// It is paused.
 pub fn refuse_pause(data: &ClusterData) -> Result<(), Failure> {
-    match &data.cluster.pause {
-        None => Ok(()),
-        Some(pause) => {
-            Err(Failure::new(format!("the cluster is paused {pause}"))
-                .hint("stolonctl resume ends the pause"))
-        }
-    }
+    operator::refuse_pause(data).map_err(|pause| paused(&pause))
 }
 
-fn no_instance(data: &ClusterData, keeper: &KeeperUid) -> Failure {
-    match data.keepers.contains_key(keeper) {
-        true => Failure::new(format!("keeper {keeper} has no db")),
-        false => no_such_keeper(keeper, data.keepers.keys()),
+fn paused(pause: &Pause) -> Failure {
+    Failure::new(format!("the cluster is paused {pause}")).hint("stolonctl resume ends the pause")
+}
+
+fn refused(keeper: &KeeperUid, why: CannotPlace) -> anyhow::Error {
+    match why {
+        CannotPlace::Bad(bad) => bad.into(),
+        CannotPlace::Paused(pause) => paused(&pause).into(),
+        CannotPlace::NoInstance => Failure::new(format!("keeper {keeper} has no db")).into(),
+        CannotPlace::NoSuchKeeper(none) => no_such_keeper(keeper, none.known.iter()).into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use stolon_core::operator::{SwitchoverUnderWay, Wanted, ask_for_switchover};
 use stolon_core::sentinel::{Obstacle, fitness};
 use stolon_model::{
     ClusterDocument, ClusterStatus, GoDuration, InstanceUid, KeeperUid, Switchover, SwitchoverOutcome,
@@ -133,23 +134,13 @@ fn ask(
     to: Option<&KeeperUid>,
     timeout: Duration,
 ) -> anyhow::Result<Edit> {
-    let Some(cluster) = &mut document.cluster else { return Ok(Edit::Unneeded) };
-    if let Some(other) = cluster.status.switchover.as_ref().filter(|other| other.is_open()) {
-        return Err(Failure::new("another switchover is under way")
-            .hint(format!("it was asked for at {}; stolonctl status shows how far it is", other.made_for))
-            .into());
-    }
-    cluster.status.switchover = Some(Switchover {
-        uid: uid.to_owned(),
-        from: cluster.status.primary.clone(),
-        to: to.cloned(),
-        // Not the time of the document: one that is at rest may be a minute old.
-        made_for: Timestamp::utc(jiff::Timestamp::now()),
-        epoch: cluster.epoch,
-        timeout: GoDuration::from(timeout),
-        ..Switchover::default()
-    });
-    Ok(Edit::Write)
+    let wanted = Wanted { uid, to, timeout: GoDuration::from(timeout) };
+    let now = Timestamp::utc(jiff::Timestamp::now());
+    ask_for_switchover(document, wanted, now).map_err(|SwitchoverUnderWay(made_for)| {
+        Failure::new("another switchover is under way")
+            .hint(format!("it was asked for at {made_for}; stolonctl status shows how far it is"))
+            .into()
+    })
 }
 
 /// Until it is known what became of it, and clients are let in.
