@@ -445,7 +445,12 @@ impl World {
         let newest = &mut self.keeper(index).newest;
         *newest = epoch.max(*newest);
         let is_old = epoch < *newest || self.is_set_back();
-        let other = document.filter(|_| !is_old).and_then(|document| {
+        // What is served of a cluster that was made anew belongs to nobody, and is left alone until its keeper is given something else.
+        let own = &self.keepers[usize::from(index)].files.keeper.cluster_uid;
+        let of_own_cluster = |document: &&ClusterDocument| {
+            document.cluster.as_ref().is_some_and(|cluster| cluster.uid == *own)
+        };
+        let other = document.filter(|_| !is_old).filter(of_own_cluster).and_then(|document| {
             let primary = document.cluster.as_ref()?.status.primary.as_ref()?;
             let instance = document.instances.as_ref()?.get(primary)?;
             Some(instance.spec.keeper_uid != *self.keepers[usize::from(index)].uid())
