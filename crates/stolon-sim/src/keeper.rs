@@ -445,12 +445,12 @@ impl World {
         let newest = &mut self.keeper(index).newest;
         *newest = epoch.max(*newest);
         let is_old = epoch < *newest || self.is_set_back();
-        // What is served of a cluster that was made anew belongs to nobody, and is left alone until its keeper is given something else.
-        let own = &self.keepers[usize::from(index)].files.keeper.cluster_uid;
-        let of_own_cluster = |document: &&ClusterDocument| {
-            document.cluster.as_ref().is_some_and(|cluster| cluster.uid == *own)
+        // What is served of a cluster that was made anew belongs to nobody, and is left alone until its keeper is registered.
+        let uid = &self.keepers[usize::from(index)].uid;
+        let knows_it = |document: &&ClusterDocument| {
+            document.keepers.as_ref().is_some_and(|keepers| keepers.contains_key(uid))
         };
-        let other = document.filter(|_| !is_old).filter(of_own_cluster).and_then(|document| {
+        let other = document.filter(|_| !is_old).filter(knows_it).and_then(|document| {
             let primary = document.cluster.as_ref()?.status.primary.as_ref()?;
             let instance = document.instances.as_ref()?.get(primary)?;
             Some(instance.spec.keeper_uid != *self.keepers[usize::from(index)].uid())
