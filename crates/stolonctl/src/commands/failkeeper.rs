@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use stolon_core::operator::fail_keeper;
-use stolon_model::{
-    ClusterDocument, EffectiveSpec, FailOutcome, KeeperStatus, KeeperUid, Timestamp,
-};
+use stolon_model::{ClusterDocument, EffectiveSpec, FailOutcome, KeeperStatus, KeeperUid, Timestamp};
 use stolon_runtime::{CommonArgs, Failure, new_uid8};
 use tokio::time::Instant;
 
