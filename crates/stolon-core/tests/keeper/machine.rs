@@ -226,6 +226,9 @@ fn parameters_that_change_are_announced_each_time() {
         world.run(Duration::from_millis(50));
         assert_eq!(changed(&world), before + number + 1, "{value}");
     }
+    world.run(seconds(20));
+    assert!(not_changed(&world) > unchanged, "once the last one is in force, by the next look");
+    let unchanged = not_changed(&world);
     world.change(|cluster| ours(cluster).generation += 1);
     world.run(seconds(1));
     assert_eq!(not_changed(&world), unchanged + 1);

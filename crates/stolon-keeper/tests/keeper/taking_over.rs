@@ -66,7 +66,8 @@ async fn goes_on(how: End) {
         })
         .await;
     world.change("bb", |_| ()).await;
-    world.healthy(&first, "aa", 3).await;
+    let generation = world.instance("aa").generation;
+    world.healthy(&first, "aa", generation).await;
     world.healthy(&second, "bb", 2).await;
     assert_eq!(first.value("SHOW work_mem").await, "5MB");
     world

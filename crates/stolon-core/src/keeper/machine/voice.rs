@@ -84,9 +84,11 @@ impl Announcements {
         said
     }
 
-    /// The same reasons count as news from now on: they have been acted on.
+    /// The same reasons count as news from now on: they have been acted on. So does that nothing is left to be changed: scripts wait for that
+    /// line after the one about the change.
     pub(super) fn acted(&mut self) {
         self.reasons.clear();
+        self.generation = 0;
     }
 
     /// Parameters that are not in force as they were asked for, all of them.
@@ -125,6 +127,9 @@ mod tests {
         assert_eq!(announced.plan(&changed, 1, &us), []);
         announced.acted();
         assert_eq!(announced.plan(&changed, 2, &us), said);
+        announced.acted();
+        assert_eq!(announced.plan(&Plan::default(), 2, &us), [Saying::NothingChanged]);
+        assert_eq!(announced.plan(&Plan::default(), 2, &us), []);
     }
 
     #[test]
