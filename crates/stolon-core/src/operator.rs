@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use stolon_model::{
-    BadClusterData, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, FailRequest, GoDuration,
+    BadClusterData, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, FailRequest, GoDuration, Keeper,
     KeeperReport, KeeperUid, Pause, RequestKind, Role, ServerAddress, Switchover, Timestamp, UpdateRefused,
     UsableCluster,
 };
@@ -31,6 +31,15 @@ impl NoSuchKeeper {
     fn among<'k>(known: impl Iterator<Item = &'k KeeperUid>) -> NoSuchKeeper {
         NoSuchKeeper { known: known.cloned().collect() }
     }
+}
+
+fn registered<'d>(
+    document: &'d mut ClusterDocument,
+    keeper: &KeeperUid,
+) -> Result<&'d mut Keeper, NoSuchKeeper> {
+    let keepers = document.keepers.get_or_insert_default();
+    let others = NoSuchKeeper::among(keepers.keys());
+    keepers.get_mut(keeper).ok_or(others)
 }
 
 /// `init`: a cluster that was not made yet, and that overwrites what keepers have.
@@ -95,15 +104,10 @@ pub fn fail_keeper(
     now: Timestamp,
 ) -> Result<Edit, NoSuchKeeper> {
     let primary = document.cluster.as_ref().and_then(|cluster| cluster.status.primary.clone());
-    let keepers = document.keepers.get_or_insert_default();
-    if !keepers.contains_key(keeper) {
-        return Err(NoSuchKeeper::among(keepers.keys()));
-    }
-    if let Some(found) = keepers.get_mut(keeper) {
-        found.status.force_fail = true;
-        let request = FailRequest { uid: uid.to_owned(), primary, made_for: now, ..FailRequest::default() };
-        found.status.fail_request = Some(request);
-    }
+    let status = &mut registered(document, keeper)?.status;
+    status.force_fail = true;
+    let request = FailRequest { uid: uid.to_owned(), primary, made_for: now, ..FailRequest::default() };
+    status.fail_request = Some(request);
     Ok(Edit::Write)
 }
 
@@ -116,17 +120,9 @@ pub fn choose_priority(
     keeper: &KeeperUid,
     chosen: Option<u32>,
 ) -> Result<Edit, NoSuchKeeper> {
-    let keepers = document.keepers.get_or_insert_default();
-    if !keepers.contains_key(keeper) {
-        return Err(NoSuchKeeper::among(keepers.keys()));
-    }
-    match keepers.get_mut(keeper).filter(|found| found.status.chosen_priority != chosen) {
-        None => Ok(Edit::Unneeded),
-        Some(found) => {
-            found.status.chosen_priority = chosen;
-            Ok(Edit::Write)
-        }
-    }
+    let status = &mut registered(document, keeper)?.status;
+    let before = std::mem::replace(&mut status.chosen_priority, chosen);
+    Ok(if before == chosen { Edit::Unneeded } else { Edit::Write })
 }
 
 /// Another switchover is under way, which was asked for then.

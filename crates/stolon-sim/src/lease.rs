@@ -72,12 +72,17 @@ impl World {
 }
 
 impl Scenario {
+    fn with_quick_timings(seed: u64, lasts: Duration) -> Scenario {
+        let scenario = Scenario::focused(seed, lasts, &[], None);
+        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
+        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec };
+        Scenario { spec, ..scenario }
+    }
+
     /// Asynchronous mode: one keeper after the other loses the store for long, and in every second run all other keepers as well. Clients come to
     /// its server directly all the time.
     pub fn cut_off_primaries(seed: u64) -> Scenario {
-        let scenario = Scenario::focused(seed, Duration::from_secs(300), &[], None);
-        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
-        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
+        let scenario = Scenario::with_quick_timings(seed, Duration::from_secs(300));
         let cuts = (0..2).flat_map(|keeper: u8| {
             let at = 45_000 + u64::from(keeper) * 110_000 + seed % 997;
             let lasts = 30_000 + seed % 7 * 1_000;
@@ -87,15 +92,13 @@ impl Scenario {
             std::iter::once(store).chain(apart)
         });
         let faults = cuts.collect();
-        Scenario { keepers: 2, direct_clients: 4, spec, faults, ..scenario }
+        Scenario { keepers: 2, direct_clients: 4, faults, ..scenario }
     }
 
     /// Asynchronous mode: an operator has one primary after the other replaced, each of which works, but is slow to reach: it reads late that another
     /// one is elected. Clients come to their servers directly all the time.
     pub fn replaced_by_operators(seed: u64) -> Scenario {
-        let scenario = Scenario::focused(seed, Duration::from_secs(200), &[], None);
-        let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
-        let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec.clone() };
+        let scenario = Scenario::with_quick_timings(seed, Duration::from_secs(200));
         let requests = (0..6).flat_map(|number: u8| {
             let at = 45_000 + u64::from(number) * 25_000 + seed % 997;
             let slow = What::Slow(number % 2, 700 + seed % 5 * 100);
@@ -103,6 +106,6 @@ impl Scenario {
             [Fault { at: at - 2_000, lasts: 15_000, what: slow }, Fault { at, lasts: 1_000, what: request }]
         });
         let faults = requests.collect();
-        Scenario { keepers: 2, direct_clients: 6, spec, faults, ..scenario }
+        Scenario { keepers: 2, direct_clients: 6, faults, ..scenario }
     }
 }

@@ -40,7 +40,7 @@ impl World {
     /// None: refused.
     fn edit(&mut self, command: &Command, document: &mut ClusterDocument) -> Option<Edit> {
         let now = self.true_wall();
-        let uid = format!("o{}", self.now.as_millis());
+        let uid = self.uid_of_request();
         match command {
             Command::FailKeeper(keeper) => {
                 let edit = fail_keeper(document, &self.uid_of(*keeper), &uid, now).ok()?;
@@ -129,6 +129,10 @@ impl World {
         }
     }
 
+    fn uid_of_request(&self) -> String {
+        format!("o{}", self.now.as_millis())
+    }
+
     fn uid_of(&self, keeper: u8) -> KeeperUid {
         self.keepers[usize::from(keeper)].uid().clone()
     }
@@ -171,7 +175,7 @@ impl World {
         let report = self.store.holds().keepers.get(&keeper);
         let started = report.and_then(|report| report.activity.as_ref()?.started);
         let started = started.filter(|_| kind == RequestKind::Restart);
-        let uid = format!("o{}", self.now.as_millis());
+        let uid = self.uid_of_request();
         let edit =
             place_errand(document, &keeper, &Errand { uid: &uid, kind, started }, self.true_wall()).ok()?;
         self.coverage.reached(point);

@@ -244,7 +244,7 @@ fn state(instance: &Instance, rounds: u64) -> PostgresState {
         timeline: Timeline(1),
         lsn: Lsn(rounds * 1_000_000),
         timelines_history: None,
-        // What comes from different documents is shared by nobody.
+        // Equal parameters are one in memory, as a sentinel decodes them.
         pg_parameters: instance.spec.pg_parameters.clone(),
         synchronous_standbys: instance.spec.synchronous_standbys.clone(),
         stores_md5: false,

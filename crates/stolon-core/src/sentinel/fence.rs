@@ -1,15 +1,15 @@
 //! Whether clients that come to the old primary directly are out before another one is elected, in asynchronous mode
 //! (docs/design/012-lease.md).
 
+use std::time::Duration;
+
 use stolon_model::{Instance, InstanceUid};
 
 use super::PrimaryFault;
 use super::memory::Fenced;
+use super::proxy::CLOCK_TOLERANCE;
 use super::round::Round;
 use super::wake::{Limit, Wake};
-
-/// Clocks of different hosts do not run at the same rate.
-const CLOCK_TOLERANCE: f64 = 1.1;
 
 impl Round<'_> {
     /// Have a primary that is to be replaced let its clients go: when to look again, or none where nobody has to wait for it.
@@ -49,7 +49,7 @@ impl Round<'_> {
     }
 
     /// Since when the document says it. Until it was found in the store it is only decided.
-    fn fenced_since(&mut self, uid: &InstanceUid) -> std::time::Duration {
+    fn fenced_since(&mut self, uid: &InstanceUid) -> Duration {
         let arrived = self.seen.arrived;
         let in_store = self.seen.document().instances.get(uid).is_some_and(|stored| stored.spec.fenced);
         let known = self.memory.fenced.take().filter(|known| known.instance == *uid && in_store);

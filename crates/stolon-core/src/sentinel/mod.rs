@@ -40,6 +40,7 @@ mod steady;
 mod switchover;
 mod switchover_reasons;
 mod sync;
+mod verdicts;
 mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +64,7 @@ pub use memory::{
 };
 pub use pause::PauseSighting;
 pub use readiness::{Impediment, Leadership, Loss, Readiness, Successor, readiness};
-pub use reasons::{BrokenDocument, Change, Hold, KeeperFault, PrimaryFault, Rejection, RemovalReason};
+pub use reasons::{BrokenDocument, Change, Hold};
 pub use recover::{CannotRecover, held, recover};
 pub use recover_reasons::{Held, Was, WouldBeLost};
 use round::Round;
@@ -72,6 +73,7 @@ pub use settle::{CannotSettle, accept_loss, newest, take_newest};
 pub use spare::{CannotSpare, spare};
 pub use switchover::fitness;
 pub use switchover_reasons::{Obstacle, SwitchoverChange, SwitchoverWait, Unfit, Wish};
+pub use verdicts::{KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use wake::Wake;
 
 /// What a sentinel sees at one moment.

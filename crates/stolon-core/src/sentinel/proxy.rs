@@ -17,7 +17,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// The generation of a report that cannot be read: it acknowledges nothing.
 const UNKNOWN: i64 = -1;
 /// Clocks of different hosts do not run at the same rate.
-const CLOCK_TOLERANCE: f64 = 1.1;
+pub(super) const CLOCK_TOLERANCE: f64 = 1.1;
 
 /// Proxies that must close first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

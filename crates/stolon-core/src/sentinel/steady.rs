@@ -35,9 +35,12 @@ impl Round<'_> {
             Handing::ClientsServed(wake) => wake,
             Handing::Nothing => Wake::NEVER,
         };
-        let wake = match self.judge_primary(&primary) {
+        let verdict = self.judge_primary(&primary);
+        if self.is_paused() || !matches!(verdict, Verdict::Goes(_)) {
+            self.lift_fence(&primary);
+        }
+        let wake = match verdict {
             Verdict::Goes(because) if self.is_paused() => {
-                self.lift_fence(&primary);
                 self.hold(Hold::NotReplaced { primary: primary.uid.clone(), because });
                 Wake::NEVER
             }
@@ -52,14 +55,10 @@ impl Round<'_> {
                 }
             }
             Verdict::Spared(hold, wake) => {
-                self.lift_fence(&primary);
                 self.hold(hold);
                 wake
             }
-            Verdict::Stays(wake) => {
-                self.lift_fence(&primary);
-                wake
-            }
+            Verdict::Stays(wake) => wake,
         };
         let wake = wake.or(under_way).or(self.keep_primary(&primary, uids));
         self.list_followers(&primary.uid, &primary.uid);

@@ -237,6 +237,7 @@ impl Round<'_> {
 
     /// Whether an instance stands in another zone than the primary, by what both keepers say.
     fn stands_elsewhere(&self, primary: &Instance, uid: &InstanceUid) -> bool {
+        // Where the primary's keeper names no zone, nobody else is looked up.
         let Some(own) = self.keeper_of(primary).filter(|own| !own.status.zone.is_empty()) else {
             return false;
         };

@@ -33,6 +33,16 @@ fn is_shut(world: &World) -> bool {
     !world.postgres().admits_clients()
 }
 
+/// Looked at so often, so long apart; it has said it in the end.
+fn is_shut_before_it_says_so(world: &mut World, looks: usize, apart: Duration) {
+    let generation = generation(world);
+    for _ in 0..looks {
+        world.run(apart);
+        assert!(said(world) == Some(0) || is_shut(world), "{:?}", world.log);
+    }
+    assert_eq!(said(world), generation, "{:?}", world.log);
+}
+
 #[test]
 fn clients_are_out_before_it_is_said_and_come_in_again_when_the_primary_stays() {
     for moment in 0..20 {
@@ -40,12 +50,7 @@ fn clients_are_out_before_it_is_said_and_come_in_again_when_the_primary_stays() 
         assert_eq!(said(&world), Some(0), "it knows fences");
         let mark = world.mark();
         world.change(fenced);
-        let generation = generation(&mut world);
-        for _ in 0..2_000 {
-            world.run(Duration::from_millis(1));
-            assert!(said(&world) == Some(0) || is_shut(&world), "{:?}", world.log);
-        }
-        assert_eq!(said(&world), generation, "{:?}", world.log);
+        is_shut_before_it_says_so(&mut world, 2_000, Duration::from_millis(1));
         assert!(world.steps_since(mark).contains("terminate"));
         assert!(world.postgres().running, "its standbys get everything");
         world.change(stays);
@@ -64,12 +69,7 @@ fn a_server_that_does_not_run_has_no_clients() {
     world.ready_takes = seconds(3600);
     world.run(seconds(2));
     world.change(fenced);
-    let generation = generation(&mut world);
-    for _ in 0..100 {
-        world.run(Duration::from_millis(100));
-        assert!(said(&world) == Some(0) || is_shut(&world), "{:?}", world.log);
-    }
-    assert_eq!(said(&world), generation, "{:?}", world.log);
+    is_shut_before_it_says_so(&mut world, 100, Duration::from_millis(100));
     world.ready_takes = Duration::from_millis(10);
     world.run(seconds(30));
     assert!(is_shut(&world), "{:?}", world.log);

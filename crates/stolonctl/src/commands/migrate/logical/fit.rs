@@ -78,7 +78,7 @@ pub async fn check(
     let theirs = Facts::ask_of(&cluster, &flow.to.question(), "the cluster").await?;
     fits(facts, &theirs)?;
     takes(&cluster, theirs.major, flow, all.len()).await?;
-    locks(legacy, session, &cluster, flow, &all).await?;
+    has_room_for_locks(legacy, session, &cluster, flow, &all).await?;
     is_empty(&cluster, flow, &all).await.map_err(cannot)??;
     Ok(theirs)
 }
@@ -131,7 +131,7 @@ async fn takes(
     Ok(())
 }
 
-async fn locks(
+async fn has_room_for_locks(
     legacy: &Legacy,
     session: &ForeignSession,
     cluster: &ForeignSession,

@@ -4,7 +4,7 @@
 use stolon_postgres::foreign::{ForeignProblem, ForeignSession};
 use stolon_postgres::limit::Limit;
 
-use super::super::flow::{Database, GENTLY};
+use super::super::flow::{Database, GENTLY, each_gently};
 use super::super::legacy::Legacy;
 
 /// What a server has room for (PostgreSQL manual, `max_locks_per_transaction`).
@@ -27,9 +27,8 @@ impl Room {
             + current_setting('max_prepared_transactions')::int + current_setting('max_worker_processes')::int \
             + current_setting('autovacuum_max_workers')::int + CASE WHEN current_setting('server_version_num')::int >= 120000 \
             THEN current_setting('max_wal_senders')::int ELSE 0 END";
-        let rows = session.rows(SQL, limit).await?;
-        let number = |at| rows.first().and_then(|row| row.get(at)).and_then(|text| text.parse().ok());
-        Ok(Room { each: number(0).unwrap_or(0), sessions: number(1).unwrap_or(0) })
+        let (each, sessions) = two_numbers(session, SQL, limit).await?;
+        Ok(Room { each, sessions })
     }
 
     /// To what the parameter must be raised for so many locks; none: there is room.
@@ -54,15 +53,25 @@ pub struct Locks {
 pub async fn taken(legacy: &Legacy, databases: &[Database]) -> Result<Locks, ForeignProblem> {
     // What was made by initdb has lower numbers (PostgreSQL source, transam.h, `FirstNormalObjectId`).
     const SQL: &str = "SELECT count(*) FILTER (WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')), count(*) FROM pg_class WHERE oid >= 16384";
-    let (mut dumped, mut made) = (Vec::new(), Vec::new());
-    for database in databases {
+    let counts = each_gently(databases, async |database| {
         let session = legacy.database_past_fence(&database.name).await?;
-        let rows = session.rows(SQL, &legacy.question()).await?;
-        let number = |at| rows.first().and_then(|row| row.get(at)).and_then(|text| text.parse().ok());
-        dumped.push(number(0).unwrap_or(0));
-        made.push(number(1).unwrap_or(0));
-    }
+        two_numbers(&session, SQL, &legacy.question()).await
+    })
+    .await?;
+    let (dumped, made) = counts.into_iter().unzip();
     Ok(Locks { dumped: most(dumped), made: most(made) })
+}
+
+/// The row of a query that gives two; what is none counts as 0.
+async fn two_numbers(
+    session: &ForeignSession,
+    sql: &str,
+    limit: &Limit,
+) -> Result<(u64, u64), ForeignProblem> {
+    let rows = session.rows(sql, limit).await?;
+    let number =
+        |at| rows.first().and_then(|row| row.get(at)).and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok((number(0), number(1)))
 }
 
 fn most(mut counts: Vec<u64>) -> u64 {
