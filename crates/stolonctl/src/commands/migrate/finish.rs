@@ -1,16 +1,27 @@
 //! `stolonctl migrate finish`: what was made on the legacy server goes, once the cluster has taken over.
 
-use stolon_model::{ClusterData, ClusterDocument, MigrationStage, Role};
+use std::time::Duration;
+
+use stolon_model::{ClusterData, ClusterDocument, Migration, MigrationStage, Role};
+use stolon_postgres::conninfo::Place;
 use stolon_runtime::{CommonArgs, Failure, Shutdown, explained};
+use tokio::time::Instant;
 
 use super::abort::drop_slot;
-use super::head::Head;
-use super::legacy::SourceArgs;
+use super::head::{Head, all_listen};
+use super::legacy::{Legacy, SourceArgs};
 use super::underway::Underway;
+use super::wait::{Seen, until};
 use super::way_back::{WayBack, remove_from_legacy};
 use super::worker::Worker;
 use super::{Outcome, OutputArgs, logical, record};
 use crate::output;
+use crate::stored_cluster::StoredCluster;
+
+/// How long a former primary has to let us in as a standby.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Flags of `migrate finish`.
 #[derive(Debug, clap::Args)]
@@ -52,11 +63,9 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         let place = session.place().clone();
         let way_back = WayBack::of(&migration, &legacy, &place, &head);
         way_back.remove_from_cluster().await?;
-        for other in Head::others(&data)? {
-            if let Err(error) = WayBack::of(&migration, &legacy, &place, &other).drop_slots().await {
-                let why = explained(&error).sentence;
-                output::note(&format!("slots of the way back may be left on keeper {}: {why}", other.keeper));
-            }
+        if let Err(error) = clear_former_primaries(&cluster, &migration, &legacy, &place).await {
+            let why = explained(&error).sentence;
+            output::note(&format!("slots of the way back may be left on a former primary: {why}"));
         }
         outcome.did("what was made for the way back is gone from both");
     }
@@ -68,6 +77,36 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
         }
     });
     outcome.show(format)
+}
+
+/// Remove the slots of the way back from every instance that may have been the primary; one that has just become a standby is still starting.
+///
+/// # Errors
+/// One of them has not let us in within [`PATIENCE`], or the store does not answer.
+async fn clear_former_primaries(
+    cluster: &StoredCluster,
+    migration: &Migration,
+    legacy: &Legacy,
+    place: &Place,
+) -> anyhow::Result<()> {
+    until(POLL, Instant::now() + PATIENCE, async || {
+        let data = ClusterData::try_from(cluster.workable_document().await?.value)?;
+        let mut left: Option<anyhow::Error> = match all_listen(&data) {
+            true => None,
+            false => {
+                Some(Failure::new("a standby that is being made does not say yet where it listens").into())
+            }
+        };
+        for other in Head::others(&data)? {
+            let dropped = WayBack::of(migration, legacy, place, &other).drop_slots().await;
+            left = left.or(dropped.err().map(|error| {
+                let why = explained(&error).sentence;
+                Failure::new(format!("keeper {}: {why}", other.keeper)).into()
+            }));
+        }
+        Ok(left.map_or(Seen::Done(()), Seen::NotYet))
+    })
+    .await
 }
 
 fn begin(document: &mut ClusterDocument) -> anyhow::Result<()> {

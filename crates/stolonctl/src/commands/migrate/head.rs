@@ -190,6 +190,14 @@ pub async fn until_writable(cluster: &StoredCluster, deadline: Instant) -> anyho
     .await
 }
 
+/// Whether every standby that is wanted, and can be, has said where it listens: right after a failover the former primary has not.
+pub fn all_listen(data: &ClusterData) -> bool {
+    let standbys = usize::from(data.cluster.spec.effective().max_standbys_per_sender);
+    let keepers = data.keepers.values().filter(|keeper| keeper.status.healthy).count();
+    let working = data.instances.values().filter(|instance| !instance.status.listen_address.is_empty());
+    working.count() >= keepers.min(1 + standbys)
+}
+
 fn is_writable(data: &ClusterData) -> bool {
     data.primary().is_some_and(|primary| {
         primary.spec.role == Some(Role::Primary)
