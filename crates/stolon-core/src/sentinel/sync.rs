@@ -76,8 +76,12 @@ impl Round<'_> {
         }
         // Commits wait for newcomers, too: one that does not keep up is let go where others make the minimum.
         let enough = known.intersection(good).count() >= self.limits(primary).minimum.max(1);
+        // Nobody is waited for who is still to come to the primary's timeline while another one is there already.
+        let others = self.admissible(primary, good).any(|instance| !listed.contains(&instance.uid));
         let hopeless = |uid: &&InstanceUid| {
-            !good.contains(*uid) || enough && self.pace_of(primary, uid) == Some(&StandbyPace::Stalled)
+            !good.contains(*uid)
+                || others && !self.is_on_timeline_of(primary, uid)
+                || enough && self.pace_of(primary, uid) == Some(&StandbyPace::Stalled)
         };
         let listed = match listed.difference(&known).any(|uid| hopeless(&uid)) {
             true => known.clone(),
@@ -208,6 +212,15 @@ impl Round<'_> {
                 next.insert(uid.clone());
             }
         }
+        // Commits would block anyway. Whoever has yet to come to the primary's timeline lets them go on as soon as it streams; otherwise that
+        // had to be reported first, and the primary told.
+        let mut to_come: Vec<&Instance> = self.fit(good).collect();
+        to_come.sort_by_cached_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
+        for instance in to_come {
+            if next.len() < limits.minimum {
+                next.insert(instance.uid.clone());
+            }
+        }
         // In two steps: the old members stay until the new ones hold everything.
         if limits.several && !next.is_subset(previous) {
             next.extend(previous.iter().filter(exists).cloned());
@@ -245,20 +258,27 @@ impl Round<'_> {
         keeper.is_some_and(|other| own.status.stands_elsewhere_than(&other.status))
     }
 
+    /// Who may be waited for at all, of these.
+    fn fit<'a>(&'a self, good: &'a BTreeSet<InstanceUid>) -> impl Iterator<Item = &'a Instance> {
+        let instances = joined(good.iter().map(|uid| (uid, ())), &self.draft.instances);
+        instances.filter_map(|(_, (), instance)| instance).filter(|instance| {
+            self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_synchronous_replica)
+                != Some(false)
+        })
+    }
+
     /// Who could be waited for, of these.
     fn admissible<'a>(
         &'a self,
         primary: &'a Instance,
         good: &'a BTreeSet<InstanceUid>,
     ) -> impl Iterator<Item = &'a Instance> {
-        let instances = joined(good.iter().map(|uid| (uid, ())), &self.draft.instances);
-        instances
-            .filter_map(|(_, (), instance)| instance)
-            .filter(|instance| instance.status.timeline == primary.status.timeline)
-            .filter(|instance| {
-                self.keeper_of(instance).and_then(|keeper| keeper.status.can_be_synchronous_replica)
-                    != Some(false)
-            })
+        self.fit(good).filter(|instance| instance.status.timeline == primary.status.timeline)
+    }
+
+    fn is_on_timeline_of(&self, primary: &Instance, uid: &InstanceUid) -> bool {
+        let instance = self.draft.instances.get(uid);
+        instance.is_some_and(|instance| instance.status.timeline == primary.status.timeline)
     }
 
     /// Who could be waited for: those in another zone that keep up, then the one that is furthest ahead.

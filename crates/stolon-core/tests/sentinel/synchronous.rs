@@ -415,3 +415,54 @@ fn in_synchronous_mode_promotion_does_not_wait_for_proxies() {
     );
     assert_eq!(world.data.proxy.spec.primary, None);
 }
+
+/// db1 has just been promoted; nobody is on its timeline yet, and everybody's WAL is a part of its own.
+fn just_promoted(instances: usize, listed: &[usize]) -> World {
+    World::synchronous(instances, listed, &[]).given(|world| {
+        let fork =
+            TimelineHistoryEntry { timeline: Timeline(1), switch_point: Lsn(1_000), ..Default::default() };
+        let primary = &mut world.db(1).status;
+        (primary.timeline, primary.lsn, primary.timelines_history) =
+            (Timeline(2), Lsn(1_200), Some(vec![fork]));
+        for number in 2..=instances {
+            world.db(number).status.lsn = Lsn(1_000);
+        }
+    })
+}
+
+/// Commits go on when it streams, without another word from a sentinel.
+#[test]
+fn whoever_is_still_to_come_to_the_new_timeline_is_waited_for_at_once() {
+    let mut world = just_promoted(2, &[]);
+    world.db(1).spec.external_synchronous_standbys = fake();
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[2]));
+    assert_eq!(world.db(1).spec.external_synchronous_standbys, Some(Vec::new()));
+    assert_eq!(
+        world.db(1).status.synchronous_standbys,
+        uids(&[]),
+        "it holds nothing of the new timeline yet"
+    );
+}
+
+#[test]
+fn whoever_is_there_comes_before_those_who_are_still_to_come() {
+    let mut world = just_promoted(3, &[]).given(|world| world.db(3).status.timeline = Timeline(2));
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]));
+    // One that does not come makes room for another one that does.
+    let mut world = just_promoted(3, &[2]);
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[2]));
+    world.db(3).status.timeline = Timeline(2);
+    world.later(1000).round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[3]));
+}
+
+#[test]
+fn without_a_minimum_nobody_is_waited_for_who_is_still_to_come() {
+    let mut world =
+        just_promoted(2, &[]).given(|world| world.data.cluster.spec.min_synchronous_standbys = Some(0));
+    world.round();
+    assert_eq!(world.db(1).spec.synchronous_standbys, uids(&[]));
+}
