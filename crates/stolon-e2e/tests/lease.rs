@@ -6,7 +6,9 @@ use anyhow::ensure;
 use serde_json::json;
 use stolon_testkit::local::Target;
 use stolon_testkit::local::writes::{Writes, Writing};
-use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, SlowRoad, StoreKind, on_prepared, wait_for};
+use stolon_testkit::{
+    Cluster, PATIENCE, Plan, QUERY, SlowRoad, StoreKind, on_prepared, outage, passes, wait_for,
+};
 
 /// Three quarters of the `failInterval` of these tests, and as much for a machine that is busy.
 const LEASE: Duration = Duration::from_millis(3_750);
@@ -32,11 +34,6 @@ async fn write_to(cluster: &Cluster, keeper: usize) -> anyhow::Result<Writing> {
     let writing = writes.start().await?;
     wait_for("rows", PATIENCE, async || Ok((writing.acknowledged() > 50).then_some(()))).await?;
     Ok(writing)
-}
-
-async fn passes(time: Duration) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    wait_for("time to pass", time + PATIENCE, async || Ok((begun.elapsed() >= time).then_some(()))).await
 }
 
 async fn is_promoted(cluster: &Cluster, keeper: usize) -> bool {
@@ -65,7 +62,7 @@ fn a_primary_that_is_cut_off_lets_its_clients_go_before_another_one_is_promoted(
         wait_for("a promotion", PATIENCE, async || Ok(is_promoted(cluster, new).await.then_some(()))).await?;
         let promoted = Instant::now();
         // Nobody is told of anything there any more, for as long as it is cut off.
-        passes(LEASE + SLACK).await?;
+        passes(LEASE + SLACK).await;
         let last = writing.last_acknowledged().map(|last| last.saturating_duration_since(begun));
         let promoted = promoted - begun;
         println!("the last row {last:?} after the cut, the promotion {promoted:?} after it");
@@ -94,7 +91,7 @@ async fn pledges_decide(cluster: &mut Cluster) -> anyhow::Result<()> {
     };
     let writing = write_to(cluster, primary).await?;
     cluster.server.kill()?;
-    passes(OUTAGE).await?;
+    passes(outage(OUTAGE)).await;
     let log = format!("keeper{primary}");
     ensure!(!cluster.log(&log).contains(SHUT), "clients were locked out");
 
@@ -104,9 +101,9 @@ async fn pledges_decide(cluster: &mut Cluster) -> anyhow::Result<()> {
         Ok(cluster.log(&log).contains(SHUT).then_some(()))
     })
     .await?;
-    passes(Duration::from_secs(1)).await?;
+    passes(Duration::from_secs(1)).await;
     let before = writing.acknowledged();
-    passes(SLACK).await?;
+    passes(SLACK).await;
     ensure!(writing.acknowledged() == before, "rows are acknowledged without a lease");
     cluster.server.restart().await?;
     wait_for("rows again", PATIENCE, async || Ok((writing.acknowledged() > before + 50).then_some(())))
@@ -138,7 +135,7 @@ fn a_primary_that_ends_while_the_store_is_away_comes_back_behind_its_gate() {
         let primary = cluster.primary().await?;
         let writing = write_to(cluster, primary).await?;
         cluster.server.kill()?;
-        passes(LEASE + SLACK).await?;
+        passes(LEASE + SLACK).await;
         let died = Instant::now();
         cluster.kill_postmaster(primary)?;
         wait_for("rows again", PATIENCE, async || {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use stolon_testkit::{Cluster, PATIENCE, Plan, StoreKind, on_cluster, wait_for};
+use stolon_testkit::{Cluster, PATIENCE, Plan, StoreKind, on_cluster, outage, passes, wait_for};
 
 /// How long it takes until everything works again; twice what it may take on a machine that does nothing else.
 const BACK: Duration = Duration::from_secs(10);
@@ -37,11 +37,13 @@ async fn works_again(cluster: &mut Cluster) -> anyhow::Result<()> {
     cluster.wait_streaming(1, PATIENCE).await?;
     let primary = cluster.primary().await?;
     cluster.server.kill()?;
+    let gone = Instant::now();
     // The keepers cannot be asked, so that nobody vouches for the primary.
     for (program, sentence) in [("proxy1", CLOSED), ("sentinel1", LEADS_NO_MORE)] {
         wait_for(sentence, PATIENCE, async || Ok(cluster.log(program).contains(sentence).then_some(())))
             .await?;
     }
+    passes(outage(Duration::ZERO).saturating_sub(gone.elapsed())).await;
 
     cluster.server.restart().await?;
     let back = Instant::now();

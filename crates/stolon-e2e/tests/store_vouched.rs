@@ -7,27 +7,17 @@ use rustix::process::Signal;
 use serde_json::json;
 use stolon_testkit::local::writes::Writing;
 use stolon_testkit::{
-    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_prepared, signal_all, start_writing, wait_for,
-    writes_are_back,
+    Cluster, PATIENCE, Plan, QUERY, StoreKind, on_prepared, outage, passes, signal_all, start_writing,
+    wait_for, writes_are_back,
 };
 
-/// Several times as long as any pledge or voucher. By hand: `OUTAGE_SECONDS=600`.
-const OUTAGE_SECONDS: u64 = 20;
+/// Several times as long as any pledge or voucher.
+const OUTAGE: Duration = Duration::from_secs(20);
 /// After that every pledge and every voucher is over: `failInterval` and `proxyTimeout` of the tests, and as much for a machine that is busy.
 const PLEDGES_OVER: Duration = Duration::from_secs(16);
 
 const VOUCHED_FOR: &str = "the store is away: clients go on to the primary";
 const CLOSED: &str = "no check succeeded within the proxy timeout";
-
-fn outage() -> Duration {
-    let seconds = std::env::var("OUTAGE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(OUTAGE_SECONDS))
-}
-
-async fn passes(time: Duration) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    wait_for("time to pass", time + PATIENCE, async || Ok((begun.elapsed() >= time).then_some(()))).await
-}
 
 async fn goes_on_by_vouchers(cluster: &Cluster) -> anyhow::Result<()> {
     wait_for("vouchers", PATIENCE, async || Ok(cluster.log("proxy1").contains(VOUCHED_FOR).then_some(())))
@@ -53,8 +43,8 @@ async fn nobody_is_cut(cluster: &mut Cluster, standbys: usize) -> anyhow::Result
     let writing = start_writing(cluster).await?;
     let (before, troubles) = (writing.acknowledged(), troubles(&writing));
     cluster.server.kill()?;
-    let away = outage();
-    passes(away).await?;
+    let away = outage(OUTAGE);
+    passes(away).await;
     ensure_untouched(&writing, troubles)?;
     let during = writing.acknowledged() - before;
     ensure!(during > 100, "{during} rows in {away:?}");
@@ -65,7 +55,7 @@ async fn nobody_is_cut(cluster: &mut Cluster, standbys: usize) -> anyhow::Result
         Ok((cluster.report(primary).await?.info_uid != reported).then_some(()))
     })
     .await?;
-    passes(PLEDGES_OVER.saturating_sub(back.elapsed())).await?;
+    passes(PLEDGES_OVER.saturating_sub(back.elapsed())).await;
     ensure_untouched(&writing, troubles)?;
     ensure!(cluster.log("proxy1").contains(VOUCHED_FOR), "nobody vouched");
     ensure!(!cluster.log("proxy1").contains(CLOSED), "the proxy has closed");

@@ -4,8 +4,16 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, Plan};
 
-/// No test takes longer than this, however slow the machine.
+/// No test takes longer than this, however slow the machine; an outage that was asked for comes on top.
 const LIMIT: Duration = Duration::from_secs(240);
+/// Variable of the environment: how long a store is away in the tests that take one away, in seconds.
+const OUTAGE: &str = "OUTAGE_SECONDS";
+
+/// How long a store is to be away: what whoever runs the tests asks for, else `usual`.
+pub fn outage(usual: Duration) -> Duration {
+    let asked = std::env::var(OUTAGE).ok().and_then(|seconds| seconds.parse().ok());
+    asked.map_or(usual, Duration::from_secs)
+}
 
 /// Start a cluster, wait until it works, and run a test on it. A failure comes with the ends of all logs.
 ///
@@ -36,9 +44,10 @@ fn run(
     };
     let outcome = runtime.block_on(async {
         let mut cluster = make().await?;
-        let outcome = match tokio::time::timeout(LIMIT, test(&mut cluster)).await {
+        let limit = LIMIT + outage(Duration::ZERO);
+        let outcome = match tokio::time::timeout(limit, test(&mut cluster)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(anyhow::anyhow!("the test did not end within {LIMIT:?}")),
+            Err(_) => Err(anyhow::anyhow!("the test did not end within {limit:?}")),
         };
         if outcome.is_err() {
             cluster.dump_logs();

@@ -33,3 +33,8 @@ pub async fn wait_for<T>(
         tokio::time::sleep(PAUSE).await;
     }
 }
+
+/// Let time pass that is itself a part of what is tested: an outage, a term.
+pub async fn passes(time: Duration) {
+    tokio::time::sleep(time).await;
+}
