@@ -109,6 +109,16 @@ async fn pledges_decide(cluster: &mut Cluster) -> anyhow::Result<()> {
     wait_for("rows again", PATIENCE, async || Ok((writing.acknowledged() > before + 50).then_some(())))
         .await?;
     ensure!(cluster.primary().await? == primary, "the primary was replaced");
+    // Whoever asks later why writes stood still finds it, once.
+    let told = wait_for("an entry in the history", PATIENCE, async || {
+        let history = cluster.stolonctl_ok(&["history"], "").await?;
+        let lines: Vec<_> =
+            history.lines().filter(|line| line.contains("locked out")).map(str::to_owned).collect();
+        Ok((!lines.is_empty()).then_some(lines))
+    })
+    .await?;
+    println!("{told:?}");
+    ensure!(told.len() == 1 && told.iter().all(|line| line.contains("has let them in again")), "{told:?}");
     cluster.start_service(&format!("keeper{standby}"))?;
     let verdict = writing.stop().await.check(&cluster.instance(primary)).await?;
     ensure!(verdict.lost.is_empty(), "lost {:?}", verdict.lost);

@@ -27,6 +27,8 @@ document! {
         what: String = "what", omit;
         /// What it came to, a sentence or a changed field each.
         details: Option<Vec<String>> = "details", omit;
+        /// What tells it from all others where a keeper reports it for a while and a sentinel enters it once; empty: nobody reports it again.
+        mark: String = "mark", omit;
     }
 }
 
@@ -34,7 +36,7 @@ impl HistoryEntry {
     /// The command of an operator.
     pub fn of_operator(at: Timestamp, operator: String, what: &str, details: Vec<String>) -> HistoryEntry {
         let details = within_bounds(details);
-        HistoryEntry { at, operator, sentinel: SentinelUid::default(), what: what.to_owned(), details }
+        HistoryEntry { at, operator, what: what.to_owned(), details, ..HistoryEntry::default() }
     }
 
     /// The act of a sentinel.
@@ -45,7 +47,7 @@ impl HistoryEntry {
         details: Vec<String>,
     ) -> HistoryEntry {
         let details = within_bounds(details);
-        HistoryEntry { at, operator: String::new(), sentinel, what: what.to_owned(), details }
+        HistoryEntry { at, sentinel, what: what.to_owned(), details, ..HistoryEntry::default() }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::Parameters;
 use crate::switchover::SwitchoverReport;
-use crate::time::Timestamp;
+use crate::time::{GoDuration, Timestamp};
 use crate::uid::{BootUuid, ClusterUid, InfoUid, InstanceUid, KeeperUid, ProxyUid, SentinelUid};
 
 document! {
@@ -132,6 +132,24 @@ document! {
         failover_priority: Option<u32> = "failoverPriority", omit;
         /// The generation of a fenced primary whose ordinary clients are out; 0: there is none. Absent in reports of keepers that know no fence.
         fenced: Option<i64> = "fenced", omit;
+        /// The last time that ordinary clients of a primary were locked out because its lease was over. Told for a while after its end.
+        locked_out: Option<LockoutReport> = "lockedOut", omit;
+    }
+}
+
+document! {
+    /// A primary had locked its ordinary clients out because its lease was over.
+    pub struct LockoutReport {
+        /// The instance.
+        instance: InstanceUid = "dbUID", omit;
+        /// How often that has ended in this run of the keeper, this time included: with the run it is told from all others.
+        number: u64 = "number", omit;
+        /// Why nobody could know whether it was the primary: a clause.
+        why: String = "why", omit;
+        /// For how long its lease was over, in nanoseconds.
+        lasted: GoDuration = "lasted", keep;
+        /// Whether it ended because another instance was elected.
+        replaced: bool = "replaced", omit;
     }
 }
 
@@ -417,6 +435,7 @@ impl KeeperActivity {
             zone,
             failover_priority,
             fenced,
+            locked_out,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
@@ -429,7 +448,7 @@ impl KeeperActivity {
             && *disk == other.disk
             && archiver_fault(archiver) == archiver_fault(&other.archiver)
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
-            && *fenced == other.fenced
+            && (fenced, locked_out) == (&other.fenced, &other.locked_out)
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && (zone, failover_priority, reloaded) == (&other.zone, &other.failover_priority, &other.reloaded)
             && both(served, &other.served, Served::says_the_same_as)

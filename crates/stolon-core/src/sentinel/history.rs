@@ -7,7 +7,26 @@ use stolon_model::{
     spec_changes,
 };
 
+use super::round::Round;
 use super::{Change, PrimaryFault, Saying, SwitchoverChange};
+
+impl Round<'_> {
+    /// Have it entered, once, that clients of a primary were locked out by its lease. Its keeper tells of it in each report, for a while.
+    pub fn note_lockouts(&mut self) {
+        for (keeper, report) in &self.seen.fresh {
+            let Some(lockout) = report.activity.as_ref().and_then(|it| it.locked_out.as_ref()) else {
+                continue;
+            };
+            let mark = format!("{} {}", report.boot_uuid, lockout.number);
+            let history = self.draft.cluster.status.history.as_deref();
+            if history.into_iter().flatten().any(|entry| entry.mark == mark) {
+                continue;
+            }
+            let (keeper, lockout) = ((*keeper).clone(), lockout.clone());
+            self.draft.note(Change::LockedOut { keeper, lockout, mark });
+        }
+    }
+}
 
 /// Enter what operators ask about later: who was elected, and why.
 pub(super) fn record(next: &mut ClusterData, sentinel: &SentinelUid, changes: &[Change], wall: Timestamp) {
@@ -24,10 +43,15 @@ pub(super) fn record(next: &mut ClusterData, sentinel: &SentinelUid, changes: &[
             Change::StandbyClusterPromoted { .. } => "promoted",
             Change::PauseLapsed { .. } => "resumed",
             Change::GivenUp { .. } => "given up",
+            Change::LockedOut { .. } => "locked out",
             _ => continue,
         };
         let details = vec![change.to_string()];
-        next.cluster.status.record(HistoryEntry::of_sentinel(wall, sentinel.clone(), what, details));
+        let mut entry = HistoryEntry::of_sentinel(wall, sentinel.clone(), what, details);
+        if let Change::LockedOut { mark, .. } = change {
+            entry.mark.clone_from(mark);
+        }
+        next.cluster.status.record(entry);
     }
 }
 

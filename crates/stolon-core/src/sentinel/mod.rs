@@ -187,6 +187,7 @@ pub fn reconcile(view: &View<'_>, memory: &Memory, now: Now, uids: &mut dyn UidS
         round.memory.trouble.clear();
         return round.decided(Wake::NEVER);
     }
+    round.note_lockouts();
     let wake = round.honour_pause();
     round.register_keepers();
     round.see_instances();

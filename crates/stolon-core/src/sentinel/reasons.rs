@@ -11,7 +11,8 @@ use super::switchover_reasons::{SwitchoverChange, SwitchoverWait};
 use super::verdicts::{KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use crate::evidence::Evidence;
 use stolon_model::{
-    Hindrance, InstanceInitMode, InstanceUid, KeeperUid, Lsn, Pause, ProxyUid, ServerAddress, Timeline,
+    Hindrance, InstanceInitMode, InstanceUid, KeeperUid, LockoutReport, Lsn, Pause, ProxyUid, ServerAddress,
+    Timeline,
 };
 
 /// One thing that a round changed.
@@ -75,6 +76,8 @@ pub enum Change {
     GivenUp { instance: InstanceUid, keeper: KeeperUid, timeline: Timeline, from: Lsn, to: Lsn },
     /// A primary lets its ordinary clients go, because it is to be replaced.
     Fenced { instance: InstanceUid, keeper: KeeperUid, because: PrimaryFault },
+    /// A primary had locked its ordinary clients out because its lease was over.
+    LockedOut { keeper: KeeperUid, lockout: LockoutReport, mark: String },
     /// A primary that was fenced stays after all.
     LetIn { instance: InstanceUid, keeper: KeeperUid },
 }
@@ -228,6 +231,16 @@ impl Display for Change {
                 write!(
                     f,
                     "db {instance} on keeper {keeper} locks its clients out before another one is elected, because {because}"
+                )
+            }
+            Self::LockedOut { keeper, lockout, mark: _ } => {
+                let LockoutReport { instance, why, lasted, replaced, .. } = lockout;
+                let seconds = lasted.to_std().as_secs();
+                let end =
+                    if *replaced { "until another db was elected" } else { "and has let them in again" };
+                write!(
+                    f,
+                    "db {instance} on keeper {keeper} locked its clients out for {seconds} s, {end}: its lease was over, since {why}"
                 )
             }
             Self::LetIn { instance, keeper } => {

@@ -66,6 +66,12 @@ fn a_primary_that_is_cut_off_locks_clients_out_before_its_lease_is_over_and_lets
         world.run(seconds(6));
         assert!(!is_shut(&world), "{:?}", world.log);
         assert_eq!(world.is_primary(), Ok(()));
+        let told = |world: &World| world.report().activity.clone().unwrap().locked_out;
+        let lockout = told(&world).unwrap();
+        assert!(lockout.lasted.to_std() >= seconds(120) && lockout.number == 1 && !lockout.replaced);
+        assert!(lockout.why.ends_with("the keepers of db bb, pp had not pledged to wait"), "{lockout:?}");
+        world.run(seconds(700));
+        assert_eq!(told(&world), None, "it is in the history by now");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stolon_core::sentinel::{Change, Decision, Hold, PrimaryFault};
+use stolon_core::sentinel::{Change, Decision, Hold, PrimaryFault, Weight};
 use stolon_model::*;
 
 use crate::world::*;
@@ -148,6 +148,39 @@ fn an_operators_replacement_is_at_its_end_when_clients_are_out() {
     world.db(2).status.lsn = Lsn(600);
     round(&mut world, Some(generation));
     assert_eq!(primary(&world), Some(uid(2)));
+}
+
+/// Its keeper tells of it when it reaches the store again, in each of its reports for a while.
+#[test]
+fn what_the_lease_did_to_clients_is_entered_once() {
+    let mut world = World::normal(2, 2);
+    let mut tell = |world: &mut World, number: u64, replaced: bool| {
+        let mut reports = world.current_reports();
+        let (instance, why, lasted) = (uid(1), "of this".to_owned(), GoDuration::from_seconds(23));
+        let lockout = LockoutReport { instance, number, why, lasted, replaced };
+        reports.get_mut(&keeper_uid(1)).unwrap().activity.as_mut().unwrap().locked_out = Some(lockout);
+        let decision = world.later(100).round_on(&reports);
+        for change in &decision.changes {
+            let Change::LockedOut { mark, .. } = change else { panic!("{change}") };
+            // As the machine enters it, with a limit to what it keeps of a sentence.
+            let details = vec![change.to_string()];
+            let mut entry = HistoryEntry::of_sentinel(wall(0), "s1".into(), "locked out", details);
+            entry.mark.clone_from(mark);
+            world.data.cluster.status.record(entry);
+        }
+        assert_eq!(decision.changes.is_empty(), decision.weight == Weight::Routine);
+        texts(&decision.changes)
+    };
+    for (number, replaced, end) in [(1, false, "and has let them in again"), (2, true, "until another db")] {
+        let said = tell(&mut world, number, replaced);
+        let expected = |line: &String| {
+            line.contains("for 23 s, ") && line.contains(end) && line.ends_with("since of this")
+        };
+        assert!(matches!(said.as_slice(), [one] if expected(one)), "{said:?}");
+        for _ in 0..3 {
+            assert!(tell(&mut world, number, replaced).is_empty());
+        }
+    }
 }
 
 #[test]

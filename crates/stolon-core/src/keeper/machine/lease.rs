@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use stolon_model::{InstanceUid, LockoutReport};
+
 use super::Machine;
 use super::pledges::counted_on;
 use crate::keeper::event::Measure;
@@ -17,6 +19,15 @@ pub(super) struct LeaseWatch {
     /// Ordinary clients are to be out, and were told to go.
     over: Option<Over>,
     measured: Measured,
+    /// The last time that this has ended.
+    ended: Option<Ended>,
+}
+
+/// Clients were locked out, and that is over.
+#[derive(Clone, Debug)]
+struct Ended {
+    at: Duration,
+    report: LockoutReport,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +36,12 @@ struct Held {
     term: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Over {
-    /// Then they have to be.
+    since: Duration,
+    /// Why the lease was over; none: it was not, another instance was elected.
+    why: Option<String>,
+    /// Then clients have to be out.
     out_by: Duration,
     clients: Clients,
 }
@@ -80,6 +94,9 @@ impl LeaseWatch {
     }
 }
 
+/// For so long a lock-out is reported that is over: the sentinel has entered it into the history by then.
+const TOLD_FOR: Duration = Duration::from_secs(600);
+
 /// So much later than the end of the lease, as we count it, clients have to be out. With what is not counted on that is nine tenths of the term: no
 /// clock is more than a tenth too slow.
 fn grace(term: Duration) -> Duration {
@@ -123,26 +140,9 @@ impl Machine {
         let lease = current.map_or(Lease::Unlimited, |it| it.lease(self.now));
         self.note_held_lease(current);
         let must_shut = lease == Lease::Over || self.lease.held.is_some() && self.has_lost_its_office();
-        match (self.lease.over, must_shut) {
-            (None, true) => {
-                let (ends, term) =
-                    self.lease.held.map_or((self.now, Duration::ZERO), |it| (it.ends, it.term));
-                // A host that stood still is given that time when it goes on.
-                let out_by = ends.max(self.now) + grace(term);
-                self.lease.over = Some(Over { out_by, clients: Clients::MayBeThere });
-                if lease == Lease::Over {
-                    let reaction = self.pursuit.shut();
-                    self.call_off_if_asked(reaction);
-                }
-            }
-            (Some(_), false) => {
-                self.lease.over = None;
-                if self.orders.goal().is_to_serve() {
-                    self.voice.troubles.try_at_once();
-                    self.server.haste.over();
-                    self.pursuit.plan_anew();
-                }
-            }
+        match (&self.lease.over, must_shut) {
+            (None, true) => self.lease_ran_out(lease),
+            (Some(_), false) => self.lease_is_back(),
             _ => {}
         }
         self.measure_lease(lease);
@@ -155,6 +155,57 @@ impl Machine {
         if self.lease_is_outlived_at().is_some_and(|at| self.now >= at) {
             self.kill();
         }
+    }
+
+    fn lease_ran_out(&mut self, lease: Lease) {
+        let (ends, term) = self.lease.held.map_or((self.now, Duration::ZERO), |it| (it.ends, it.term));
+        // A host that stood still is given that time when it goes on.
+        let out_by = ends.max(self.now) + grace(term);
+        let why = (lease == Lease::Over).then(|| self.why_nobody_knows());
+        self.lease.over = Some(Over { since: self.now, why, out_by, clients: Clients::MayBeThere });
+        if lease == Lease::Over {
+            let reaction = self.pursuit.shut();
+            self.call_off_if_asked(reaction);
+        }
+    }
+
+    fn lease_is_back(&mut self) {
+        self.note_end_of_lockout();
+        if self.orders.goal().is_to_serve() {
+            self.voice.troubles.try_at_once();
+            self.server.haste.over();
+            self.pursuit.plan_anew();
+        }
+    }
+
+    fn note_end_of_lockout(&mut self) {
+        let Some(Over { since, why: Some(why), .. }) = self.lease.over.take() else { return };
+        let report = LockoutReport {
+            instance: self.disk.local.uid.clone(),
+            number: self.lease.ended.as_ref().map_or(0, |last| last.report.number) + 1,
+            why,
+            lasted: self.now.saturating_sub(since).into(),
+            replaced: !self.orders.goal().is_to_serve(),
+        };
+        self.lease.ended = Some(Ended { at: self.now, report });
+    }
+
+    /// A clause: for how long the cluster data have not been read, and who has not pledged.
+    fn why_nobody_knows(&self) -> String {
+        let silent_for =
+            self.orders.known().map_or(Duration::ZERO, |(_, as_of)| self.now.saturating_sub(as_of));
+        let missing = self.not_pledged();
+        let missing: Vec<&str> = missing.iter().map(InstanceUid::as_str).collect();
+        let (seconds, missing) = (silent_for.as_secs(), missing.join(", "));
+        format!(
+            "the cluster data had not been read for {seconds} s, and the keepers of db {missing} had not pledged to wait"
+        )
+    }
+
+    /// The last time that clients were locked out, for as long as it is told.
+    pub(super) fn lockout(&self) -> Option<LockoutReport> {
+        let ended = self.lease.ended.as_ref()?;
+        (self.now < ended.at + TOLD_FOR).then(|| ended.report.clone())
     }
 
     fn note_held_lease(&mut self, current: Option<LeaseNow>) {
@@ -183,11 +234,12 @@ impl Machine {
 
     /// When a server is killed whose clients are not out by then.
     fn lease_is_outlived_at(&self) -> Option<Duration> {
-        self.lease.over.filter(|over| over.clients == Clients::MayBeThere).map(|over| over.out_by)
+        let over = self.lease.over.as_ref();
+        over.filter(|over| over.clients == Clients::MayBeThere).map(|over| over.out_by)
     }
 
     pub(super) fn lease_wake(&self) -> Option<Duration> {
-        let end = match self.lease.over {
+        let end = match &self.lease.over {
             None => self.lease_ends(),
             Some(_) => self.lease_is_outlived_at(),
         };

@@ -166,6 +166,13 @@ impl Machine {
         (until > self.now).then(|| Vouched { instance: goal.uid.clone(), until })
     }
 
+    /// The other instances whose keepers have not pledged, or not for long enough.
+    pub(super) fn not_pledged(&self) -> Vec<InstanceUid> {
+        let holds = |uid: &InstanceUid| self.pledges.held.get(uid).is_some_and(|until| *until > self.now);
+        let others = self.others(&self.disk.local.uid).into_iter();
+        others.map(|(uid, _)| uid).filter(|uid| !holds(uid)).collect()
+    }
+
     /// Asks the keepers of all other instances while the store is away.
     pub(super) fn ask_for_pledges_when_due(&mut self) {
         self.tell_of_voucher();

@@ -351,6 +351,7 @@ impl Machine {
             zone: self.reporting.advertised.zone.clone(),
             failover_priority: Some(self.reporting.advertised.failover_priority),
             fenced: Some(self.fenced()),
+            locked_out: self.lockout(),
         }
     }
 

@@ -51,7 +51,9 @@ impl Draft<'_> {
 
     /// Whether the difference from the document that was read needs a write at once.
     pub fn weight(&self) -> Weight {
-        match differs_in_routine_only(&self.data, self.before) {
+        // What only is told goes into the history, which is a part of the document.
+        let is_told = self.changes.iter().any(|change| matches!(change, Change::LockedOut { .. }));
+        match !is_told && differs_in_routine_only(&self.data, self.before) {
             true => Weight::Routine,
             false => Weight::Decisive,
         }

@@ -33,7 +33,8 @@ impl<'a> Draft<'a> {
         Draft { before, data: before.clone(), changes: Vec::new(), wall }
     }
 
-    fn note(&mut self, change: Change) {
+    /// Tell operators of a change, be it one of this document or one that a keeper tells of.
+    pub fn note(&mut self, change: Change) {
         self.changes.push(change);
     }
 }
