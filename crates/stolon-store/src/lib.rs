@@ -77,7 +77,9 @@ pub use kv::{
 };
 pub use kv_cluster::KvClusterStore;
 pub use memory::MemoryStore;
-pub use options::{Backend, BadBackend, ConsulAccess, KubernetesAccess, StoreOptions, TlsVerification, open};
+pub use options::{
+    Backend, BadBackend, ConsulAccess, KubernetesAccess, StoreOptions, TlsVerification, open, open_existing,
+};
 pub use path::cluster_path;
 pub use sqlite::SqliteStore;
 pub use timed::{Latencies, RequestLatencies};

@@ -205,12 +205,26 @@ impl std::fmt::Display for Backend {
 /// # Errors
 /// [`StoreError::Configuration`].
 pub fn open(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError> {
+    open_with(options, SqliteStore::new)
+}
+
+/// The same for whoever puts nothing into an empty store: a file that does not exist is not made, and asking it is an error.
+///
+/// # Errors
+/// [`StoreError::Configuration`].
+pub fn open_existing(options: &StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError> {
+    open_with(options, SqliteStore::existing)
+}
+
+fn open_with(
+    options: &StoreOptions,
+    file: impl FnOnce(&str, Duration) -> Result<SqliteStore, StoreError>,
+) -> Result<Arc<dyn ClusterStore>, StoreError> {
     let path = cluster_path(&options.prefix, &options.cluster_name);
     match options.backend {
         Backend::Memory => Ok(Arc::new(KvClusterStore::new(MemoryStore::new(), &path))),
         Backend::Sqlite => {
-            let store = SqliteStore::new(&options.endpoints, options.timeout)?;
-            Ok(Arc::new(KvClusterStore::new(store, &path)))
+            Ok(Arc::new(KvClusterStore::new(file(&options.endpoints, options.timeout)?, &path)))
         }
         Backend::Etcdv3 => Ok(Arc::new(KvClusterStore::new(EtcdStore::new(options)?, &path))),
         // To these a leading slash is no part of a key.

@@ -17,6 +17,9 @@ use stolon_store::{ClusterStore, Expected, StoreError, StoreOptions, Versioned};
 /// so one collision is no reason to give up.
 const ATTEMPTS: u32 = 10;
 
+/// What is said of a store that cannot be.
+pub const CANNOT_OPEN: &str = "cannot create kv store";
+
 /// One cluster in its store.
 #[derive(Clone)]
 pub struct StoredCluster {
@@ -27,19 +30,22 @@ pub struct StoredCluster {
 }
 
 impl StoredCluster {
-    /// Open the store that the flags name. Nothing is sent yet.
+    /// Open the store that the flags name, for a cluster that is to be there. Nothing is sent yet, and no file is made.
     ///
     /// # Errors
     /// A flag is missing or wrong.
     pub fn open(common: &CommonArgs) -> Result<StoredCluster, UsageError> {
-        Self::open_or_say(common, "cannot create kv store")
+        let options: StoreOptions = common.store_options()?;
+        let store = stolon_store::open_existing(&options)
+            .map_err(|error| UsageError::because(CANNOT_OPEN, &error))?;
+        Ok(StoredCluster { store, timeout: options.timeout })
     }
 
-    /// [`StoredCluster::open`] with other words for a store that cannot be.
+    /// [`StoredCluster::open`] for a command that may put the first cluster into the store. `complaint` is said of one that cannot be.
     ///
     /// # Errors
     /// A flag is missing or wrong.
-    pub fn open_or_say(common: &CommonArgs, complaint: &str) -> Result<StoredCluster, UsageError> {
+    pub fn open_or_make(common: &CommonArgs, complaint: &str) -> Result<StoredCluster, UsageError> {
         let options: StoreOptions = common.store_options()?;
         let store = stolon_store::open(&options).map_err(|error| UsageError::because(complaint, &error))?;
         Ok(StoredCluster { store, timeout: options.timeout })

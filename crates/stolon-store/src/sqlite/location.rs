@@ -43,6 +43,11 @@ impl Location {
         Ok(Location { directory, file })
     }
 
+    /// Whether the file exists; one that cannot be looked at does, so that the failure to open it is told.
+    pub fn exists(&self) -> bool {
+        self.file.try_exists().unwrap_or(true)
+    }
+
     /// Make the file if there is none, with the access that the directory grants. It appears whole: `fill` has
     /// written to it before anybody else can see it.
     ///

@@ -26,7 +26,7 @@ use self::database::{Durability, Row};
 use self::election::SqliteContender;
 use self::location::Location;
 use self::watcher::Signal;
-use self::worker::{Effect, Worker};
+use self::worker::{Absent, Effect, Worker};
 use crate::kept::{Kept, Prolong};
 use crate::leases::Known;
 use crate::{
@@ -63,8 +63,20 @@ impl SqliteStore {
     /// [`StoreError::Configuration`]: no file is named, its directory does not exist, or it is on a network
     /// file system.
     pub fn new(endpoints: &str, timeout: Duration) -> Result<Self, StoreError> {
+        Self::in_file(endpoints, Absent::Made, timeout)
+    }
+
+    /// The same, in a file that must exist when the store is first asked.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn existing(endpoints: &str, timeout: Duration) -> Result<Self, StoreError> {
+        Self::in_file(endpoints, Absent::Refused, timeout)
+    }
+
+    fn in_file(endpoints: &str, absent: Absent, timeout: Duration) -> Result<Self, StoreError> {
         let location = Location::from_endpoints(endpoints)?;
-        let worker = Worker::start(location.clone(), timeout)?;
+        let worker = Worker::start(location.clone(), absent, timeout)?;
         let kept = Kept::new(Prolonger(worker.clone()));
         Ok(SqliteStore { shared: Arc::new(Shared { worker, location, signal: OnceLock::new(), kept }) })
     }

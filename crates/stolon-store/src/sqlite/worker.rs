@@ -41,9 +41,19 @@ pub struct Worker {
     timeout: Duration,
 }
 
+/// What becomes of a store whose file does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It is made.
+    Made,
+    /// It is an error: whoever only asks would hide a mistyped path by an empty store.
+    Refused,
+}
+
 /// Opens the file when it is first needed, and again when it was replaced.
 struct Opener {
     location: Location,
+    absent: Absent,
     database: Option<Database>,
 }
 
@@ -56,6 +66,12 @@ impl Opener {
         }
         let database = match self.database.take() {
             Some(database) => database,
+            None if self.absent == Absent::Refused && !self.location.exists() => {
+                return Err(StoreError::configuration(
+                    format!("there is no store in {}: the file does not exist", self.location.file.display()),
+                    "--store-endpoints names the file; stolonctl init makes it, and a cluster in it",
+                ));
+            }
             None => Database::open(&self.location, wait)?,
         };
         let database = self.database.insert(database);
@@ -69,9 +85,9 @@ impl Worker {
     ///
     /// # Errors
     /// The operating system refuses a thread.
-    pub fn start(location: Location, timeout: Duration) -> Result<Self, StoreError> {
+    pub fn start(location: Location, absent: Absent, timeout: Duration) -> Result<Self, StoreError> {
         let (queue, work) = mpsc::sync_channel::<Work>(QUEUE);
-        let mut opener = Opener { location, database: None };
+        let mut opener = Opener { location, absent, database: None };
         std::thread::Builder::new()
             .name("store".to_owned())
             .stack_size(STACK)

@@ -114,7 +114,7 @@ pub(super) fn broken(rules: usize) -> Failure {
 }
 
 async fn write(common: &CommonArgs, args: &WriteArgs) -> anyhow::Result<()> {
-    let cluster = StoredCluster::open_or_say(common, "failed to create new store cannot create kv store")?;
+    let cluster = StoredCluster::open_or_make(common, "failed to create new store cannot create kv store")?;
     let file = if args.file.is_empty() { STANDARD_INPUT } else { &args.file };
     let text = Text::read(file)?;
     let document = ClusterDocument::from_json(&text.text)

@@ -12,7 +12,7 @@ use crate::commands::refuse_surplus;
 use crate::confirm::{self, Answer};
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
-use crate::stored_cluster::{StoredCluster, record};
+use crate::stored_cluster::{CANNOT_OPEN, StoredCluster, record};
 
 /// Flags of `init`.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub struct Args {
 /// The specification is wrong, the operator gave no answer, or the store does not answer.
 pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "init [--file FILE] [--yes] [SPEC]")?;
-    let cluster = StoredCluster::open(common)?;
+    let cluster = StoredCluster::open_or_make(common, CANNOT_OPEN)?;
     let text = given_text(&args)?;
     let (spec, unknown) = parse(&text)?;
 

@@ -18,7 +18,7 @@ pub const CLUSTER: &str = "test";
 /// `stolonctl` with a store.
 pub struct Ctl {
     backend: Backend,
-    endpoints: String,
+    pub endpoints: String,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -36,6 +36,13 @@ impl Ctl {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let endpoints = directory.path().join("store.db").display().to_string();
         Ctl { backend: Backend::Sqlite, endpoints, _directory: Some(directory) }
+    }
+
+    /// The same, with a store that holds nothing.
+    pub fn empty() -> Self {
+        let ctl = Ctl::sqlite();
+        std::fs::write(&ctl.endpoints, "").expect("an empty file is an empty store");
+        ctl
     }
 
     /// A store that somebody else keeps.

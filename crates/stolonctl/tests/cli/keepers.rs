@@ -114,7 +114,7 @@ fn a_keeper_that_does_not_exist_is_answered_with_those_that_do() {
 
 #[test]
 fn without_cluster_data_every_command_says_so() {
-    let ctl = Ctl::sqlite();
+    let ctl = Ctl::empty();
     let hint = "hint: the store holds no cluster of this name; stolonctl init creates one, --cluster-name, \
                 --store-prefix and --store-endpoints say which one is meant\n";
     for (arguments, prefix) in [
@@ -133,6 +133,33 @@ fn without_cluster_data_every_command_says_so() {
             "{arguments:?}"
         );
     }
+}
+
+/// A mistyped path is not hidden by an empty store; only a command that puts a cluster there makes one.
+#[test]
+fn without_a_store_every_command_says_so_and_makes_none() {
+    let ctl = Ctl::sqlite();
+    let stderr = format!(
+        "cannot get cluster data: there is no store in {}: the file does not exist\nhint: --store-endpoints names the file; \
+         stolonctl init makes it, and a cluster in it\n",
+        ctl.endpoints
+    );
+    for arguments in [
+        &["status"][..],
+        &["spec"],
+        &["history"],
+        &["clusterdata", "read"],
+        &["update", "-p", "{}"],
+        &["failkeeper", "k"],
+        &["pause", "--for", "1m"],
+    ] {
+        let expected = Run { code: Some(1), stdout: String::new(), stderr: stderr.clone() };
+        assert_eq!(ctl.run(arguments), expected, "{arguments:?}");
+        let made = std::fs::read_dir(std::path::Path::new(&ctl.endpoints).parent().unwrap()).unwrap().count();
+        assert_eq!(made, 0, "{arguments:?}");
+    }
+    ctl.done(&["init", "-y"]);
+    ctl.done(&["spec"]);
 }
 
 #[test]

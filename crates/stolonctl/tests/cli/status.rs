@@ -446,7 +446,7 @@ fn it_says_why_there_is_no_failover() {
 
 #[test]
 fn failures_are_failures_in_both_formats() {
-    let ctl = Ctl::sqlite();
+    let ctl = Ctl::empty();
     let stderr = "nil cluster data: <nil>\nhint: the store holds no cluster of this name; stolonctl init creates one, \
                   --cluster-name, --store-prefix and --store-endpoints say which one is meant\n";
     assert_eq!(ctl.run(&["status"]), Run { code: Some(1), stdout: String::new(), stderr: stderr.to_owned() });
@@ -469,7 +469,7 @@ async fn with_leader(ctl: &Ctl, document: &ClusterDocument) -> stolon_store::Lea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_go_by_the_exit_status_of_a_check() {
-    let ctl = Ctl::sqlite();
+    let ctl = Ctl::empty();
     let check = |arguments: &[&str]| {
         let run = ctl.run(&[&["status", "--check"], arguments].concat());
         assert_eq!(run.stderr, "");

@@ -24,7 +24,7 @@ use super::{Outcome, OutputArgs, logical, record};
 use crate::confirm::{self, Answer};
 use crate::input::Text;
 use crate::output;
-use crate::stored_cluster::{Edit, StoredCluster, record as enter};
+use crate::stored_cluster::{CANNOT_OPEN, Edit, StoredCluster, record as enter};
 
 /// Between two looks at the copy.
 const POLL: Duration = Duration::from_millis(500);
@@ -94,7 +94,7 @@ pub struct Args {
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<()> {
     let format = args.output.format()?;
     let stop = shutdown.token();
-    let cluster = StoredCluster::open(common)?;
+    let cluster = StoredCluster::open_or_make(common, CANNOT_OPEN)?;
     let found = cluster.document().await?.map(|found| found.value);
     // A cluster that was moved away from again is made anew.
     let recorded = found.as_ref().and_then(record::of).filter(|it| !is_over(it)).cloned();
