@@ -24,6 +24,8 @@ pub struct Metrics {
     pub holds: Gauge<i64, AtomicI64>,
     /// 1 while this sentinel leads and an operator's pause holds.
     pub paused: Gauge<i64, AtomicI64>,
+    /// While this sentinel leads, how many former primaries an operator could go on from.
+    pub former_primaries: Gauge<i64, AtomicI64>,
     ready: Gauge<i64, AtomicI64>,
     loss: Gauge<i64, AtomicI64>,
     failovers: Failovers,
@@ -162,6 +164,11 @@ impl Metrics {
             "stolon_sentinel_failover_loss_bytes",
             "WAL that the standby that would take over lacks by the last reports; 0 in synchronous mode",
             metrics.loss.clone(),
+        );
+        registry.register(
+            "stolon_sentinel_former_primaries",
+            "While this sentinel leads, former primaries whose keepers report that they hold the data unchanged",
+            metrics.former_primaries.clone(),
         );
         metrics.failovers.register(registry);
         metrics

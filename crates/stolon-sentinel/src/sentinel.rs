@@ -139,6 +139,9 @@ impl Sentinel {
             }
             Effect::Measure(Measure::Paused(paused)) => _ = self.metrics.paused.set(paused.into()),
             Effect::Measure(Measure::LossAtFailover(loss)) => self.metrics.loss_at_failover(loss),
+            Effect::Measure(Measure::FormerPrimaries(count)) => {
+                self.metrics.former_primaries.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
     }
 

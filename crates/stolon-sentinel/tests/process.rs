@@ -422,6 +422,7 @@ async fn metrics_have_the_names_that_dashboards_know() {
     .unwrap();
     Metrics::parse(&text).unwrap();
     assert!(text.contains("\nstolon_sentinel_leader_count 1\n"), "{text}");
+    assert!(text.contains("\nstolon_sentinel_former_primaries 0\n"), "{text}");
     assert!(
         text.contains("stolon_cluster_identifier{cluster_name=\"test\",component=\"sentinel\"} 1"),
         "{text}"

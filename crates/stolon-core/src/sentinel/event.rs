@@ -179,4 +179,6 @@ pub enum Measure {
     Paused(bool),
     /// What would be lost if the primary failed now; none: nobody could take over, or this sentinel does not lead.
     LossAtFailover(Option<Loss>),
+    /// How many former primaries an operator could go on from; none while this sentinel does not lead.
+    FormerPrimaries(usize),
 }

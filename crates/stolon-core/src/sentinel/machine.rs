@@ -15,6 +15,7 @@ use stolon_model::{
 use super::event::{Attention, Effect, Event, Expected, Measure, Reading, Saying, Trouble, WriteOutcome};
 use super::history::{self, Audit};
 use super::readiness::{Leadership, Loss, readiness};
+use super::recover::former_primaries_held;
 use super::{Change, Decision, Hold, Memory, Now, Standing, UidSource, View, Weight, reconcile};
 use crate::latency::Latency;
 
@@ -277,11 +278,12 @@ impl Machine {
             self.latency.note(now.monotonic.saturating_sub(read_at));
         }
         let decision = reconcile(&view, &self.memory, now, uids);
-        let loss = match self.standing {
-            Standing::Follower => None,
-            Standing::Leader => loss_at_failover(&view),
+        let (loss, formers) = match self.standing {
+            Standing::Follower => (None, 0),
+            Standing::Leader => (loss_at_failover(&view), former_primaries(&view)),
         };
         out.push(Effect::Measure(Measure::LossAtFailover(loss)));
+        out.push(Effect::Measure(Measure::FormerPrimaries(formers)));
         match self.standing {
             Standing::Follower => {
                 // A follower has no deadlines: it only remembers what it sees.
@@ -502,4 +504,9 @@ impl Machine {
 fn loss_at_failover(view: &View<'_>) -> Option<Loss> {
     let report_of = |uid: &_| view.keepers.get(uid).map(|report| &**report);
     Some(readiness(view.cluster, report_of, Leadership::Held)?.successor?.loss)
+}
+
+fn former_primaries(view: &View<'_>) -> usize {
+    let report_of = |uid: &_| view.keepers.get(uid).map(|report| &**report);
+    former_primaries_held(view.cluster.data(), report_of).count()
 }

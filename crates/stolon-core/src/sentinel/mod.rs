@@ -65,7 +65,7 @@ pub use memory::{
 pub use pause::PauseSighting;
 pub use readiness::{Impediment, Leadership, Loss, Readiness, Successor, readiness};
 pub use reasons::{BrokenDocument, Change, Hold};
-pub use recover::{CannotRecover, held, recover};
+pub use recover::{CannotRecover, former_primaries_held, held, recover};
 pub use recover_reasons::{Held, Was, WouldBeLost};
 use round::Round;
 use seen::Seen;

@@ -44,6 +44,18 @@ pub fn held<'a>(data: &ClusterData, report_of: impl Fn(&KeeperUid) -> Option<&'a
     held
 }
 
+/// Those of [`held`] that were primaries, and that nobody has made a standby of since: an operator can go on from each of them, or look into it for
+/// what its successor lacked.
+pub fn former_primaries_held<'a>(
+    data: &ClusterData,
+    report_of: impl Fn(&KeeperUid) -> Option<&'a KeeperReport>,
+) -> impl Iterator<Item = Held> {
+    let follows =
+        |held: &Held| data.instances.get(&held.instance).is_some_and(|it| Kind::of(it) == Kind::Standby);
+    let held = held(data, report_of).into_iter();
+    held.filter(move |held| matches!(held.was, Was::Primary { .. }) && !follows(held))
+}
+
 /// What a keeper holds, and what it has served with it.
 fn held_by(data: &ClusterData, primary: &Instance, report: &KeeperReport) -> Option<(Held, Served)> {
     let state = report.postgres_state.as_ref()?;

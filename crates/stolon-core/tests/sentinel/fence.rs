@@ -154,7 +154,7 @@ fn an_operators_replacement_is_at_its_end_when_clients_are_out() {
 #[test]
 fn what_the_lease_did_to_clients_is_entered_once() {
     let mut world = World::normal(2, 2);
-    let mut tell = |world: &mut World, number: u64, replaced: bool| {
+    let tell = |world: &mut World, number: u64, replaced: bool| {
         let mut reports = world.current_reports();
         let (instance, why, lasted) = (uid(1), "of this".to_owned(), GoDuration::from_seconds(23));
         let lockout = LockoutReport { instance, number, why, lasted, replaced };

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use stolon_core::sentinel::{CannotRecover, Held, Was, Witnesses, WouldBeLost, held, recover, violations};
+use stolon_core::sentinel::{
+    CannotRecover, Held, Was, Witnesses, WouldBeLost, former_primaries_held, held, recover, violations,
+};
 use stolon_model::*;
 
 use crate::world::*;
@@ -177,4 +179,34 @@ fn two_operators_do_not_undo_each_other() {
     let (mut world, reports) = lost();
     world.data = recovered(&world, &reports, 1).unwrap().1;
     assert_eq!(recovered(&world, &reports, 3).map(|_| ()), Err(CannotRecover::PrimaryWorks(keeper_uid(1))));
+}
+
+#[test]
+fn former_primaries_count_while_their_data_are_there_unchanged() {
+    type Given = fn(&mut World, &mut BTreeMap<KeeperUid, KeeperReport>);
+    let cases: [(&str, usize, Given); 5] = [
+        ("its data are there", 1, |_, _| {}),
+        ("it is still in the document, deposed", 1, |world, _| {
+            let deposed = World::normal(1, 1).db(1).clone();
+            world.data.instances.insert(uid(1), deposed);
+        }),
+        ("it follows its successor by now", 0, |world, _| {
+            let mut standby = world.db(3).clone();
+            (standby.uid, standby.spec.keeper_uid) = (uid(1), keeper_uid(1));
+            world.data.instances.insert(uid(1), standby);
+        }),
+        ("its keeper has made another instance", 0, |_, reports| {
+            reports.get_mut(&keeper_uid(1)).unwrap().postgres_state.as_mut().unwrap().uid = uid(7);
+        }),
+        ("its keeper does not report", 0, |_, reports| {
+            reports.remove(&keeper_uid(1));
+        }),
+    ];
+    for (case, expected, given) in cases {
+        let (mut world, mut reports) = lost();
+        given(&mut world, &mut reports);
+        let found: Vec<_> = former_primaries_held(&world.data, |keeper| reports.get(keeper)).collect();
+        assert_eq!(found.len(), expected, "{case}: {found:?}");
+        assert!(found.iter().all(|held| held.instance == uid(1)), "{case}: {found:?}");
+    }
 }
