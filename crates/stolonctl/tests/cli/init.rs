@@ -177,7 +177,7 @@ fn malformed_json_is_answered_with_the_place_and_a_hint() {
 
 #[test]
 fn keys_that_nobody_reads_are_named_and_with_strict_refused() {
-    let ctl = Ctl::sqlite();
+    let ctl = Ctl::empty();
     let spec = r#"{"initMode":"new","failIntervall":"7s","newConfig":{"local":"C"}}"#;
     let warnings = "warning: failIntervall is not a field of a cluster specification and is ignored: did you mean failInterval?\n\
                     warning: newConfig.local is not a field of a cluster specification and is ignored: did you mean newConfig.locale?\n";

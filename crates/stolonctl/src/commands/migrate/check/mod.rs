@@ -15,7 +15,7 @@ use super::OutputArgs;
 use super::legacy::SourceArgs;
 use crate::output::{self, Format};
 use crate::pretty::to_tabbed_json;
-use crate::stored_cluster::StoredCluster;
+use crate::stored_cluster::{CANNOT_OPEN, StoredCluster};
 
 use finding::{Finding, Level};
 pub use inventory::Method;
@@ -55,7 +55,7 @@ const SHOWN: usize = 10;
 /// The command line is wrong, or a signal came.
 pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyhow::Result<ExitCode> {
     let format = args.output.format()?;
-    let cluster = StoredCluster::open(common)?;
+    let cluster = StoredCluster::open_or_make(common, CANNOT_OPEN)?;
     let stop = shutdown.token();
     let looked = tokio::select! {
         biased;
