@@ -148,6 +148,12 @@ setup_pgbackrest() {
     drop_setup_log
 }
 
+# strace, which tells the tests what is flushed to the disk, and when.
+setup_strace() {
+    command -v strace >/dev/null || install strace "shows in which order files are flushed and renamed"
+    drop_setup_log
+}
+
 # etcd, which the tests start themselves on free ports.
 setup_etcd() {
     [ -x "$etcd_binary" ] && return

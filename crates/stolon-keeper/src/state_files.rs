@@ -250,6 +250,38 @@ mod tests {
         assert_eq!(directory.pledged().unwrap(), Some(pledge));
     }
 
+    /// A power failure leaves the old content or the new one, not an empty file, and not the old name: what is written is flushed before
+    /// it gets its name, and the directory after that. The kernel's calls are those of [`what_is_saved_is_found_again`].
+    #[test]
+    fn what_is_saved_is_flushed_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let trace = directory.path().join("trace");
+        let strace = std::process::Command::new("strace")
+            .args(["-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o"])
+            .arg(&trace)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "state_files::tests::what_is_saved_is_found_again"])
+            .output()
+            .expect("strace runs (apt-get install strace)");
+        assert!(strace.status.success(), "{}", String::from_utf8_lossy(&strace.stdout));
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        let calls: Vec<&str> = trace.lines().filter(|line| line.ends_with(" = 0")).collect();
+        let renames: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].contains("rename")).collect();
+        assert_eq!(renames.len(), 3, "served, proven, pledged: {trace}");
+        for at in renames {
+            let mut paths = calls[at].split('"').skip(1).step_by(2);
+            let (temporary, path) = (paths.next().unwrap(), Path::new(paths.next().unwrap()));
+            let flushed = |at: usize, path: &str| {
+                calls
+                    .get(at)
+                    .is_some_and(|call| call.contains("fsync(") && call.contains(&format!("<{path}>")))
+            };
+            assert!(flushed(at - 1, temporary), "{temporary} gets its name before it is flushed: {trace}");
+            let parent = path.parent().unwrap().display().to_string();
+            assert!(flushed(at + 1, &parent), "{parent} is not flushed after {path:?} is there: {trace}");
+        }
+    }
+
     #[test]
     fn no_link_is_followed() {
         let directory = tempfile::tempdir().unwrap();

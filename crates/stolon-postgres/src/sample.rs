@@ -70,7 +70,7 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
      AND (setting IS DISTINCT FROM boot_val OR EXISTS (SELECT FROM pg_file_settings f WHERE lower(f.name) = s.name)) \
      ORDER BY 1";
 
-/// 16 MiB, the only size whose file names the wire format can express.
+/// 16 MiB: readers of the report take every name for one of a segment of this size.
 const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
 
 impl LocalPostgres {
@@ -278,12 +278,24 @@ pub fn parse_history(text: &str) -> Result<Vec<TimelineHistoryEntry>> {
     Ok(entries)
 }
 
-/// The alphabetically first WAL file; empty when there is none or segments are not 16 MiB.
+/// The oldest WAL file; empty when there is none. Where segments have another size than 16 MiB, the name of the segment of 16 MiB that
+/// holds its beginning.
 fn older_wal_file(directory: &Path) -> Result<String> {
     let directory = wal_directory(directory);
-    let Some(first) = segments(&directory)?.into_iter().min() else { return Ok(String::new()) };
-    let size = std::fs::metadata(directory.join(&first)).map(|metadata| metadata.len());
-    Ok(if size.is_ok_and(|size| size == PUBLISHED_SEGMENT_SIZE) { first } else { String::new() })
+    // Not by the timeline: a server that was promoted may have files of an older one that come later.
+    let oldest = segments(&directory)?.into_iter().min_by(|a, b| a.get(8..).cmp(&b.get(8..)));
+    let Some(oldest) = oldest else { return Ok(String::new()) };
+    let size = std::fs::metadata(directory.join(&oldest)).map_or(0, |metadata| metadata.len());
+    Ok(if size == PUBLISHED_SEGMENT_SIZE { oldest } else { published(&oldest, size).unwrap_or_default() })
+}
+
+/// What a segment of this many bytes is called among segments of 16 MiB. None for a size that PostgreSQL does not know.
+fn published(name: &str, size: u64) -> Option<String> {
+    let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
+    let is_known = size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size);
+    let (timeline, log, segment) = (name.get(..8)?, part(8..16)?, part(16..24)?);
+    let number = segment.checked_mul(size).filter(|_| is_known)? / PUBLISHED_SEGMENT_SIZE;
+    Some(format!("{timeline}{log:08X}{number:08X}"))
 }
 
 /// The names of the WAL segments in a directory (PostgreSQL manual, "WAL Internals"), in no order.
@@ -299,6 +311,28 @@ pub(crate) fn segments(directory: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_file_is_that_of_the_lowest_position_whatever_the_timeline_and_the_size() {
+        const MIB: u64 = 1 << 20;
+        for (size, files, expected) in [
+            (16, &["000000010000000000000007", "000000020000000000000004"][..], "000000020000000000000004"),
+            (16, &["000000010000000100000000", "0000000100000000000000FF"], "0000000100000000000000FF"),
+            (16, &["00000002.history", "archive_status"], ""),
+            (1, &["000000010000000200000025", "000000010000000200000024"], "000000010000000200000002"),
+            (64, &["000000030000000000000003"], "00000003000000000000000C"),
+            (1024, &["000000010000000000000003"], "0000000100000000000000C0"),
+            (5, &["000000010000000000000003"], ""),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let wal = directory.path().join("pg_wal");
+            std::fs::create_dir(&wal).unwrap();
+            for file in files {
+                std::fs::File::create(wal.join(file)).unwrap().set_len(size * MIB).unwrap();
+            }
+            assert_eq!(older_wal_file(directory.path()).unwrap(), expected, "{size} MiB, {files:?}");
+        }
+    }
 
     #[test]
     fn histories_are_read() {
