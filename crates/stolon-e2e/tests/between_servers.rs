@@ -3,13 +3,17 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
 use stolon_testkit::authority::Authority;
-use stolon_testkit::local::Account;
-use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_cluster, on_prepared, wait_for};
+use stolon_testkit::local::{Account, Target};
+use stolon_testkit::{
+    Cluster, PATIENCE, Plan, QUERY, on_cluster, on_prepared, start_writing, wait_for, writes_are_back,
+};
 
 /// The files of TLS, which every keeper of this machine shares.
 struct Files {
@@ -21,15 +25,22 @@ impl Files {
         let files = Self { directory: tempfile::Builder::new().prefix("stolon-tls-").tempdir()? };
         let account = Account::for_postgresql()?;
         account.own(files.directory.path())?;
-        let authority = Authority::new("cluster")?;
-        account.write_private(&files.path("ca.crt"), authority.pem())?;
+        files.write("")?;
+        Ok(files)
+    }
+
+    /// An authority that nobody knew, and all that it has signed.
+    fn write(&self, prefix: &str) -> anyhow::Result<()> {
+        let account = Account::for_postgresql()?;
+        let authority = Authority::new(&format!("{prefix}cluster"))?;
+        account.write_private(&self.path(&format!("{prefix}ca.crt")), authority.pem())?;
         for (name, addresses) in [("server", &["127.0.0.1"][..]), ("repluser", &[])] {
             // Before 15 libpq finds an IP address only in the common name.
             let certified = authority.certify(addresses.first().unwrap_or(&name), addresses)?;
-            account.write_private(&files.path(&format!("{name}.crt")), &certified.certificate)?;
-            account.write_private(&files.path(&format!("{name}.key")), &certified.key)?;
+            account.write_private(&self.path(&format!("{prefix}{name}.crt")), &certified.certificate)?;
+            account.write_private(&self.path(&format!("{prefix}{name}.key")), &certified.key)?;
         }
-        Ok(files)
+        Ok(())
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -62,6 +73,22 @@ impl Files {
         }
         cluster.wait_writable(PATIENCE).await?;
         cluster.wait_streaming(1, PATIENCE).await
+    }
+
+    /// The same with a certificate in the place of the replication user's password.
+    async fn start_with_certificate(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        for keeper in ["keeper1", "keeper2"] {
+            // Of several occurrences the last one counts.
+            cluster.add_flag(keeper, "--pg-repl-passwordfile", "")?;
+        }
+        let path = |name: &str| self.path(name).display().to_string();
+        let (certificate, key) = (path("repluser.crt"), path("repluser.key"));
+        let more = [
+            ("--pg-repl-auth-method", "cert"),
+            ("--pg-repl-cert-file", certificate.as_str()),
+            ("--pg-repl-key", key.as_str()),
+        ];
+        self.start(cluster, &more).await
     }
 }
 
@@ -169,18 +196,7 @@ fn scram_alone_lets_servers_in_with_libpq_17() {
 fn a_certificate_takes_the_place_of_the_replication_password() {
     let files = Files::new().expect("certificates");
     on_prepared(files.plan(), async |cluster| {
-        for keeper in ["keeper1", "keeper2"] {
-            // Of several occurrences the last one counts.
-            cluster.add_flag(keeper, "--pg-repl-passwordfile", "")?;
-        }
-        let path = |name: &str| files.path(name).display().to_string();
-        let (certificate, key) = (path("repluser.crt"), path("repluser.key"));
-        let more = [
-            ("--pg-repl-auth-method", "cert"),
-            ("--pg-repl-cert-file", certificate.as_str()),
-            ("--pg-repl-key", key.as_str()),
-        ];
-        files.start(cluster, &more).await?;
+        files.start_with_certificate(cluster).await?;
         streams_over_tls(cluster).await?;
         let session = cluster.session().await?;
         let sql = "select rolpassword is null from pg_authid where rolname = 'repluser'";
@@ -197,24 +213,124 @@ async fn file_holds(file: &Path, text: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// The procedure of docs/security.md: PostgreSQL first, then the files of all keepers.
+/// A client that writes all the time, over a connection that it keeps, while something is done that no connection may notice.
+async fn unnoticed(
+    cluster: &mut Cluster,
+    done: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    const SENDERS: &str = "select string_agg(pid::text, ',') from pg_stat_replication";
+    let session = cluster.session().await?;
+    let standby = 3 - cluster.primary().await?;
+    let receivers = cluster.backends(standby, "walreceiver")?;
+    let senders = session.value(SENDERS, QUERY).await?;
+    let writing = start_writing(cluster).await?;
+    done(cluster).await?;
+    writes_are_back(&writing, Instant::now()).await?;
+    let written = writing.stop().await;
+    let unsure = &written.unknown;
+    ensure!(written.failed == 0 && unsure.is_empty(), "a client saw {}, {unsure:?}", written.last_failure);
+    ensure!(
+        session.value(SENDERS, QUERY).await? == senders,
+        "the primary's connection to the standby was lost"
+    );
+    ensure!(cluster.backends(standby, "walreceiver")? == receivers, "the standby's receiver was lost");
+    Ok(())
+}
+
+/// What docs/security.md prints for a shell under "Rotation", in order.
+fn printed() -> anyhow::Result<Vec<String>> {
+    let page = include_str!("../../../docs/security.md");
+    let (_, section) = page.split_once("\n## Rotation\n").context("the section")?;
+    let (section, _) = section.split_once("\n## ").context("the next section")?;
+    let blocks =
+        section.split("```sh\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0.to_owned()));
+    Ok(blocks.collect())
+}
+
+/// Runs commands as an operator would, in `directory`; psql goes to `server` as the superuser.
+fn run(commands: &str, directory: &Path, server: &Target, more: &[(&str, &Path)]) -> anyhow::Result<()> {
+    let done = Command::new("sh")
+        .args(["-euc", commands])
+        .current_dir(directory)
+        .envs([("PGHOST", "127.0.0.1"), ("SUPERUSER", &server.user), ("PGPASSWORD", &server.password)])
+        .env("PGPORT", server.port.to_string())
+        .env("REPLICATION", "repluser")
+        .envs(more.iter().copied())
+        .output()?;
+    ensure!(done.status.success(), "{commands}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
 #[test]
-fn passwords_are_rotated_without_losing_a_connection() {
+fn passwords_are_rotated_as_printed_without_losing_a_connection() {
     on_cluster(Plan::new(2), async |cluster| {
-        let session = cluster.session().await?;
-        let streaming = "select string_agg(pid::text, ',') from pg_stat_replication";
-        let before = session.value(streaming, QUERY).await?;
-        session
-            .rows("alter role stolon password 'new one'; alter role repluser password 'another'", QUERY)
-            .await?;
-        cluster.write_passwords("new one", "another")?;
-        let primary = cluster.primary().await?;
-        file_holds(&cluster.layout.keeper_directory(3 - primary).join("replication.pgpass"), ":another")
-            .await?;
-        ensure!(session.value(streaming, QUERY).await? == before, "the standby's connection was lost");
-        session.rows("select pg_terminate_backend(pid) from pg_stat_replication", QUERY).await?;
-        drop(session);
+        let old = cluster.proxy();
+        let standby = 3 - cluster.primary().await?;
+        unnoticed(cluster, rotate_passwords).await?;
+        ensure!(old.connect(QUERY).await.is_err(), "the old password is still good");
+
+        // Whatever connects from here on proves the new ones: a standby that starts again, and a primary that comes back.
+        let keeper = format!("keeper{standby}");
+        cluster.stop_service(&keeper).await?;
+        cluster.start_service(&keeper)?;
         cluster.wait_streaming(1, PATIENCE).await?;
+        cluster.replace_primary(1, PATIENCE).await.map(drop)
+    });
+}
+
+async fn rotate_passwords(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let files = cluster.layout.password_files();
+    let files =
+        [("SUPERUSER_PASSWORDFILE", files[0].as_path()), ("REPLICATION_PASSWORDFILE", files[1].as_path())];
+    for commands in &printed()?[..2] {
+        run(commands, directory.path(), &cluster.proxy(), &files)?;
+    }
+    let new = |user: &str| std::fs::read_to_string(directory.path().join(format!("new-{user}-password")));
+    let credentials = &mut cluster.layout.credentials;
+    (credentials.superuser_password, credentials.replication_password) =
+        (new("superuser")?, new("replication")?);
+    let replication = format!(":{}", credentials.replication_password);
+    for number in [1, 2] {
+        for user in ["superuser", "replication user"] {
+            let said = format!("the {user} has another password now");
+            wait_for(&said, PATIENCE, async || {
+                Ok(cluster.log(&format!("keeper{number}")).contains(&said).then_some(()))
+            })
+            .await?;
+        }
+    }
+    let standby = 3 - cluster.primary().await?;
+    file_holds(&cluster.layout.keeper_directory(standby).join("replication.pgpass"), &replication).await
+}
+
+#[test]
+fn certificates_and_their_authority_are_replaced_as_printed_without_losing_a_connection() {
+    let files = Files::new().expect("certificates");
+    on_prepared(files.plan(), async |cluster| {
+        files.start_with_certificate(cluster).await?;
+        let serial = "select client_serial from pg_stat_replication join pg_stat_ssl using (pid)";
+        let before = cluster.session().await?.value(serial, QUERY).await?;
+        ensure!(!before.is_empty(), "the standby shows no certificate");
+        unnoticed(cluster, async |cluster| {
+            files.write("new-")?;
+            let [.., both, certificates, new, reload] = printed()?.try_into().ok().context("the steps")?;
+            for step in [both, certificates, new] {
+                run(&step, files.directory.path(), &cluster.proxy(), &[])?;
+                for number in [1, 2] {
+                    run(&reload, files.directory.path(), &cluster.instance(number), &[])?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+
+        let keeper = format!("keeper{}", 3 - cluster.primary().await?);
+        cluster.stop_service(&keeper).await?;
+        cluster.start_service(&keeper)?;
+        cluster.wait_streaming(1, PATIENCE).await?;
+        let after = cluster.session().await?.value(serial, QUERY).await?;
+        ensure!(!after.is_empty() && after != before, "the standby shows {after:?} after {before:?}");
         cluster.replace_primary(1, PATIENCE).await.map(drop)
     });
 }

@@ -185,6 +185,11 @@ impl Layout {
         self.logs().join(format!("{name}.log"))
     }
 
+    /// Where keepers read the passwords of the superuser and of the replication user.
+    pub fn password_files(&self) -> [PathBuf; 2] {
+        [self.superuser_password_file(), self.replication_password_file()]
+    }
+
     fn superuser_password_file(&self) -> PathBuf {
         self.directory.join("superuser-password")
     }
