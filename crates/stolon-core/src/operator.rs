@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use stolon_model::{
-    BadClusterData, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, FailRequest, GoDuration, Keeper,
-    KeeperReport, KeeperUid, Pause, RequestKind, Role, ServerAddress, Switchover, Timestamp, UpdateRefused,
-    UsableCluster,
+    AccessMode, BadClusterData, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, FailRequest,
+    GoDuration, InitMode, Keeper, KeeperReport, KeeperUid, Pause, RequestKind, Role, ServerAddress,
+    Switchover, Timestamp, UpdateRefused, UsableCluster,
 };
 
 use crate::sentinel::{CannotSpare, spare};
@@ -40,6 +40,26 @@ fn registered<'d>(
     let keepers = document.keepers.get_or_insert_default();
     let others = NoSuchKeeper::among(keepers.keys());
     keepers.get_mut(keeper).ok_or(others)
+}
+
+/// Whom the keepers' own users are admitted from in a cluster that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// As the specification says, or as Stolon has it where it says nothing.
+    AsSpecified,
+    /// From the other instances only: nothing was said of a database that nobody uses yet.
+    FromInstances,
+}
+
+/// `init`: what a database that is new gets where its operator has not chosen. One that exists may be backed up or followed from anywhere, and stays as it is.
+/// Written down rather than assumed, so that every program reads the same in it, Stolon's too, and everybody can change it.
+pub fn choose_defaults(spec: &mut ClusterSpec) -> Admitted {
+    let is_new = spec.init_mode == Some(InitMode::New) && spec.role != Some(Role::Standby);
+    if !is_new || spec.default_su_repl_access_mode.is_some() {
+        return Admitted::AsSpecified;
+    }
+    spec.default_su_repl_access_mode = Some(AccessMode::Strict);
+    Admitted::FromInstances
 }
 
 /// `init`: a cluster that was not made yet, and that overwrites what keepers have.

@@ -57,6 +57,8 @@ impl Life {
         let session = cluster.session().await?;
         let version = session.value("show server_version_num", QUERY).await?;
         ensure!(version.starts_with(&self.major.to_string()), "the server is of {version}");
+        let scram = "select count(*) from pg_authid where rolname in ('stolon', 'repluser') and rolpassword like 'SCRAM-SHA-256$%'";
+        ensure!(session.value(scram, QUERY).await? == "2", "a password of ours is stored for MD5");
         session.rows("create table t (id int primary key); insert into t values (1)", QUERY).await?;
         rows_on(cluster, 3 - cluster.primary().await?, 1).await?;
         let slots = "select count(*) from pg_replication_slots where active and slot_name like 'stolon%'";

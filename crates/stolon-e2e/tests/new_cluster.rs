@@ -82,6 +82,31 @@ fn clients_get_nowhere_before_there_is_a_primary() {
     });
 }
 
+/// As `init` makes it where nobody says otherwise: with the line that it writes into the specification, a cluster lives as before.
+#[test]
+fn a_cluster_of_init_admits_its_own_users_from_keepers_only() {
+    on_prepared(Plan::new(3).uninitialised(), async |cluster| {
+        cluster.start_services()?;
+        cluster.stolonctl_ok(&["init", "--yes", &stolon_testkit::short_timings().to_string()], "").await?;
+        cluster.wait_writable(PATIENCE).await?;
+        cluster.wait_streaming(2, PATIENCE).await?;
+        let lines = "select string_agg(distinct address, ',') from pg_hba_file_rules \
+                     where user_name && array['stolon', 'repluser'] and type <> 'local'";
+        let session = cluster.session().await?;
+        ensure!(session.value(lines, QUERY).await? == "127.0.0.1");
+        drop(session);
+        // The standbys of the new primary are admitted by it, and so is the old one, whose data are rewound.
+        cluster.replace_primary(2, PATIENCE).await?;
+        let session = cluster.session().await?;
+        ensure!(session.value(lines, QUERY).await? == "127.0.0.1");
+        cluster.patch(json!({ "defaultSUReplAccessMode": "all" })).await?;
+        wait_for("the lines of before", PATIENCE, async || {
+            Ok((session.value(lines, QUERY).await? == "0.0.0.0,::").then_some(()))
+        })
+        .await
+    });
+}
+
 #[test]
 fn synchronous_replication_reaches_the_standbys_that_it_names() {
     on_cluster(Plan::new(2).spec(json!({ "synchronousReplication": true })), async |cluster| {

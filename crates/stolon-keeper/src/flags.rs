@@ -472,7 +472,7 @@ impl PasswordSource<'_> {
         }
         if self.auth == AuthMethod::Trust {
             tracing::warn!(
-                "password-less trust authentication for the {user} user: anybody who can reach PostgreSQL is let in"
+                "password-less trust authentication for the {user} user: with defaultSUReplAccessMode all anybody who can reach PostgreSQL is let in, with strict whoever comes from a keeper's address"
             );
         }
         if self.given.expose_secret().is_empty() && !self.has_file() {

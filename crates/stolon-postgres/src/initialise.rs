@@ -125,11 +125,7 @@ impl LocalPostgres {
             Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.expose_secret())),
             None => String::new(),
         };
-        // What stores a verifier is the setting, and it may be older than the method.
-        let stored = match [superuser.auth, replication.auth].contains(&AuthMethod::ScramSha256) {
-            true => "SET LOCAL password_encryption = 'scram-sha-256'; ",
-            false => "",
-        };
+        let stored = self.storing(limit).await?;
         let su = sql_identifier(&superuser.username);
         if superuser.username == replication.username {
             let sql = format!("{stored}ALTER ROLE {su} WITH LOGIN REPLICATION{}", password(superuser));
@@ -147,6 +143,19 @@ impl LocalPostgres {
         self.unlogged("create the replication role", &sql, limit).await?;
         done.push(RoleChange::ReplicationRoleCreated);
         Ok(done)
+    }
+
+    /// How PostgreSQL is to store the passwords. Its own default before 14 is MD5, from which a password can be guessed; who wants that
+    /// says so in `pgParameters`. A method that admits nothing but SCRAM settles it.
+    async fn storing(&self, limit: &Limit) -> Result<&'static str> {
+        const SCRAM: &str = "SET LOCAL password_encryption = 'scram-sha-256'; ";
+        let users = [&self.inner.options.superuser, &self.inner.options.replication];
+        if users.iter().any(|user| user.auth == AuthMethod::ScramSha256) {
+            return Ok(SCRAM);
+        }
+        let sql = "SELECT source FROM pg_settings WHERE name = 'password_encryption'";
+        let source = self.query_value("ask who has chosen password_encryption", sql, limit).await?;
+        Ok(if source.as_deref() == Some("default") { SCRAM } else { "" })
     }
 
     /// One statement in a transaction that the server's log does not show.

@@ -91,6 +91,22 @@ instance_test!(the_password_of_a_primary_outside_is_shown_to_nobody, || async {
     a.stop().await;
 });
 
+instance_test!(passwords_are_stored_for_scram_unless_somebody_has_chosen, || async {
+    for (parameters, stored) in [(&[][..], "SCRAM-SHA-256$"), (&[("password_encryption", "md5")][..], "md5")]
+    {
+        let a = Instance::new("a", &Passwords::default());
+        a.postgres.initdb(&NewConfig::default(), &limit()).await.unwrap();
+        a.start(&a.files(parameters)).await;
+        a.postgres.set_up_roles(&limit()).await.unwrap();
+        let sql = "SELECT rolpassword FROM pg_authid WHERE rolname IN ('stolon', 'repluser')";
+        for row in a.sql().await.query(sql, &[]).await.unwrap() {
+            let verifier: String = row.get(0);
+            assert!(verifier.starts_with(stored), "{parameters:?}: {verifier}");
+        }
+        a.stop().await;
+    }
+});
+
 // Not even to our own server: it would take whatever is in the options.
 instance_test!(a_keeper_logs_in_by_its_account, || async {
     let (a, b) = (Instance::new("a", &Passwords::default()), Instance::new("b", &Passwords::default()));

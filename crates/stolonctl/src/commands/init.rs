@@ -1,6 +1,6 @@
 //! `stolonctl init`
 
-use stolon_core::operator;
+use stolon_core::operator::{self, Admitted};
 use stolon_model::{
     ClusterDocument, ClusterSpec, ClusterUid, DecodeError, Document, InitMode, Timestamp, UnknownField,
     unknown_fields,
@@ -13,6 +13,10 @@ use crate::confirm::{self, Answer};
 use crate::input::{STANDARD_INPUT, Text};
 use crate::output;
 use crate::stored_cluster::{CANNOT_OPEN, StoredCluster, record};
+
+const NARROWED: &str = "The superuser and the replication user are admitted from the addresses of keepers only (defaultSUReplAccessMode: strict). \
+                        Backups and standbys from elsewhere need a line of pgHBA, or, as with Stolon: \
+                        stolonctl update --patch '{\"defaultSUReplAccessMode\":\"all\"}'\n";
 
 /// Flags of `init`.
 #[derive(Debug, clap::Args)]
@@ -42,7 +46,7 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     refuse_surplus(&args.spec, 1, "init [--file FILE] [--yes] [SPEC]")?;
     let cluster = StoredCluster::open_or_make(common, CANNOT_OPEN)?;
     let text = given_text(&args)?;
-    let (spec, unknown) = parse(&text)?;
+    let (mut spec, unknown) = parse(&text)?;
 
     let old = cluster.document().await?.map(|found| found.value);
     let majors = advice::known_majors(&cluster, old.as_ref()).await;
@@ -56,6 +60,9 @@ pub async fn run(common: &CommonArgs, args: Args) -> anyhow::Result<()> {
     output::remark(
         "WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.\n",
     );
+    if operator::choose_defaults(&mut spec) == Admitted::FromInstances {
+        output::remark(NARROWED);
+    }
     if !args.yes && confirm::ask().await? == Answer::No {
         return Ok(());
     }

@@ -1,17 +1,20 @@
 //! `stolonctl init`
 
-use stolon_model::{ClusterDocument, Document, Timestamp};
+use stolon_model::{AccessMode, ClusterDocument, Document, Timestamp};
 
 use crate::harness::{Ctl, Run, run};
 
 const OVERWRITTEN: &str = "WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.\n";
+const NARROWED: &str = "The superuser and the replication user are admitted from the addresses of keepers only (defaultSUReplAccessMode: strict). \
+                        Backups and standbys from elsewhere need a line of pgHBA, or, as with Stolon: \
+                        stolonctl update --patch '{\"defaultSUReplAccessMode\":\"all\"}'\n";
 const REMOVED: &str = "WARNING: The current cluster data will be removed\n";
 const QUESTION: &str = "Are you sure you want to continue? [yes/no] ";
 
 #[test]
 fn without_arguments_a_new_cluster_is_made() {
     let ctl = Ctl::sqlite();
-    assert_eq!(ctl.done(&["init", "-y"]), OVERWRITTEN);
+    assert_eq!(ctl.done(&["init", "-y"]), format!("{OVERWRITTEN}{NARROWED}"));
     let document = ctl.document();
     let cluster = document.cluster.clone().unwrap();
     assert_eq!(cluster.uid.as_str().len(), 8);
@@ -25,6 +28,8 @@ fn without_arguments_a_new_cluster_is_made() {
     section.status.history = cluster.status.history;
     assert_eq!(section.status.history.as_ref().unwrap()[0].what, "init");
     section.overwrite_data = true;
+    // What a new database gets where nobody has chosen.
+    section.spec.as_mut().unwrap().default_su_repl_access_mode = Some(AccessMode::Strict);
     section.epoch = u64::try_from(cluster.change_time.instant().as_second()).ok();
     assert_eq!(ctl.done(&["clusterdata", "read"]), format!("{}\n", expected.to_json()));
 }
@@ -37,10 +42,37 @@ fn a_cluster_that_exists_is_replaced_by_another_one() {
     let run = ctl.run_with(&["init", r#"{"initMode":"new","failInterval":"7s"}"#], "yes\n");
     assert_eq!(
         run,
-        Run { code: Some(0), stdout: format!("{REMOVED}{OVERWRITTEN}{QUESTION}"), stderr: String::new() }
+        Run {
+            code: Some(0),
+            stdout: format!("{REMOVED}{OVERWRITTEN}{NARROWED}{QUESTION}"),
+            stderr: String::new()
+        }
     );
     assert_ne!(ctl.document().cluster.unwrap().uid, first);
-    assert_eq!(ctl.done(&["spec"]), "{\n\t\"failInterval\": \"7s\",\n\t\"initMode\": \"new\"\n}\n");
+    let spec = "{\n\t\"failInterval\": \"7s\",\n\t\"initMode\": \"new\",\n\t\"defaultSUReplAccessMode\": \"strict\"\n}\n";
+    assert_eq!(ctl.done(&["spec"]), spec);
+}
+
+#[test]
+fn only_a_new_database_has_its_users_admitted_from_keepers_alone_and_only_where_nobody_has_chosen() {
+    let ctl = Ctl::sqlite();
+    for (spec, mode, is_said) in [
+        (r#"{"initMode":"new"}"#, Some(AccessMode::Strict), true),
+        (r#"{"initMode":"new","defaultSUReplAccessMode":null}"#, Some(AccessMode::Strict), true),
+        (r#"{"initMode":"new","defaultSUReplAccessMode":"all"}"#, Some(AccessMode::All), false),
+        (r#"{"initMode":"new","defaultSUReplAccessMode":"strict"}"#, Some(AccessMode::Strict), false),
+        (r#"{"initMode":"existing","existingConfig":{"keeperUID":"keeper1"}}"#, None, false),
+        (r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"true"}}"#, None, false),
+    ] {
+        let said = ctl.done(&["init", "-y", spec]);
+        assert_eq!(ctl.spec().default_su_repl_access_mode, mode, "{spec}");
+        assert_eq!(said.ends_with(NARROWED), is_said, "{spec}: {said}");
+    }
+    // What it says to get the old behaviour back does so.
+    ctl.done(&["init", "-y"]);
+    let (_, patch) = NARROWED.split_once("--patch '").unwrap();
+    ctl.done(&["update", "--patch", patch.trim_end().trim_end_matches('\'')]);
+    assert_eq!(ctl.spec().default_su_repl_access_mode, Some(AccessMode::All));
 }
 
 #[test]
@@ -48,7 +80,7 @@ fn only_yes_and_no_are_answers() {
     let ctl = Ctl::sqlite();
     ctl.done(&["init", "-y"]);
     let stored = ctl.done(&["clusterdata", "read"]);
-    let warnings = format!("{REMOVED}{OVERWRITTEN}");
+    let warnings = format!("{REMOVED}{OVERWRITTEN}{NARROWED}");
     let again = "Please enter 'yes' or 'no'\n";
     let end_of_input = "error reading input: EOF\n\
                         hint: nothing was changed; answer yes or no, or give --yes to go on without the question\n";
@@ -198,7 +230,7 @@ fn an_unreadable_old_document_stops_init() {
     ctl.write(r#"{"formatVersion":9}"#);
     assert_eq!(
         ctl.done(&["init", "-y"]),
-        format!("{REMOVED}{OVERWRITTEN}"),
+        format!("{REMOVED}{OVERWRITTEN}{NARROWED}"),
         "another format version does not matter"
     );
     ctl.done(&["spec"]);
