@@ -148,6 +148,7 @@ impl World {
             superuser: user("su"),
             rewind_credentials: RewindCredentials::Absent,
             replication: user("repl"),
+            rewinder: None,
             commands: StoreCommands::All,
             sync_after_crash: SyncAfterCrash::EachFile,
         }

@@ -33,6 +33,7 @@ pub fn identity() -> Identity {
         superuser: user("su"),
         rewind_credentials: RewindCredentials::Present,
         replication: user("repl"),
+        rewinder: None,
         commands: StoreCommands::All,
         sync_after_crash: SyncAfterCrash::EachFile,
     }

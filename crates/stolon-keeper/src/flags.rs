@@ -1,7 +1,7 @@
 //! The flags of `stolon-keeper`, and the checks at its start in the order in which their messages count.
 
 use std::net::{IpAddr, ToSocketAddrs};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use stolon_runtime::{
 
 use crate::allowed_commands::allowed_commands;
 use crate::directory_access::close_to_others;
-use crate::password_files::{PasswordFile, without_line_end};
+use crate::password_files::PasswordFile;
+use crate::password_source::PasswordSource;
 use crate::peer_flags::PeerFlags;
+use crate::rewind_flags::RewindFlags;
 use crate::tablespace_mapping::tablespace_mapping;
 
 /// A keeper runs one PostgreSQL for a cluster.
@@ -121,6 +123,9 @@ pub struct Flags {
     pg_su_passwordfile: String,
 
     #[command(flatten)]
+    rewind: RewindFlags,
+
+    #[command(flatten)]
     peers: PeerFlags,
 
     /// Where this keeper puts the tablespaces that it copies: a comma-separated list of OLD=NEW, absolute paths; each holds for what lies
@@ -202,6 +207,8 @@ pub struct KeeperOptions {
     pub superuser: Credentials,
     /// The replication user; may be the superuser.
     pub replication: Credentials,
+    /// `--pg-rewind-username`; `None`: the superuser.
+    pub rewinder: Option<Credentials>,
     /// Where passwords are read again.
     pub password_files: Vec<PasswordFile>,
     /// How the PostgreSQL of others is connected to.
@@ -300,11 +307,14 @@ impl Flags {
             certificate: peers.replication,
         };
         check_same_user(&superuser, &replication)?;
+        let rewinder = self.rewind.check([&superuser, &replication])?;
         let password_files = [
-            ("superuser", &self.pg_su_passwordfile, &superuser),
-            ("replication user", &self.pg_repl_passwordfile, &replication),
+            ("superuser", &self.pg_su_passwordfile, Some(&superuser)),
+            ("replication user", &self.pg_repl_passwordfile, Some(&replication)),
+            ("rewind user", self.rewind.password_file(), rewinder.as_ref()),
         ]
         .into_iter()
+        .filter_map(|(user, path, of)| Some((user, path, of?)))
         .filter(|(_, path, user)| !path.is_empty() && user.auth.takes_password())
         .map(|(user, path, of)| PasswordFile { user, path: path.into(), password: of.password.clone() })
         .collect();
@@ -318,6 +328,7 @@ impl Flags {
             advertise_port: non_empty(&self.pg_advertise_port).unwrap_or(&self.pg_port).to_owned(),
             superuser,
             replication,
+            rewinder,
             password_files,
             tablespace_mapping: tablespace_mapping(&self.tablespace_mapping)?,
             commands: allowed_commands(&self.allowed_commands, peers.tls.mode)?,
@@ -432,7 +443,7 @@ fn user_name() -> Option<String> {
 const LONGEST_UID: usize = 255;
 
 /// PostgreSQL cuts longer names of its users off (PostgreSQL manual: "Identifiers and Key Words", NAMEDATALEN).
-const LONGEST_NAME: usize = 63;
+pub(crate) const LONGEST_NAME: usize = 63;
 
 fn make_data_directory(path: &Path) -> Result<(), UsageError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
@@ -449,96 +460,6 @@ fn auth_method(flag: &str, text: &str) -> Result<AuthMethod, UsageError> {
         "trust" => Ok(AuthMethod::Trust),
         other => Err(UsageError::new(format!("{flag} must be one of: md5, scram-sha-256, cert, trust"))
             .hint(format!("it is {other:?}; md5 also admits SCRAM passwords"))),
-    }
-}
-
-/// Where the password of one of the two users comes from.
-struct PasswordSource<'a> {
-    role: &'static str,
-    auth: AuthMethod,
-    given: &'a SecretString,
-    file: &'a Path,
-}
-
-impl PasswordSource<'_> {
-    fn has_file(&self) -> bool {
-        !self.file.as_os_str().is_empty()
-    }
-
-    fn check_without_password(&self, user: &str) -> Result<(), UsageError> {
-        let (role, method) = (self.role, self.auth.as_str());
-        if self.auth.takes_password() {
-            return Ok(());
-        }
-        if self.auth == AuthMethod::Trust {
-            tracing::warn!(
-                "password-less trust authentication for the {user} user: with defaultSUReplAccessMode all anybody who can reach PostgreSQL is let in, with strict whoever comes from a keeper's address"
-            );
-        }
-        if self.given.expose_secret().is_empty() && !self.has_file() {
-            return Ok(());
-        }
-        Err(UsageError::new(format!(
-            "can not utilize --pg-{role}-auth-method {method} together with --pg-{role}-password or --pg-{role}-passwordfile"
-        ))
-        .hint("leave the password out, or use the method md5"))
-    }
-
-    fn check_given(&self) -> Result<(), UsageError> {
-        let role = self.role;
-        match (self.auth.takes_password(), self.given.expose_secret().is_empty(), self.has_file()) {
-            (true, true, false) => Err(UsageError::new(format!(
-                "one of --pg-{role}-password or --pg-{role}-passwordfile is required"
-            ))
-            .hint("put the password into a file of mode 0600 and name the file")),
-            (true, false, true) => Err(UsageError::new(format!(
-                "only one of --pg-{role}-password or --pg-{role}-passwordfile must be provided"
-            ))
-            .hint("keep the file")),
-            _ => Ok(()),
-        }
-    }
-
-    fn read(&self, user: &str) -> Result<String, UsageError> {
-        if !self.has_file() {
-            return Ok(self.given.expose_secret().to_owned());
-        }
-        let role = self.role;
-        let what = if role == "su" { "superuser" } else { "replication user" };
-        if let Ok(metadata) = std::fs::metadata(self.file) {
-            let mode = metadata.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
-                tracing::warn!(
-                    "password file {} permissions {mode:04o} are too open, use 0600",
-                    self.file.display()
-                );
-            }
-        }
-        std::fs::read_to_string(self.file).map_err(|error| {
-            UsageError::new(format!("cannot read pg {what} password: {}: {error}", self.file.display()))
-                .hint(format!("--pg-{role}-passwordfile must name a file that the keeper may read, holding the {user} password"))
-        })
-    }
-
-    fn strip(&self, user: &str, password: String) -> Result<SecretString, UsageError> {
-        if password.is_empty() && self.has_file() {
-            return Err(UsageError::new(format!(
-                "the {user} password file {} is empty",
-                self.file.display()
-            ))
-            .hint("write the password into the file"));
-        }
-        let stripped = without_line_end(&password);
-        if stripped.len() < password.len() {
-            tracing::warn!("{user} password contain trailing new line, removing");
-            if stripped.is_empty() {
-                return Err(UsageError::new(format!(
-                    "{user} password is empty after removing trailing new line"
-                ))
-                .hint("write the password into the file"));
-            }
-        }
-        Ok(SecretString::from(stripped))
     }
 }
 

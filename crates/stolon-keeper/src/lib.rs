@@ -14,8 +14,10 @@ mod keeper;
 mod kernel;
 mod metrics;
 mod password_files;
+mod password_source;
 mod peer_flags;
 mod pledges;
+mod rewind_flags;
 mod state_files;
 mod tablespace_mapping;
 mod voice;
@@ -83,6 +85,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         public_socket_directory: "/tmp".into(),
         superuser: options.superuser.clone(),
         replication: options.replication.clone(),
+        rewinder: options.rewinder.clone(),
         tls: options.tls.clone(),
         tablespace_mapping: options.tablespace_mapping.clone(),
         log: LogSink::new(stolon_runtime::write_log_line),
@@ -201,12 +204,14 @@ fn identity(options: &KeeperOptions, keeper: KeeperUid, local_method: String) ->
         port: options.port.clone(),
         superuser: User { local_method, ..user(superuser) },
         rewind_credentials: match (superuser.auth, superuser.password_to_send()) {
+            _ if options.rewinder.is_some() => RewindCredentials::Present,
             (AuthMethod::Cert, _) | (_, Some(_)) if !superuser.username.is_empty() => {
                 RewindCredentials::Present
             }
             _ => RewindCredentials::Absent,
         },
         replication: user(&options.replication),
+        rewinder: options.rewinder.as_ref().map(user),
         commands: options.commands.clone(),
         sync_after_crash: kernel::sync_after_crash(),
     }

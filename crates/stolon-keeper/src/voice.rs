@@ -123,6 +123,7 @@ fn role_line(change: RoleChange, role: &str) {
         RoleChange::ReplicationAddedToSuperuser => tracing::info!("replication role added to superuser"),
         RoleChange::SuperuserPasswordSet => tracing::info!("superuser password set"),
         RoleChange::ReplicationRoleCreated => tracing::info!(role, "replication role created"),
+        RoleChange::RewindRoleCreated => tracing::info!("rewind role created"),
     }
 }
 

@@ -129,7 +129,7 @@ impl LocalPostgres {
         tool.run(limit, |line| follow(line, progress)).await?.success_of_copy("pg_basebackup").map(|_| ())
     }
 
-    /// `pg_rewind` against a running primary, as the superuser. The server must be stopped; before PostgreSQL 13 it must
+    /// `pg_rewind` against a running primary, as [`Options::rewinder`](crate::Options) or the superuser. The server must be stopped; before PostgreSQL 13 it must
     /// have been stopped in order, later versions recover it first, and fetch WAL that is gone by the server's `restore_command`. Its configuration files are the source's afterwards.
     pub async fn rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
         self.must_be_stopped(limit).await?;
@@ -158,10 +158,10 @@ impl LocalPostgres {
     }
 
     async fn run_rewind(&self, source: &Upstream, progress: &ProgressSender, limit: &Limit) -> Result<()> {
-        let who = &self.inner.options.superuser;
+        let version = self.version(limit).await?;
+        let who = self.rewinder(version);
         let secret = self.pass_file(source, who, limit).await?;
         let more = [&[("dbname", "postgres")], &TOOL_CONNECTION[..]].concat();
-        let version = self.version(limit).await?;
         let conninfo = self.conninfo(source, who, version, &more);
         let has_archive = version.rewinds_from_archive()
             && !self.command_at_start("restore_command", limit).await.unwrap_or_default().trim().is_empty();

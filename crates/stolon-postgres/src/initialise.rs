@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use stolon_core::keeper::{Progress, RoleChange};
 use stolon_model::NewConfig;
 
-use crate::credentials::AuthMethod;
+use crate::credentials::{AuthMethod, Credentials};
 use crate::environment::Environment;
 use crate::error::{PostgresError, Result};
 use crate::files::SecretFile;
@@ -118,13 +118,20 @@ impl LocalPostgres {
 
     /// Sets passwords and makes the replication user, for a new cluster. The password never reaches the server's log.
     pub async fn set_up_roles(&self, limit: &Limit) -> Result<Vec<RoleChange>> {
+        let mut done = self.set_up_users(limit).await?;
+        if let Some(rewinder) = &self.inner.options.rewinder
+            && self.version(limit).await?.can_grant_reading_files()
+        {
+            self.unlogged("create the rewind role", &rewind_role(rewinder), limit).await?;
+            done.push(RoleChange::RewindRoleCreated);
+        }
+        Ok(done)
+    }
+
+    async fn set_up_users(&self, limit: &Limit) -> Result<Vec<RoleChange>> {
         let superuser = &self.inner.options.superuser;
         let replication = &self.inner.options.replication;
         let mut done = Vec::new();
-        let password = |credentials: &crate::Credentials| match credentials.password_to_send() {
-            Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.expose_secret())),
-            None => String::new(),
-        };
         let stored = self.storing(limit).await?;
         let su = sql_identifier(&superuser.username);
         if superuser.username == replication.username {
@@ -148,7 +155,6 @@ impl LocalPostgres {
     /// How PostgreSQL is to store the passwords. Its own default before 14 is MD5, from which a password can be guessed; who wants that
     /// says so in `pgParameters`. A method that admits nothing but SCRAM settles it.
     async fn storing(&self, limit: &Limit) -> Result<&'static str> {
-        const SCRAM: &str = "SET LOCAL password_encryption = 'scram-sha-256'; ";
         let users = [&self.inner.options.superuser, &self.inner.options.replication];
         if users.iter().any(|user| user.auth == AuthMethod::ScramSha256) {
             return Ok(SCRAM);
@@ -170,6 +176,27 @@ impl LocalPostgres {
         }
         done.map(|_| ())
     }
+}
+
+const SCRAM: &str = "SET LOCAL password_encryption = 'scram-sha-256'; ";
+
+/// The words of `CREATE` and `ALTER ROLE` for a password, if there is one.
+fn password(credentials: &Credentials) -> String {
+    match credentials.password_to_send() {
+        Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.expose_secret())),
+        None => String::new(),
+    }
+}
+
+/// A role with the functions that `pg_rewind` calls (PostgreSQL manual, pg_rewind, "Notes").
+fn rewind_role(rewinder: &Credentials) -> String {
+    let role = sql_identifier(&rewinder.username);
+    format!(
+        "{SCRAM}CREATE ROLE {role} WITH LOGIN{}; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), \
+         pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
+         pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {role}",
+        password(rewinder)
+    )
 }
 
 /// Replaces `%d` and `%%`; everything else stays.

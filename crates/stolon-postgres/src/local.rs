@@ -46,6 +46,8 @@ pub struct Options {
     pub superuser: Credentials,
     /// The replication user.
     pub replication: Credentials,
+    /// Who reads the files of a source for `pg_rewind`, where its PostgreSQL can grant that; none: the superuser.
+    pub rewinder: Option<Credentials>,
     /// How the PostgreSQL of others is connected to.
     pub tls: PeerTls,
     /// Where their tablespaces are put here.

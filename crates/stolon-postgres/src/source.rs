@@ -253,17 +253,23 @@ impl LocalPostgres {
         Ok(facts)
     }
 
-    /// Asks a source by SQL, as the superuser.
+    /// Who asks a source for what its files hold. A source has our major.
+    pub(crate) fn rewinder(&self, version: Version) -> &Credentials {
+        let options = &self.inner.options;
+        options.rewinder.as_ref().filter(|_| version.can_grant_reading_files()).unwrap_or(&options.superuser)
+    }
+
+    /// Asks a source by SQL, as who rewinds: everybody may ask what is asked here.
     pub(crate) async fn ask_source(&self, source: &Upstream, sql: &str, limit: &Limit) -> Result<Vec<Row>> {
         let address = format!("{}:{}", source.host, source.port);
-        let superuser = &self.inner.options.superuser;
+        let who = self.rewinder(self.version(limit).await?);
         let ask = async {
             let tls = &self.inner.options.tls;
-            log_in(source, superuser, tls, Session::Database).await?.query(sql).await
+            log_in(source, who, tls, Session::Database).await?.query(sql).await
         };
         let answered =
             limit.at_most(ASK_LIMIT).guard(&format!("asking PostgreSQL at {address}"), ask).await?;
-        answered.map_err(|failure| failure.into_problem(address, &superuser.username).into())
+        answered.map_err(|failure| failure.into_problem(address, &who.username).into())
     }
 
     /// [`LocalPostgres::examine_source`] again and again while only the slot is missing; its keeper makes it once

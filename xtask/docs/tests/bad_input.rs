@@ -187,6 +187,7 @@ impl Attempt {
                 set("--kube-resource-kind", "configmap");
             }
             "--pg-ssl-ca-file" => set("--pg-ssl-mode", "verify-full"),
+            "--pg-rewind-passwordfile" => set("--pg-rewind-username", "rewinder"),
             _ => {}
         }
         let mut arguments: Vec<String> =

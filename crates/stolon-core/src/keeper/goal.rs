@@ -30,10 +30,12 @@ pub struct Identity {
     pub port: String,
     /// The superuser.
     pub superuser: User,
-    /// `pg_rewind` needs a superuser with a password.
+    /// `pg_rewind` needs somebody who may read the files of the source, with a password.
     pub rewind_credentials: RewindCredentials,
     /// The replication user.
     pub replication: User,
+    /// Who reads the files of a source for `pg_rewind`; none: the superuser.
+    pub rewinder: Option<User>,
     /// `--allowed-commands`.
     pub commands: StoreCommands,
     /// What the kernel of this machine allows.
@@ -43,9 +45,9 @@ pub struct Identity {
 /// Whether this keeper can run `pg_rewind` at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RewindCredentials {
-    /// The superuser has a name and a password.
+    /// The user for rewinds, or the superuser, has a name and a password.
     Present,
-    /// The superuser has no password.
+    /// There is no such user, and the superuser has no password.
     Absent,
 }
 
@@ -467,7 +469,7 @@ fn instance_goal(
             synchronous_names,
             sync_after_crash: us.sync_after_crash,
         },
-        hba: hba_goal(cluster, spec, uid, instance, &role),
+        hba: HbaGoal { rewinder: us.rewinder.clone(), ..hba_goal(cluster, spec, uid, instance, &role) },
         commands: us.commands.clone(),
         superuser: us.superuser.clone(),
         replication: us.replication.clone(),
@@ -594,6 +596,7 @@ fn hba_goal(
         },
         peers: others.map(|(_, other)| other.status.listen_address.clone()).collect(),
         slot_readers: if spec.sync_logical_slots { SlotReaders::Standbys } else { SlotReaders::Nobody },
+        rewinder: None,
         operator_lines: instance.spec.pg_hba.as_deref().cloned(),
     }
 }

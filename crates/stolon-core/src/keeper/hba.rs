@@ -116,6 +116,8 @@ pub struct HbaGoal {
     pub peers: Vec<String>,
     /// Who may ask for logical slots, which is done in a database, as the replication user.
     pub slot_readers: SlotReaders,
+    /// Who reads files for rewinds besides the superuser.
+    pub rewinder: Option<User>,
     /// `pgHBA`; none admits everybody with a password.
     pub operator_lines: Option<Vec<String>>,
 }
@@ -139,6 +141,9 @@ pub enum Admission {
     OnlyInternal,
 }
 
+/// Where `pg_rewind` calls the functions that read files.
+const REWIND_DATABASE: &str = "postgres";
+
 /// The lines of `pg_hba.conf`.
 pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission: Admission) -> Vec<HbaLine> {
     let named = |origin: HbaOrigin, database: HbaDatabase, user: &User| {
@@ -159,6 +164,7 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
     if goal.slot_readers == SlotReaders::Standbys {
         wanted.push((HbaDatabase::Named(DATABASE), replication));
     }
+    wanted.extend(goal.rewinder.iter().map(|user| (HbaDatabase::Named(REWIND_DATABASE), user)));
     if goal.access == AccessMode::Strict {
         for origin in strict_origins(&goal.peers) {
             let of_origin = wanted.iter().cloned();
@@ -249,6 +255,7 @@ mod tests {
             access,
             peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
             slot_readers: SlotReaders::Nobody,
+            rewinder: None,
             operator_lines: operator.map(|lines| lines.iter().map(|&line| line.to_owned()).collect()),
         };
         hba_lines(&goal, &user("su", "md5"), &user("repl", "trust"), admission).iter().map(text).collect()
@@ -293,6 +300,7 @@ mod tests {
             access: AccessMode::Strict,
             peers: vec![],
             slot_readers: SlotReaders::Nobody,
+            rewinder: None,
             operator_lines: Some(vec![]),
         };
         let by_account = User { local_method: "peer map=keeper".into(), ..user("su", "md5") };
@@ -310,6 +318,7 @@ mod tests {
             access: AccessMode::All,
             peers: vec!["10.0.0.2".into()],
             slot_readers: SlotReaders::Nobody,
+            rewinder: None,
             operator_lines: Some(vec!["host app app all md5".into()]),
         };
         let over_tls = |name: &str, method: &str| User { transport: Transport::Tls, ..user(name, method) };
@@ -338,6 +347,31 @@ mod tests {
         ];
         let strict = HbaGoal { access: AccessMode::Strict, ..goal };
         assert_eq!(made(&strict), [&local[..], &peers].concat());
+    }
+
+    #[test]
+    fn whoever_reads_files_for_rewinds_is_admitted_to_that_and_from_where_the_superuser_is() {
+        let goal = HbaGoal {
+            access: AccessMode::All,
+            peers: vec!["10.0.0.2".into()],
+            slot_readers: SlotReaders::Nobody,
+            rewinder: Some(user("rewinder", "scram-sha-256")),
+            operator_lines: Some(vec![]),
+        };
+        let made = |goal: &HbaGoal| -> Vec<String> {
+            let lines = hba_lines(goal, &user("su", "md5"), &user("repl", "trust"), Admission::OnlyInternal);
+            lines.iter().map(text).collect()
+        };
+        let everywhere =
+            ["host postgres rewinder 0.0.0.0/0 scram-sha-256", "host postgres rewinder ::0/0 scram-sha-256"];
+        assert_eq!(made(&goal), [&LOCAL[..], &EVERYWHERE, &everywhere].concat());
+        let peer = [
+            "host all su 10.0.0.2/32 md5",
+            "host replication repl 10.0.0.2/32 trust",
+            "host postgres rewinder 10.0.0.2/32 scram-sha-256",
+        ];
+        let strict = HbaGoal { access: AccessMode::Strict, ..goal };
+        assert_eq!(made(&strict), [&LOCAL[..], &peer].concat());
     }
 
     #[test]

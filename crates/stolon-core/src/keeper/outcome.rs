@@ -181,6 +181,8 @@ pub enum RoleChange {
     SuperuserPasswordSet,
     /// The replication user exists now.
     ReplicationRoleCreated,
+    /// The user that reads files for rewinds exists now.
+    RewindRoleCreated,
 }
 
 /// What was done to the replication slots.

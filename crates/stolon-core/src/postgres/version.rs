@@ -100,6 +100,11 @@ impl Version {
         self.major >= 13
     }
 
+    /// The functions that `pg_rewind` reads a server's files by can be granted (release notes 11; manual of `pg_rewind`, "Notes").
+    pub fn can_grant_reading_files(self) -> bool {
+        self.major >= 11
+    }
+
     /// libpq knows `require_auth` and `sslcertmode` (release notes 16).
     pub fn has_require_auth(self) -> bool {
         self.major >= 16

@@ -88,6 +88,22 @@ fn bad_flags_are_refused_with_their_message() {
             &[("--pg-su-auth-method", Some("trust"))],
             "can not utilize --pg-su-auth-method trust together with --pg-su-password or --pg-su-passwordfile",
         ),
+        (
+            &[("--pg-rewind-username", Some("rewinder"))],
+            "--pg-rewind-username needs --pg-rewind-passwordfile",
+        ),
+        (
+            &[("--pg-rewind-passwordfile", Some("/etc/passwd"))],
+            "--pg-rewind-passwordfile has no effect without --pg-rewind-username",
+        ),
+        (
+            &[("--pg-rewind-username", Some("su")), ("--pg-rewind-passwordfile", Some("/etc/passwd"))],
+            "--pg-rewind-username su is a user that keepers have already",
+        ),
+        (
+            &[("--pg-rewind-username", Some("rewinder")), ("--pg-rewind-passwordfile", Some("/nonexistent"))],
+            "cannot read pg rewind user password: /nonexistent",
+        ),
         (&[("--pg-repl-password", None)], "one of --pg-repl-password or --pg-repl-passwordfile is required"),
         (
             &[("--pg-su-passwordfile", Some("/nonexistent"))],

@@ -176,6 +176,7 @@ impl Instance {
             public_socket_directory: directory.path().to_owned(),
             superuser: credentials("stolon", &passwords.superuser),
             replication: credentials("repluser", &passwords.replication),
+            rewinder: None,
             tls: PeerTls::default(),
             tablespace_mapping: TablespaceMapping::default(),
             log: LogSink::new(|line| eprintln!("{line}")),

@@ -19,6 +19,7 @@ fn us() -> Identity {
         superuser: user.clone(),
         rewind_credentials: RewindCredentials::Absent,
         replication: user,
+        rewinder: None,
         commands: StoreCommands::All,
         sync_after_crash: SyncAfterCrash::EachFile,
     }
