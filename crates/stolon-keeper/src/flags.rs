@@ -474,9 +474,9 @@ fn check_same_user(superuser: &Credentials, replication: &Credentials) -> Result
         )
         .hint("give --pg-su-auth-method and --pg-repl-auth-method the same value"));
     }
-    let secret =
-        |user: &Credentials| user.password_to_send().map(|password| password.expose_secret().to_owned());
-    if secret(superuser) != secret(replication) {
+    let secrets = [superuser, replication].map(Credentials::password_to_send);
+    let [one, other] = secrets.each_ref().map(|secret| secret.as_ref().map(SecretString::expose_secret));
+    if one != other {
         return Err(UsageError::new(
             "provided superuser name and replication user name are the same but provided passwords are different",
         )

@@ -57,9 +57,9 @@ impl PasswordSource<'_> {
         }
     }
 
-    pub(crate) fn read(&self, user: &str) -> Result<String, UsageError> {
+    pub(crate) fn read(&self, user: &str) -> Result<SecretString, UsageError> {
         if !self.has_file() {
-            return Ok(self.given.expose_secret().to_owned());
+            return Ok(self.given.clone());
         }
         let role = self.role;
         if let Ok(metadata) = std::fs::metadata(self.file) {
@@ -71,13 +71,14 @@ impl PasswordSource<'_> {
                 );
             }
         }
-        std::fs::read_to_string(self.file).map_err(|error| {
+        std::fs::read_to_string(self.file).map(SecretString::from).map_err(|error| {
             UsageError::new(format!("cannot read pg {user} password: {}: {error}", self.file.display()))
                 .hint(format!("--pg-{role}-passwordfile must name a file that the keeper may read, holding the {user} password"))
         })
     }
 
-    pub(crate) fn strip(&self, user: &str, password: String) -> Result<SecretString, UsageError> {
+    pub(crate) fn strip(&self, user: &str, password: SecretString) -> Result<SecretString, UsageError> {
+        let password = password.expose_secret();
         if password.is_empty() && self.has_file() {
             return Err(UsageError::new(format!(
                 "the {user} password file {} is empty",
@@ -85,7 +86,7 @@ impl PasswordSource<'_> {
             ))
             .hint("write the password into the file"));
         }
-        let stripped = without_line_end(&password);
+        let stripped = without_line_end(password);
         if stripped.len() < password.len() {
             tracing::warn!("{user} password contain trailing new line, removing");
             if stripped.is_empty() {

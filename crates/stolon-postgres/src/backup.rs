@@ -252,7 +252,10 @@ impl LocalPostgres {
         let host = PgpassHost::Named { host: &source.host, port: &source.port };
         let line = quote::pgpass_line(host, &who.username, password.expose_secret());
         let directory = self.secrets_directory();
-        self.on_disk("writing a file of passwords", limit, move || SecretFile::new(&directory, &line)).await
+        self.on_disk("writing a file of passwords", limit, move || {
+            SecretFile::new(&directory, line.expose_secret())
+        })
+        .await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use secrecy::zeroize::Zeroizing;
 use stolon_core::keeper::{Progress, RoleChange};
 use stolon_model::NewConfig;
 
@@ -135,18 +136,18 @@ impl LocalPostgres {
         let stored = self.storing(limit).await?;
         let su = sql_identifier(&superuser.username);
         if superuser.username == replication.username {
-            let sql = format!("{stored}ALTER ROLE {su} WITH LOGIN REPLICATION{}", password(superuser));
+            let sql = said(&[stored, "ALTER ROLE ", &su, " WITH LOGIN REPLICATION", &password(superuser)]);
             self.unlogged("give the superuser the right to replicate", &sql, limit).await?;
             done.push(RoleChange::ReplicationAddedToSuperuser);
             return Ok(done);
         }
         if superuser.password_to_send().is_some() {
-            let sql = format!("{stored}ALTER ROLE {su} WITH{}", password(superuser));
+            let sql = said(&[stored, "ALTER ROLE ", &su, " WITH", &password(superuser)]);
             self.unlogged("set the superuser's password", &sql, limit).await?;
             done.push(RoleChange::SuperuserPasswordSet);
         }
         let role = sql_identifier(&replication.username);
-        let sql = format!("{stored}CREATE ROLE {role} WITH LOGIN REPLICATION{}", password(replication));
+        let sql = said(&[stored, "CREATE ROLE ", &role, " WITH LOGIN REPLICATION", &password(replication)]);
         self.unlogged("create the replication role", &sql, limit).await?;
         done.push(RoleChange::ReplicationRoleCreated);
         Ok(done)
@@ -168,7 +169,7 @@ impl LocalPostgres {
     async fn unlogged(&self, what: &str, sql: &str, limit: &Limit) -> Result<()> {
         let hide = "SET LOCAL log_statement = none; SET LOCAL log_min_duration_statement = -1; \
                     SET LOCAL log_min_error_statement = panic";
-        let whole = format!("BEGIN; {hide}; {sql}; COMMIT");
+        let whole = said(&["BEGIN; ", hide, "; ", sql, "; COMMIT"]);
         let done = self.query(what, &whole, limit).await;
         if done.is_err() {
             // The kept connection would stay in the failed transaction.
@@ -181,22 +182,24 @@ impl LocalPostgres {
 const SCRAM: &str = "SET LOCAL password_encryption = 'scram-sha-256'; ";
 
 /// The words of `CREATE` and `ALTER ROLE` for a password, if there is one.
-fn password(credentials: &Credentials) -> String {
-    match credentials.password_to_send() {
-        Some(password) => format!(" ENCRYPTED PASSWORD {}", sql_literal(password.expose_secret())),
-        None => String::new(),
-    }
+fn password(credentials: &Credentials) -> Zeroizing<String> {
+    let Some(password) = credentials.password_to_send() else { return Zeroizing::default() };
+    let literal = Zeroizing::new(sql_literal(password.expose_secret()));
+    said(&[" ENCRYPTED PASSWORD ", &literal])
+}
+
+/// SQL that may hold a password, in one allocation, which is wiped.
+fn said(parts: &[&str]) -> Zeroizing<String> {
+    Zeroizing::new(parts.concat())
 }
 
 /// A role with the functions that `pg_rewind` calls (PostgreSQL manual, pg_rewind, "Notes").
-fn rewind_role(rewinder: &Credentials) -> String {
+fn rewind_role(rewinder: &Credentials) -> Zeroizing<String> {
+    const GRANT: &str = "; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), \
+                         pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
+                         pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO ";
     let role = sql_identifier(&rewinder.username);
-    format!(
-        "{SCRAM}CREATE ROLE {role} WITH LOGIN{}; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), \
-         pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
-         pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {role}",
-        password(rewinder)
-    )
+    said(&[SCRAM, "CREATE ROLE ", &role, " WITH LOGIN", &password(rewinder), GRANT, &role])
 }
 
 /// Replaces `%d` and `%%`; everything else stays.

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use stolon_core::keeper::{Config, ConfigMerge, Data, FoundServer, OldData, Progress, Upstream};
 use stolon_core::postgres::Version;
 use stolon_model::Timeline;
@@ -333,9 +333,9 @@ impl LocalPostgres {
     }
 }
 
-fn write_pass_file(file: &Path, line: Option<String>) -> Result<()> {
+fn write_pass_file(file: &Path, line: Option<SecretString>) -> Result<()> {
     match line {
-        Some(line) => write_atomically(file, line.as_bytes()).map(drop),
+        Some(line) => write_atomically(file, line.expose_secret().as_bytes()).map(drop),
         None => remove_if_there(file).map(drop),
     }
 }

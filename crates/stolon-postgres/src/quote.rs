@@ -5,13 +5,17 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-/// A string literal of SQL. Safe with either setting of `standard_conforming_strings`.
+use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+
+/// A string literal of SQL. Safe with either setting of `standard_conforming_strings`. It may be a password: nothing of the text stays behind.
 pub fn sql_literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
+    let quoted = Zeroizing::new(text.replace('\'', "''"));
     if quoted.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+        let quoted = Zeroizing::new(quoted.replace('\\', "\\\\"));
+        format!(" E'{}'", *quoted)
     } else {
-        format!("'{quoted}'")
+        format!("'{}'", *quoted)
     }
 }
 
@@ -69,13 +73,18 @@ pub enum PgpassHost<'a> {
 }
 
 /// One line of a password file (PostgreSQL manual, "The Password File").
-pub fn pgpass_line(host: PgpassHost<'_>, user: &str, password: &str) -> String {
-    let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+pub fn pgpass_line(host: PgpassHost<'_>, user: &str, password: &str) -> SecretString {
+    let escape = |text: &str| {
+        let once = Zeroizing::new(text.replace('\\', "\\\\"));
+        Zeroizing::new(once.replace(':', "\\:"))
+    };
     let (host, port) = match host {
-        PgpassHost::Any => ("*".to_owned(), "*".to_owned()),
+        PgpassHost::Any => (Zeroizing::new("*".to_owned()), Zeroizing::new("*".to_owned())),
         PgpassHost::Named { host, port } => (escape(host), escape(port)),
     };
-    format!("{host}:{port}:*:{}:{}\n", escape(user), escape(password))
+    let parts = [&**host, ":", &**port, ":*:", &**escape(user), ":", &**escape(password), "\n"];
+    // One allocation: growing would leave pieces behind.
+    SecretString::from(parts.concat())
 }
 
 /// The value of a parameter that is a list of directories, such as `unix_socket_directories`
@@ -113,6 +122,8 @@ pub fn hba_name(name: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::*;
 
     #[test]
@@ -137,8 +148,9 @@ mod tests {
         assert_eq!(recovery_value(r"password=it\'s"), r"'password=it\\''s'");
         assert_eq!(parameter_value(r"it's \n"), r"'it''s \n'");
         let named = PgpassHost::Named { host: "::1", port: "5432" };
-        assert_eq!(pgpass_line(named, "u", r"a:b\c"), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
-        assert_eq!(pgpass_line(PgpassHost::Any, "u:", "p"), "*:*:*:u\\::p\n");
+        let line = |host, user, password| pgpass_line(host, user, password).expose_secret().to_owned();
+        assert_eq!(line(named, "u", r"a:b\c"), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
+        assert_eq!(line(PgpassHost::Any, "u:", "p"), "*:*:*:u\\::p\n");
         assert_eq!(sql_literal(r"a'b\c"), r" E'a''b\\c'");
         assert_eq!(sql_identifier("a\"b"), "\"a\"\"b\"");
     }
