@@ -6,6 +6,7 @@ mod bench;
 mod fixtures;
 mod fuzz;
 mod kubernetes;
+mod sbom;
 mod settings;
 mod sim;
 
@@ -44,6 +45,8 @@ enum Chore {
     /// Measure release builds: whole clusters, and decisions
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Print what a release is made of: a bill of materials in CycloneDX's JSON, from Cargo.lock
+    Sbom(sbom::Options),
     /// Play simulated clusters with faults, and check what must hold after every event.
     Sim(sim::Sim),
 }
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Fixtures { only: Some(fixtures::One::Kubernetes) } => fixtures::kubernetes(),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Kubernetes => kubernetes::run(),
+        Chore::Sbom(options) => sbom::run(&options),
         Chore::Settings => settings::run(),
         Chore::Docs { arguments } => run_package(&["--package", "xtask-docs"], &arguments),
         Chore::Model { arguments } => run_package(&["--release", "--package", "stolon-check"], &arguments),
