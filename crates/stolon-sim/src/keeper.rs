@@ -181,6 +181,7 @@ impl World {
             port: "5432".to_owned(),
             superuser: user("postgres"),
             rewind_credentials: RewindCredentials::Present,
+            rewinder: None,
             replication: user("repl"),
             commands: StoreCommands::All,
             sync_after_crash: SyncAfterCrash::EachFile,
