@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 use stolon_testkit::authority::Authority;
 use stolon_testkit::local::{Account, Target};
@@ -314,11 +314,12 @@ fn certificates_and_their_authority_are_replaced_as_printed_without_losing_a_con
         ensure!(!before.is_empty(), "the standby shows no certificate");
         unnoticed(cluster, async |cluster| {
             files.write("new-")?;
-            let [.., both, certificates, new, reload] = printed()?.try_into().ok().context("the steps")?;
+            let printed = printed()?;
+            let [.., both, certificates, new, reload] = printed.as_slice() else { bail!("which steps?") };
             for step in [both, certificates, new] {
-                run(&step, files.directory.path(), &cluster.proxy(), &[])?;
+                run(step, files.directory.path(), &cluster.proxy(), &[])?;
                 for number in [1, 2] {
-                    run(&reload, files.directory.path(), &cluster.instance(number), &[])?;
+                    run(reload, files.directory.path(), &cluster.instance(number), &[])?;
                 }
             }
             Ok(())

@@ -47,10 +47,10 @@ async fn is_rewound_by_the_user(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The oldest PostgreSQL that can grant it.
+/// The oldest PostgreSQL with `pg_rewind` that tests run.
 #[test]
 fn a_new_cluster_has_a_user_for_rewinds() {
-    on_prepared(plan().major(11), async |cluster| {
+    on_prepared(plan().major(13), async |cluster| {
         give_to_keepers(cluster)?;
         cluster.start_services()?;
         is_up(cluster).await?;

@@ -194,6 +194,7 @@ impl Round<'_> {
             };
             report.postgres_state.as_ref().filter(|state| state.uid == instance.uid)
         });
+        self.draft.foresee(|instance| seen.fresh.get(&instance.spec.keeper_uid)?.postgres_state.as_ref());
         self.mark_positions();
         self.note_set_back();
         self.watch_trouble();

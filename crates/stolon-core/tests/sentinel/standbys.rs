@@ -316,3 +316,29 @@ fn additional_slots_are_kept_on_the_primary_only() {
     assert_eq!(world.db(1).spec.additional_replication_slots, Some(vec!["reporting".to_owned()]));
     assert_eq!(world.db(2).spec.additional_replication_slots, None);
 }
+
+/// In the mode `strict` the primary admits nobody whose address it does not know, and a standby begins by copying it.
+#[test]
+fn the_address_of_a_standby_is_known_before_its_keeper_has_begun_it() {
+    let mut world = World::normal(3, 2);
+    world.round();
+    assert_eq!(world.db(3).status.listen_address, "");
+    let round_at = |world: &mut World, address: &str| {
+        let mut reports = world.current_reports();
+        let state =
+            PostgresState { listen_address: address.into(), port: "5433".into(), ..Default::default() };
+        reports.get_mut(&keeper_uid(3)).unwrap().postgres_state = Some(state);
+        world.round_on(&reports);
+        (world.db(3).status.listen_address.clone(), world.db(3).status.port.clone())
+    };
+    for address in ["10.0.0.3", "10.0.0.4"] {
+        assert_eq!(round_at(&mut world, address), (address.to_owned(), "5433".to_owned()));
+    }
+    assert_eq!(world.db(3).status.current_generation, 0, "an address is no sign of life");
+    world.db(3).status.current_generation = 1;
+    assert_eq!(
+        round_at(&mut world, "10.0.0.5").0,
+        "10.0.0.4",
+        "what it says of something else is not about it"
+    );
+}

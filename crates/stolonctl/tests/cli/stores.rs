@@ -9,9 +9,15 @@ use crate::harness::{CLUSTER, Ctl, bare, run};
 /// Each kind of access once.
 fn every_command(ctl: &Ctl) {
     ctl.done(&["init", "-y", r#"{"initMode":"new","failInterval":"7s"}"#]);
-    assert_eq!(ctl.done(&["spec"]), "{\n\t\"failInterval\": \"7s\",\n\t\"initMode\": \"new\"\n}\n");
+    assert_eq!(
+        ctl.done(&["spec"]),
+        "{\n\t\"failInterval\": \"7s\",\n\t\"initMode\": \"new\",\n\t\"defaultSUReplAccessMode\": \"strict\"\n}\n"
+    );
     ctl.done(&["update", "--patch", r#"{"failInterval":null}"#]);
-    assert_eq!(ctl.done(&["spec"]), "{\n\t\"initMode\": \"new\"\n}\n");
+    assert_eq!(
+        ctl.done(&["spec"]),
+        "{\n\t\"initMode\": \"new\",\n\t\"defaultSUReplAccessMode\": \"strict\"\n}\n"
+    );
     assert!(ctl.done(&["status"]).contains("No keepers available"));
     ctl.write(include_str!("../../../stolon-model/tests/golden/two_keepers_synchronous.json"));
     assert_eq!(ctl.run(&["failkeeper", "keeper0"]).code, Some(0));

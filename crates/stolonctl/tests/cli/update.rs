@@ -8,11 +8,13 @@ fn initialized() -> Ctl {
     ctl
 }
 
-/// What is set, in one line and without `initMode`.
+/// What was set since, in one line.
 fn set(ctl: &Ctl) -> String {
     let spec: serde_json::Value = serde_json::from_str(&ctl.done(&["spec"])).unwrap();
     let mut object = spec.as_object().unwrap().clone();
     object.remove("initMode");
+    // `init` has written it.
+    object.remove("defaultSUReplAccessMode");
     serde_json::Value::Object(object).to_string()
 }
 

@@ -50,6 +50,21 @@ impl Draft<'_> {
         }
     }
 
+    /// Where standbys will be that their keepers have not begun, by what `state` says of the keeper: where only instances are admitted
+    /// (`defaultSUReplAccessMode` `strict`), whom they copy has to know it before.
+    pub fn foresee<'s>(&mut self, state: impl Fn(&Instance) -> Option<&'s PostgresState>) {
+        for instance in self.data.instances.values_mut() {
+            let is_begun = instance.status.current_generation != 0;
+            if !is_begun
+                && Kind::of(instance) == Kind::Standby
+                && let Some(state) = state(instance)
+            {
+                update(&mut instance.status.listen_address, &state.listen_address);
+                update(&mut instance.status.port, &state.port);
+            }
+        }
+    }
+
     /// Write down where those were whose host was set back, so that also the next sentinel knows it.
     pub fn note_set_back(&mut self, back: &BTreeMap<InstanceUid, WasAt>) {
         for (_, instance, was_at) in joined(&mut self.data.instances, back) {
