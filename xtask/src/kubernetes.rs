@@ -7,8 +7,12 @@ use anyhow::{Result, ensure};
 use crate::fixtures;
 
 /// The tests that want a real API server: package and name.
-const TESTS: [(&str, &str); 3] =
-    [("stolon-store", "real_kubernetes"), ("stolon-e2e", "manifests"), ("stolon-e2e", "real_kubernetes")];
+const TESTS: [(&str, &str); 4] = [
+    ("stolon-store", "real_kubernetes"),
+    ("stolon-e2e", "manifests"),
+    ("stolon-e2e", "real_kubernetes"),
+    ("stolon-e2e", "real_pods"),
+];
 
 /// Build an API server, where it is not there yet, and run what is to be tested on it.
 ///

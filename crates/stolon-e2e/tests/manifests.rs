@@ -63,6 +63,9 @@ fn kubectl_and_the_api_server_of_the_tests_accept_all_of_it() {
         "deployment.apps/stolon-sentinel created",
         "deployment.apps/stolon-proxy created",
         "job.batch/stolon-migration created",
+        "job.batch/stolon-migration-start created",
+        "job.batch/stolon-migration-switch created",
+        "secret/stolon-legacy created",
         "role.rbac.authorization.k8s.io/stolon-member created",
     ] {
         assert!(said.contains(made), "{made} in:\n{said}");

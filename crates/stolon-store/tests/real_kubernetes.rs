@@ -7,7 +7,7 @@ mod outages;
 mod suite;
 
 use kubernetes_checks::{CLUSTER, TIMEOUT, TTL, options};
-use stolon_model::{KeeperReport, SentinelUid};
+use stolon_model::{Document as _, KeeperReport, SentinelUid};
 use stolon_store::{
     ClusterStore as _, KubernetesAccess, KubernetesStore, KvClusterStore, StoreError, StoreOptions,
 };
@@ -170,4 +170,32 @@ async fn what_is_too_long_is_refused_with_its_reason() {
     let error = store.put_cluster_document(&document(&"x".repeat(256 << 10))).await.expect_err("too long");
     let hint = stolon_model::Advise::hint(&error).unwrap_or_default().into_owned();
     assert!(matches!(error, StoreError::Refused { .. }) && hint.contains("256 KiB"), "{error:?}");
+}
+
+/// As kubectl's `--context` and `--namespace` choose.
+#[tokio::test]
+#[ignore = "needs a real API server: cargo xtask kubernetes"]
+async fn a_context_and_a_namespace_are_chosen() {
+    let api = api().await;
+    api.apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: databases }\n").expect("a namespace");
+    let kubeconfig = api.admin_kubeconfig_file().expect("a kubeconfig file");
+    let admin = |namespace: Option<&str>| KubernetesAccess {
+        kubeconfig: Some(kubeconfig.clone()),
+        context: Some("admin".to_owned()),
+        namespace: namespace.map(str::to_owned),
+        ..KubernetesAccess::default()
+    };
+    let (here, there) = (store_of(admin(None), &api), store_of(admin(Some("databases")), &api));
+    here.put_cluster_document(&document("here")).await.expect("put");
+    there.put_cluster_document(&document("there")).await.expect("put");
+    assert_eq!(here.cluster_document().await.expect("read").expect("there").value, document("here"));
+    let path = "/api/v1/namespaces/databases/configmaps/stolon-cluster-test";
+    let found = api.get(path).expect("a ConfigMap in that namespace");
+    let text = found["metadata"]["annotations"]["stolon-clusterdata"].as_str().expect("cluster data");
+    assert_eq!(stolon_model::ClusterDocument::from_json(text).expect("cluster data"), document("there"));
+    // The Roles of pods end with their namespace.
+    let elsewhere =
+        KubernetesAccess { namespace: Some("databases".to_owned()), ..in_cluster(&api, real::SENTINEL) };
+    let error = store_of(elsewhere, &api).cluster_document().await.expect_err("it may not");
+    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
 }

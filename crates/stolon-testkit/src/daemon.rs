@@ -1,6 +1,6 @@
 //! A server that a test starts, freezes, kills and starts again.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,8 +138,21 @@ pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
 /// # Errors
 /// There is no answer in time.
 pub async fn http(port: u16, method: &str, path: &str, body: &str) -> anyhow::Result<(u16, String)> {
+    http_at((Ipv4Addr::LOCALHOST, port).into(), method, path, body).await
+}
+
+/// [`http`] of another address.
+///
+/// # Errors
+/// There is no answer in time.
+pub async fn http_at(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> anyhow::Result<(u16, String)> {
     let asking = async {
-        let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n");
         let form = "Content-Type: application/x-www-form-urlencoded\r\n\r\n";

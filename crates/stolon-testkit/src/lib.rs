@@ -21,7 +21,7 @@ mod store_server;
 mod wait;
 
 pub use cluster::{Cluster, PATIENCE, Plan, QUERY, short_timings};
-pub use daemon::{free_ports, http, signal_all};
+pub use daemon::{free_ports, http, http_at, signal_all};
 pub use foreign::Foreign;
 pub use load::{nothing_is_lost, start_writing, writes_are_back};
 pub use majors::{INSTALLED_MAJOR, fixtures_directory, programs_of_major};

@@ -3,11 +3,15 @@
 
 mod answers;
 mod api;
+mod container;
+pub mod node;
 mod objects;
 pub mod python;
 pub mod real;
+mod resolve;
 
 pub use api::Api;
+pub use node::{Node, Pod};
 pub use real::RealApiServer;
 
 use std::collections::BTreeSet;

@@ -218,6 +218,50 @@ impl RealApiServer {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// An object, or a list, at any path.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.expect("GET", path, None)
+    }
+
+    /// Make an object in the namespace, as a controller does.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn make(&self, resource: &str, object: &Value) -> anyhow::Result<Value> {
+        self.expect("POST", &format!("{}/{resource}", below()), Some(("application/json", object)))
+    }
+
+    /// Write some fields of what is in the namespace, as a kubelet does.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn patch(&self, place: &str, fields: &Value) -> anyhow::Result<Value> {
+        let path = format!("{}/{place}", below());
+        self.expect("PATCH", &path, Some(("application/merge-patch+json", fields)))
+    }
+
+    /// Remove an object of the namespace.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn delete(&self, group: &str, place: &str) -> anyhow::Result<()> {
+        let path = format!("/{group}/namespaces/{NAMESPACE}/{place}");
+        self.expect(
+            "DELETE",
+            &path,
+            Some(("application/json", &json!({ "propagationPolicy": "Background" }))),
+        )
+        .map(drop)
+    }
+
+    /// Endpoints of the etcd that it keeps everything in.
+    pub fn etcd_endpoints(&self) -> String {
+        self.etcd.endpoints()
+    }
+
     /// Ask as an administrator, and want it done.
     fn expect(&self, method: &str, path: &str, body: Option<(&str, &Value)>) -> anyhow::Result<Value> {
         let (status, answer) = self.ask(method, path, body)?;

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use stolon_testkit::etcd::Etcd;
+use stolon_testkit::kubernetes::ApiServer;
 
 use crate::harness::{CLUSTER, Ctl, bare, run};
 
@@ -148,4 +150,66 @@ fn what_is_not_used_of_the_flags_is_said() {
     for words in ["the user in this endpoint is not used", "the path in this endpoint", "the TLS flags"] {
         assert!(run.stderr.contains(&format!("warning: {words}")), "{words}: {}", run.stderr);
     }
+}
+
+/// Two contexts of one file, each with a namespace of its own.
+fn contexts(server: &str) -> String {
+    json!({
+        "current-context": "here",
+        "clusters": [{ "name": "one", "cluster": { "server": server } }],
+        "contexts": [
+            { "name": "here", "context": { "cluster": "one", "namespace": "shop" } },
+            { "name": "there", "context": { "cluster": "one", "namespace": "archive" } },
+            { "name": "nowhere", "context": { "cluster": "two" } },
+        ],
+    })
+    .to_string()
+}
+
+/// As kubectl finds it: by a flag, a variable, or the file in the home directory.
+#[test]
+fn a_kubeconfig_a_context_and_a_namespace_lead_to_a_cluster_in_kubernetes() {
+    let api = ApiServer::start().expect("an API server");
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join(".kube/config");
+    std::fs::create_dir(home.path().join(".kube")).expect("a directory");
+    std::fs::write(&file, contexts(&api.url())).expect("a kubeconfig file");
+    let file = file.display().to_string();
+    let ctl = |flags: &[&str], variable: (&str, &str), words: &[&str]| {
+        let mut command = bare();
+        command.env_remove("KUBECONFIG").env_remove("HOME").env(variable.0, variable.1);
+        command.args(["--cluster-name", CLUSTER, "--store-backend", "kubernetes"]);
+        command.args(["--kube-resource-kind", "configmap"]).args(flags).args(words);
+        run(command, "")
+    };
+    let at_home = ("HOME", home.path().to_str().expect("a path"));
+    let made = |flags: &[&str], interval: &str| {
+        let spec = format!(r#"{{"initMode":"new","failInterval":"{interval}"}}"#);
+        let run = ctl(flags, at_home, &["init", "-y", &spec]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+    };
+    made(&[], "11s");
+    made(&["--kube-context", "there"], "12s");
+    made(&["--kube-namespace", "third"], "13s");
+
+    let kubeconfig = ["--kubeconfig", &file];
+    let elsewhere = ("HOME", "/nonexistent");
+    for (flags, variable, interval) in [
+        (&[][..], at_home, "11s"),
+        (&[], ("KUBECONFIG", &*file), "11s"),
+        (&kubeconfig, elsewhere, "11s"),
+        (&["--kube-context", "there"], at_home, "12s"),
+        (&["--kube-namespace", "archive"], at_home, "12s"),
+        (&["--kube-context", "there", "--kube-namespace", "shop"], at_home, "11s"),
+        (&["--kube-namespace", "third"], ("KUBECONFIG", &*file), "13s"),
+        (&[], ("STOLONCTL_KUBECONFIG", &*file), "11s"),
+    ] {
+        let run = ctl(flags, variable, &["spec"]);
+        assert!(run.stdout.contains(&format!("\"failInterval\": \"{interval}\"")), "{flags:?}: {run:?}");
+    }
+    let run = ctl(&["--kube-context", "nowhere"], at_home, &["spec"]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.stderr.contains("no cluster \"two\"") && run.stderr.contains("hint: "), "{run:?}");
+    let run = ctl(&["--kube-namespace", "empty"], at_home, &["spec"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
 }
