@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("stolon-store", &["stolon-model", "stolon-tls"]),
     ("stolon-check", &["stolon-core", "stolon-model"]),
     ("stolon-postgres", &["stolon-core", "stolon-model", "stolon-tls"]),
-    ("stolon-runtime", &["stolon-model", "stolon-store"]),
+    ("stolon-runtime", &["stolon-model", "stolon-store", "stolon-tls"]),
     ("stolon-keeper", &["stolon-core", "stolon-model", "stolon-postgres", "stolon-runtime", "stolon-store"]),
     ("stolon-sentinel", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),
     ("stolon-proxy", &["stolon-core", "stolon-model", "stolon-runtime", "stolon-store"]),

@@ -10,7 +10,8 @@ use stolon_core::keeper::StoreCommands;
 use stolon_model::{DEFAULT_PRIORITY, KeeperUid};
 use stolon_postgres::{AuthMethod, Credentials, PeerTls, TablespaceMapping};
 use stolon_runtime::{
-    CommonArgs, UsageError, check_name, go_bool, go_duration, host, host_and_port, hosts, postgres_port,
+    Asker, CommonArgs, EndpointFlags, Protection, UsageError, check_name, go_bool, go_duration, host,
+    host_and_port, hosts, postgres_port,
 };
 
 use crate::allowed_commands::allowed_commands;
@@ -168,6 +169,14 @@ pub struct Flags {
     )]
     http_listen_address: String,
 
+    #[command(flatten)]
+    endpoint: EndpointFlags,
+
+    /// Certificates of the authorities of those who may ask that address for more than a status code (PEM): whoever shows one that they have
+    /// signed needs no token
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    http_client_ca_file: String,
+
     /// How long a keeper with the primary that is told to end waits for another one to take it over; 0: not at all
     #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
     handover_timeout: Duration,
@@ -227,6 +236,10 @@ pub struct KeeperOptions {
     pub zone: String,
     /// `--http-listen-address`; empty: none.
     pub http_listen_address: String,
+    /// How it proves who it is, and what it demands.
+    pub protection: Protection,
+    /// How the endpoints of other keepers are asked.
+    pub asker: Asker,
     /// `--handover-timeout`; zero: nothing is handed over.
     pub handover_timeout: Duration,
     /// Whether to lock.
@@ -338,6 +351,8 @@ impl Flags {
             failover_priority: self.failover_priority,
             zone: self.zone.trim().to_owned(),
             http_listen_address: self.http_listen_address.clone(),
+            protection: self.endpoint.protection(&self.http_client_ca_file)?,
+            asker: self.endpoint.asker()?,
             handover_timeout: self.handover_timeout,
             locking: match self.disable_data_dir_locking {
                 true => Locking::Disabled,

@@ -3,16 +3,17 @@
 //! It goes by a picture that the keeper's loop leaves behind, and never asks PostgreSQL or the store itself: however many ask, and however
 //! often, nobody else is kept waiting. Only a pledge is for the loop to give ([`crate::pledges`]).
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 use stolon_core::keeper::{Inquiry, Office, Picture};
 use stolon_model::KeeperUid;
-use stolon_runtime::{HttpServer, Service, version};
+use stolon_runtime::{Access, HttpServer, Protection, Service, version};
 use tokio::sync::{mpsc, watch};
 
 use crate::keeper::now;
@@ -31,12 +32,12 @@ pub(crate) struct Shown {
 }
 
 /// A port that is taken costs the answers, not the database.
-pub(crate) async fn serve(address: &str, shown: Shown) -> Option<HttpServer> {
+pub(crate) async fn serve(address: &str, protection: &Protection, shown: Shown) -> Option<HttpServer> {
     if address.is_empty() {
         return None;
     }
     let routes = Router::new().merge(pledges::routes()).fallback(answer).with_state(shown);
-    match stolon_runtime::serve_routes(SERVICE, address, routes).await {
+    match stolon_runtime::serve_routes(SERVICE, address, protection, routes).await {
         Ok(server) => Some(server),
         Err(error) => {
             tracing::error!(%error, "the keeper answers no health checks");
@@ -45,8 +46,14 @@ pub(crate) async fn serve(address: &str, shown: Shown) -> Option<HttpServer> {
     }
 }
 
-/// GET answers with the status besides the code; HEAD and OPTIONS with the code alone.
-async fn answer(State(shown): State<Shown>, method: Method, uri: Uri) -> Response {
+/// GET answers with the status besides the code; HEAD and OPTIONS with the code alone, and so does GET to whoever has shown no token where one is
+/// demanded: load balancers and probes go by codes.
+async fn answer(
+    State(shown): State<Shown>,
+    Extension(access): Extension<Access>,
+    method: Method,
+    uri: Uri,
+) -> Response {
     let has_body = match method {
         Method::GET => true,
         Method::HEAD | Method::OPTIONS => false,
@@ -55,17 +62,25 @@ async fn answer(State(shown): State<Shown>, method: Method, uri: Uri) -> Respons
     let Some(inquiry) = Inquiry::parse(uri.path(), uri.query().unwrap_or_default()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    let is_status = matches!(inquiry, Inquiry::Status);
     let picture = shown.picture.borrow().clone();
     let answered = picture.answer(inquiry, now());
     let code = if answered.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if !has_body {
-        return code.into_response();
+    match (has_body, access) {
+        (true, Access::Everything) => {}
+        (true, Access::CodesOnly) if is_status => return unauthorized(),
+        _ => return code.into_response(),
     }
     let mut status = status(&shown, &picture);
     if let Err(no) = answered {
         status.insert("reason".to_owned(), no.to_string().into());
     }
     (code, [(CONTENT_TYPE, "application/json")], format!("{}\n", Value::Object(status))).into_response()
+}
+
+/// Whoever asks has to show a token, or a certificate (RFC 9110, section 15.5.2).
+pub(crate) fn unauthorized() -> Response {
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response()
 }
 
 /// The status of the node in the words that Patroni's users know; what is not known is left out.
@@ -176,7 +191,7 @@ mod tests {
         let (pictures, picture) = watch::channel(Picture::default());
         let (questions, _asked) = pledges::channel();
         let shown = Shown { keeper: "k1".into(), cluster: "c1".to_owned(), picture, questions };
-        let server = serve("127.0.0.1:0", shown).await.unwrap();
+        let server = serve("127.0.0.1:0", &Protection::none(), shown).await.unwrap();
         let port = server.address().port();
         let (code, body) = http(port, "GET", "/primary", "").await.unwrap();
         assert_eq!(code, 503);

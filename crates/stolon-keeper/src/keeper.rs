@@ -15,7 +15,7 @@ use stolon_model::{
     Advise as _, ClusterDocument, GoDuration, InfoUid, KeeperReport, KeeperUid, UsableCluster,
 };
 use stolon_postgres::{ServerState, end_of_process};
-use stolon_runtime::{Readiness, UsageError, new_uid8, redact};
+use stolon_runtime::{Asker, Readiness, UsageError, new_uid8, redact};
 use stolon_store::{BootInstant, ClusterStore, DocumentFeed, Seen, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -43,6 +43,8 @@ pub(crate) struct Hands<I> {
     pub(crate) readiness: Readiness,
     /// What the health checks go by.
     pub(crate) pictures: watch::Sender<Picture>,
+    /// Asks other keepers.
+    pub(crate) asker: Asker,
 }
 
 /// What is under way ends with an event; a reading gives the feed back that it borrowed.
@@ -232,9 +234,9 @@ impl<'a, I: Instance> Loop<'a, I> {
             Effect::Knock { address, port, within } => self
                 .activities
                 .push(Box::pin(async move { Event::Knocked(knock(address, port, within).await).into() })),
-            Effect::AskForPledge { address, request, within } => self
-                .activities
-                .push(Box::pin(async move { pledges::ask_for(&address, request, within).await.into() })),
+            Effect::AskForPledge { address, request, within } => self.activities.push(Box::pin(async move {
+                pledges::ask_for(&hands.asker, &address, request, within).await.into()
+            })),
             Effect::AnswerPledge { number, term } => self.asked.answer(number, term),
             Effect::Publish { report, ttl, limit } => {
                 let report = KeeperReport { info_uid: InfoUid::from(new_uid8()), ..*report };

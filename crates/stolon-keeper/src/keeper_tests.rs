@@ -125,6 +125,7 @@ impl Kept {
             directory: KeeperDirectory::new(directory.path()),
             metrics: Metrics::default(),
             readiness: Readiness::default(),
+            asker: stolon_runtime::Asker::plain(),
         };
         let [stop, at_once, depart] = [(); 3].map(|()| CancellationToken::new());
         let patience = Duration::from_secs(600);

@@ -103,9 +103,11 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
     let (sender, questions) = pledges::channel();
     let cluster = flags.common.cluster_name.clone();
     let shown = Shown { keeper: uid.clone(), cluster, picture, questions: sender };
-    let health_checks = http::serve(&options.http_listen_address, shown).await;
+    let health_checks = http::serve(&options.http_listen_address, &options.protection, shown).await;
     if let Some(server) = &health_checks {
-        beginning.advertised.http_address = pledges::address(server.address(), &options.advertise_address);
+        let (protection, asker) = (&options.protection, &options.asker);
+        beginning.advertised.http_address =
+            pledges::published(server, protection, asker, &options.advertise_address).await;
     }
     let hands = Hands {
         instance: LocalInstance::new(postgres.clone()),
@@ -115,6 +117,7 @@ pub async fn run(flags: Flags, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
         metrics,
         readiness,
         pictures,
+        asker: options.asker.clone(),
     };
     let followed = password_files::follow(options.password_files, postgres.clone(), shutdown.token());
     let followed = tokio::spawn(followed);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -12,14 +13,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use stolon_core::keeper::Event;
 use stolon_model::{Document, Pledge, PledgeRequest};
-use stolon_runtime::ask_http;
+use stolon_runtime::{Access, Asker, HttpServer, Protection};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::http::Shown;
+use crate::http::{Shown, unauthorized};
 use crate::keeper::now;
 
 const PLEDGE: &str = "/pledge";
 const VOUCHER: &str = "/voucher";
+const LIVENESS: &str = "/liveness";
 /// A question is short.
 const LONGEST_QUESTION: usize = 4 << 10;
 /// Questions that wait for the loop; more are turned away.
@@ -38,12 +40,39 @@ pub(crate) fn channel() -> (mpsc::Sender<Question>, mpsc::Receiver<Question>) {
     mpsc::channel(QUEUE)
 }
 
-/// Where others reach what listens at `bound`: there, or at the advertised address of PostgreSQL where it listens on all addresses.
-pub(crate) fn address(bound: SocketAddr, advertised: &str) -> String {
+/// Where others reach what listens at `bound`: there, or at the advertised address of PostgreSQL where it listens on all addresses. `scheme` stands
+/// before it.
+fn address(scheme: &str, bound: SocketAddr, advertised: &str) -> String {
+    let port = bound.port();
     match (bound.ip().is_unspecified(), advertised.contains(':')) {
-        (false, _) => bound.to_string(),
-        (true, true) => format!("[{advertised}]:{}", bound.port()),
-        (true, false) => format!("{advertised}:{}", bound.port()),
+        (false, _) => format!("{scheme}{bound}"),
+        (true, true) => format!("{scheme}[{advertised}]:{port}"),
+        (true, false) => format!("{scheme}{advertised}:{port}"),
+    }
+}
+
+/// What is published of an endpoint; nothing where those who ask would not believe it: the keeper of a primary counts on nobody who cannot be asked.
+pub(crate) async fn published(
+    server: &HttpServer,
+    protection: &Protection,
+    asker: &Asker,
+    advertised: &str,
+) -> String {
+    let (scheme, bound) = (protection.scheme(), server.address());
+    let address = address(scheme, bound, advertised);
+    if scheme.is_empty() {
+        return address;
+    }
+    match asker.finds(bound, &address, LIVENESS, PATIENCE * 5).await {
+        Ok(()) => address,
+        Err(error) => {
+            tracing::error!(
+                %error,
+                "other keepers and proxies would not believe that this keeper is at {address}, so they are not told of it: its certificate has to name that \
+                 address, and an authority in --http-ca-file has to have signed it"
+            );
+            String::new()
+        }
     }
 }
 
@@ -70,8 +99,8 @@ impl Asked {
 }
 
 /// Asks another keeper.
-pub(crate) async fn ask_for(address: &str, request: PledgeRequest, within: Duration) -> Event {
-    let answer = ask_http("POST", address, PLEDGE, &request.to_json(), within).await;
+pub(crate) async fn ask_for(asker: &Asker, address: &str, request: PledgeRequest, within: Duration) -> Event {
+    let answer = asker.ask("POST", address, PLEDGE, &request.to_json(), within).await;
     let pledge = answer.ok().filter(|it| it.status == 200).and_then(|it| Pledge::from_json(&it.body).ok());
     Event::PledgeAnswered { instance: request.instance, term: pledge.map(|pledge| pledge.term.to_std()) }
 }
@@ -82,7 +111,10 @@ pub(crate) fn routes() -> Router<Shown> {
         .route(VOUCHER, get(voucher))
 }
 
-async fn pledge(State(shown): State<Shown>, body: String) -> Response {
+async fn pledge(State(shown): State<Shown>, Extension(access): Extension<Access>, body: String) -> Response {
+    if access == Access::CodesOnly {
+        return unauthorized();
+    }
     let Ok(request) = PledgeRequest::from_json(&body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
@@ -97,7 +129,10 @@ async fn pledge(State(shown): State<Shown>, body: String) -> Response {
 }
 
 /// What is left is counted when it is told, not when the picture was made.
-async fn voucher(State(shown): State<Shown>) -> Response {
+async fn voucher(State(shown): State<Shown>, Extension(access): Extension<Access>) -> Response {
+    if access == Access::CodesOnly {
+        return unauthorized();
+    }
     let voucher = shown.picture.borrow().voucher(now());
     match voucher {
         Some(voucher) => document(&voucher),
@@ -124,7 +159,11 @@ mod tests {
             ("0.0.0.0:8008", "db1.example.org", "db1.example.org:8008"),
             ("[::]:8008", "fd00::1", "[fd00::1]:8008"),
         ] {
-            assert_eq!(address(bound.parse().unwrap(), advertised), expected);
+            assert_eq!(address("", bound.parse().unwrap(), advertised), expected);
+            assert_eq!(
+                address("https://", bound.parse().unwrap(), advertised),
+                format!("https://{expected}")
+            );
         }
     }
 
@@ -133,12 +172,12 @@ mod tests {
         let (pictures, picture) = watch::channel(Picture::default());
         let (questions, mut asked) = channel();
         let shown = Shown { keeper: "k1".into(), cluster: "c1".to_owned(), picture, questions };
-        let server = crate::http::serve("127.0.0.1:0", shown).await.unwrap();
-        let at = server.address().to_string();
+        let server = crate::http::serve("127.0.0.1:0", &Protection::none(), shown).await.unwrap();
+        let (at, asker) = (server.address().to_string(), Asker::plain());
         let request = PledgeRequest { primary: "a".into(), instance: "b".into(), ..PledgeRequest::default() };
 
         for term in [Some(Duration::from_secs(15)), None] {
-            let asking = ask_for(&at, request.clone(), Duration::from_secs(5));
+            let asking = ask_for(&asker, &at, request.clone(), Duration::from_secs(5));
             let answering = async {
                 let mut open = Asked::default();
                 let Event::PledgeAsked { number, request: seen } = open.take(asked.recv().await.unwrap())
@@ -153,7 +192,7 @@ mod tests {
             assert_eq!((instance.as_str(), told), ("b", term));
         }
 
-        let ask = || ask_http("GET", &at, VOUCHER, "", Duration::from_secs(5));
+        let ask = || asker.ask("GET", &at, VOUCHER, "", Duration::from_secs(5));
         assert_eq!(ask().await.unwrap().status, 503);
         let vouched = Vouched { instance: "a".into(), until: now() + Duration::from_secs(10) };
         pictures.send_replace(Picture { vouched: Some(vouched), ..Picture::default() });

@@ -10,7 +10,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use stolon_tls::{AnyCertificate, AnyName};
+use stolon_tls::{AnyCertificate, AnyName, authorities, certificates};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -143,7 +143,10 @@ fn config(tls: &PeerTls, own: Option<&ClientCertificate>) -> Result<Arc<ClientCo
         .map_err(|error| Failure::Protocol(error.to_string()))?;
     let builder = match (tls.mode, &tls.ca_file) {
         (SslMode::VerifyCa | SslMode::VerifyFull, Some(file)) => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(file)?), provider);
+            let verifier = WebPkiServerVerifier::builder_with_provider(
+                Arc::new(authorities(file).map_err(files)?),
+                provider,
+            );
             let verifier = verifier.build().map_err(|error| unusable(file, error))?;
             match tls.mode {
                 SslMode::VerifyFull => builder.with_webpki_verifier(verifier),
@@ -161,22 +164,14 @@ fn config(tls: &PeerTls, own: Option<&ClientCertificate>) -> Result<Arc<ClientCo
     let Some(ClientCertificate { certificate, key }) = own else {
         return Ok(Arc::new(builder.with_no_client_auth()));
     };
-    let chain = certificates(certificate)?;
+    let chain = certificates(certificate).map_err(files)?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
     let config = builder.with_client_auth_cert(chain, secret);
     Ok(Arc::new(config.map_err(|error| unusable(certificate, error))?))
 }
 
-fn roots(file: &Path) -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| unusable(file, error))?;
-    }
-    Ok(roots)
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| unusable(file, error))
+fn files(error: stolon_tls::Unusable) -> Failure {
+    Failure::Files(error.to_string())
 }
 
 fn unusable(file: &Path, error: impl std::fmt::Display) -> Failure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use socket2::TcpKeepalive;
 use stolon_core::proxy::OnSilence;
-use stolon_runtime::{CommonArgs, UsageError, go_duration, go_integer, host};
+use stolon_runtime::{CommonArgs, EndpointFlags, UsageError, go_duration, go_integer, host};
 
 use crate::client_address::ClientAddress;
 use crate::proxy::ProxyOptions;
@@ -51,6 +51,10 @@ pub struct Flags {
     /// PostgreSQL itself does not
     #[arg(long)]
     pub send_proxy_protocol: bool,
+
+    /// How keepers are asked while the store is away.
+    #[command(flatten)]
+    pub endpoint: EndpointFlags,
 
     /// How long connecting to the primary may take
     #[arg(long, default_value = "10s", value_name = "SPAN", value_parser = go_duration)]
@@ -127,6 +131,7 @@ impl Flags {
                 true => ClientAddress::ProxyProtocol,
                 false => ClientAddress::Hidden,
             },
+            asker: self.endpoint.asker()?,
             connect_timeout: self.connect_timeout,
             drain_timeout: self.drain_timeout,
         })

@@ -7,7 +7,7 @@ use stolon_core::proxy::{
     Check, Claim, ClosedBecause, Effect, Event, Machine, Measurement, Notice, OnSilence, Policy,
 };
 use stolon_model::{Advise as _, Document as _, GoDuration, InfoUid, ProxyReport, ProxyUid, Voucher};
-use stolon_runtime::{BootInstant, Readiness, Shutdown, ask_http, new_uid8};
+use stolon_runtime::{Asker, BootInstant, Readiness, Shutdown, new_uid8};
 use stolon_store::{ClusterStore, DocumentRead, WatchScope};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -38,6 +38,8 @@ pub struct ProxyOptions {
     pub connections_per_client: Option<u32>,
     /// What the server is told of a client's address.
     pub client_address: ClientAddress,
+    /// Asks keepers.
+    pub asker: Asker,
     /// How long connecting to the primary may take.
     pub connect_timeout: Duration,
     /// How long open connections may go on after SIGTERM.
@@ -182,7 +184,9 @@ impl Proxy {
                 };
                 self.lookup = Some(AbortOnDropHandle::new(self.spawn(looking_up)));
             }
-            Effect::AskVoucher { address, limit } => drop(self.spawn(ask_voucher(address, limit))),
+            Effect::AskVoucher { address, limit } => {
+                drop(self.spawn(ask_voucher(self.options.asker.clone(), address, limit)));
+            }
             Effect::Listen => self.listen(),
             Effect::StopListening => self.stop_listening(),
             Effect::Open { destination, deadline } => {
@@ -411,8 +415,8 @@ fn room_for(open_files: Option<u64>) -> usize {
 }
 
 /// What the keeper of the primary says of how long that cannot be replaced; nothing where it says no, or does not answer.
-async fn ask_voucher(address: String, limit: Duration) -> Answer {
-    let answer = ask_http("GET", &address, "/voucher", "", limit).await;
+async fn ask_voucher(asker: Asker, address: String, limit: Duration) -> Answer {
+    let answer = asker.ask("GET", &address, "/voucher", "", limit).await;
     let voucher = answer.ok().filter(|it| it.status == 200).and_then(|it| Voucher::from_json(&it.body).ok());
     Answer::Event(Event::Vouched(voucher))
 }

@@ -13,7 +13,8 @@ use stolon_model::Advise;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::limited_listener::{LimitedListener, Limits};
+use crate::endpoint::{Protection, judge};
+use crate::limited_listener::{LimitedListener, Limits, Shown};
 
 /// Scrapes and health checks are few and answered in milliseconds.
 pub(crate) const LIMITS: Limits = Limits { connections: 16, time: Duration::from_secs(10) };
@@ -56,18 +57,25 @@ impl HttpServer {
     }
 }
 
-/// Listen at `host:port` (an empty host: all addresses) and serve in the background.
+/// Listen at `host:port` (an empty host: all addresses) and serve in the background. What whoever asks may be told stands in each request as
+/// [`crate::Access`].
 ///
 /// # Errors
 /// The address is taken or cannot be resolved. Whether that ends the program is the caller's choice.
-pub async fn serve_routes(service: Service, address: &str, routes: Router) -> Result<HttpServer, HttpError> {
-    serve_within(LIMITS, service, address, routes).await
+pub async fn serve_routes(
+    service: Service,
+    address: &str,
+    protection: &Protection,
+    routes: Router,
+) -> Result<HttpServer, HttpError> {
+    serve_within(LIMITS, service, address, protection, routes).await
 }
 
 pub(crate) async fn serve_within(
     limits: Limits,
     service: Service,
     address: &str,
+    protection: &Protection,
     routes: Router,
 ) -> Result<HttpServer, HttpError> {
     let failed = |cause| HttpError { service, address: address.to_owned(), cause };
@@ -79,8 +87,11 @@ pub(crate) async fn serve_within(
         None => TcpListener::bind(address).await.map_err(failed)?,
     };
     let bound = listener.local_addr().map_err(failed)?;
-    let routes = routes.layer(middleware::map_response(one_answer_per_connection));
-    let listener = LimitedListener::new(listener, limits);
+    let routes = routes
+        .layer(middleware::from_fn_with_state(protection.clone(), judge))
+        .layer(middleware::map_response(one_answer_per_connection))
+        .into_make_service_with_connect_info::<Shown>();
+    let listener = LimitedListener::new(listener, limits, protection.tls());
     let serving = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "{} http server error", service.name);

@@ -5,14 +5,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
+
+use crate::reread::Reread;
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
@@ -23,16 +30,20 @@ pub(crate) struct Limits {
     pub time: Duration,
 }
 
-/// Accepts within [`Limits`].
+type Tls = Reread<Arc<ServerConfig>>;
+
+/// Accepts within [`Limits`], the time of a handshake included.
 pub(crate) struct LimitedListener {
     listener: TcpListener,
     room: Arc<Semaphore>,
     time: Duration,
+    tls: Option<Tls>,
 }
 
 impl LimitedListener {
-    pub fn new(listener: TcpListener, limits: Limits) -> Self {
-        LimitedListener { listener, room: Arc::new(Semaphore::new(limits.connections)), time: limits.time }
+    pub fn new(listener: TcpListener, limits: Limits, tls: Option<Tls>) -> Self {
+        let room = Arc::new(Semaphore::new(limits.connections));
+        LimitedListener { listener, room, time: limits.time, tls }
     }
 }
 
@@ -44,7 +55,11 @@ impl Listener for LimitedListener {
         let permit = Arc::clone(&self.room).acquire_owned().await.ok();
         let (stream, peer) = Listener::accept(&mut self.listener).await;
         let end = Box::pin(tokio::time::sleep(self.time));
-        (LimitedStream { stream, end, _permit: permit }, peer)
+        let wire = match &self.tls {
+            None => Wire::Plain(stream),
+            Some(tls) => Wire::Handshake(Box::pin(handshake(tls.clone(), stream))),
+        };
+        (LimitedStream { wire, shown: Shown::default(), end, _permit: permit }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -52,20 +67,68 @@ impl Listener for LimitedListener {
     }
 }
 
+/// Nobody waits for the handshake of another one.
+async fn handshake(tls: Tls, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let config = Arc::clone(&*tls.get().await);
+    TlsAcceptor::from(config).accept(stream).await
+}
+
+type Handshake = Pin<Box<dyn Future<Output = io::Result<TlsStream<TcpStream>>> + Send>>;
+
+enum Wire {
+    Plain(TcpStream),
+    Handshake(Handshake),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+/// What a client has shown beside its requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown {
+    certificate: Arc<AtomicBool>,
+}
+
+impl Shown {
+    /// Whether it has shown a certificate of an authority that is known here. Others end the handshake.
+    pub fn is_certificate(&self) -> bool {
+        self.certificate.load(Ordering::Relaxed)
+    }
+}
+
+impl Connected<IncomingStream<'_, LimitedListener>> for Shown {
+    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
+        stream.io().shown.clone()
+    }
+}
+
 /// A connection that fails when its time is over.
 pub(crate) struct LimitedStream {
-    stream: TcpStream,
+    wire: Wire,
+    shown: Shown,
     end: Pin<Box<Sleep>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
 impl LimitedStream {
-    /// The connection, unless its time is over.
-    fn within_time(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
-        match self.end.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(Pin::new(&mut self.stream)),
+    /// The connection once its handshake is over, unless its time is.
+    fn within_time(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut dyn Stream>>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if let Wire::Handshake(handshake) = &mut self.wire {
+            let stream = ready!(handshake.as_mut().poll(context))?;
+            let is_shown = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+            self.shown.certificate.store(is_shown, Ordering::Relaxed);
+            self.wire = Wire::Secure(Box::new(stream));
+        }
+        Poll::Ready(match &mut self.wire {
+            Wire::Plain(stream) => Ok(Pin::new(stream)),
+            Wire::Secure(stream) => Ok(Pin::new(stream)),
+            Wire::Handshake(_) => Err(io::ErrorKind::NotConnected.into()),
+        })
     }
 }
 
@@ -75,7 +138,7 @@ impl AsyncRead for LimitedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.within_time(context)?.poll_read(context, buffer)
+        ready!(self.within_time(context))?.poll_read(context, buffer)
     }
 }
 
@@ -85,14 +148,19 @@ impl AsyncWrite for LimitedStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.within_time(context)?.poll_write(context, bytes)
+        ready!(self.within_time(context))?.poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.within_time(context)?.poll_flush(context)
+        ready!(self.within_time(context))?.poll_flush(context)
     }
 
+    /// A handshake that was not made is not ended in good order.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Wire::Secure(stream) => Pin::new(stream).poll_shutdown(context),
+            Wire::Handshake(_) => Poll::Ready(Ok(())),
+        }
     }
 }

@@ -11,6 +11,7 @@ use axum::routing::get;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use crate::endpoint::Protection;
 use crate::http_server::{HttpError, HttpServer, Service, serve_routes};
 
 const SERVICE: Service = Service { name: "metrics", option: "--metrics-listen-address" };
@@ -56,7 +57,7 @@ impl Readiness {
 /// # Errors
 /// The address is taken or cannot be resolved. Whether that ends the program is the caller's choice.
 pub async fn serve(address: &str, registry: Registry, readiness: Readiness) -> Result<HttpServer, HttpError> {
-    serve_routes(SERVICE, address, routes(registry, readiness)).await
+    serve_routes(SERVICE, address, &Protection::none(), routes(registry, readiness)).await
 }
 
 fn routes(registry: Registry, readiness: Readiness) -> Router {
@@ -164,7 +165,7 @@ mod tests {
     async fn those_who_hold_connections_open_keep_nobody_out() {
         let limits = Limits { connections: 2, time: Duration::from_millis(300) };
         let routes = routes(Registry::default(), Readiness::default());
-        let server = serve_within(limits, SERVICE, "127.0.0.1:0", routes).await.unwrap();
+        let server = serve_within(limits, SERVICE, "127.0.0.1:0", &Protection::none(), routes).await.unwrap();
         let mut idle = Vec::new();
         for _ in 0..6 {
             let mut stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();

@@ -1,4 +1,6 @@
-//! What connections over TLS to PostgreSQL and to the stores have in common.
+//! What connections over TLS to PostgreSQL, to the stores and to the HTTP endpoints of keepers have in common.
+
+mod files;
 
 use std::sync::Arc;
 
@@ -7,6 +9,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+
+pub use files::{Identity, Unusable, authorities, certificates, client_config, server_config};
 
 /// Accepts any certificate, as `sslmode=prefer` and `--store-skip-tls-verify` ask for. The signatures of the handshake must hold: whoever
 /// answers has the key of the certificate.
