@@ -18,8 +18,7 @@ use crate::reread::Reread;
 /// The options of those who ask, or are, such an endpoint.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct EndpointFlags {
-    /// Certificate of this program (PEM): a keeper answers over TLS with it, and whoever asks a keeper shows it where --http-client-ca-file
-    /// of that keeper knows its authority
+    /// Certificate of this program (PEM): a keeper answers over TLS with it, and whoever asks a keeper and has no token shows it
     #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
     http_cert_file: String,
 
@@ -95,6 +94,8 @@ impl EndpointFlags {
         if servers.is_none() && tokens.is_none() {
             return Ok(crate::Asker::plain());
         }
+        // One proof is enough, and a certificate of an authority that the other one does not know ends the handshake.
+        let identity = identity.filter(|_| tokens.is_none());
         let read = move || {
             let tls = servers.as_deref().map(|servers| client_config(servers, identity.as_ref())).transpose();
             let tls = tls.map_err(|error| error.to_string())?.map(std::sync::Arc::new);
