@@ -183,10 +183,7 @@ async fn holds(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Hand the primary over to the other keeper, once that one is fit.
 async fn switch_over(cluster: &Cluster) -> anyhow::Result<()> {
-    wait_for("a standby that is fit", PATIENCE, async || {
-        cluster.stolonctl_ok(&["switchover", "--dry-run"], "").await.map(Some)
-    })
-    .await?;
+    cluster.wait_fit(None, PATIENCE).await?;
     cluster.stolonctl_ok(&["switchover"], "").await?;
     cluster.wait_writable(PATIENCE).await
 }

@@ -22,6 +22,7 @@ fn copies(cluster: &Cluster, keeper: usize) -> usize {
 /// Use `stolonctl switchover` while clients write: nothing is lost, and the old primary follows as it is.
 async fn switch_over(cluster: &mut Cluster, keepers: usize, to: Option<usize>) -> anyhow::Result<()> {
     let old = OldPrimary::of(cluster).await?;
+    cluster.wait_fit(to, PATIENCE).await?;
     let writing = start_writing(cluster).await?;
     let to_keeper = to.map(|keeper| format!("keeper{keeper}"));
     let mut command = vec!["switchover"];
@@ -226,6 +227,7 @@ fn default_timings() -> serde_json::Value {
 async fn the_primarys_keeper_is_told_to_end(cluster: &mut Cluster, keepers: usize) -> anyhow::Result<()> {
     let old = OldPrimary::of(cluster).await?;
     let name = format!("keeper{}", old.keeper);
+    cluster.wait_fit(None, PATIENCE).await?;
     let writing = start_writing(cluster).await?;
     let told = Instant::now();
     cluster.stop_service(&name).await?;
@@ -269,15 +271,13 @@ fn a_keeper_that_has_nobody_to_hand_over_to_stops_at_once() {
     on_cluster(Plan::new(2).spec(default_timings()), async |cluster| {
         let primary = cluster.primary().await?;
         let name = format!("keeper{primary}");
+        cluster.wait_fit(None, PATIENCE).await?;
         cluster.stop_service(&name).await?;
         cluster.add_flag(&name, "--handover-timeout", "0s")?;
         cluster.start_service(&name)?;
         let relieved = cluster.primary().await?;
         ensure!(relieved != primary);
-        wait_for("a standby that is fit", PATIENCE, async || {
-            cluster.stolonctl_ok(&["switchover", "--dry-run"], "").await.map(Some)
-        })
-        .await?;
+        cluster.wait_fit(None, PATIENCE).await?;
         // Back to where it is not wanted, then to the end.
         cluster.stolonctl_ok(&["switchover"], "").await?;
         cluster.wait_streaming(1, PATIENCE).await?;

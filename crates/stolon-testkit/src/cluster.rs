@@ -471,6 +471,20 @@ impl Cluster {
         Ok(new)
     }
 
+    /// Wait until a keeper, or that one, is fit to take the primary over.
+    ///
+    /// # Errors
+    /// The time limit was reached; with what `stolonctl` said.
+    pub async fn wait_fit(&self, to: Option<usize>, limit: Duration) -> anyhow::Result<()> {
+        let to: Vec<String> = to.map(|keeper| format!("--to=keeper{keeper}")).into_iter().collect();
+        let dry_run: Vec<&str> =
+            ["switchover", "--dry-run"].into_iter().chain(to.iter().map(String::as_str)).collect();
+        wait_for("a standby that is fit", limit, async || {
+            self.stolonctl_ok(&dry_run, "").await.map(|_| Some(()))
+        })
+        .await
+    }
+
     /// Wait until writes through the first proxy succeed.
     ///
     /// # Errors
