@@ -214,12 +214,12 @@ impl Round<'_> {
         }
         // Commits would block anyway. Whoever has yet to come to the primary's timeline lets them go on as soon as it streams; otherwise that
         // had to be reported first, and the primary told.
-        let mut to_come: Vec<&Instance> = self.fit(good).collect();
-        to_come.sort_by_cached_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
-        for instance in to_come {
-            if next.len() < limits.minimum {
-                next.insert(instance.uid.clone());
-            }
+        if next.len() < limits.minimum {
+            let mut to_come: Vec<&Instance> =
+                self.fit(good).filter(|instance| !next.contains(&instance.uid)).collect();
+            to_come.sort_by_cached_key(|instance| (Reverse(instance.status.lsn), instance.uid.clone()));
+            to_come.truncate(limits.minimum - next.len());
+            next.extend(to_come.into_iter().map(|instance| instance.uid.clone()));
         }
         // In two steps: the old members stay until the new ones hold everything.
         if limits.several && !next.is_subset(previous) {
