@@ -18,6 +18,6 @@ pub mod proxy;
 pub mod sentinel;
 pub mod settings;
 pub mod timeline;
-mod wal_file;
+pub mod wal_file;
 
 pub use backoff::Backoff;

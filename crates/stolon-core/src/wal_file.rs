@@ -1,9 +1,14 @@
 //! Names of WAL files (PostgreSQL manual, "WAL Internals").
 
-use stolon_model::Lsn;
+use stolon_model::{Lsn, Timeline};
 
-/// Size of WAL segments that Stolon's documents assume.
-const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Size of WAL segments that Stolon's documents assume: readers take every name for one of a segment of this size.
+pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The name of the segment of [`SEGMENT_BYTES`] that holds a position of a timeline.
+pub fn name(timeline: Timeline, lsn: Lsn) -> String {
+    format!("{:08X}{}", timeline.0, segment_name(lsn))
+}
 
 /// Whether the segment that holds a position comes before the file `oldest`, whatever their timelines. Nothing does where that is no name of
 /// a segment.

@@ -8,6 +8,7 @@ use stolon_core::keeper::{
     Answer, Archiver, Failover, LastRun, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver,
 };
 use stolon_core::postgres::{Version, is_recovery_parameter};
+use stolon_core::wal_file;
 use stolon_model::{Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
 use tokio_postgres::SimpleQueryRow;
 
@@ -69,9 +70,6 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_file_settings \
      SELECT name, current_setting(name) FROM pg_settings s WHERE pending_restart AND name <> 'unix_socket_directories' \
      AND (setting IS DISTINCT FROM boot_val OR EXISTS (SELECT FROM pg_file_settings f WHERE lower(f.name) = s.name)) \
      ORDER BY 1";
-
-/// 16 MiB: readers of the report take every name for one of a segment of this size.
-const PUBLISHED_SEGMENT_SIZE: u64 = 16 << 20;
 
 impl LocalPostgres {
     /// One look at the running server over a new connection, so that a success says that clients can come in. An error says
@@ -286,16 +284,16 @@ fn older_wal_file(directory: &Path) -> Result<String> {
     let oldest = segments(&directory)?.into_iter().min_by(|a, b| a.get(8..).cmp(&b.get(8..)));
     let Some(oldest) = oldest else { return Ok(String::new()) };
     let size = std::fs::metadata(directory.join(&oldest)).map_or(0, |metadata| metadata.len());
-    Ok(if size == PUBLISHED_SEGMENT_SIZE { oldest } else { published(&oldest, size).unwrap_or_default() })
+    Ok(published(&oldest, size).unwrap_or_default())
 }
 
 /// What a segment of this many bytes is called among segments of 16 MiB. None for a size that PostgreSQL does not know.
 fn published(name: &str, size: u64) -> Option<String> {
-    let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
     let is_known = size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size);
-    let (timeline, log, segment) = (name.get(..8)?, part(8..16)?, part(16..24)?);
-    let number = segment.checked_mul(size).filter(|_| is_known)? / PUBLISHED_SEGMENT_SIZE;
-    Some(format!("{timeline}{log:08X}{number:08X}"))
+    let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
+    let (timeline, log, segment) = (part(0..8)?, part(8..16)?, part(16..24)?);
+    let offset = segment.checked_mul(size).filter(|_| is_known)?;
+    Some(wal_file::name(Timeline(timeline), Lsn((log << 32) + offset)))
 }
 
 /// The names of the WAL segments in a directory (PostgreSQL manual, "WAL Internals"), in no order.

@@ -1,6 +1,7 @@
 //! The HTTP endpoints of keepers: how they prove who they are, and who may ask for more than a status code (docs/security.md).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::HeaderMap;
@@ -9,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use secrecy::{ExposeSecret as _, SecretString};
 use stolon_tls::{Identity, client_config, server_config};
+use subtle::{Choice, ConstantTimeEq as _};
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
 use crate::UsageError;
@@ -45,7 +47,7 @@ const TOKENS: &str = "--http-token-file";
 /// What an endpoint demands, and how it proves itself.
 #[derive(Clone)]
 pub struct Protection {
-    tls: Option<Reread<std::sync::Arc<ServerConfig>>>,
+    tls: Option<Reread<Arc<ServerConfig>>>,
     tokens: Option<Reread<Tokens>>,
     clients: Clients,
 }
@@ -69,7 +71,7 @@ pub enum Access {
 /// What one needs to ask endpoints.
 #[derive(Clone, Default)]
 pub(crate) struct Asking {
-    pub(crate) tls: Option<std::sync::Arc<ClientConfig>>,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) token: Option<SecretString>,
 }
 
@@ -98,7 +100,7 @@ impl EndpointFlags {
         let identity = identity.filter(|_| tokens.is_none());
         let read = move || {
             let tls = servers.as_deref().map(|servers| client_config(servers, identity.as_ref())).transpose();
-            let tls = tls.map_err(|error| error.to_string())?.map(std::sync::Arc::new);
+            let tls = tls.map_err(|error| error.to_string())?.map(Arc::new);
             let token = tokens.as_deref().map(Tokens::read).transpose()?;
             Ok(Asking { tls, token: token.and_then(|tokens| tokens.0.into_iter().next()) })
         };
@@ -123,7 +125,7 @@ impl EndpointFlags {
         let shown = if clients.is_some() { Clients::MayShowCertificate } else { Clients::Anonymous };
         let tls = identity.map(|identity| {
             let read = move || match server_config(&identity, clients.as_deref()) {
-                Ok(config) => Ok(std::sync::Arc::new(config)),
+                Ok(config) => Ok(Arc::new(config)),
                 Err(error) => Err(error.to_string()),
             };
             Reread::new("the TLS files of the HTTP endpoint", read)
@@ -204,16 +206,10 @@ impl Tokens {
     }
 
     fn accept(&self, shown: &str) -> bool {
-        // All of them are compared, whichever it is.
-        self.0.iter().fold(false, |found, token| found | is_same(token.expose_secret(), shown))
+        // All of them are compared, each in a time that does not tell where they differ.
+        let is_same = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(shown.as_bytes());
+        self.0.iter().fold(Choice::from(0), |found, token| found | is_same(token)).into()
     }
-}
-
-/// In a time that does not tell where they differ.
-fn is_same(one: &str, other: &str) -> bool {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    let differences = one.iter().zip(other).fold(0, |sum, (one, other)| sum | (one ^ other));
-    one.len() == other.len() && std::hint::black_box(differences) == 0
 }
 
 impl std::fmt::Debug for Protection {
@@ -234,7 +230,7 @@ impl Protection {
         if self.tls.is_some() { crate::HTTPS } else { "" }
     }
 
-    pub(crate) fn tls(&self) -> Option<Reread<std::sync::Arc<ServerConfig>>> {
+    pub(crate) fn tls(&self) -> Option<Reread<Arc<ServerConfig>>> {
         self.tls.clone()
     }
 

@@ -166,12 +166,15 @@ impl Question<'_> {
         token: Option<&SecretString>,
     ) -> Result<HttpAnswer> {
         let Question { method, path, body } = self;
-        let proof = token.map(|token| format!("Authorization: Bearer {}\r\n", token.expose_secret()));
-        let request = SecretString::from(format!(
-            "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            proof.unwrap_or_default(),
-            body.len()
-        ));
+        let proof = match token {
+            Some(token) => ["Authorization: Bearer ", token.expose_secret(), "\r\n"],
+            None => [""; 3],
+        };
+        let begin = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
+        let length = body.len();
+        let rest = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        // One allocation: growing would leave pieces of the token behind.
+        let request = SecretString::from([&begin, proof[0], proof[1], proof[2], &rest].concat());
         stream.write_all(request.expose_secret().as_bytes()).await?;
         stream.flush().await?;
         let mut answer = Vec::new();

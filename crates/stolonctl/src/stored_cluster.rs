@@ -35,10 +35,7 @@ impl StoredCluster {
     /// # Errors
     /// A flag is missing or wrong.
     pub fn open(common: &CommonArgs) -> Result<StoredCluster, UsageError> {
-        let options: StoreOptions = common.store_options()?;
-        let store = stolon_store::open_existing(&options)
-            .map_err(|error| UsageError::because(CANNOT_OPEN, &error))?;
-        Ok(StoredCluster { store, timeout: options.timeout })
+        Self::opened(common, CANNOT_OPEN, stolon_store::open_existing)
     }
 
     /// [`StoredCluster::open`] for a command that may put the first cluster into the store. `complaint` is said of one that cannot be.
@@ -46,8 +43,16 @@ impl StoredCluster {
     /// # Errors
     /// A flag is missing or wrong.
     pub fn open_or_make(common: &CommonArgs, complaint: &str) -> Result<StoredCluster, UsageError> {
+        Self::opened(common, complaint, stolon_store::open)
+    }
+
+    fn opened(
+        common: &CommonArgs,
+        complaint: &str,
+        open: impl FnOnce(&StoreOptions) -> Result<Arc<dyn ClusterStore>, StoreError>,
+    ) -> Result<StoredCluster, UsageError> {
         let options: StoreOptions = common.store_options()?;
-        let store = stolon_store::open(&options).map_err(|error| UsageError::because(complaint, &error))?;
+        let store = open(&options).map_err(|error| UsageError::because(complaint, &error))?;
         Ok(StoredCluster { store, timeout: options.timeout })
     }
 

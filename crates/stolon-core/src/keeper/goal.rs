@@ -469,7 +469,7 @@ fn instance_goal(
             synchronous_names,
             sync_after_crash: us.sync_after_crash,
         },
-        hba: HbaGoal { rewinder: us.rewinder.clone(), ..hba_goal(cluster, spec, uid, instance, &role) },
+        hba: hba_goal(us, cluster, spec, uid, instance, &role),
         commands: us.commands.clone(),
         superuser: us.superuser.clone(),
         replication: us.replication.clone(),
@@ -581,6 +581,7 @@ fn make(
 }
 
 fn hba_goal(
+    us: &Identity,
     cluster: &ClusterData,
     spec: &EffectiveSpec,
     uid: &InstanceUid,
@@ -596,7 +597,7 @@ fn hba_goal(
         },
         peers: others.map(|(_, other)| other.status.listen_address.clone()).collect(),
         slot_readers: if spec.sync_logical_slots { SlotReaders::Standbys } else { SlotReaders::Nobody },
-        rewinder: None,
+        rewinder: us.rewinder.clone(),
         operator_lines: instance.spec.pg_hba.as_deref().cloned(),
     }
 }

@@ -50,10 +50,12 @@ pub fn former_primaries_held<'a>(
     data: &ClusterData,
     report_of: impl Fn(&KeeperUid) -> Option<&'a KeeperReport>,
 ) -> impl Iterator<Item = Held> {
-    let follows =
-        |held: &Held| data.instances.get(&held.instance).is_some_and(|it| Kind::of(it) == Kind::Standby);
-    let held = held(data, report_of).into_iter();
-    held.filter(move |held| matches!(held.was, Was::Primary { .. }) && !follows(held))
+    let follows = |uid: &InstanceUid| data.instances.get(uid).is_some_and(|it| Kind::of(it) == Kind::Standby);
+    // Most keepers hold a standby: nothing else is looked at of theirs, since this is asked in every round.
+    let has_none =
+        |report: &&KeeperReport| !report.postgres_state.as_ref().is_some_and(|it| follows(&it.uid));
+    let held = held(data, |keeper| report_of(keeper).filter(has_none)).into_iter();
+    held.filter(|held| matches!(held.was, Was::Primary { .. }))
 }
 
 /// What a keeper holds, and what it has served with it.

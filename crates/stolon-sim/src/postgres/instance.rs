@@ -11,6 +11,7 @@ use stolon_core::keeper::{
     SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
+use stolon_core::wal_file;
 use stolon_model::{Lsn, STOLON_PREFIX};
 
 use super::{Condition, DataDirectory, Disk, Phase, Position};
@@ -152,7 +153,7 @@ impl World {
             pending_restart: BTreeMap::new(),
             started: server.started,
             archiver: None,
-            older_wal_file: wal_file(self.histories.timeline(branch).0, data.oldest_wal()),
+            older_wal_file: wal_file::name(self.histories.timeline(branch), data.oldest_wal()),
         };
         self.as_keepers_see_it(&mut answer);
         ServerLook::Answering(Box::new(answer))
@@ -544,9 +545,4 @@ fn unanswered(waited: Duration, limit: Duration) -> Poll {
         true => failed(FailureKind::TimedOut, "no answer in time"),
         false => Poll::Again(POLL * 5),
     }
-}
-
-/// The name of the WAL file that holds a position (PostgreSQL manual, "WAL Internals").
-fn wal_file(timeline: u64, lsn: Lsn) -> String {
-    format!("{timeline:08X}{:08X}{:08X}", lsn.0 >> 32, (lsn.0 & 0xFFFF_FFFF) >> 24)
 }
