@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use stolon_model::{
     AccessMode, BadClusterData, ClusterData, ClusterDocument, ClusterSpec, ClusterUid, FailRequest,
-    GoDuration, InitMode, Keeper, KeeperReport, KeeperUid, Pause, RequestKind, Role, ServerAddress,
-    Switchover, Timestamp, UpdateRefused, UsableCluster,
+    GoDuration, Keeper, KeeperReport, KeeperUid, Pause, RequestKind, Role, ServerAddress, Switchover,
+    Timestamp, UpdateRefused, UsableCluster,
 };
 
 use crate::sentinel::{CannotSpare, spare};
@@ -54,8 +54,7 @@ pub enum Admitted {
 /// `init`: what a database that is new gets where its operator has not chosen. One that exists may be backed up or followed from anywhere, and stays as it is.
 /// Written down rather than assumed, so that every program reads the same in it, Stolon's too, and everybody can change it.
 pub fn choose_defaults(spec: &mut ClusterSpec) -> Admitted {
-    let is_new = spec.init_mode == Some(InitMode::New) && spec.role != Some(Role::Standby);
-    if !is_new || spec.default_su_repl_access_mode.is_some() {
+    if !spec.leaves_access_open() {
         return Admitted::AsSpecified;
     }
     spec.default_su_repl_access_mode = Some(AccessMode::Strict);

@@ -158,6 +158,13 @@ impl ClusterSpec {
         Ok(spec)
     }
 
+    /// A database is to be made, and nothing says where its superuser and its replication user may come from: from anywhere, as in Stolon.
+    /// One that exists may be backed up or followed from anywhere on purpose.
+    pub fn leaves_access_open(&self) -> bool {
+        let is_new = self.init_mode == Some(InitMode::New) && self.role != Some(Role::Standby);
+        is_new && self.default_su_repl_access_mode.is_none()
+    }
+
     /// The fields that are set and yet not read, each with what it would be read with (`initMode "new"`).
     pub fn fields_without_effect(&self) -> Vec<(&'static str, &'static str)> {
         self.unread_fields(&self.effective())

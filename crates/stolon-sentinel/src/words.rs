@@ -21,6 +21,7 @@ pub fn log(saying: &Saying) {
             tracing::info!(details = fields.join("; "), "the cluster specification was changed");
         }
         Saying::Created => tracing::info!("the cluster was created from the initial specification"),
+        Saying::AccessLeftOpen => tracing::warn!("{}", access_left_open().on_one_line()),
         Saying::CreatedByAnother => tracing::info!("another sentinel has created the cluster"),
         Saying::DecidingAgain => {
             tracing::info!("the cluster data were changed meanwhile, deciding again");
@@ -34,6 +35,16 @@ pub fn log(saying: &Saying) {
             tracing::warn!("{}", why.clone().after("cannot publish this sentinel's report").on_one_line());
         }
     }
+}
+
+fn access_left_open() -> Explained {
+    Explained::new(
+        "the initial specification has no defaultSUReplAccessMode, so the superuser and the replication user are admitted from any address",
+    )
+    .with_hint(
+        "stolonctl update --patch '{\"defaultSUReplAccessMode\":\"strict\"}' admits them from keepers only, which is what stolonctl init writes; \
+         \"all\" in the file of --initial-cluster-spec keeps it as it is, without this warning",
+    )
 }
 
 fn explained(trouble: &Trouble) -> Explained {

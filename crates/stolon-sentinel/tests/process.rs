@@ -230,6 +230,8 @@ async fn a_cluster_is_made_from_the_initial_specification_and_fails_over() {
     bench.proxy("p1");
     let data = bench.until_complete().await;
     assert_eq!(stolon_core::sentinel::violations(&data), []);
+    assert_eq!(data.cluster.spec.default_su_repl_access_mode, None, "the file is taken as it stands");
+    sentinel.until_logged("are admitted from any address").await;
     let old = keeper_of(&data);
     bench
         .until("the proxy is enabled", |data| data.proxy.spec.enabled_proxies == Some(vec!["p1".into()]))

@@ -139,6 +139,8 @@ pub enum Saying {
     SpecificationChanged(Vec<String>),
     /// A cluster was made from the initial specification.
     Created,
+    /// The specification of the cluster that was made says nothing of where its own users may come from, so that they may come from anywhere.
+    AccessLeftOpen,
     /// Another sentinel made it at the same time.
     CreatedByAnother,
     /// Another writer was faster; the decision is made again.

@@ -444,7 +444,12 @@ impl Machine {
 
     fn creation_ended(&mut self, now: Duration, outcome: WriteOutcome, out: &mut Vec<Effect>) {
         match outcome {
-            WriteOutcome::Written => out.push(Effect::Say(Saying::Created)),
+            WriteOutcome::Written => {
+                out.push(Effect::Say(Saying::Created));
+                if self.setup.initial_spec.as_ref().is_some_and(ClusterSpec::leaves_access_open) {
+                    out.push(Effect::Say(Saying::AccessLeftOpen));
+                }
+            }
             WriteOutcome::Conflict => out.push(Effect::Say(Saying::CreatedByAnother)),
             WriteOutcome::Unknown(why) => return self.note_trouble(Trouble::WriteUnknown(why), out),
             WriteOutcome::Failed(why) => return self.note_trouble(Trouble::NotWritten(why), out),

@@ -344,12 +344,38 @@ fn a_cluster_is_made_where_there_is_none_and_nobody_remembers_one() {
         panic!("{effects:?}")
     };
     let effects = bench.handle(Event::WriteEnded(WriteOutcome::Written));
-    assert!(sayings(&effects).contains(&Saying::Created) && reads(&effects));
+    assert_eq!(sayings(&effects), [Saying::Created, Saying::AccessLeftOpen]);
+    assert!(reads(&effects));
     bench.read();
     bench.pass(5000);
     let effects = bench.handle(Event::ViewRead(nothing(&bench)));
     assert_eq!(sayings(&effects), [Saying::Trouble(Trouble::Vanished("cluster1".into()))], "it was there");
     assert_eq!(written(&effects), None);
+}
+
+/// The file of a Stolon user makes the cluster that it made with Stolon; that its own users come from anywhere is said, where nobody has chosen it.
+#[test]
+fn an_initial_specification_is_taken_as_it_stands_and_open_access_is_named() {
+    let new = ClusterSpec { init_mode: Some(InitMode::New), ..ClusterSpec::default() };
+    let chosen = |mode| ClusterSpec { default_su_repl_access_mode: Some(mode), ..new.clone() };
+    let existing = ClusterSpec { init_mode: Some(InitMode::Existing), ..new.clone() };
+    let open = vec![Saying::Created, Saying::AccessLeftOpen];
+    let cases = [
+        (new.clone(), open),
+        (chosen(AccessMode::All), vec![Saying::Created]),
+        (chosen(AccessMode::Strict), vec![Saying::Created]),
+        (existing, vec![Saying::Created]),
+    ];
+    for (spec, said) in cases {
+        let mut bench = Bench::new(World::normal(1, 1));
+        bench.machine = Machine::new(Setup { uid: "s1".into(), initial_spec: Some(spec.clone()) });
+        bench.handle(Event::Started);
+        let nothing = Reading { as_of: bench.world.now, ..Reading::default() };
+        let effects = bench.handle(Event::ViewRead(Box::new(nothing)));
+        let Some(Effect::CompareAndPut { document, .. }) = effects.first() else { panic!("{effects:?}") };
+        assert_eq!(document.cluster.as_ref().and_then(|it| it.spec.as_ref()), Some(&spec));
+        assert_eq!(sayings(&bench.handle(Event::WriteEnded(WriteOutcome::Written))), said, "{spec:?}");
+    }
 }
 
 /// A sentinel that was started after the loss learns of the cluster from the reports of its keepers.
