@@ -71,3 +71,28 @@ async fn read(path: PathBuf) -> Result<SecretString, String> {
         password => Ok(SecretString::from(password)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::zeroize::Zeroizing;
+    use stolon_postgres::AuthMethod;
+    use stolon_testkit::memory::Traced;
+
+    use super::*;
+    use crate::password_source::PasswordSource;
+
+    #[tokio::test]
+    async fn nothing_of_a_password_file_is_left_in_memory() {
+        let secret = Traced::new().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("password");
+        std::fs::write(&path, Zeroizing::new([&*Zeroizing::new(secret.spelled()), "\n"].concat())).unwrap();
+        let given = SecretString::default();
+        let source = PasswordSource { role: "su", auth: AuthMethod::Md5, given: &given, file: &path };
+        let at_start = source.strip("superuser", source.read("superuser").unwrap()).unwrap();
+        let later = read(path.clone()).await.unwrap();
+        assert_eq!(secret.copies().unwrap(), 2, "those that are in use");
+        drop((at_start, later));
+        assert_eq!(secret.copies().unwrap(), 0);
+    }
+}

@@ -248,7 +248,10 @@ fn size_of(directory: &std::path::Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use stolon_testkit::memory::Traced;
+
     use super::*;
+    use crate::quote::{PgpassHost, pgpass_line};
 
     #[test]
     fn restore_commands_are_expanded_from_left_to_right() {
@@ -267,5 +270,36 @@ mod tests {
         let seen = parse_progress("  1024/4096 kB (25%), 0/1 tablespace (/data/base/1)");
         assert_eq!(seen, Some(Progress { bytes_done: 1 << 20, bytes_total: 4 << 20 }));
         assert_eq!(parse_progress("pg_basebackup: waiting for checkpoint"), None);
+    }
+
+    /// Whoever looks at the memory of a keeper later finds neither a password that was replaced nor what was made of one.
+    #[test]
+    fn nothing_of_a_password_and_of_what_was_made_of_it_is_left_in_memory() {
+        let (secret, next) = (Traced::new().unwrap(), Traced::new().unwrap());
+        let who = Credentials {
+            username: "rewinder".into(),
+            auth: AuthMethod::Md5,
+            password: secret.spelled().into(),
+            certificate: None,
+        };
+        let odd = Zeroizing::new(["it's ", who.password.get().expose_secret(), " \\"].concat());
+        let leaves = |made: Box<dyn std::any::Any>| {
+            let while_it_is_there = secret.copies().unwrap();
+            drop(made);
+            (while_it_is_there, secret.copies().unwrap())
+        };
+        assert_eq!(leaves(Box::new(password(&who))), (3, 2), "SQL");
+        assert_eq!(leaves(Box::new(rewind_role(&who))), (3, 2), "a role");
+        assert_eq!(leaves(Box::new(Zeroizing::new(sql_literal(&odd)))), (3, 2), "a literal");
+        assert_eq!(
+            leaves(Box::new(pgpass_line(PgpassHost::Any, "rewinder", &odd))),
+            (3, 2),
+            "a line of a file"
+        );
+        drop(odd);
+        who.password.replace(next.spelled().into());
+        assert_eq!((secret.copies().unwrap(), next.copies().unwrap()), (0, 1));
+        drop(who);
+        assert_eq!(next.copies().unwrap(), 0);
     }
 }

@@ -10,13 +10,22 @@ use secrecy::zeroize::Zeroizing;
 
 /// A string literal of SQL. Safe with either setting of `standard_conforming_strings`. It may be a password: nothing of the text stays behind.
 pub fn sql_literal(text: &str) -> String {
-    let quoted = Zeroizing::new(text.replace('\'', "''"));
-    if quoted.contains('\\') {
-        let quoted = Zeroizing::new(quoted.replace('\\', "\\\\"));
-        format!(" E'{}'", *quoted)
-    } else {
-        format!("'{}'", *quoted)
+    let quoted = escaped(text, &['\'', '\\'], |special| special);
+    let open = if text.contains('\\') { " E'" } else { "'" };
+    [open, &quoted, "'"].concat()
+}
+
+/// `text` with another character before each special one.
+fn escaped(text: &str, special: &[char], escape: impl Fn(char) -> char) -> Zeroizing<String> {
+    // Room for all of it: growing would leave pieces behind.
+    let mut out = Zeroizing::new(String::with_capacity(2 * text.len()));
+    for c in text.chars() {
+        if special.contains(&c) {
+            out.push(escape(c));
+        }
+        out.push(c);
     }
+    out
 }
 
 /// An identifier of SQL.
@@ -74,10 +83,7 @@ pub enum PgpassHost<'a> {
 
 /// One line of a password file (PostgreSQL manual, "The Password File").
 pub fn pgpass_line(host: PgpassHost<'_>, user: &str, password: &str) -> SecretString {
-    let escape = |text: &str| {
-        let once = Zeroizing::new(text.replace('\\', "\\\\"));
-        Zeroizing::new(once.replace(':', "\\:"))
-    };
+    let escape = |text: &str| escaped(text, &['\\', ':'], |_| '\\');
     let (host, port) = match host {
         PgpassHost::Any => (Zeroizing::new("*".to_owned()), Zeroizing::new("*".to_owned())),
         PgpassHost::Named { host, port } => (escape(host), escape(port)),

@@ -11,6 +11,7 @@ pub mod haproxy;
 pub mod kubernetes;
 mod load;
 mod majors;
+pub mod memory;
 mod metrics;
 mod migration;
 pub mod postgres;
