@@ -265,6 +265,49 @@ fn a_primarys_keeper_that_is_told_to_end_hands_over_first_in_synchronous_mode() 
     });
 }
 
+/// The standby is too far behind when the primary's keeper is told to end, and catches up a moment later.
+#[test]
+fn a_primarys_keeper_that_is_told_to_end_waits_for_a_standby_that_catches_up() {
+    on_cluster(Plan::new(2).spec(default_timings()), async |cluster| {
+        let old = OldPrimary::of(cluster).await?;
+        let name = format!("keeper{}", old.keeper);
+        cluster.wait_fit(None, PATIENCE).await?;
+        let receiver = cluster.backends(3 - old.keeper, "walreceiver")?;
+        ensure!(!receiver.is_empty(), "the standby has no WAL receiver");
+        signal_all(&receiver, Signal::STOP)?;
+        let writing = start_writing(cluster).await?;
+        // Four times maxStandbyLag.
+        let filler = "select pg_logical_emit_message(false, 'test', repeat('x', 4 * 1024 * 1024))";
+        cluster.session().await?.rows(filler, QUERY).await?;
+        wait_for("a standby that lags by what is reported", PATIENCE, async || {
+            let output = cluster.stolonctl(&["switchover", "--dry-run"], "").await?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(said.contains("bytes behind"), "{said}");
+            Ok(Some(()))
+        })
+        .await?;
+        signal_all(&[cluster.process(&name)?.pid()], Signal::TERM)?;
+        wait_for("the word of what is waited for", PATIENCE, async || {
+            let awaits = "waiting for another keeper that can take over the primary: no db can take over";
+            ensure!(cluster.log(&name).contains(awaits), "{}", cluster.log(&name));
+            Ok(Some(()))
+        })
+        .await?;
+        signal_all(&receiver, Signal::CONT)?;
+        wait_for("another primary, and the keeper's word of it", PATIENCE, async || {
+            Ok(cluster.log(&name).contains("another keeper has the primary").then_some(()))
+        })
+        .await?;
+        cluster.stop_service(&name).await?;
+        let log = cluster.log(&name);
+        ensure!(cluster.primary().await? != old.keeper, "{log}");
+        writes_are_back(&writing, Instant::now()).await?;
+        let ledger = writing.stop().await;
+        cluster.start_service(&name)?;
+        nothing_is_lost_and_the_old_one_follows(cluster, old, 2, &ledger).await
+    });
+}
+
 /// With nobody to take over, and where the operator does not want it, it ends as it always has.
 #[test]
 fn a_keeper_that_has_nobody_to_hand_over_to_stops_at_once() {

@@ -107,6 +107,9 @@ pub(crate) fn say(saying: &Saying, readiness: &Readiness) {
             within = %GoDuration::from(*within),
             "told to end: asking for another keeper to take over the primary first; a second signal ends the waiting"
         ),
+        Saying::AwaitsHeir(why) => {
+            tracing::info!("waiting for another keeper that can take over the primary: {why}");
+        }
         Saying::NoHandOver(NoHandOver::NoPrimary) => {}
         Saying::NoHandOver(why) => tracing::info!("the primary is not handed over: {why}"),
         Saying::Parts(Parting::Relieved) => tracing::info!("another keeper has the primary"),

@@ -30,7 +30,7 @@ document! {
         end: Option<Lsn> = "end", omit;
         /// What became of it; absent while it is under way.
         outcome: Option<SwitchoverOutcome> = "outcome", omit;
-        /// Why, for people.
+        /// Why, for people; of one that waits to be begun, why that was not possible at first.
         because: String = "because", omit;
         /// When that was known.
         decided_at: Timestamp = "decidedAt", keep;

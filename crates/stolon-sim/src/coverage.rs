@@ -69,6 +69,8 @@ pub enum Point {
     RelievedBeforeItsEnd,
     /// It waited in vain.
     EndedWithoutRelief,
+    /// It was told that nobody is fit yet.
+    HeirAwaited,
     /// A keeper took over what an earlier one had left running.
     TakenOver,
     /// A keeper was told to end and to leave its server.
@@ -127,7 +129,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 59] = [
+    pub const ALL: [Point; 60] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -160,6 +162,7 @@ impl Point {
         Point::SwitchoverTakenBackLate,
         Point::RelievedBeforeItsEnd,
         Point::EndedWithoutRelief,
+        Point::HeirAwaited,
         Point::TakenOver,
         Point::Departed,
         Point::Paused,

@@ -9,7 +9,7 @@ use crate::Time;
 use crate::coverage::Point;
 use crate::invariants::Invariant;
 use crate::keeper::KeeperEvent;
-use crate::scenario::Program;
+use crate::scenario::{Fault, Program, Scenario, What};
 use crate::store::Changed;
 use crate::taken_over::Will;
 use crate::world::{Event, World};
@@ -20,6 +20,24 @@ const KEEPERS_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Between looks whether everything that belongs to a keeper has ended.
 const POLL: Duration = Duration::from_millis(50);
+
+impl Scenario {
+    /// Two keepers: the host of one loses its power for a moment, and before its server works again the keeper of the other one is told to end. Then the
+    /// other way round.
+    pub fn told_to_end_before_anybody_is_fit(seed: u64) -> Scenario {
+        let scenario = Scenario::with_quick_timings(seed, Duration::from_secs(260));
+        let faults = (0..4u8).flat_map(|number| {
+            let (at, keeper) = (45_000 + u64::from(number) * 55_000 + seed % 997, number / 2 % 2);
+            let told = at + 2_300 + seed * 37 % 600;
+            [
+                Fault { at, lasts: 3_000, what: What::PowerLoss(1 - keeper) },
+                Fault { at: told, lasts: 0, what: What::ToldToEnd(keeper) },
+            ]
+        });
+        let faults = faults.collect();
+        Scenario { keepers: 2, faults, ..scenario }
+    }
+}
 
 impl World {
     /// SIGTERM.

@@ -372,6 +372,9 @@ impl World {
         if let Saying::AwaitsPledge { .. } = saying {
             self.coverage.reached(Point::PledgeAwaited);
         }
+        if let Saying::AwaitsHeir(_) = saying {
+            self.coverage.reached(Point::HeirAwaited);
+        }
         if let Saying::Parts(parting) = saying {
             self.keeper_parts(parting);
         }

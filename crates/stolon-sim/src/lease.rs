@@ -72,7 +72,7 @@ impl World {
 }
 
 impl Scenario {
-    fn with_quick_timings(seed: u64, lasts: Duration) -> Scenario {
+    pub(crate) fn with_quick_timings(seed: u64, lasts: Duration) -> Scenario {
         let scenario = Scenario::focused(seed, lasts, &[], None);
         let (sleep, fail, proxy_check, proxy_timeout) = (1_000, 4_000, 1_000, 3_000);
         let spec = Spec { sleep, fail, proxy_check, proxy_timeout, ..scenario.spec };

@@ -174,6 +174,20 @@ fn keepers_that_are_added_and_removed_keepers_that_come_back_become_standbys() {
     }
 }
 
+/// The standby starts when the primary's keeper is told to end: it has the primary a moment later, and nothing is lost.
+#[test]
+fn a_keeper_that_is_told_to_end_waits_for_a_standby_that_is_about_to_be_fit() {
+    let (mut awaited, mut relieved) = (0, 0);
+    for seed in 1..=12 {
+        let outcome = run(&Scenario::told_to_end_before_anybody_is_fit(seed), Trace::Off);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert_eq!(outcome.coverage.count(Point::Converged), 1, "seed {seed}");
+        awaited += outcome.coverage.count(Point::HeirAwaited);
+        relieved += outcome.coverage.count(Point::RelievedBeforeItsEnd);
+    }
+    assert!(awaited > 5 && relieved > 4, "{awaited} waited, {relieved} were relieved");
+}
+
 /// No session ends, no proxy closes, nobody is replaced.
 #[test]
 fn a_name_server_that_fails_or_answers_late_changes_nothing() {

@@ -124,6 +124,8 @@ pub enum Saying {
     },
     /// It ends without having asked for that.
     NoHandOver(NoHandOver),
+    /// Nobody is fit yet, for these reasons, and somebody may be within the time.
+    AwaitsHeir(String),
     /// It has asked, and waits no longer.
     Parts(Parting),
 }
@@ -143,8 +145,8 @@ pub enum NoHandOver {
     /// An operator wants no changes.
     #[error("the cluster is paused")]
     Paused,
-    /// No other instance is healthy.
-    #[error("no other db is healthy by the cluster data")]
+    /// No other instance has a keeper that is healthy.
+    #[error("no other db has a healthy keeper by the cluster data")]
     Nobody,
 }
 
@@ -163,6 +165,9 @@ pub enum Parting {
     /// No sentinel has taken notice.
     #[error("no sentinel has begun a hand-over")]
     NotAsked,
+    /// Nobody was fit in time; at first, for these reasons.
+    #[error("nobody was fit to take over within --handover-timeout: {0}")]
+    NobodyInTime(String),
     /// It has taken too long.
     #[error("the hand-over has taken too long")]
     TimeIsOver,

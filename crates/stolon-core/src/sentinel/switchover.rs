@@ -211,10 +211,13 @@ impl Round<'_> {
             let outcome = if record.stage.is_none() { SwitchoverOutcome::Refused } else { Failed };
             return Err((outcome, Obstacle::ClusterPaused));
         }
+        if record.leaving && !self.wants_to_leave(record, primary) {
+            return Err((Lapsed, Obstacle::LeavesNoMore));
+        }
         let lateness = spec.sleep_interval * 2 + spec.fail_interval;
         let age = self.age(record.made_for);
         let timeout = record.timeout.to_std();
-        if record.stage.is_none() && age > lateness {
+        if record.stage.is_none() && !record.leaving && age > lateness {
             return Err((Lapsed, Obstacle::TooLate));
         }
         if self.switchover_limit(timeout).is_over() || age > timeout + lateness {
@@ -240,6 +243,14 @@ impl Round<'_> {
         }
         let trouble = self.in_trouble(record, primary).or_else(|| self.successor_has_left(record));
         trouble.map_or(Ok(()), |trouble| Err((Failed, trouble)))
+    }
+
+    /// Whether the primary's keeper is the run that was told to end, by its last report: a store that goes back in time may bring back what an
+    /// earlier run asked for.
+    fn wants_to_leave(&self, record: &Switchover, primary: &Instance) -> bool {
+        let Some(report) = self.last_report(&primary.spec.keeper_uid) else { return true };
+        let is_leaving = report.activity.as_ref().is_some_and(|activity| activity.leaving);
+        is_leaving && report.boot_uuid.as_str() == record.uid
     }
 
     /// Whether a keeper has taken its report along, which is the last thing that one does that was told to end.
@@ -294,7 +305,7 @@ impl Round<'_> {
         self.memory.switchover = None;
     }
 
-    /// Who is fit? What may pass by itself is waited for a moment, unless a keeper waits that could end meanwhile.
+    /// Who is fit? What may pass by itself is waited for: a moment for an operator, and for a keeper that is told to end as long as it waits.
     fn begin_switchover(&mut self, record: &Switchover, primary: &Instance) -> Handing {
         match self.successor_for(record, primary) {
             Ok(successor) => {
@@ -302,19 +313,43 @@ impl Round<'_> {
                 Handing::ClientsServed(Wake::NEVER)
             }
             Err(obstacle) => {
-                let patience = match record.leaving {
-                    true => Duration::ZERO,
-                    false => self.seen.spec.sleep_interval * 2 + self.seen.view.usual_delay * 2,
+                let (patience, may_pass) = match record.leaving {
+                    true => (record.timeout.to_std(), self.somebody_comes(&obstacle, primary)),
+                    false => {
+                        let moment = self.seen.spec.sleep_interval * 2 + self.seen.view.usual_delay * 2;
+                        (moment, obstacle.may_pass())
+                    }
                 };
                 let limit = self.switchover_limit(patience);
-                if limit.is_over() || record.leaving || !obstacle.may_pass() {
+                if limit.is_over() || !may_pass {
                     self.end_switchover(SwitchoverOutcome::Refused, &obstacle, primary);
                     return Handing::Nothing;
                 }
+                self.draft.note_obstacle(&obstacle);
                 self.hold(Hold::Switchover(SwitchoverWait::Begin(obstacle)));
                 Handing::ClientsServed(limit.wake())
             }
         }
+    }
+
+    /// Whether a keeper that is told to end, and could do so at once, waits for somebody: one whose keeper is there, stays, and knows its part.
+    fn somebody_comes(&self, obstacle: &Obstacle, primary: &Instance) -> bool {
+        let passes = |instance: &&Instance| match obstacle {
+            Obstacle::Nobody(rejected) => {
+                rejected.iter().any(|(uid, why)| *uid == instance.uid && why.may_pass())
+            }
+            _ => obstacle.may_pass() && instance.uid != primary.uid,
+        };
+        self.draft.instances.values().filter(passes).any(|instance| {
+            let keeper = &instance.spec.keeper_uid;
+            let activity = self.last_report(keeper).and_then(|report| report.activity.as_ref());
+            let takes_part = activity.is_some_and(|activity| activity.hands_over && !activity.leaving);
+            let status = self.draft.keepers.get(keeper).map(|keeper| &keeper.status);
+            let may_be_elected = status.is_some_and(|status| {
+                status.healthy && status.can_be_primary != Some(false) && status.priority() > 0
+            });
+            takes_part && may_be_elected && !self.has_left(keeper)
+        })
     }
 
     fn successor_for(&self, record: &Switchover, primary: &Instance) -> Result<InstanceUid, Obstacle> {
@@ -501,15 +536,26 @@ impl Obstacle {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::PrimaryNotReady => true,
-            Self::Nobody(rejected) => rejected.iter().any(|(_, why)| {
-                matches!(
-                    why,
-                    Rejection::NotSeenYet
-                        | Rejection::NotConverged { .. }
-                        | Rejection::Unhealthy
-                        | Rejection::Lag { .. }
-                )
-            }),
+            Self::Nobody(rejected) => rejected.iter().any(|(_, why)| why.may_pass()),
+            _ => false,
+        }
+    }
+}
+
+impl Rejection {
+    /// Whether it may pass by itself within moments: a standby starts, catches up, is on its way to another timeline, or is about to be waited for.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::NotSeenYet
+            | Self::NeverReported
+            | Self::NotConverged { .. }
+            | Self::Unhealthy
+            | Self::OtherTimeline { .. }
+            | Self::NotSynchronous
+            | Self::Lag { .. } => true,
+            Self::CannotHandOver(unfit) => {
+                matches!(unfit, Unfit::ReceivesNothing(_) | Unfit::LacksSlots(_))
+            }
             _ => false,
         }
     }

@@ -42,6 +42,8 @@ pub enum Obstacle {
     OtherPrimary,
     /// No sentinel was at work when it was made.
     TooLate,
+    /// The run of the primary's keeper that was told to end is over, and another one has the primary.
+    LeavesNoMore,
     /// It did not come about in its time.
     TimeIsOver(Duration),
     /// Clients have waited for so long.
@@ -136,6 +138,9 @@ impl Display for Obstacle {
         match self {
             Self::OtherPrimary => f.write_str("another primary was elected after it was asked for"),
             Self::TooLate => f.write_str("no sentinel was at work when it was asked for"),
+            Self::LeavesNoMore => {
+                f.write_str("the primary's keeper was told to end in an earlier run, and does not leave now")
+            }
             Self::TimeIsOver(limit) => write!(f, "it did not come about within {}s", limit.as_secs_f64()),
             Self::Paused(limit) => {
                 write!(f, "clients could not write for {}s, and it was not done", limit.as_secs_f64())

@@ -86,12 +86,39 @@ fn a_primarys_keeper_says_that_it_leaves_plays_its_part_and_ends_when_it_is_reli
     assert!(!world.postgres().running);
 }
 
+/// Nobody is fit yet.
+fn awaits(world: &mut World) {
+    let waits = Switchover {
+        stage: None,
+        because: "db bb catches up".into(),
+        ..record(world, SwitchoverStage::Checkpoint)
+    };
+    world.change(|cluster| cluster.cluster.status.switchover = Some(waits));
+}
+
+#[test]
+fn what_is_waited_for_is_said_once_and_the_change_goes_on_from_there() {
+    let mut world = told_to_end(with_heir());
+    awaits(&mut world);
+    world.run(seconds(6));
+    let said = world.sayings.iter().filter(|it| matches!(it, Saying::AwaitsHeir(_)));
+    let said: Vec<_> = said.collect();
+    assert_eq!(said, [&Saying::AwaitsHeir("db bb catches up".into())]);
+    assert!(!world.ended && world.postgres().running, "clients are served meanwhile");
+    reach(&mut world, SwitchoverStage::Checkpoint);
+    world.run(seconds(1));
+    assert!(!world.ended && world.steps_since(0).contains("checkpoint"), "{:?}", world.log);
+    world.change(|cluster| cluster.cluster.status.primary = Some("bb".into()));
+    world.run(seconds(1));
+    assert_eq!(partings(&world), [&Parting::Relieved]);
+}
+
 /// What becomes of the request, after how many milliseconds it has ended, and why.
 #[test]
 fn nobody_waits_longer_than_there_is_something_to_wait_for() {
     type Course = fn(&mut World);
     let refused = Parting::Refused("so it is".into());
-    let cases: [(&str, Course, u64, Parting); 7] = [
+    let cases: [(&str, Course, u64, Parting); 8] = [
         ("no sentinel", |_| (), 1000, Parting::NotAsked),
         (
             "refused",
@@ -112,6 +139,7 @@ fn nobody_waits_longer_than_there_is_something_to_wait_for() {
             2000,
             refused,
         ),
+        ("nobody gets fit", awaits, 10_000, Parting::NobodyInTime("db bb catches up".into())),
         ("hangs", |world| reach(world, SwitchoverStage::Stopping), 10_000, Parting::TimeIsOver),
         (
             "dropped by a sentinel that does not know it",
@@ -183,11 +211,11 @@ fn a_second_request_ends_the_waiting() {
 
 #[test]
 fn nobody_is_asked_where_nobody_can_take_over() {
-    let well = |cluster: &mut ClusterData| {
-        cluster.instances.get_mut(&InstanceUid::from("bb")).unwrap().status.healthy = false;
+    let alone = |cluster: &mut ClusterData| {
+        cluster.instances.remove(&InstanceUid::from("bb"));
     };
     let cases: [(fn(&mut ClusterData), Duration, NoHandOver); 5] = [
-        (well, PATIENCE, NoHandOver::Nobody),
+        (alone, PATIENCE, NoHandOver::Nobody),
         (
             |cluster| cluster.keepers.get_mut(&KeeperUid::from("k3")).unwrap().status.healthy = false,
             PATIENCE,
@@ -205,6 +233,13 @@ fn nobody_is_asked_where_nobody_can_take_over() {
         assert!(world.ended && world.sayings.contains(&Saying::NoHandOver(why)), "{:?}", world.sayings);
         assert!(!world.report().activity.as_ref().unwrap().leaving);
     }
+    let mut starting = serving(with_heir());
+    starting.change(|cluster| {
+        cluster.instances.get_mut(&InstanceUid::from("bb")).unwrap().status.healthy = false
+    });
+    starting.run(Duration::from_millis(100));
+    starting.tell(Event::EndRequested { patience: PATIENCE });
+    assert!(!starting.ended, "whether it is about to be fit is for the sentinel to say");
     let mut away = serving(with_heir());
     away.store = Store::Silent;
     away.run(seconds(30));

@@ -13,6 +13,7 @@ struct Answers {
     of: BTreeMap<KeeperUid, SwitchoverReport>,
     old: Vec<KeeperUid>,
     leaving: Vec<KeeperUid>,
+    receives_nothing: Vec<KeeperUid>,
 }
 
 fn ask(world: &mut World, change: impl FnOnce(&mut Switchover)) {
@@ -37,6 +38,9 @@ fn round(world: &mut World, answers: &Answers) -> Decision {
         let activity = report.activity.as_mut().unwrap();
         activity.hands_over = !answers.old.contains(keeper);
         activity.leaving = answers.leaving.contains(keeper);
+        if answers.receives_nothing.contains(keeper) {
+            activity.replication_problem = "no route".to_owned();
+        }
         activity.switchover = answers.of.get(keeper).cloned();
         report.boot_uuid = "boot1".into();
     }
@@ -319,6 +323,141 @@ fn a_keeper_that_is_told_to_end_asks_once() {
     round(&mut alone, &answers);
     round(&mut alone, &answers);
     assert_back(&alone, SwitchoverOutcome::Refused, "there is no other one");
+}
+
+/// db2 is there and not fit, and the keeper of db1 is told to end.
+fn told_to_end(mut world: World, given: impl FnOnce(&mut World, &mut Answers)) -> (World, Answers) {
+    let mut answers = Answers::default();
+    round(&mut world, &answers);
+    given(&mut world, &mut answers);
+    round(&mut world, &answers);
+    answers.leaving.push(keeper_uid(1));
+    round(&mut world, &answers);
+    (world, answers)
+}
+
+/// What passes by itself is waited for as long as the keeper that asks waits, without a write, and the change begins with the report that shows it.
+#[test]
+fn a_keeper_that_is_told_to_end_waits_for_who_is_about_to_be_fit() {
+    type Given = fn(&mut World, &mut Answers);
+    let starts: Given = |world, _| {
+        world.down.insert(uid(2));
+    };
+    let asynchronous: [(&str, Given, Given); 6] = [
+        (
+            "bytes behind",
+            |world, _| world.db(1).status.lsn = Lsn(20_000_000),
+            |world, _| {
+                world.db(2).status.lsn = Lsn(19_999_990);
+            },
+        ),
+        (
+            "generation",
+            |world, _| world.db(2).generation = 2,
+            |world, _| {
+                world.db(2).status.current_generation = 2;
+            },
+        ),
+        ("does not work", starts, |world, _| world.down.clear()),
+        (
+            "never reported it as complete",
+            |world, _| world.db(2).status.current_generation = 0,
+            |world, _| {
+                world.db(2).status.current_generation = 1;
+            },
+        ),
+        (
+            "timeline",
+            |world, _| world.db(1).status.timeline = Timeline(2),
+            |world, _| {
+                world.db(2).status.timeline = world.db(1).status.timeline;
+            },
+        ),
+        (
+            "it receives no WAL",
+            |_, answers| answers.receives_nothing.push(keeper_uid(2)),
+            |_, answers| {
+                answers.receives_nothing.clear();
+            },
+        ),
+    ];
+    for (words, given, passes) in asynchronous {
+        let (mut world, mut answers) = told_to_end(World::normal(2, 2), given);
+        let waits = record(&world);
+        assert!(
+            waits.is_open() && waits.stage.is_none() && waits.because.contains(words),
+            "{words}: {waits:?}"
+        );
+        for _ in 0..40 {
+            world.db(1).status.lsn.0 += 1;
+            let decision = round(&mut world, &answers);
+            assert!(decision.holds.iter().any(|hold| hold.to_string().contains(words)), "{words}");
+            assert_eq!(record(&world), waits, "a record that is written again with each figure");
+        }
+        passes(&mut world, &mut answers);
+        round(&mut world, &answers);
+        let begun = record(&world);
+        assert_eq!(begun.stage, Some(SwitchoverStage::Checkpoint), "{words}: {begun:?}");
+        assert!(begun.because.is_empty(), "{begun:?}");
+    }
+    let (mut world, answers) = told_to_end(World::synchronous(3, &[3], &[3]), |_, answers| {
+        answers.leaving.push(keeper_uid(3));
+    });
+    assert!(record(&world).because.contains("is not known to hold"), "{:?}", record(&world));
+    world.db(1).spec.synchronous_standbys = uids(&[2]);
+    world.db(1).status.synchronous_standbys = uids(&[2]);
+    round(&mut world, &answers);
+    assert_eq!(record(&world).stage, Some(SwitchoverStage::Checkpoint), "{:?}", record(&world));
+}
+
+/// What cannot pass is not waited for, whatever else may; and who has gone, or asked in another run, is not either.
+#[test]
+fn a_keeper_that_is_told_to_end_does_not_wait_for_what_never_comes() {
+    type Given = fn(&mut World, &mut Answers);
+    let cases: [(&str, Given); 6] = [
+        ("can-be-master", |world, _| world.keeper(2).status.can_be_primary = Some(false)),
+        ("priority", |world, _| world.keeper(2).status.failover_priority = Some(0)),
+        ("told to end", |_, answers| answers.leaving.push(keeper_uid(2))),
+        ("a keeper of Stolon's", |_, answers| answers.old.push(keeper_uid(2))),
+        ("silent", |world, _| world.silence_keeper(2)),
+        ("gone with its report", |world, _| {
+            world.silent.insert(keeper_uid(2));
+        }),
+    ];
+    for (case, given) in cases {
+        let (world, _) = told_to_end(World::normal(2, 2), |world, answers| {
+            world.db(1).status.lsn = Lsn(20_000_000);
+            given(world, answers);
+        });
+        let refused = record(&world);
+        assert_eq!(refused.outcome, Some(SwitchoverOutcome::Refused), "{case}: {refused:?}");
+    }
+    let (mut paused, answers) = told_to_end(World::normal(2, 2), |world, _| {
+        world.db(1).status.lsn = Lsn(20_000_000);
+    });
+    let now = paused.wall_seconds;
+    paused.data.cluster.pause =
+        Some(Pause { since: wall(now), until: wall(now + 3_600), ..Pause::default() });
+    round(&mut paused, &answers);
+    assert_back(&paused, SwitchoverOutcome::Refused, "paused");
+}
+
+/// The store went back to when an earlier run of the keeper was told to end, or the run was killed while it waited.
+#[test]
+fn what_an_earlier_run_asked_for_lapses() {
+    let (mut world, mut answers) = told_to_end(World::normal(2, 2), |world, _| {
+        world.db(1).status.lsn = Lsn(20_000_000);
+    });
+    answers.leaving.clear();
+    world.db(2).status.lsn = Lsn(20_000_000);
+    round(&mut world, &answers);
+    assert_back(&world, SwitchoverOutcome::Lapsed, "in an earlier run");
+    ask(&mut world, |record| (record.leaving, record.uid) = (true, "boot0".into()));
+    answers.leaving.push(keeper_uid(1));
+    round(&mut world, &answers);
+    assert_back(&world, SwitchoverOutcome::Lapsed, "in an earlier run");
+    round(&mut world, &answers);
+    assert_eq!(record(&world).uid, "boot1", "the run that leaves now asks for itself");
 }
 
 #[test]

@@ -20,6 +20,17 @@ pub(super) struct Leaving {
     patience: Duration,
     /// A change that relieves us was seen under way.
     under_way: bool,
+    /// Whether it was said that somebody is waited for.
+    heir: Heir,
+}
+
+/// Whoever is to have the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heir {
+    /// Nothing was said about anybody.
+    Unsaid,
+    /// It was said that nobody is fit yet.
+    Awaited,
 }
 
 impl Machine {
@@ -31,7 +42,8 @@ impl Machine {
         match self.may_hand_over(patience) {
             Ok(()) => {
                 self.say(Saying::HandsOver { within: patience });
-                self.leaving = Some(Leaving { told: self.now, patience, under_way: false });
+                self.leaving =
+                    Some(Leaving { told: self.now, patience, under_way: false, heir: Heir::Unsaid });
             }
             Err(why) => {
                 self.say(Saying::NoHandOver(why));
@@ -69,10 +81,10 @@ impl Machine {
         })
     }
 
-    /// Whether another instance is well by the cluster data. Whether it is fit is for the sentinel to say.
+    /// Whether another instance has a keeper that is well by the cluster data. Whether it is fit, or may be soon, is for the sentinel to say.
     fn has_heir(&self, data: &ClusterData) -> bool {
-        let others = data.instances.values().filter(|instance| instance.uid != self.disk.local.uid);
-        others.filter(|instance| instance.status.healthy).any(|instance| {
+        let mut others = data.instances.values().filter(|instance| instance.uid != self.disk.local.uid);
+        others.any(|instance| {
             data.keepers.get(&instance.spec.keeper_uid).is_some_and(|keeper| keeper.status.healthy)
         })
     }
@@ -80,6 +92,12 @@ impl Machine {
     /// Ends once there is nothing more to wait for.
     pub(super) fn leave_when_done(&mut self) {
         let Some(mut leaving) = self.leaving.take() else { return };
+        if leaving.heir == Heir::Unsaid
+            && let Some(why) = self.obstacle()
+        {
+            leaving.heir = Heir::Awaited;
+            self.say(Saying::AwaitsHeir(why));
+        }
         match self.parting(&mut leaving) {
             Some(parting) => {
                 self.say(Saying::Parts(parting));
@@ -99,7 +117,7 @@ impl Machine {
         let record = data.cluster.status.switchover.as_ref();
         if record.is_some_and(|record| self.relieves_us(record, data)) {
             leaving.under_way = true;
-            return late;
+            return late.map(|late| self.obstacle().map_or(late, Parting::NobodyInTime));
         }
         let answer = record.filter(|record| record.uid == self.identity.boot.as_str());
         if let Some(Switchover { outcome: Some(outcome), because, .. }) = answer {
@@ -112,6 +130,13 @@ impl Machine {
             return Some(Parting::TakenBack);
         }
         late.or((waited >= ANSWER).then_some(Parting::NotAsked))
+    }
+
+    /// Why what we asked for cannot be begun yet.
+    fn obstacle(&self) -> Option<String> {
+        let record = self.orders.data()?.cluster.status.switchover.as_ref()?;
+        let is_ours = record.is_open() && record.uid == self.identity.boot.as_str();
+        (is_ours && record.stage.is_none() && !record.because.is_empty()).then(|| record.because.clone())
     }
 
     fn relieves_us(&self, record: &Switchover, data: &ClusterData) -> bool {

@@ -3,7 +3,7 @@
 use stolon_model::{InstanceUid, Lsn, ProxyHandover, Switchover, SwitchoverOutcome, SwitchoverStage};
 
 use super::Draft;
-use crate::sentinel::{Change, SwitchoverChange, Wish};
+use crate::sentinel::{Change, Obstacle, SwitchoverChange, Wish};
 
 impl Draft<'_> {
     /// Write down that one is asked for.
@@ -15,8 +15,18 @@ impl Draft<'_> {
     pub fn begin_switchover(&mut self, successor: &InstanceUid, wish: Wish) {
         if let Some(record) = &mut self.data.cluster.status.switchover {
             record.successor = Some(successor.clone());
+            record.because.clear();
         }
         self.reach_stage(SwitchoverStage::Checkpoint, wish);
+    }
+
+    /// It waits: whoever asked for it is told why. The first reason stays, since each change of its figures would be a write.
+    pub fn note_obstacle(&mut self, obstacle: &Obstacle) {
+        if let Some(record) = &mut self.data.cluster.status.switchover
+            && record.because.is_empty()
+        {
+            record.because = obstacle.to_string();
+        }
     }
 
     /// The next stage.
