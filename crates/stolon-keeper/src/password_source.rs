@@ -30,7 +30,7 @@ impl PasswordSource<'_> {
         }
         if self.auth == AuthMethod::Trust {
             tracing::warn!(
-                "password-less trust authentication for the {user} user: with defaultSUReplAccessMode all anybody who can reach PostgreSQL is let in, with strict whoever comes from a keeper's address"
+                "password-less trust authentication for the {user} user: whoever comes from a keeper's address is let in, and without defaultSUReplAccessMode strict whoever comes from this host; everybody else needs a line of pgHBA"
             );
         }
         if self.given.expose_secret().is_empty() && !self.has_file() {

@@ -121,21 +121,23 @@ fn say(text: &'static str, line: &str) -> String {
     format!("{text} ({})", message_of(line))
 }
 
+/// What a server says of limits that are lower than those which its data were written with; before version 14 by the second one.
+const LIMITS_TOO_LOW: [&str; 3] = [
+    "is a lower setting than on the primary server",
+    "hot standby is not possible because",
+    "recovery aborted because of insufficient parameter settings",
+];
+
+const fn limit_too_low(needles: &'static [&'static str]) -> Cause {
+    Cause { needles, sentence: |line| say("a setting is lower than the data demands", line) }
+}
+
 /// The usual reasons, most telling first.
 const CAUSES: &[Cause] = &[
     Cause { needles: &["No space left on device"], sentence: |line| say("the disk is full", line) },
-    Cause {
-        needles: &["is a lower setting than on the primary server"],
-        sentence: |line| say("a setting is lower than the data demands", line),
-    },
-    Cause {
-        needles: &["hot standby is not possible because"],
-        sentence: |line| say("a setting is lower than the data demands", line),
-    },
-    Cause {
-        needles: &["recovery aborted because of insufficient parameter settings"],
-        sentence: |line| say("a setting is lower than the data demands", line),
-    },
+    limit_too_low(&[LIMITS_TOO_LOW[0]]),
+    limit_too_low(&[LIMITS_TOO_LOW[1]]),
+    limit_too_low(&[LIMITS_TOO_LOW[2]]),
     Cause {
         needles: &["could not access file", "No such file or directory"],
         sentence: |line| say("a library named in the settings is not installed here", line),
@@ -319,6 +321,8 @@ pub(crate) fn death_cause(log_tail: &[String]) -> DeathCause {
         DeathCause::PortTaken
     } else if !hba_lines.is_empty() {
         DeathCause::HbaLines(hba_lines)
+    } else if LIMITS_TOO_LOW.iter().any(|sentence| says(&[sentence])) {
+        DeathCause::LimitsTooLow
     } else {
         DeathCause::Other
     }
@@ -382,6 +386,19 @@ mod tests {
                     "FATAL:  could not load /data/pg_hba.conf",
                 ],
                 DeathCause::HbaLines(vec![7]),
+            ),
+            (
+                &[
+                    "FATAL:  recovery aborted because of insufficient parameter settings",
+                    "DETAIL:  max_connections = 100 is a lower setting than on the primary server, where its value was 120.",
+                ],
+                DeathCause::LimitsTooLow,
+            ),
+            (
+                &[
+                    "FATAL:  hot standby is not possible because max_connections = 100 is a lower setting than on the master server",
+                ],
+                DeathCause::LimitsTooLow,
             ),
             (&["FATAL:  something else"], DeathCause::Other),
         ] {

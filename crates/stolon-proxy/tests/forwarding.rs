@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use stolon_model::ProxyUid;
 use support::{Client, Cluster, Mood, MoodyStore, PATIENCE, Running, Server, eventually, free_port, start};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A cluster with the primary `a` and the standby `b`, and a proxy that is admitted.
 async fn admitted(flags: &[&str]) -> (Arc<MoodyStore>, Cluster, Server, Server, Running) {
@@ -443,6 +443,34 @@ async fn an_unreachable_primary_turns_clients_away_and_is_tried_again() {
         }
     });
     assert_eq!(Client::connect(proxy.address).await.1, "late");
+}
+
+/// Its host has vanished: whoever connects there is answered neither yes nor no.
+#[tokio::test]
+async fn a_primary_that_does_not_answer_costs_a_client_no_more_than_the_limit() {
+    let silent = TcpSocket::new_v4().unwrap();
+    silent.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let silent = silent.listen(1).unwrap();
+    let address = silent.local_addr().unwrap();
+    // Nobody accepts them, and when the queue is full the kernel answers no more.
+    let mut queue = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await
+    {
+        queue.push(stream.unwrap());
+        assert!(queue.len() < 100, "the queue has no end");
+    }
+    let store = MoodyStore::new();
+    let mut cluster = Cluster::new(&[("db1", address)]);
+    cluster.write(store.inner()).await;
+    let proxy = start(&store, "p1", &["--connect-timeout=200ms"]);
+    cluster.admit(store.inner(), "db1", 1).await;
+    let begun = tokio::time::Instant::now();
+    let mut client = Client { stream: BufReader::new(TcpStream::connect(proxy.address).await.unwrap()) };
+    assert_eq!(client.end().await.0, "", "whoever was not let in was told something");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(200),
+        "the client was not held for as long as the limit"
+    );
 }
 
 #[tokio::test]

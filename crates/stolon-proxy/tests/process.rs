@@ -123,6 +123,19 @@ async fn a_thawed_proxy_forwards_nothing_to_the_primary_of_before() {
     assert!(!a.received().contains("late"), "{}", a.received());
 }
 
+/// Each level is written with those above it and without those below.
+#[tokio::test]
+async fn the_log_has_what_its_level_asks_for() {
+    for (level, debug, info) in [("debug", true, true), ("info", false, true), ("warn", false, false)] {
+        let Site { proxy, .. } = &mut site("", &["--log-level", level]).await;
+        Client::connect(proxy.address).await;
+        proxy.signal(Signal::TERM);
+        assert!(proxy.exit().await.success());
+        let log = std::fs::read_to_string(&proxy.log).unwrap();
+        assert_eq!((log.contains("DEBUG"), log.contains("INFO")), (debug, info), "{level}: {log}");
+    }
+}
+
 #[tokio::test]
 async fn too_few_file_descriptors_make_clients_wait_and_spare_the_store() {
     let Site { store, proxy, .. } = &mut site("ulimit -n 64", &[]).await;

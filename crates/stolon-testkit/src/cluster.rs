@@ -290,10 +290,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Start one program with more flags; they stay.
+    /// Give one program another flag, from its next start on; of several with one name, the last one counts.
     ///
     /// # Errors
-    /// There is none of this name, or it cannot be started.
+    /// There is none of this name.
     pub fn add_flag(&mut self, name: &str, flag: &str, value: &str) -> anyhow::Result<()> {
         let service = self.services.remove(name).with_context(|| format!("no service {name}"))?;
         self.services.insert(name.to_owned(), service.with(flag, value));
@@ -308,6 +308,16 @@ impl Cluster {
         let service = self.services.remove(name).with_context(|| format!("no service {name}"))?;
         self.services.insert(name.to_owned(), service.run_from(program));
         Ok(())
+    }
+
+    /// Let a keeper's PostgreSQL listen on another port, from its keeper's next start on.
+    ///
+    /// # Errors
+    /// No port is free, or there is no such keeper.
+    pub fn move_postgres(&mut self, number: usize) -> anyhow::Result<()> {
+        let port = self.ports.take()?;
+        self.keeper_ports[number - 1] = port;
+        self.add_flag(&format!("keeper{number}"), "--pg-port", &port.to_string())
     }
 
     /// Replace the password files of the keepers, and use the new passwords from here on.

@@ -1,6 +1,6 @@
 //! The lines of `pg_hba.conf`, in order (docs: "Lines of pg_hba.conf").
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use stolon_model::AccessMode;
 
@@ -111,8 +111,8 @@ pub enum HbaUser {
 pub struct HbaGoal {
     /// `defaultSUReplAccessMode`.
     pub access: AccessMode,
-    /// In strict mode: the advertised addresses of the other instances, if this instance is the one they
-    /// connect to.
+    /// The advertised addresses of the other instances, if this instance is the one they connect to: for strict mode, and for users without
+    /// a proof.
     pub peers: Vec<String>,
     /// Who may ask for logical slots, which is done in a database, as the replication user.
     pub slot_readers: SlotReaders,
@@ -141,6 +141,8 @@ pub enum Admission {
     OnlyInternal,
 }
 
+/// The word of `pg_hba.conf` for no proof at all.
+const TRUST: &str = "trust";
 /// Where `pg_rewind` calls the functions that read files.
 const REWIND_DATABASE: &str = "postgres";
 
@@ -172,8 +174,8 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
         }
     } else {
         for (database, user) in wanted {
-            lines.push(named(HbaOrigin::AnyIpv4, database.clone(), user));
-            lines.push(named(HbaOrigin::AnyIpv6, database, user));
+            let origins = origins_outside_strict_mode(user, &goal.peers);
+            lines.extend(origins.into_iter().map(|origin| named(origin, database.clone(), user)));
         }
     }
     if admission == Admission::OnlyInternal {
@@ -188,6 +190,21 @@ pub fn hba_lines(goal: &HbaGoal, superuser: &User, replication: &User, admission
         })),
     }
     lines
+}
+
+/// From anywhere with a proof; without one from this host and the other keepers', since the line lets in whoever comes from there.
+fn origins_outside_strict_mode(user: &User, peers: &[String]) -> Vec<HbaOrigin> {
+    if user.method != TRUST {
+        return vec![HbaOrigin::AnyIpv4, HbaOrigin::AnyIpv6];
+    }
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let mut origins: Vec<HbaOrigin> = loopback.map(HbaOrigin::Address).into();
+    origins.extend(
+        strict_origins(peers)
+            .into_iter()
+            .filter(|origin| !loopback.iter().any(|own| *origin == HbaOrigin::Address(*own))),
+    );
+    origins
 }
 
 fn strict_origins(peers: &[String]) -> Vec<HbaOrigin> {
@@ -263,11 +280,13 @@ mod tests {
 
     const LOCAL: [&str; 3] =
         ["local postgres su md5", "local replication su md5", "local replication repl trust"];
-    const EVERYWHERE: [&str; 4] = [
+    /// With the keeper at 10.0.0.9: whoever is trusted comes from there or from this host.
+    const OUTSIDE_STRICT_MODE: [&str; 5] = [
         "host all su 0.0.0.0/0 md5",
         "host all su ::0/0 md5",
-        "host replication repl 0.0.0.0/0 trust",
-        "host replication repl ::0/0 trust",
+        "host replication repl 127.0.0.1/32 trust",
+        "host replication repl ::1/128 trust",
+        "host replication repl 10.0.0.9/32 trust",
     ];
     const EVERYBODY: [&str; 2] = ["host all all 0.0.0.0/0 md5", "host all all ::0/0 md5"];
 
@@ -289,8 +308,8 @@ mod tests {
             (Some(&["host all all all scram-sha-256"]), Admission::OnlyInternal, &[]),
         ];
         for (operator, admission, tail) in cases {
-            let expected = [&LOCAL[..], &EVERYWHERE, tail].concat();
-            assert_eq!(lines(AccessMode::All, &["10.0.0.9"], operator, admission), expected);
+            let expected = [&LOCAL[..], &OUTSIDE_STRICT_MODE, tail].concat();
+            assert_eq!(lines(AccessMode::All, &["10.0.0.9", "127.0.0.1"], operator, admission), expected);
         }
     }
 
@@ -353,7 +372,7 @@ mod tests {
     fn whoever_reads_files_for_rewinds_is_admitted_to_that_and_from_where_the_superuser_is() {
         let goal = HbaGoal {
             access: AccessMode::All,
-            peers: vec!["10.0.0.2".into()],
+            peers: vec!["10.0.0.9".into()],
             slot_readers: SlotReaders::Nobody,
             rewinder: Some(user("rewinder", "scram-sha-256")),
             operator_lines: Some(vec![]),
@@ -364,11 +383,11 @@ mod tests {
         };
         let everywhere =
             ["host postgres rewinder 0.0.0.0/0 scram-sha-256", "host postgres rewinder ::0/0 scram-sha-256"];
-        assert_eq!(made(&goal), [&LOCAL[..], &EVERYWHERE, &everywhere].concat());
+        assert_eq!(made(&goal), [&LOCAL[..], &OUTSIDE_STRICT_MODE, &everywhere].concat());
         let peer = [
-            "host all su 10.0.0.2/32 md5",
-            "host replication repl 10.0.0.2/32 trust",
-            "host postgres rewinder 10.0.0.2/32 scram-sha-256",
+            "host all su 10.0.0.9/32 md5",
+            "host replication repl 10.0.0.9/32 trust",
+            "host postgres rewinder 10.0.0.9/32 scram-sha-256",
         ];
         let strict = HbaGoal { access: AccessMode::Strict, ..goal };
         assert_eq!(made(&strict), [&LOCAL[..], &peer].concat());

@@ -113,6 +113,8 @@ pub enum DeathCause {
     PortTaken,
     /// No space.
     DiskFull,
+    /// Its data are from a server with higher limits, which have to hold here (PostgreSQL manual, "Hot Standby", administrator's overview).
+    LimitsTooLow,
     /// Something else, settings perhaps.
     Other,
 }

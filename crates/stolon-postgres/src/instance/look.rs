@@ -54,7 +54,9 @@ impl LocalInstance {
         let (control, ended) = match &server {
             ServerLook::Stopped if is_instance => self.control(limit).await,
             ServerLook::Answering(answer) if is_standby && answer.in_recovery => {
-                (self.control_of_standby(limit).await, None)
+                // Whoever may be restarted must not come back with less than its primary has by now.
+                let age = if answer.pending_restart.is_empty() { CONTROL_PAUSE } else { Duration::ZERO };
+                (self.control_of_standby(age, limit).await, None)
             }
             _ => (ControlLook::NotRead, None),
         };
@@ -101,8 +103,8 @@ impl LocalInstance {
     }
 
     /// The control file is written with every restart point, and when the limits of the primary change: it is read again when it was
-    /// written, and not too often.
-    async fn control_of_standby(&self, limit: &Limit) -> ControlLook {
+    /// written, and what was read is older than `age`.
+    async fn control_of_standby(&self, age: Duration, limit: &Limit) -> ControlLook {
         let file = self.postgres.data_directory().join("global/pg_control");
         let look = move || {
             let metadata = std::fs::metadata(&file).map_err(PostgresError::io("look at", &file))?;
@@ -113,7 +115,7 @@ impl LocalInstance {
         };
         let known = *self.read_control.lock();
         if let Some(known) = known
-            && (known.written == written || known.at.elapsed() < CONTROL_PAUSE)
+            && (known.written == written || known.at.elapsed() < age)
         {
             return ControlLook::Demands(known.demands);
         }

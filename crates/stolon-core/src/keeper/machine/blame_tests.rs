@@ -182,3 +182,13 @@ fn a_refused_line_of_the_hba_file_is_known_by_its_number_until_the_parameters_ch
     blame.written(&config(&[("a", "2")]));
     assert!(blame.refused_hba().is_empty());
 }
+
+/// The next look at the data shows what they demand.
+#[test]
+fn a_limit_that_the_data_demand_is_nobodys_fault() {
+    let mut blame = proven(&[("max_connections", "120")]);
+    blame.written(&config(&[("max_connections", "100")]));
+    blame.started();
+    assert!(matches!(blame.did_not_start(&exited(DeathCause::LimitsTooLow)), Verdict::Refused(_)));
+    assert!(refused(&blame).is_empty(), "it is asked for again once the primary has it, too");
+}
