@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use stolon_testkit::authority::{Authority, Certified};
-use stolon_testkit::{Cluster, PATIENCE, Plan, StoreKind, on_prepared, start_writing, wait_for};
+use stolon_testkit::haproxy::{Backend, HaProxy};
+use stolon_testkit::local::Target;
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, StoreKind, on_prepared, start_writing, wait_for};
 use tokio::process::Command;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -220,5 +222,44 @@ fn clients_write_on_without_a_store_where_vouchers_take_a_proof() {
         cluster.server.restart().await?;
         writing.stop().await;
         cluster.wait_writable(PATIENCE).await
+    });
+}
+
+/// HAProxy takes every server for one that works until its first checks are done, and goes from one to the next.
+async fn leads_to(target: &Target, recovery: &str) -> anyhow::Result<()> {
+    wait_for("sessions through HAProxy", PATIENCE, async || {
+        for _ in 0..6 {
+            let session = target.connect(QUERY).await?;
+            let found = session.value("select pg_is_in_recovery()", QUERY).await?;
+            ensure!(found == recovery, "a server that is in recovery: {found}");
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[test]
+fn haproxy_checks_keepers_over_tls_and_believes_none_of_another_authority() {
+    let files = Files::new().expect("certificates");
+    on_prepared(Plan::new(3), async |cluster| {
+        files.equip(cluster, 3)?;
+        let ports = cluster.start_answering(3).await?;
+        let backend =
+            |number: usize| Backend { postgres: cluster.instance(number).port, checks: ports[number - 1] };
+        let backends = [backend(1), backend(2), backend(3)];
+        let to = |port: u16| Target { port, ..cluster.proxy() };
+        let haproxy = HaProxy::start_over_tls(backends, &files.path("keepers.pem"))?;
+        leads_to(&to(haproxy.primary), "f").await?;
+        leads_to(&to(haproxy.standbys), "t").await?;
+
+        let deceived = HaProxy::start_over_tls(backends, &files.path("strangers.pem"))?;
+        for port in [deceived.primary, deceived.standbys] {
+            wait_for("HAProxy without a server", PATIENCE, async || {
+                Ok(to(port).connect(QUERY).await.is_err().then_some(()))
+            })
+            .await?;
+        }
+        // The keepers were there all the time.
+        leads_to(&to(haproxy.primary), "f").await
     });
 }

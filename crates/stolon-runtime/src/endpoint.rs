@@ -99,15 +99,15 @@ impl EndpointFlags {
         // One proof is enough, and a certificate of an authority that the other one does not know ends the handshake.
         let identity = identity.filter(|_| tokens.is_none());
         let read = move || {
-            let tls = servers.as_deref().map(|servers| client_config(servers, identity.as_ref())).transpose();
-            let tls = tls.map_err(|error| error.to_string())?.map(Arc::new);
+            let tls = servers.as_deref().map(|servers| client_config(servers, identity.as_ref()));
+            let tls = tls.transpose().map_err(|flaw| match servers.as_deref() == Some(flaw.file()) {
+                true => unusable(AUTHORITIES, &flaw.to_string()),
+                false => unusable(CERTIFICATE, &flaw.to_string()),
+            })?;
             let token = tokens.as_deref().map(Tokens::read).transpose()?;
-            Ok(Asking { tls, token: token.and_then(|tokens| tokens.0.into_iter().next()) })
+            Ok(Asking { tls: tls.map(Arc::new), token: token.and_then(|it| it.0.into_iter().next()) })
         };
-        // Each file is checked by itself, for the sake of the sentence.
-        self.check_files()?;
-        let asking = Reread::new("the files that keepers are asked with", read);
-        Ok(crate::Asker::new(asking.map_err(|why| unusable(CERTIFICATE, &why))?))
+        Ok(crate::Asker::new(Reread::new("the files that keepers are asked with", read)?))
     }
 
     /// How the endpoint of a keeper answers; `clients`: the file of `--http-client-ca-file`, or empty.
@@ -121,23 +121,21 @@ impl EndpointFlags {
             return Err(UsageError::new(format!("{CLIENTS} needs {CERTIFICATE} and {KEY}"))
                 .hint("clients show certificates over TLS only, and the keeper has to prove itself first"));
         }
-        self.check_files()?;
         let shown = if clients.is_some() { Clients::MayShowCertificate } else { Clients::Anonymous };
         let tls = identity.map(|identity| {
             let read = move || match server_config(&identity, clients.as_deref()) {
                 Ok(config) => Ok(Arc::new(config)),
-                Err(error) => Err(error.to_string()),
+                Err(flaw) if clients.as_deref() == Some(flaw.file()) => {
+                    Err(unusable(CLIENTS, &flaw.to_string()))
+                }
+                Err(flaw) => Err(unusable(CERTIFICATE, &flaw.to_string())),
             };
             Reread::new("the TLS files of the HTTP endpoint", read)
         });
         let tokens = file(TOKENS, &self.http_token_file)?;
         let tokens =
             tokens.map(|path| Reread::new("the tokens of the HTTP endpoint", move || Tokens::read(&path)));
-        Ok(Protection {
-            tls: tls.transpose().map_err(|why| unusable(CERTIFICATE, &why))?,
-            tokens: tokens.transpose().map_err(|why| unusable(TOKENS, &why))?,
-            clients: shown,
-        })
+        Ok(Protection { tls: tls.transpose()?, tokens: tokens.transpose()?, clients: shown })
     }
 
     fn identity(&self) -> Result<Option<Identity>, UsageError> {
@@ -147,16 +145,6 @@ impl EndpointFlags {
             _ => Err(UsageError::new(format!("{CERTIFICATE} and {KEY} are needed together"))
                 .hint("one is of no use without the other")),
         }
-    }
-
-    fn check_files(&self) -> Result<(), UsageError> {
-        if let Some(path) = file(AUTHORITIES, &self.http_ca_file)? {
-            stolon_tls::authorities(&path).map_err(|error| unusable(AUTHORITIES, &error.to_string()))?;
-        }
-        if let Some(path) = file(TOKENS, &self.http_token_file)? {
-            Tokens::read(&path).map_err(|why| unusable(TOKENS, &why))?;
-        }
-        Ok(())
     }
 }
 
@@ -188,8 +176,8 @@ fn unusable(flag: &str, why: &str) -> UsageError {
 const SHORTEST_TOKEN: usize = 16;
 
 impl Tokens {
-    fn read(path: &Path) -> Result<Tokens, String> {
-        let failed = |why: &str| format!("{}: {why}", path.display());
+    fn read(path: &Path) -> Result<Tokens, UsageError> {
+        let failed = |why: &str| unusable(TOKENS, &format!("{}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| failed(&error.to_string()))?;
         let text = SecretString::from(text);
         let lines = text.expose_secret().lines().map(str::trim).filter(|line| !line.is_empty());
@@ -265,4 +253,48 @@ pub(crate) async fn judge(
     let access = protection.access(&connection, request.headers()).await;
     request.extensions_mut().insert(access);
     next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read at the start, once, names the option whose file makes no sense.
+    #[test]
+    fn a_file_that_makes_no_sense_is_named_with_its_option() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["keeper".to_owned()]).unwrap();
+        let sound = EndpointFlags {
+            http_cert_file: write("keeper.pem", &cert.pem()),
+            http_key: write("keeper.key", &signing_key.serialize_pem()),
+            http_ca_file: write("ca.pem", &cert.pem()),
+            http_token_file: write("tokens", "0123456789abcdef"),
+        };
+        let (nonsense, short) = (write("nonsense", "nothing"), write("short", "0123456789abcde"));
+        let proofs = |flags: &EndpointFlags, clients: &str| -> Result<(), UsageError> {
+            flags.protection(clients)?;
+            flags.asker().map(drop)
+        };
+        proofs(&sound, &sound.http_ca_file).unwrap();
+        let named = |flags: EndpointFlags, clients: &str, flag: &str, path: &str| {
+            let why = proofs(&flags, clients).unwrap_err();
+            assert!(why.message.starts_with(&format!("{flag}: {path}: ")), "{}", why.message);
+            assert!(why.hint.is_some(), "{}", why.message);
+        };
+        named(EndpointFlags { http_ca_file: nonsense.clone(), ..sound.clone() }, "", AUTHORITIES, &nonsense);
+        named(
+            EndpointFlags { http_cert_file: nonsense.clone(), ..sound.clone() },
+            "",
+            CERTIFICATE,
+            &nonsense,
+        );
+        named(EndpointFlags { http_token_file: short.clone(), ..sound.clone() }, "", TOKENS, &short);
+        named(sound, &nonsense, CLIENTS, &nonsense);
+    }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::UsageError;
+
 /// A file that takes longer lies on a disk that hangs.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -12,7 +14,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// hangs: one reading is under way at a time, and nobody waits for long.
 pub(crate) struct Reread<T> {
     what: &'static str,
-    read: Arc<dyn Fn() -> Result<T, String> + Send + Sync>,
+    read: Arc<dyn Fn() -> Result<T, UsageError> + Send + Sync>,
     state: Arc<Mutex<State<T>>>,
 }
 
@@ -20,7 +22,7 @@ struct State<T> {
     last: Arc<T>,
     reading: Reading,
     /// Said already.
-    trouble: Option<String>,
+    trouble: Option<UsageError>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +44,8 @@ impl<T: Send + Sync + 'static> Reread<T> {
     /// What makes no sense.
     pub(crate) fn new(
         what: &'static str,
-        read: impl Fn() -> Result<T, String> + Send + Sync + 'static,
-    ) -> Result<Self, String> {
+        read: impl Fn() -> Result<T, UsageError> + Send + Sync + 'static,
+    ) -> Result<Self, UsageError> {
         let state = State { last: Arc::new(read()?), reading: Reading::Idle, trouble: None };
         Ok(Reread { what, read: Arc::new(read), state: Arc::new(Mutex::new(state)) })
     }
@@ -69,7 +71,7 @@ impl<T: Send + Sync + 'static> Reread<T> {
                 state.trouble = None;
             }
             Err(why) if state.trouble.as_ref() != Some(&why) => {
-                tracing::warn!("{}: {why}; what was read last counts", self.what);
+                tracing::warn!("{}: {}; what was read last counts", self.what, why.message);
                 state.trouble = Some(why);
             }
             Err(_) => {}
@@ -86,11 +88,11 @@ mod tests {
         let next = Arc::new(Mutex::new(Ok(1)));
         let source = Arc::clone(&next);
         let reread = Reread::new("numbers", move || source.lock().clone()).unwrap();
-        *next.lock() = Err("half a number".to_owned());
+        *next.lock() = Err(UsageError::new("half a number"));
         assert_eq!(*reread.get().await, 1);
         *next.lock() = Ok(2);
         assert_eq!(*reread.get().await, 2);
-        assert!(Reread::<u8>::new("numbers", || Err("none".to_owned())).is_err());
+        assert!(Reread::<u8>::new("numbers", || Err(UsageError::new("none"))).is_err());
     }
 
     #[tokio::test]

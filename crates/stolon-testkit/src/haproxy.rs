@@ -10,6 +10,10 @@ use crate::daemon::{Daemon, free_ports};
 
 /// The configuration that the documentation shows.
 const CONFIGURATION: &str = include_str!("../../../docs/haproxy.cfg");
+/// The page, with what each server needs for checks over TLS.
+const PAGE: &str = include_str!("../../../docs/haproxy.md");
+/// What that is; `FILE` is that of the authorities.
+const OVER_TLS: &str = "check-ssl verify required ca-file FILE";
 /// The program, in its directory.
 pub const PROGRAM: &str = "usr/sbin/haproxy";
 
@@ -43,11 +47,25 @@ impl HaProxy {
     /// # Errors
     /// It is not there, or the machine refuses something.
     pub fn start(backends: [Backend; 3]) -> anyhow::Result<HaProxy> {
+        HaProxy::configured(backends, "")
+    }
+
+    /// The same with checks over TLS, of keepers whose certificate an authority of this file has signed.
+    ///
+    /// # Errors
+    /// The documentation says something else, and those of [`HaProxy::start`].
+    pub fn start_over_tls(backends: [Backend; 3], authorities: &Path) -> anyhow::Result<HaProxy> {
+        anyhow::ensure!(PAGE.contains(&format!("`{OVER_TLS}`")), "the page no longer says {OVER_TLS}");
+        let words = OVER_TLS.replace("FILE", authorities.to_str().context("a path in UTF-8")?);
+        HaProxy::configured(backends, &format!(" {words}"))
+    }
+
+    fn configured(backends: [Backend; 3], at_each_server: &str) -> anyhow::Result<HaProxy> {
         let ports = free_ports(2)?;
         let [primary, standbys] = ports.as_slice() else { anyhow::bail!("two ports were asked for") };
         let directory = tempfile::Builder::new().prefix("haproxy-").tempdir()?;
         let configuration = directory.path().join("haproxy.cfg");
-        std::fs::write(&configuration, configured(*primary, *standbys, backends))?;
+        std::fs::write(&configuration, configuration_of(*primary, *standbys, backends, at_each_server))?;
         let log = File::create(directory.path().join("haproxy.log"))?;
         let mut command = Command::new(program());
         command.arg("-db").arg("-f").arg(&configuration).env("LD_LIBRARY_PATH", libraries());
@@ -60,8 +78,8 @@ impl HaProxy {
     }
 }
 
-/// The documented file with the addresses of these servers.
-fn configured(primary: u16, standbys: u16, backends: [Backend; 3]) -> String {
+/// The documented file with the addresses of these servers, and more words at the line of each.
+fn configuration_of(primary: u16, standbys: u16, backends: [Backend; 3], at_each_server: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     for line in CONFIGURATION.lines() {
         let mut line = line
@@ -72,7 +90,7 @@ fn configured(primary: u16, standbys: u16, backends: [Backend; 3]) -> String {
             if line.contains(&documented) {
                 line = line
                     .replace(&documented, &format!("127.0.0.1:{}", backend.postgres))
-                    .replace("port 8008", &format!("port {}", backend.checks));
+                    .replace("port 8008", &format!("port {}{at_each_server}", backend.checks));
             }
         }
         lines.push(line);

@@ -19,6 +19,11 @@ impl Unusable {
     fn new(file: &Path, cause: impl std::fmt::Display) -> Self {
         Unusable { file: file.to_owned(), cause: cause.to_string() }
     }
+
+    /// Which one.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
 }
 
 impl std::fmt::Display for Unusable {
