@@ -222,6 +222,12 @@ impl FakePostgres {
                 let dropped = slots.iter().cloned().collect();
                 return StepOutcome::Done(Learned::Slots(SlotChanges { dropped, ..SlotChanges::default() }));
             }
+            Step::AdvanceSlots(to) => {
+                for slot in &mut self.slots {
+                    slot.restart_lsn = slot.restart_lsn.max(to.get(&slot.name).copied());
+                }
+                return StepOutcome::Done(Learned::Slots(SlotChanges::default()));
+            }
             Step::EnsureSlots(_) => return StepOutcome::Done(Learned::Slots(SlotChanges::default())),
             _ => {}
         }

@@ -42,6 +42,10 @@ pub fn word(step: &Step) -> Option<String> {
         Step::DropSlots(slots) => {
             format!("drop:{}", slots.keys().cloned().collect::<Vec<_>>().join(","))
         }
+        Step::AdvanceSlots(slots) => {
+            let to = slots.iter().map(|(name, to)| format!("{name}={to}"));
+            format!("advance:{}", to.collect::<Vec<_>>().join(","))
+        }
         Step::DropStaleSlots(slots) => {
             format!("drop-stale:{}", slots.iter().cloned().collect::<Vec<_>>().join(","))
         }

@@ -518,6 +518,9 @@ document! {
         older_wal_file: String = "olderWalFile", omit;
         /// Whether it stores a password of the superuser or the replication user for MD5. Stolon ignores it, and may drop it.
         stores_md5: bool = "storesMD5", omit;
+        /// Of a primary's slots for consumers outside of the cluster, up to where each has let WAL go: its standbys follow with theirs. Stolon ignores it,
+        /// and may drop it.
+        slot_positions: Option<BTreeMap<String, Lsn>> = "slotPositions", omit;
         /// Ours, absent in Stolon's documents: where it was before its host was set back; absent once it is there again.
         was_at: Option<WasAt> = "wasAt", omit;
     }

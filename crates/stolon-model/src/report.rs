@@ -66,6 +66,8 @@ document! {
         older_wal_file: String = "olderWalFile", omit;
         /// Whether a password of the superuser or the replication user is stored for MD5. Stolon ignores it.
         stores_md5: bool = "storesMD5", omit;
+        /// Of a primary's slots for consumers outside of the cluster, up to where each has let WAL go. Stolon ignores it.
+        slot_positions: Option<BTreeMap<String, Lsn>> = "slotPositions", omit;
     }
 }
 
@@ -392,6 +394,7 @@ impl PostgresState {
             synchronous_standbys,
             older_wal_file: _,
             stores_md5,
+            slot_positions: _,
         } = self;
         (healthy, generation, timeline) == (&other.healthy, &other.generation, &other.timeline)
             && (uid, system_identifier) == (&other.uid, &other.system_identifier)

@@ -106,7 +106,7 @@ specification! {
         rules [AT_LEAST_ONE, AT_LEAST_MIN_SYNCHRONOUS_STANDBYS];
     /// WAL senders on top of `2 × maxStandbys + 2`.
     additional_wal_senders: u16 = "additionalWalSenders", keep, default(5);
-    /// Physical replication slots that are kept on the primary, each as `stolon_<name>`.
+    /// Physical replication slots for consumers outside of the cluster, each as `stolon_<name>`: on the primary and, for a failover, on its standbys.
     additional_primary_replication_slots: Vec<String> = "additionalMasterReplicationSlots", keep, optional,
         rules [SLOT_NAMES];
     /// How much WAL replication slots may hold: `auto` goes by the room on each server's file system, `unlimited` sets no bound, `10GB` is

@@ -326,6 +326,7 @@ prop_compose! {
                 older_wal_file: texts[3].clone(),
                 was_at: healthy.then(|| WasAt { timeline: Timeline(wal.1), lsn: Lsn(wal.0) }),
                 stores_md5: healthy,
+                slot_positions: healthy.then(|| [(texts[3].clone(), Lsn(wal.0))].into()),
             },
         }
     }

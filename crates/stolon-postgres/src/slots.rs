@@ -1,9 +1,10 @@
 //! Physical replication slots of one instance.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_core::keeper::SlotChanges;
 use stolon_core::postgres::Version;
+use stolon_model::Lsn;
 
 use crate::error::{PostgresError, Result};
 use crate::limit::Limit;
@@ -73,6 +74,22 @@ impl LocalPostgres {
         let mut changes = SlotChanges::default();
         for name in names {
             self.drop_slot(name, &mut changes, limit).await?;
+        }
+        Ok(changes)
+    }
+
+    /// Lets go of WAL before these positions; a slot that is in use by now stays, with the reason. An error means that the server did not answer.
+    pub async fn advance_slots(&self, to: &BTreeMap<String, Lsn>, limit: &Limit) -> Result<SlotChanges> {
+        let mut changes = SlotChanges::default();
+        for (name, position) in to {
+            let sql = format!("SELECT pg_replication_slot_advance({}, '{position}')", sql_literal(name));
+            match self.query(&format!("advance the replication slot {name}"), &sql, limit).await {
+                Ok(_) => {}
+                Err(error @ PostgresError::Sql { code: Some(_), .. }) => {
+                    changes.kept.push((name.clone(), error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(changes)
     }

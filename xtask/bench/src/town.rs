@@ -248,6 +248,7 @@ fn state(instance: &Instance, rounds: u64) -> PostgresState {
         pg_parameters: instance.spec.pg_parameters.clone(),
         synchronous_standbys: instance.spec.synchronous_standbys.clone(),
         stores_md5: false,
+        slot_positions: None,
         older_wal_file: "000000010000000000000001".to_owned(),
     }
 }

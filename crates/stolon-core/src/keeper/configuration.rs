@@ -24,7 +24,7 @@ pub(super) fn config(
         captured: captured.as_ref(),
         demands: seen.demands.as_ref(),
         refusals: &seen.refusals,
-        slots: seen.slots_on_disk.union(&goal.slots).count() as u64,
+        slots: (&(&seen.slots_on_disk | &goal.slots) | &goal.copied_slots).len() as u64,
         room_for_slots: seen.room_for_slots,
     };
     let mut wanted = wanted_parameters(&parameters, facts);

@@ -7,7 +7,7 @@ use super::observation::{AlterSystem, Config, DataKind, Gate, Lease, Live, Obser
 
 use super::recovery::{RecoveryMode, RecoverySettings};
 use super::slot_sync::{SYNCHRONIZED_SLOTS, stale};
-use super::slots::to_let_go;
+use super::slots::{to_advance, to_let_go, wanted};
 use super::step::{AtFailure, ConfigMerge, NextLook, PendingRestart, Plan, Reason, Step, Trouble};
 use crate::postgres::{RESTART_AFTER_CRASH, is_recovery_parameter, is_standby_limit};
 use crate::settings::may_need_restart;
@@ -283,7 +283,10 @@ fn slots(goal: &InstanceGoal, seen: &Observation, live: &Live) -> Vec<Step> {
     let drop = (!let_go.is_empty()).then_some(Step::DropSlots(let_go));
     let stale = stale(&goal.parameters.slot_sync, live);
     let drop_stale = (!stale.is_empty()).then_some(Step::DropStaleSlots(stale));
-    drop.into_iter().chain(drop_stale).chain([Step::EnsureSlots(goal.slots.clone())]).collect()
+    let ensure = Step::EnsureSlots(wanted(goal, seen, live));
+    let behind = to_advance(goal, seen, live);
+    let advance = (!behind.is_empty()).then_some(Step::AdvanceSlots(behind));
+    drop.into_iter().chain(drop_stale).chain([ensure]).chain(advance).collect()
 }
 
 /// What differs between the configuration in force and the wanted one.

@@ -184,6 +184,8 @@ pub struct InstanceGoal {
     pub slots: BTreeSet<String>,
     /// Those of them that are for standbys of the cluster.
     pub member_slots: BTreeSet<String>,
+    /// Slots that a standby keeps for the consumers of its primary, so that they find them there after a failover.
+    pub copied_slots: BTreeSet<String>,
     /// When a changed parameter needs a restart.
     pub restart: RestartPolicy,
     /// An operator wants the server to be restarted that was started then.
@@ -475,6 +477,7 @@ fn instance_goal(
         replication: us.replication.clone(),
         slots: slots(uid, instance),
         member_slots: member_slots(uid, instance),
+        copied_slots: copied_slots(spec, &role),
         restart: restart_policy(cluster, spec, &role, instance),
         restart_asked: restart_asked(cluster, us, uid),
         reload_asked: reload_asked(cluster, us, uid),
@@ -607,6 +610,17 @@ fn slots(uid: &InstanceUid, instance: &Instance) -> BTreeSet<String> {
     let mut slots = member_slots(uid, instance);
     slots.extend(additional.map(|name| format!("{STOLON_PREFIX}{name}")));
     slots
+}
+
+/// By the specification of the cluster, and not of the instance: a keeper of Stolon's would make them on its standby, and advance none.
+fn copied_slots(spec: &EffectiveSpec, role: &InstanceRole) -> BTreeSet<String> {
+    match role {
+        InstanceRole::Standby(Follow::Internal(_)) => {
+            let names = spec.additional_primary_replication_slots.iter().flatten();
+            names.map(|name| format!("{STOLON_PREFIX}{name}")).collect()
+        }
+        InstanceRole::Primary(_) | InstanceRole::Standby(_) => BTreeSet::new(),
+    }
 }
 
 fn member_slots(uid: &InstanceUid, instance: &Instance) -> BTreeSet<String> {

@@ -1,10 +1,10 @@
 //! Replication slots and the WAL that they hold: how much they may, and which ones are let go where PostgreSQL has no bound of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stolon_model::{Lsn, SlotReport, SlotWalBound};
 
-use super::goal::InstanceGoal;
+use super::goal::{Follow, InstanceGoal, InstanceRole};
 use super::observation::{Live, Observation};
 use crate::postgres::Version;
 
@@ -109,6 +109,41 @@ pub(super) fn to_let_go(goal: &InstanceGoal, seen: &Observation, live: &Live) ->
     too_much.collect()
 }
 
+/// The slots that are to be there: those of the goal and, on a standby, copies of those of its primary's consumers. A copy is made once it is known
+/// up to where its consumer is: a primary whose keeper is Stolon's does not tell, and its copies would hold WAL for ever. What is there stays.
+pub(super) fn wanted(goal: &InstanceGoal, seen: &Observation, live: &Live) -> BTreeSet<String> {
+    let positions = consumers(goal);
+    let is_there = |name: &String| live.slots.iter().any(|slot| slot.name == *name);
+    let copied = goal.copied_slots.iter().filter(|name| positions.contains_key(*name) || is_there(name));
+    let copied = copied.filter(|_| seen.version.has_slot_advance());
+    goal.slots.iter().chain(copied).cloned().collect()
+}
+
+/// Copies that are behind what their consumers have let go, each with the position to go to: never past that, nor past what is here. One that
+/// is ahead, since WAL is reserved from the last restart point on when it is made, waits for its consumer. One that somebody streams from is his.
+pub(super) fn to_advance(goal: &InstanceGoal, seen: &Observation, live: &Live) -> BTreeMap<String, Lsn> {
+    if !live.in_recovery || !seen.version.has_slot_advance() {
+        return BTreeMap::new();
+    }
+    let positions = consumers(goal);
+    let idle = live.slots.iter().filter(|slot| !slot.active && slot.kind == SlotKind::Physical);
+    let behind = idle.filter(|slot| goal.copied_slots.contains(&slot.name)).filter_map(|slot| {
+        let to = (*positions.get(&slot.name)?).min(live.lsn);
+        (slot.restart_lsn? < to).then(|| (slot.name.clone(), to))
+    });
+    behind.collect()
+}
+
+/// Up to where the consumers of the primary are, as its keeper reported it last. What is older is less, so nobody is hurt by it.
+fn consumers(goal: &InstanceGoal) -> BTreeMap<String, Lsn> {
+    match &goal.role {
+        InstanceRole::Standby(Follow::Internal(peer)) => {
+            peer.status.slot_positions.clone().unwrap_or_default()
+        }
+        InstanceRole::Primary(_) | InstanceRole::Standby(_) => BTreeMap::new(),
+    }
+}
+
 /// What a keeper lets a slot hold, in bytes; none: PostgreSQL bounds it, or nobody does.
 pub(super) fn own_bound(
     goal: &InstanceGoal,
@@ -118,7 +153,7 @@ pub(super) fn own_bound(
 ) -> Option<u64> {
     let is_ours = !version.has_wal_status()
         && slot.kind == SlotKind::Physical
-        && goal.member_slots.contains(&slot.name);
+        && (goal.member_slots.contains(&slot.name) || goal.copied_slots.contains(&slot.name));
     let megabytes = bound(goal.parameters.slot_wal_bound, room).filter(|_| is_ours)?;
     Some(megabytes.saturating_mul(1 << 20))
 }

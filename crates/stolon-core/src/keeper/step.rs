@@ -183,6 +183,8 @@ pub enum Step {
     DropSlots(BTreeMap<String, u64>),
     /// Drop these logical slots, which are in the way of copies of the primary's.
     DropStaleSlots(BTreeSet<String>),
+    /// Let the WAL before these positions go, which the consumers of these slots need no more.
+    AdvanceSlots(BTreeMap<String, Lsn>),
     /// Write everything to the disk that is not there yet, so that a stop takes little time; for this planned change of the primary.
     Checkpoint(String),
     /// What is here needs no rewind to follow its source: take it as if it had been rewound.

@@ -131,6 +131,11 @@ impl Version {
         self.major >= 13
     }
 
+    /// `pg_replication_slot_advance` exists (release notes 11).
+    pub fn has_slot_advance(self) -> bool {
+        self.major >= 11
+    }
+
     /// `pg_replication_slots.wal_status` exists (release notes 13).
     pub fn has_wal_status(self) -> bool {
         self.major >= 13

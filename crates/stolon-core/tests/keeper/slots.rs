@@ -136,3 +136,56 @@ fn a_standby_that_lacks_wal_is_copied_since_a_rewind_would_bring_it_nothing() {
         assert_eq!(planned, format!("stop examine mark {expected} again"), "{position:?} {oldest}");
     }
 }
+
+/// A standby has the slots of its primary's consumers, and goes along with them; never past them, nor past what it has.
+#[test]
+fn a_standby_copies_the_slots_of_consumers_and_never_goes_past_them() {
+    const V10: Version = Version { major: 10, minor: 23 };
+    let at = |megabytes: u64| Lsn(POSITION.0 - megabytes * MEGABYTE);
+    let own = |megabytes| slot("stolon_backup", megabytes);
+    let advance = |to: Lsn| format!("slots:stolon_backup advance:stolon_backup={to}");
+    let kept = || "slots:stolon_backup".to_owned();
+    let cases: [(&str, Version, Option<Lsn>, Vec<SlotRow>, String); 13] = [
+        ("it is made", V15, Some(at(3)), vec![], kept()),
+        ("it goes along", V15, Some(at(3)), vec![own(5)], advance(at(3))),
+        ("on 12, too", V12, Some(at(3)), vec![own(5)], advance(at(3))),
+        ("it is there already", V15, Some(at(3)), vec![own(3)], kept()),
+        ("what is older than ours changes nothing", V15, Some(at(9)), vec![own(3)], kept()),
+        ("never past what is here", V15, Some(Lsn(POSITION.0 + 7)), vec![own(5)], advance(POSITION)),
+        ("somebody streams from it", V15, Some(at(3)), vec![SlotRow { active: true, ..own(5) }], kept()),
+        ("its WAL is gone", V15, Some(at(3)), vec![SlotRow { restart_lsn: None, ..own(5) }], kept()),
+        ("a logical one", V15, Some(at(3)), vec![SlotRow { kind: SlotKind::Logical, ..own(5) }], kept()),
+        ("nobody tells where its consumer is", V15, None, vec![], "slots".to_owned()),
+        ("nobody tells any more", V15, None, vec![own(5)], kept()),
+        ("PostgreSQL cannot advance it", V10, Some(at(3)), vec![own(5)], "slots".to_owned()),
+        ("another one's", V15, Some(at(3)), vec![slot("stolon_other", 5), own(3)], kept()),
+    ];
+    for (case, version, position, slots, expected) in cases {
+        let mut cluster = asked(Role::Standby, Init::None);
+        cluster.cluster.spec.max_slot_wal_keep_size = Some("64MB".into());
+        cluster.cluster.spec.additional_primary_replication_slots = Some(vec!["backup".into()]);
+        let positions = position.map(|position| [("stolon_backup".to_owned(), position)].into());
+        cluster.instances.get_mut(&"pp".into()).unwrap().status.slot_positions = positions;
+        let data =
+            Data::Present(Present { version, kind: DataKind::Standby, system_identifier: SYSTEM.into() });
+        let live = Live { lsn: POSITION, slots, ..live(DataKind::Standby) };
+        let seen =
+            Observation { version, data, server: Server::Running(Some(live)), ..here(DataKind::Standby) };
+        let planned = words(&plan(&goal(&cluster), &seen));
+        let about_slots =
+            planned.split(' ').filter(|word| ["slots", "advance"].contains(&word.split(':').next().unwrap()));
+        assert_eq!(about_slots.collect::<Vec<_>>().join(" "), expected, "{case}: {planned}");
+    }
+}
+
+/// A primary tells up to where its consumers are; of its standbys, whose slots are theirs, nothing.
+#[test]
+fn a_primary_tells_where_its_consumers_are() {
+    let mut world = World::with(primary("64MB"), DataKind::Primary);
+    world.postgres_mut().lsn = POSITION.0;
+    world.postgres_mut().slots =
+        vec![slot("stolon_backup", 10), slot("stolon_bb", 20), slot("mine", 30), slot("stolon_gone", 40)];
+    world.run(seconds(20));
+    let told = world.report().postgres_state.clone().unwrap().slot_positions;
+    assert_eq!(told, Some([("stolon_backup".to_owned(), Lsn(POSITION.0 - 10 * MEGABYTE))].into()));
+}

@@ -250,6 +250,7 @@ impl World {
             synchronous_standbys: self.in_sync.get(&instance.uid).cloned(),
             older_wal_file: status.older_wal_file.clone(),
             stores_md5: status.stores_md5,
+            slot_positions: status.slot_positions.clone(),
         }
     }
 

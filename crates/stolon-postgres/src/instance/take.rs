@@ -93,6 +93,9 @@ impl LocalInstance {
             Step::DropSlots(slots) => {
                 return Ok(Learned::Slots(postgres.drop_slots(slots.keys(), &request).await?));
             }
+            Step::AdvanceSlots(slots) => {
+                return Ok(Learned::Slots(postgres.advance_slots(slots, &request).await?));
+            }
             Step::DropStaleSlots(slots) => {
                 return Ok(Learned::Slots(postgres.drop_slots(slots.iter(), &request).await?));
             }

@@ -1,10 +1,11 @@
 //! The report: what it says, and when it goes out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_model::{
-    FileSystemReport, Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, PendingParameter,
+    FileSystemReport, Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, Lsn, PendingParameter,
     PostgresState, PostgresVersion, Served, SlotReport, StandbyLagReport, Timestamp,
 };
 
@@ -18,7 +19,7 @@ use crate::keeper::parameters::{instances_of, reported_parameters, with_what_was
 use crate::keeper::recovery::PasswordProtocol;
 use crate::keeper::room::FileSystem;
 use crate::keeper::say::Saying;
-use crate::keeper::slots::{own_bound, slot_reports};
+use crate::keeper::slots::{SlotKind, SlotRow, own_bound, slot_reports};
 use crate::postgres::{Support, Version, is_recovery_parameter};
 
 use super::ailments::Ailments;
@@ -261,8 +262,24 @@ impl Machine {
             synchronous_standbys: Some(self.server.sync.in_sync(answer).into_iter().collect()),
             older_wal_file: answer.older_wal_file.clone(),
             stores_md5: answer.passwords == PasswordProtocol::ScramOrMd5,
+            slot_positions: self.slot_positions(answer),
             ..PostgresState::default()
         }
+    }
+
+    /// What standbys go by with their slots of the same names. Only the head of a cluster is asked for slots of consumers; the copies of its standbys say
+    /// nothing about them.
+    fn slot_positions(&self, answer: &Answer) -> Option<BTreeMap<String, Lsn>> {
+        let Goal::Reach(goal) = self.orders.goal() else { return None };
+        let is_for_consumer = |slot: &&SlotRow| {
+            slot.kind == SlotKind::Physical
+                && goal.slots.contains(&slot.name)
+                && !goal.member_slots.contains(&slot.name)
+        };
+        let slots = answer.slots.iter().filter(is_for_consumer);
+        let positions: BTreeMap<String, Lsn> =
+            slots.filter_map(|slot| Some((slot.name.clone(), slot.restart_lsn?))).collect();
+        (!positions.is_empty()).then_some(positions)
     }
 
     /// Our PostgreSQL works in the charge of the present cluster data.

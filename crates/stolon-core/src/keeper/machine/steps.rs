@@ -369,7 +369,7 @@ impl Machine {
         let complaint = Explained { sentence: failure.sentence.clone(), hint: failure.hint.clone() };
         match step {
             // Successors meet the same limits, and commits do not wait for a slot: no reason to stay behind.
-            Step::EnsureSlots(_) | Step::DropSlots(_) | Step::DropStaleSlots(_) => {
+            Step::EnsureSlots(_) | Step::DropSlots(_) | Step::DropStaleSlots(_) | Step::AdvanceSlots(_) => {
                 if self.reporting.slots_failed.as_ref() != Some(&failure.sentence) {
                     self.say(Saying::SlotsFailed(failure.clone()));
                 }

@@ -193,7 +193,7 @@ fn is_same_keeper(keeper: &Keeper, before: &Keeper) -> bool {
         && *chosen_priority == then.chosen_priority
 }
 
-/// The same but for the position and the WAL that is still there. Every other field is named, so that no new one is forgotten.
+/// The same but for positions and the WAL that is still there. Every other field is named, so that no new one is forgotten.
 fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
     let Instance { uid, generation, change_time, spec, status } = instance;
     let InstanceStatus {
@@ -210,6 +210,7 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         older_wal_file: _,
         was_at,
         stores_md5,
+        slot_positions: _,
     } = status;
     let then = &before.status;
     *uid == before.uid

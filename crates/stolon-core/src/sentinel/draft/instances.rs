@@ -275,6 +275,7 @@ fn copy_state(instance: &mut Instance, state: &PostgresState) {
     update(&mut status.pg_parameters, &state.pg_parameters);
     update(&mut status.older_wal_file, &state.older_wal_file);
     update(&mut status.stores_md5, &state.stores_md5);
+    update(&mut status.slot_positions, &state.slot_positions);
 }
 
 /// Most values are what they were: a comparison is cheaper than a copy.
