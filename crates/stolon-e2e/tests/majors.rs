@@ -1,10 +1,10 @@
 //! What a cluster must be able to do, on every major of PostgreSQL that the keepers know: one short life of a cluster for each.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_cluster, short_timings, wait_for};
+use stolon_testkit::{Cluster, PATIENCE, Plan, QUERY, on_prepared, short_timings, wait_for};
 
 /// A test for each major, by which it can be chosen.
 macro_rules! majors {
@@ -27,7 +27,7 @@ fn a_life(major: u16) {
     std::fs::set_permissions(archive.path(), everybody).expect("our own directory");
     let parameters = parameters(&archive.path().display().to_string());
     let plan = Plan::new(2).major(major).spec(json!({ "pgParameters": parameters }));
-    on_cluster(plan, async |cluster| Life { archive: archive.path().to_owned(), major }.of(cluster).await);
+    on_prepared(plan, async |cluster| Life { archive: archive.path().to_owned(), major }.of(cluster).await);
 }
 
 /// What every cluster here is given: an archive.
@@ -36,6 +36,7 @@ fn parameters(archive: &str) -> Value {
         "archive_mode": "on",
         "archive_command": format!("test ! -f {archive}/%f && cp %p {archive}/%f"),
         "log_checkpoints": "on",
+        "log_connections": "on",
     })
 }
 
@@ -46,11 +47,39 @@ struct Life {
 
 impl Life {
     async fn of(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        self.begins_alone_with_a_tablespace(cluster).await?;
         self.begins_with_a_standby(cluster).await?;
         self.takes_parameters_and_synchronous_standbys(cluster).await?;
         self.survives_its_primary(cluster).await?;
         self.is_restored_to_a_point(cluster).await?;
         self.adopts_its_data(cluster).await
+    }
+
+    /// Where keepers share a machine, a tablespace is there before a standby is; both have a user for rewinds.
+    async fn begins_alone_with_a_tablespace(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let secret = cluster.layout.directory.join("rewind-password");
+        cluster.layout.account.write_private(&secret, "rewindpassword")?;
+        let space = |number: usize| cluster.layout.directory.join(format!("space{number}"));
+        let spaces = [space(1), space(2)].map(|path| path.display().to_string());
+        for (keeper, [own, others]) in [("keeper1", [0, 1]), ("keeper2", [1, 0])] {
+            cluster.layout.account.make_directory(Path::new(&spaces[own]))?;
+            let mapping = format!("{}={}", spaces[others], spaces[own]);
+            cluster.add_flag(keeper, "--tablespace-mapping", &mapping)?;
+            cluster.add_flag(keeper, "--pg-rewind-username", "rewinder")?;
+            cluster.add_flag(keeper, "--pg-rewind-passwordfile", &secret.display().to_string())?;
+        }
+        for name in cluster.services().iter().filter(|name| *name != "keeper2") {
+            cluster.start_service(name)?;
+        }
+        cluster.wait_writable(PATIENCE).await?;
+        let session = cluster.session().await?;
+        session.rows(&format!("create tablespace space location '{}'", spaces[0]), QUERY).await?;
+        session
+            .rows("create table in_space (id int) tablespace space; insert into in_space values (1)", QUERY)
+            .await?;
+        drop(session);
+        cluster.start_service("keeper2")?;
+        cluster.wait_streaming(1, PATIENCE).await
     }
 
     async fn begins_with_a_standby(&self, cluster: &Cluster) -> anyhow::Result<()> {
@@ -61,6 +90,10 @@ impl Life {
         ensure!(session.value(scram, QUERY).await? == "2", "a password of ours is stored for MD5");
         session.rows("create table t (id int primary key); insert into t values (1)", QUERY).await?;
         rows_on(cluster, 3 - cluster.primary().await?, 1).await?;
+        // With 10 only a superuser reads files.
+        let rewinders =
+            session.value("select count(*) from pg_roles where rolname = 'rewinder'", QUERY).await?;
+        ensure!(rewinders == if self.major > 10 { "1" } else { "0" }, "{rewinders} users for rewinds");
         let slots = "select count(*) from pg_replication_slots where active and slot_name like 'stolon%'";
         wait_for("the standby's slot", PATIENCE, async || {
             Ok((session.value(slots, QUERY).await? == "1").then_some(()))
@@ -107,9 +140,27 @@ impl Life {
         let copied = log.contains("running pg_basebackup");
         if cluster.layout.pg_bin.join("pg_rewind").exists() {
             ensure!(log.contains("running pg_rewind") && !copied, "it was not rewound");
+            let came = "connection authorized: user=rewinder database=postgres";
+            ensure!(cluster.log(&format!("keeper{new}")).contains(came), "the rewind was somebody else's");
         } else {
             ensure!(copied && log.contains("pg_rewind: entity not found"), "it was copied without a reason");
         }
+        self.has_the_tablespace(cluster, old).await?;
+        // The backup below knows nothing of it.
+        session.rows("drop table in_space", QUERY).await?;
+        session.rows("drop tablespace space", QUERY).await.map(drop)
+    }
+
+    /// The former primary has it where its mapping says, and nothing of the other one's.
+    async fn has_the_tablespace(&self, cluster: &Cluster, number: usize) -> anyhow::Result<()> {
+        let session = cluster.instance(number).connect(QUERY).await?;
+        ensure!(
+            session.value("select count(*) from in_space", QUERY).await? == "1",
+            "the tablespace is empty"
+        );
+        let place = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'space'";
+        let found = session.value(place, QUERY).await?;
+        ensure!(found.ends_with(&format!("space{number}")), "its tablespace lies in {found}");
         Ok(())
     }
 
