@@ -7,7 +7,8 @@ use std::fmt;
 
 use stolon_model::{
     ArchiverFault, ArchiverReport, ByteCount, DiskFault, DiskReport, FileSystemReport, Instance, InstanceUid,
-    KeeperReport, KeeperUid, Pause, Role, SentinelUid, SlotReport, StandbyPace, Timestamp, UsableCluster,
+    KeeperReport, KeeperUid, Pause, Quorum, Role, SentinelUid, SlotReport, StandbyPace, Timestamp,
+    UsableCluster,
 };
 
 use crate::logical_slots::lacking;
@@ -63,6 +64,13 @@ pub enum Finding {
     },
     /// Synchronous mode: commits wait for these, which are not in sync.
     CommitsWait(Vec<KeeperUid>),
+    /// Commits wait for a quorum, and fewer standbys than it asks for are there.
+    TooFewForQuorum {
+        /// How many there are.
+        members: usize,
+        /// `synchronousQuorum`.
+        required: u16,
+    },
     /// Synchronous mode: these are in sync, and have confirmed nothing for seconds.
     CommitsStall(Vec<KeeperUid>),
     /// The proxies are sent to nobody.
@@ -127,6 +135,7 @@ impl Finding {
             | Self::PrimaryFailed(_)
             | Self::NobodyToWaitFor { .. }
             | Self::CommitsWait(_)
+            | Self::TooFewForQuorum { .. }
             | Self::CommitsStall(_)
             | Self::PrimaryDisk(..)
             | Self::ProxiesClosed => Condition::NoWrites,
@@ -162,6 +171,10 @@ impl fmt::Display for Finding {
                 let names: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
                 write!(f, "commits wait for standbys that are not in sync: {}", names.join(", "))
             }
+            Self::TooFewForQuorum { members, required } => write!(
+                f,
+                "commits wait: standbys that can acknowledge them: {members}, and synchronousQuorum is {required}"
+            ),
             Self::CommitsStall(keepers) => {
                 let names: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
                 let names = names.join(", ");
@@ -276,6 +289,9 @@ impl Evidence<'_> {
             return (least > 0).then_some(Finding::NobodyToWaitFor { least });
         }
         let report = self.keepers.get(&primary.spec.keeper_uid)?;
+        if let Some(quorum) = primary.quorum() {
+            return self.quorum_waits(&quorum, !foreign.is_empty(), report);
+        }
         let in_sync = report.postgres_state.as_ref()?.synchronous_standbys.as_ref()?;
         let late: Vec<KeeperUid> =
             listed.iter().filter(|uid| !in_sync.contains(uid)).map(|uid| self.keeper_of(uid)).collect();
@@ -286,6 +302,22 @@ impl Evidence<'_> {
         let stalled = listed.iter().filter(|uid| paces.get(uid) == Some(&StandbyPace::Stalled));
         let stalled: Vec<KeeperUid> = stalled.map(|uid| self.keeper_of(uid)).collect();
         (!stalled.is_empty()).then_some(Finding::CommitsStall(stalled))
+    }
+
+    /// A quorum takes commits as long as enough of its members keep up, whichever they are.
+    fn quorum_waits(&self, quorum: &Quorum, is_blocked: bool, report: &KeeperReport) -> Option<Finding> {
+        let activity = report.activity.as_ref()?;
+        if is_blocked {
+            let required = self.cluster.spec().synchronous_quorum.unwrap_or(quorum.required);
+            return Some(Finding::TooFewForQuorum { members: quorum.members().len(), required });
+        }
+        let paces = activity.standby_pace.as_ref();
+        let keeps_up = |uid: &&InstanceUid| {
+            paces.and_then(|paces| paces.get(*uid)).is_some_and(|pace| *pace != StandbyPace::Stalled)
+        };
+        let (up, late): (Vec<_>, Vec<_>) = quorum.members().iter().partition(keeps_up);
+        let late: Vec<KeeperUid> = late.into_iter().map(|uid| self.keeper_of(uid)).collect();
+        (up.len() < quorum.required.into()).then_some(Finding::CommitsStall(late))
     }
 
     fn keeper_of(&self, instance: &InstanceUid) -> KeeperUid {

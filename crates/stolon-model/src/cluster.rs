@@ -457,6 +457,12 @@ document! {
         /// Ours, absent in Stolon's documents: this primary is about to be replaced, and lets its ordinary clients go before. Losing it is safe: who
         /// was elected deposes it all the same.
         fenced: bool = "fenced", omit;
+        /// Ours, absent in Stolon's documents: so many of the synchronous standbys must acknowledge a commit; 0: all of them. Losing it is safe:
+        /// all of them are waited for then, and nobody counts as in sync before it has been (docs/design/016-quorum.md).
+        synchronous_quorum: u16 = "synchronousQuorum", omit;
+        /// Ours, absent in Stolon's documents: this standby is about to be compared with others, and receives nothing meanwhile. Losing it is safe:
+        /// nobody is elected by comparison without it.
+        stops_receiving: bool = "stopsReceiving", omit;
     }
 }
 
@@ -523,6 +529,49 @@ document! {
         slot_positions: Option<BTreeMap<String, Lsn>> = "slotPositions", omit;
         /// Ours, absent in Stolon's documents: where it was before its host was set back; absent once it is there again.
         was_at: Option<WasAt> = "wasAt", omit;
+        /// Ours, absent in Stolon's documents: by each of these a commit of this primary may have been acknowledged. Losing it is safe: nobody can be
+        /// elected then before the primary has shown again who holds what.
+        quorums: Option<Vec<Quorum>> = "quorums", omit;
+    }
+}
+
+impl Instance {
+    /// The rule that this primary is asked to acknowledge by; none: it waits for all of its synchronous standbys, or for nobody.
+    pub fn quorum(&self) -> Option<Quorum> {
+        let members = self.spec.synchronous_standbys.iter().flatten().cloned();
+        (self.spec.synchronous_replication && self.spec.synchronous_quorum > 0)
+            .then(|| Quorum::of(self.spec.synchronous_quorum, members))
+    }
+}
+
+document! {
+    /// A rule of acknowledgement: so many of these standbys, whichever they are.
+    pub struct Quorum {
+        /// How many.
+        required: u16 = "required", omit;
+        /// Of whom, sorted.
+        standbys: Option<Vec<InstanceUid>> = "standbys", keep;
+    }
+}
+
+impl Quorum {
+    /// So many of these.
+    pub fn of(required: u16, standbys: impl IntoIterator<Item = InstanceUid>) -> Self {
+        let mut standbys: Vec<InstanceUid> = standbys.into_iter().collect();
+        standbys.sort();
+        standbys.dedup();
+        Quorum { required, standbys: Some(standbys) }
+    }
+
+    /// Of whom it is.
+    pub fn members(&self) -> &[InstanceUid] {
+        self.standbys.as_deref().unwrap_or_default()
+    }
+
+    /// Among so many of its members there is at least one that has acknowledged, whichever those were. More than there are: no number of them
+    /// tells, since commits by a rule of nobody are on nobody. 0: by this rule nothing can ever be acknowledged.
+    pub fn to_compare(&self) -> usize {
+        (self.members().len() + 1).saturating_sub(self.required.into())
     }
 }
 

@@ -26,6 +26,9 @@ pub enum InvalidSpec {
     /// More synchronous standbys are demanded than allowed.
     #[error("maxSynchronousStandbys must be greater or equal to minSynchronousStandbys")]
     SynchronousStandbys,
+    /// A commit waits for more standbys than there may be.
+    #[error("synchronousQuorum must be lower or equal to maxSynchronousStandbys")]
+    SynchronousQuorum,
     /// Nothing says how the cluster is made.
     #[error("initMode undefined")]
     NoInitMode,
@@ -86,6 +89,9 @@ impl Advise for InvalidSpec {
             }
             Self::SynchronousStandbys => {
                 "fields that are not set count with their defaults: set maxSynchronousStandbys too"
+            }
+            Self::SynchronousQuorum => {
+                "set maxSynchronousStandbys, whose default is 1, to how many standbys there are: with 3 and a quorum of 2 one may be slow"
             }
             Self::NoInitMode => {
                 "give initMode \"new\", \"existing\" or \"pitr\"; a full replacement must repeat the stored one"

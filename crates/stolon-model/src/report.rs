@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::challenge::WitnessReport;
-use crate::cluster::{PostgresVersion, TimelineHistoryEntry};
+use crate::cluster::{PostgresVersion, Quorum, TimelineHistoryEntry};
 use crate::json::{document, text_enum};
 use crate::lsn::{Lsn, Timeline};
 use crate::spec::Parameters;
@@ -136,6 +136,21 @@ document! {
         fenced: Option<i64> = "fenced", omit;
         /// The last time that ordinary clients of a primary were locked out because its lease was over. Told for a while after its end.
         locked_out: Option<LockoutReport> = "lockedOut", omit;
+        /// By which quorum every commit of this primary that anybody was told of is on its standbys.
+        quorum: Option<QuorumReport> = "quorum", omit;
+        /// The generation of a standby that was told to receive nothing, once nothing can come any more and its position is final; 0: there is
+        /// none. Absent in reports of keepers that know no quorum.
+        stopped: Option<i64> = "stopped", omit;
+    }
+}
+
+document! {
+    /// A quorum that is in force on a primary, and has acknowledged everything that was written before.
+    pub struct QuorumReport {
+        /// The generation of the primary for which it was found.
+        generation: i64 = "generation", omit;
+        /// How many of whom.
+        quorum: Quorum = "quorum", keep;
     }
 }
 
@@ -439,6 +454,8 @@ impl KeeperActivity {
             failover_priority,
             fenced,
             locked_out,
+            quorum,
+            stopped,
         } = self;
         (step, problem, replication_problem) == (&other.step, &other.problem, &other.replication_problem)
             && (bytes_total, restarts, pending_restart)
@@ -452,6 +469,7 @@ impl KeeperActivity {
             && archiver_fault(archiver) == archiver_fault(&other.archiver)
             && both(slots, &other.slots, |ours, theirs| same_slots(ours, theirs))
             && (fenced, locked_out) == (&other.fenced, &other.locked_out)
+            && (quorum, stopped) == (&other.quorum, &other.stopped)
             && (hands_over, leaving, switchover) == (&other.hands_over, &other.leaving, &other.switchover)
             && (zone, failover_priority, reloaded) == (&other.zone, &other.failover_priority, &other.reloaded)
             && both(served, &other.served, Served::says_the_same_as)

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use crate::effective::InvalidSpec;
 use crate::json::{Encode, Encoder, document, text_enum};
 use crate::spec_table::{
-    AT_LEAST_MIN_SYNCHRONOUS_STANDBYS, AT_LEAST_ONE, IN_STANDBY_CLUSTERS, MORE_THAN_PROXY_CHECK_INTERVAL,
-    NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, SLOT_WAL_BOUND, Stage, WITH_EXISTING, WITH_NEW, WITH_PITR,
-    seconds, specification,
+    AT_LEAST_MIN_SYNCHRONOUS_STANDBYS, AT_LEAST_ONE, AT_MOST_MAX_SYNCHRONOUS_STANDBYS, IN_STANDBY_CLUSTERS,
+    MORE_THAN_PROXY_CHECK_INTERVAL, NOT_NEGATIVE, SINGLE_LINES, SLOT_NAMES, SLOT_WAL_BOUND, Stage,
+    WITH_EXISTING, WITH_NEW, WITH_PITR, seconds, specification,
 };
 use crate::time::GoDuration;
 use crate::uid::KeeperUid;
@@ -104,6 +104,10 @@ specification! {
     /// How many synchronous standbys there are at most.
     max_synchronous_standbys: u16 = "maxSynchronousStandbys", omit, default(1),
         rules [AT_LEAST_ONE, AT_LEAST_MIN_SYNCHRONOUS_STANDBYS];
+    /// How many of the synchronous standbys must acknowledge a commit, whichever they are (PostgreSQL 13 and newer); absent: all of them. With
+    /// fewer standbys than this commits block, unless `minSynchronousStandbys` is 0.
+    synchronous_quorum: u16 = "synchronousQuorum", omit, optional,
+        rules [AT_LEAST_ONE, AT_MOST_MAX_SYNCHRONOUS_STANDBYS];
     /// WAL senders on top of `2 × maxStandbys + 2`.
     additional_wal_senders: u16 = "additionalWalSenders", keep, default(5);
     /// Physical replication slots for consumers outside of the cluster, each as `stolon_<name>`: on the primary and, for a failover, on its standbys.

@@ -96,6 +96,15 @@ pub(crate) const AT_LEAST_MIN_SYNCHRONOUS_STANDBYS: Rule<u16> = Rule {
     },
 };
 
+pub(crate) const AT_MOST_MAX_SYNCHRONOUS_STANDBYS: Rule<u16> = Rule {
+    words: "at most `maxSynchronousStandbys`",
+    stage: Stage::Numbers,
+    check: |_, given, spec| match given.is_none_or(|quorum| *quorum <= spec.max_synchronous_standbys) {
+        true => Ok(()),
+        false => Err(InvalidSpec::SynchronousQuorum),
+    },
+};
+
 /// PostgreSQL manual, "Replication Slots". How long it may be is not asked here, since Stolon does not.
 pub(crate) fn is_slot_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))

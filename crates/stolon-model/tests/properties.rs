@@ -217,6 +217,7 @@ prop_compose! {
             synchronous_replication: flags[0],
             min_synchronous_standbys: numbers[2],
             max_synchronous_standbys: numbers[3],
+            synchronous_quorum: numbers[2],
             additional_wal_senders: numbers[4],
             additional_primary_replication_slots: slots,
             max_slot_wal_keep_size: words[3].clone(),
@@ -280,6 +281,8 @@ prop_compose! {
             synchronous_standbys: uids(1),
             copy_anew: flags.1,
             fenced: flags.2,
+            synchronous_quorum: numbers.0,
+            stops_receiving: flags.0,
             external_synchronous_standbys: lists[2].clone(),
         }
     }
@@ -297,6 +300,7 @@ prop_compose! {
         history in option::of(vec((any::<u64>(), any::<u64>(), text()), 1..3)),
         pg_parameters in parameters(),
         in_sync in option::of(vec(word(), 0..3)),
+        in_force in option::of(any::<u16>()),
     ) -> Instance {
         Instance {
             uid: InstanceUid::from(uid),
@@ -327,6 +331,7 @@ prop_compose! {
                 was_at: healthy.then(|| WasAt { timeline: Timeline(wal.1), lsn: Lsn(wal.0) }),
                 stores_md5: healthy,
                 slot_positions: healthy.then(|| [(texts[3].clone(), Lsn(wal.0))].into()),
+                quorums: in_force.map(|required| vec![Quorum::of(required, [])]),
             },
         }
     }

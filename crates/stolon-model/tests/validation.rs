@@ -37,6 +37,8 @@ fn every_rule_refuses_with_its_text() {
             r#"{"minSynchronousStandbys":2}"#,
             "maxSynchronousStandbys must be greater or equal to minSynchronousStandbys",
         ),
+        (r#"{"synchronousQuorum":0}"#, "synchronousQuorum must be at least 1"),
+        (r#"{"synchronousQuorum":2}"#, "synchronousQuorum must be lower or equal to maxSynchronousStandbys"),
         ("{}", "initMode undefined"),
         (r#"{"additionalMasterReplicationSlots":["bad"]}"#, "initMode undefined"),
         (

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::keeper::{
-    Answer, Archiver, Failover, LastRun, PasswordProtocol, ReplicationRow, SlotKind, SlotRow, WalReceiver,
+    Answer, Archiver, Failover, Intake, LastRun, PasswordProtocol, ReplicationRow, SlotKind, SlotRow,
+    WalReceiver,
 };
 use stolon_core::postgres::{Version, is_recovery_parameter};
 use stolon_core::wal_file;
@@ -53,6 +54,16 @@ const ARCHIVER: &str = "SELECT failed_count, last_failed_wal, extract(epoch FROM
      WHERE current_setting('archive_mode') = 'always' \
      OR (current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery())";
 
+/// Whether nothing can come to a standby any more, and its position is what it holds. PostgreSQL tells a position that was received only after it
+/// has read all WAL that it had; a server that was started to stream from nobody tells none, and waits once it has read all.
+const INTAKE: &str = "SELECT pg_is_in_recovery() AND current_setting('primary_conninfo') = '' \
+     AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver') \
+     AND (pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (SELECT FROM pg_stat_activity \
+     WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval'))";
+
+/// What older servers are not asked, since they cannot be told to receive nothing.
+const NO_INTAKE: &str = "SELECT false";
+
 /// Last, so that the position is read after everything else.
 const POSITION: &str = "SELECT pg_is_in_recovery(), \
      (SELECT system_identifier FROM pg_control_system()), \
@@ -77,10 +88,13 @@ impl LocalPostgres {
     pub async fn sample(&self, limit: &Limit) -> Result<Answer> {
         let Options { superuser, replication, .. } = &self.inner.options;
         let passwords = stored_passwords([&superuser.username, &replication.username]);
-        let slots = slots(self.version(limit).await?);
-        let sql = format!("{SETTINGS}; {REPLICATION}; {passwords}; {slots}; {ARCHIVER}; {POSITION}");
+        let version = self.version(limit).await?;
+        let slots = slots(version);
+        let intake = if version.can_stop_receiving() { INTAKE } else { NO_INTAKE };
+        let sql =
+            format!("{SETTINGS}; {REPLICATION}; {passwords}; {slots}; {ARCHIVER}; {intake}; {POSITION}");
         let answers = self.query_anew("look at the state of PostgreSQL", &sql, limit).await?;
-        let [settings, pending, replication, names, passwords, slots, archiver, position] =
+        let [settings, pending, replication, names, passwords, slots, archiver, intake, position] =
             answers.as_slice()
         else {
             return Err(PostgresError::Invalid("PostgreSQL left a question unanswered".to_owned()));
@@ -115,6 +129,10 @@ impl LocalPostgres {
             receiver: match in_recovery && position.get(5).is_none() {
                 true => WalReceiver::Absent(self.replication_failure()),
                 false => WalReceiver::Streaming,
+            },
+            intake: match intake.first().and_then(|row| row.get(0)) {
+                Some("t") => Intake::Shut,
+                _ => Intake::Open,
             },
             receiver_process: position.get(7).and_then(|process| process.parse().ok()),
             history,

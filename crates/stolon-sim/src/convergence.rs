@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stolon_core::sentinel::violations;
-use stolon_model::{ClusterData, Instance, KeeperReport, Phase as ClusterPhase, replication_name};
+use stolon_model::{ClusterData, Instance, KeeperReport, Phase as ClusterPhase, Quorum, replication_name};
 
 use crate::Time;
 use crate::coverage::Point;
@@ -159,6 +159,17 @@ impl World {
         let listed = primary.spec.synchronous_standbys.as_deref().unwrap_or_default();
         let known = primary.status.synchronous_standbys.as_deref().unwrap_or_default();
         let wanted = wanted.min(spec.max_synchronous_standbys.into());
+        if primary.spec.synchronous_quorum > 0 {
+            let asked = Quorum::of(primary.spec.synchronous_quorum, listed.iter().cloned());
+            return match (listed.len() == wanted, primary.status.quorums.as_deref() == Some(&[asked])) {
+                (false, _) => Some(format!("{} members of the quorum instead of {wanted}", listed.len())),
+                (true, false) => Some("the quorum is not known to hold everything".to_owned()),
+                (true, true) => None,
+            };
+        }
+        if spec.synchronous_quorum.is_some() {
+            return Some("commits wait for no quorum".to_owned());
+        }
         match (listed.len() == wanted, listed == known) {
             (false, _) => Some(format!("{} synchronous standbys instead of {wanted}", listed.len())),
             (true, false) => Some("synchronous standbys are not known to be in sync".to_owned()),

@@ -19,6 +19,10 @@ pub enum Point {
     CopyFailed,
     /// Fewer synchronous standbys than wanted, with a primary that works.
     DegradedSynchronousSet,
+    /// Everything was on as many standbys as a quorum asks for.
+    QuorumInForce,
+    /// Standbys were told to receive nothing, and compared.
+    Compared,
     /// Commits were made to wait for nobody known.
     CommitsBlocked,
     /// The store was set back.
@@ -129,7 +133,7 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 60] = [
+    pub const ALL: [Point; 62] = [
         Point::Failover,
         Point::DoubleFailover,
         Point::Rewind,
@@ -137,6 +141,8 @@ impl Point {
         Point::Copy,
         Point::CopyFailed,
         Point::DegradedSynchronousSet,
+        Point::QuorumInForce,
+        Point::Compared,
         Point::CommitsBlocked,
         Point::StoreRollback,
         Point::Settled,

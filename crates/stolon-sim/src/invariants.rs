@@ -127,7 +127,7 @@ impl Ledger {
     }
 
     /// What somebody at `holder` lacks of what was promised.
-    fn lacking(&self, histories: &Histories, holder: Position) -> Option<Position> {
+    pub(crate) fn lacking(&self, histories: &Histories, holder: Position) -> Option<Position> {
         self.promised
             .iter()
             .map(|(branch, lsn)| Position { branch: *branch, lsn: *lsn })
@@ -263,6 +263,7 @@ impl World {
         }
         self.ledger.promise(&self.histories, position);
         self.check_synchronous_promise();
+        self.check_quorum_promise();
     }
 
     /// The elected primary has gone another way.
@@ -276,6 +277,7 @@ impl World {
         if self.is_synchronous() && !self.was_left(position) {
             self.ledger.promise(&self.histories, position);
             self.check_synchronous_promise();
+            self.check_quorum_promise();
         }
     }
 
@@ -408,6 +410,13 @@ impl World {
         let Some(primary) = instances.get(&uid) else { return false };
         let known = primary.status.synchronous_standbys.as_deref().unwrap_or_default();
         let listed = primary.spec.synchronous_standbys.as_deref().unwrap_or_default();
+        if primary.spec.synchronous_quorum > 0 {
+            return self.quorum_can_spare(primary, |uid| {
+                let instance = instances.get(uid).filter(|instance| instance.status.healthy)?;
+                let keeper = document.keepers.as_ref()?.get(&instance.spec.keeper_uid)?;
+                self.keeper_index(&instance.spec.keeper_uid).filter(|_| keeper.status.may_be_primary())
+            });
+        }
         instances.values().filter(|instance| instance.uid != uid && instance.status.healthy).any(|instance| {
             let eligible = match primary.spec.synchronous_replication {
                 true => known.contains(&instance.uid) && listed.contains(&instance.uid),
@@ -600,6 +609,7 @@ impl World {
             }
         }
         self.check_synchronous_promise();
+        self.check_quorum_promise();
     }
 
     fn note_route(&mut self, next: &ClusterData) {

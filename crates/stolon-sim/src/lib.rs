@@ -24,6 +24,7 @@ mod pause;
 mod pledges;
 mod postgres;
 mod proxy;
+mod quorum;
 mod random;
 mod restored;
 mod sabotage;

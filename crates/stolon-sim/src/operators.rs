@@ -104,8 +104,11 @@ impl World {
                         .to_owned()
                 }
                 Some((minimum, maximum)) => format!(
-                    r#"{{"synchronousReplication":true,"minSynchronousStandbys":{minimum},"maxSynchronousStandbys":{}}}"#,
-                    maximum.max(&1)
+                    r#"{{"synchronousReplication":true,"minSynchronousStandbys":{minimum},"maxSynchronousStandbys":{}{}}}"#,
+                    maximum.max(&1),
+                    self.scenario.spec.quorum.map_or(String::new(), |quorum| {
+                        format!(r#","synchronousQuorum":{}"#, quorum.min(*maximum).max(1))
+                    })
                 ),
             }),
             Command::Parameters(value) => self.update(

@@ -64,11 +64,17 @@ pub enum Guard {
     FoundGate,
     /// A lookup that fails takes no address away.
     NameKeepsAddress,
+    /// Of a quorum so many members are compared that one of them has acknowledged, whichever did.
+    EnoughToCompare,
+    /// Nothing can come to a member of a quorum any more when its position is compared.
+    StopsReceiving,
+    /// While another quorum takes the place of one, both count.
+    JointQuorums,
 }
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Guard; 24] = [
+    pub const ALL: [Guard; 27] = [
         Guard::FenceBeforePromote,
         Guard::AdmissionGate,
         Guard::HighestPosition,
@@ -93,6 +99,9 @@ impl Guard {
         Guard::FormerIsComplete,
         Guard::FoundGate,
         Guard::NameKeepsAddress,
+        Guard::EnoughToCompare,
+        Guard::StopsReceiving,
+        Guard::JointQuorums,
     ];
 
     /// A scenario in which the guard is needed: like those of the campaign, with the faults that call for it.
@@ -130,6 +139,9 @@ impl Guard {
             Guard::NameKeepsAddress => return Scenario::without_names(seed),
             Guard::Lease => return Scenario::cut_off_primaries(seed),
             Guard::ClientsOut => return Scenario::replaced_by_operators(seed),
+            Guard::EnoughToCompare => return Scenario::two_of_a_quorum(seed),
+            Guard::StopsReceiving => return Scenario::quorum_without_the_store(seed),
+            Guard::JointQuorums => return Scenario::quorum_that_changes(seed),
             Guard::FormerIsComplete => return Scenario::lost_successors(seed, 0),
             Guard::Pledge | Guard::PledgeNote | Guard::VoucherEnds => return self.store_for_some(seed),
         };
@@ -297,6 +309,22 @@ impl World {
                     formers.for_each(|former| former.complete = true);
                 }
             }
+            Guard::EnoughToCompare | Guard::JointQuorums => {
+                if let Some((document, _)) = &mut seen.document {
+                    let instances = Rc::make_mut(document).instances.iter_mut().flatten();
+                    for rules in instances.filter_map(|(_, instance)| instance.status.quorums.as_mut()) {
+                        self.as_rules_without(guard, rules);
+                    }
+                }
+            }
+            Guard::StopsReceiving => {
+                for report in seen.keepers.values_mut().map(Rc::make_mut) {
+                    let generation = report.postgres_state.as_ref().map(|state| state.generation);
+                    if let Some(activity) = &mut report.activity {
+                        activity.stopped = generation;
+                    }
+                }
+            }
             Guard::Answer => {
                 let Some(last) = &self.sentinels[usize::from(sentinel)].last else {
                     return Rc::clone(everything);
@@ -375,6 +403,9 @@ impl World {
     pub(crate) fn as_keepers_read_it(&self, keeper: u8, data: &mut ClusterData) {
         if self.lacks(Guard::Lease) {
             data.cluster.spec.fence_without_lease = Some(false);
+        }
+        if self.lacks(Guard::StopsReceiving) {
+            data.instances.values_mut().for_each(|instance| instance.spec.stops_receiving = false);
         }
         if !self.lacks(Guard::DeposedPrimary) {
             return;

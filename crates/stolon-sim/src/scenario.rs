@@ -57,6 +57,9 @@ pub struct Spec {
     pub convergence: u64,
     /// `minSynchronousStandbys` and `maxSynchronousStandbys`; none: asynchronous.
     pub synchronous: Option<(u16, u16)>,
+    /// `synchronousQuorum`.
+    #[serde(default)]
+    pub quorum: Option<u16>,
     /// `usePgrewind`.
     pub rewind: Rewind,
     /// `maxStandbysPerSender`.
@@ -280,6 +283,7 @@ impl Scenario {
             quiet_at: active.as_millis() as u64,
         };
         scenario.draw_faults(&mut random);
+        scenario.spec.quorum = scenario.spec.synchronous.and_then(|(_, maximum)| quorum_of(seed, maximum));
         scenario
     }
 
@@ -450,6 +454,12 @@ impl Scenario {
     }
 }
 
+/// Every third seed has one, from 1 to as many standbys as there may be.
+fn quorum_of(seed: u64, maximum: u16) -> Option<u16> {
+    let required = 1 + (seed / 3 % u64::from(maximum.max(1))) as u16;
+    seed.is_multiple_of(3).then_some(required)
+}
+
 impl Settlement {
     fn draw(random: &mut Random) -> Settlement {
         if random.chance(65) { Settlement::TakeNewest } else { Settlement::AcceptLoss }
@@ -476,6 +486,7 @@ impl Spec {
             proxy_timeout,
             convergence: *random.pick(&[10_000, 30_000]).unwrap_or(&30_000),
             synchronous,
+            quorum: None,
             rewind: if random.chance(60) { Rewind::Used } else { Rewind::Never },
             // With fewer standbys than commits must wait for, they wait for ever.
             standbys: synchronous.map_or(standbys, |(_, maximum)| standbys.max(maximum)),
@@ -505,6 +516,7 @@ impl Spec {
             synchronous_replication: Some(self.synchronous.is_some()),
             min_synchronous_standbys: self.synchronous.map(|(minimum, _)| minimum),
             max_synchronous_standbys: self.synchronous.map(|(_, maximum)| maximum.max(1)),
+            synchronous_quorum: self.quorum,
             max_standbys_per_sender: Some(self.standbys),
             use_pg_rewind: Some(self.rewind == Rewind::Used),
             fence_without_lease: Some(self.lease == Lease::Kept),

@@ -266,6 +266,8 @@ impl World {
     fn sentinel_says(&mut self, index: u8, saying: &Saying) {
         match saying {
             Saying::Changed(Change::CommitsBlocked { .. }) => self.coverage.reached(Point::CommitsBlocked),
+            Saying::Changed(Change::QuorumInForce { .. }) => self.coverage.reached(Point::QuorumInForce),
+            Saying::Changed(Change::ReceivingStopped { .. }) => self.coverage.reached(Point::Compared),
             Saying::Changed(Change::Fenced { .. }) => self.coverage.reached(Point::ClientsOut),
             Saying::Changed(Change::KeeperFailed { keeper, because: KeeperFault::Refused { .. } }) => {
                 let read = self.sentinels[usize::from(index)].read_at;

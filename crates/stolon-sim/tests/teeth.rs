@@ -52,5 +52,8 @@ teeth! {
     the_gate_of_a_server_that_is_taken_over_is_missed: FoundGate;
     the_end_of_a_deposed_primary_whose_disk_hangs_is_missed: DeposedOnHungDisk;
     the_address_that_a_failing_lookup_leaves_is_missed: NameKeepsAddress;
+    the_number_of_those_that_are_compared_is_missed: EnoughToCompare;
+    the_stop_before_standbys_are_compared_is_missed: StopsReceiving;
+    the_quorum_before_the_present_one_is_missed: JointQuorums;
     the_proof_that_nothing_was_acknowledged_is_missed: FormerIsComplete;
 }

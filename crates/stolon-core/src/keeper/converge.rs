@@ -1,5 +1,9 @@
 //! Bringing an instance that is here to what it is asked to be.
 
+use std::collections::BTreeSet;
+
+use stolon_model::InstanceUid;
+
 use super::configuration::{config, upstream, usable};
 use super::goal::{Deposed, Follow, InstanceGoal, PrimaryGoal, RestartPolicy};
 use super::hba::Admission;
@@ -173,7 +177,7 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
     if plan.because.is_empty() && seen.gate == Gate::Closed {
         match &wanted.synchronous {
             // A restarted server shows what it had flushed, also what nobody has acknowledged.
-            Some(standbys) if &live.in_sync != standbys || !wanted.may_return.is_empty() => {
+            Some(standbys) if !hold_everything(wanted, standbys, live) || !wanted.may_return.is_empty() => {
                 plan.because.push(Reason::Gated);
                 plan.next_look = NextLook::Soon;
             }
@@ -201,6 +205,14 @@ fn serve(goal: &InstanceGoal, wanted: &PrimaryGoal, seen: &Observation, live: &L
     plan
 }
 
+/// Whether everything that a primary shows is on as many standbys as commits wait for.
+fn hold_everything(wanted: &PrimaryGoal, standbys: &BTreeSet<InstanceUid>, live: &Live) -> bool {
+    match &wanted.quorum {
+        Some(quorum) => live.quorum.as_ref() == Some(quorum),
+        None => live.in_sync == *standbys,
+    }
+}
+
 fn for_everybody(goal: &InstanceGoal, seen: &Observation) -> Config {
     config(goal, seen, RecoverySettings::default(), Admission::Everybody)
 }
@@ -219,6 +231,7 @@ pub(super) fn standby(goal: &InstanceGoal, follow: &Follow, seen: &Observation) 
         Follow::Internal(peer) => {
             RecoverySettings::internal_standby(upstream(goal, seen, peer), seen.version)
         }
+        Follow::Stopped(_) => RecoverySettings::external_standby(None, None, seen.version),
         Follow::External { standby, archive } => {
             RecoverySettings::external_standby(standby.as_ref(), archive.as_ref(), seen.version)
         }

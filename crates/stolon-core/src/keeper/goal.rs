@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use stolon_model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, ClusterData, EffectiveSpec, FollowConfig, FollowType,
-    Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, RequestKind, Role,
-    STOLON_PREFIX, Served, StandbySettings, Timeline, Timestamp, UsableCluster, replication_name,
+    Instance, InstanceInitMode, InstanceUid, KeeperUid, NewConfig, Phase, PitrConfig, Quorum, RequestKind,
+    Role, STOLON_PREFIX, Served, StandbySettings, Timeline, Timestamp, UsableCluster, replication_name,
 };
 
 use super::hba::{HbaGoal, SlotReaders, User};
@@ -212,6 +212,8 @@ pub enum InstanceRole {
 pub struct PrimaryGoal {
     /// Its commits wait; these instances must be in sync before clients are let in after a start.
     pub synchronous: Option<BTreeSet<InstanceUid>>,
+    /// Of these so many, whichever they are; none: all of them.
+    pub quorum: Option<Quorum>,
     /// Former primaries that may come back in its place: what was flushed here before a crash and acknowledged by nobody must not be shown.
     pub may_return: BTreeSet<InstanceUid>,
     /// No client may write here any more, for this reason.
@@ -236,6 +238,9 @@ pub enum Deposed {
 pub enum Follow {
     /// An instance of this cluster.
     Internal(Peer),
+    /// An instance of this cluster, of which nothing is received for the moment: standbys are about to be compared
+    /// (docs/design/016-quorum.md).
+    Stopped(Peer),
     /// An instance that the cluster data does not hold any more.
     Missing(InstanceUid),
     /// A primary outside.
@@ -379,6 +384,12 @@ impl Goal {
         (primary.deposed == Some(Deposed::Beforehand)).then_some(goal.generation)
     }
 
+    /// The generation of a standby that is told to receive nothing.
+    pub fn stopped_in(&self) -> Option<i64> {
+        let Goal::Reach(goal) = self else { return None };
+        matches!(goal.role, InstanceRole::Standby(Follow::Stopped(_))).then_some(goal.generation)
+    }
+
     /// True for a primary that is asked for a checkpoint for this planned change.
     pub fn wants_checkpoint_for(&self, change: &str) -> bool {
         let Goal::Reach(goal) = self else { return false };
@@ -414,7 +425,7 @@ fn without_positions(goal: &InstanceGoal) -> InstanceGoal {
     };
     match &mut goal.role {
         InstanceRole::Primary(primary) => primary.was_at = Mark::default(),
-        InstanceRole::Standby(Follow::Internal(peer)) => still(peer),
+        InstanceRole::Standby(Follow::Internal(peer) | Follow::Stopped(peer)) => still(peer),
         InstanceRole::Standby(_) => {}
     }
     if let Make::Resync { source, rewind_against, .. } = &mut goal.make {
@@ -433,9 +444,12 @@ fn instance_goal(
     let wanted = &instance.spec;
     let standbys = wanted.synchronous_standbys.clone().unwrap_or_default();
     let external = wanted.external_synchronous_standbys.clone().unwrap_or_default();
+    let required =
+        Some(wanted.synchronous_quorum).filter(|required| wanted.synchronous_replication && *required > 0);
     let role = match &wanted.role {
         Some(Role::Primary) => InstanceRole::Primary(PrimaryGoal {
             synchronous: wanted.synchronous_replication.then(|| standbys.iter().cloned().collect()),
+            quorum: required.map(|required| Quorum::of(required, standbys.iter().cloned())),
             may_return: may_return(cluster, uid),
             deposed: deposed(cluster, uid, instance),
             was_at: Mark::of(&instance.status),
@@ -444,7 +458,10 @@ fn instance_goal(
                 _ => None,
             },
         }),
-        Some(Role::Standby) => InstanceRole::Standby(follow(cluster, wanted.follow_config.as_ref())?),
+        Some(Role::Standby) => InstanceRole::Standby(match follow(cluster, wanted.follow_config.as_ref())? {
+            Follow::Internal(peer) if wanted.stops_receiving => Follow::Stopped(peer),
+            follow => follow,
+        }),
         Some(Role::Unknown(word)) => return Err(format!("db {uid} has the role {word:?}")),
         None => return Err(format!("db {uid} has no role")),
     };
@@ -469,6 +486,7 @@ fn instance_goal(
             use_pg_rewind: wanted.use_pg_rewind,
             slot_sync: SlotSync::of(cluster, spec, instance, &role),
             synchronous_names,
+            synchronous_quorum: required,
             sync_after_crash: us.sync_after_crash,
         },
         hba: hba_goal(us, cluster, spec, uid, instance, &role),

@@ -101,6 +101,8 @@ pub struct Answer {
     pub receiver: WalReceiver,
     /// The process of the WAL receiver while WAL streams in; none on a primary.
     pub receiver_process: Option<u32>,
+    /// Whether a standby may still receive something.
+    pub intake: Intake,
     /// The whole history of `timeline`, oldest first.
     pub history: Vec<TimelineHistoryEntry>,
     /// `pg_file_settings`, later rows win, nothing filtered.
@@ -121,6 +123,17 @@ pub struct Answer {
     pub archiver: Option<Archiver>,
     /// Name of the oldest WAL file; empty when segments are not 16 MiB.
     pub older_wal_file: String,
+}
+
+/// Whether WAL may still come to a standby from the server that it followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intake {
+    /// It may. Also said of a primary.
+    #[default]
+    Open,
+    /// The standby is told to stream from nobody, has no WAL receiver, and has read all WAL that it ever flushed: its position is what it
+    /// holds.
+    Shut,
 }
 
 /// Whether a standby receives WAL.

@@ -38,6 +38,7 @@ mod disks;
 mod fence;
 mod files;
 mod handing;
+mod intake;
 mod lease;
 mod leaving;
 mod limits;
@@ -76,6 +77,7 @@ use disks::Disks;
 use fence::FenceWatch;
 use files::Files;
 use handing::{Casting, Handing};
+use intake::IntakeWatch;
 use lease::LeaseWatch;
 use leaving::Leaving;
 use looks::Looks;
@@ -156,6 +158,7 @@ pub struct Machine {
     pledges: Pledges,
     lease: LeaseWatch,
     fence: FenceWatch,
+    intake: IntakeWatch,
     voice: Voice,
 }
 
@@ -232,6 +235,7 @@ impl Machine {
             pledges: Pledges::after(pledged),
             lease: LeaseWatch::default(),
             fence: FenceWatch::default(),
+            intake: IntakeWatch::default(),
             voice: Voice { troubles: Troubles::new(), announced: Announcements::default() },
         }
     }

@@ -43,7 +43,7 @@ pub use hba::{
 };
 pub use inquiry::{Inquiry, Lag, No, Office, Orders, Picture, Server as ServerPicture, Vouched};
 pub use instance::Instance;
-pub use look::{Answer, ControlLook, Look, OrderlyEnd, ReplicationRow, ServerLook, WalReceiver};
+pub use look::{Answer, ControlLook, Intake, Look, OrderlyEnd, ReplicationRow, ServerLook, WalReceiver};
 pub use machine::{Advertised, Beginning, Machine, Predecessor};
 pub use observation::{
     AlterSystem, Attempt, Config, Data, DataKind, Gate, Lease, Live, LocalState, Observation, Patience,

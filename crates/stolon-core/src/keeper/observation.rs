@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_model::{InstanceUid, Lsn, Parameters, Timeline, TimelineHistoryEntry, Timestamp};
+use stolon_model::{InstanceUid, Lsn, Parameters, Quorum, Timeline, TimelineHistoryEntry, Timestamp};
 
 use super::hba::HbaLine;
 use super::look::OrderlyEnd;
@@ -129,6 +129,8 @@ pub struct Live {
     pub history: Vec<TimelineHistoryEntry>,
     /// Standbys that are in sync and have flushed what they must.
     pub in_sync: BTreeSet<InstanceUid>,
+    /// The quorum that is in force and has acknowledged everything that was written before.
+    pub quorum: Option<Quorum>,
     /// Parameters that wait for a restart.
     pub pending_restart: Vec<String>,
     /// Its replication slots.

@@ -107,6 +107,8 @@ pub struct ParameterGoal {
     pub slot_sync: SlotSync,
     /// Names for `synchronous_standby_names`; empty when commits need not wait.
     pub synchronous_names: Vec<String>,
+    /// How many of them must acknowledge, whichever they are; none: all. Where PostgreSQL cannot be asked for that, all.
+    pub synchronous_quorum: Option<u16>,
     /// What has reached the disk before a server that crashed recovers.
     pub sync_after_crash: SyncAfterCrash,
 }
@@ -261,7 +263,8 @@ fn managed_parameters(goal: &ParameterGoal, facts: ParameterFacts<'_>, theirs: &
     if goal.use_pg_rewind {
         set("wal_log_hints", "on".to_owned());
     }
-    set("synchronous_standby_names", synchronous_standby_names(&goal.synchronous_names));
+    let quorum = goal.synchronous_quorum.filter(|_| version.can_stop_receiving());
+    set("synchronous_standby_names", synchronous_standby_names(&goal.synchronous_names, quorum));
     let restart_after_crash = (!goal.synchronous_names.is_empty()).then_some(RESTART_AFTER_CRASH);
     let syncs_file_systems = goal.sync_after_crash == SyncAfterCrash::FileSystems;
     let sync =
@@ -305,12 +308,13 @@ fn wal_level(version: Version, theirs: &Parameters) -> String {
     .to_owned()
 }
 
-/// Names in the form of `synchronous_standby_names`: all of them must acknowledge.
-fn synchronous_standby_names(names: &[String]) -> String {
-    match names {
-        [] => String::new(),
-        [name] => name.clone(),
-        names => format!("{} ({})", names.len(), names.join(",")),
+/// Names in the form of `synchronous_standby_names`: all of them must acknowledge, or as many as the quorum says.
+fn synchronous_standby_names(names: &[String], quorum: Option<u16>) -> String {
+    match (names, quorum) {
+        ([], _) => String::new(),
+        (names, Some(required)) => format!("ANY {required} ({})", names.join(",")),
+        ([name], None) => name.clone(),
+        (names, None) => format!("{} ({})", names.len(), names.join(",")),
     }
 }
 

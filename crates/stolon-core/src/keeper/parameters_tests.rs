@@ -18,6 +18,7 @@ fn goal(user: &[(&str, &str)]) -> ParameterGoal {
         use_pg_rewind: false,
         slot_sync: SlotSync::Off,
         synchronous_names: Vec::new(),
+        synchronous_quorum: None,
         sync_after_crash: SyncAfterCrash::EachFile,
     }
 }
@@ -136,7 +137,7 @@ fn commits_wait_for_all_named_standbys() {
         (&uids[..0], &["stolonfakestandby".to_owned()], "stolonfakestandby"),
     ] {
         let names = synchronous_names(standbys, external);
-        let text = synchronous_standby_names(&names);
+        let text = synchronous_standby_names(&names, None);
         assert_eq!(text, expected);
         assert_eq!(instances_of(&names), standbys);
     }

@@ -41,7 +41,7 @@ impl SlotSync {
         }
         match role {
             InstanceRole::Primary(_) => Self::Holds(waited_for(cluster, instance)),
-            InstanceRole::Standby(Follow::Internal(_)) => Self::Copies,
+            InstanceRole::Standby(Follow::Internal(_) | Follow::Stopped(_)) => Self::Copies,
             InstanceRole::Standby(_) => Self::Off,
         }
     }

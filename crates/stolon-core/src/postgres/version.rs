@@ -85,6 +85,11 @@ impl Version {
         self.has_signal_files() && !crate::settings::may_need_restart(self.major, name)
     }
 
+    /// A standby can be told to receive nothing without being restarted, and a primary to wait for any so many (release notes 10 and 13).
+    pub fn can_stop_receiving(self) -> bool {
+        self.reloads_recovery_parameter("primary_conninfo")
+    }
+
     /// `password_encryption` is `scram-sha-256` unless told otherwise (release notes 14).
     pub fn stores_scram_by_default(self) -> bool {
         self.major >= 14

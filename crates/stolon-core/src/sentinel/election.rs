@@ -13,6 +13,7 @@ use super::eligibility::{Question, disk_trouble};
 use super::formers::Returning;
 use super::memory::{Handover, Life};
 use super::proxy::Awaited;
+use super::quorum::Comparison;
 use super::round::Round;
 use super::wake::{Limit, Wake};
 use super::{Hold, PrimaryFault, Rejection};
@@ -36,7 +37,10 @@ enum Promotion {
 impl Round<'_> {
     /// Replace the primary if a standby may take its place and nothing is lost by it.
     pub fn replace(&mut self, primary: &Instance, because: PrimaryFault) -> Replacement {
-        let (mut candidates, rejected) = self.candidates(primary);
+        let (mut candidates, mut rejected) = self.candidates(primary);
+        if let Some(awaited) = self.narrow_by_comparison(primary, &mut candidates, &mut rejected) {
+            return awaited;
+        }
         let returning = if candidates.is_empty() { self.returning(primary) } else { None };
         let successor = match &returning {
             Some(returning) => returning.former.instance.clone(),
@@ -63,6 +67,35 @@ impl Round<'_> {
         }
         self.elect(primary, &successor, because);
         Replacement::Elected(successor)
+    }
+
+    /// Where commits wait for a quorum, only who is furthest ahead of enough of its members is left.
+    fn narrow_by_comparison(
+        &mut self,
+        primary: &Instance,
+        candidates: &mut Vec<InstanceUid>,
+        rejected: &mut Vec<(InstanceUid, Rejection)>,
+    ) -> Option<Replacement> {
+        let (holders, why) = match self.compare(primary) {
+            Comparison::NotNeeded => return None,
+            Comparison::Awaited(standbys) if !candidates.is_empty() => {
+                self.draft.stop_receiving(&primary.uid, &standbys);
+                let standbys = standbys.into_iter().collect();
+                self.hold(Hold::AwaitingPositions { primary: primary.uid.clone(), standbys });
+                return Some(Replacement::Awaited(Wake::NEVER));
+            }
+            Comparison::Final(furthest) => (furthest, Rejection::NotFurthest),
+            Comparison::Awaited(_) => (BTreeSet::new(), Rejection::NotSynchronous),
+            Comparison::Short(why) => {
+                self.draft.let_receive(&primary.uid);
+                (BTreeSet::new(), why)
+            }
+        };
+        let (kept, left) = std::mem::take(candidates).into_iter().partition(|uid| holders.contains(uid));
+        *candidates = kept;
+        let left: Vec<InstanceUid> = left;
+        rejected.extend(left.into_iter().map(|uid| (uid, why.clone())));
+        None
     }
 
     /// Who may take the place of `primary`, the best first, and why the others may not.
@@ -234,12 +267,6 @@ impl Round<'_> {
             archive_recovery_settings: config.archive_recovery_settings,
         }
     }
-}
-
-/// The standbys that hold every acknowledged commit: known to be in sync, and waited for ever since.
-pub(super) fn synchronous_holders(primary: &Instance) -> BTreeSet<InstanceUid> {
-    let known: BTreeSet<&InstanceUid> = primary.status.synchronous_standbys.iter().flatten().collect();
-    primary.spec.synchronous_standbys.iter().flatten().filter(|uid| known.contains(uid)).cloned().collect()
 }
 
 /// The new primary waits for all that the old one waited for, and for the old one in its own place: so it acknowledges

@@ -9,7 +9,7 @@ use stolon_model::{
 };
 
 use super::Rejection;
-use super::election::synchronous_holders;
+use super::quorum::{rules, suffices};
 use super::round::{Kind, Validity, validity};
 
 /// Whether one instance may take the place of the primary.
@@ -26,6 +26,21 @@ pub struct Eligibility {
 /// Which instances may take the place of the primary, as far as the cluster data and the reports tell: a sentinel knows in addition
 /// which keepers have shown life, and when. Empty without a primary.
 pub fn eligibility(cluster: &UsableCluster, reports: &BTreeMap<KeeperUid, KeeperReport>) -> Vec<Eligibility> {
+    let data = cluster.data();
+    let Some(primary) = data.primary() else { return Vec::new() };
+    let too_few = Question::about(primary, data, cluster.spec()).too_few_to_compare();
+    let mut judged = eligibility_to_relieve(cluster, reports);
+    for instance in &mut judged {
+        instance.rejection = instance.rejection.take().or_else(|| too_few.clone());
+    }
+    judged
+}
+
+/// Which instances may take the place of a primary that is stopped in order, and says where it ends.
+pub(super) fn eligibility_to_relieve(
+    cluster: &UsableCluster,
+    reports: &BTreeMap<KeeperUid, KeeperReport>,
+) -> Vec<Eligibility> {
     let data = cluster.data();
     let Some(primary) = data.primary() else { return Vec::new() };
     let question = Question::about(primary, data, cluster.spec());
@@ -52,7 +67,25 @@ pub(super) struct Question<'a> {
 
 impl<'a> Question<'a> {
     pub fn about(primary: &'a Instance, data: &'a ClusterData, spec: &'a EffectiveSpec) -> Self {
-        Question { primary, data, spec, holders: synchronous_holders(primary) }
+        let holders = match primary.quorum() {
+            Some(_) if rules(primary).is_empty() => BTreeSet::new(),
+            Some(asked) => asked.members().iter().cloned().collect(),
+            None => synchronous_holders(primary),
+        };
+        Question { primary, data, spec, holders }
+    }
+
+    /// Where commits wait for a quorum, whether enough of its members work that who is furthest ahead of them holds everything.
+    pub fn too_few_to_compare(&self) -> Option<Rejection> {
+        self.primary.quorum()?;
+        let works = |uid: &InstanceUid| {
+            let instance = self.data.instances.get(uid)?;
+            let keeper = self.data.keepers.get(&instance.spec.keeper_uid)?;
+            let is_whole = validity(self.primary, instance) == Validity::Valid
+                && instance.status.timeline == self.primary.status.timeline;
+            (is_whole && keeper.status.healthy && instance.status.healthy).then_some(())
+        };
+        suffices(rules(self.primary), works).err()
     }
 
     /// Where a candidate stands among others, the best first: who is furthest ahead, among equals who is known to hold everything, and
@@ -82,7 +115,8 @@ impl<'a> Question<'a> {
             return Some(Rejection::KeeperFailed);
         }
         let (generation, current) = (instance.generation, instance.status.current_generation);
-        if generation != current {
+        // One that is about to be compared has said where it ends once it has reached it.
+        if generation != current && !instance.spec.stops_receiving {
             return Some(Rejection::NotConverged { generation, current });
         }
         if !instance.status.healthy {
@@ -120,6 +154,7 @@ impl<'a> Question<'a> {
         let waits_for =
             |uid: &InstanceUid| self.primary.spec.synchronous_standbys.iter().flatten().any(|it| it == uid);
         self.primary.spec.synchronous_replication
+            && self.primary.spec.synchronous_quorum == 0
             && Kind::of(instance) == Kind::Head
             && instance.spec.follow_config.is_none()
             && waits_for(&instance.uid)
@@ -130,6 +165,12 @@ impl<'a> Question<'a> {
         let restarts = unexpected_restarts(report);
         (restarts > self.spec.max_restarts_per_minute).then_some(Rejection::KeepsCrashing { restarts })
     }
+}
+
+/// The standbys that hold every acknowledged commit: known to be in sync, and waited for ever since.
+pub(super) fn synchronous_holders(primary: &Instance) -> BTreeSet<InstanceUid> {
+    let known: BTreeSet<&InstanceUid> = primary.status.synchronous_standbys.iter().flatten().collect();
+    primary.spec.synchronous_standbys.iter().flatten().filter(|uid| known.contains(uid)).cloned().collect()
 }
 
 /// The priority of an instance's keeper.

@@ -122,7 +122,8 @@ impl Round<'_> {
             instance.is_some_and(|it| Kind::of(it) == Kind::Head && it.spec.follow_config.is_none())
         };
         let waits_in_vain = spec.synchronous_standbys.iter().flatten().any(follows_nobody);
-        !(spec.synchronous_replication && (is_blocked || waits_in_vain))
+        let waits_for_all = spec.synchronous_quorum == 0;
+        !(spec.synchronous_replication && (is_blocked || waits_in_vain && waits_for_all))
     }
 }
 

@@ -25,6 +25,7 @@ mod memory;
 mod migration;
 mod pause;
 mod proxy;
+mod quorum;
 mod readiness;
 mod reasons;
 mod recover;

@@ -73,6 +73,7 @@ pub fn readiness<'a>(
     let data = cluster.data();
     let primary = data.primary()?;
     let question = Question::about(primary, data, cluster.spec());
+    let too_few = question.too_few_to_compare();
     let mut candidates = Vec::new();
     let mut rejected = Vec::new();
     for instance in data.instances.values().filter(|instance| instance.uid != primary.uid) {
@@ -80,7 +81,8 @@ pub fn readiness<'a>(
         let why = question
             .rejection(instance)
             .or_else(|| question.crashes(report))
-            .or_else(|| disk_trouble(report));
+            .or_else(|| disk_trouble(report))
+            .or_else(|| too_few.clone());
         match why {
             None => candidates.push(instance),
             Some(why) => rejected.push((instance.spec.keeper_uid.clone(), why)),

@@ -11,8 +11,8 @@ use super::switchover_reasons::{SwitchoverChange, SwitchoverWait};
 use super::verdicts::{KeeperFault, PrimaryFault, Rejection, RemovalReason};
 use crate::evidence::Evidence;
 use stolon_model::{
-    Hindrance, InstanceInitMode, InstanceUid, KeeperUid, LockoutReport, Lsn, Pause, ProxyUid, ServerAddress,
-    Timeline,
+    Hindrance, InstanceInitMode, InstanceUid, KeeperUid, LockoutReport, Lsn, Pause, ProxyUid, Quorum,
+    ServerAddress, Timeline,
 };
 
 /// One thing that a round changed.
@@ -62,6 +62,14 @@ pub enum Change {
     SynchronousSetChanged { primary: InstanceUid, from: Vec<InstanceUid>, to: Vec<InstanceUid> },
     /// A standby now holds every acknowledged commit.
     StandbyInSync { instance: InstanceUid },
+    /// Commits wait for another quorum than before.
+    QuorumChanged { primary: InstanceUid, quorum: Quorum },
+    /// Everything that was ever acknowledged is on as many standbys as the quorum asks for.
+    QuorumInForce { primary: InstanceUid, quorum: Quorum },
+    /// Standbys receive nothing, since they are about to be compared.
+    ReceivingStopped { primary: InstanceUid, standbys: Vec<InstanceUid> },
+    /// They receive again from the primary that they follow.
+    ReceivingResumed { primary: InstanceUid, standbys: Vec<InstanceUid> },
     /// Too few standbys: commits wait until there are enough.
     CommitsBlocked { primary: InstanceUid, minimum: u16 },
     /// There are enough standbys again.
@@ -129,6 +137,10 @@ pub enum Hold {
     AwaitingProxies { proxies: Vec<ProxyUid>, stays: Vec<ProxyUid>, generation: i64 },
     /// The set of synchronous standbys does not change until these hold every acknowledged commit.
     AwaitingSync { primary: InstanceUid, standbys: Vec<InstanceUid> },
+    /// Nobody can be elected by this quorum alone before what was acknowledged by the one before is on enough of its members.
+    AwaitingQuorum { primary: InstanceUid, quorum: Quorum },
+    /// The primary must be replaced; who is elected is known once these have said where they end.
+    AwaitingPositions { primary: InstanceUid, standbys: Vec<InstanceUid> },
     /// Commits have been waiting for these standbys for seconds, and nobody could take their place.
     CommitsWait { primary: InstanceUid, standbys: Vec<InstanceUid> },
     /// There is no standby, and no keeper that could make one.
@@ -176,6 +188,15 @@ impl<T: Display> Display for List<'_, T> {
             write!(f, "{comma}{item}")?;
         }
         Ok(())
+    }
+}
+
+/// `any 2 of a, b, c`.
+struct InWords<'a>(&'a Quorum);
+
+impl Display for InWords<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "any {} of {}", self.0.required, List(self.0.members()))
     }
 }
 
@@ -272,6 +293,20 @@ impl Display for Change {
             }
             Self::StandbyInSync { instance } => {
                 write!(f, "standby db {instance} holds every acknowledged commit")
+            }
+            Self::QuorumChanged { primary, quorum } => {
+                write!(f, "commits on db {primary} now wait for {}", InWords(quorum))
+            }
+            Self::QuorumInForce { primary, quorum } => {
+                write!(f, "every acknowledged commit of db {primary} is on {}", InWords(quorum))
+            }
+            Self::ReceivingStopped { primary, standbys } => write!(
+                f,
+                "these standbys of db {primary} receive nothing any more, so that they can be compared: {}",
+                List(standbys)
+            ),
+            Self::ReceivingResumed { primary, standbys } => {
+                write!(f, "these standbys receive again from db {primary}: {}", List(standbys))
             }
             Self::CommitsBlocked { primary, minimum } => write!(
                 f,
@@ -429,6 +464,18 @@ impl Display for Hold {
             Self::AwaitingSync { primary, standbys } => write!(
                 f,
                 "waiting for these standbys to hold every acknowledged commit of db {primary}: {}",
+                List(standbys)
+            ),
+            Self::AwaitingQuorum { primary, quorum } => {
+                write!(
+                    f,
+                    "waiting for every acknowledged commit of db {primary} to be on {}",
+                    InWords(quorum)
+                )
+            }
+            Self::AwaitingPositions { primary, standbys } => write!(
+                f,
+                "db {primary} is replaced as soon as enough of its standbys receive nothing any more and have said where they end: {}",
                 List(standbys)
             ),
             Self::CommitsWait { primary, standbys } => write!(

@@ -191,6 +191,8 @@ impl Round<'_> {
                 question.rejection(instance),
                 Some(
                     Rejection::NotSynchronous
+                        | Rejection::NotFurthest
+                        | Rejection::TooFewToCompare { .. }
                         | Rejection::OtherBranch
                         | Rejection::OtherTimeline { .. }
                         | Rejection::Lag { .. }

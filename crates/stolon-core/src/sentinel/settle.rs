@@ -210,6 +210,8 @@ pub(super) fn raised(data: &ClusterData, witnesses: &Witnesses<'_>, wall: Timest
         let known = served.get(uid).copied().unwrap_or_default();
         instance.generation = above(instance.generation.max(known));
         instance.status.synchronous_standbys = None;
+        instance.status.quorums = None;
+        instance.spec.stops_receiving = false;
     }
     next.proxy.generation = above(next.proxy.generation);
     next.proxy.spec.primary = None;

@@ -35,6 +35,10 @@ pub fn spare(
         return Err(CannotSpare::Primary);
     }
     let another_can = || {
+        // Who is to take over is found by comparison: nobody's copy can be spared for it.
+        if primary.quorum().is_some() {
+            return false;
+        }
         let others = eligibility(cluster, reports);
         others.iter().any(|other| other.keeper != *keeper && other.rejection.is_none())
     };

@@ -38,6 +38,7 @@ impl Round<'_> {
         let verdict = self.judge_primary(&primary);
         if self.is_paused() || !matches!(verdict, Verdict::Goes(_)) {
             self.lift_fence(&primary);
+            self.draft.let_receive(&primary.uid);
         }
         let wake = match verdict {
             Verdict::Goes(because) if self.is_paused() => {
@@ -60,6 +61,11 @@ impl Round<'_> {
             }
             Verdict::Stays(wake) => wake,
         };
+        if self.draft.has_stopped(&primary.uid) {
+            // What is asked of a primary that is about to be replaced may change who has to be compared.
+            self.list_followers(&primary.uid, &primary.uid);
+            return wake.or(under_way).or(self.guide_proxies(&primary));
+        }
         let wake = wake.or(under_way).or(self.keep_primary(&primary, uids));
         self.list_followers(&primary.uid, &primary.uid);
         wake

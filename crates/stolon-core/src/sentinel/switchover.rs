@@ -15,7 +15,7 @@ use stolon_model::{
 
 use crate::logical_slots::lacking;
 
-use super::eligibility::{Eligibility, Question, priority};
+use super::eligibility::{Eligibility, Question, eligibility_to_relieve, priority};
 use super::memory::{Life, SwitchoverSighting};
 use super::request::SHOWN;
 use super::round::{Kind, Round};
@@ -64,7 +64,7 @@ pub fn fitness(
     let instance = to.map(|keeper| (keeper, data.instance_of(keeper).map(|instance| &instance.uid)));
     hindered(data, cluster.spec().role.clone(), primary, reports.get(&primary.spec.keeper_uid), instance)?;
     let (mut fit, mut rejected) = (Vec::new(), Vec::new());
-    for candidate in super::eligibility(cluster, reports) {
+    for candidate in eligibility_to_relieve(cluster, reports) {
         let Some(instance) = data.instances.get(&candidate.instance) else { continue };
         let report = reports.get(&candidate.keeper);
         let slots = match cluster.spec().sync_logical_slots {

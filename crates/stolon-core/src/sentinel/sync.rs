@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use stolon_model::{Instance, InstanceUid, StandbyPace};
+use stolon_model::{EffectiveSpec, Instance, InstanceUid, StandbyPace};
 
 use super::Hold;
 use super::draft::Commits;
@@ -17,16 +17,33 @@ use super::memory::Admission;
 use super::round::Round;
 
 /// The set of standbys to wait for next, and what bounds it.
-struct Limits {
-    minimum: usize,
+pub(super) struct Limits {
+    pub minimum: usize,
     maximum: usize,
     /// PostgreSQL can wait for several standbys (9.6 and later).
     several: bool,
 }
 
+impl Limits {
+    /// Where any so many are waited for: fewer than these do not acknowledge, unless the primary may go on alone. Old members need not stay until
+    /// new ones hold everything, since the rules of both are kept.
+    pub fn of_quorum(spec: &EffectiveSpec, required: u16) -> Self {
+        let minimum = match spec.min_synchronous_standbys {
+            0 => 0,
+            least => least.max(required),
+        };
+        Limits { minimum: minimum.into(), maximum: spec.max_synchronous_standbys.into(), several: false }
+    }
+}
+
 impl Round<'_> {
     /// Choose whom the primary waits for. `good` are the standbys that work.
     pub fn choose_synchronous_standbys(&mut self, primary: &Instance, good: &BTreeSet<InstanceUid>) {
+        if self.choose_quorum(primary, good).is_some() {
+            return;
+        }
+        self.draft.leave_quorum(&primary.uid);
+        let Some(primary) = &self.draft.instances.get(&primary.uid).cloned() else { return };
         let listed: BTreeSet<InstanceUid> =
             primary.spec.synchronous_standbys.iter().flatten().cloned().collect();
         // Who was set back with its host has lost what it acknowledged, and is admitted anew.
@@ -145,7 +162,7 @@ impl Round<'_> {
     /// Those who work and keep up. A standby that is frozen, or cut off from the primary alone, may work by all that its keeper says;
     /// one that was just made may be hours behind. Whoever has confirmed nothing for seconds leaves as long as others make the minimum, and is
     /// not taken. Nobody leaves whom nobody can replace: that commits wait is what the operator asked for then.
-    fn able(
+    pub(super) fn able(
         &mut self,
         primary: &Instance,
         previous: &BTreeSet<InstanceUid>,
@@ -176,7 +193,7 @@ impl Round<'_> {
         good.clone()
     }
 
-    fn next_set(
+    pub(super) fn next_set(
         &self,
         primary: &Instance,
         previous: &BTreeSet<InstanceUid>,

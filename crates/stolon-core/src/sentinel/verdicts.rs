@@ -95,6 +95,10 @@ pub enum Rejection {
     PriorityZero,
     /// It is not known to hold every acknowledged commit.
     NotSynchronous,
+    /// Another member of the quorum is ahead of it, and holds what it may lack.
+    NotFurthest,
+    /// Commits wait for a quorum, of which too few work to tell who holds everything.
+    TooFewToCompare { found: usize, needed: usize },
     /// It follows nothing that this cluster knows.
     FollowsNothing,
     /// It held more before: its host was set back.
@@ -196,6 +200,11 @@ impl Display for Rejection {
                 f.write_str("its keeper has the priority 0 (--failover-priority, stolonctl priority)")
             }
             Self::NotSynchronous => f.write_str("it is not known to hold every acknowledged commit"),
+            Self::NotFurthest => f.write_str("another member of the quorum is ahead of it"),
+            Self::TooFewToCompare { found, needed } => write!(
+                f,
+                "{needed} members of the quorum must be compared to tell who holds every acknowledged commit, and {found} can be"
+            ),
             Self::FollowsNothing => f.write_str("the cluster data do not say what it follows"),
             Self::WentBack { own, before } => {
                 write!(

@@ -21,6 +21,7 @@ mod pause;
 mod preferences;
 mod properties;
 mod proxies;
+mod quorum;
 mod readiness;
 mod recover;
 mod requests;

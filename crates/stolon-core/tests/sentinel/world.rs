@@ -29,6 +29,10 @@ pub struct World {
     pub in_sync: BTreeMap<InstanceUid, Vec<InstanceUid>>,
     /// How standbys keep up, by primary.
     pub standby_pace: BTreeMap<InstanceUid, BTreeMap<InstanceUid, StandbyPace>>,
+    /// Keepers that know quorums, and stop their standbys when they are told to.
+    pub knows_quorums: BTreeSet<KeeperUid>,
+    /// The quorum that has acknowledged everything, by primary.
+    pub quorum: BTreeMap<InstanceUid, QuorumReport>,
     pub proxies: BTreeMap<ProxyUid, ProxyReport>,
     pub unreadable_proxies: BTreeSet<ProxyUid>,
     /// How slow the store is.
@@ -114,6 +118,8 @@ impl World {
             down: BTreeSet::new(),
             in_sync: BTreeMap::new(),
             standby_pace: BTreeMap::new(),
+            knows_quorums: BTreeSet::new(),
+            quorum: BTreeMap::new(),
             proxies: BTreeMap::new(),
             unreadable_proxies: BTreeSet::new(),
             usual_delay: Duration::ZERO,
@@ -222,6 +228,11 @@ impl World {
                         looks: self.publication * 2,
                         zone: status.zone.clone(),
                         failover_priority: status.failover_priority,
+                        stopped: self.stopped(&keeper.uid),
+                        quorum: self
+                            .data
+                            .instance_of(&keeper.uid)
+                            .and_then(|instance| self.quorum.get(&instance.uid).cloned()),
                         standby_pace: self
                             .data
                             .instance_of(&keeper.uid)
@@ -232,6 +243,14 @@ impl World {
                 (keeper.uid.clone(), report)
             })
             .collect()
+    }
+
+    fn stopped(&self, keeper: &KeeperUid) -> Option<i64> {
+        let knows = self.knows_quorums.contains(keeper);
+        let instance = self.data.instance_of(keeper);
+        let stopped =
+            instance.filter(|it| it.spec.stops_receiving && it.status.current_generation == it.generation);
+        knows.then(|| stopped.map_or(0, |instance| instance.generation))
     }
 
     fn state(&self, instance: &Instance) -> PostgresState {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stolon_core::keeper::{
-    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, DiskUse, FailureKind, Learned,
-    Look, OldData, PasswordProtocol, Present, Probed, ReplicationRow, Room, ServerDeath, ServerLook,
+    AlterSystem, Answer, Config, ControlLook, Data, DataKind, DeathCause, DiskUse, FailureKind, Intake,
+    Learned, Look, OldData, PasswordProtocol, Present, Probed, ReplicationRow, Room, ServerDeath, ServerLook,
     SlotChanges, SourceTrouble, Step, StepFailure, StepOutcome, Upstream, WalReceiver,
 };
 use stolon_core::postgres::Version;
@@ -135,6 +135,13 @@ impl World {
             receiver: match server.in_recovery && server.upstream.is_none() {
                 true => WalReceiver::Absent(None),
                 false => WalReceiver::Streaming,
+            },
+            intake: match server.in_recovery
+                && server.upstream.is_none()
+                && server.config.recovery.upstream.is_none()
+            {
+                true => Intake::Shut,
+                false => Intake::Open,
             },
             receiver_process: server.upstream.is_some().then_some(postgres.receiver),
             history: self.histories.forks(branch),

@@ -297,7 +297,7 @@ impl Machine {
             }
             ServerLook::Answering(answer) => {
                 self.server.restart.under_way = RestartUnderWay::No;
-                self.server.sync.looked(answer);
+                self.server.sync.looked(self.disk.local.generation, answer);
                 if self.server.stragglers.looked(self.now, answer) == Keeping::Behind {
                     self.looks.within(self.now, WATCHED);
                 }
@@ -315,6 +315,7 @@ impl Machine {
         self.kill_what_must_not_serve_and_hangs();
         self.note_for_report(&look);
         self.note_receiver(&look);
+        self.note_intake(&look);
         if matches!(self.pursuit, Pursuit::Look) && self.may_plan() {
             self.plan_on(&look);
         }
@@ -445,6 +446,7 @@ impl Machine {
                     lsn: answer.lsn,
                     history: answer.history.clone(),
                     in_sync: self.server.sync.in_sync(answer),
+                    quorum: self.server.sync.quorum(answer).map(|report| report.quorum),
                     pending_restart: answer.pending_restart.keys().cloned().collect(),
                     slots: answer.slots.clone(),
                     started: answer.started,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stolon_model::{
     FileSystemReport, Hindrance, InfoUid, InstanceUid, KeeperActivity, KeeperReport, Lsn, PendingParameter,
-    PostgresState, PostgresVersion, Served, SlotReport, StandbyLagReport, Timestamp,
+    PostgresState, PostgresVersion, QuorumReport, Served, SlotReport, StandbyLagReport, Timestamp,
 };
 
 use crate::keeper::archiver::Archiver;
@@ -72,6 +72,7 @@ struct Running {
     pending: Vec<PendingParameter>,
     slots: Vec<SlotReport>,
     standby_lag: Vec<StandbyLagReport>,
+    quorum: Option<QuorumReport>,
 }
 
 impl Running {
@@ -91,6 +92,7 @@ impl Running {
             pending: pending.collect(),
             slots: Vec::new(),
             standby_lag: Vec::new(),
+            quorum: None,
         }
     }
 }
@@ -188,7 +190,7 @@ impl Machine {
         self.reporting.file_systems = look.room.file_systems.iter().map(FileSystem::report).collect();
         self.reporting.running = answer.map(|answer| {
             let (slots, standby_lag) = (self.slots_of(answer), self.standby_lag_of(answer));
-            Running { slots, standby_lag, ..Running::of(answer) }
+            Running { slots, standby_lag, quorum: self.server.sync.quorum(answer), ..Running::of(answer) }
         });
         self.reporting.seen = answer.map(|answer| server_of(self.looks.last_began(), answer));
         self.reporting.state = Some(state);
@@ -368,6 +370,8 @@ impl Machine {
             zone: self.reporting.advertised.zone.clone(),
             failover_priority: Some(self.reporting.advertised.failover_priority),
             fenced: Some(self.fenced()),
+            quorum: running.and_then(|running| running.quorum.clone()),
+            stopped: self.stopped(),
             locked_out: self.lockout(),
         }
     }

@@ -16,6 +16,7 @@ use super::course::{Awaits, Course, Pursuit};
 use super::files::{self, Written};
 use super::orders::FRESH;
 use super::patience::RestartUnderWay;
+use super::standby_admission::quorum_in;
 use super::testimony::{self, Finding};
 
 impl Machine {
@@ -285,6 +286,12 @@ impl Machine {
             }
             // Whatever it was for: the files were read after the request.
             Step::Reload => {
+                let names =
+                    self.blame.applied().and_then(|it| it.parameters.get("synchronous_standby_names"));
+                if names.is_some_and(|names| quorum_in(names).is_some()) {
+                    // Who acknowledges now says nothing of each alone, also if it is never looked at.
+                    self.server.sync.reset();
+                }
                 if let Pursuit::Course(course) = &self.pursuit
                     && let Goal::Reach(goal) = &course.goal
                 {

@@ -211,6 +211,7 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         was_at,
         stores_md5,
         slot_positions: _,
+        quorums,
     } = status;
     let then = &before.status;
     *uid == before.uid
@@ -227,5 +228,6 @@ fn is_same_instance(instance: &Instance, before: &Instance) -> bool {
         && *pg_parameters == then.pg_parameters
         && *synchronous_standbys == then.synchronous_standbys
         && *was_at == then.was_at
+        && *quorums == then.quorums
         && *stores_md5 == then.stores_md5
 }

@@ -159,8 +159,11 @@ impl Draft<'_> {
         spec.synchronous_replication = new.waits_for.is_some();
         spec.external_synchronous_standbys = new.waits_for.as_ref().map(|_| fake_standby(new.blocks));
         spec.synchronous_standbys = new.waits_for;
+        spec.synchronous_quorum = 0;
+        spec.stops_receiving = false;
         // One that was the primary before may know who had everything then. Its successor may have shown more since.
         instance.status.synchronous_standbys = None;
+        instance.status.quorums = None;
         let (keeper, lsn) = (spec.keeper_uid.clone(), instance.status.lsn);
         self.note(Change::PrimaryElected { from: from.clone(), to: to.clone(), keeper, lsn, because });
     }
@@ -234,8 +237,11 @@ impl Draft<'_> {
                 let spec = &mut instance.spec;
                 spec.role = Some(Role::Standby);
                 spec.followers = Some(Vec::new());
-                spec.follow_config = Some(FollowConfig::internal(primary.clone()));
+                let before = spec.follow_config.replace(FollowConfig::internal(primary.clone()));
+                // To another one than it was compared for it may say what it holds.
+                spec.stops_receiving &= before == spec.follow_config;
                 spec.synchronous_replication = false;
+                spec.synchronous_quorum = 0;
                 spec.synchronous_standbys = None;
                 spec.external_synchronous_standbys = None;
             }

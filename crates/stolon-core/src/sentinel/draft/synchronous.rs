@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use stolon_model::InstanceUid;
+use stolon_model::{InstanceUid, Quorum};
 
 use super::Draft;
 use super::instances::fake_standby;
 use crate::sentinel::Change;
+use crate::sentinel::joined::joined;
 
 /// Whether commits must wait for a standby that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,80 @@ impl Draft<'_> {
         }
     }
 
+    /// Have commits on `primary` wait for a quorum. By each of `rules` one may have been acknowledged; empty: nobody knows by which.
+    pub fn set_quorum(
+        &mut self,
+        primary: &InstanceUid,
+        quorum: &Quorum,
+        rules: Vec<Quorum>,
+        commits: Commits,
+    ) {
+        let Some(instance) = self.data.instances.get_mut(primary) else { return };
+        let before = std::mem::replace(&mut instance.spec.synchronous_quorum, quorum.required);
+        let listed: BTreeSet<InstanceUid> = quorum.members().iter().cloned().collect();
+        let from = instance.spec.synchronous_standbys.clone().unwrap_or_default();
+        let was_known = instance.status.quorums.as_deref() == Some(std::slice::from_ref(quorum));
+        let is_known = rules == [quorum.clone()];
+        instance.status.quorums = (!rules.is_empty()).then_some(rules);
+        if before != quorum.required || from != quorum.members() {
+            // Said here, with the number.
+            instance.spec.synchronous_standbys = quorum.standbys.clone();
+            self.note(Change::QuorumChanged { primary: primary.clone(), quorum: quorum.clone() });
+        }
+        if is_known && !was_known {
+            self.note(Change::QuorumInForce { primary: primary.clone(), quorum: quorum.clone() });
+        }
+        // No member alone is known to hold everything: a sentinel of Stolon's elects none of them.
+        self.set_synchronous_standbys(primary, &listed, &BTreeSet::new(), commits);
+    }
+
+    /// Have commits on `primary` wait for all of the standbys on its list, of which none is known to hold everything after a quorum.
+    pub fn leave_quorum(&mut self, primary: &InstanceUid) {
+        let Some(instance) = self.data.instances.get_mut(primary) else { return };
+        if std::mem::take(&mut instance.spec.synchronous_quorum) > 0 {
+            instance.status.quorums = None;
+            instance.status.synchronous_standbys = Some(Vec::new());
+        }
+    }
+
+    /// Have these standbys of a primary receive nothing, so that they can be compared.
+    pub fn stop_receiving(&mut self, primary: &InstanceUid, standbys: &BTreeSet<InstanceUid>) {
+        let mut stopped = Vec::new();
+        for (uid, instance, _) in joined(&mut self.data.instances, standbys.iter().map(|uid| (uid, ()))) {
+            let follows = instance.spec.follow_config.as_ref().is_some_and(|it| it.instance_uid == *primary);
+            let is_meant = standbys.contains(uid) && follows && !instance.spec.stops_receiving;
+            if is_meant {
+                instance.spec.stops_receiving = true;
+                stopped.push(uid.clone());
+            }
+        }
+        if !stopped.is_empty() {
+            self.note(Change::ReceivingStopped { primary: primary.clone(), standbys: stopped });
+        }
+    }
+
+    /// The standbys of a primary that stays receive from it again. Those of another one wait until they are given one that works.
+    pub fn let_receive(&mut self, primary: &InstanceUid) {
+        let mut resumed = Vec::new();
+        for (uid, instance) in &mut self.data.instances {
+            let follows = instance.spec.follow_config.as_ref().is_some_and(|it| it.instance_uid == *primary);
+            if follows && std::mem::take(&mut instance.spec.stops_receiving) {
+                resumed.push(uid.clone());
+            }
+        }
+        if !resumed.is_empty() {
+            self.note(Change::ReceivingResumed { primary: primary.clone(), standbys: resumed });
+        }
+    }
+
+    /// Whether a standby of this primary is told to receive nothing.
+    pub fn has_stopped(&self, primary: &InstanceUid) -> bool {
+        self.data.instances.values().any(|instance| {
+            let follow = instance.spec.follow_config.as_ref();
+            instance.spec.stops_receiving && follow.is_some_and(|it| it.instance_uid == *primary)
+        })
+    }
+
     /// Have commits on `primary` wait for no standby.
     pub fn leave_synchronous_mode(&mut self, primary: &InstanceUid) {
         let Some(instance) = self.data.instances.get_mut(primary) else { return };
@@ -64,6 +139,8 @@ impl Draft<'_> {
         instance.spec.synchronous_standbys = None;
         instance.spec.external_synchronous_standbys = None;
         instance.status.synchronous_standbys = None;
+        instance.spec.synchronous_quorum = 0;
+        instance.status.quorums = None;
         if was_synchronous {
             self.note(Change::SynchronousReplicationOff { primary: primary.clone() });
         }

@@ -176,6 +176,7 @@ fn is_told_here(finding: &Finding) -> bool {
         finding,
         Finding::NobodyToWaitFor { .. }
             | Finding::CommitsWait(_)
+            | Finding::TooFewForQuorum { .. }
             | Finding::CommitsStall(_)
             | Finding::NobodyDecides { .. }
             | Finding::PrimaryDisk(..)

@@ -23,6 +23,9 @@ pub struct FailoverLine {
     /// For how many seconds it has lacked the oldest of that; absent where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_seconds: Option<u64>,
+    /// How many standbys, and which, a commit waits for, where any so many will do; empty: it waits for all of them, or for none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub quorum: String,
     /// Why the others could not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<RejectedLine>,
@@ -61,5 +64,14 @@ pub fn of_cluster(
     };
     let uids = successor.map(|it| (it.keeper.to_string(), it.instance.to_string()));
     let (keeper_uid, db_uid) = uids.unwrap_or_default();
-    Some(FailoverLine { ready, keeper_uid, db_uid, loss_bytes, loss_seconds, rejected, sentence })
+    let quorum = quorum(cluster).unwrap_or_default();
+    Some(FailoverLine { ready, keeper_uid, db_uid, loss_bytes, loss_seconds, quorum, rejected, sentence })
+}
+
+fn quorum(cluster: &UsableCluster) -> Option<String> {
+    let data = cluster.data();
+    let quorum = data.primary()?.quorum()?;
+    let keeper = |uid| data.instances.get(uid).map_or_else(String::new, |it| it.spec.keeper_uid.to_string());
+    let members: Vec<String> = quorum.members().iter().map(keeper).collect();
+    Some(format!("commits wait for any {} of {}", quorum.required, members.join(", ")))
 }

@@ -52,6 +52,8 @@ pub enum Replication {
     Async,
     /// Commits wait for it, and it is in sync.
     Sync,
+    /// Commits wait for a quorum that it is a member of, and that holds everything.
+    Quorum,
     /// Commits wait for it, and it is not in sync.
     Late,
 }
@@ -62,6 +64,7 @@ impl Replication {
         match self {
             Replication::Async => "async",
             Replication::Sync => "sync",
+            Replication::Quorum => "quorum",
             Replication::Late => "late",
         }
     }
@@ -123,6 +126,11 @@ fn replication(
 ) -> Replication {
     let waits = primary.spec.synchronous_replication
         && primary.spec.synchronous_standbys.iter().flatten().any(|uid| *uid == standby.uid);
+    if waits && let Some(asked) = primary.quorum() {
+        let report = reports.get(&primary.spec.keeper_uid).and_then(|report| report.activity.as_ref());
+        let holds = report.and_then(|activity| activity.quorum.as_ref()).is_some_and(|it| it.quorum == asked);
+        return if holds { Replication::Quorum } else { Replication::Late };
+    }
     let state = reports.get(&primary.spec.keeper_uid).and_then(|report| report.postgres_state.as_ref());
     let in_sync = state.and_then(|state| state.synchronous_standbys.as_ref());
     match (waits, in_sync.is_some_and(|in_sync| in_sync.contains(&standby.uid))) {

@@ -154,6 +154,9 @@ impl Page {
         let tone = if line.ready { Tone::Good } else { Tone::Attention };
         let sentence = self.style.line(tone, &line.sentence);
         self.out.push_str(&format!("{sentence}\n"));
+        if !line.quorum.is_empty() {
+            self.out.push_str(&format!("{}\n", line.quorum));
+        }
         for rejected in &line.rejected {
             self.out.push_str(&format!("{} could not: {}\n", rejected.keeper_uid, rejected.reason));
         }
