@@ -507,11 +507,9 @@ impl Machine {
 }
 
 fn loss_at_failover(view: &View<'_>) -> Option<Loss> {
-    let report_of = |uid: &_| view.keepers.get(uid).map(|report| &**report);
-    Some(readiness(view.cluster, report_of, Leadership::Held)?.successor?.loss)
+    Some(readiness(view.cluster, |keeper| view.report_of(keeper), Leadership::Held)?.successor?.loss)
 }
 
 fn former_primaries(view: &View<'_>) -> usize {
-    let report_of = |uid: &_| view.keepers.get(uid).map(|report| &**report);
-    former_primaries_held(view.cluster.data(), report_of).count()
+    former_primaries_held(view.cluster.data(), |keeper| view.report_of(keeper)).count()
 }

@@ -98,7 +98,12 @@ pub struct View<'a> {
     pub told: &'a Told,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The last report of a keeper.
+    pub fn report_of(&self, keeper: &KeeperUid) -> Option<&'a KeeperReport> {
+        self.keepers.get(keeper).map(|report| &**report)
+    }
+
     /// When the store was last heard of: it answered, or told something new.
     pub fn heard(&self) -> Duration {
         self.read_at.max(self.told.last)
