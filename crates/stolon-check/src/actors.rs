@@ -295,6 +295,7 @@ impl World {
                                 uid: proxy_uid(),
                                 generation: claim.generation,
                                 proxy_timeout: GoDuration::from(claim.timeout).0,
+                                ..ProxyReport::default()
                             }));
                         }
                         events.push_back(match outcome {

@@ -7,8 +7,8 @@ use std::fmt;
 
 use stolon_model::{
     ArchiverFault, ArchiverReport, ByteCount, DiskFault, DiskReport, FileSystemReport, Instance, InstanceUid,
-    KeeperReport, KeeperUid, Pause, Quorum, Role, SentinelUid, SlotReport, StandbyPace, Timestamp,
-    UsableCluster,
+    KeeperReport, KeeperUid, Pause, ProxyReport, ProxyUid, Quorum, Role, SentinelUid, SlotReport,
+    StandbyPace, Timestamp, UsableCluster,
 };
 
 use crate::logical_slots::lacking;
@@ -42,6 +42,8 @@ pub struct Evidence<'a> {
     pub cluster: &'a UsableCluster,
     /// The reports of the keepers.
     pub keepers: &'a BTreeMap<KeeperUid, KeeperReport>,
+    /// The reports of the proxies.
+    pub proxies: &'a BTreeMap<ProxyUid, ProxyReport>,
     /// The sentinels that report.
     pub sentinels: &'a [SentinelUid],
     /// The sentinel that leads.
@@ -124,6 +126,8 @@ pub enum Finding {
     Paused(Pause),
     /// A keeper tells of trouble.
     Trouble(KeeperUid, String),
+    /// A proxy turns clients away, since it can make no connection for them to this address.
+    CannotReach(ProxyUid, String),
 }
 
 impl Finding {
@@ -150,7 +154,8 @@ impl Finding {
             | Self::SlotNearBound { .. }
             | Self::SlotsNotCopied(..)
             | Self::BrokenRule(_)
-            | Self::Trouble(..) => Condition::Degraded,
+            | Self::Trouble(..)
+            | Self::CannotReach(..) => Condition::Degraded,
         }
     }
 }
@@ -220,6 +225,10 @@ impl fmt::Display for Finding {
             ),
             Self::BrokenRule(rule) => write!(f, "the cluster data are broken: {rule}"),
             Self::Trouble(keeper, sentence) => write!(f, "{keeper}: {sentence}"),
+            Self::CannotReach(proxy, address) => write!(
+                f,
+                "proxy {proxy} cannot connect to {address} and turns clients away: its log says why"
+            ),
         }
     }
 }
@@ -251,8 +260,15 @@ pub fn findings(evidence: Evidence<'_>) -> Vec<Finding> {
     findings.extend(evidence.slots_near_bound());
     findings.extend(evidence.slots_not_copied());
     findings.extend(evidence.troubles());
+    findings.extend(cannot_reach(evidence.proxies));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.condition()));
     findings
+}
+
+/// The proxies that turn clients away, one finding each.
+pub fn cannot_reach(proxies: &BTreeMap<ProxyUid, ProxyReport>) -> impl Iterator<Item = Finding> {
+    let failing = proxies.iter().filter(|(_, report)| !report.unreachable.is_empty());
+    failing.map(|(uid, report)| Finding::CannotReach(uid.clone(), report.unreachable.clone()))
 }
 
 impl Evidence<'_> {

@@ -16,8 +16,13 @@ fn judged(change: impl FnOnce(&mut ClusterDocument), reports: &[KeeperReport]) -
     let keepers = reports.iter().map(|report| (report.uid.clone(), report.clone())).collect();
     let leader = SentinelUid::from("s");
     let sentinels = [leader.clone()];
-    let evidence =
-        Evidence { cluster: &cluster, keepers: &keepers, sentinels: &sentinels, leader: Some(&leader) };
+    let evidence = Evidence {
+        cluster: &cluster,
+        keepers: &keepers,
+        proxies: &BTreeMap::new(),
+        sentinels: &sentinels,
+        leader: Some(&leader),
+    };
     findings(evidence).iter().map(|it| format!("{}: {it}", it.condition())).collect()
 }
 
@@ -211,11 +216,32 @@ fn nobody_decides_without_a_sentinel_that_leads() {
         (&["a".into()][..], "the only sentinel does not lead, so nothing is decided"),
         (&["a".into(), "b".into()][..], "none of 2 sentinels leads, so nothing is decided"),
     ] {
-        let evidence = Evidence { cluster: &cluster, keepers: &BTreeMap::new(), sentinels, leader: None };
+        let evidence = Evidence {
+            cluster: &cluster,
+            keepers: &BTreeMap::new(),
+            proxies: &BTreeMap::new(),
+            sentinels,
+            leader: None,
+        };
         let found = findings(evidence);
         assert_eq!(
             found.iter().map(ToString::to_string).collect::<Vec<_>>(),
             [format!("{expected}; {changed}")]
         );
     }
+}
+
+#[test]
+fn a_proxy_that_turns_clients_away_is_named_with_where_it_cannot_connect_to() {
+    let report = |uid: &str, unreachable: &str| {
+        let uid = ProxyUid::from(uid);
+        (uid.clone(), ProxyReport { uid, unreachable: unreachable.to_owned(), ..ProxyReport::default() })
+    };
+    let proxies = [report("a", ""), report("b", "10.0.0.7:5432")].into();
+    let found: Vec<Finding> = cannot_reach(&proxies).collect();
+    assert_eq!(condition(&found), Condition::Degraded);
+    assert_eq!(
+        found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["proxy b cannot connect to 10.0.0.7:5432 and turns clients away: its log says why"]
+    );
 }

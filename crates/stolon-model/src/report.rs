@@ -366,6 +366,8 @@ document! {
         generation: i64 = "Generation", keep;
         /// Nanoseconds after which it closes everything by itself.
         proxy_timeout: i64 = "ProxyTimeout", keep;
+        /// Ours, absent in Stolon's reports: the address to which its last connection for a client could not be made.
+        unreachable: String = "unreachable", omit;
     }
 }
 

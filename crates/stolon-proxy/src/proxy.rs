@@ -1,6 +1,7 @@
 //! The loop: events go to the machine, and its effects are carried out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use stolon_core::proxy::{
@@ -239,6 +240,7 @@ impl Proxy {
             uid: self.uid.clone(),
             generation: claim.generation,
             proxy_timeout: GoDuration::from(claim.timeout).0,
+            unreachable: self.unreachable(),
         };
         tokio::spawn(async move {
             let publishing = async {
@@ -262,6 +264,13 @@ impl Proxy {
             };
             let _ = answers.send(read);
         });
+    }
+
+    /// Where clients are sent to whom no connection can be made; empty as long as it can.
+    fn unreachable(&self) -> String {
+        let route = self.route.borrow();
+        let failing = route.as_ref().filter(|destination| destination.unreachable.load(Ordering::Relaxed));
+        failing.map(|destination| destination.address.to_string()).unwrap_or_default()
     }
 
     fn withdraw(&self, limit: Duration) {

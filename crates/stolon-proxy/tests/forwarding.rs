@@ -436,6 +436,7 @@ async fn an_unreachable_primary_turns_clients_away_and_is_tried_again() {
         Ok((_, name)) => Err(name),
     })
     .await;
+    reports_unreachable(&store, &address.to_string()).await;
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -443,6 +444,16 @@ async fn an_unreachable_primary_turns_clients_away_and_is_tried_again() {
         }
     });
     assert_eq!(Client::connect(proxy.address).await.1, "late");
+    reports_unreachable(&store, "").await;
+}
+
+async fn reports_unreachable(store: &MoodyStore, expected: &str) {
+    eventually("the proxy's report", async || {
+        let reports = store.inner().proxy_reports().await.unwrap();
+        let told = reports.get(&ProxyUid::from("p1")).map(|report| report.unreachable.clone());
+        if told.as_deref() == Some(expected) { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
 }
 
 /// Its host has vanished: whoever connects there is answered neither yes nor no.

@@ -107,6 +107,7 @@ impl Bench {
                         uid: uid.clone(),
                         generation: data.proxy.generation,
                         proxy_timeout: 1_000_000_000,
+                        ..ProxyReport::default()
                     };
                     store.put_proxy_report(&report, Duration::from_secs(20)).await.unwrap();
                 }

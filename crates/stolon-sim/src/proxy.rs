@@ -220,6 +220,7 @@ impl World {
             uid: it.uid.clone(),
             generation: claim.generation,
             proxy_timeout: GoDuration::from(claim.timeout).0,
+            ..ProxyReport::default()
         };
         let request = Request::PutProxyReport(Rc::new(report), ttl);
         self.ask_within(Program::Proxy(index), PUBLISH, limit, request);

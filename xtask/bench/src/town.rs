@@ -199,6 +199,7 @@ impl Town {
                 uid: uid.clone(),
                 generation,
                 proxy_timeout: 15_000_000_000,
+                ..ProxyReport::default()
             };
         }
     }

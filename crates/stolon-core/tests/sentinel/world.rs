@@ -203,6 +203,7 @@ impl World {
             uid: name.into(),
             generation,
             proxy_timeout: 15_000_000_000,
+            ..ProxyReport::default()
         };
         self.proxies.insert(name.into(), report);
     }

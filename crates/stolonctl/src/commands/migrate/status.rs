@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use stolon_core::condition::cannot_reach;
 use stolon_model::{
     ByteCount, ClusterData, ClusterDocument, KeeperReport, KeeperUid, Lsn, Migration, MigrationStage, Phase,
     Role, Timestamp,
@@ -161,8 +162,10 @@ pub async fn look(
     let document = cluster.workable_document().await?.value;
     let record = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
     let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
+    let proxies = cluster.store.proxy_reports().await.map_err(cannot_get)?;
     let legacy = source.legacy(Some(&record), stop)?;
     let mut picture = by_the_store(&record, document.clone(), &reports)?;
+    picture.problems.extend(cannot_reach(&proxies).map(|finding| finding.to_string()));
     if record.way_back && record.opened.is_some() {
         by_the_way_back(&mut picture, &legacy, &record, &document).await;
         return Ok(picture);

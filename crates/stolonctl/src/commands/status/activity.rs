@@ -185,6 +185,7 @@ fn is_told_here(finding: &Finding) -> bool {
             | Finding::Archiving(..)
             | Finding::SlotNearBound { .. }
             | Finding::SlotsNotCopied(..)
+            | Finding::CannotReach(..)
     )
 }
 

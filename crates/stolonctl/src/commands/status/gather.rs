@@ -156,8 +156,13 @@ pub async fn gather(cluster: &StoredCluster) -> Result<Status, Failure> {
     let holds =
         leader.as_ref().and_then(|leader| sentinels.get(leader)).and_then(|report| report.holds.clone());
     let sentinels: Vec<SentinelUid> = sentinels.into_keys().collect();
-    let evidence =
-        Evidence { cluster: &cluster, keepers: &reports, sentinels: &sentinels, leader: leader.as_ref() };
+    let evidence = Evidence {
+        cluster: &cluster,
+        keepers: &reports,
+        proxies: &proxies,
+        sentinels: &sentinels,
+        leader: leader.as_ref(),
+    };
     let findings = findings(evidence);
     let leadership = if leader.is_some() { Leadership::Held } else { Leadership::Vacant };
     let sentinels = sentinels
