@@ -57,12 +57,14 @@ impl Prober {
 
     /// When the rows were acknowledged that are not there.
     async fn lost(&self, there: &Target) -> anyhow::Result<Vec<Instant>> {
+        // Before it is looked for, since the prober goes on.
+        let accepted = self.accepted();
         let session = there.connect(QUERY).await?;
         let rows =
             session.rows(&format!("select row from probes where door = '{}'", self.name), QUERY).await?;
         let present: std::collections::BTreeSet<u64> =
             rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
-        Ok(self.accepted().into_iter().filter(|(row, _)| !present.contains(row)).map(|(_, at)| at).collect())
+        Ok(accepted.into_iter().filter(|(row, _)| !present.contains(row)).map(|(_, at)| at).collect())
     }
 }
 

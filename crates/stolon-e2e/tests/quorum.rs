@@ -70,6 +70,7 @@ fn a_slow_member_delays_nobody_and_is_not_elected_over_the_one_that_acknowledged
         .await?;
 
         // Whoever was stopped follows the new primary, and what is written meanwhile is kept when that one goes, too.
+        cluster.wait_writable(PATIENCE).await?;
         let writing = start_writing(cluster).await?;
         cluster.start_service(&format!("keeper{primary}"))?;
         members(cluster).await?;

@@ -23,6 +23,8 @@ pub struct FakePostgres {
     pub control: ControlLook,
     /// Where a primary ends that is stopped in order.
     pub ended: Option<OrderlyEnd>,
+    /// Where its last checkpoint lies.
+    pub checkpoint: Option<Lsn>,
     /// What stands at PGDATA.
     pub data: Data,
     /// Its process is there.
@@ -70,6 +72,7 @@ impl FakePostgres {
             version: Ok(V15),
             control: ControlLook::Demands(Demands::default()),
             ended: None,
+            checkpoint: None,
             data,
             running: false,
             answers: true,
@@ -162,6 +165,7 @@ impl FakePostgres {
             },
             control: self.control.clone(),
             ended: self.ended.filter(|_| !self.running),
+            checkpoint: self.checkpoint.filter(|_| !self.running),
             slots_on_disk: BTreeSet::new(),
             room: self.room.clone(),
             alter_system: AlterSystem::Refused,

@@ -479,6 +479,8 @@ impl Scenario {
         scenario.sentinels = scenario.sentinels.max(2);
         scenario.spec.standbys = 3;
         scenario.spec.synchronous = synchronous.map(|(minimum, _)| (minimum.min(1), 1));
+        // The one that was drawn is for as many standbys as were.
+        scenario.spec.quorum = None;
         scenario.clients = 3;
         scenario.redraw_faults(kinds);
         scenario

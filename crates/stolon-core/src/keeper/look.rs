@@ -32,6 +32,8 @@ pub struct Look {
     pub control: ControlLook,
     /// Where a primary that does not run has ended, by its control data; none if it did not end in order.
     pub ended: Option<OrderlyEnd>,
+    /// Where the last checkpoint of an instance that does not run lies, by its control data: the data reach that far at least.
+    pub checkpoint: Option<Lsn>,
     /// Names of all replication slots on disk, ours and others: PostgreSQL does not start with room for fewer.
     pub slots_on_disk: BTreeSet<String>,
     /// Room on the file systems.

@@ -48,7 +48,8 @@ pub struct Observation {
     pub slots_on_disk: BTreeSet<String>,
     /// What slots may hold by the room that there is, in megabytes; none while that is not known.
     pub room_for_slots: Option<u64>,
-    /// Where the data were when they were last seen to work in this cluster; none: never.
+    /// Up to where the data reach at least: where they were last seen to work in this cluster, which is written down every now and then, or
+    /// their last checkpoint, if it is later; none: they never worked in it.
     pub position: Option<Lsn>,
     /// Whether `ALTER SYSTEM` has come through.
     pub alter_system: AlterSystem,

@@ -19,6 +19,7 @@ fn look() -> Event {
         server: ServerLook::Stopped,
         control: ControlLook::NotRead,
         ended: None,
+        checkpoint: None,
         slots_on_disk: Default::default(),
         room: Room::default(),
         alter_system: AlterSystem::Refused,

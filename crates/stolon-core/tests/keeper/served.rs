@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stolon_core::keeper::*;
 use stolon_model::{
-    InstanceInitMode as Init, KeeperActivity, KeeperReport, NewerData, Role, SentinelReport, Served,
+    InstanceInitMode as Init, KeeperActivity, KeeperReport, Lsn, NewerData, Role, SentinelReport, Served,
 };
 
 use crate::given::*;
@@ -38,6 +38,30 @@ fn cluster_data_older_than_what_was_served_under_are_not_followed() {
         assert_eq!(world.steps_since(0).contains("copy"), followed, "{epoch:?} {:?}", world.log);
         assert_eq!(world.problem().contains("older"), !followed, "{:?}", world.problem());
         assert!(world.report().activity.as_ref().unwrap().served.is_some(), "the sentinel is told");
+    }
+}
+
+/// The standby that was elected had been copied moments before, so that it has no WAL from before that; the position that this one wrote
+/// down is older, and its last checkpoint is not.
+#[test]
+fn a_former_primary_is_rewound_where_its_last_checkpoint_lies_in_what_its_source_has() {
+    let served = Served {
+        cluster_uid: "c1".into(),
+        instance: "old".into(),
+        lsn: Lsn(0x3FF_FFFF),
+        ..Served::default()
+    };
+    for (checkpoint, way) in [(None, "copy"), (Some(0x3FF_0028), "copy"), (Some(0x400_0028), "rewind")] {
+        let mut cluster = asked(Role::Standby, Init::Resync);
+        ours(&mut cluster).spec.use_pg_rewind = true;
+        let source = cluster.instances.get_mut(&"pp".into()).unwrap();
+        source.status.older_wal_file = "000000010000000000000004".into();
+        let mut world =
+            World::after(cluster, complete("old"), present(DataKind::Primary), Some(served.clone()));
+        world.postgres_mut().checkpoint = checkpoint.map(Lsn);
+        world.run(seconds(20));
+        let steps = world.steps_since(0);
+        assert!(steps.split_whitespace().any(|step| step == way), "{checkpoint:x?}: {steps}");
     }
 }
 

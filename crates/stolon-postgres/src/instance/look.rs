@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use stolon_core::keeper::{AlterSystem, ControlLook, Data, DataKind, Demands, Look, OrderlyEnd, ServerLook};
 use stolon_core::postgres::Version;
+use stolon_model::Lsn;
 
 use tokio::time::Instant;
 
@@ -38,6 +39,22 @@ struct DiskLook {
     alter_system: AlterSystem,
 }
 
+/// What the control data say.
+struct Control {
+    look: ControlLook,
+    /// Where a primary has ended, if it did so in order.
+    ended: Option<OrderlyEnd>,
+    /// Where the last checkpoint lies.
+    checkpoint: Option<Lsn>,
+}
+
+impl Control {
+    /// Nothing but what is demanded, or why that is not known.
+    fn only(look: ControlLook) -> Self {
+        Control { look, ended: None, checkpoint: None }
+    }
+}
+
 impl LocalInstance {
     /// Looks at everything, which changes nothing and may run beside a step. What has not answered when the limit ends is silent, and what
     /// a disk has not shown by then cannot be read.
@@ -51,17 +68,17 @@ impl LocalInstance {
         let DiskLook { version, data, slots_on_disk, alter_system } = disk;
         let is_instance = matches!(data, Data::Present(_));
         let is_standby = matches!(&data, Data::Present(present) if present.kind == DataKind::Standby);
-        let (control, ended) = match &server {
+        let Control { look: control, ended, checkpoint } = match &server {
             ServerLook::Stopped if is_instance => self.control(limit).await,
             ServerLook::Answering(answer) if is_standby && answer.in_recovery => {
                 // Whoever may be restarted must not come back with less than its primary has by now.
                 let age = if answer.pending_restart.is_empty() { CONTROL_PAUSE } else { Duration::ZERO };
-                (self.control_of_standby(age, limit).await, None)
+                Control::only(self.control_of_standby(age, limit).await)
             }
-            _ => (ControlLook::NotRead, None),
+            _ => Control::only(ControlLook::NotRead),
         };
         let alter_system = if server.is_running() { alter_system } else { AlterSystem::Refused };
-        Look { version, data, server, control, ended, slots_on_disk, room, alter_system }
+        Look { version, data, server, control, ended, checkpoint, slots_on_disk, room, alter_system }
     }
 
     async fn disk(&self, limit: &Limit) -> DiskLook {
@@ -119,7 +136,7 @@ impl LocalInstance {
         {
             return ControlLook::Demands(known.demands);
         }
-        match self.control(limit).await.0 {
+        match self.control(limit).await.look {
             ControlLook::Demands(demands) => {
                 *self.read_control.lock() = Some(KnownControl { written, at: Instant::now(), demands });
                 ControlLook::Demands(demands)
@@ -129,14 +146,17 @@ impl LocalInstance {
         }
     }
 
-    /// What the control data demand, and where a primary has ended if it did so in order.
-    async fn control(&self, limit: &Limit) -> (ControlLook, Option<OrderlyEnd>) {
+    async fn control(&self, limit: &Limit) -> Control {
         match self.postgres.control_data(limit).await {
-            Ok(control) => (ControlLook::Demands(control.demands), control.orderly_end()),
+            Ok(control) => Control {
+                look: ControlLook::Demands(control.demands),
+                ended: control.orderly_end(),
+                checkpoint: Some(control.checkpoint),
+            },
             Err(PostgresError::Spawn { program, source }) if source.kind() == ErrorKind::NotFound => {
-                (ControlLook::NoProgram(program), None)
+                Control::only(ControlLook::NoProgram(program))
             }
-            Err(error) => (ControlLook::Unreadable(error.to_string()), None),
+            Err(error) => Control::only(ControlLook::Unreadable(error.to_string())),
         }
     }
 }

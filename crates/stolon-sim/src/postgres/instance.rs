@@ -102,6 +102,7 @@ impl World {
             server,
             control: ControlLook::NotRead,
             ended: postgres.data.as_ref().and_then(|data| data.ended).filter(|_| postgres.server.is_none()),
+            checkpoint: None,
             slots_on_disk: slots,
             room: Room { probes: vec![(DiskUse::Data, self.probed(keeper))], ..Room::default() },
             alter_system: AlterSystem::Refused,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stolon_model::{Advise, Explained, Parameters};
+use stolon_model::{Advise, Explained, Lsn, Parameters};
 
 use crate::keeper::event::{Effect, Health, Measure, StateFile};
 use crate::keeper::goal::{Goal, InstanceGoal, InstanceRole, LeaveAlone};
@@ -462,11 +462,17 @@ impl Machine {
             refused_hba: self.blame.refused_hba().clone(),
             slots_on_disk: look.slots_on_disk.clone(),
             room_for_slots: self.server.room.megabytes(),
-            position: self.disk.served.position_in(self.orders.cluster()),
+            position: self.reached(look),
             alter_system: look.alter_system,
             attempt: self.making.attempt.clone(),
             restart_patience: self.server.restart.patience(self.now),
         }
+    }
+
+    /// What was written down may be half a minute old: the last checkpoint may lie beyond it.
+    fn reached(&self, look: &Look) -> Option<Lsn> {
+        let served = self.disk.served.position_in(self.orders.cluster());
+        served.map(|served| served.max(look.checkpoint.unwrap_or_default()))
     }
 
     /// The next plan is made on another look, at once unless that has led nowhere too often.
