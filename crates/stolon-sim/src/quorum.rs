@@ -109,16 +109,20 @@ impl Scenario {
 
     /// One standby is slow to flush; the other one has acknowledged what it lacks, and loses its power together with the primary.
     pub fn two_of_a_quorum(seed: u64) -> Scenario {
-        let faults = (0..2).flat_map(|round: u64| {
-            let [primary, ahead, slow] = roles(seed + round);
-            let at = 45_000 + round * 80_000 + seed % 997;
+        Self::lost_twice(seed, 80_000, |at, [primary, ahead, slow]| {
             [
                 Fault { at: at - 1_000, lasts: 25_000, what: What::DiskSlow(slow, 900) },
                 Fault { at, lasts: 30_000, what: What::PowerLoss(ahead) },
                 Fault { at: at + 2, lasts: 45_000, what: What::PowerLoss(primary) },
             ]
-        });
-        Self::any_one_of_two(seed, faults.collect())
+        })
+    }
+
+    /// The same faults twice, so many milliseconds apart, with the parts of primary, standby ahead and slow standby played by others.
+    fn lost_twice(seed: u64, apart: u64, faults: impl Fn(u64, [u8; 3]) -> [Fault; 3]) -> Scenario {
+        let rounds =
+            (0..2).flat_map(|round| faults(45_000 + round * apart + seed % 997, roles(seed + round)));
+        Self::any_one_of_two(seed, rounds.collect())
     }
 
     /// The primary's keeper loses the store, and its server goes on: clients come to it directly, and standbys stream from it.
@@ -136,15 +140,12 @@ impl Scenario {
     /// One standby lacks for seconds what the other one has acknowledged; that one ends, so that the first one is the only member of the next
     /// quorum, and the primary ends when nobody knows yet whether it has everything.
     pub fn quorum_that_changes(seed: u64) -> Scenario {
-        let faults = (0..2).flat_map(|round: u64| {
-            let [primary, ahead, slow] = roles(seed + round);
-            let at = 45_000 + round * 85_000 + seed % 997;
+        Self::lost_twice(seed, 85_000, |at, [primary, ahead, slow]| {
             [
                 Fault { at: at - 300, lasts: 30_000, what: What::DiskSlow(slow, 14_000) },
                 Fault { at, lasts: 40_000, what: What::PowerLoss(ahead) },
                 Fault { at: at + 5_000 + seed % 7 * 500, lasts: 45_000, what: What::PowerLoss(primary) },
             ]
-        });
-        Self::any_one_of_two(seed, faults.collect())
+        })
     }
 }

@@ -7,14 +7,15 @@ use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use stolon_model::{
-    Access, Challenge, ChallengeUid, Finding, FollowType, InfoUid, Instance, InstanceUid, KeeperReport,
-    KeeperUid, Phase, SwitchoverStage,
+    Access, Challenge, ChallengeUid, Finding, InfoUid, Instance, KeeperReport, KeeperUid, Phase,
+    SwitchoverStage,
 };
 
+use super::followers::follows;
 use super::joined::joined;
 use super::memory::{Challenged, Life, Refused, Unproven};
 use super::reasons::{List, Seconds};
-use super::round::{Kind, Round};
+use super::round::Round;
 use super::wake::Wake;
 use super::{Hold, UidSource};
 
@@ -225,13 +226,6 @@ impl Display for Unanswered<'_> {
             "no answer to a challenge within {within}, and its PostgreSQL refuses connections of {witnesses}"
         )
     }
-}
-
-fn follows(instance: &Instance, primary: &InstanceUid) -> bool {
-    let follow = instance.spec.follow_config.as_ref();
-    Kind::of(instance) == Kind::Standby
-        && follow
-            .is_some_and(|it| it.follow_type == Some(FollowType::Internal) && it.instance_uid == *primary)
 }
 
 /// What the keeper of a standby has found at the primary's port.

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stolon_model::{FollowType, Instance, InstanceUid, KeeperReport, Quorum, QuorumReport};
+use stolon_model::{Instance, InstanceUid, KeeperReport, Quorum, QuorumReport};
 
 use super::draft::Commits;
 use super::eligibility::synchronous_holders;
+use super::followers::follows;
 use super::round::{Round, Validity, validity};
 use super::sync::Limits;
 use super::{Hold, Rejection};
@@ -172,20 +173,13 @@ impl Round<'_> {
     fn may_answer(&self, primary: &Instance, uid: &InstanceUid) -> Option<()> {
         let instance = self.draft.instances.get(uid)?;
         let works = self.keeper_is_healthy(instance) && instance.status.healthy;
-        let is_there = follows(instance, primary) && instance.status.timeline == primary.status.timeline;
+        let is_there = follows(instance, &primary.uid) && instance.status.timeline == primary.status.timeline;
         (works && is_there && self.knows_quorums(instance) && self.is_whole(primary, uid)).then_some(())
     }
 }
 
-fn follows(instance: &Instance, primary: &Instance) -> bool {
-    let follow = instance.spec.follow_config.as_ref();
-    follow.is_some_and(|follow| {
-        follow.follow_type == Some(FollowType::Internal) && follow.instance_uid == primary.uid
-    })
-}
-
 fn is_stopped(stored: &Instance, primary: &Instance) -> bool {
-    stored.spec.stops_receiving && follows(stored, primary)
+    stored.spec.stops_receiving && follows(stored, &primary.uid)
 }
 
 fn final_mark(report: &KeeperReport, stored: &Instance) -> Option<Mark> {

@@ -42,8 +42,16 @@ impl Round<'_> {
         if self.choose_quorum(primary, good).is_some() {
             return;
         }
-        self.draft.leave_quorum(&primary.uid);
-        let Some(primary) = &self.draft.instances.get(&primary.uid).cloned() else { return };
+        let without_quorum;
+        let primary = match primary.spec.synchronous_quorum {
+            0 => primary,
+            _ => {
+                self.draft.leave_quorum(&primary.uid);
+                let Some(left) = self.draft.instances.get(&primary.uid) else { return };
+                without_quorum = left.clone();
+                &without_quorum
+            }
+        };
         let listed: BTreeSet<InstanceUid> =
             primary.spec.synchronous_standbys.iter().flatten().cloned().collect();
         // Who was set back with its host has lost what it acknowledged, and is admitted anew.

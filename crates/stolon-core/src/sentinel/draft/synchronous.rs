@@ -7,7 +7,7 @@ use stolon_model::{InstanceUid, Quorum};
 use super::Draft;
 use super::instances::fake_standby;
 use crate::sentinel::Change;
-use crate::sentinel::joined::joined;
+use crate::sentinel::followers::follows;
 
 /// Whether commits must wait for a standby that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,20 +88,17 @@ impl Draft<'_> {
     /// Have commits on `primary` wait for all of the standbys on its list, of which none is known to hold everything after a quorum.
     pub fn leave_quorum(&mut self, primary: &InstanceUid) {
         let Some(instance) = self.data.instances.get_mut(primary) else { return };
-        if std::mem::take(&mut instance.spec.synchronous_quorum) > 0 {
-            instance.status.quorums = None;
-            instance.status.synchronous_standbys = Some(Vec::new());
-        }
+        instance.spec.synchronous_quorum = 0;
+        instance.status.quorums = None;
+        instance.status.synchronous_standbys = Some(Vec::new());
     }
 
     /// Have these standbys of a primary receive nothing, so that they can be compared.
     pub fn stop_receiving(&mut self, primary: &InstanceUid, standbys: &BTreeSet<InstanceUid>) {
         let mut stopped = Vec::new();
-        for (uid, instance, _) in joined(&mut self.data.instances, standbys.iter().map(|uid| (uid, ()))) {
-            let follows = instance.spec.follow_config.as_ref().is_some_and(|it| it.instance_uid == *primary);
-            let is_meant = standbys.contains(uid) && follows && !instance.spec.stops_receiving;
-            if is_meant {
-                instance.spec.stops_receiving = true;
+        for uid in standbys {
+            let instance = self.data.instances.get_mut(uid).filter(|instance| follows(instance, primary));
+            if instance.is_some_and(|it| !std::mem::replace(&mut it.spec.stops_receiving, true)) {
                 stopped.push(uid.clone());
             }
         }
@@ -114,8 +111,8 @@ impl Draft<'_> {
     pub fn let_receive(&mut self, primary: &InstanceUid) {
         let mut resumed = Vec::new();
         for (uid, instance) in &mut self.data.instances {
-            let follows = instance.spec.follow_config.as_ref().is_some_and(|it| it.instance_uid == *primary);
-            if follows && std::mem::take(&mut instance.spec.stops_receiving) {
+            if instance.spec.stops_receiving && follows(instance, primary) {
+                instance.spec.stops_receiving = false;
                 resumed.push(uid.clone());
             }
         }
@@ -126,10 +123,7 @@ impl Draft<'_> {
 
     /// Whether a standby of this primary is told to receive nothing.
     pub fn has_stopped(&self, primary: &InstanceUid) -> bool {
-        self.data.instances.values().any(|instance| {
-            let follow = instance.spec.follow_config.as_ref();
-            instance.spec.stops_receiving && follow.is_some_and(|it| it.instance_uid == *primary)
-        })
+        self.data.instances.values().any(|it| it.spec.stops_receiving && follows(it, primary))
     }
 
     /// Have commits on `primary` wait for no standby.

@@ -139,7 +139,12 @@ pub async fn run(common: &CommonArgs, args: &Args, shutdown: &Shutdown) -> anyho
     let format = args.output.format()?;
     let cluster = StoredCluster::open(common)?;
     let stop = shutdown.token();
-    let picture = async || Ok(shown(&look(&cluster, &args.source, &stop).await?, format));
+    let picture = async || {
+        let mut picture = look(&cluster, &args.source, &stop).await?;
+        let proxies = cluster.store.proxy_reports().await.map_err(cannot_get)?;
+        picture.problems.extend(cannot_reach(&proxies).map(|finding| finding.to_string()));
+        Ok(shown(&picture, format))
+    };
     if args.watch {
         return crate::watch::watch(&stop, picture).await;
     }
@@ -162,10 +167,8 @@ pub async fn look(
     let document = cluster.workable_document().await?.value;
     let record = record::of(&document).ok_or_else(record::nothing_under_way)?.clone();
     let reports = cluster.store.keeper_reports().await.map_err(cannot_get)?;
-    let proxies = cluster.store.proxy_reports().await.map_err(cannot_get)?;
     let legacy = source.legacy(Some(&record), stop)?;
     let mut picture = by_the_store(&record, document.clone(), &reports)?;
-    picture.problems.extend(cannot_reach(&proxies).map(|finding| finding.to_string()));
     if record.way_back && record.opened.is_some() {
         by_the_way_back(&mut picture, &legacy, &record, &document).await;
         return Ok(picture);
